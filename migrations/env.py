@@ -1,0 +1,44 @@
+"""How migrations run: one transaction, one runner at a time, no waiting that would hold up the web."""
+
+import os
+
+from alembic import context
+from sqlalchemy import Connection
+
+from config.logging import configure_logging
+from config.settings import load
+from migrations.settings import ReleaseSettings
+from outbox.engine import create_outbox_engine
+from outbox.schema import metadata
+
+LOCK = 0x6F757462_6F780001
+"""Advisory lock of the migrations ("outbox", 1); any number that nothing else in the database uses."""
+
+
+def _prepare_postgresql(connection: Connection) -> None:
+    """Fail soon rather than queue every web insert behind a migration that waits for a lock."""
+    connection.exec_driver_sql("SELECT set_config('lock_timeout', '5s', true)")
+    connection.exec_driver_sql("SELECT set_config('statement_timeout', '10min', true)")
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+
+
+def migrate() -> None:
+    """Bring the database named by ``DATABASE_URL`` to the newest revision."""
+    settings = load(ReleaseSettings, os.environ)
+    configure_logging(settings)
+    engine = create_outbox_engine(settings.database_url.get_secret_value())
+    with engine.connect() as connection:
+        context.configure(
+            connection=connection,
+            target_metadata=metadata,
+            transactional_ddl=True,  # SQLite has it too, once the driver opens no transactions of its own
+            shards=settings.relay_shards or (8 if engine.dialect.name == "postgresql" else 1),
+        )
+        with context.begin_transaction():
+            if engine.dialect.name == "postgresql":
+                _prepare_postgresql(connection)
+            context.run_migrations()
+    engine.dispose()
+
+
+migrate()

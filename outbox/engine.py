@@ -1,0 +1,147 @@
+"""Engines per database, each made safe before the first row: what was committed must stay.
+
+SQLite: a version without the WAL bug or no WAL at all, every commit synced, writers queue at BEGIN.
+PostgreSQL: durable commits asserted, time-outs set in every transaction (transaction-scoped, so that
+a transaction pooler in between does no harm).
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+
+from outbox.errors import UnsafeDatabaseError
+
+try:
+    from pysqlite3 import dbapi2 as sqlite
+except ImportError:  # no wheel for this platform: Python's own, usually older
+    import sqlite3 as sqlite
+
+log = logging.getLogger(__name__)
+
+BUSY_TIMEOUT_MS = 5_000
+STATEMENT_TIMEOUT_MS = 15_000
+LOCK_TIMEOUT_MS = 5_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000  # below the shortest lease: a frozen owner must not keep a shard locked
+
+WAL_SAFE_FROM = (3, 51, 3)
+WAL_SAFE_PATCHES = frozenset({(3, 50, 7), (3, 44, 6)})
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smbfs", "smb3", "afpfs", "webdav", "9p", "ncpfs", "afs", "ceph", "lustre", "glusterfs"}
+)
+"""File systems whose locks or syncs SQLite cannot rely on (sqlite.org/howtocorrupt.html, 2.1)."""
+
+READ_ONLY = {"outbox_read_only": True}
+"""Execution option: on SQLite the transaction is deferred, so that a reader never queues behind writers."""
+
+
+def create_outbox_engine(url: str) -> Engine:
+    """An engine for the ledger.
+
+    Args:
+        url: ``sqlite:///file`` or ``postgresql+psycopg://…`` (query parameters are kept).
+
+    Raises:
+        UnsafeDatabaseError: SQLite in memory, or on a network file system. Settings of a PostgreSQL
+            server are asserted when a connection is made, with the same error.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed)
+    return _postgresql_engine(parsed)
+
+
+def wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite keeps a WAL database whole under concurrent checkpoints."""
+    return version >= WAL_SAFE_FROM or version in WAL_SAFE_PATCHES
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    path = Path(url.database or ":memory:")
+    if str(path) == ":memory:" or str(path).startswith("file:"):
+        raise UnsafeDatabaseError(f"DATABASE_URL names {path}: the outbox needs a plain file, sqlite:///path")
+    _refuse_network_file_system(path)
+    journal = "wal" if wal_is_safe(sqlite.sqlite_version_info) else "delete"
+    if journal != "wal":
+        log.warning(
+            "SQLite %s can corrupt a WAL database, so the slower rollback journal is used: "
+            "install the pysqlite3 wheel, or Python with SQLite 3.51.3 or later",
+            sqlite.sqlite_version,
+        )
+    engine = create_engine(
+        url, module=sqlite, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, max_overflow=-1
+    )
+    pragmas = {"journal_mode": journal, "synchronous": 2, "busy_timeout": BUSY_TIMEOUT_MS, "foreign_keys": 1}
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver opens no transactions of its own: _begin does
+        for name, value in pragmas.items():
+            connection.execute(f"PRAGMA {name} = {value}").close()
+            (got,) = connection.execute(f"PRAGMA {name}").fetchone()
+            if got != value:
+                raise UnsafeDatabaseError(f"SQLite has {name} = {got} where the outbox needs {value} ({path})")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        deferred = connection.get_execution_options().get("outbox_read_only", False)
+        connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _refuse_network_file_system(path: Path) -> None:
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise UnsafeDatabaseError(f"DATABASE_URL names {path}, but the folder {folder} does not exist: create it")
+    mounts = {Path(p.mountpoint): p.fstype.lower() for p in psutil.disk_partitions(all=True)}
+    kind = next((mounts[place] for place in (folder, *folder.parents) if place in mounts), "")
+    if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse.sshfs"):
+        raise UnsafeDatabaseError(
+            f"{path} is on a network file system ({kind}), whose locks SQLite cannot rely on: "
+            "use a local disk, or PostgreSQL"
+        )
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        max_overflow=-1,
+        connect_args={
+            # Repeated prepared statements may flip to a generic plan, and poolers do not know them.
+            "prepare_threshold": None,
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+            **({} if "application_name" in url.query else {"application_name": "cxone-outbox"}),
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def _assert_durable(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
+            fsync, synchronous_commit = cursor.fetchone()
+        connection.rollback()
+        if fsync != "on" or synchronous_commit == "off":
+            raise UnsafeDatabaseError(
+                f"PostgreSQL runs with fsync = {fsync} and synchronous_commit = {synchronous_commit}: it may lose "
+                "what it acknowledged. Set fsync = on, and synchronous_commit to anything but off"
+            )
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # Local to the transaction, so that a pooled server connection keeps nothing of ours.
+        connection.exec_driver_sql(
+            f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),"
+            f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
+            f" set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_TIMEOUT_MS}', true)"
+        )
+
+    return engine

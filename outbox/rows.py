@@ -1,0 +1,157 @@
+"""Rows as the rest of the product sees them: frozen values, no I/O."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+from zlib import crc32
+
+INT64_MAX = 2**63 - 1
+
+
+def shard_of(interaction_id: str, shards: int) -> int:
+    """The shard, 0 to ``shards - 1``, that keeps every row of this interaction in order."""
+    return crc32(interaction_id.encode()) % shards
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A validated interaction on its way into the outbox."""
+
+    key: str
+    """Deduplication key, unique among the rows that the outbox holds."""
+    interaction_id: str
+    channel: str
+    timestamp_ms: int
+    """Milliseconds since the epoch, 0 to 2**63 - 1."""
+    customer_email: str | None
+    agent_id: str | None
+    payload: bytes
+    """The request body, byte for byte."""
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The row is committed (``duplicate``: it already was, by an earlier delivery)."""
+
+    outbox_id: int
+    interaction_id: str
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReused:
+    """The key belongs to a row with another body; nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowRefused:
+    """The database cannot store this one row; its neighbours are not affected."""
+
+    reason: str
+    """The kind of database error: no value of the row is in it."""
+
+
+RecordOutcome = Accepted | KeyReused | RowRefused
+
+
+class Ref(NamedTuple):
+    """Names a row beyond doubt: ids can be handed out again by a restored database, tags cannot."""
+
+    id: int
+    tag: int
+    """Random, signed 64 bit."""
+
+
+class PendingRow(NamedTuple):
+    """What the relay needs of a row to send it. The raw payload stays in the database."""
+
+    id: int
+    tag: int
+    interaction_id: str
+    channel: str
+    timestamp_ms: int
+    customer_email: str | None
+    agent_id: str | None
+    traceparent: str | None
+    replay_of: int | None
+    received_at_ms: int
+
+    @property
+    def ref(self) -> Ref:
+        """Id and tag."""
+        return Ref(self.id, self.tag)
+
+
+class Lease(NamedTuple):
+    """The right to send a shard's rows, as taken from the database."""
+
+    shard: int
+    owner: str
+    epoch: int
+    """One more at each taking; whoever knows a smaller one has lost the lease."""
+    settled: int
+    """Sequence of the last Kafka transaction whose rows are marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which outbox this is, and what it was used with (None: not used with any yet)."""
+
+    outbox_id: str
+    shards: int
+    topic: str | None
+    progress_topic: str | None
+    transactional_id_prefix: str | None
+    cluster_id: str | None
+
+
+class ShardStatus(NamedTuple):
+    """A shard as operators see it."""
+
+    shard: int
+    owner: str | None
+    epoch: int
+    lease_remaining_ms: int
+    """Negative or zero: nobody holds it."""
+    settled: int
+    rows_per_second: float
+    """As its owner last measured it."""
+    condition: str | None
+    """Why the shard does not move, with the cure; None while all is well."""
+    pending: int
+    """Rows to send, the waiting ones included."""
+    waiting: int
+    """Of those, the ones behind a parked row of their interaction."""
+    parked: int
+    discarded: int
+    oldest_age_ms: int | None
+    """Age of the oldest pending row; None without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceCall:
+    """A call that is due, as claimed by a worker."""
+
+    row_id: int
+    interaction_id: str
+    timestamp_ms: int
+    traceparent: str | None
+    attempts: int
+    """Attempts already made and answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What became of a claimed call."""
+
+    row_id: int
+    state: str
+    """A ``CallState``."""
+    attempts: int
+    status: int | None
+    """HTTP status of the last answer; None when there was none."""
+    error: str | None
+    """What went wrong, without values of the row; None after success."""
+    latency_ms: int | None
+    retry_in_ms: int
+    """With ``due``: how long to wait."""

@@ -1,0 +1,140 @@
+"""Tables, CHECKs and partial indexes. Work is proportional to what is pending, not to history.
+
+The migrations build the same thing step by step; a test compares the two. Times are milliseconds
+since the epoch by the database's own clock, so that every process measures with one clock.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={"ck": "ck_%(table_name)s_%(constraint_name)s", "uq": "uq_%(table_name)s_%(column_0_name)s"}
+)
+
+_Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's row id is 64 bit, but must be called INTEGER
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", _Id, Identity(), primary_key=True),
+    Column("tag", BigInteger, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("shard", SmallInteger, nullable=False),
+    Column("interaction_id", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("timestamp_ms", BigInteger, nullable=False),
+    Column("customer_email", Text),
+    Column("agent_id", Text),
+    Column("payload", LargeBinary, nullable=False),
+    Column("traceparent", Text),
+    Column("replay_of", BigInteger),
+    Column("state", Text, nullable=False, server_default="pending"),
+    Column("error", Text),
+    Column("received_at", BigInteger, nullable=False),
+    Column("sent_at", BigInteger),
+    Column("sequence", BigInteger),
+    CheckConstraint("state IN ('pending', 'sent', 'parked', 'discarded')", name="state_known"),
+    CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name="sent_has_time"),
+    CheckConstraint("(state = 'sent') = (sequence IS NOT NULL)", name="sent_has_sequence"),
+    CheckConstraint("state <> 'parked' OR error IS NOT NULL", name="parked_has_error"),
+    CheckConstraint("timestamp_ms >= 0", name="timestamp_positive"),
+    Index("ix_outbox_key", "key", unique=True),
+    Index(
+        "ix_outbox_pending",
+        "shard",
+        "id",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_outbox_parked",
+        "shard",
+        "interaction_id",
+        "id",
+        postgresql_where=text("state = 'parked'"),
+        sqlite_where=text("state = 'parked'"),
+    ),
+    Index(
+        "ix_outbox_discarded",
+        "shard",
+        postgresql_where=text("state = 'discarded'"),
+        sqlite_where=text("state = 'discarded'"),
+    ),
+    # A pruned table must not hand out old ids again.
+    sqlite_autoincrement=True,
+)
+"""One row an interaction, from its acceptance until it is pruned."""
+
+outbox_identity = Table(
+    "outbox_identity",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("outbox_id", Text, nullable=False),
+    Column("shards", SmallInteger, nullable=False),
+    Column("topic", Text),
+    Column("progress_topic", Text),
+    Column("transactional_id_prefix", Text),
+    Column("cluster_id", Text),
+    CheckConstraint("id = 1", name="one_row"),
+    CheckConstraint("shards BETWEEN 1 AND 99", name="shards_in_range"),
+)
+"""Which outbox this is and what it was used with: a difference is found before harm is done."""
+
+outbox_shard = Table(
+    "outbox_shard",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("owner", Text),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("lease_expires_at", BigInteger, nullable=False, server_default="0"),
+    Column("settled", BigInteger, nullable=False, server_default="0"),
+    Column("rows_per_second", Float, nullable=False, server_default="0"),
+    Column("condition", Text),
+)
+"""Who may send a shard's rows, and the last Kafka transaction of it that is marked here."""
+
+outbox_inference_call = Table(
+    "outbox_inference_call",
+    metadata,
+    Column("row_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("interaction_id", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="due"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due_at", BigInteger, nullable=False),
+    Column("claimed_by", Text),
+    Column("status", Integer),
+    Column("error", Text),
+    Column("latency_ms", Integer),
+    CheckConstraint("state IN ('due', 'done', 'parked')", name="state_known"),
+    CheckConstraint("state <> 'parked' OR error IS NOT NULL", name="parked_has_error"),
+    Index(
+        "ix_outbox_inference_call_due",
+        "due_at",
+        postgresql_where=text("state = 'due'"),
+        sqlite_where=text("state = 'due'"),
+    ),
+    Index(
+        "ix_outbox_inference_call_order",
+        "interaction_id",
+        "row_id",
+        postgresql_where=text("state = 'due'"),
+        sqlite_where=text("state = 'due'"),
+    ),
+)
+"""The call that follows a sent row; nothing that happens here changes the row's ``sent``.
+
+A claim is ``claimed_by`` with ``due_at`` moved to the moment the claim runs out: a dead worker's
+calls become due again by themselves."""

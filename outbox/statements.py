@@ -1,0 +1,203 @@
+"""Every SQL statement of the flow, by name, written for both databases where they differ.
+
+Lists travel as arrays on PostgreSQL and as one JSON text on SQLite; ``bind_list`` makes either.
+Statements are composed of constants only, values are always bound.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, TextClause, text
+
+_NOW = {
+    "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+}
+"""The database's own clock, in milliseconds since the epoch."""
+
+
+class Statement(NamedTuple):
+    """One statement, as each database wants it."""
+
+    postgresql: TextClause
+    sqlite: TextClause
+
+    def on(self, connection: Connection) -> TextClause:
+        """The variant for this connection's database."""
+        return self.postgresql if connection.dialect.name == "postgresql" else self.sqlite
+
+
+def statement(postgresql: str, sqlite: str | None = None) -> Statement:
+    """A statement from its text (the same for both, if one is given); ``{now}`` is the database's clock."""
+    return Statement(
+        text(postgresql.replace("{now}", _NOW["postgresql"])),
+        text((sqlite or postgresql).replace("{now}", _NOW["sqlite"])),
+    )
+
+
+def bind_list(connection: Connection, values: Sequence[int] | Sequence[str]) -> list[int] | list[str] | str:
+    """A list as the database's driver takes it."""
+    return list(values) if connection.dialect.name == "postgresql" else json.dumps(list(values))
+
+
+# Recording -----------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    "tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, traceparent, received_at"
+)
+
+RECORD = statement(
+    postgresql=f"""
+    INSERT INTO outbox ({_COLUMNS})
+    SELECT r.tag, r.key, mod(r.crc, i.shards), r.interaction_id, r.channel, r.timestamp_ms,
+           r.customer_email, r.agent_id, r.payload, r.traceparent, {{now}}
+    FROM outbox_identity AS i,
+         unnest(CAST(:tag AS bigint[]), CAST(:key AS text[]), CAST(:crc AS bigint[]),
+                CAST(:interaction_id AS text[]), CAST(:channel AS text[]), CAST(:timestamp_ms AS bigint[]),
+                CAST(:customer_email AS text[]), CAST(:agent_id AS text[]), CAST(:payload AS bytea[]),
+                CAST(:traceparent AS text[])) WITH ORDINALITY
+           AS r(tag, key, crc, interaction_id, channel, timestamp_ms,
+                customer_email, agent_id, payload, traceparent, ordinal)
+    ORDER BY r.ordinal
+    ON CONFLICT (key) DO NOTHING
+    RETURNING tag, id
+    """,
+    sqlite=f"""
+    INSERT INTO outbox ({_COLUMNS})
+    SELECT :tag, :key, :crc % i.shards, :interaction_id, :channel, :timestamp_ms,
+           :customer_email, :agent_id, :payload, :traceparent, {{now}}
+    FROM outbox_identity AS i WHERE true
+    ON CONFLICT (key) DO NOTHING
+    """,
+)
+"""One statement a batch on PostgreSQL; one prepared statement, run for each row, on SQLite.
+The number of shards is read by the insert itself, so that resharding never races with it."""
+
+IDS_BY_KEY = statement(
+    postgresql="SELECT key, id, tag FROM outbox WHERE key = ANY(CAST(:keys AS text[]))",
+    sqlite="SELECT key, id, tag FROM outbox WHERE key IN (SELECT value FROM json_each(:keys))",
+)
+PAYLOADS_BY_KEY = statement(
+    postgresql="SELECT key, id, interaction_id, payload FROM outbox WHERE key = ANY(CAST(:keys AS text[]))",
+    sqlite="SELECT key, id, interaction_id, payload FROM outbox WHERE key IN (SELECT value FROM json_each(:keys))",
+)
+
+# Sending -------------------------------------------------------------------------------------------
+
+_PENDING = """
+    SELECT s.owner, s.epoch, s.settled, o.id, o.tag, o.interaction_id, o.channel, o.timestamp_ms,
+           o.customer_email, o.agent_id, o.traceparent, o.replay_of, o.received_at
+    FROM outbox_shard AS s LEFT JOIN (
+        SELECT * FROM outbox AS o WHERE o.shard = :shard AND o.state = 'pending' {waiting}
+        ORDER BY o.id LIMIT :limit
+    ) AS o ON true
+    WHERE s.shard = :shard
+    ORDER BY o.id
+"""
+PENDING_WAIT = statement(
+    _PENDING.replace(
+        "{waiting}",
+        """AND NOT EXISTS (
+            SELECT 1 FROM outbox AS p
+            WHERE p.shard = :shard AND p.state = 'parked' AND p.interaction_id = o.interaction_id AND p.id < o.id
+        )""",
+    )
+)
+PENDING_PASS = statement(_PENDING.replace("{waiting}", ""))
+"""Rows to send and the shard's row, in one snapshot. Ids are handed out before commits, so a row
+may appear below ids already sent: rows are found by state, never by the last id seen."""
+
+LOCK_SHARD = statement(
+    postgresql="SELECT owner, epoch, settled FROM outbox_shard WHERE shard = :shard FOR UPDATE",
+    sqlite="SELECT owner, epoch, settled FROM outbox_shard WHERE shard = :shard",  # BEGIN IMMEDIATE has locked
+)
+SETTLE = statement("""
+    UPDATE outbox_shard SET settled = CASE WHEN settled = :sequence - 1 THEN :sequence ELSE settled END
+    WHERE shard = :shard RETURNING settled
+""")
+"""A sequence is settled only from the one before it: anything else would hide a restored database."""
+
+_UNSENT = "state IN ('pending', 'parked', 'discarded')"
+_SENT = "state = 'sent', sent_at = {now}, sequence = :sequence, error = NULL"
+MARK_SENT = statement(
+    postgresql=f"""
+    UPDATE outbox AS o SET {_SENT}
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[])) AS r(id, tag)
+    WHERE o.id = r.id AND o.tag = r.tag AND o.{_UNSENT}
+    """,
+    sqlite=f"""
+    UPDATE outbox SET {_SENT}
+    FROM (SELECT i.value AS id, t.value AS tag
+          FROM json_each(:ids) AS i JOIN json_each(:tags) AS t ON t.key = i.key) AS r
+    WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.{_UNSENT}
+    """,
+)
+CALLS_DUE = statement("""
+    INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
+    SELECT id, interaction_id, {now} FROM outbox
+    WHERE id BETWEEN :first_id AND :last_id AND shard = :shard AND state = 'sent' AND sequence = :sequence
+    ON CONFLICT (row_id) DO NOTHING
+""")
+"""Runs in the transaction that marks the rows, so no call is ever missing; the rows marked are
+recognised by their sequence."""
+
+PARK = statement("""
+    UPDATE outbox SET state = 'parked', error = :error
+    WHERE id = :id AND tag = :tag AND shard = :shard AND state = 'pending'
+""")
+
+# Leases --------------------------------------------------------------------------------------------
+
+TAKE_LEASE = statement("""
+    UPDATE outbox_shard SET owner = :owner, epoch = epoch + 1, lease_expires_at = {now} + :lease_ms
+    WHERE shard = :shard AND (owner IS NULL OR owner = :owner OR owner = :dead_owner OR lease_expires_at <= {now})
+    RETURNING epoch, settled
+""")
+RENEW_LEASE = statement("""
+    UPDATE outbox_shard
+    SET lease_expires_at = {now} + :lease_ms, rows_per_second = :rows_per_second, condition = NULL
+    WHERE shard = :shard AND owner = :owner AND epoch = :epoch
+""")
+RELEASE_LEASE = statement("""
+    UPDATE outbox_shard SET owner = NULL, lease_expires_at = 0, rows_per_second = 0
+    WHERE shard = :shard AND owner = :owner AND epoch = :epoch
+""")
+SET_CONDITION = statement("""
+    UPDATE outbox_shard SET condition = :condition, rows_per_second = 0
+    WHERE shard = :shard AND (owner = :owner OR owner IS NULL OR lease_expires_at <= {now})
+""")
+OWNERS = statement("SELECT shard, owner FROM outbox_shard ORDER BY shard")
+
+# Identity, health, status --------------------------------------------------------------------------
+
+IDENTITY = statement("""
+    SELECT outbox_id, shards, topic, progress_topic, transactional_id_prefix, cluster_id FROM outbox_identity
+""")
+BIND_IDENTITY = statement("""
+    UPDATE outbox_identity
+    SET topic = :topic, progress_topic = :progress_topic,
+        transactional_id_prefix = :transactional_id_prefix, cluster_id = :cluster_id
+    WHERE topic IS NULL
+""")
+REVISION = statement("SELECT version_num FROM alembic_version")
+TOUCH = statement("UPDATE outbox_identity SET id = id")
+BACKLOG = statement("""
+    SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'pending' LIMIT :limit) AS pending
+""")
+STATUS = statement("""
+    SELECT s.shard, s.owner, s.epoch, s.lease_expires_at - {now} AS lease_remaining_ms, s.settled,
+           s.rows_per_second, s.condition,
+           (SELECT count(*) FROM outbox WHERE shard = s.shard AND state = 'pending') AS pending,
+           (SELECT count(*) FROM
+               (SELECT interaction_id, min(id) AS id FROM outbox
+                WHERE shard = s.shard AND state = 'parked' GROUP BY interaction_id) AS p
+               JOIN outbox AS o ON o.shard = s.shard AND o.state = 'pending'
+                               AND o.interaction_id = p.interaction_id AND o.id > p.id) AS waiting,
+           (SELECT count(*) FROM outbox WHERE shard = s.shard AND state = 'parked') AS parked,
+           (SELECT count(*) FROM outbox WHERE shard = s.shard AND state = 'discarded') AS discarded,
+           {now} - (SELECT received_at FROM outbox WHERE shard = s.shard AND state = 'pending'
+                    ORDER BY id LIMIT 1) AS oldest_age_ms
+    FROM outbox_shard AS s ORDER BY s.shard
+""")
+"""Counts come from the partial indexes: their cost follows what is pending, not history."""

@@ -1,0 +1,280 @@
+"""The verbs of the flow: what the web process and the relay do to the database.
+
+Every verb is one database transaction (or one read), may be called from many threads, and can be
+repeated after ``DatabaseUnavailableError`` without harm.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from zlib import crc32
+
+from sqlalchemy import Connection, Engine
+
+from outbox import statements as sql
+from outbox import transactions
+from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
+from outbox.rows import (
+    Accepted,
+    Identity,
+    KeyReused,
+    Lease,
+    NewRow,
+    PendingRow,
+    RecordOutcome,
+    Ref,
+    RowRefused,
+    ShardStatus,
+)
+
+REQUIRED_REVISION = "0001"
+"""Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
+
+
+class Store:
+    """The outbox in one database.
+
+    Args:
+        engine: from ``outbox.engine.create_outbox_engine``.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # The door's verbs ------------------------------------------------------------------------------
+
+    def record(self, rows: Sequence[NewRow]) -> list[RecordOutcome]:
+        """Commit new rows in one transaction; one outcome for each, in order.
+
+        Raises:
+            DatabaseUnavailableError: none of the rows is known to be committed. After an unanswered
+                commit some may be: a repeated delivery finds its row by the key.
+        """
+        if not rows:
+            return []
+        try:
+            with transactions.write(self._engine) as connection:
+                return _record(connection, rows)
+        except transactions.ROW_ERRORS as error:
+            if len(rows) == 1:
+                return [RowRefused(type(error.orig).__name__)]
+        # One bad row must not fail its neighbours: nothing was stored, so each goes on its own.
+        return [outcome for row in rows for outcome in self.record([row])]
+
+    def pending_at_least(self, limit: int) -> bool:
+        """Whether the backlog has reached ``limit`` rows; reads no more than that."""
+        with transactions.read(self._engine) as connection:
+            return bool(connection.execute(sql.BACKLOG.on(connection), {"limit": limit}).scalar_one() >= limit)
+
+    def check_writable(self) -> None:
+        """Return if the schema is recent enough and a write goes through.
+
+        Raises:
+            SchemaOutdatedError, DatabaseUnavailableError
+        """
+        with transactions.write(self._engine) as connection:
+            revision = connection.execute(sql.REVISION.on(connection)).scalar_one_or_none() or "none"
+            if revision < REQUIRED_REVISION:
+                raise SchemaOutdatedError(
+                    f"the database is at revision {revision}, this code needs {REQUIRED_REVISION}: alembic upgrade head"
+                )
+            connection.execute(sql.TOUCH.on(connection))
+
+    # The carrier's verbs ---------------------------------------------------------------------------
+
+    def pending(self, lease: Lease, limit: int, *, waiting: bool = True) -> list[PendingRow]:
+        """The next rows of a shard in id order, at most ``limit``, in one snapshot with the shard's row.
+
+        Args:
+            waiting: leave out rows whose interaction has an earlier parked row.
+
+        Raises:
+            LeaseLostError: another epoch holds the shard, or the settled sequence is not
+                ``lease.settled``: the shard must be taken anew before anything is sent.
+        """
+        query = sql.PENDING_WAIT if waiting else sql.PENDING_PASS
+        with transactions.read(self._engine) as connection:
+            found = connection.execute(query.on(connection), {"shard": lease.shard, "limit": limit}).all()
+        owner, epoch, settled = found[0][:3]
+        if (owner, epoch) != (lease.owner, lease.epoch):
+            raise LeaseLostError(f"shard {lease.shard} belongs to {owner} now (epoch {epoch})")
+        if settled != lease.settled:
+            raise LeaseLostError(
+                f"shard {lease.shard} is settled at {settled} in the database, at {lease.settled} here: "
+                "the database changed under the relay"
+            )
+        return [PendingRow._make(row[3:]) for row in found if row[3] is not None]
+
+    def mark_sent(self, shard: int, sequence: int, refs: Sequence[Ref], *, inference: bool) -> int:
+        """Mark rows of a committed Kafka transaction sent and settle its sequence.
+
+        No lease is checked: a commit is a fact, whoever records it. Rows that another row has taken
+        the id of (other tag), or that are sent already, are left alone.
+
+        Args:
+            sequence: of the transaction; settled if it follows the settled one, else left.
+            inference: make an inference call due for each row, in the same transaction.
+
+        Returns:
+            The shard's settled sequence afterwards.
+        """
+        with transactions.write(self._engine) as connection:
+            settled = connection.execute(
+                sql.SETTLE.on(connection), {"shard": shard, "sequence": sequence}
+            ).scalar_one()
+            _mark(connection, shard, sequence, refs, inference=inference)
+            return int(settled)
+
+    def settle_record(self, lease: Lease, sequence: int, refs: Sequence[Ref], *, inference: bool) -> tuple[int, int]:
+        """Record what a progress record proves: its rows are in Kafka.
+
+        The shard's row is locked and the lease checked even if there is nothing to mark: an owner
+        that lost the shard must not go on as if it held it.
+
+        Returns:
+            Number of rows marked now, and the settled sequence afterwards: more than one behind
+            ``sequence`` if the database went back in time (then nothing more may be sent).
+
+        Raises:
+            LeaseLostError: another epoch holds the shard.
+        """
+        with transactions.write(self._engine) as connection:
+            settled = _lock(connection, lease)
+            if sequence > settled + 1 or not sequence:
+                return 0, settled
+            settled = connection.execute(
+                sql.SETTLE.on(connection), {"shard": lease.shard, "sequence": sequence}
+            ).scalar_one()
+            return _mark(connection, lease.shard, sequence, refs, inference=inference), settled
+
+    def park(self, lease: Lease, errors: Mapping[Ref, str]) -> int:
+        """Park pending rows that the encoder or Kafka refuses, each with its error; return how many.
+
+        Raises:
+            LeaseLostError: another epoch holds the shard; it finds out for itself.
+        """
+        with transactions.write(self._engine) as connection:
+            _lock(connection, lease)
+            rows = [{"id": r.id, "tag": r.tag, "shard": lease.shard, "error": e} for r, e in errors.items()]
+            return connection.execute(sql.PARK.on(connection), rows).rowcount
+
+    # Identity and status ---------------------------------------------------------------------------
+
+    def identity(self) -> Identity:
+        """Which outbox this is.
+
+        Raises:
+            SchemaOutdatedError: the migrations have not run.
+        """
+        with transactions.read(self._engine) as connection:
+            return _identity(connection)
+
+    def bind_identity(self, wanted: Identity) -> None:
+        """At first use, note what the outbox is used with; afterwards insist on it.
+
+        Raises:
+            OutboxMismatchError: names each difference.
+        """
+        with transactions.write(self._engine) as connection:
+            connection.execute(
+                sql.BIND_IDENTITY.on(connection),
+                {
+                    "topic": wanted.topic,
+                    "progress_topic": wanted.progress_topic,
+                    "transactional_id_prefix": wanted.transactional_id_prefix,
+                    "cluster_id": wanted.cluster_id,
+                },
+            )
+            known = _identity(connection)
+        differences = [
+            f"{name.replace('_', ' ')} was {getattr(known, name)!r}, is {getattr(wanted, name)!r}"
+            for name in Identity.__dataclass_fields__
+            if getattr(known, name) != getattr(wanted, name)
+        ]
+        if differences:
+            raise OutboxMismatchError(
+                "this outbox was used with other settings, and sending with these could lose or double rows: "
+                + "; ".join(differences)
+            )
+
+    def status(self) -> list[ShardStatus]:
+        """Each shard as operators see it; cost follows the backlog, not history."""
+        with transactions.read(self._engine) as connection:
+            return [ShardStatus._make(row) for row in connection.execute(sql.STATUS.on(connection))]
+
+
+def _record(connection: Connection, rows: Sequence[NewRow]) -> list[RecordOutcome]:
+    tags = [secrets.randbits(64) - 2**63 for _ in rows]
+    ids = _insert(connection, rows, tags)
+    repeated = {row.key for row, tag in zip(rows, tags, strict=True) if tag not in ids}
+    known = {}
+    if repeated:
+        query = sql.PAYLOADS_BY_KEY.on(connection)
+        known = {r.key: r for r in connection.execute(query, {"keys": sql.bind_list(connection, list(repeated))})}
+    outcomes: list[RecordOutcome] = []
+    for row, tag in zip(rows, tags, strict=True):
+        if tag in ids:
+            outcomes.append(Accepted(ids[tag], row.interaction_id, duplicate=False))
+        elif bytes(known[row.key].payload) == row.payload:
+            outcomes.append(Accepted(known[row.key].id, known[row.key].interaction_id, duplicate=True))
+        else:
+            outcomes.append(KeyReused())
+    return outcomes
+
+
+def _insert(connection: Connection, rows: Sequence[NewRow], tags: Sequence[int]) -> dict[int, int]:
+    """Insert rows whose key is new; tag to id of those that were inserted."""
+    values = [
+        {
+            "tag": tag,
+            "key": row.key,
+            "crc": crc32(row.interaction_id.encode()),
+            "interaction_id": row.interaction_id,
+            "channel": row.channel,
+            "timestamp_ms": row.timestamp_ms,
+            "customer_email": row.customer_email,
+            "agent_id": row.agent_id,
+            "payload": row.payload,
+            "traceparent": row.traceparent,
+        }
+        for row, tag in zip(rows, tags, strict=True)
+    ]
+    query = sql.RECORD.on(connection)
+    if connection.dialect.name == "postgresql":
+        columns = {name: [value[name] for value in values] for name in values[0]}
+        return {tag: id_ for tag, id_ in connection.execute(query, columns)}
+    connection.execute(query, values)
+    keys = sql.bind_list(connection, [row.key for row in rows])
+    found = connection.execute(sql.IDS_BY_KEY.on(connection), {"keys": keys})
+    ours = set(tags)
+    return {row.tag: row.id for row in found if row.tag in ours}
+
+
+def _lock(connection: Connection, lease: Lease) -> int:
+    """Lock the shard's row, check the lease under the lock, return the settled sequence."""
+    owner, epoch, settled = connection.execute(sql.LOCK_SHARD.on(connection), {"shard": lease.shard}).one()
+    if (owner, epoch) != (lease.owner, lease.epoch):
+        raise LeaseLostError(f"shard {lease.shard} belongs to {owner} now (epoch {epoch})")
+    return int(settled)
+
+
+def _mark(connection: Connection, shard: int, sequence: int, refs: Sequence[Ref], *, inference: bool) -> int:
+    if not refs:
+        return 0
+    ids = [ref.id for ref in refs]
+    parameters = {
+        "sequence": sequence,
+        "ids": sql.bind_list(connection, ids),
+        "tags": sql.bind_list(connection, [ref.tag for ref in refs]),
+    }
+    marked = connection.execute(sql.MARK_SENT.on(connection), parameters).rowcount
+    if inference and marked:
+        span = {"shard": shard, "sequence": sequence, "first_id": min(ids), "last_id": max(ids)}
+        connection.execute(sql.CALLS_DUE.on(connection), span)
+    return marked
+
+
+def _identity(connection: Connection) -> Identity:
+    row = connection.execute(sql.IDENTITY.on(connection)).one_or_none()
+    if row is None:
+        raise SchemaOutdatedError("the outbox has no identity: alembic upgrade head")
+    return Identity(*row)
