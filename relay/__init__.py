@@ -1,0 +1,1 @@
+"""The carrier: moves outbox rows into Kafka transactions, exactly once, and calls inference after."""

@@ -1,0 +1,133 @@
+"""Rows to Kafka records: Avro in the Confluent wire format, under a schema id from the registry."""
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from io import BytesIO
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+from fastavro import parse_schema, schemaless_writer
+
+from outbox.rows import PendingRow, Ref
+from relay.errors import MisconfiguredError, UnavailableError, UnencodableRowsError
+from relay.publisher import Record
+from relay.settings import RelaySettings
+
+SCHEMA_TEXT = files("relay").joinpath("schemas/interaction.avsc").read_text()
+_SCHEMA = parse_schema(json.loads(SCHEMA_TEXT))
+MAGIC_BYTE = b"\x00"
+REGISTRY_TIMEOUT_SECONDS = 10
+NOT_ALLOWED = frozenset({401, 403, 405})
+NOT_FOUND = 404
+CONFLICT = 409
+READ_ONLY_MODE = 42205
+
+
+class Encoder:
+    """Encodes rows under one registered schema.
+
+    Args:
+        schema_id: as the registry gave it, 32 bit.
+    """
+
+    def __init__(self, schema_id: int) -> None:
+        self._prefix = MAGIC_BYTE + schema_id.to_bytes(4, "big")
+
+    def records(self, rows: Sequence[PendingRow]) -> list[Record]:
+        """A record for each row, in order.
+
+        Raises:
+            UnencodableRowsError: names every row that cannot be encoded.
+        """
+        records, errors = [], {}
+        for row in rows:
+            try:
+                records.append(self._record(row))
+            except (ValueError, TypeError, OverflowError, KeyError) as error:
+                # The library's message holds the row's values: only its kind is told.
+                errors[Ref(row.id, row.tag)] = f"cannot be encoded as CXoneInteraction ({type(error).__name__})"
+        if errors:
+            raise UnencodableRowsError(errors)
+        return records
+
+    def _record(self, row: PendingRow) -> Record:
+        buffer = BytesIO()
+        buffer.write(self._prefix)
+        value = {
+            "interactionId": row.interaction_id,
+            "channel": row.channel,
+            "timestamp": row.timestamp_ms,
+            "customerEmail": row.customer_email,
+            "agentId": row.agent_id,
+        }
+        schemaless_writer(buffer, _SCHEMA, value)
+        headers = [("outbox-id", b"%d" % row.id), ("received-at", b"%d" % row.received_at_ms)]
+        if row.traceparent is not None:
+            headers.append(("traceparent", row.traceparent.encode()))
+        if row.replay_of is not None:
+            headers.append(("replay-of", b"%d" % row.replay_of))
+        return Record(row.interaction_id.encode(), buffer.getvalue(), headers)
+
+
+def schema_id(settings: RelaySettings) -> int:
+    """The id of the value schema: registered if we may, else looked up.
+
+    Raises:
+        UnavailableError: the registry does not answer, or refuses the login.
+        MisconfiguredError: it refuses the schema, or has none and does not let us register it.
+    """
+    subject = f"{settings.kafka_topic}-value"
+    schema = Schema(SCHEMA_TEXT, "AVRO")
+    client = _client(settings)
+    try:
+        return int(client.register_schema(subject, schema))
+    except SchemaRegistryError as error:
+        if error.http_status_code not in NOT_ALLOWED and error.error_code != READ_ONLY_MODE:
+            raise _refused(error, subject) from None
+    except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
+        raise _unreachable(settings, error) from None
+    try:
+        return int(client.lookup_schema(subject, schema).schema_id or 0)
+    except SchemaRegistryError as error:
+        raise _refused(error, subject) from None
+    except Exception as error:  # noqa: BLE001 - as above
+        raise _unreachable(settings, error) from None
+
+
+def _client(settings: RelaySettings) -> SchemaRegistryClient:
+    config: dict[str, object] = {
+        "url": settings.schema_registry_url,
+        "timeout": REGISTRY_TIMEOUT_SECONDS,
+        "max.retries": 0,  # the relay waits with a backoff of its own, and says so
+    }
+    if settings.schema_registry_username is not None:
+        password = settings.schema_registry_password
+        secret = password.get_secret_value() if password else ""
+        config["basic.auth.user.info"] = f"{settings.schema_registry_username}:{secret}"
+    return SchemaRegistryClient(config)
+
+
+def _refused(error: SchemaRegistryError, subject: str) -> UnavailableError | MisconfiguredError:
+    status = error.http_status_code
+    if status in NOT_ALLOWED:
+        return UnavailableError(
+            f"the Schema Registry refuses the login or its rights ({status}): check SCHEMA_REGISTRY_USERNAME and "
+            f"SCHEMA_REGISTRY_PASSWORD, and the right to read subject {subject}"
+        )
+    if status == NOT_FOUND:
+        return MisconfiguredError(
+            f"the Schema Registry has no schema under {subject} and the relay may not register one: "
+            "register relay/schemas/interaction.avsc there"
+        )
+    if status == CONFLICT or 400 <= status < 429:
+        return MisconfiguredError(
+            f"the Schema Registry refuses the schema of {subject} ({status}, {error.error_code}): "
+            "its versions there are not compatible with relay/schemas/interaction.avsc"
+        )
+    return UnavailableError(f"the Schema Registry answers {status}: it has to recover, nothing is lost meanwhile")
+
+
+def _unreachable(settings: RelaySettings, error: Exception) -> UnavailableError:
+    place = settings.schema_registry_url.rsplit("@", 1)[-1]
+    return UnavailableError(f"the Schema Registry at {place} does not answer ({type(error).__name__})")

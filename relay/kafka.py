@@ -1,0 +1,89 @@
+"""Kafka's client: its configuration, and its errors told in the relay's terms with their cure.
+
+Together with ``publisher`` and ``progress`` the only module that knows ``KafkaError``.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from confluent_kafka import KafkaError, KafkaException
+
+from relay.errors import TransactionFailedError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+REFUSED_RECORDS = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.POLICY_VIOLATION,
+    }
+)
+"""Error codes that a record brings about, not the state of a service."""
+
+CURES: dict[int, str] = {
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
+        "grant Write and Describe on TransactionalId with the prefix KAFKA_TRANSACTIONAL_ID_PREFIX "
+        "(not rights on __transaction_state)"
+    ),
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: (
+        "grant Write and Describe on the topic, and Read, Write and Describe on the progress topic"
+    ),
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant Write on the TransactionalId prefix, or IdempotentWrite on the cluster",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM",
+    KafkaError._AUTHENTICATION: "check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM",  # noqa: SLF001
+    KafkaError._SSL: "check KAFKA_SSL_CA_LOCATION and the broker's certificate",  # noqa: SLF001
+    KafkaError.INVALID_TRANSACTION_TIMEOUT: (
+        "raise the broker's transaction.max.timeout.ms, or lower transaction.timeout.ms in KAFKA_CONFIG"
+    ),
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "create the topic, or restart the relay with the right to create it",
+    KafkaError._UNKNOWN_TOPIC: "create the topic, or restart the relay with the right to create it",  # noqa: SLF001
+    KafkaError.NOT_ENOUGH_REPLICAS: "bring the partition's replicas back: fewer than min.insync.replicas are in sync",
+}
+
+
+class ErrorMemory:
+    """The last thing the client complained about: time-outs do not tell why by themselves."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def __call__(self, error: KafkaError) -> None:
+        """Remember an error; given to the client as its ``error_cb``."""
+        self.last = explain(error)
+
+    def told(self, reason: str) -> str:
+        """The reason, with what the client complained about before."""
+        return f"{reason}; before that: {self.last}" if self.last and self.last not in reason else reason
+
+
+def explain(error: KafkaError) -> str:
+    """What the client says, and the cure where there is a known one."""
+    cure = CURES.get(error.code())
+    return f"{error.str()} ({error.name()})" + (f": {cure}" if cure else "")
+
+
+@contextmanager
+def translated(
+    doing: str, memory: ErrorMemory, raised: Callable[[str], Exception] = TransactionFailedError
+) -> Iterator[None]:
+    """Turn whatever the client raises inside the block into one error of ours.
+
+    ``SystemError`` is what the binding raises when a callback meets a fenced producer.
+    """
+    try:
+        yield
+    except KafkaException as exception:
+        raise raised(memory.told(f"Kafka failed to {doing}: {explain(exception.args[0])}")) from None
+    except (SystemError, BufferError, RuntimeError) as exception:
+        raise raised(memory.told(f"Kafka failed to {doing}: {type(exception).__name__}")) from None
+
+
+def unavailable(reason: str) -> UnavailableError:
+    """For requests outside a transaction."""
+    return UnavailableError(reason)

@@ -1,0 +1,174 @@
+"""Progress records: what each Kafka transaction holds, written in it, and read back when a shard is taken."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from io import BytesIO
+from time import monotonic
+from typing import NamedTuple
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+
+from outbox.rows import Ref
+from relay.errors import StoppedError, UnavailableError
+from relay.kafka import ErrorMemory, translated
+
+log = logging.getLogger(__name__)
+
+FORMAT = b"\x01"
+"""First byte of a record: the version of its schema."""
+_SCHEMA = parse_schema(json.loads(files("relay").joinpath("schemas/progress.avsc").read_text()))
+FIRST_WINDOW_OFFSETS = 1_000
+WINDOW_GROWTH = 10
+PATIENCE_SECONDS = 30.0
+REQUEST_SECONDS = 10.0
+
+
+class Progress(NamedTuple):
+    """What one committed transaction of a shard holds."""
+
+    outbox_id: str
+    shard: int
+    epoch: int
+    sequence: int
+    refs: Sequence[Ref]
+
+
+def key_of(outbox_id: str, shard: int) -> bytes:
+    """Key of a shard's progress records, under which compaction keeps the last one."""
+    return f"{outbox_id}/{shard}".encode()
+
+
+def encode(progress: Progress) -> bytes:
+    """A progress record's value."""
+    buffer = BytesIO(FORMAT)
+    buffer.seek(0, 2)
+    ids, tags = zip(*progress.refs, strict=True) if progress.refs else ((), ())
+    value = {
+        "outboxId": progress.outbox_id,
+        "shard": progress.shard,
+        "epoch": progress.epoch,
+        "sequence": progress.sequence,
+        "ids": ids,
+        "tags": tags,
+    }
+    schemaless_writer(buffer, _SCHEMA, value)
+    return buffer.getvalue()
+
+
+def decode(value: bytes) -> Progress:
+    """The progress record in a value.
+
+    Raises:
+        ValueError: a version that this code does not know.
+    """
+    if value[:1] != FORMAT:
+        raise ValueError(f"progress record of version {value[:1]!r}; this relay knows {FORMAT!r}: update it")
+    found = schemaless_reader(BytesIO(value[1:]), _SCHEMA, None)
+    if not isinstance(found, dict):
+        raise TypeError("a progress record is an Avro record")
+    refs = [Ref(*pair) for pair in zip(found["ids"], found["tags"], strict=True)]
+    return Progress(found["outboxId"], found["shard"], found["epoch"], found["sequence"], refs)
+
+
+def read_back(
+    config: dict[str, object],
+    admin: AdminClient,
+    partition: tuple[str, int],
+    key: bytes,
+    stopping: Callable[[], bool],
+) -> Progress | None:
+    """The last committed progress record under ``key``; None if there is none.
+
+    To be called after fencing: then no transaction of this shard is open any more. The end is the
+    high watermark as uncommitted readers see it, and reading is done only when the position has
+    reached it: the last stable offset may stop short of the record that matters.
+
+    Raises:
+        UnavailableError: the broker does not answer, or another producer's open transaction is in the way.
+        StoppedError
+    """
+    place = TopicPartition(*partition)
+    low, end = _bounds(admin, place)
+    memory = ErrorMemory()
+    with translated("make a consumer", memory, UnavailableError):
+        consumer = Consumer(
+            {
+                **config,
+                "group.id": "outbox-relay-reads-back",  # never joined, nothing is stored under it
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
+                "error_cb": memory,
+            },
+            logger=logging.getLogger("relay.librdkafka"),
+        )
+    try:
+        window, start = FIRST_WINDOW_OFFSETS, end
+        while start > low:
+            start = max(low, end - window)
+            with translated("read the progress topic", memory, UnavailableError):
+                found = _last_in_window(consumer, (partition, start, end), key, stopping, memory)
+            if found is not None:
+                return decode(found)
+            window *= WINDOW_GROWTH
+        return None
+    finally:
+        consumer.close()
+
+
+def _bounds(admin: AdminClient, place: TopicPartition) -> tuple[int, int]:
+    with translated("tell the progress topic's offsets", ErrorMemory(), UnavailableError):
+        low = admin.list_offsets({place: OffsetSpec.earliest()}, request_timeout=REQUEST_SECONDS)
+        high = admin.list_offsets(
+            {place: OffsetSpec.latest()},
+            isolation_level=IsolationLevel.READ_UNCOMMITTED,
+            request_timeout=REQUEST_SECONDS,
+        )
+        return low[place].result().offset, high[place].result().offset
+
+
+def _last_in_window(
+    consumer: Consumer,
+    window: tuple[tuple[str, int], int, int],
+    key: bytes,
+    stopping: Callable[[], bool],
+    memory: ErrorMemory,
+) -> bytes | None:
+    """Value of the last record under ``key`` from ``start`` up to ``end``, read until ``end`` is reached."""
+    (topic, partition), start, end = window
+    consumer.assign([TopicPartition(topic, partition, start)])
+    deadline = monotonic() + PATIENCE_SECONDS
+    found, position = None, start
+    while position < end:
+        message: Message | None = consumer.poll(0.2)
+        if message is not None:
+            position, value = _seen(message, key, position)
+            found = value or found
+        if stopping():
+            raise StoppedError("asked to stop while reading the progress topic")
+        if monotonic() > deadline:
+            raise UnavailableError(
+                memory.told(
+                    f"partition {partition} of {topic} cannot be read beyond offset {position} of {end} for "
+                    f"{PATIENCE_SECONDS:.0f} s: the broker is slow, or a transaction of another producer is open in it"
+                )
+            )
+    return found
+
+
+def _seen(message: Message, key: bytes, position: int) -> tuple[int, bytes | None]:
+    """The position after a message or end-of-partition event, and the value if it is under ``key``."""
+    error = message.error()
+    offset = message.offset() or 0
+    if error is None:
+        return offset + 1, message.value() if message.key() == key else None
+    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+        # Control records and aborted data are skipped silently; this tells how far.
+        return max(position, offset), None
+    raise KafkaException(error)

@@ -1,0 +1,181 @@
+"""One shard's transactional producer: rows and their progress record, committed together or not at all.
+
+A publisher is used from ``fence`` until its first error and then dropped: the same rows sent again
+on the same producer can double, once the broker has forgotten its producer id.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from relay.errors import BatchRefusedError, StoppedError, TransactionFailedError
+from relay.kafka import REFUSED_RECORDS, ErrorMemory, explain, translated
+
+log = logging.getLogger("relay.librdkafka")
+
+SLICE_SECONDS = 1.0
+"""Longest single call into the client, so that a stop is heard."""
+FENCE_PATIENCE_SECONDS = 30.0
+COMMIT_PATIENCE_SECONDS = 70.0
+"""Beyond ``transaction.timeout.ms``: then the broker has decided, and the progress record tells what."""
+STOP_GRACE_SECONDS = 5.0
+"""How long a transaction in hand may still take once the relay was asked to stop."""
+ABORT_SECONDS = 2.0
+
+
+class Record(NamedTuple):
+    """One Kafka record of an outbox row."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+class Publisher:
+    """A transactional producer for one shard.
+
+    Args:
+        config: of the client, without the transactional id.
+        transactional_id: of the shard; the broker lets only its latest holder commit.
+        topic: where rows go.
+        progress: topic, partition and key of the shard's progress records.
+        stopping: whether the relay was asked to stop.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, object],
+        transactional_id: str,
+        topic: str,
+        progress: tuple[str, int, bytes],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._topic = topic
+        self._progress_topic, self._progress_partition, self._progress_key = progress
+        self._stopping = stopping
+        self._memory = ErrorMemory()
+        self._refusals: list[KafkaError] = []
+        with translated("make a producer", self._memory):
+            self._producer = Producer(
+                {
+                    **config,
+                    "transactional.id": transactional_id,
+                    "acks": "all",
+                    "enable.idempotence": True,
+                    "max.in.flight.requests.per.connection": 5,
+                    "partitioner": "murmur2_random",
+                    "delivery.report.only.error": True,
+                    "on_delivery": self._delivery_failed,
+                    "error_cb": self._memory,
+                },
+                logger=log,
+            )
+
+    def fence(self) -> None:
+        """Fence earlier producers of this shard; their open transaction is finished either way.
+
+        Raises:
+            TransactionFailedError: the broker did not do it in time, or refuses it.
+            StoppedError
+        """
+        deadline = monotonic() + FENCE_PATIENCE_SECONDS
+        with translated("fence earlier producers (init_transactions)", self._memory):
+            self._patiently(self._producer.init_transactions, deadline, stop_grace_seconds=0)
+
+    def publish(self, records: Sequence[Record], progress: bytes) -> None:
+        """Commit the records and the progress record in one transaction.
+
+        Raises:
+            BatchRefusedError: a record was refused, nothing is committed.
+            TransactionFailedError: anything else; the outcome is unknown.
+        """
+        self._refusals.clear()
+        asked = False
+        try:
+            with translated("commit the transaction", self._memory):
+                self._producer.begin_transaction()
+                for record in records:
+                    self._produce(record)
+                self._producer.produce(
+                    self._progress_topic, progress, self._progress_key, partition=self._progress_partition
+                )
+                self._flush()
+                asked = True
+                deadline = monotonic() + COMMIT_PATIENCE_SECONDS
+                self._patiently(self._producer.commit_transaction, deadline, STOP_GRACE_SECONDS)
+        except (TransactionFailedError, StoppedError):
+            if not asked:
+                self._abort()
+            if self._refusals and not asked:
+                raise BatchRefusedError(f"refused: {explain(self._refusals[0])}") from None
+            raise
+
+    def close(self) -> None:
+        """Drop the producer without waiting for anything."""
+        try:
+            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+        except (KafkaException, SystemError, RuntimeError):
+            log.debug("a producer could not be purged")
+        del self._producer
+
+    def _produce(self, record: Record) -> None:
+        while True:
+            try:
+                self._producer.produce(self._topic, record.value, record.key, headers=record.headers)
+            except BufferError:  # the client's queue is full: let it drain
+                self._producer.poll(0.1)
+                if self._refusals:
+                    raise TransactionFailedError("a record was refused") from None
+            except KafkaException as exception:
+                if exception.args[0].code() in REFUSED_RECORDS:
+                    self._refusals.append(exception.args[0])
+                raise
+            else:
+                return
+
+    def _flush(self) -> None:
+        """Wait until the broker has every record, so that refusals are known before the commit is asked for."""
+        deadline = monotonic() + COMMIT_PATIENCE_SECONDS
+        stop_by = None
+        while self._producer.flush(SLICE_SECONDS):
+            stop_by = stop_by or (monotonic() + STOP_GRACE_SECONDS if self._stopping() else None)
+            if stop_by and monotonic() > stop_by:
+                raise StoppedError("asked to stop while records were on their way")
+            if self._refusals:
+                break
+            if monotonic() > deadline:
+                raise TransactionFailedError("the broker did not take the records in time")
+        if self._refusals:
+            raise TransactionFailedError("a record was refused")
+
+    def _patiently(self, call: Callable[[float], None], deadline: float, stop_grace_seconds: float) -> None:
+        """Make a call that may be made again after its time-out, until the deadline or a stop."""
+        stop_by = None
+        while True:
+            try:
+                call(SLICE_SECONDS)
+            except KafkaException as exception:
+                error = exception.args[0]
+                # Only a time-out means "still under way"; other errors that call themselves
+                # retriable (_CONFLICT) come back for ever.
+                if error.code() != KafkaError._TIMED_OUT or not error.retriable() or monotonic() > deadline:  # noqa: SLF001
+                    raise
+            else:
+                return
+            stop_by = stop_by or (monotonic() + stop_grace_seconds if self._stopping() else None)
+            if stop_by and monotonic() >= stop_by:
+                raise StoppedError("asked to stop while Kafka did not answer")
+
+    def _abort(self) -> None:
+        """Free the topic's readers early; taking the shard anew would abort the transaction as well."""
+        try:
+            self._producer.abort_transaction(ABORT_SECONDS)
+        except (KafkaException, SystemError, RuntimeError):
+            log.debug("a transaction could not be aborted; taking the shard anew will")
+
+    def _delivery_failed(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and error.code() in REFUSED_RECORDS:
+            self._refusals.append(error)

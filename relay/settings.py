@@ -1,0 +1,145 @@
+"""What the relay reads from the environment."""
+
+import json
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from config.settings import BaseSettings
+
+FORBIDDEN_KAFKA_CONFIG = frozenset(
+    {
+        "acks",
+        "request.required.acks",
+        "auto.offset.reset",
+        "bootstrap.servers",
+        "metadata.broker.list",
+        "delivery.report.only.error",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.gapless.guarantee",
+        "enable.idempotence",
+        "enable.partition.eof",
+        "group.id",
+        "group.instance.id",
+        "isolation.level",
+        "max.in.flight",
+        "max.in.flight.requests.per.connection",
+        "message.send.max.retries",
+        "partitioner",
+        "plugin.library.paths",
+        "retries",
+        "sticky.partitioning.linger.ms",
+        "transactional.id",
+    }
+)
+"""librdkafka settings that would break the promise, load code, or have a variable of their own."""
+FORBIDDEN_KAFKA_PREFIXES = ("test.mock.", "ssl.engine.", "ssl.providers", "interceptor")
+
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+
+
+class RelaySettings(BaseSettings):
+    """Settings of the relay process and its command line."""
+
+    kafka_bootstrap_servers: str = Field(description="host:port,host:port of the brokers")
+    kafka_topic: str = "cxone-interactions-ml"
+    kafka_progress_topic: str = "cxone-interactions-ml-progress"
+    kafka_transactional_id_prefix: str = "cxone-ml-producer-"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] | None = None
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_ca_location: str | None = None
+    kafka_ssl_certificate_location: str | None = None
+    kafka_ssl_key_location: str | None = None
+    kafka_config: SecretStr | None = None
+    schema_registry_url: HttpUrl = Field(description="the http(s) URL of the Schema Registry")
+    schema_registry_username: str | None = None
+    schema_registry_password: SecretStr | None = None
+    inference_url: HttpUrl | None = None
+    inference_token: SecretStr | None = None
+    inference_concurrency: Annotated[int, Field(ge=1, le=256)] = 16
+    inference_max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
+    inference_allow_hosts: str | None = None
+    """Host names that may be called, separated by commas; None: the URL's own."""
+    relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
+    relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10
+    relay_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    outbox_parked_policy: Literal["wait", "pass"] = "wait"
+
+    @field_validator("kafka_config")
+    @classmethod
+    def _safe_config(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            given = json.loads(value.get_secret_value())
+        except ValueError:
+            given = None
+        if not isinstance(given, dict) or any(isinstance(item, dict | list) for item in given.values()):
+            raise ValueError('takes a JSON object of librdkafka settings, as {"linger.ms": 5}')
+        refused = sorted(
+            name for name in given if name in FORBIDDEN_KAFKA_CONFIG or name.startswith(FORBIDDEN_KAFKA_PREFIXES)
+        )
+        if refused:
+            raise ValueError(f"{', '.join(refused)} may not be set here: it would break the promise or has a variable")
+        return value
+
+    @field_validator("inference_url")
+    @classmethod
+    def _no_login_in_url(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).username:
+            raise ValueError("takes a URL without a login: use INFERENCE_TOKEN")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.kafka_sasl_username is None) != (self.kafka_sasl_password is None):
+            raise ValueError("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD: takes both or neither")
+        if self.kafka_sasl_username and not self.kafka_security_protocol.startswith("SASL"):
+            raise ValueError(
+                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: takes SASL_SSL where KAFKA_SASL_USERNAME is set"
+            )
+        if self.kafka_topic == self.kafka_progress_topic:
+            raise ValueError("KAFKA_PROGRESS_TOPIC: takes another topic than KAFKA_TOPIC")
+        return self
+
+
+def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
+    """librdkafka settings that every client of the relay shares, and those of ``KAFKA_CONFIG``."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "security.protocol": settings.kafka_security_protocol,
+        "client.id": "cxone-outbox-relay",
+        "socket.keepalive.enable": True,
+        # A broker that comes back is to be found within seconds, also after a long outage.
+        "reconnect.backoff.max.ms": 2_000,
+        "log_level": 4,
+    }
+    if settings.kafka_sasl_username and settings.kafka_sasl_password:
+        config |= {
+            "sasl.mechanism": settings.kafka_sasl_mechanism or "SCRAM-SHA-512",
+            "sasl.username": settings.kafka_sasl_username,
+            "sasl.password": settings.kafka_sasl_password.get_secret_value(),
+        }
+    locations = {
+        "ssl.ca.location": settings.kafka_ssl_ca_location,
+        "ssl.certificate.location": settings.kafka_ssl_certificate_location,
+        "ssl.key.location": settings.kafka_ssl_key_location,
+    }
+    config |= {name: path for name, path in locations.items() if path}
+    return config
+
+
+def kafka_producer_config(settings: RelaySettings) -> dict[str, Any]:
+    """As ``kafka_client_config``, with what concerns producers."""
+    further = json.loads(settings.kafka_config.get_secret_value()) if settings.kafka_config else {}
+    return {
+        **kafka_client_config(settings),
+        "transaction.timeout.ms": 60_000,
+        "message.timeout.ms": 60_000,
+        "linger.ms": 5,
+        **further,
+    }

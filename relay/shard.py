@@ -1,0 +1,285 @@
+"""One shard, strictly in sequence: take it, then select, encode, commit in Kafka, mark sent, again.
+
+Every error of a Kafka transaction takes the same way out: drop the producer and take the shard anew.
+The lease decides who goes on, the progress record read back decides what is sent.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from time import monotonic, time
+
+import structlog
+
+from outbox.errors import LeaseLostError, OutboxError
+from outbox.leases import Leases
+from outbox.rows import Lease, PendingRow, Ref
+from outbox.store import Store
+from relay import progress
+from relay.backoff import Backoff
+from relay.encoding import Encoder
+from relay.errors import BatchRefusedError, DatabaseWentBackError, RelayError, StoppedError, UnencodableRowsError
+from relay.health import Health
+from relay.metrics import DELIVERY_SAMPLES, RelayMetrics
+from relay.progress import Progress
+from relay.publisher import Publisher
+
+log = structlog.get_logger(__name__)
+
+IDLE_SECONDS = (0.005, 0.1)
+"""First and longest pause between two looks at an empty outbox."""
+FOREIGN_LEASE_SECONDS = 1.0
+"""Pause between two tries for a shard that another relay holds."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a shard's worker works with. Everything that touches the world is passed in."""
+
+    store: Store
+    leases: Leases
+    encoder: Encoder
+    outbox_id: str
+    publisher: Callable[[int], Publisher]
+    """Makes the shard's producer."""
+    read_back: Callable[[int], Progress | None]
+    """The shard's last committed progress record."""
+    dead_owner: Callable[[int], str | None]
+    """The shard's owner, if it is known to be dead."""
+    batch_size: int
+    parked_rows_hold: bool
+    inference: bool
+    stop: threading.Event
+    health: Health
+    metrics: RelayMetrics
+    step: Callable[[str, int], None] = field(default=lambda _name, _shard: None)
+    """Told each step as it is reached; for those who watch or kill at a given step."""
+
+
+@dataclass
+class Held:
+    """A shard in hand: its lease, its producer, and when the lease was last prolonged."""
+
+    lease: Lease
+    publisher: Publisher
+    renewed: float
+    sent_since: int = 0
+
+
+class ShardWorker:
+    """Sends one shard's rows until it is stopped.
+
+    Args:
+        shard: its number, from 0.
+        parts: what it works with.
+    """
+
+    def __init__(self, shard: int, parts: Parts) -> None:
+        self.shard = shard
+        self.subject = f"shard {shard}"
+        self.holds = False
+        self._parts = parts
+        self._backoff = Backoff(Random())  # noqa: S311 - jitter, not cryptography
+        self._suspects: dict[Ref, str] = {}
+        self._narrow: tuple[int, int] | None = None  # rows a transaction, up to this id: a culprit is among them
+
+    def run(self) -> None:
+        """Take the shard and send, through every error, until the stop."""
+        while not self._parts.stop.is_set():
+            try:
+                self._take_and_send()
+            except StoppedError:
+                return
+            except LeaseLostError as lost:
+                log.info("%s is taken anew or left: %s", self.subject, lost, action="lease_lost", shard=self.shard)
+                self._parts.stop.wait(self._backoff.failed())
+            except BatchRefusedError as refused:
+                log.warning("%s: %s", self.subject, refused, action="batch_refused", shard=self.shard)
+            except (RelayError, OutboxError) as error:
+                self._wait(error, str(error))
+            except Exception as error:
+                log.exception("%s met an error nobody expected", self.subject, action="unexpected", shard=self.shard)
+                self._wait(error, f"unexpected {type(error).__name__}: see the log; please report it")
+
+    # Taking the shard ------------------------------------------------------------------------------
+
+    def _take_and_send(self) -> None:
+        lease = self._parts.leases.take(self.shard, self._parts.dead_owner(self.shard))  # step 1
+        if lease is None:
+            self._parts.health.recovered(self.subject)  # whatever it was, it is its owner's now
+            self._parts.stop.wait(FOREIGN_LEASE_SECONDS)
+            return
+        self._step("leased")
+        publisher = self._parts.publisher(self.shard)
+        held = Held(lease, publisher, monotonic())
+        try:
+            publisher.fence()  # step 2
+            self._step("fenced")
+            held.lease = self._settle_what_is_committed(lease)
+            self._park_suspects(held.lease)
+            self.holds = True
+            self._send(held)  # step 5
+        finally:
+            self.holds = False
+            publisher.close()
+            self._give_back(held.lease)
+
+    def _settle_what_is_committed(self, lease: Lease) -> Lease:
+        """Steps 3 and 4: read the last progress record back, and mark what it proves."""
+        parts = self._parts
+        record = parts.read_back(self.shard)
+        self._step("read_back")
+        if record is None:
+            marked, settled = parts.store.settle_record(lease, 0, (), inference=False)
+            verdict = "progress_lost" if settled else "nothing_sent_yet"
+        else:
+            marked, settled = parts.store.settle_record(
+                lease, record.sequence, record.refs, inference=parts.inference
+            )
+            verdict = "marked" if marked else "nothing_to_mark"
+            if record.sequence > settled:
+                verdict = "database_went_back"
+        parts.metrics.recoveries.labels(verdict).inc()
+        self._tell(verdict, lease, marked, record)
+        if verdict == "database_went_back" and record:
+            raise DatabaseWentBackError(
+                f"Kafka holds transaction {record.sequence} of this shard, the database knows of {settled} only: it was "
+                "restored or failed over to a stale replica. Run relay reconcile, or accept duplicates explicitly"
+            )
+        self._step("settled")
+        return lease._replace(settled=settled)
+
+    def _tell(self, verdict: str, lease: Lease, marked: int, record: Progress | None) -> None:
+        told = {"shard": self.shard, "epoch": lease.epoch, "verdict": verdict, "marked": marked}
+        if verdict == "progress_lost":
+            log.error(
+                "%s has no progress record although transactions were settled: the progress topic was lost or "
+                "replaced. Nothing is lost by it; rows committed but not yet marked are sent twice",
+                self.subject, action="progress_lost", **told,
+            )  # fmt: skip
+        elif record and marked < len(record.refs) and record.sequence == lease.settled + 1:
+            log.warning(
+                "%s: of %d rows in the last transaction %d could be marked; the others are sent already, or other "
+                "rows have their ids (a restored database)",
+                self.subject, len(record.refs), marked, action="taken", **told,
+            )  # fmt: skip
+        else:
+            log.info("%s taken", self.subject, action="taken", **told)
+
+    # Sending ---------------------------------------------------------------------------------------
+
+    def _send(self, held: Held) -> None:
+        idle_seconds = IDLE_SECONDS[0]
+        while not self._parts.stop.is_set():
+            sent = self._cycle(held)
+            self._in_order(held)
+            if sent:
+                idle_seconds = IDLE_SECONDS[0]
+            else:
+                self._parts.stop.wait(idle_seconds)
+                idle_seconds = min(idle_seconds * 2, IDLE_SECONDS[1])
+
+    def _cycle(self, held: Held) -> int:
+        """Select, encode, commit, mark: one transaction's rows. Returns how many."""
+        parts, lease = self._parts, held.lease
+        limit = self._narrow[0] if self._narrow else parts.batch_size
+        rows = parts.store.pending(lease, limit, waiting=parts.parked_rows_hold)
+        if not rows:
+            self._narrow = None
+            return 0
+        self._step("selected")
+        try:
+            records = parts.encoder.records(rows)
+        except UnencodableRowsError as error:
+            self._suspects = dict(error.errors)
+            self._park_suspects(lease)
+            return len(rows)
+        refs = [row.ref for row in rows]
+        sequence = lease.settled + 1
+        proof = progress.encode(Progress(parts.outbox_id, self.shard, lease.epoch, sequence, refs))
+        self._step("encoded")
+        self._commit(held.publisher, rows, lambda: held.publisher.publish(records, proof))
+        self._step("committed")
+        parts.store.mark_sent(self.shard, sequence, refs, inference=parts.inference)
+        self._step("marked")
+        # What this relay settled; if the database says otherwise, the next select finds out.
+        held.lease = lease._replace(settled=sequence)
+        held.sent_since += len(rows)
+        if self._narrow and rows[-1].id >= self._narrow[1]:
+            self._narrow = None
+        return len(rows)
+
+    def _commit(self, publisher: Publisher, rows: list[PendingRow], publish: Callable[[], None]) -> None:
+        metrics, began = self._parts.metrics, monotonic()
+        try:
+            publish()
+        except BatchRefusedError as refused:
+            metrics.aborts.inc()
+            self._remember_refusal(rows, str(refused))
+            raise
+        except RelayError:
+            metrics.aborts.inc()
+            raise
+        metrics.transaction_seconds.observe(monotonic() - began)
+        metrics.transaction_rows.observe(len(rows))
+        metrics.commits.inc()
+        metrics.processed.inc(len(rows))
+        now_ms = time() * 1000
+        for row in rows[:: max(1, len(rows) // DELIVERY_SAMPLES)]:
+            metrics.delivery.observe(max(0.0, (now_ms - row.received_at_ms) / 1000))
+
+    def _remember_refusal(self, rows: list[PendingRow], reason: str) -> None:
+        """The broker refuses batches, not records: halve until the culprit is alone, then park it."""
+        self._parts.metrics.retries.labels("kafka", "refused").inc()
+        if len(rows) == 1:
+            self._suspects = {rows[0].ref: reason}
+            self._narrow = None
+        else:
+            self._narrow = (len(rows) // 2, rows[-1].id)
+
+    def _park_suspects(self, lease: Lease) -> None:
+        """Nothing is in flight here: park, under the shard's lock, the rows known to be at fault."""
+        if not self._suspects:
+            return
+        parked = self._parts.store.park(lease, self._suspects)
+        for ref, error in self._suspects.items():
+            log.error("row %d is parked: %s", ref.id, error, action="parked", shard=self.shard, outbox_id=ref.id)
+        log.info("%s parked %d row(s)", self.subject, parked, action="parked_rows", shard=self.shard)
+        self._suspects = {}
+        self._step("parked")
+
+    # In order, or waiting --------------------------------------------------------------------------
+
+    def _in_order(self, held: Held) -> None:
+        """The cycle makes progress or idles healthily: say so, and prolong the lease when it is time."""
+        self._backoff.succeeded()
+        self._parts.health.recovered(self.subject)
+        elapsed = monotonic() - held.renewed
+        if elapsed >= self._parts.leases.lease_seconds / 3:
+            self._parts.leases.renew(held.lease, held.sent_since / elapsed)
+            held.renewed, held.sent_since = monotonic(), 0
+
+    def _wait(self, error: Exception, reason: str) -> None:
+        self._parts.metrics.retries.labels("shard", type(error).__name__).inc()
+        if self._parts.health.degraded(self.subject, reason):
+            self._report(reason)
+        self._parts.stop.wait(self._backoff.failed())
+
+    def _report(self, reason: str) -> None:
+        try:
+            self._parts.leases.report(self.shard, reason)
+        except OutboxError:
+            log.debug("the condition of %s cannot be stored: the database is away", self.subject)
+
+    def _give_back(self, lease: Lease) -> None:
+        """On the way out of the process another relay need not wait for the lease to run out."""
+        if not self._parts.stop.is_set():
+            return
+        try:
+            self._parts.leases.release(lease)
+        except OutboxError:
+            log.info("the lease of %s could not be given back: it runs out", self.subject, action="lease_left")
+
+    def _step(self, name: str) -> None:
+        self._parts.step(name, self.shard)
