@@ -201,3 +201,42 @@ STATUS = statement("""
     FROM outbox_shard AS s ORDER BY s.shard
 """)
 """Counts come from the partial indexes: their cost follows what is pending, not history."""
+
+# Inference calls -----------------------------------------------------------------------------------
+
+_CLAIM = """
+    UPDATE outbox_inference_call SET claimed_by = :owner, due_at = {now} + :claim_ms
+    WHERE row_id IN (
+        SELECT c.row_id FROM outbox_inference_call AS c
+        WHERE c.state = 'due' AND c.due_at <= {now} AND NOT EXISTS (
+            SELECT 1 FROM outbox_inference_call AS e
+            WHERE e.state = 'due' AND e.interaction_id = c.interaction_id AND e.row_id < c.row_id
+        )
+        ORDER BY c.due_at LIMIT :limit {lock}
+    )
+    RETURNING row_id
+"""
+CLAIM_CALLS = statement(
+    postgresql=_CLAIM.replace("{lock}", "FOR UPDATE SKIP LOCKED"),
+    sqlite=_CLAIM.replace("{lock}", ""),
+)
+"""The first due call of each interaction; a claim that runs out is due again by itself."""
+CLAIMED_CALLS = statement(
+    postgresql="""
+    SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts
+    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
+    WHERE c.row_id = ANY(CAST(:ids AS bigint[]))
+    """,
+    sqlite="""
+    SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts
+    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
+    WHERE c.row_id IN (SELECT value FROM json_each(:ids))
+    """,
+)
+SETTLE_CALL = statement("""
+    UPDATE outbox_inference_call
+    SET state = :state, attempts = :attempts, status = :status, error = :error, latency_ms = :latency_ms,
+        due_at = {now} + :retry_in_ms, claimed_by = NULL
+    WHERE row_id = :row_id AND state = 'due'
+""")
+"""Also when the claim had run out and another worker took the call up: that it was answered is a fact."""

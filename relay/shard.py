@@ -41,6 +41,8 @@ class Parts:
     leases: Leases
     encoder: Encoder
     outbox_id: str
+    check_identity: Callable[[], None]
+    """Raises if topics, prefix or cluster are not the ones this outbox was used with."""
     publisher: Callable[[int], Publisher]
     """Makes the shard's producer."""
     read_back: Callable[[int], Progress | None]
@@ -111,6 +113,7 @@ class ShardWorker:
             self._parts.stop.wait(FOREIGN_LEASE_SECONDS)
             return
         self._step("leased")
+        self._parts.check_identity()  # before anyone is fenced
         publisher = self._parts.publisher(self.shard)
         held = Held(lease, publisher, monotonic())
         try:

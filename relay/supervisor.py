@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from time import monotonic
 from typing import TypeVar
@@ -102,6 +103,11 @@ class Supervisor:
         leases = Leases(self._engine, owner.id, settings.relay_lease_seconds)
         progress_topic = settings.kafka_progress_topic
 
+        def check_identity() -> None:
+            # At each taking, for the brokers behind an address, and the database behind its, can change.
+            now = prepare_topics(admin, settings, identity.shards, memory)
+            store.bind_identity(replace(bound, cluster_id=now))
+
         def publisher(shard: int) -> Publisher:
             return Publisher(
                 kafka_producer_config(settings),
@@ -113,10 +119,6 @@ class Supervisor:
 
         def read_back(shard: int) -> progress.Progress | None:
             key = progress.key_of(identity.outbox_id, shard)
-            # The identity is checked at each taking: the brokers behind an address can change.
-            store.bind_identity(
-                Identity(**{**_as_dict(bound), "cluster_id": prepare_topics(admin, settings, identity.shards, memory)})
-            )
             place = (progress_topic, shard)
             return progress.read_back(kafka_client_config(settings), admin, place, key, self._stop.is_set)
 
@@ -129,6 +131,7 @@ class Supervisor:
             leases,
             encoder,
             identity.outbox_id,
+            check_identity,
             publisher,
             read_back,
             dead_owner,
@@ -199,7 +202,3 @@ class Supervisor:
                 metrics.rows.labels(state, label).set(count)
             metrics.oldest.labels("kafka", label).set((shard.oldest_age_ms or 0) / 1000)
         metrics.lag.set(max((shard.oldest_age_ms or 0 for shard in status), default=0) / 1000)
-
-
-def _as_dict(identity: Identity) -> dict[str, object]:
-    return {name: getattr(identity, name) for name in Identity.__dataclass_fields__}
