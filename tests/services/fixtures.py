@@ -1,0 +1,85 @@
+"""The services as pytest fixtures: started at first use, one for the session, ended with it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pytest
+
+from tests.services import Given, Kafka, Postgres, Registry, SecureKafka, ServiceError
+
+S = TypeVar("S", Kafka, Registry, Postgres, SecureKafka)
+
+
+def _missing(error: ServiceError) -> NoReturn:
+    """In CI a missing service is a failure; elsewhere the test is skipped, and says so."""
+    if os.environ.get("CI"):
+        pytest.fail(f"a service is missing: {error}")
+    pytest.skip(f"NOT TESTED, a service is missing: {error}")
+
+
+def _started(service: S) -> Iterator[S]:
+    try:
+        service.start()
+    except ServiceError as error:
+        _missing(error)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka | Given]:
+    """A broker shared by the session; tests use topics of their own."""
+    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if given:
+        yield Given("", given)
+    else:
+        yield from _started(Kafka(tmp_path_factory.mktemp("kafka") / "kafka"))
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[Kafka]:
+    """A broker for one test alone, which may stop, kill and pause it."""
+    yield from _started(Kafka(tmp_path / "kafka"))
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """A broker with SASL_SSL, SCRAM-SHA-512 and ACLs."""
+    yield from _started(SecureKafka(tmp_path_factory.mktemp("secure-kafka") / "kafka"))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry | Given]:
+    """A Schema Registry with basic authentication."""
+    given = os.environ.get("SCHEMA_REGISTRY_URL")
+    if given:
+        user = os.environ.get("SCHEMA_REGISTRY_USERNAME", "")
+        yield Given(given, "", user, os.environ.get("SCHEMA_REGISTRY_PASSWORD", ""))
+    else:
+        yield from _started(Registry(tmp_path_factory.mktemp("registry")))
+
+
+@pytest.fixture
+def own_registry(tmp_path: Path) -> Iterator[Registry]:
+    """A registry for one test alone."""
+    yield from _started(Registry(tmp_path / "registry"))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres | Given]:
+    """A PostgreSQL server; tests use databases of their own."""
+    given = os.environ.get("TEST_POSTGRES_URL")
+    if given:
+        yield Given(given)
+    else:
+        yield from _started(Postgres(tmp_path_factory.mktemp("postgres") / "postgres"))
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
+    """A PostgreSQL server for one test alone, which may stop, kill and pause it."""
+    yield from _started(Postgres(tmp_path / "postgres"))

