@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import fastavro
 
-from tests.integration.conftest import NewWorld, World
+from tests.world import NewWorld, World
 from tests.support import new_row, new_rows
 
 

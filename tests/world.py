@@ -1,4 +1,4 @@
-"""A whole product for one test: a fresh database, topics of its own, and relays to start."""
+"""A whole product for one test: a fresh database, topics of its own, and relays to start (fixtures)."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence

@@ -1,0 +1,44 @@
+"""kill -9 at every named step of the cycle and of taking a shard: nothing lost, nothing twice, order kept."""
+
+import signal
+
+import pytest
+
+from tests.support import new_rows
+from tests.world import World
+
+STEPS = ["leased", "fenced", "read_back", "settled", "selected", "encoded", "committed", "marked"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_kill_in_the_first_cycle(world: World, step: str) -> None:
+    """The relay dies at the step in its first cycle; the next one on this host goes on at once."""
+    ids = world.record(new_rows(600))
+    dying = world.relay(kill_at=step, RELAY_BATCH_SIZE="200", RELAY_LEASE_SECONDS="600")
+    assert dying.wait() == -signal.SIGKILL
+    ids += world.record(new_rows(100))
+    world.relay(RELAY_BATCH_SIZE="200", RELAY_LEASE_SECONDS="600")
+    world.wait_drained()
+    world.check_exactly_once(ids)
+
+
+def test_kill_again_while_taking_the_shard(world: World) -> None:
+    """Relays that die one after the other between commit and mark, and while they settle what was read back."""
+    ids = world.record(new_rows(900))
+    for step, times in [("committed", 2), ("read_back", 1), ("settled", 1), ("committed", 1), ("fenced", 1)]:
+        dying = world.relay(kill_at=step, times=times, RELAY_BATCH_SIZE="200")
+        assert dying.wait() == -signal.SIGKILL
+    world.relay(RELAY_BATCH_SIZE="200")
+    world.wait_drained()
+    world.check_exactly_once(ids)
+
+
+def test_kill_between_commit_and_mark_makes_inference_calls_due(world: World) -> None:
+    """Rows that the read-back marks get their inference call like any other."""
+    ids = world.record(new_rows(50))
+    dying = world.relay(kill_at="committed", INFERENCE_URL="http://127.0.0.1:9/score")
+    assert dying.wait() == -signal.SIGKILL
+    assert not world.query("SELECT row_id FROM outbox_inference_call")
+    world.relay(INFERENCE_URL="http://127.0.0.1:9/score")
+    world.wait_drained()
+    assert sorted(row_id for (row_id,) in world.query("SELECT row_id FROM outbox_inference_call")) == ids
