@@ -1,0 +1,99 @@
+"""The one place where the web process is put together."""
+
+import os
+from collections.abc import Callable, Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import structlog
+from flask import Flask, Response
+from sqlalchemy import make_url
+from werkzeug.exceptions import HTTPException
+
+from app import health, metrics, webhook
+from app.door import Door
+from app.health import Readiness
+from app.limits import BacklogLimit, RateLimit
+from app.problems import problem
+from app.recorder import Recorder
+from app.settings import WebSettings
+from config.logging import configure_logging
+from config.settings import load, unknown_names
+from outbox.engine import create_outbox_engine
+from outbox.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: WebSettings) -> Flask:
+    """The web process's application.
+
+    Args:
+        settings: of the web process.
+
+    Raises:
+        UnsafeDatabaseError: the database cannot be used as it is configured.
+    """
+    url = settings.database_url.get_secret_value()
+    store = Store(create_outbox_engine(url))
+    app = Flask("app")
+    app.config["MAX_CONTENT_LENGTH"] = settings.webhook_max_bytes
+    app.config["METRICS_TOKEN"] = settings.metrics_token.get_secret_value() if settings.metrics_token else None
+    rate, backlog = settings.webhook_rate_limit, settings.webhook_backlog_limit
+    app.extensions["door"] = Door(
+        secrets=settings.secrets(),
+        recorder=Recorder(store),
+        max_bytes=settings.webhook_max_bytes,
+        rate_limit=RateLimit(rate / settings.web_concurrency) if rate else None,
+        backlog_limit=BacklogLimit(store, backlog) if backlog else None,
+    )
+    parsed = make_url(url)
+    is_file = parsed.get_backend_name() == "sqlite" and parsed.database is not None
+    app.extensions["readiness"] = Readiness(store, Path(parsed.database or "") if is_file else None)
+    for blueprint in (webhook.blueprint, health.blueprint, metrics.blueprint):
+        app.register_blueprint(blueprint)
+    openapi = files("app").joinpath("openapi.json").read_bytes()
+    app.add_url_rule("/openapi.json", "openapi", lambda: Response(openapi, content_type="application/json"))
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+    app.wsgi_app = _CloseOnDemand(app.wsgi_app)  # type: ignore[method-assign]
+    return app
+
+
+def create_app_from_environ() -> Flask:
+    """The application with the settings of the environment; what gunicorn calls in each process."""
+    settings = load(WebSettings, os.environ)
+    configure_logging(settings)
+    for warning in unknown_names(os.environ):
+        log.warning(warning, action="unknown_setting")
+    return create_app(settings)
+
+
+def _http_error(error: HTTPException) -> Response:
+    answer = problem(error.code or 500, error.description or "The request cannot be handled")
+    if error.code == 405:
+        allowed = getattr(error, "valid_methods", None) or ()
+        answer.headers["Allow"] = ", ".join(sorted(allowed))
+    return answer
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("a request failed unexpectedly: %s", type(error).__name__, action="unexpected", exc_info=error)
+    return problem(500, "Something unexpected went wrong here; it is in the log", close=True)
+
+
+class _CloseOnDemand:
+    """Lets an answer close its connection: gunicorn drops the application's ``Connection`` header."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            response = getattr(start_response, "__self__", None)
+            if ("Connection", "close") in headers and hasattr(response, "force_close"):
+                response.force_close()
+            return start_response(status, headers, *exc_info)
+
+        return self._app(environ, start)

@@ -1,0 +1,61 @@
+"""Refusing what this service cannot take in: a rate, and a backlog."""
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from outbox.errors import OutboxError
+from outbox.store import Store
+
+BACKLOG_SECONDS = 1.0
+"""How long a look at the backlog is good for."""
+
+
+class RateLimit:
+    """A token bucket with a second's worth of burst.
+
+    Args:
+        per_second: requests a second, of this process.
+    """
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = monotonic) -> None:
+        self._per_second, self._clock = per_second, clock
+        self._burst = max(1.0, per_second)
+        self._tokens, self._at = self._burst, clock()
+        self._lock = threading.Lock()
+
+    def allows(self) -> bool:
+        """Take a token, if there is one."""
+        with self._lock:
+            now = self._clock()
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_second)
+            self._at = now
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+
+class BacklogLimit:
+    """Whether the outbox has reached its limit, looked up about once a second.
+
+    Args:
+        store: of the outbox.
+        rows: the limit.
+    """
+
+    def __init__(self, store: Store, rows: int) -> None:
+        self._store, self._rows = store, rows
+        self._lock = threading.Lock()
+        self._reached, self._good_until = False, 0.0
+
+    def reached(self) -> bool:
+        """Whether new interactions are to be refused; unknown counts as no: the commit will tell."""
+        with self._lock:
+            if monotonic() >= self._good_until:
+                try:
+                    self._reached = self._store.pending_at_least(self._rows)
+                except OutboxError:
+                    self._reached = False
+                self._good_until = monotonic() + BACKLOG_SECONDS
+            return self._reached

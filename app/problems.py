@@ -1,0 +1,43 @@
+"""Answers that tell what is wrong: problem details (RFC 9457)."""
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from flask import Response
+
+from app.validation import Problem
+
+
+def problem(
+    status: int,
+    detail: str,
+    errors: Sequence[Problem] = (),
+    retry_after_seconds: int | None = None,
+    *,
+    close: bool = False,
+) -> Response:
+    """An error answer.
+
+    Args:
+        status: HTTP status.
+        detail: for a person: what is wrong and what to do; no value of the request.
+        errors: what is wrong where in the body.
+        retry_after_seconds: when to come again.
+        close: close the connection after it: the rest of the request is not read.
+    """
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if errors:
+        body["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in errors]
+    response = Response(json.dumps(body), status, content_type="application/problem+json")
+    if retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(retry_after_seconds)
+    if close:
+        response.headers["Connection"] = "close"
+    return response

@@ -1,0 +1,102 @@
+"""Group commit: requests that come together share one database transaction and one fsync.
+
+One thread a process writes. While it commits, further requests queue up and form the next batch, so
+an idle process commits at once and a busy one in bulk; nobody waits for a timer.
+"""
+
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from queue import Empty, SimpleQueue
+from time import perf_counter
+from typing import NamedTuple
+
+import structlog
+
+from app.metrics import COMMIT_SECONDS
+from outbox.errors import DatabaseUnavailableError, OutboxError
+from outbox.rows import NewRow, RecordOutcome
+from outbox.store import Store
+
+log = structlog.get_logger(__name__)
+
+MAX_BATCH_ROWS = 500
+MAX_BATCH_BYTES = 8 * 2**20
+PATIENCE_SECONDS = 10.0
+"""How long a request waits for its commit; then the sender is told to come again, and finds its row."""
+
+
+class _Waiting(NamedTuple):
+    row: NewRow
+    outcome: "Future[RecordOutcome]"
+
+
+class Recorder:
+    """Records rows for the threads of one process.
+
+    Args:
+        store: of the outbox.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._queue: SimpleQueue[_Waiting] = SimpleQueue()
+        self._start = threading.Lock()
+        self._writer: threading.Thread | None = None
+
+    def record(self, row: NewRow) -> RecordOutcome:
+        """Commit a row and return its outcome.
+
+        Raises:
+            OutboxError: it is not known to be committed; repeating is safe.
+        """
+        self._ensure_writer()
+        waiting = _Waiting(row, Future())
+        self._queue.put(waiting)
+        try:
+            return waiting.outcome.result(PATIENCE_SECONDS)
+        except FutureTimeoutError:
+            waiting.outcome.cancel()  # if it is not being written yet, it will not be
+            raise DatabaseUnavailableError("the database did not commit in time") from None
+
+    def _ensure_writer(self) -> None:
+        """The thread is started by the first request: threads do not survive a fork."""
+        if self._writer is None:
+            with self._start:
+                if self._writer is None:
+                    self._writer = threading.Thread(target=self._write, name="recorder", daemon=True)
+                    self._writer.start()
+
+    def _write(self) -> None:
+        while True:
+            batch = [w for w in self._gather() if w.outcome.set_running_or_notify_cancel()]
+            if batch:
+                self._commit(batch)
+
+    def _gather(self) -> list[_Waiting]:
+        batch = [self._queue.get()]
+        size = len(batch[0].row.payload)
+        while len(batch) < MAX_BATCH_ROWS and size < MAX_BATCH_BYTES:
+            try:
+                batch.append(self._queue.get_nowait())
+            except Empty:
+                break
+            size += len(batch[-1].row.payload)
+        return batch
+
+    def _commit(self, batch: list[_Waiting]) -> None:
+        began = perf_counter()
+        try:
+            outcomes = self._store.record([waiting.row for waiting in batch])
+        except OutboxError as error:
+            log.warning("%d interaction(s) not committed: %s", len(batch), error, action="not_committed")
+            for waiting in batch:
+                waiting.outcome.set_exception(error)
+        except Exception as error:
+            log.exception("%d interaction(s) not committed", len(batch), action="not_committed")
+            for waiting in batch:
+                waiting.outcome.set_exception(DatabaseUnavailableError(type(error).__name__))
+        else:
+            COMMIT_SECONDS.observe(perf_counter() - began)
+            for waiting, outcome in zip(batch, outcomes, strict=True):
+                waiting.outcome.set_result(outcome)

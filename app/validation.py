@@ -1,0 +1,261 @@
+"""Bytes of a request to an interaction, or the list of what is wrong with them. Pure, and strict.
+
+Nothing is defaulted or repaired: what is missing or out of range is refused by name.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+MAX_DEPTH = 64
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+_INT64_DIGITS = 20
+
+
+class Problem(NamedTuple):
+    """One thing wrong: where (RFC 6901) and what, without the value."""
+
+    pointer: str
+    detail: str
+
+
+class NotJsonError(Exception):
+    """The body is not JSON as RFC 8259 has it; the message is fit for the sender."""
+
+
+class InvalidInteractionError(Exception):
+    """The body is JSON, but not an interaction.
+
+    Attributes:
+        problems: all that is wrong, at least one.
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("not a valid interaction")
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """What the outbox needs of a body that is in order."""
+
+    interaction_id: str
+    channel: str
+    timestamp_ms: int | None
+    """None: the time of receipt."""
+    customer_email: str | None
+    agent_id: str | None
+
+
+class _Repeated(dict[str, Any]):
+    """An object that has a key twice; which one is found when its place is known."""
+
+    keys_twice: frozenset[str] = frozenset()
+
+
+_OUT_OF_RANGE = object()
+
+
+def parse(body: bytes) -> Interaction:
+    """The interaction in a request body.
+
+    Raises:
+        NotJsonError: not JSON, not UTF-8, empty, or nested deeper than 64.
+        InvalidInteractionError: with a JSON pointer for each thing wrong.
+    """
+    document = _decode(body)
+    problems = list(_suspicious(document, "")) if _needs_a_walk(body, document) else []
+    if not isinstance(document, dict):
+        raise InvalidInteractionError([Problem("", "must be a JSON object"), *problems])
+    take = _Taker(document, problems)
+    interaction_id = take.identifier("id", required=True)
+    channel = take.text("channel", 64, required=True)
+    timestamp_ms = take.timestamp("timestamp")
+    customer_email = take.within("customer").text("email", 320)
+    agent_id = take.within("agent").identifier("id")
+    if problems or interaction_id is None or channel is None:
+        raise InvalidInteractionError(sorted(set(problems)))
+    return Interaction(interaction_id, channel, timestamp_ms, customer_email, agent_id)
+
+
+def _decode(body: bytes) -> Any:
+    if not body.strip(b" \t\r\n"):
+        raise NotJsonError("the body is empty: send a JSON object")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise NotJsonError(f"the body is not UTF-8 (byte {error.start})") from None
+    try:
+        document = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=_constant,
+        )
+    except RecursionError:
+        raise NotJsonError(f"the body is nested deeper than {MAX_DEPTH}") from None
+    except json.JSONDecodeError as error:
+        raise NotJsonError(f"the body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+    # A document cannot be deeper than it has brackets: most need no look.
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
+        raise NotJsonError(f"the body is nested deeper than {MAX_DEPTH}")
+    return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    repeated = _Repeated(found)
+    names = [name for name, _ in pairs]
+    repeated.keys_twice = frozenset(name for name in names if names.count(name) > 1)
+    return repeated
+
+
+def _integer(text: str) -> Any:
+    number = int(text) if len(text) <= _INT64_DIGITS else _OUT_OF_RANGE
+    return number if isinstance(number, int) and INT64_MIN <= number <= INT64_MAX else _OUT_OF_RANGE
+
+
+def _float(text: str) -> Any:
+    number = float(text)
+    return _OUT_OF_RANGE if math.isinf(number) else number
+
+
+def _constant(name: str) -> Any:
+    raise NotJsonError(f"the body is not JSON: {name} is no JSON value")
+
+
+def _depth(document: Any) -> int:
+    deepest, level = 0, [document]
+    while level:
+        level = [child for node in level for child in _children(node)]
+        deepest += 1
+    return deepest - 1
+
+
+def _children(node: Any) -> list[Any]:
+    """Of a container; a scalar has none. An empty container is itself one level."""
+    if isinstance(node, dict):
+        return list(node.values()) or [None]
+    if isinstance(node, list):
+        return node or [None]
+    return []
+
+
+def _needs_a_walk(body: bytes, document: Any) -> bool:
+    """Whether anything can be wrong inside fields that are not looked at one by one.
+
+    Surrogates and NUL come only from escapes; the rest leaves a mark in what was decoded.
+    """
+    return b"\\u" in body or _holds_marks(document)
+
+
+def _holds_marks(document: Any) -> bool:
+    level = [document]
+    while level:
+        if any(node is _OUT_OF_RANGE or isinstance(node, _Repeated) for node in level):
+            return True
+        level = [child for node in level for child in _children(node)]
+    return False
+
+
+def _suspicious(node: Any, pointer: str) -> Iterator[Problem]:
+    """What no JSON value of ours may hold, wherever it stands."""
+    if node is _OUT_OF_RANGE:
+        yield Problem(pointer, "number out of range: integers have 64 bits, others are finite")
+    elif isinstance(node, str):
+        yield from _text_problems(node, pointer)
+    elif isinstance(node, dict):
+        if isinstance(node, _Repeated):
+            yield from (Problem(f"{pointer}/{_token(name)}", "key stands twice") for name in node.keys_twice)
+        for name, value in node.items():
+            here = f"{pointer}/{_token(name)}"
+            yield from _text_problems(name, here)
+            yield from _suspicious(value, here)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _suspicious(value, f"{pointer}/{index}")
+
+
+def _text_problems(text: str, pointer: str) -> Iterator[Problem]:
+    if "\0" in text:
+        yield Problem(pointer, "holds the character NUL")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        yield Problem(pointer, "holds a lone surrogate: not a Unicode character")
+
+
+def _token(name: str) -> str:
+    """A name in a JSON pointer (RFC 6901); what is no character is shown escaped."""
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    return shown[:64].replace("~", "~0").replace("/", "~1")
+
+
+class _Taker:
+    """Takes fields out of an object and notes what is wrong with them."""
+
+    def __init__(self, fields: dict[str, Any], problems: list[Problem], pointer: str = "") -> None:
+        self._fields, self._problems, self._pointer = fields, problems, pointer
+
+    def within(self, name: str) -> "_Taker":
+        """The taker of an optional object inside; absent or null, it has no fields."""
+        value = self._fields.get(name)
+        if value is not None and not isinstance(value, dict):
+            self._wrong(name, "must be an object")
+        return _Taker(value if isinstance(value, dict) else {}, self._problems, f"{self._pointer}/{name}")
+
+    def text(self, name: str, longest: int, *, required: bool = False) -> str | None:
+        """A string of 1 to ``longest`` characters."""
+        return self._take(name, lambda value: self._checked_text(name, value, longest), required=required)
+
+    def identifier(self, name: str, *, required: bool = False) -> str | None:
+        """A string of 1 to 256 characters, or an integer (which becomes one)."""
+
+        def checked(value: Any) -> str | None:
+            if isinstance(value, int) and not isinstance(value, bool):
+                return str(value)
+            return self._checked_text(name, value, 256, "must be a string or an integer")
+
+        return self._take(name, checked, required=required)
+
+    def timestamp(self, name: str) -> int | None:
+        """An integer from 0 to 2**63 - 1; null is none."""
+        value = self._fields.get(name)
+        if value is None and name not in self._fields:
+            return None
+        if value is _OUT_OF_RANGE:  # told by the walk
+            return None
+        if not isinstance(value, int) or isinstance(value, bool):
+            self._wrong(name, "must be an integer: milliseconds since the epoch")
+        elif value < 0:
+            self._wrong(name, "must not be negative: milliseconds since the epoch")
+        else:
+            return value
+        return None
+
+    def _take(self, name: str, checked: Callable[[Any], str | None], *, required: bool) -> str | None:
+        value = self._fields.get(name)
+        if value is _OUT_OF_RANGE:
+            return None
+        if value is None:
+            if required:
+                self._wrong(name, "is missing" if name not in self._fields else "must not be null")
+            return None
+        return checked(value)
+
+    def _checked_text(self, name: str, value: Any, longest: int, otherwise: str = "must be a string") -> str | None:
+        if not isinstance(value, str):
+            self._wrong(name, otherwise)
+        elif not value:
+            self._wrong(name, "must not be empty")
+        elif len(value) > longest:
+            self._wrong(name, f"is longer than {longest} characters")
+        else:
+            return value
+        return None
+
+    def _wrong(self, name: str, detail: str) -> None:
+        self._problems.append(Problem(f"{self._pointer}/{name}", detail))
