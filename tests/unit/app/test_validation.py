@@ -1,0 +1,168 @@
+"""Bytes to an interaction, or what is wrong with them."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.validation import Interaction, InvalidInteractionError, NotJsonError, Problem, parse
+
+
+def body(**changes: Any) -> bytes:
+    """A valid body with changes; None leaves a field as null."""
+    return json.dumps({"id": "i-1", "channel": "voice", **changes}).encode()
+
+
+def problems(raw: bytes) -> list[Problem]:
+    """What is wrong with a body that is JSON."""
+    with pytest.raises(InvalidInteractionError) as caught:
+        parse(raw)
+    return caught.value.problems
+
+
+def pointers(raw: bytes) -> list[str]:
+    """Where something is wrong."""
+    return [problem.pointer for problem in problems(raw)]
+
+
+def test_a_full_interaction_is_taken_as_it_is() -> None:
+    """Each field reaches the interaction; unknown ones do not matter."""
+    raw = body(customer={"email": "a@b"}, agent={"id": 7}, timestamp=5, other={"x": [1, None, True, 1.5]})
+    assert parse(raw) == Interaction("i-1", "voice", 5, "a@b", "7")
+
+
+def test_what_is_optional_may_be_absent_or_null() -> None:
+    """Nothing is defaulted: what is absent stays None."""
+    assert parse(body()) == Interaction("i-1", "voice", None, None, None)
+    assert parse(body(customer=None, agent={"id": None})) == Interaction("i-1", "voice", None, None, None)
+    assert parse(body(customer={"email": None}, agent=None)) == Interaction("i-1", "voice", None, None, None)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63 - 1, -(2**63)])
+def test_an_integer_id_becomes_a_string(number: int) -> None:
+    """64-bit integers are identifiers, too."""
+    assert parse(body(id=number)).interaction_id == str(number)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"id": ""}, "/id"),
+        ({"id": "x" * 257}, "/id"),
+        ({"id": None}, "/id"),
+        ({"id": True}, "/id"),
+        ({"id": 1.0}, "/id"),
+        ({"id": ["a"]}, "/id"),
+        ({"id": 2**63}, "/id"),
+        ({"id": -(2**63) - 1}, "/id"),
+        ({"channel": ""}, "/channel"),
+        ({"channel": "x" * 65}, "/channel"),
+        ({"channel": 5}, "/channel"),
+        ({"channel": None}, "/channel"),
+        ({"customer": "x"}, "/customer"),
+        ({"customer": {"email": ""}}, "/customer/email"),
+        ({"customer": {"email": "x" * 321}}, "/customer/email"),
+        ({"customer": {"email": 5}}, "/customer/email"),
+        ({"agent": []}, "/agent"),
+        ({"agent": {"id": ""}}, "/agent/id"),
+        ({"agent": {"id": False}}, "/agent/id"),
+        ({"agent": {"id": 2**63}}, "/agent/id"),
+        ({"timestamp": -1}, "/timestamp"),
+        ({"timestamp": 2**63}, "/timestamp"),
+        ({"timestamp": 1.5}, "/timestamp"),
+        ({"timestamp": "5"}, "/timestamp"),
+        ({"timestamp": None}, "/timestamp"),
+        ({"timestamp": True}, "/timestamp"),
+        ({"other": "a\0b"}, "/other"),
+        ({"other": {"a/b~c": ["\0"]}}, "/other/a~1b~0c/0"),
+        ({"id": "\ud800"}, "/id"),
+        ({"other": ["\udfff"]}, "/other/0"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_pointer(changes: dict[str, Any], pointer: str) -> None:
+    """Wrong type, empty, over-long, out of range, NUL and lone surrogates each name their place."""
+    assert pointers(body(**changes)) == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("raw", "pointer"),
+    [
+        (b'{"id": 1, "id": 2, "channel": "v"}', "/id"),
+        (b'{"id": 1, "channel": "v", "x": {"y": 1, "y": 1}}', "/x/y"),
+        (b'{"id": 1, "channel": "v", "x": 1e400}', "/x"),
+        (b'{"id": 1, "channel": "v", "x": [' + b"9" * 5000 + b"]}", "/x/0"),
+        (b'{"id": ' + b"9" * 5000 + b', "channel": "v"}', "/id"),
+        (b'{"id": 1, "channel": "v", "timestamp": 1e400}', "/timestamp"),
+        (b"[]", ""),
+        (b'"text"', ""),
+        (b"5", ""),
+        (b"null", ""),
+    ],
+)
+def test_json_that_is_no_interaction(raw: bytes, pointer: str) -> None:
+    """Duplicate keys, numbers out of range and documents that are no object."""
+    assert pointers(raw) == [pointer]
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    """A sender need not mend one field at a time."""
+    assert pointers(b'{"channel": "", "agent": 5}') == ["/agent", "/channel", "/id"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"  \n",
+        b"{",
+        b"{} {}",
+        b"{'id': 1}",
+        b'{"id": NaN}',
+        b'{"id": Infinity}',
+        b'{"id": -Infinity}',
+        b'{"id": "\xff"}',
+        b'\xef\xbb\xbf{"id": 1, "channel": "v"}',
+        '{"id": 1}'.encode("utf-16"),
+        b'{"id": "a\nb", "channel": "v"}',
+        b'{"id": 01, "channel": "v"}',
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"id": 1, "channel": "v", "x": ' + b"[" * 64 + b"]" * 64 + b"}",
+    ],
+)
+def test_what_is_not_json_is_refused_as_such(raw: bytes) -> None:
+    """Not RFC 8259, not UTF-8, empty, or nested deeper than 64."""
+    with pytest.raises(NotJsonError):
+        parse(raw)
+
+
+def test_nesting_of_64_is_allowed() -> None:
+    """The limit itself is no offence, and brackets side by side are no depth."""
+    assert parse(b'{"id": 1, "channel": "v", "x": ' + b"[" * 63 + b"]" * 63 + b"}")
+    assert parse(b'{"id": 1, "channel": "v", "x": [' + b",".join([b"[]"] * 500) + b"]}")
+
+
+def test_no_message_holds_a_value() -> None:
+    """What is told may be logged by the sender: no personal data in it."""
+    canary = "canary@example.com"
+    told = problems(json.dumps({"id": {canary: canary}, "channel": [canary], "customer": canary}).encode())
+    assert all(canary not in problem.detail and canary not in problem.pointer for problem in told)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=200) | _json.map(lambda value: json.dumps(value).encode()))
+def test_no_body_brings_the_parser_down(raw: bytes) -> None:
+    """Any bytes end in an interaction or in one of the two refusals."""
+    try:
+        parse(raw)
+    except (NotJsonError, InvalidInteractionError):
+        pass
