@@ -38,7 +38,6 @@ def create_app(settings: WebSettings) -> Flask:
     url = settings.database_url.get_secret_value()
     store = Store(create_outbox_engine(url))
     app = Flask("app")
-    app.config["MAX_CONTENT_LENGTH"] = settings.webhook_max_bytes
     app.config["METRICS_TOKEN"] = settings.metrics_token.get_secret_value() if settings.metrics_token else None
     rate, backlog = settings.webhook_rate_limit, settings.webhook_backlog_limit
     app.extensions["door"] = Door(

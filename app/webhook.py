@@ -42,7 +42,7 @@ def _take(door: Door) -> tuple[str, Response]:
     if refused is not None:
         return refused
     try:
-        body = read_body(request)
+        body = read_body(request, door.max_bytes)
         interaction = parse(body)
     except BodyTooLargeError:
         return "too_large", problem(413, f"The body has more than {door.max_bytes} bytes", close=True)
