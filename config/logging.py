@@ -19,6 +19,7 @@ def configure_logging(settings: BaseSettings) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -49,4 +50,5 @@ def configure_logging(settings: BaseSettings) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    logging.getLogger("alembic").setLevel("INFO")
+    for chatty in ("httpx", "httpx2", "urllib3"):  # a line for each request, with its URL
+        logging.getLogger(chatty).setLevel("WARNING")

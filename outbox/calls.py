@@ -1,6 +1,6 @@
 """The verbs of inference calls: claim, settle. At least once, never lost, in order per interaction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from sqlalchemy import Engine
@@ -32,6 +32,13 @@ class Calls:
             query = sql.CLAIMED_CALLS.on(connection)
             found = connection.execute(query, {"ids": sql.bind_list(connection, list(ids))})
             return sorted((InferenceCall(*row) for row in found), key=lambda call: call.row_id)
+
+    def release_claims_of(self, is_dead: Callable[[str], bool]) -> None:
+        """Make the claims of workers that are known to be dead due at once, rather than when they run out."""
+        with transactions.write(self._engine) as connection:
+            claimants = connection.execute(sql.CLAIMANTS.on(connection)).scalars().all()
+            for owner in filter(is_dead, claimants):
+                connection.execute(sql.RELEASE_CLAIMS.on(connection), {"owner": owner})
 
     def settle(self, results: Sequence[CallResult]) -> None:
         """Record what became of claimed calls, in one transaction."""

@@ -240,3 +240,8 @@ SETTLE_CALL = statement("""
     WHERE row_id = :row_id AND state = 'due'
 """)
 """Also when the claim had run out and another worker took the call up: that it was answered is a fact."""
+
+CLAIMANTS = statement("SELECT DISTINCT claimed_by FROM outbox_inference_call WHERE state = 'due' AND claimed_by IS NOT NULL")
+RELEASE_CLAIMS = statement("""
+    UPDATE outbox_inference_call SET claimed_by = NULL, due_at = {now} WHERE state = 'due' AND claimed_by = :owner
+""")

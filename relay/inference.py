@@ -22,12 +22,14 @@ from relay.backoff import Backoff
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.metrics import RelayMetrics
+from relay.owner import is_dead
 from relay.settings import RelaySettings
 
 log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
-CLAIM_SECONDS = 120.0
+CLAIM_SECONDS = 45.0
+"""Longer than a round of calls can take: connect, read, settle."""
 IDLE_SECONDS = 0.2
 RETRY_CAP_SECONDS = 300.0
 RETRY_BASE_SECONDS = 1.0
@@ -111,10 +113,14 @@ class InferenceWorker:
         """Claim, call, settle, until the stop. What is claimed and not settled comes back by itself."""
         backoff = Backoff(self._random)
         concurrency = self._settings.inference_concurrency
+        released = False
         with ThreadPoolExecutor(concurrency, thread_name_prefix="inference") as pool:
             while not self._stop.is_set():
                 try:
-                    calls = self._calls.claim(concurrency * 4, CLAIM_SECONDS)
+                    if not released:
+                        self._calls.release_claims_of(is_dead)
+                        released = True
+                    calls = self._calls.claim(concurrency * 2, CLAIM_SECONDS)
                     self._calls.settle(list(pool.map(self._settled, calls)))
                 except OutboxError as error:
                     self._health.degraded("inference", str(error))

@@ -88,10 +88,10 @@ def _show(stage: Stage, count: int) -> int:
     if stage.mock:
         console.print(
             "\nThe relay kills itself (-9) between the commit in Kafka and the mark in the outbox, "
-            f"{KILLS} times: the one place where the mock is exact.\n"
+            f"up to {KILLS} times: the one place where the mock is exact.\n"
         )
     else:
-        console.print(f"\nThe relay is killed (-9) at random moments, {KILLS} times.\n")
+        console.print(f"\nThe relay is killed (-9) at random moments, up to {KILLS} times.\n")
     store = Store(create_outbox_engine(stage.environ["DATABASE_URL"]))
     columns = (TextColumn("{task.description:9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -102,7 +102,7 @@ def _show(stage: Stage, count: int) -> int:
             pending = sum(shard.pending for shard in store.status())
             progress.update(posted, completed=len(accepted))
             progress.update(sent, completed=len(set(accepted)) - pending)
-            if kills.done and not senders.is_alive() and not pending:
+            if not senders.is_alive() and not pending and not stage.relay_was_killed():
                 break
             kills.go_on(len(accepted) - pending, count)
             if stage.relay_gave_up() or time.monotonic() > deadline:
