@@ -91,7 +91,7 @@ class _CloseOnDemand:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             response = getattr(start_response, "__self__", None)
-            if ("Connection", "close") in headers and hasattr(response, "force_close"):
+            if ("Connection", "close") in headers and response is not None and hasattr(response, "force_close"):
                 response.force_close()
             return start_response(status, headers, *exc_info)
 

@@ -10,30 +10,73 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 KNOWN_NAMES = frozenset(
-    """
-    DATABASE_URL LOG_FORMAT LOG_LEVEL METRICS_TOKEN
-    CXONE_WEBHOOK_SECRETS CXONE_WEBHOOK_SECRET WEBHOOK_MAX_BYTES WEBHOOK_RATE_LIMIT WEBHOOK_BACKLOG_LIMIT
-    KAFKA_BOOTSTRAP_SERVERS KAFKA_TOPIC KAFKA_PROGRESS_TOPIC KAFKA_TRANSACTIONAL_ID_PREFIX
-    KAFKA_SECURITY_PROTOCOL KAFKA_SASL_MECHANISM KAFKA_SASL_USERNAME KAFKA_SASL_PASSWORD
-    KAFKA_SSL_CA_LOCATION KAFKA_SSL_CERTIFICATE_LOCATION KAFKA_SSL_KEY_LOCATION KAFKA_CONFIG
-    SCHEMA_REGISTRY_URL SCHEMA_REGISTRY_USERNAME SCHEMA_REGISTRY_PASSWORD
-    INFERENCE_URL INFERENCE_TOKEN INFERENCE_CONCURRENCY INFERENCE_MAX_ATTEMPTS INFERENCE_ALLOW_HOSTS
-    CXONE_OAUTH_URL CXONE_CLIENT_ID CXONE_CLIENT_SECRET CXONE_OAUTH_GRANT CXONE_ACCESS_KEY_ID
-    CXONE_ACCESS_KEY_SECRET CXONE_OAUTH_SCOPE CXONE_ENRICH_URL
-    RELAY_SHARDS RELAY_BATCH_SIZE RELAY_LEASE_SECONDS RELAY_METRICS_PORT RELAY_ACTOR
-    OUTBOX_RETENTION OUTBOX_PARKED_POLICY
-    """.split()
+    [
+        "DATABASE_URL",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+        "METRICS_TOKEN",
+        "CXONE_WEBHOOK_SECRETS",
+        "CXONE_WEBHOOK_SECRET",
+        "WEBHOOK_MAX_BYTES",
+        "WEBHOOK_RATE_LIMIT",
+        "WEBHOOK_BACKLOG_LIMIT",
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "KAFKA_TOPIC",
+        "KAFKA_PROGRESS_TOPIC",
+        "KAFKA_TRANSACTIONAL_ID_PREFIX",
+        "KAFKA_SECURITY_PROTOCOL",
+        "KAFKA_SASL_MECHANISM",
+        "KAFKA_SASL_USERNAME",
+        "KAFKA_SASL_PASSWORD",
+        "KAFKA_SSL_CA_LOCATION",
+        "KAFKA_SSL_CERTIFICATE_LOCATION",
+        "KAFKA_SSL_KEY_LOCATION",
+        "KAFKA_CONFIG",
+        "SCHEMA_REGISTRY_URL",
+        "SCHEMA_REGISTRY_USERNAME",
+        "SCHEMA_REGISTRY_PASSWORD",
+        "INFERENCE_URL",
+        "INFERENCE_TOKEN",
+        "INFERENCE_CONCURRENCY",
+        "INFERENCE_MAX_ATTEMPTS",
+        "INFERENCE_ALLOW_HOSTS",
+        "CXONE_OAUTH_URL",
+        "CXONE_CLIENT_ID",
+        "CXONE_CLIENT_SECRET",
+        "CXONE_OAUTH_GRANT",
+        "CXONE_ACCESS_KEY_ID",
+        "CXONE_ACCESS_KEY_SECRET",
+        "CXONE_OAUTH_SCOPE",
+        "CXONE_ENRICH_URL",
+        "RELAY_SHARDS",
+        "RELAY_BATCH_SIZE",
+        "RELAY_LEASE_SECONDS",
+        "RELAY_METRICS_PORT",
+        "RELAY_ACTOR",
+        "OUTBOX_RETENTION",
+        "OUTBOX_PARKED_POLICY",
+    ]
 )
 """Every name of the product: a setting of another process is no typing error."""
 
 PREFIXES = ("CXONE_", "WEBHOOK_", "KAFKA_", "SCHEMA_REGISTRY_", "INFERENCE_", "RELAY_", "OUTBOX_", "METRICS_")
-PLATFORM_NAMES = re.compile(r"KAFKA_(URL|PORT.*|PLUS_URL|TRUSTED_CERT|CLIENT_CERT.*|CLIENT_CERT_KEY|PREFIX)|.*_SERVICE_(HOST|PORT.*)|.*_PORT(_\d+_.*)?")
+PLATFORM_NAMES = re.compile(
+    r"KAFKA_(URL|PORT.*|PLUS_URL|TRUSTED_CERT|CLIENT_CERT.*|CLIENT_CERT_KEY|PREFIX)|.*_SERVICE_(HOST|PORT.*)|.*_PORT(_\d+_.*)?"
+)
 """Names that platforms inject beside ours (container links, service discovery, add-ons)."""
 
 MASK = "***"

@@ -30,7 +30,21 @@ WAL_SAFE_FROM = (3, 51, 3)
 WAL_SAFE_PATCHES = frozenset({(3, 50, 7), (3, 44, 6)})
 
 NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smbfs", "smb3", "afpfs", "webdav", "9p", "ncpfs", "afs", "ceph", "lustre", "glusterfs"}
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smbfs",
+        "smb3",
+        "afpfs",
+        "webdav",
+        "9p",
+        "ncpfs",
+        "afs",
+        "ceph",
+        "lustre",
+        "glusterfs",
+    }
 )
 """File systems whose locks or syncs SQLite cannot rely on (sqlite.org/howtocorrupt.html, 2.1)."""
 
@@ -72,7 +86,11 @@ def _sqlite_engine(url: URL) -> Engine:
             sqlite.sqlite_version,
         )
     engine = create_engine(
-        url, module=sqlite, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, max_overflow=-1
+        url,
+        module=sqlite,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+        max_overflow=-1,
     )
     pragmas = {"journal_mode": journal, "synchronous": 2, "busy_timeout": BUSY_TIMEOUT_MS, "foreign_keys": 1}
 

@@ -47,7 +47,9 @@ class Leases:
         parameters = {**_named(lease), "lease_ms": self._lease_ms, "rows_per_second": rows_per_second}
         with transactions.write(self._engine) as connection:
             if not connection.execute(sql.RENEW_LEASE.on(connection), parameters).rowcount:
-                raise LeaseLostError(f"the lease of shard {lease.shard} (epoch {lease.epoch}) was taken by another relay")
+                raise LeaseLostError(
+                    f"the lease of shard {lease.shard} (epoch {lease.epoch}) was taken by another relay"
+                )
 
     def release(self, lease: Lease) -> None:
         """Give the shard back, so that another relay need not wait; nothing happens if it was lost."""

@@ -21,7 +21,10 @@ from sqlalchemy import (
 )
 
 metadata = MetaData(
-    naming_convention={"ck": "ck_%(table_name)s_%(constraint_name)s", "uq": "uq_%(table_name)s_%(column_0_name)s"}
+    naming_convention={
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+    }
 )
 
 _Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's row id is 64 bit, but must be called INTEGER

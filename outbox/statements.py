@@ -5,7 +5,6 @@ Statements are composed of constants only, values are always bound.
 """
 
 import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
@@ -36,16 +35,16 @@ def statement(postgresql: str, sqlite: str | None = None) -> Statement:
     )
 
 
-def bind_list(connection: Connection, values: Sequence[int] | Sequence[str]) -> list[int] | list[str] | str:
+def bind_list(connection: Connection, values: list[int] | list[str]) -> list[int] | list[str] | str:
     """A list as the database's driver takes it."""
-    return list(values) if connection.dialect.name == "postgresql" else json.dumps(list(values))
+    return values if connection.dialect.name == "postgresql" else json.dumps(values)
 
 
 # Recording -----------------------------------------------------------------------------------------
 
-_COLUMNS = (
-    "tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, traceparent, received_at"
-)
+_COLUMNS = """
+    tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, traceparent, received_at
+"""
 
 RECORD = statement(
     postgresql=f"""
@@ -241,7 +240,9 @@ SETTLE_CALL = statement("""
 """)
 """Also when the claim had run out and another worker took the call up: that it was answered is a fact."""
 
-CLAIMANTS = statement("SELECT DISTINCT claimed_by FROM outbox_inference_call WHERE state = 'due' AND claimed_by IS NOT NULL")
+CLAIMANTS = statement(
+    "SELECT DISTINCT claimed_by FROM outbox_inference_call WHERE state = 'due' AND claimed_by IS NOT NULL"
+)
 RELEASE_CLAIMS = statement("""
     UPDATE outbox_inference_call SET claimed_by = NULL, due_at = {now} WHERE state = 'due' AND claimed_by = :owner
 """)

@@ -118,9 +118,7 @@ class Store:
             The shard's settled sequence afterwards.
         """
         with transactions.write(self._engine) as connection:
-            settled = connection.execute(
-                sql.SETTLE.on(connection), {"shard": shard, "sequence": sequence}
-            ).scalar_one()
+            settled = connection.execute(sql.SETTLE.on(connection), {"shard": shard, "sequence": sequence}).scalar_one()
             _mark(connection, shard, sequence, refs, inference=inference)
             return int(settled)
 
@@ -241,7 +239,7 @@ def _insert(connection: Connection, rows: Sequence[NewRow], tags: Sequence[int])
     query = sql.RECORD.on(connection)
     if connection.dialect.name == "postgresql":
         columns = {name: [value[name] for value in values] for name in values[0]}
-        return {tag: id_ for tag, id_ in connection.execute(query, columns)}
+        return {row.tag: row.id for row in connection.execute(query, columns)}
     connection.execute(query, values)
     keys = sql.bind_list(connection, [row.key for row in rows])
     found = connection.execute(sql.IDS_BY_KEY.on(connection), {"keys": keys})

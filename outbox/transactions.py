@@ -44,7 +44,9 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         told = str(error.orig).strip().split("\n", 1)[0]
         if isinstance(error, ProgrammingError) or any(mark in told for mark in _MISSING):
-            raise SchemaOutdatedError(f"the database lacks what this code needs ({told}): alembic upgrade head") from None
+            raise SchemaOutdatedError(
+                f"the database lacks what this code needs ({told}): alembic upgrade head"
+            ) from None
         raise DatabaseUnavailableError(f"the database did not do its work: {told}") from None
     except SQLAlchemyError as error:  # the pool's time-out, a connection gone in mid-flight
         raise DatabaseUnavailableError(f"the database did not do its work: {type(error).__name__}") from None

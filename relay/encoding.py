@@ -62,7 +62,10 @@ class Encoder:
             "agentId": row.agent_id,
         }
         schemaless_writer(buffer, _SCHEMA, value)
-        headers = [("outbox-id", b"%d" % row.id), ("received-at", b"%d" % row.received_at_ms)]
+        headers: list[tuple[str, str | bytes | None]] = [
+            ("outbox-id", b"%d" % row.id),
+            ("received-at", b"%d" % row.received_at_ms),
+        ]
         if row.traceparent is not None:
             headers.append(("traceparent", row.traceparent.encode()))
         if row.replay_of is not None:

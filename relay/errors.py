@@ -55,4 +55,5 @@ class UnencodableRowsError(RelayError):
 
 class DatabaseWentBackError(RelayError):
     """Kafka holds later transactions than the database knows of: it was restored to an earlier moment,
-    or failed over to a stale replica. Sending on would double every row committed since."""
+    or failed over to a stale replica. Sending on would double every row committed since.
+    """

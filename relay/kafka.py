@@ -34,7 +34,7 @@ CURES: dict[int, str] = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: (
         "grant Write and Describe on the topic, and Read, Write and Describe on the progress topic"
     ),
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant Write on the TransactionalId prefix, or IdempotentWrite on the cluster",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant Write on the TransactionalId prefix",
     KafkaError.SASL_AUTHENTICATION_FAILED: "check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM",
     KafkaError._AUTHENTICATION: "check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM",  # noqa: SLF001
     KafkaError._SSL: "check KAFKA_SSL_CA_LOCATION and the broker's certificate",  # noqa: SLF001

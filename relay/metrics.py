@@ -17,12 +17,8 @@ class RelayMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.processed = Counter(
-            "cxone_kafka_messages_processed", "Rows committed to the topic.", registry=registry
-        )
-        self.commits = Counter(
-            "cxone_kafka_transaction_commits", "Kafka transactions committed.", registry=registry
-        )
+        self.processed = Counter("cxone_kafka_messages_processed", "Rows committed to the topic.", registry=registry)
+        self.commits = Counter("cxone_kafka_transaction_commits", "Kafka transactions committed.", registry=registry)
         self.aborts = Counter(
             "cxone_kafka_transaction_aborts",
             "Kafka transactions that did not end in a commit known to the relay; the read-back decides.",
@@ -62,6 +58,8 @@ class RelayMetrics:
             "outbox_inference_calls", "Inference calls by outcome.", ["outcome"], registry=registry
         )
         self.circuit_open = Gauge(
-            "outbox_inference_circuit_open", "1 while inference is not called, for it fails.", registry=registry
+            "outbox_inference_circuit_open",
+            "1 while inference is not called, for it fails.",
+            registry=registry,
         )
         self.shards_owned = Gauge("outbox_shards_owned", "Shards that this relay sends.", registry=registry)

@@ -100,7 +100,7 @@ class RelaySettings(BaseSettings):
             raise ValueError("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD: takes both or neither")
         if self.kafka_sasl_username and not self.kafka_security_protocol.startswith("SASL"):
             raise ValueError(
-                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: takes SASL_SSL where KAFKA_SASL_USERNAME is set"
+                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: takes SASL_SSL with KAFKA_SASL_USERNAME"
             )
         if self.kafka_topic == self.kafka_progress_topic:
             raise ValueError("KAFKA_PROGRESS_TOPIC: takes another topic than KAFKA_TOPIC")
@@ -108,7 +108,7 @@ class RelaySettings(BaseSettings):
 
 
 def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
-    """librdkafka settings that every client of the relay shares, and those of ``KAFKA_CONFIG``."""
+    """Librdkafka settings that every client of the relay shares, and those of ``KAFKA_CONFIG``."""
     config: dict[str, Any] = {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "security.protocol": settings.kafka_security_protocol,

@@ -19,7 +19,13 @@ from outbox.store import Store
 from relay import progress
 from relay.backoff import Backoff
 from relay.encoding import Encoder
-from relay.errors import BatchRefusedError, DatabaseWentBackError, RelayError, StoppedError, UnencodableRowsError
+from relay.errors import (
+    BatchRefusedError,
+    DatabaseWentBackError,
+    RelayError,
+    StoppedError,
+    UnencodableRowsError,
+)
 from relay.health import Health
 from relay.metrics import DELIVERY_SAMPLES, RelayMetrics
 from relay.progress import Progress
@@ -137,9 +143,7 @@ class ShardWorker:
             marked, settled = parts.store.settle_record(lease, 0, (), inference=False)
             verdict = "progress_lost" if settled else "nothing_sent_yet"
         else:
-            marked, settled = parts.store.settle_record(
-                lease, record.sequence, record.refs, inference=parts.inference
-            )
+            marked, settled = parts.store.settle_record(lease, record.sequence, record.refs, inference=parts.inference)
             verdict = "marked" if marked else "nothing_to_mark"
             if record.sequence > settled:
                 verdict = "database_went_back"
@@ -147,8 +151,8 @@ class ShardWorker:
         self._tell(verdict, lease, marked, record)
         if verdict == "database_went_back" and record:
             raise DatabaseWentBackError(
-                f"Kafka holds transaction {record.sequence} of this shard, the database knows of {settled} only: it was "
-                "restored or failed over to a stale replica. Run relay reconcile, or accept duplicates explicitly"
+                f"Kafka holds transaction {record.sequence} of this shard, the database knows of {settled} only: "
+                "it was restored or failed over to a stale replica. Reconcile it with the topic before sending on"
             )
         self._step("settled")
         return lease._replace(settled=settled)
@@ -202,7 +206,7 @@ class ShardWorker:
         sequence = lease.settled + 1
         proof = progress.encode(Progress(parts.outbox_id, self.shard, lease.epoch, sequence, refs))
         self._step("encoded")
-        self._commit(held.publisher, rows, lambda: held.publisher.publish(records, proof))
+        self._commit(rows, lambda: held.publisher.publish(records, proof))
         self._step("committed")
         parts.store.mark_sent(self.shard, sequence, refs, inference=parts.inference)
         self._step("marked")
@@ -213,7 +217,7 @@ class ShardWorker:
             self._narrow = None
         return len(rows)
 
-    def _commit(self, publisher: Publisher, rows: list[PendingRow], publish: Callable[[], None]) -> None:
+    def _commit(self, rows: list[PendingRow], publish: Callable[[], None]) -> None:
         metrics, began = self._parts.metrics, monotonic()
         try:
             publish()

@@ -88,7 +88,7 @@ class Supervisor:
         identity = self._insist("database", store.identity)
         memory = ErrorMemory()
         with translated("make an admin client", memory, MisconfiguredError):
-            admin = AdminClient({**kafka_client_config(settings), "error_cb": memory})
+            admin = AdminClient({**kafka_client_config(settings), "error_cb": memory})  # type: ignore[dict-item]
         cluster_id = self._insist("kafka", lambda: prepare_topics(admin, settings, identity.shards, memory))
         bound = Identity(
             identity.outbox_id,

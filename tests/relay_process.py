@@ -35,7 +35,12 @@ class RelayProcess:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **environ, "RELAY_METRICS_PORT": str(self.metrics_port), "LOG_FORMAT": "json"},
+                env={
+                    **os.environ,
+                    **environ,
+                    "RELAY_METRICS_PORT": str(self.metrics_port),
+                    "LOG_FORMAT": "json",
+                },
                 stdout=file,
                 stderr=file,
             )
@@ -64,7 +69,7 @@ class RelayProcess:
         return self.wait(30)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         self._process.kill()
         self._process.wait()
 

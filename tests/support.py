@@ -61,12 +61,9 @@ def read_topic(config: dict[str, Any], topic: str) -> list[Seen]:
     admin = AdminClient(config)
     partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
     places = [TopicPartition(topic, number) for number in partitions]
-    ends = {
-        place.partition: future.result().offset
-        for place, future in admin.list_offsets(
-            dict.fromkeys(places, OffsetSpec.latest()), isolation_level=IsolationLevel.READ_UNCOMMITTED
-        ).items()
-    }
+    latest: dict[TopicPartition, Any] = {place: OffsetSpec.latest() for place in places}
+    futures = admin.list_offsets(latest, isolation_level=IsolationLevel.READ_UNCOMMITTED)
+    ends = {place.partition: future.result().offset for place, future in futures.items()}
     consumer = Consumer(
         {
             **config,

@@ -44,7 +44,11 @@ class WebProcess:
     def __init__(self, environ: Mapping[str, str], log: Path) -> None:
         self.port, self.log = free_port(), log
         self.base = f"http://127.0.0.1:{self.port}"
-        settings = {"CXONE_WEBHOOK_SECRETS": f"tests={SECRET}", "WEB_CONCURRENCY": "1", "WEB_HOST": "127.0.0.1"}
+        settings = {
+            "CXONE_WEBHOOK_SECRETS": f"tests={SECRET}",
+            "WEB_CONCURRENCY": "1",
+            "WEB_HOST": "127.0.0.1",
+        }
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 [

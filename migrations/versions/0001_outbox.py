@@ -37,9 +37,7 @@ def _create_outbox() -> None:
         sa.Column("received_at", sa.BigInteger, nullable=False),
         sa.Column("sent_at", sa.BigInteger),
         sa.Column("sequence", sa.BigInteger),
-        sa.CheckConstraint(
-            "state IN ('pending', 'sent', 'parked', 'discarded')", name=op.f("ck_outbox_state_known")
-        ),
+        sa.CheckConstraint("state IN ('pending', 'sent', 'parked', 'discarded')", name=op.f("ck_outbox_state_known")),
         sa.CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name=op.f("ck_outbox_sent_has_time")),
         sa.CheckConstraint("(state = 'sent') = (sequence IS NOT NULL)", name=op.f("ck_outbox_sent_has_sequence")),
         sa.CheckConstraint("state <> 'parked' OR error IS NOT NULL", name=op.f("ck_outbox_parked_has_error")),
@@ -92,16 +90,17 @@ def _create_inference_calls() -> None:
         sa.Column("status", sa.Integer),
         sa.Column("error", sa.Text),
         sa.Column("latency_ms", sa.Integer),
-        sa.CheckConstraint(
-            "state IN ('due', 'done', 'parked')", name=op.f("ck_outbox_inference_call_state_known")
-        ),
+        sa.CheckConstraint("state IN ('due', 'done', 'parked')", name=op.f("ck_outbox_inference_call_state_known")),
         sa.CheckConstraint(
             "state <> 'parked' OR error IS NOT NULL", name=op.f("ck_outbox_inference_call_parked_has_error")
         ),
     )
     _partial_index("ix_outbox_inference_call_due", "outbox_inference_call", ["due_at"], "state = 'due'")
     _partial_index(
-        "ix_outbox_inference_call_order", "outbox_inference_call", ["interaction_id", "row_id"], "state = 'due'"
+        "ix_outbox_inference_call_order",
+        "outbox_inference_call",
+        ["interaction_id", "row_id"],
+        "state = 'due'",
     )
 
 

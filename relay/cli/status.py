@@ -80,4 +80,6 @@ def _seconds(value: float | None) -> str:
 
 def _escaped(value: str | None) -> str:
     """Data that reaches a terminal must not steer it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value or "").replace("[", "\\[")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value or "").replace(
+        "[", "\\["
+    )

@@ -58,7 +58,12 @@ class Stage:
             "RELAY_METRICS_PORT": "0",
             "LOG_FORMAT": "json",
         }
-        for name in ("CXONE_WEBHOOK_SECRET", "CXONE_WEBHOOK_SECRETS_FILE", "DATABASE_URL_FILE", "PROMETHEUS_MULTIPROC_DIR"):
+        for name in (
+            "CXONE_WEBHOOK_SECRET",
+            "CXONE_WEBHOOK_SECRETS_FILE",
+            "DATABASE_URL_FILE",
+            "PROMETHEUS_MULTIPROC_DIR",
+        ):
             self.environ.pop(name, None)
         self.environ.setdefault("SCHEMA_REGISTRY_URL", f"{self.standins.base}/registry")
         self.relay: subprocess.Popen[bytes] | None = None
@@ -98,7 +103,7 @@ class Stage:
         self.relay = self._spawn("relay", [sys.executable, "-m", *module])
 
     def kill_relay(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         if self.relay is not None:
             self.relay.kill()
             self.relay.wait()
@@ -126,7 +131,10 @@ class Stage:
 
     def _start_cluster(self) -> str:
         process = subprocess.Popen(
-            [sys.executable, "-m", "relay.demo.cluster"], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-m", "relay.demo.cluster"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         self._processes.append(process)
         address = process.stdout.readline().decode().strip() if process.stdout else ""

@@ -7,8 +7,8 @@ from importlib.resources import files
 
 import fastavro
 
-from tests.world import NewWorld, World
 from tests.support import new_row, new_rows
+from tests.world import NewWorld, World
 
 
 def test_every_row_is_in_the_topic_once_and_in_order(world: World) -> None:

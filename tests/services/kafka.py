@@ -139,7 +139,8 @@ class SecureKafka(Kafka):
         keystore = self._directory / "server.pem"
         authority.cert_pem.write_to_path(self.ca_location)
         server.private_key_and_cert_chain_pem.write_to_path(str(keystore))
-        login = f'org.apache.kafka.common.security.scram.ScramLoginModule required username="{ADMIN}" password="{PASSWORD}";'
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        login = f'{module} required username="{ADMIN}" password="{PASSWORD}";'
         return {
             "listeners": f"SASL_SSL://{self.bootstrap_servers},CONTROLLER://127.0.0.1:{controller}",
             "advertised.listeners": f"SASL_SSL://{self.bootstrap_servers}",
@@ -182,7 +183,9 @@ class SecureKafka(Kafka):
         for future in self.admin().alter_user_scram_credentials([change]).values():
             future.result(10)
 
-    def allow(self, user: str, kind: ResourceType, name: str, operations: Sequence[AclOperation], *, prefix: bool) -> None:
+    def allow(
+        self, user: str, kind: ResourceType, name: str, operations: Sequence[AclOperation], *, prefix: bool
+    ) -> None:
         """Grant rights on a resource, or on every resource whose name begins so."""
         pattern = ResourcePatternType.PREFIXED if prefix else ResourcePatternType.LITERAL
         rights = [

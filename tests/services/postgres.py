@@ -64,7 +64,18 @@ class Postgres:
                 os.chown(self._directory, user, -1)
                 _open_the_way(self._directory)
                 _open_the_way(binaries)
-            command = [str(binaries / "initdb"), "-D", str(data), "-U", "outbox", "-A", "trust", "-E", "UTF8", "--no-sync"]
+            command = [
+                str(binaries / "initdb"),
+                "-D",
+                str(data),
+                "-U",
+                "outbox",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-sync",
+            ]
             done = subprocess.run(
                 command,
                 capture_output=True,

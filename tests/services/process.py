@@ -101,7 +101,7 @@ class Process:
         self._process = None
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -17,10 +17,12 @@ def test_several_secrets_are_live_at_once() -> None:
     assert parse_secrets(f"old={LONG},new={LONG}==") == {"old": LONG.encode(), "new": f"{LONG}==".encode()}
 
 
-@pytest.mark.parametrize("value", ["short", f"a=short,b={LONG}", f"{LONG}==", f"{LONG},{LONG}", f"a={LONG},a={LONG}x", ""])
+@pytest.mark.parametrize(
+    "value", ["short", f"a=short,b={LONG}", f"{LONG}==", f"{LONG},{LONG}", f"a={LONG},a={LONG}x", ""]
+)
 def test_a_value_that_is_no_secret_is_refused_without_showing_it(value: str) -> None:
     """Too short, ambiguous or repeated: the message tells the cure, never the value."""
-    with pytest.raises(ValueError, match="takes|label=secret") as caught:
+    with pytest.raises(ValueError, match=r"takes|label=secret") as caught:
         parse_secrets(value)
     assert not value or value not in str(caught.value)
     assert LONG not in str(caught.value)

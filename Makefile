@@ -1,0 +1,61 @@
+# The one door: `make help` lists what there is. Everything installs itself into .venv at first use.
+PYTHON ?= python3
+BIN := .venv/bin
+TEST ?= tests
+KAFKA ?=
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help install tools demo up test lint format services bench lock clean
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: .venv/installed ## .venv with the package and its tools
+
+.venv/installed: requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+tools: install
+	@command -v mvn >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq maven; } || echo "Maven is missing, so tests that need Kafka or the registry will be named as not run: apt-get install maven, or brew install maven"
+
+demo: install ## see interactions travel from HTTP to Kafka (KAFKA=real: with a real broker)
+ifeq ($(KAFKA),real)
+	@$(MAKE) --no-print-directory tools
+	@$(BIN)/python -m tests.services --kafka -- $(BIN)/relay demo
+else
+	@$(BIN)/relay demo
+endif
+
+up: install ## the same, but stay up, with a curl line to try
+	@$(BIN)/relay demo --stay
+
+test: lint tools ## lint, types and every test, on real services (TEST=path for some)
+	$(BIN)/python -m pytest $(TEST)
+
+lint: install ## ruff, mypy, import rules
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-logo > .venv/imports.log || { cat .venv/imports.log; exit 1; }
+
+format: install ## put the code in its format
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
+services: tools ## real Kafka, registry and PostgreSQL on this machine, until Ctrl-C
+	@$(BIN)/python -m tests.services
+
+bench: tools ## what the numbers in the README come from
+	@$(BIN)/python -m bench
+
+lock: install ## pin the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group dev --constraint requirements.txt pyproject.toml --output-file requirements-dev.txt
+
+clean: ## remove what was installed and built here
+	rm -rf .venv .services build *.egg-info .mypy_cache .ruff_cache .pytest_cache
