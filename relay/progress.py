@@ -23,7 +23,7 @@ FORMAT = b"\x01"
 _SCHEMA = parse_schema(json.loads(files("relay").joinpath("schemas/progress.avsc").read_text()))
 FIRST_WINDOW_OFFSETS = 1_000
 WINDOW_GROWTH = 10
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 15.0
 REQUEST_SECONDS = 10.0
 
 

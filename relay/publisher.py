@@ -18,9 +18,9 @@ log = logging.getLogger("relay.librdkafka")
 
 SLICE_SECONDS = 1.0
 """Longest single call into the client, so that a stop is heard."""
-FENCE_PATIENCE_SECONDS = 30.0
-COMMIT_PATIENCE_SECONDS = 70.0
-"""Beyond ``transaction.timeout.ms``: then the broker has decided, and the progress record tells what."""
+PATIENCE_SECONDS = 15.0
+"""For fencing, for the records to arrive, and for the commit, each. Giving up early is safe, for the
+progress record tells what was committed; giving up late would leave an outage unsaid."""
 STOP_GRACE_SECONDS = 5.0
 """How long a transaction in hand may still take once the relay was asked to stop."""
 ABORT_SECONDS = 2.0
@@ -81,7 +81,7 @@ class Publisher:
             TransactionFailedError: the broker did not do it in time, or refuses it.
             StoppedError
         """
-        deadline = monotonic() + FENCE_PATIENCE_SECONDS
+        deadline = monotonic() + PATIENCE_SECONDS
         with translated("fence earlier producers (init_transactions)", self._memory):
             self._patiently(self._producer.init_transactions, deadline, stop_grace_seconds=0)
 
@@ -104,7 +104,7 @@ class Publisher:
                 )
                 self._flush()
                 asked = True
-                deadline = monotonic() + COMMIT_PATIENCE_SECONDS
+                deadline = monotonic() + PATIENCE_SECONDS
                 self._patiently(self._producer.commit_transaction, deadline, STOP_GRACE_SECONDS)
         except (TransactionFailedError, StoppedError):
             if not asked:
@@ -138,7 +138,7 @@ class Publisher:
 
     def _flush(self) -> None:
         """Wait until the broker has every record, so that refusals are known before the commit is asked for."""
-        deadline = monotonic() + COMMIT_PATIENCE_SECONDS
+        deadline = monotonic() + PATIENCE_SECONDS
         stop_by = None
         while self._producer.flush(SLICE_SECONDS):
             stop_by = stop_by or (monotonic() + STOP_GRACE_SECONDS if self._stopping() else None)

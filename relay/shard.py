@@ -243,7 +243,8 @@ class ShardWorker:
             self._suspects = {rows[0].ref: reason}
             self._narrow = None
         else:
-            self._narrow = (len(rows) // 2, rows[-1].id)
+            until = max(rows[-1].id, self._narrow[1] if self._narrow else 0)
+            self._narrow = (len(rows) // 2, until)
 
     def _park_suspects(self, lease: Lease) -> None:
         """Nothing is in flight here: park, under the shard's lock, the rows known to be at fault."""

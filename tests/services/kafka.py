@@ -180,7 +180,8 @@ class SecureKafka(Kafka):
         """Create a user who has no rights yet."""
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         change = UserScramCredentialUpsertion(user, info, password.encode())
-        for future in self.admin().alter_user_scram_credentials([change]).values():
+        admin = self.admin()
+        for future in admin.alter_user_scram_credentials([change]).values():
             future.result(10)
 
     def allow(
@@ -192,5 +193,6 @@ class SecureKafka(Kafka):
             AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
             for operation in operations
         ]
-        for future in self.admin().create_acls(rights).values():
+        admin = self.admin()
+        for future in admin.create_acls(rights).values():
             future.result(10)

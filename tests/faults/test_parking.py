@@ -1,0 +1,66 @@
+"""Rows that Kafka refuses: parked alone and in sight, their interaction waiting behind them, the rest sent."""
+
+import secrets
+
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.support import exactly_once, new_row, new_rows, wait_until
+from tests.world import NewWorld, World
+
+
+def make_topic(world: World, max_message_bytes: int) -> None:
+    """Create the topic with a limit that a long e-mail address breaks."""
+    topic = NewTopic(world.topic, 2, 1, config={"max.message.bytes": str(max_message_bytes)})
+    admin = AdminClient(world.client_config)
+    for future in admin.create_topics([topic]).values():
+        future.result(10)
+
+
+def culprit() -> dict[str, str]:
+    """An interaction whose record does not compress below the limit."""
+    return {"customer_email": secrets.token_hex(160), "agent_id": secrets.token_hex(128)}
+
+
+def test_only_the_row_that_the_broker_refuses_is_parked(world: World) -> None:
+    """One too-large record amid 1,000 good ones: it alone is parked, its interaction waits, the others are sent."""
+    make_topic(world, 500)
+    ids = world.record(new_rows(500))
+    (bad,) = world.record([new_row("i-3", **culprit())])
+    after = world.record(new_rows(500))
+    behind = {
+        row_id
+        for (row_id,) in world.query(f"SELECT id FROM outbox WHERE interaction_id = 'i-3' AND id > {bad}")
+    }
+    world.relay(RELAY_BATCH_SIZE="400")
+    wait_until(lambda: world.pending() == len(behind), "all but those behind the parked row are sent", 120)
+    ((parked, error),) = world.query("SELECT id, error FROM outbox WHERE state = 'parked'")
+    assert parked == bad
+    assert "MSG_SIZE_TOO_LARGE" in error
+    (status,) = world.store.status()
+    assert (status.parked, status.waiting) == (1, len(behind))
+    exactly_once(world.seen(), sorted(set(ids + after) - behind))
+
+
+def test_with_the_pass_policy_nothing_waits(world: World) -> None:
+    """OUTBOX_PARKED_POLICY=pass sends the rows behind a parked one."""
+    make_topic(world, 500)
+    (bad,) = world.record([new_row("i-1", **culprit())])
+    ids = world.record([new_row("i-1"), new_row("i-1")])
+    world.relay(OUTBOX_PARKED_POLICY="pass")
+    wait_until(lambda: not world.pending(), "the rows behind are sent")
+    assert world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(bad,)]
+    exactly_once(world.seen(), ids)
+
+
+def test_a_kill_on_the_way_to_parking_parks_the_same_row(new_world: NewWorld) -> None:
+    """A relay that dies before it parks leaves nothing behind: the next one finds the culprit again."""
+    world = new_world()
+    make_topic(world, 500)
+    ids = world.record(new_rows(20, interactions=20))
+    (bad,) = world.record([new_row("bad", **culprit())])
+    dying = world.relay(kill_at="settled", times=3)
+    dying.wait()
+    world.relay()
+    wait_until(lambda: not world.pending(), "the good rows are sent", 120)
+    assert world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(bad,)]
+    exactly_once(world.seen(), ids)
