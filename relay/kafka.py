@@ -55,7 +55,8 @@ class ErrorMemory:
 
     def __call__(self, error: KafkaError) -> None:
         """Remember an error; given to the client as its ``error_cb``."""
-        self.last = explain(error)
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self.last:  # noqa: SLF001 - follows the true reason
+            self.last = explain(error)
 
     def told(self, reason: str) -> str:
         """The reason, with what the client complained about before."""

@@ -1,5 +1,6 @@
 """The relay process: prepares what every shard needs, runs the shards in threads, and stops in time."""
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,7 +89,10 @@ class Supervisor:
         identity = self._insist("database", store.identity)
         memory = ErrorMemory()
         with translated("make an admin client", memory, MisconfiguredError):
-            admin = AdminClient({**kafka_client_config(settings), "error_cb": memory})  # type: ignore[dict-item]
+            admin = AdminClient(
+                {**kafka_client_config(settings), "error_cb": memory},  # type: ignore[dict-item]
+                logger=logging.getLogger("relay.librdkafka"),
+            )
         cluster_id = self._insist("kafka", lambda: prepare_topics(admin, settings, identity.shards, memory))
         bound = Identity(
             identity.outbox_id,

@@ -49,6 +49,7 @@ def prepare_topics(admin: AdminClient, settings: RelaySettings, shards: int, mem
 
 def _look(admin: AdminClient, topic: str, memory: ErrorMemory) -> tuple[str, int]:
     """The cluster's id, and the topic's number of partitions: 0 if it is missing."""
+    admin.poll(0)  # serves error_cb: why the last attempt failed
     with translated("tell about its topics", memory, UnavailableError):
         metadata = admin.list_topics(topic, timeout=REQUEST_SECONDS)
         found = metadata.topics[topic]

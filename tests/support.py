@@ -1,5 +1,6 @@
 """What many tests need: rows to record, waiting for a condition, reading a topic as consumers do."""
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from outbox.rows import NewRow
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = float(os.environ.get("TEST_DEADLINE_SECONDS", "60"))
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_SECONDS) -> Any:

@@ -14,7 +14,7 @@ from outbox.rows import Accepted, NewRow
 from outbox.store import Store
 from tests.relay_process import RelayProcess
 from tests.services import Given, Kafka, Registry
-from tests.support import Seen, exactly_once, read_topic, wait_until
+from tests.support import DEADLINE_SECONDS, Seen, exactly_once, read_topic, wait_until
 
 
 @dataclass
@@ -47,7 +47,7 @@ class World:
         """Rows not settled yet."""
         return sum(shard.pending for shard in self.store.status())
 
-    def wait_drained(self, seconds: float = 60) -> None:
+    def wait_drained(self, seconds: float = DEADLINE_SECONDS) -> None:
         """Wait until nothing is pending."""
         wait_until(lambda: not self.pending(), "the outbox is drained", seconds)
 

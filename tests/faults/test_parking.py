@@ -27,10 +27,7 @@ def test_only_the_row_that_the_broker_refuses_is_parked(world: World) -> None:
     ids = world.record(new_rows(500))
     (bad,) = world.record([new_row("i-3", **culprit())])
     after = world.record(new_rows(500))
-    behind = {
-        row_id
-        for (row_id,) in world.query(f"SELECT id FROM outbox WHERE interaction_id = 'i-3' AND id > {bad}")
-    }
+    behind = {row_id for (row_id,) in world.query(f"SELECT id FROM outbox WHERE interaction_id = 'i-3' AND id > {bad}")}
     world.relay(RELAY_BATCH_SIZE="400")
     wait_until(lambda: world.pending() == len(behind), "all but those behind the parked row are sent", 120)
     ((parked, error),) = world.query("SELECT id, error FROM outbox WHERE state = 'parked'")

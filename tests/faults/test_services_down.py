@@ -52,9 +52,7 @@ def test_the_broker_goes_away_and_comes_back(
     world.check_exactly_once(ids)
 
 
-def test_a_relay_starts_before_its_services(
-    new_sqlite: Callable[[], str], tmp_path: Path, worlds: list[World]
-) -> None:
+def test_a_relay_starts_before_its_services(new_sqlite: Callable[[], str], tmp_path: Path, worlds: list[World]) -> None:
     """Broker and registry are not there at start: it waits for one after the other, then sends."""
     kafka, registry = Kafka(tmp_path / "kafka"), Registry(tmp_path / "registry")
     world = one_world(new_sqlite(), kafka, registry, tmp_path, worlds)

@@ -21,6 +21,13 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
 from tests.services.java import cached, java, maven
 from tests.services.process import Process, ServiceError, free_port
 
@@ -138,7 +145,11 @@ class SecureKafka(Kafka):
         self.ca_location = str(self._directory / "ca.pem")
         keystore = self._directory / "server.pem"
         authority.cert_pem.write_to_path(self.ca_location)
-        server.private_key_and_cert_chain_pem.write_to_path(str(keystore))
+        # Java reads private keys as PKCS#8 only.
+        private = load_pem_private_key(server.private_key_pem.bytes(), None).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+        keystore.write_bytes(private + b"".join(part.bytes() for part in server.cert_chain_pems))
         module = "org.apache.kafka.common.security.scram.ScramLoginModule"
         login = f'{module} required username="{ADMIN}" password="{PASSWORD}";'
         return {

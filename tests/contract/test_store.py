@@ -1,0 +1,247 @@
+"""What both databases must do alike: each rule of the ledger that the protocol rests on."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
+
+from app.validation import InvalidInteractionError, parse
+from outbox.errors import LeaseLostError, OutboxMismatchError
+from outbox.leases import Leases
+from outbox.rows import Accepted, Identity, KeyReused, Lease, Ref, RowRefused, shard_of
+from outbox.states import TRANSITIONS, RowState
+from outbox.store import Store
+from relay.encoding import Encoder
+from tests.conftest import NewDatabase
+from tests.support import new_row, new_rows
+
+
+@pytest.fixture
+def lease(engine: Engine) -> Lease:
+    """The shard, taken."""
+    taken = Leases(engine, "owner-1", 10).take(0)
+    assert taken is not None
+    return taken
+
+
+def states(engine: Engine) -> list[str]:
+    """State of each row, by id."""
+    with engine.connect() as connection:
+        return [row.state for row in connection.exec_driver_sql("SELECT state FROM outbox ORDER BY id")]
+
+
+def record(store: Store, count: int = 1, interaction: str = "i-1") -> list[Ref]:
+    """Record rows; their refs as the relay sees them."""
+    outcomes = store.record([new_row(interaction) for _ in range(count)])
+    return [Ref(o.outbox_id, 0) for o in outcomes if isinstance(o, Accepted)]
+
+
+def test_each_row_of_a_batch_keeps_its_own_outcome(store: Store) -> None:
+    """New, repeated within the batch, repeated later, reused with another body, and refused by the database."""
+    first, bad = new_row(key="key:a"), new_row(key="key:bad", timestamp_ms=-1)
+    outcomes = store.record([first, first, bad, new_row(key="key:b")])
+    accepted = outcomes[0]
+    assert isinstance(accepted, Accepted)
+    assert not accepted.duplicate
+    assert outcomes[1] == Accepted(accepted.outbox_id, "i-1", duplicate=True)
+    assert isinstance(outcomes[2], RowRefused)
+    assert isinstance(outcomes[3], Accepted)
+    assert store.record([first, new_row(key="key:a", payload=b"{}")]) == [outcomes[1], KeyReused()]
+
+
+def test_rows_are_selected_in_the_order_of_a_batch(store: Store, lease: Lease) -> None:
+    """Ids follow the order in which rows were given."""
+    store.record([new_row("i-1", timestamp_ms=number) for number in range(200)])
+    assert [row.timestamp_ms for row in store.pending(lease, 1000)] == list(range(200))
+
+
+def test_a_row_waits_behind_a_parked_row_of_its_interaction_only(store: Store, lease: Lease) -> None:
+    """Waiting is derived: later rows of the interaction, none before, none of others; not at all with pass."""
+    store.record([new_row(name) for name in ("a", "b", "a", "b", "a")])
+    rows = store.pending(lease, 10)
+    assert store.park(lease, {rows[2].ref: "refused"}) == 1
+    assert [row.id for row in store.pending(lease, 10)] == [rows[0].id, rows[1].id, rows[3].id]
+    assert len(store.pending(lease, 10, waiting=False)) == 4
+    (status,) = store.status()
+    assert (status.pending, status.waiting, status.parked) == (4, 1, 1)
+
+
+def test_a_mark_names_id_and_tag(store: Store, engine: Engine, lease: Lease) -> None:
+    """A row that took over the id of another (a restored database) is not marked."""
+    record(store, 2)
+    first, second = store.pending(lease, 10)
+    store.mark_sent(0, 1, [first.ref, Ref(second.id, second.tag + 1)], inference=False)
+    assert states(engine) == ["sent", "pending"]
+
+
+def test_a_sequence_is_settled_only_from_the_one_before(store: Store, lease: Lease) -> None:
+    """Neither a repeated nor a skipped sequence moves what is settled."""
+    assert store.mark_sent(0, 1, [], inference=False) == 1
+    assert store.mark_sent(0, 3, [], inference=False) == 1
+    assert store.mark_sent(0, 1, [], inference=False) == 1
+    assert store.mark_sent(0, 2, [], inference=False) == 2
+    with pytest.raises(LeaseLostError, match="settled"):
+        store.pending(lease, 10)
+
+
+def test_what_a_progress_record_proves_is_marked_in_every_unsent_state(
+    store: Store, engine: Engine, lease: Lease
+) -> None:
+    """A row may stand as parked that is in Kafka; a record at or below the settled one marks as well."""
+    record(store, 3)
+    rows = store.pending(lease, 10)
+    store.park(lease, {rows[0].ref: "refused"})
+    assert store.settle_record(lease, 1, [row.ref for row in rows[:2]], inference=True) == (2, 1)
+    assert states(engine) == ["sent", "sent", "pending"]
+    assert store.settle_record(lease, 1, [rows[2].ref], inference=True) == (1, 1)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM outbox_inference_call").scalar_one() == 3
+
+
+def test_a_record_further_ahead_marks_nothing(store: Store, engine: Engine, lease: Lease) -> None:
+    """The database went back in time: nothing is settled, the caller is told."""
+    record(store)
+    (row,) = store.pending(lease, 10)
+    assert store.settle_record(lease, 2, [row.ref], inference=False) == (0, 0)
+    assert states(engine) == ["pending"]
+
+
+def test_who_lost_the_lease_neither_selects_settles_nor_parks(store: Store, engine: Engine, lease: Lease) -> None:
+    """Each names its lease, also when there is nothing to mark; the ordinary mark alone goes through."""
+    record(store)
+    (row,) = store.pending(lease, 10)
+    newer = Leases(engine, "owner-1", 10).take(0)
+    assert newer is not None
+    assert newer.epoch == lease.epoch + 1
+    with pytest.raises(LeaseLostError):
+        store.pending(lease, 10)
+    with pytest.raises(LeaseLostError):
+        store.settle_record(lease, 0, [], inference=False)
+    with pytest.raises(LeaseLostError):
+        store.park(lease, {row.ref: "refused"})
+    assert store.mark_sent(0, 1, [row.ref], inference=False) == 1
+    assert states(engine) == ["sent"]
+
+
+def test_a_parked_row_names_id_and_tag(store: Store, engine: Engine, lease: Lease) -> None:
+    """Another row under the same id is not parked."""
+    record(store)
+    (row,) = store.pending(lease, 10)
+    assert store.park(lease, {Ref(row.id, row.tag + 1): "refused"}) == 0
+    assert states(engine) == ["pending"]
+
+
+def test_a_lease_is_exclusive_until_it_runs_out_or_its_owner_is_known_dead(engine: Engine) -> None:
+    """Another owner gets it after release, after expiry, or when the owner is named dead; renewing needs the epoch."""
+    first, second = Leases(engine, "first", 600), Leases(engine, "second", 600)
+    held = first.take(0)
+    assert held is not None
+    assert second.take(0) is None
+    taken = second.take(0, dead_owner="first")
+    assert taken is not None
+    with pytest.raises(LeaseLostError):
+        first.renew(held, 1.0)
+    second.renew(taken, 1.0)
+    first.release(held)
+    assert first.take(0) is None
+    second.release(taken)
+    assert first.take(0) is not None
+    expired = Leases(engine, "first", 0).take(0)
+    assert expired is not None
+    assert second.take(0) is not None
+
+
+def test_an_outbox_insists_on_what_it_was_used_with(store: Store) -> None:
+    """The first use is noted; another topic, prefix or cluster is refused by name."""
+    known = store.identity()
+    used = Identity(known.outbox_id, known.shards, "t", "p", "x-", "cluster")
+    store.bind_identity(used)
+    store.bind_identity(used)
+    with pytest.raises(OutboxMismatchError, match="cluster id was 'cluster', is 'other'"):
+        store.bind_identity(Identity(known.outbox_id, known.shards, "t", "p", "x-", "other"))
+
+
+def test_the_shard_is_computed_by_the_insert(new_database: NewDatabase) -> None:
+    """crc32 of the interaction id modulo the number of shards that the database holds."""
+    from outbox.engine import create_outbox_engine
+
+    engine = create_outbox_engine(new_database(5))
+    Store(engine).record(new_rows(50, interactions=50))
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT interaction_id, shard FROM outbox").all()
+    assert all(shard == shard_of(interaction, 5) for interaction, shard in found)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'sent'",
+        "state = 'sent', sent_at = 1",
+        "sent_at = 1",
+        "state = 'parked'",
+        "state = 'waiting'",
+        "tag = NULL",
+    ],
+)
+def test_impossible_states_are_impossible(store: Store, engine: Engine, change: str) -> None:
+    """The schema refuses what the code must never write."""
+    record(store)
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE outbox SET {change}")
+
+
+def test_every_state_is_reachable_and_sent_is_final() -> None:
+    """The transitions are the documented ones."""
+    assert set(TRANSITIONS) == set(RowState)
+    assert not TRANSITIONS[RowState.SENT]
+    assert {state for followers in TRANSITIONS.values() for state in followers} == set(RowState)
+
+
+_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+_bodies = st.fixed_dictionaries(
+    {"id": _text | st.integers(-(2**63), 2**63 - 1), "channel": _text},
+    optional={
+        "timestamp": st.integers(0, 2**63 - 1),
+        "customer": st.fixed_dictionaries({"email": st.none() | _text}),
+        "agent": st.fixed_dictionaries({"id": st.none() | _text | st.integers(-(2**63), 2**63 - 1)}),
+    },
+)
+
+
+@given(st.lists(_bodies, min_size=1, max_size=5), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_validation_accepts_is_stored_returned_and_encoded_unchanged(
+    store: Store, engine: Engine, bodies: list[dict[str, object]], escaped: bool
+) -> None:
+    """Whatever passes the door, both databases keep and the schema encodes."""
+    import json
+    import time
+
+    rows = []
+    for number, document in enumerate(bodies):
+        raw = json.dumps(document, ensure_ascii=escaped).encode()
+        try:
+            taken = parse(raw)
+        except InvalidInteractionError as error:  # the strategy makes valid bodies only
+            raise AssertionError(error.problems) from None
+        changes = {"customer_email": taken.customer_email, "agent_id": taken.agent_id, "payload": raw}
+        key = f"key:{time.monotonic_ns()}-{number}"
+        rows.append(
+            new_row(
+                taken.interaction_id, key=key, channel=taken.channel, timestamp_ms=taken.timestamp_ms or 0, **changes
+            )
+        )
+    outcomes = store.record(rows)
+    taken_lease = Leases(engine, "owner", 600).take(0)
+    assert taken_lease is not None
+    pending = store.pending(taken_lease, 10)
+    assert [outcome.outbox_id for outcome in outcomes if isinstance(outcome, Accepted)] == [row.id for row in pending]
+    for row, found in zip(rows, pending, strict=True):
+        assert (row.interaction_id, row.channel, row.timestamp_ms, row.customer_email, row.agent_id) == found[2:7]
+    assert len(Encoder(1).records(pending)) == len(rows)
+    with engine.connect() as connection:
+        payloads = connection.exec_driver_sql("SELECT payload FROM outbox WHERE state = 'pending' ORDER BY id")
+        assert [bytes(payload) for (payload,) in payloads] == [row.payload for row in rows]
+    store.mark_sent(0, taken_lease.settled + 1, [row.ref for row in pending], inference=False)

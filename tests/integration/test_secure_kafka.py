@@ -1,0 +1,91 @@
+"""A broker with SASL_SSL, SCRAM-SHA-512 and ACLs: the documented rights are enough, and each is needed."""
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
+
+from tests.services import Registry, SecureKafka
+from tests.support import new_rows
+from tests.world import World, settings_for
+
+WRITE, READ, DESCRIBE, CREATE = AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE, AclOperation.CREATE
+PASSWORD = "relay-password-canary"
+
+
+def secure_world(
+    kafka: SecureKafka, registry: Registry, url: str, folder: Path, worlds: list[World], *, create_topics: bool
+) -> tuple[World, str]:
+    """A world whose relay logs in as a user without rights yet; the user's name."""
+    user = f"relay-{uuid.uuid4().hex[:6]}"
+    kafka.add_user(user, PASSWORD)
+    settings = settings_for(kafka, registry, url) | {
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA_SASL_USERNAME": user,
+        "KAFKA_SASL_PASSWORD": PASSWORD,
+        "KAFKA_SSL_CA_LOCATION": kafka.ca_location,
+    }
+    if create_topics:
+        admin = AdminClient(kafka.client_config)
+        topics = [
+            NewTopic(settings["KAFKA_TOPIC"], 4, 1),
+            NewTopic(settings["KAFKA_PROGRESS_TOPIC"], 1, 1, config={"cleanup.policy": "compact"}),
+        ]
+        for future in admin.create_topics(topics).values():
+            future.result(10)
+    worlds.append(World(url, settings, kafka.client_config, folder))
+    return worlds[-1], user
+
+
+def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
+    secure_kafka: SecureKafka,
+    registry: Registry,
+    new_sqlite: Callable[[], str],
+    tmp_path: Path,
+    worlds: list[World],
+) -> None:
+    """Rights are granted one after the other under a waiting relay; with the last one everything is sent."""
+    world, user = secure_world(secure_kafka, registry, new_sqlite(), tmp_path, worlds, create_topics=True)
+    topic, progress = world.environ["KAFKA_TOPIC"], world.environ["KAFKA_PROGRESS_TOPIC"]
+    ids = world.record(new_rows(100))
+    relay = world.relay()
+    relay.wait_degraded("kafka", "grant Write and Describe on the topic")
+    secure_kafka.allow(user, ResourceType.TOPIC, topic, [WRITE, DESCRIBE], prefix=False)
+    secure_kafka.allow(user, ResourceType.TOPIC, progress, [READ, WRITE, DESCRIBE], prefix=False)
+    relay.wait_degraded("shard 0", "grant Write and Describe on TransactionalId")
+    prefix = world.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
+    secure_kafka.allow(user, ResourceType.TRANSACTIONAL_ID, prefix, [WRITE, DESCRIBE], prefix=True)
+    world.wait_drained()
+    world.check_exactly_once(ids)
+    assert PASSWORD not in relay.log.read_text()
+
+
+def test_a_relay_that_may_not_create_its_topics_names_the_command(
+    secure_kafka: SecureKafka,
+    registry: Registry,
+    new_sqlite: Callable[[], str],
+    tmp_path: Path,
+    worlds: list[World],
+) -> None:
+    """Missing topics and no right to create them: exit 1, with the command that creates them."""
+    world, user = secure_world(secure_kafka, registry, new_sqlite(), tmp_path, worlds, create_topics=False)
+    topic = world.environ["KAFKA_TOPIC"]
+    secure_kafka.allow(user, ResourceType.TOPIC, topic, [WRITE, DESCRIBE], prefix=True)
+    relay = world.relay()
+    assert relay.wait() == 1
+    assert f"--create --topic {topic}" in relay.log.read_text()
+
+
+def test_a_wrong_password_is_named_and_never_shown(
+    secure_kafka: SecureKafka,
+    registry: Registry,
+    new_sqlite: Callable[[], str],
+    tmp_path: Path,
+    worlds: list[World],
+) -> None:
+    """A login that the broker refuses is waited out, with the variables to check."""
+    world, _ = secure_world(secure_kafka, registry, new_sqlite(), tmp_path, worlds, create_topics=True)
+    relay = world.relay(KAFKA_SASL_PASSWORD="wrong-canary")
+    relay.wait_degraded("kafka", "KAFKA_SASL_PASSWORD")
+    assert "wrong-canary" not in relay.log.read_text() + relay.get("/readyz")

@@ -1,0 +1,59 @@
+"""The migrations and the tables of the code are the same thing."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine
+
+from outbox.engine import create_outbox_engine
+from outbox.schema import metadata
+from tests.conftest import ROOT, migrate
+from tests.services import Given, Postgres
+
+
+def test_head_equals_the_metadata(engine: Engine) -> None:
+    """What the migrations build is what the code declares: tables, columns, indexes."""
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_head_has_the_same_checks_as_the_metadata(engine: Engine) -> None:
+    """Alembic does not compare CHECK constraints, so this does: by name, on a database built from the code."""
+    from sqlalchemy import inspect
+
+    declared = {
+        (table.name, constraint.name)
+        for table in metadata.tables.values()
+        for constraint in table.constraints
+        if constraint.__visit_name__ in ("check_constraint", "table_or_column_check_constraint")
+    }
+    found = {(name, check["name"]) for name in metadata.tables for check in inspect(engine).get_check_constraints(name)}
+    assert declared
+    assert found == {(table, str(name)) for table, name in declared}
+
+
+def test_releases_that_start_together_migrate_once(postgres: Postgres | Given) -> None:
+    """Two release phases at the same moment: one migrates, the other finds it done."""
+    import uuid
+
+    url = postgres.create_database(f"twice_{uuid.uuid4().hex[:8]}")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: migrate(url, 3), range(2)))
+    engine = create_outbox_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM outbox_shard").scalar_one() == 3
+    engine.dispose()
+
+
+@pytest.mark.parametrize("shards", ["0", "100", "many"])
+def test_a_wrong_number_of_shards_stops_the_release(shards: str, tmp_path: object) -> None:
+    """RELAY_SHARDS is checked before anything is built."""
+    environ = {"DATABASE_URL": f"sqlite:///{tmp_path}/x.db", "RELAY_SHARDS": shards, "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert f"RELAY_SHARDS='{shards}'" in done.stderr
