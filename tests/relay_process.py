@@ -81,6 +81,13 @@ class RelayProcess:
         except OSError:
             return ""
 
+    def get_commits(self) -> float:
+        """Kafka transactions that this process has committed, from its metrics."""
+        for line in self.get("/metrics").splitlines():
+            if line.startswith("cxone_kafka_transaction_commits_total "):
+                return float(line.split()[-1])
+        return 0.0
+
     def degraded(self) -> dict[str, str]:
         """Subject to reason, from ``/readyz``."""
         body = self.get("/readyz")

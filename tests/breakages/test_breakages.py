@@ -126,7 +126,8 @@ BREAKAGES = [
         "the same rows again on the same producer after an abort",
         "relay/publisher.py",
         "            if not asked:\n                self._abort()",
-        "            if not asked:\n                self._abort()\n                return self.publish(records, progress)",
+        "            if not asked:\n                self._abort()\n                self.publish(records, progress)\n"
+        "                return",
         "tests/faults/test_parking.py::test_with_the_pass_policy_nothing_waits[sqlite]",
     ),
     Breakage(
@@ -140,7 +141,7 @@ BREAKAGES = [
         "one bad row fails its neighbours",
         "outbox/store.py",
         "if len(rows) == 1:\n                return [RowRefused(type(error.orig).__name__)]",
-        "if rows:\n                return [RowRefused(type(error.orig).__name__)] * len(rows)",
+        "return [RowRefused(type(error.orig).__name__)] * len(rows)",
         f"{STORE}::test_each_row_of_a_batch_keeps_its_own_outcome[sqlite]",
     ),
     Breakage(

@@ -213,7 +213,10 @@ _bodies = st.fixed_dictionaries(
 @given(st.lists(_bodies, min_size=1, max_size=5), st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_validation_accepts_is_stored_returned_and_encoded_unchanged(
-    store: Store, engine: Engine, bodies: list[dict[str, object]], escaped: bool
+    store: Store,
+    engine: Engine,
+    bodies: list[dict[str, object]],
+    escaped: bool,  # noqa: FBT001 - hypothesis draws it
 ) -> None:
     """Whatever passes the door, both databases keep and the schema encodes."""
     import json

@@ -4,7 +4,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from tests.services import Given, Kafka, Postgres, Registry
@@ -99,7 +98,7 @@ def test_a_login_that_the_registry_refuses_is_named(
 def test_postgresql_goes_away_and_comes_back(
     own_postgres: Postgres, kafka: Kafka, registry: Registry, tmp_path: Path, worlds: list[World]
 ) -> None:
-    """kill -9 of the database under a relay, and its return: everything arrives once."""
+    """The database is killed (-9) under a relay, and its return: everything arrives once."""
     from tests.conftest import migrate
 
     url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
@@ -108,9 +107,8 @@ def test_postgresql_goes_away_and_comes_back(
     ids = world.record(new_rows(400))
     relay = world.relay(RELAY_BATCH_SIZE="50")
     own_postgres.process.kill()
-    wait_until(lambda: relay.degraded(), "it says that the database is away")
+    wait_until(relay.degraded, "it says that the database is away")
     own_postgres.process.start()
-    wait_until(lambda: psycopg.connect(own_postgres.url).close() is None, "the database answers")
     world.engine.dispose()
     ids += world.record(new_rows(100))
     world.wait_drained(120)

@@ -20,7 +20,6 @@ from confluent_kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
-
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,

@@ -1,0 +1,114 @@
+"""kill -9 at random moments under load: every 202 is in the topic exactly once."""
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests.support import wait_until
+from tests.web_process import WebProcess
+from tests.world import NewWorld, World
+
+
+class Load:
+    """Senders that post until told to stop, and repeat what was not answered with 202, as CXone does."""
+
+    def __init__(self, web: Callable[[], WebProcess], senders: int = 6) -> None:
+        self._web, self._stop = web, threading.Event()
+        self.accepted: list[int] = []
+        self._threads = [threading.Thread(target=self._send, args=(number,)) for number in range(senders)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self, sender: int) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            body = {"id": f"sender-{sender}", "channel": "voice", "turn": number}
+            while not self._stop.is_set():
+                try:
+                    answer = self._web().post(body)
+                except requests.RequestException:
+                    continue
+                if answer.status_code == 202:
+                    self.accepted.append(answer.json()["outboxId"])
+                    break
+
+    def stop(self) -> list[int]:
+        """Ids of all that was answered with 202."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        return self.accepted
+
+
+def check_accepted(world: World, accepted: list[int]) -> None:
+    """Every 202 is in the topic; so is what was committed and could not be answered any more; each once."""
+    world.wait_drained(120)
+    committed = [row_id for (row_id,) in world.query("SELECT id FROM outbox ORDER BY id")]
+    assert set(accepted) <= set(committed)
+    world.check_exactly_once(committed)
+
+
+def test_the_web_process_is_killed_under_load(new_world: NewWorld, tmp_path: Path) -> None:
+    """Master and worker killed (-9) three times while senders post: no 202 is lost, none is doubled."""
+    world = new_world()
+    world.relay()
+    current = [WebProcess({"DATABASE_URL": world.url}, tmp_path / "web-0.log")]
+    load = Load(lambda: current[0])
+    for number in range(1, 4):
+        wait_until(lambda: len(load.accepted) > 100 * number, "the load flows")  # noqa: B023 - called at once
+        for process in [psutil.Process(current[0].process.pid), *psutil.Process(current[0].process.pid).children()]:
+            process.kill()
+        current[0].process.wait()
+        current[0] = WebProcess({"DATABASE_URL": world.url}, tmp_path / f"web-{number}.log")
+    wait_until(lambda: len(load.accepted) > 500, "the load flows on")
+    accepted = load.stop()
+    current[0].stop()
+    check_accepted(world, accepted)
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_relays_are_killed_at_random_under_load(new_world: NewWorld, tmp_path: Path, seed: int) -> None:
+    """Ten relays die (-9) one after the other at random moments, with two shards, under load."""
+    world = new_world(shards=2, RELAY_BATCH_SIZE="20")
+    web = WebProcess({"DATABASE_URL": world.url}, tmp_path / "web.log")
+    load = Load(lambda: web)
+    moments = random.Random(seed)
+    pause = threading.Event()
+    for _ in range(10):
+        relay = world.relay()
+        wait_until(relay.get_commits, "the relay commits")
+        pause.wait(moments.uniform(0, 0.5))
+        relay.kill()
+    accepted = load.stop()
+    web.stop()
+    world.relay()
+    check_accepted(world, accepted)
+
+
+def test_two_relays_forced_on_one_shard_stay_exact(new_world: NewWorld, tmp_path: Path) -> None:
+    """An owner is frozen past its lease, another takes over, the first wakes up: fencing keeps sending exact."""
+    import signal
+
+    world = new_world(RELAY_LEASE_SECONDS="3", RELAY_BATCH_SIZE="20")
+    web = WebProcess({"DATABASE_URL": world.url}, tmp_path / "web.log")
+    load = Load(lambda: web)
+    first = world.relay()
+    wait_until(first.get_commits, "the first relay commits")
+    second = world.relay()
+    for frozen, other in ((first, second), (second, first)):
+        wait_until(frozen.get_commits, "the owner commits")
+        before = other.get_commits()
+        frozen.signal(signal.SIGSTOP)
+        wait_until(lambda: other.get_commits() > before, "the other takes over")  # noqa: B023 - called at once
+        frozen.signal(signal.SIGCONT)
+    accepted = load.stop()
+    web.stop()
+    check_accepted(world, accepted)
+    assert first.running()
+    assert second.running()
