@@ -93,7 +93,8 @@ class Kafka:
             self._directory.mkdir(parents=True, exist_ok=True)
             properties.write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()))
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            command = [runtime, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", cluster]
+            command = [runtime, "-cp", classpath, "kafka.tools.StorageTool", "format"]
+            command.append(f"--cluster-id={cluster}")  # in one word: an id may begin with a dash
             done = subprocess.run(
                 [*command, "-c", str(properties), *self._format_options()],
                 capture_output=True,
