@@ -5,9 +5,12 @@ Statements are composed of constants only, values are always bound.
 """
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
+
+from outbox.rows import Ref
 
 _NOW = {
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
@@ -38,6 +41,13 @@ def statement(postgresql: str, sqlite: str | None = None) -> Statement:
 def bind_list(connection: Connection, values: list[int] | list[str]) -> list[int] | list[str] | str:
     """A list as the database's driver takes it."""
     return values if connection.dialect.name == "postgresql" else json.dumps(values)
+
+
+def bind_refs(connection: Connection, refs: Sequence[Ref]) -> dict[str, object]:
+    """Parameters that name rows by id and tag: two arrays on PostgreSQL, one JSON text of pairs on SQLite."""
+    if connection.dialect.name == "postgresql":
+        return {"ids": [ref.id for ref in refs], "tags": [ref.tag for ref in refs]}
+    return {"refs": json.dumps(refs)}
 
 
 # Recording -----------------------------------------------------------------------------------------
@@ -127,8 +137,7 @@ MARK_SENT = statement(
     """,
     sqlite=f"""
     UPDATE outbox SET {_SENT}
-    FROM (SELECT i.value AS id, t.value AS tag
-          FROM json_each(:ids) AS i JOIN json_each(:tags) AS t ON t.key = i.key) AS r
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS tag FROM json_each(:refs)) AS r
     WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.{_UNSENT}
     """,
 )

@@ -259,11 +259,7 @@ def _mark(connection: Connection, shard: int, sequence: int, refs: Sequence[Ref]
     if not refs:
         return 0
     ids = [ref.id for ref in refs]
-    parameters = {
-        "sequence": sequence,
-        "ids": sql.bind_list(connection, ids),
-        "tags": sql.bind_list(connection, [ref.tag for ref in refs]),
-    }
+    parameters = {"sequence": sequence, **sql.bind_refs(connection, refs)}
     marked = connection.execute(sql.MARK_SENT.on(connection), parameters).rowcount
     if inference and marked:
         span = {"shard": shard, "sequence": sequence, "first_id": min(ids), "last_id": max(ids)}
