@@ -18,7 +18,7 @@ from app.limits import BacklogLimit, RateLimit
 from app.problems import problem
 from app.recorder import Recorder
 from app.settings import WebSettings
-from config.logging import configure_logging
+from config.logging import configure_logging, frames
 from config.settings import load, unknown_names
 from outbox.engine import create_outbox_engine
 from outbox.store import Store
@@ -37,14 +37,15 @@ def create_app(settings: WebSettings) -> Flask:
     """
     url = settings.database_url.get_secret_value()
     store = Store(create_outbox_engine(url))
-    app = Flask("app")
+    app = Flask("app", static_folder=None)
+    app.url_map.merge_slashes = False  # a POST must not be redirected
     app.config["METRICS_TOKEN"] = settings.metrics_token.get_secret_value() if settings.metrics_token else None
     rate, backlog = settings.webhook_rate_limit, settings.webhook_backlog_limit
     app.extensions["door"] = Door(
         secrets=settings.secrets(),
         recorder=Recorder(store),
         max_bytes=settings.webhook_max_bytes,
-        rate_limit=RateLimit(rate / settings.web_concurrency) if rate else None,
+        rate_limit=RateLimit(rate / settings.processes) if rate else None,
         backlog_limit=BacklogLimit(store, backlog) if backlog else None,
     )
     parsed = make_url(url)
@@ -78,7 +79,8 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("a request failed unexpectedly: %s", type(error).__name__, action="unexpected", exc_info=error)
+    # Neither its message nor the request is logged: both may hold personal data.
+    log.error("a request failed unexpectedly: %s", type(error).__name__, action="unexpected", trace=frames(error))
     return problem(500, "Something unexpected went wrong here; it is in the log", close=True)
 
 
@@ -91,7 +93,7 @@ class _CloseOnDemand:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             response = getattr(start_response, "__self__", None)
-            if ("Connection", "close") in headers and response is not None and hasattr(response, "force_close"):
+            if ("Connection", "close") in headers and response is not None:
                 response.force_close()
             return start_response(status, headers, *exc_info)
 

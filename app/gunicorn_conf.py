@@ -1,37 +1,73 @@
 """gunicorn's settings: ``gunicorn -c python:app.gunicorn_conf "app.factory:create_app_from_environ()"``.
 
 Threads wait for the group commit together, so the number of threads bounds how many requests share
-one fsync; processes use the cores. ``WEB_CONCURRENCY`` and ``WEB_THREADS`` change them.
+one fsync; processes use the cores. ``WEB_CONCURRENCY`` (1 on SQLite, 2 on PostgreSQL) and
+``WEB_THREADS`` (16) change them.
 """
 
 import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from app.settings import WebSettings
+from config.logging import configure_logging
 from config.settings import SettingsError, load
+from outbox.engine import create_outbox_engine
+from outbox.errors import OutboxError
 
-try:
-    _settings = load(WebSettings, os.environ)
-except SettingsError as error:  # before a process is forked: one clear message, not one a worker
-    sys.stderr.write(f"{error}\n")
-    sys.exit(1)
 
-bind = f"{os.environ.get('WEB_HOST', '0.0.0.0')}:{os.environ.get('PORT', '8000')}"  # noqa: S104 - a public service
-worker_class = "gthread"
-workers = _settings.web_concurrency
-threads = int(os.environ.get("WEB_THREADS", "16"))
+def _settings() -> WebSettings:
+    """Settings and the choice of database are checked once, before a process is forked."""
+    try:
+        settings = load(WebSettings, os.environ)
+        configure_logging(settings)
+        create_outbox_engine(settings.database_url.get_secret_value()).dispose()
+    except (SettingsError, OutboxError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+    return settings
+
+
+def _metrics_folder() -> tuple[Path, bool]:
+    """Where the processes' metrics are added up, and whether it is ours to remove."""
+    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not given:
+        return Path(tempfile.mkdtemp(prefix="outbox-metrics-")), True
+    folder = Path(given)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("*.db"):  # of an earlier run: it would be counted again
+        left.unlink()
+    return folder, False
+
+
+_web = _settings()
+_folder, _folder_is_ours = _metrics_folder()
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_folder)  # before prometheus-client is imported
+
+bind = f"{_web.web_host}:{_web.port}"
+worker_class = "app.worker.Worker"
+logger_class = "app.worker.RoutedLogger"
+loglevel = _web.log_level.lower()
+workers = _web.processes
+threads = _web.web_threads
 graceful_timeout = 25
 """SIGTERM: requests in hand are finished and answered within this time, in seconds."""
 timeout = 60
 keepalive = 15
 limit_request_fields = 100
+forwarder_headers = ""
+"""No header of a proxy may change what path a request has."""
 control_socket_disable = True
 
-# Where the processes' metrics are added up; it must be named before prometheus-client is imported.
-_metrics_folder = os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="outbox-metrics-"))
+
+def pre_request(_worker: Any, request: Any) -> None:
+    """Make a key that was given twice unusable: joined with a comma, it would look like another key."""
+    keys = [number for number, (name, _) in enumerate(request.headers) if name == "IDEMPOTENCY-KEY"]
+    if len(keys) > 1:
+        request.headers[keys[0]] = ("IDEMPOTENCY-KEY", "given twice")
 
 
 def child_exit(_server: Any, worker: Any) -> None:
@@ -43,4 +79,5 @@ def child_exit(_server: Any, worker: Any) -> None:
 
 def on_exit(_server: Any) -> None:
     """The service ends: its metric files go with it."""
-    shutil.rmtree(_metrics_folder, ignore_errors=True)
+    if _folder_is_ours:
+        shutil.rmtree(_folder, ignore_errors=True)

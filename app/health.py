@@ -5,12 +5,14 @@ import threading
 from pathlib import Path
 from time import monotonic
 
+import structlog
 from flask import Blueprint, Response, current_app, jsonify
 
 from app.problems import problem
-from outbox.errors import OutboxError
+from outbox.errors import OutboxError, SchemaOutdatedError, UnsafeDatabaseError
 from outbox.store import Store
 
+log = structlog.get_logger(__name__)
 blueprint = Blueprint("health", __name__)
 
 GOOD_FOR_SECONDS = 1.0
@@ -35,15 +37,25 @@ class Readiness:
         """Why no interaction can be taken now; None if one can."""
         with self._lock:
             if monotonic() >= self._good_until:
-                self._reason = self._look()
+                self._note(self._look())
                 self._good_until = monotonic() + GOOD_FOR_SECONDS
             return self._reason
+
+    def _note(self, reason: str | None) -> None:
+        if reason != self._reason:
+            log.warning("readiness has changed: %s", reason or "interactions can be stored", action="readiness")
+        self._reason = reason
 
     def _look(self) -> str | None:
         try:
             self._store.check_writable()
-        except OutboxError as error:
-            return f"{type(error).__name__.removesuffix('Error')}: see the log"
+        except SchemaOutdatedError:
+            return "the database schema is older than this code needs: alembic upgrade head"
+        except UnsafeDatabaseError as error:
+            log.error("the database is not safe to use: %s", error, action="unsafe")  # noqa: TRY400 - no trace
+            return "the database is not safe to use, the log says why"
+        except OutboxError:
+            return "the database takes no write"
         if self._database_file and shutil.disk_usage(self._database_file.resolve().parent).free < MIN_FREE_BYTES:
             return "the disk of the database is full"
         return None

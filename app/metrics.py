@@ -38,7 +38,9 @@ def metrics() -> Response:
     if token is not None:
         shown = request.headers.get("Authorization", "").encode("latin-1", "replace")
         if not hmac.compare_digest(shown, b"Bearer " + token.encode()):
-            return problem(401, "The metrics are behind METRICS_TOKEN: send it as a bearer token")
+            refusal = problem(401, "The metrics are behind METRICS_TOKEN: send it as a bearer token")
+            refusal.headers["WWW-Authenticate"] = "Bearer"
+            return refusal
     registry = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()

@@ -9,6 +9,8 @@ from flask import Response
 
 from app.validation import Problem
 
+CONTENT_TYPE = "application/problem+json"
+
 
 def problem(
     status: int,
@@ -27,6 +29,16 @@ def problem(
         retry_after_seconds: when to come again.
         close: close the connection after it: the rest of the request is not read.
     """
+    response = Response(problem_json(status, detail, errors), status, content_type=CONTENT_TYPE)
+    if retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(retry_after_seconds)
+    if close:
+        response.headers["Connection"] = "close"
+    return response
+
+
+def problem_json(status: int, detail: str, errors: Sequence[Problem] = ()) -> str:
+    """The body of an error answer; arguments as ``problem``."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -35,9 +47,4 @@ def problem(
     }
     if errors:
         body["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in errors]
-    response = Response(json.dumps(body), status, content_type="application/problem+json")
-    if retry_after_seconds is not None:
-        response.headers["Retry-After"] = str(retry_after_seconds)
-    if close:
-        response.headers["Connection"] = "close"
-    return response
+    return json.dumps(body)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import structlog
 
 from app.metrics import COMMIT_SECONDS
+from config.logging import frames
 from outbox.errors import DatabaseUnavailableError, OutboxError
 from outbox.rows import NewRow, RecordOutcome
 from outbox.store import Store
@@ -43,6 +44,8 @@ class Recorder:
         self._queue: SimpleQueue[_Waiting] = SimpleQueue()
         self._start = threading.Lock()
         self._writer: threading.Thread | None = None
+        self._failed = 0
+        """Interactions not committed since the last success."""
 
     def record(self, row: NewRow) -> RecordOutcome:
         """Commit a row and return its outcome.
@@ -61,9 +64,9 @@ class Recorder:
 
     def _ensure_writer(self) -> None:
         """The thread is started by the first request: threads do not survive a fork."""
-        if self._writer is None:
+        if self._writer is None or not self._writer.is_alive():
             with self._start:
-                if self._writer is None:
+                if self._writer is None or not self._writer.is_alive():
                     self._writer = threading.Thread(target=self._write, name="recorder", daemon=True)
                     self._writer.start()
 
@@ -88,15 +91,27 @@ class Recorder:
         began = perf_counter()
         try:
             outcomes = self._store.record([waiting.row for waiting in batch])
-        except OutboxError as error:
-            log.warning("%d interaction(s) not committed: %s", len(batch), error, action="not_committed")
-            for waiting in batch:
-                waiting.outcome.set_exception(error)
-        except Exception as error:
-            log.exception("%d interaction(s) not committed", len(batch), action="not_committed")
-            for waiting in batch:
-                waiting.outcome.set_exception(DatabaseUnavailableError(type(error).__name__))
-        else:
-            COMMIT_SECONDS.observe(perf_counter() - began)
-            for waiting, outcome in zip(batch, outcomes, strict=True):
-                waiting.outcome.set_result(outcome)
+        except Exception as error:  # noqa: BLE001 - the writer must outlive whatever happens
+            self._fail(batch, error)
+            return
+        COMMIT_SECONDS.observe(perf_counter() - began)
+        if self._failed:
+            log.warning("interactions are committed again; %d were not", self._failed, action="committed_again")
+            self._failed = 0
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            waiting.outcome.set_result(outcome)
+
+    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
+        if not isinstance(error, OutboxError):  # not its message: it may quote a row
+            kind = type(error).__name__
+            log.error("the recorder failed unexpectedly: %s", kind, action="unexpected", trace=frames(error))
+            error = DatabaseUnavailableError(kind)
+        if not self._failed:  # one line for an outage, not one for each request
+            log.warning(
+                "interactions are not committed, senders are told to come again: %s",
+                error,
+                action="not_committed",
+            )
+        self._failed += len(batch)
+        for waiting in batch:
+            waiting.outcome.set_exception(error)

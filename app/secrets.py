@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 MIN_SECRET_BYTES = 16
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+_SHOWN = "CXONE_WEBHOOK_SECRETS=***"
 
 
 def parse_secrets(value: str) -> dict[str, bytes]:
@@ -19,28 +20,31 @@ def parse_secrets(value: str) -> dict[str, bytes]:
         ValueError: says what is wrong and the cure, without the value.
     """
     if "=" not in value and "," not in value:
-        return {"default": _long_enough("CXONE_WEBHOOK_SECRETS", value)}
+        return {"default": _checked("the secret", value)}
     secrets: dict[str, bytes] = {}
     for number, part in enumerate(value.split(","), 1):
         label, equals, secret = part.strip().partition("=")
         if not equals or not _LABEL.fullmatch(label):
             raise ValueError(
-                f"CXONE_WEBHOOK_SECRETS=***: part {number} is not label=secret; a bare secret may hold neither = nor , "
+                f"{_SHOWN}: part {number} is not label=secret; a bare secret may hold neither = nor , "
                 "(write default=<secret>, and take one without a comma)"
             )
         if label in secrets:
-            raise ValueError(f"CXONE_WEBHOOK_SECRETS=***: part {number} repeats a label: takes different ones")
-        secrets[label] = _long_enough(f"CXONE_WEBHOOK_SECRETS=***: part {number}", secret)
+            raise ValueError(f"{_SHOWN}: part {number} repeats a label: takes different ones")
+        secrets[label] = _checked(f"part {number}", secret)
     return secrets
 
 
-def _long_enough(what: str, secret: str) -> bytes:
+def _checked(what: str, secret: str) -> bytes:
+    secret = secret.strip()  # HTTP strips the header, too
     encoded = secret.encode()
     if len(encoded) < MIN_SECRET_BYTES:
         raise ValueError(
-            f"{what} has {len(encoded)} bytes: takes at least {MIN_SECRET_BYTES}; "
+            f"{_SHOWN}: {what} has {len(encoded)} bytes: takes at least {MIN_SECRET_BYTES}; "
             "a bare secret that holds = or , is written default=<secret>"
         )
+    if re.search(r"[\x00-\x1f\x7f]", secret):
+        raise ValueError(f"{_SHOWN}: {what} holds a control character, which no header can: takes one line of text")
     return encoded
 
 

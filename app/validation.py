@@ -5,13 +5,21 @@ Nothing is defaulted or repaired: what is missing or out of range is refused by 
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 MAX_DEPTH = 64
+MAX_PROBLEMS = 20
+"""How many problems are told at most: an answer must not be larger than what it answers."""
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _INT64_DIGITS = 20
+_ODD_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+"""Nothing else brings NUL or a surrogate into a string (a valid pair of surrogates looks the same)."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Problem(NamedTuple):
@@ -19,6 +27,10 @@ class Problem(NamedTuple):
 
     pointer: str
     detail: str
+
+
+class _OddError(Exception):
+    """A key stands twice, or a number is out of range; where, the exact reading finds out."""
 
 
 class NotJsonError(Exception):
@@ -29,7 +41,7 @@ class InvalidInteractionError(Exception):
     """The body is JSON, but not an interaction.
 
     Attributes:
-        problems: all that is wrong, at least one.
+        problems: what is wrong, 1 to ``MAX_PROBLEMS``.
     """
 
     def __init__(self, problems: list[Problem]) -> None:
@@ -50,9 +62,9 @@ class Interaction:
 
 
 class _Repeated(dict[str, Any]):
-    """An object that has a key twice; which one is found when its place is known."""
+    """An object that has keys twice."""
 
-    keys_twice: frozenset[str] = frozenset()
+    keys_twice: tuple[str, ...] = ()
 
 
 _OUT_OF_RANGE = object()
@@ -65,10 +77,11 @@ def parse(body: bytes) -> Interaction:
         NotJsonError: not JSON, not UTF-8, empty, or nested deeper than 64.
         InvalidInteractionError: with a JSON pointer for each thing wrong.
     """
-    document = _decode(body)
-    problems = list(_suspicious(document, "")) if _needs_a_walk(body, document) else []
+    document, odd = _decode(body)
+    found = _faults(document, "") if odd or _ODD_ESCAPE.search(body) else iter(())
+    problems = list(islice(found, MAX_PROBLEMS))
     if not isinstance(document, dict):
-        raise InvalidInteractionError([Problem("", "must be a JSON object"), *problems])
+        raise InvalidInteractionError([Problem("", "must be a JSON object"), *problems][:MAX_PROBLEMS])
     take = _Taker(document, problems)
     interaction_id = take.identifier("id", required=True)
     channel = take.text("channel", 64, required=True)
@@ -76,11 +89,12 @@ def parse(body: bytes) -> Interaction:
     customer_email = take.within("customer").text("email", 320)
     agent_id = take.within("agent").identifier("id")
     if problems or interaction_id is None or channel is None:
-        raise InvalidInteractionError(sorted(set(problems)))
+        raise InvalidInteractionError(sorted(set(problems))[:MAX_PROBLEMS])
     return Interaction(interaction_id, channel, timestamp_ms, customer_email, agent_id)
 
 
-def _decode(body: bytes) -> Any:
+def _decode(body: bytes) -> tuple[Any, bool]:
+    """The document, and whether it has marks of what is odd: ``_OUT_OF_RANGE`` or ``_Repeated``."""
     if not body.strip(b" \t\r\n"):
         raise NotJsonError("the body is empty: send a JSON object")
     try:
@@ -88,13 +102,7 @@ def _decode(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise NotJsonError(f"the body is not UTF-8 (byte {error.start})") from None
     try:
-        document = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_float,
-            parse_constant=_constant,
-        )
+        document, odd = _read(text)
     except RecursionError:
         raise NotJsonError(f"the body is nested deeper than {MAX_DEPTH}") from None
     except json.JSONDecodeError as error:
@@ -102,31 +110,64 @@ def _decode(body: bytes) -> Any:
     # A document cannot be deeper than it has brackets: most need no look.
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
         raise NotJsonError(f"the body is nested deeper than {MAX_DEPTH}")
-    return document
+    return document, odd
+
+
+def _read(text: str) -> tuple[Any, bool]:
+    """Read once; a second time, with marks, only where something is odd."""
+    try:
+        return _PLAIN.decode(text), False
+    except _OddError:
+        return _MARKING.decode(text), True
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    repeated = _Repeated(found)
-    names = [name for name, _ in pairs]
-    repeated.keys_twice = frozenset(name for name in names if names.count(name) > 1)
-    return repeated
+    if len(found) != len(pairs):
+        raise _OddError
+    return found
 
 
-def _integer(text: str) -> Any:
-    number = int(text) if len(text) <= _INT64_DIGITS else _OUT_OF_RANGE
-    return number if isinstance(number, int) and INT64_MIN <= number <= INT64_MAX else _OUT_OF_RANGE
+def _marked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = _Repeated(pairs)
+    if len(found) != len(pairs):
+        found.keys_twice = tuple(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+    return found
 
 
-def _float(text: str) -> Any:
-    number = float(text)
-    return _OUT_OF_RANGE if math.isinf(number) else number
+def _integer(text: str) -> int:
+    if len(text) <= _INT64_DIGITS and INT64_MIN <= (number := int(text)) <= INT64_MAX:
+        return number
+    raise _OddError
+
+
+def _float(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise _OddError
+    return number
+
+
+def _or_mark(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def reading(text: str) -> Any:
+        try:
+            return read(text)
+        except _OddError:
+            return _OUT_OF_RANGE
+
+    return reading
 
 
 def _constant(name: str) -> Any:
     raise NotJsonError(f"the body is not JSON: {name} is no JSON value")
+
+
+_PLAIN = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+_MARKING = json.JSONDecoder(
+    object_pairs_hook=_marked_object,
+    parse_int=_or_mark(_integer),
+    parse_float=_or_mark(_float),
+    parse_constant=_constant,
+)
 
 
 def _depth(document: Any) -> int:
@@ -146,24 +187,7 @@ def _children(node: Any) -> list[Any]:
     return []
 
 
-def _needs_a_walk(body: bytes, document: Any) -> bool:
-    """Whether anything can be wrong inside fields that are not looked at one by one.
-
-    Surrogates and NUL come only from escapes; the rest leaves a mark in what was decoded.
-    """
-    return b"\\u" in body or _holds_marks(document)
-
-
-def _holds_marks(document: Any) -> bool:
-    level = [document]
-    while level:
-        if any(node is _OUT_OF_RANGE or isinstance(node, _Repeated) for node in level):
-            return True
-        level = [child for node in level for child in _children(node)]
-    return False
-
-
-def _suspicious(node: Any, pointer: str) -> Iterator[Problem]:
+def _faults(node: Any, pointer: str) -> Iterator[Problem]:
     """What no JSON value of ours may hold, wherever it stands."""
     if node is _OUT_OF_RANGE:
         yield Problem(pointer, "number out of range: integers have 64 bits, others are finite")
@@ -175,16 +199,16 @@ def _suspicious(node: Any, pointer: str) -> Iterator[Problem]:
         for name, value in node.items():
             here = f"{pointer}/{_token(name)}"
             yield from _text_problems(name, here)
-            yield from _suspicious(value, here)
+            yield from _faults(value, here)
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _suspicious(value, f"{pointer}/{index}")
+            yield from _faults(value, f"{pointer}/{index}")
 
 
 def _text_problems(text: str, pointer: str) -> Iterator[Problem]:
     if "\0" in text:
         yield Problem(pointer, "holds the character NUL")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if _SURROGATE.search(text):
         yield Problem(pointer, "holds a lone surrogate: not a Unicode character")
 
 
@@ -208,21 +232,21 @@ class _Taker:
         return _Taker(value if isinstance(value, dict) else {}, self._problems, f"{self._pointer}/{name}")
 
     def text(self, name: str, longest: int, *, required: bool = False) -> str | None:
-        """A string of 1 to ``longest`` characters."""
-        return self._take(name, lambda value: self._checked_text(name, value, longest), required=required)
+        """A string of up to ``longest`` characters, not empty where it is required."""
+        value = self._present(name, required=required)
+        return None if value is None else self._checked(name, value, longest, "must be a string", required=required)
 
     def identifier(self, name: str, *, required: bool = False) -> str | None:
-        """A string of 1 to 256 characters, or an integer (which becomes one)."""
-
-        def checked(value: Any) -> str | None:
-            if isinstance(value, int) and not isinstance(value, bool):
-                return str(value)
-            return self._checked_text(name, value, 256, "must be a string or an integer")
-
-        return self._take(name, checked, required=required)
+        """As ``text`` of up to 256 characters, or an integer, which becomes a string."""
+        value = self._present(name, required=required)
+        if value is None:
+            return None
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        return self._checked(name, value, 256, "must be a string or an integer", required=required)
 
     def timestamp(self, name: str) -> int | None:
-        """An integer from 0 to 2**63 - 1; null is none."""
+        """An integer from 0 to 2**63 - 1; None if absent."""
         value = self._fields.get(name)
         if value is None and name not in self._fields:
             return None
@@ -236,20 +260,17 @@ class _Taker:
             return value
         return None
 
-    def _take(self, name: str, checked: Callable[[Any], str | None], *, required: bool) -> str | None:
+    def _present(self, name: str, *, required: bool) -> Any:
+        """The value, or None if there is none to check."""
         value = self._fields.get(name)
-        if value is _OUT_OF_RANGE:
-            return None
-        if value is None:
-            if required:
-                self._wrong(name, "is missing" if name not in self._fields else "must not be null")
-            return None
-        return checked(value)
+        if value is None and required:
+            self._wrong(name, "must not be null" if name in self._fields else "is missing")
+        return None if value is _OUT_OF_RANGE else value
 
-    def _checked_text(self, name: str, value: Any, longest: int, otherwise: str = "must be a string") -> str | None:
+    def _checked(self, name: str, value: Any, longest: int, wanted: str, *, required: bool) -> str | None:
         if not isinstance(value, str):
-            self._wrong(name, otherwise)
-        elif not value:
+            self._wrong(name, wanted)
+        elif required and not value:
             self._wrong(name, "must not be empty")
         elif len(value) > longest:
             self._wrong(name, f"is longer than {longest} characters")

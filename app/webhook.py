@@ -3,19 +3,22 @@
 import hashlib
 import json
 import re
+from functools import cache
 from time import time
 
+import structlog
 from flask import Blueprint, Response, current_app, request
 
-from app.body import BodyTooLargeError, BodyTooSlowError, read_body
+from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, read_body
 from app.door import Door
 from app.metrics import FORM_LABELLED, REQUESTS
 from app.problems import problem
 from app.secrets import matching_label
-from app.validation import InvalidInteractionError, NotJsonError, parse
+from app.validation import Interaction, InvalidInteractionError, NotJsonError, Problem, parse
 from outbox.errors import OutboxError
 from outbox.rows import Accepted, KeyReused, NewRow, RecordOutcome
 
+log = structlog.get_logger(__name__)
 blueprint = Blueprint("webhook", __name__)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -43,19 +46,34 @@ def _take(door: Door) -> tuple[str, Response]:
         return refused
     try:
         body = read_body(request, door.max_bytes)
-        interaction = parse(body)
     except BodyTooLargeError:
         return "too_large", problem(413, f"The body has more than {door.max_bytes} bytes", close=True)
     except BodyTooSlowError:
         return "too_slow", problem(408, "The body did not arrive whole in time", close=True)
+    except BodyMalformedError:
+        return "not_http", problem(400, "The body is not in chunks as HTTP/1.1 has them", close=True)
+    return _record(door, body)
+
+
+def _record(door: Door, body: bytes) -> tuple[str, Response]:
+    try:
+        row = _row(body, parse(body))
+        return _answered(door.recorder.record(row))
     except NotJsonError as error:
         return "not_json", problem(400, str(error))
     except InvalidInteractionError as error:
         return "invalid", problem(422, "The body is not a valid interaction: see errors", error.problems)
+    except OutboxError:
+        detail = "The interaction is not known to be stored: send it again, it is taken once"
+        return "unavailable", problem(503, detail, retry_after_seconds=RETRY_AFTER_SECONDS)
+
+
+def _row(body: bytes, interaction: Interaction) -> NewRow:
     if (request.mimetype or "").startswith(("application/x-www-form-urlencoded", "multipart/")):
         FORM_LABELLED.inc()
+        _warn_of_form_label()
     key = request.headers.get("Idempotency-Key")
-    row = NewRow(
+    return NewRow(
         # The two kinds of key, and those of replays, never meet.
         key=f"key:{key}" if key is not None else f"body:{hashlib.sha256(body).hexdigest()}",
         interaction_id=interaction.interaction_id,
@@ -66,11 +84,15 @@ def _take(door: Door) -> tuple[str, Response]:
         payload=body,
         traceparent=_traceparent(),
     )
-    try:
-        return _answered(door.recorder.record(row))
-    except OutboxError:
-        detail = "The interaction is not known to be stored: send it again, it is taken once"
-        return "unavailable", problem(503, detail, retry_after_seconds=RETRY_AFTER_SECONDS)
+
+
+@cache
+def _warn_of_form_label() -> None:
+    """Once a process: a line for each would drown the log, and the metric counts them."""
+    log.warning(
+        "JSON comes labelled as form data, and is taken as JSON: set the content type to application/json",
+        action="form_labelled",
+    )
 
 
 def _refused_unread(door: Door) -> tuple[str, Response] | None:
@@ -84,7 +106,9 @@ def _refused_unread(door: Door) -> tuple[str, Response] | None:
         return "too_large", problem(413, f"The body has more than {door.max_bytes} bytes", close=True)
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
-        return "bad_key", problem(400, "Idempotency-Key must be 1 to 255 visible ASCII characters", close=True)
+        return "bad_key", problem(
+            400, "Idempotency-Key must be 1 to 255 visible ASCII characters, given once", close=True
+        )
     if door.backlog_limit is not None and door.backlog_limit.reached():
         detail = "The backlog has reached WEBHOOK_BACKLOG_LIMIT: send it again later"
         return "backlog", problem(503, detail, retry_after_seconds=RETRY_AFTER_SECONDS * 5, close=True)
@@ -104,7 +128,8 @@ def _answered(outcome: RecordOutcome) -> tuple[str, Response]:
         return named, Response(json.dumps(body), 202, content_type="application/json")
     if isinstance(outcome, KeyReused):
         return "key_reused", problem(409, "The Idempotency-Key was used with another body: take a new key")
-    return "refused", problem(422, "The database cannot store this interaction")
+    detail = "The database cannot store this interaction"
+    return "refused", problem(422, detail, [Problem("", "cannot be stored")])
 
 
 def _traceparent() -> str | None:

@@ -6,6 +6,7 @@ local variables, which hold rows and secrets.
 
 import logging
 import sys
+import traceback
 
 import structlog
 from structlog.typing import Processor
@@ -50,3 +51,12 @@ def configure_logging(settings: BaseSettings) -> None:
     )
     for chatty in ("httpx", "httpx2", "urllib3"):  # a line for each request, with its URL
         logging.getLogger(chatty).setLevel("WARNING")
+
+
+def frames(error: BaseException) -> list[str]:
+    """Where an error came from, innermost last: file, line and function, nothing else.
+
+    For errors whose message may quote what somebody sent.
+    """
+    found = traceback.extract_tb(error.__traceback__)
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in found]

@@ -73,13 +73,34 @@ KNOWN_NAMES = frozenset(
 )
 """Every name of the product: a setting of another process is no typing error."""
 
+SECRET_NAMES = frozenset(
+    [
+        "DATABASE_URL",
+        "METRICS_TOKEN",
+        "CXONE_WEBHOOK_SECRETS",
+        "CXONE_WEBHOOK_SECRET",
+        "KAFKA_SASL_PASSWORD",
+        "KAFKA_CONFIG",
+        "SCHEMA_REGISTRY_PASSWORD",
+        "INFERENCE_TOKEN",
+        "CXONE_CLIENT_SECRET",
+        "CXONE_ACCESS_KEY_SECRET",
+    ]
+)
+"""Those whose value is never shown, and that can be given as a file: NAME_FILE."""
+
 PREFIXES = ("CXONE_", "WEBHOOK_", "KAFKA_", "SCHEMA_REGISTRY_", "INFERENCE_", "RELAY_", "OUTBOX_", "METRICS_")
 PLATFORM_NAMES = re.compile(
-    r"KAFKA_(URL|PORT.*|PLUS_URL|TRUSTED_CERT|CLIENT_CERT.*|CLIENT_CERT_KEY|PREFIX)|.*_SERVICE_(HOST|PORT.*)|.*_PORT(_\d+_.*)?"
+    r"KAFKA_(URL|PLUS_URL|PORT.*|PREFIX|TRUSTED_CERT|CLIENT_CERT|CLIENT_CERT_KEY)"
+    r"|.*_SERVICE_(HOST|PORT.*)|.*_PORT_\d+_(TCP|UDP)(_(ADDR|PORT|PROTO))?"
 )
 """Names that platforms inject beside ours (container links, service discovery, add-ons)."""
+_LINK = re.compile(r"(tcp|udp)://")
+"""What a platform puts into ``<SERVICE>_PORT``: a name that might as well be a typing error of ours."""
+_LOGIN = re.compile(r"//[^/\s]*@")
 
 MASK = "***"
+_TAKES_DATABASE = "takes sqlite:///file or postgresql://user:password@host/name"
 
 
 class SettingsError(Exception):
@@ -108,12 +129,12 @@ class BaseSettings(BaseModel):
     def _known_database(cls, value: SecretStr) -> SecretStr:
         try:
             url = make_url(value.get_secret_value())
-        except ArgumentError:
-            raise ValueError("takes sqlite:///file or postgresql://user:password@host/name") from None
+        except (ArgumentError, ValueError):  # the message would show a part of the URL
+            raise ValueError(_TAKES_DATABASE) from None
         if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
             url = url.set(drivername="postgresql+psycopg")
         elif url.drivername != "sqlite":
-            raise ValueError("takes sqlite:///file or postgresql://user:password@host/name")
+            raise ValueError(_TAKES_DATABASE)
         return SecretStr(url.render_as_string(hide_password=False))
 
     @model_validator(mode="after")
@@ -155,13 +176,20 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
 def unknown_names(environ: Mapping[str, str]) -> list[str]:
     """A warning for each variable that looks like one of ours and is none."""
     warnings = []
-    for name in sorted(environ):
-        plain = name.removesuffix("_FILE")
-        if not name.startswith(PREFIXES) or plain in KNOWN_NAMES or PLATFORM_NAMES.fullmatch(name):
+    for name, value in sorted(environ.items()):
+        if not name.startswith(PREFIXES) or _is_known(name) or _is_injected(name, value):
             continue
         near = difflib.get_close_matches(name, sorted(KNOWN_NAMES), n=1, cutoff=0)
         warnings.append(f"{name} is set, but is no setting of this product: the nearest is {near[0]}")
     return warnings
+
+
+def _is_known(name: str) -> bool:
+    return name in KNOWN_NAMES or (name.endswith("_FILE") and name.removesuffix("_FILE") in SECRET_NAMES)
+
+
+def _is_injected(name: str, value: str) -> bool:
+    return bool(PLATFORM_NAMES.fullmatch(name)) or (name.endswith("_PORT") and bool(_LINK.match(value)))
 
 
 def _given(name: str, environ: Mapping[str, str], *, secret: bool) -> str | None:
@@ -172,9 +200,12 @@ def _given(name: str, environ: Mapping[str, str], *, secret: bool) -> str | None
     if value is not None:
         raise SettingsError(f"{name} and {name}_FILE are both set: takes one of them")
     try:
-        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+        read = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{name}_FILE={path} cannot be read ({type(error).__name__}): takes a text file") from None
+    if not read:  # an empty secret would let everybody in
+        raise SettingsError(f"{name}_FILE={path} is empty: takes a file that holds the secret")
+    return read
 
 
 def _is_secret(annotation: object) -> bool:
@@ -190,5 +221,6 @@ def _told(kind: type[BaseSettings], detail: ErrorDetails, values: Mapping[str, A
     if detail["type"] == "missing":
         takes = kind.model_fields[field].description or "a value"
         return f"{name} is not set: takes {takes}"
-    got = MASK if _is_secret(kind.model_fields[field].annotation) else repr(values.get(field))
+    secret = _is_secret(kind.model_fields[field].annotation)
+    got = MASK if secret else _LOGIN.sub(f"//{MASK}@", repr(values.get(field)))
     return f"{name}={got}: {message}"

@@ -1,0 +1,48 @@
+"""The rate limit as arithmetic."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.limits import RateLimit
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now
+
+
+def test_a_seconds_worth_may_come_at_once() -> None:
+    """Then one more for each share of a second."""
+    clock = Clock()
+    limit = RateLimit(10, clock)
+    assert [limit.allows() for _ in range(12)] == [True] * 10 + [False] * 2
+    clock.now += 0.25
+    assert [limit.allows() for _ in range(4)] == [True, True, False, False]
+    clock.now += 3600
+    assert sum(limit.allows() for _ in range(100)) == 10
+
+
+def test_less_than_one_a_second_lets_some_through() -> None:
+    """A rate below one is a pause between requests, not a wall."""
+    clock = Clock()
+    limit = RateLimit(0.5, clock)
+    assert [limit.allows(), limit.allows()] == [True, False]
+    clock.now += 2
+    assert [limit.allows(), limit.allows()] == [True, False]
+
+
+@given(st.floats(0.1, 100), st.lists(st.floats(0, 2), max_size=200))
+def test_the_rate_is_never_exceeded(rate: float, pauses: list[float]) -> None:
+    """In any rhythm, no more pass than the rate allows, and one burst."""
+    clock = Clock()
+    limit = RateLimit(rate, clock)
+    passed = 0
+    for pause in pauses:
+        clock.now += pause
+        passed += limit.allows()
+    assert passed <= max(1.0, rate) + rate * sum(pauses) + 1e-6

@@ -1,0 +1,65 @@
+"""The web process's settings."""
+
+import pytest
+
+from app.settings import WebSettings
+from config.settings import SettingsError, load
+
+SECRET = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "CXONE_WEBHOOK_SECRET": SECRET}], ids=["none", "both"]
+)
+def test_it_does_not_start_without_knowing_its_secrets(environ: dict[str, str]) -> None:
+    """No secret, or two variables that may contradict each other: the message names both."""
+    with pytest.raises(SettingsError, match="CXONE_WEBHOOK_SECRETS or CXONE_WEBHOOK_SECRET"):
+        load(WebSettings, environ)
+
+
+@pytest.mark.parametrize("name", ["CXONE_WEBHOOK_SECRETS", "CXONE_WEBHOOK_SECRET"])
+def test_either_name_takes_either_form(name: str) -> None:
+    """One bare secret, or several with labels."""
+    assert load(WebSettings, {name: SECRET}).secrets() == {"default": SECRET.encode()}
+    assert load(WebSettings, {name: f"a={SECRET},b={SECRET}x"}).secrets().keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "value", ["canary", "canary=canary,", "ab,cd" * 5, f"canary {SECRET}=x", f"a={SECRET}\ncanary"]
+)
+def test_a_wrong_secret_is_named_and_not_shown(value: str) -> None:
+    """The line names the variable; nothing of the value is in it."""
+    with pytest.raises(SettingsError) as caught:
+        load(WebSettings, {"CXONE_WEBHOOK_SECRETS": value})
+    assert str(caught.value).startswith("CXONE_WEBHOOK_SECRETS=***: ")
+    assert "canary" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WEBHOOK_MAX_BYTES", "0"),
+        ("WEBHOOK_MAX_BYTES", "1MB"),
+        ("WEBHOOK_RATE_LIMIT", "-1"),
+        ("WEBHOOK_RATE_LIMIT", "nan"),
+        ("WEBHOOK_RATE_LIMIT", "inf"),
+        ("WEBHOOK_BACKLOG_LIMIT", "0.5"),
+        ("PORT", "70000"),
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_THREADS", "x"),
+    ],
+)
+def test_a_number_out_of_range_is_told(name: str, value: str) -> None:
+    """Name, value, and what it takes."""
+    with pytest.raises(SettingsError) as caught:
+        load(WebSettings, {"CXONE_WEBHOOK_SECRETS": SECRET, name: value})
+    assert str(caught.value).startswith(f"{name}='{value}': ")
+
+
+def test_sqlite_has_one_web_process_unless_told_otherwise() -> None:
+    """Its writers only wait for each other; PostgreSQL has two."""
+    secret = {"CXONE_WEBHOOK_SECRETS": SECRET}
+    assert load(WebSettings, secret).processes == 1
+    assert load(WebSettings, {**secret, "DATABASE_URL": "postgres://u@h/d"}).processes == 2
+    assert load(WebSettings, {**secret, "WEB_CONCURRENCY": "3"}).processes == 3

@@ -1,0 +1,73 @@
+"""Log lines: one format for all, nothing personal in a traceback."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from config.logging import configure_logging, frames
+from config.settings import BaseSettings, load
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Leave logging as it was found."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def fail() -> None:
+    """Fail with personal data in a local variable, and in the message."""
+    mail = "canary-local"
+    assert mail
+    raise ValueError("canary-message")
+
+
+def test_ours_and_the_libraries_lines_share_one_format(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON, one object a line, on stderr, with arguments put into the sentence."""
+    configure_logging(load(BaseSettings, {"LOG_FORMAT": "json"}))
+    structlog.get_logger("ours").warning("%d rows wait for %s", 3, "Kafka", action="waiting")
+    logging.getLogger("theirs").warning("listening at %s", "here")
+    captured = capsys.readouterr()
+    ours, theirs = map(json.loads, captured.err.splitlines())
+    assert captured.out == ""
+    assert (ours["event"], ours["action"], ours["level"]) == ("3 rows wait for Kafka", "waiting", "warning")
+    assert (theirs["event"], theirs["logger"]) == ("listening at here", "theirs")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_local_variables(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They hold rows and secrets."""
+    configure_logging(load(BaseSettings, {"LOG_FORMAT": form}))
+    try:
+        fail()
+    except ValueError:
+        structlog.get_logger("ours").exception("it failed", action="failed")
+        logging.getLogger("theirs").exception("it failed")
+    written = capsys.readouterr().err
+    assert "in fail" in written or '"name": "fail"' in written
+    assert "canary-local" not in written
+
+
+def test_the_level_holds_for_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """LOG_LEVEL, in any case, silences what is below it."""
+    configure_logging(load(BaseSettings, {"LOG_FORMAT": "json", "LOG_LEVEL": "warning"}))
+    structlog.get_logger("ours").info("quiet", action="quiet")
+    logging.getLogger("theirs").info("quiet")
+    assert capsys.readouterr().err == ""
+
+
+def test_frames_tell_where_and_not_what() -> None:
+    """For errors whose message may quote what somebody sent."""
+    try:
+        fail()
+    except ValueError as error:
+        told = frames(error)
+    assert told[-1].endswith(" fail")
+    assert "canary" not in "".join(told)
