@@ -32,8 +32,8 @@ def test_the_broker_goes_away_and_comes_back(
     ids = world.record(new_rows(100))
     relay = world.relay()
     world.wait_drained()
-    # A lone broker killed within milliseconds of a commit can come back with that transaction left open;
-    # that is the broker's own loss. Here its markers are written before the outage begins.
+    # A lone broker killed within milliseconds of a commit can come back with that transaction left open
+    # (docs/delivery.md). Here its markers are written before the outage begins.
     wait_until(lambda: len(world.seen()) == len(ids), "consumers see the first rows")
     if outage == "paused":
         own_kafka.process.pause()
