@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from random import Random
 from time import monotonic, time
@@ -13,6 +14,7 @@ import requests
 import structlog
 from requests.adapters import HTTPAdapter
 from sqlalchemy import Engine
+from urllib3.exceptions import HTTPError
 
 from outbox.calls import Calls
 from outbox.errors import OutboxError
@@ -160,11 +162,10 @@ class InferenceWorker:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                response.raw.read(ANSWER_BYTES)  # enough to reuse the connection, never more
+                with suppress(HTTPError):  # the status decides; what is left of the answer is thrown away
+                    response.raw.read(ANSWER_BYTES)  # enough to reuse the connection, never more
                 status = response.status_code
                 named = retry_after_seconds(response.headers.get("Retry-After"), time())
-        except requests.RequestException as error:
-            return Answer(None, type(error).__name__)
-        except OSError as error:
+        except OSError as error:  # as every error of requests is
             return Answer(None, type(error).__name__)
         return Answer(status, None if 200 <= status < 300 else f"HTTP {status}", named)
