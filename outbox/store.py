@@ -95,8 +95,7 @@ class Store:
         with transactions.read(self._engine) as connection:
             found = connection.execute(query.on(connection), {"shard": lease.shard, "limit": limit}).all()
         owner, epoch, settled = found[0][:3]
-        if (owner, epoch) != (lease.owner, lease.epoch):
-            raise LeaseLostError(f"shard {lease.shard} belongs to {owner} now (epoch {epoch})")
+        _insist_on(lease, owner, epoch)
         if settled != lease.settled:
             raise LeaseLostError(
                 f"shard {lease.shard} is settled at {settled} in the database, at {lease.settled} here: "
@@ -250,9 +249,13 @@ def _insert(connection: Connection, rows: Sequence[NewRow], tags: Sequence[int])
 def _lock(connection: Connection, lease: Lease) -> int:
     """Lock the shard's row, check the lease under the lock, return the settled sequence."""
     owner, epoch, settled = connection.execute(sql.LOCK_SHARD.on(connection), {"shard": lease.shard}).one()
+    _insist_on(lease, owner, epoch)
+    return int(settled)
+
+
+def _insist_on(lease: Lease, owner: str | None, epoch: int) -> None:
     if (owner, epoch) != (lease.owner, lease.epoch):
         raise LeaseLostError(f"shard {lease.shard} belongs to {owner} now (epoch {epoch})")
-    return int(settled)
 
 
 def _mark(connection: Connection, shard: int, sequence: int, refs: Sequence[Ref], *, inference: bool) -> int:

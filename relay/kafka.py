@@ -1,17 +1,14 @@
-"""Kafka's client: its configuration, and its errors told in the relay's terms with their cure.
+"""The errors of Kafka's client, told in the relay's terms with their cure.
 
-Together with ``publisher`` and ``progress`` the only module that knows ``KafkaError``.
+Only this module, ``publisher``, ``progress`` and ``topics`` know ``KafkaError``.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from confluent_kafka import KafkaError, KafkaException
 
-from relay.errors import TransactionFailedError, UnavailableError
-
-log = logging.getLogger(__name__)
+from relay.errors import TransactionFailedError
 
 REFUSED_RECORDS = frozenset(
     {
@@ -83,8 +80,3 @@ def translated(
         raise raised(memory.told(f"Kafka failed to {doing}: {explain(exception.args[0])}")) from None
     except (SystemError, BufferError, RuntimeError) as exception:
         raise raised(memory.told(f"Kafka failed to {doing}: {type(exception).__name__}")) from None
-
-
-def unavailable(reason: str) -> UnavailableError:
-    """For requests outside a transaction."""
-    return UnavailableError(reason)

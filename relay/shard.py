@@ -6,7 +6,7 @@ The lease decides who goes on, the progress record read back decides what is sen
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from time import monotonic, time
 
@@ -39,6 +39,10 @@ FOREIGN_LEASE_SECONDS = 1.0
 """Pause between two tries for a shard that another relay holds."""
 
 
+def ignore_steps(_name: str, _shard: int) -> None:
+    """For those who need not know where a shard stands."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a shard's worker works with. Everything that touches the world is passed in."""
@@ -61,7 +65,7 @@ class Parts:
     stop: threading.Event
     health: Health
     metrics: RelayMetrics
-    step: Callable[[str, int], None] = field(default=lambda _name, _shard: None)
+    step: Callable[[str, int], None]
     """Told each step as it is reached; for those who watch or kill at a given step."""
 
 

@@ -30,7 +30,7 @@ from relay.owner import Owner, is_dead
 from relay.publisher import Publisher
 from relay.server import MetricsServer
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
-from relay.shard import Parts, ShardWorker
+from relay.shard import Parts, ShardWorker, ignore_steps
 from relay.topics import prepare_topics
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, settings: RelaySettings, stop: threading.Event, step: Callable[[str, int], None] | None = None
+        self, settings: RelaySettings, stop: threading.Event, step: Callable[[str, int], None] = ignore_steps
     ) -> None:
         self._settings = settings
         self._stop = stop
@@ -131,21 +131,21 @@ class Supervisor:
             return found if found and is_dead(found) else None
 
         return Parts(
-            store,
-            leases,
-            encoder,
-            identity.outbox_id,
-            check_identity,
-            publisher,
-            read_back,
-            dead_owner,
-            settings.relay_batch_size,
-            settings.outbox_parked_policy == "wait",
-            settings.inference_url is not None,
-            self._stop,
-            self._health,
-            self._metrics,
-            *([self._step] if self._step else []),
+            store=store,
+            leases=leases,
+            encoder=encoder,
+            outbox_id=identity.outbox_id,
+            check_identity=check_identity,
+            publisher=publisher,
+            read_back=read_back,
+            dead_owner=dead_owner,
+            batch_size=settings.relay_batch_size,
+            parked_rows_hold=settings.outbox_parked_policy == "wait",
+            inference=settings.inference_url is not None,
+            stop=self._stop,
+            health=self._health,
+            metrics=self._metrics,
+            step=self._step,
         )
 
     def _insist(self, subject: str, attempt: Callable[[], T]) -> T:

@@ -14,6 +14,7 @@ from config.settings import SettingsError, load, unknown_names
 from outbox.errors import OutboxError
 from relay.errors import RelayError
 from relay.settings import RelaySettings
+from relay.shard import ignore_steps
 
 
 @click.command()
@@ -28,7 +29,7 @@ def run() -> None:
     sys.exit(work())
 
 
-def work(step: Callable[[str, int], None] | None = None) -> int:
+def work(step: Callable[[str, int], None] = ignore_steps) -> int:
     """Run the relay in this process until a signal; returns the exit code.
 
     Args:

@@ -2,8 +2,10 @@
 
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import pytest
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
 
 from tests.services import Registry, SecureKafka
@@ -14,7 +16,22 @@ WRITE, READ, DESCRIBE, CREATE = AclOperation.WRITE, AclOperation.READ, AclOperat
 PASSWORD = "relay-password-canary"
 
 
-def secure_world(
+NewSecureWorld = Callable[..., tuple[World, str]]
+
+
+@pytest.fixture
+def new_secure_world(
+    secure_kafka: SecureKafka,
+    registry: Registry,
+    new_sqlite: Callable[[], str],
+    tmp_path: Path,
+    worlds: list[World],
+) -> NewSecureWorld:
+    """Makes worlds on the broker with ACLs."""
+    return partial(_secure_world, secure_kafka, registry, new_sqlite(), tmp_path, worlds)
+
+
+def _secure_world(
     kafka: SecureKafka, registry: Registry, url: str, folder: Path, worlds: list[World], *, create_topics: bool
 ) -> tuple[World, str]:
     """A world whose relay logs in as a user without rights yet; the user's name."""
@@ -39,14 +56,10 @@ def secure_world(
 
 
 def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
-    secure_kafka: SecureKafka,
-    registry: Registry,
-    new_sqlite: Callable[[], str],
-    tmp_path: Path,
-    worlds: list[World],
+    secure_kafka: SecureKafka, new_secure_world: NewSecureWorld
 ) -> None:
     """Rights are granted one after the other under a waiting relay; with the last one everything is sent."""
-    world, user = secure_world(secure_kafka, registry, new_sqlite(), tmp_path, worlds, create_topics=True)
+    world, user = new_secure_world(create_topics=True)
     topic, progress = world.environ["KAFKA_TOPIC"], world.environ["KAFKA_PROGRESS_TOPIC"]
     ids = world.record(new_rows(100))
     relay = world.relay()
@@ -62,14 +75,10 @@ def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
 
 
 def test_a_relay_that_may_not_create_its_topics_names_the_command(
-    secure_kafka: SecureKafka,
-    registry: Registry,
-    new_sqlite: Callable[[], str],
-    tmp_path: Path,
-    worlds: list[World],
+    secure_kafka: SecureKafka, new_secure_world: NewSecureWorld
 ) -> None:
     """Missing topics and no right to create them: exit 1, with the command that creates them."""
-    world, user = secure_world(secure_kafka, registry, new_sqlite(), tmp_path, worlds, create_topics=False)
+    world, user = new_secure_world(create_topics=False)
     topic = world.environ["KAFKA_TOPIC"]
     secure_kafka.allow(user, ResourceType.TOPIC, topic, [WRITE, DESCRIBE], prefix=True)
     relay = world.relay()
@@ -77,15 +86,9 @@ def test_a_relay_that_may_not_create_its_topics_names_the_command(
     assert f"--create --topic {topic}" in relay.log.read_text()
 
 
-def test_a_wrong_password_is_named_and_never_shown(
-    secure_kafka: SecureKafka,
-    registry: Registry,
-    new_sqlite: Callable[[], str],
-    tmp_path: Path,
-    worlds: list[World],
-) -> None:
+def test_a_wrong_password_is_named_and_never_shown(new_secure_world: NewSecureWorld) -> None:
     """A login that the broker refuses is waited out, with the variables to check."""
-    world, _ = secure_world(secure_kafka, registry, new_sqlite(), tmp_path, worlds, create_topics=True)
+    world, _ = new_secure_world(create_topics=True)
     relay = world.relay(KAFKA_SASL_PASSWORD="wrong-canary")
     relay.wait_degraded("kafka", "KAFKA_SASL_PASSWORD")
     assert "wrong-canary" not in relay.log.read_text() + relay.get("/readyz")
