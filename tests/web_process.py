@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import requests
 
 from tests.conftest import ROOT
@@ -100,6 +102,14 @@ class WebProcess:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(40)
 
+    def kill(self) -> None:
+        """Kill -9 of the master and its workers."""
+        if self.process.poll() is None:
+            for process in (psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children()):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self.process.wait()
+
 
 def read_answer(connection: socket.socket) -> Answer:
     """One HTTP answer with a Content-Length."""
@@ -112,5 +122,7 @@ def read_answer(connection: socket.socket) -> Answer:
     first, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     while len(body) < int(headers.get("content-length", 0)):
-        body += connection.recv(65536)
+        chunk = connection.recv(65536)
+        assert chunk, f"closed in the middle of an answer: {head!r}"
+        body += chunk
     return Answer(int(first.split()[1]), headers, body)

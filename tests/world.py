@@ -15,6 +15,7 @@ from outbox.store import Store
 from tests.relay_process import RelayProcess
 from tests.services import Given, Kafka, Registry
 from tests.support import DEADLINE_SECONDS, Seen, exactly_once, read_topic, wait_until
+from tests.web_process import WebProcess
 
 
 @dataclass
@@ -26,6 +27,7 @@ class World:
     client_config: dict[str, Any]
     folder: Path
     relays: list[RelayProcess] = field(default_factory=list)
+    webs: list[WebProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.engine: Engine = create_outbox_engine(self.url)
@@ -37,6 +39,12 @@ class World:
         log = self.folder / f"relay-{len(self.relays)}.log"
         self.relays.append(RelayProcess({**self.environ, **environ}, log, kill_at, times))
         return self.relays[-1]
+
+    def web(self, **environ: str) -> WebProcess:
+        """Start a web process."""
+        log = self.folder / f"web-{len(self.webs)}.log"
+        self.webs.append(WebProcess({"DATABASE_URL": self.url, **environ}, log))
+        return self.webs[-1]
 
     def record(self, rows: Sequence[NewRow]) -> list[int]:
         """Commit rows to the outbox; their ids."""
@@ -92,13 +100,12 @@ def settings_for(kafka: Kafka | Given, registry: Registry | Given, url: str) -> 
 
 @pytest.fixture
 def worlds(tmp_path: Path) -> Iterator[list[World]]:
-    """Every world that the test makes; its relays are ended with the test."""
+    """Every world that the test makes; its processes are ended with the test, however it ends."""
     made: list[World] = []
     yield made
     for world in made:
-        for relay in world.relays:
-            if relay.running():
-                relay.kill()
+        for process in (*world.relays, *world.webs):
+            process.kill()
         world.engine.dispose()
 
 

@@ -1,14 +1,15 @@
 """kill -9 at random moments under load: every 202 is in the topic exactly once."""
 
 import random
+import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
-import psutil
 import pytest
 import requests
+from sqlalchemy.exc import OperationalError
 
+from tests.relay_process import RelayProcess
 from tests.support import wait_until
 from tests.web_process import WebProcess
 from tests.world import NewWorld, World
@@ -20,7 +21,7 @@ class Load:
     def __init__(self, web: Callable[[], WebProcess], senders: int = 6) -> None:
         self._web, self._stop = web, threading.Event()
         self.accepted: list[int] = []
-        self._threads = [threading.Thread(target=self._send, args=(number,)) for number in range(senders)]
+        self._threads = [threading.Thread(target=self._send, args=(number,), daemon=True) for number in range(senders)]
         for thread in self._threads:
             thread.start()
 
@@ -54,29 +55,27 @@ def check_accepted(world: World, accepted: list[int]) -> None:
     world.check_exactly_once(committed)
 
 
-def test_the_web_process_is_killed_under_load(new_world: NewWorld, tmp_path: Path) -> None:
+def test_the_web_process_is_killed_under_load(new_world: NewWorld) -> None:
     """Master and worker killed (-9) three times while senders post: no 202 is lost, none is doubled."""
     world = new_world()
     world.relay()
-    current = [WebProcess({"DATABASE_URL": world.url}, tmp_path / "web-0.log")]
-    load = Load(lambda: current[0])
+    world.web()
+    load = Load(lambda: world.webs[-1])
     for number in range(1, 4):
         wait_until(lambda: len(load.accepted) > 100 * number, "the load flows")  # noqa: B023 - called at once
-        for process in [psutil.Process(current[0].process.pid), *psutil.Process(current[0].process.pid).children()]:
-            process.kill()
-        current[0].process.wait()
-        current[0] = WebProcess({"DATABASE_URL": world.url}, tmp_path / f"web-{number}.log")
+        world.webs[-1].kill()
+        world.web()
     wait_until(lambda: len(load.accepted) > 500, "the load flows on")
     accepted = load.stop()
-    current[0].stop()
+    world.webs[-1].stop()
     check_accepted(world, accepted)
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_relays_are_killed_at_random_under_load(new_world: NewWorld, tmp_path: Path, seed: int) -> None:
+def test_relays_are_killed_at_random_under_load(new_world: NewWorld, seed: int) -> None:
     """Ten relays die (-9) one after the other at random moments, with two shards, under load."""
     world = new_world(shards=2, RELAY_BATCH_SIZE="20")
-    web = WebProcess({"DATABASE_URL": world.url}, tmp_path / "web.log")
+    web = world.web()
     load = Load(lambda: web)
     moments = random.Random(seed)
     pause = threading.Event()
@@ -91,12 +90,29 @@ def test_relays_are_killed_at_random_under_load(new_world: NewWorld, tmp_path: P
     check_accepted(world, accepted)
 
 
-def test_two_relays_forced_on_one_shard_stay_exact(new_world: NewWorld, tmp_path: Path) -> None:
-    """An owner is frozen past its lease, another takes over, the first wakes up: fencing keeps sending exact."""
-    import signal
+def freeze(world: World, relay: RelayProcess) -> None:
+    """Stop (SIGSTOP) a relay at a moment when it holds no lock of the database.
 
+    A process frozen in the middle of a write holds SQLite's one lock, and then nobody can write until it
+    goes on or dies: docs/delivery.md tells so. Here the take-over is looked at, so such a moment is let pass.
+    """
+
+    def frozen_without_a_lock() -> bool:
+        relay.signal(signal.SIGSTOP)
+        try:
+            world.execute("UPDATE outbox_identity SET id = id")
+        except OperationalError:
+            relay.signal(signal.SIGCONT)
+            return False
+        return True
+
+    wait_until(frozen_without_a_lock, "the relay is frozen outside a write")
+
+
+def test_two_relays_forced_on_one_shard_stay_exact(new_world: NewWorld) -> None:
+    """An owner is frozen past its lease, another takes over, the first wakes up: fencing keeps sending exact."""
     world = new_world(RELAY_LEASE_SECONDS="3", RELAY_BATCH_SIZE="20")
-    web = WebProcess({"DATABASE_URL": world.url}, tmp_path / "web.log")
+    web = world.web()
     load = Load(lambda: web)
     first = world.relay()
     wait_until(first.get_commits, "the first relay commits")
@@ -104,7 +120,7 @@ def test_two_relays_forced_on_one_shard_stay_exact(new_world: NewWorld, tmp_path
     for frozen, other in ((first, second), (second, first)):
         wait_until(frozen.get_commits, "the owner commits")
         before = other.get_commits()
-        frozen.signal(signal.SIGSTOP)
+        freeze(world, frozen)
         wait_until(lambda: other.get_commits() > before, "the other takes over")  # noqa: B023 - called at once
         frozen.signal(signal.SIGCONT)
     accepted = load.stop()

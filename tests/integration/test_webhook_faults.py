@@ -57,7 +57,7 @@ class Load:
         self._web = web
         self.accepted: list[int] = []
         self.refused: list[int] = []
-        self._threads = [threading.Thread(target=self._send, args=(number,)) for number in range(SENDERS)]
+        self._threads = [threading.Thread(target=self._send, args=(number,), daemon=True) for number in range(SENDERS)]
         for thread in self._threads:
             thread.start()
 
@@ -124,20 +124,20 @@ class Proxy:
         self.swallow = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        self._threads = [threading.Thread(target=self._accept)]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # closed
             while True:
                 client, _ = self._listener.accept()
-                self._threads.append(threading.Thread(target=self._serve, args=(client,)))
+                self._threads.append(threading.Thread(target=self._serve, args=(client,), daemon=True))
                 self._threads[-1].start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self._upstream_port)) as server:
             swallow = threading.Event()
-            up = threading.Thread(target=self._up, args=(client, server, swallow))
+            up = threading.Thread(target=self._up, args=(client, server, swallow), daemon=True)
             up.start()
             while (data := server.recv(65536)) and not swallow.is_set():
                 client.sendall(data)
