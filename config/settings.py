@@ -146,6 +146,7 @@ class BaseSettings(BaseModel):
 
 S = TypeVar("S", bound=BaseSettings)
 PositiveInt = Annotated[int, Field(ge=1)]
+Shards = Annotated[int, Field(ge=1, le=99)]
 
 
 def load(kind: type[S], environ: Mapping[str, str]) -> S:

@@ -19,6 +19,8 @@ try:
 except ImportError:  # no wheel for this platform: Python's own, usually older
     import sqlite3 as sqlite
 
+__all__ = ["create_outbox_engine", "sqlite", "wal_is_safe"]
+
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_MS = 5_000

@@ -54,11 +54,10 @@ class Store:
         try:
             with transactions.write(self._engine) as connection:
                 return _record(connection, rows)
-        except transactions.ROW_ERRORS as error:
-            if len(rows) == 1:
-                return [RowRefused(type(error.orig).__name__)]
-        # One bad row must not fail its neighbours: nothing was stored, so each goes on its own.
-        return [outcome for row in rows for outcome in self.record([row])]
+        except transactions.ROW_ERRORS:
+            # One bad row must not fail its neighbours. Still one commit: either all outcomes hold, or none.
+            with transactions.write(self._engine) as connection:
+                return [_record_alone(connection, row) for row in rows]
 
     def pending_at_least(self, limit: int) -> bool:
         """Whether the backlog has reached ``limit`` rows; reads no more than that."""
@@ -197,6 +196,14 @@ class Store:
         """Each shard as operators see it; cost follows the backlog, not history."""
         with transactions.read(self._engine) as connection:
             return [ShardStatus._make(row) for row in connection.execute(sql.STATUS.on(connection))]
+
+
+def _record_alone(connection: Connection, row: NewRow) -> RecordOutcome:
+    try:
+        with connection.begin_nested():
+            return _record(connection, [row])[0]
+    except transactions.ROW_ERRORS as error:
+        return RowRefused(type(error.orig).__name__)
 
 
 def _record(connection: Connection, rows: Sequence[NewRow]) -> list[RecordOutcome]:

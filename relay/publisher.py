@@ -7,11 +7,11 @@ on the same producer can double, once the broker has forgotten its producer id.
 import logging
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from relay.errors import BatchRefusedError, StoppedError, TransactionFailedError
+from relay.errors import BatchRefusedError, MisconfiguredError, RelayError, StoppedError, TransactionFailedError
 from relay.kafka import REFUSED_RECORDS, ErrorMemory, explain, translated
 
 log = logging.getLogger("relay.librdkafka")
@@ -57,7 +57,7 @@ class Publisher:
         self._progress_topic, self._progress_partition, self._progress_key = progress
         self._stopping = stopping
         self._memory = ErrorMemory()
-        self._refusals: list[KafkaError] = []
+        self._refusals: list[tuple[str, KafkaError]] = []
         with translated("make a producer", self._memory):
             self._producer = Producer(
                 {
@@ -81,15 +81,15 @@ class Publisher:
             TransactionFailedError: the broker did not do it in time, or refuses it.
             StoppedError
         """
-        deadline = monotonic() + PATIENCE_SECONDS
         with translated("fence earlier producers (init_transactions)", self._memory):
-            self._patiently(self._producer.init_transactions, deadline, stop_grace_seconds=0)
+            self._patiently(answered(self._producer.init_transactions), 0)
 
     def publish(self, records: Sequence[Record], progress: bytes) -> None:
         """Commit the records and the progress record in one transaction.
 
         Raises:
-            BatchRefusedError: a record was refused, nothing is committed.
+            BatchRefusedError: a row's record was refused, nothing is committed.
+            MisconfiguredError: the progress record was refused, nothing is committed.
             TransactionFailedError: anything else; the outcome is unknown.
         """
         self._refusals.clear()
@@ -98,19 +98,16 @@ class Publisher:
             with translated("commit the transaction", self._memory):
                 self._producer.begin_transaction()
                 for record in records:
-                    self._produce(record)
-                self._producer.produce(
-                    self._progress_topic, progress, self._progress_key, partition=self._progress_partition
-                )
-                self._flush()
+                    self._produce(self._topic, record.value, record.key, headers=record.headers)
+                self._produce(self._progress_topic, progress, self._progress_key, partition=self._progress_partition)
+                self._patiently(self._all_delivered, 0)
                 asked = True
-                deadline = monotonic() + PATIENCE_SECONDS
-                self._patiently(self._producer.commit_transaction, deadline, STOP_GRACE_SECONDS)
-        except (TransactionFailedError, StoppedError):
+                self._patiently(answered(self._producer.commit_transaction), STOP_GRACE_SECONDS)
+        except RelayError:
             if not asked:
                 self._abort()
             if self._refusals and not asked:
-                raise BatchRefusedError(f"refused: {explain(self._refusals[0])}") from None
+                raise self._refused() from None
             raise
 
     def close(self) -> None:
@@ -121,53 +118,47 @@ class Publisher:
             log.debug("a producer could not be purged")
         del self._producer
 
-    def _produce(self, record: Record) -> None:
+    def _produce(self, topic: str, value: bytes, key: bytes, **further: Any) -> None:
         while True:
             try:
-                self._producer.produce(self._topic, record.value, record.key, headers=record.headers)
+                self._producer.produce(topic, value, key, **further)
             except BufferError:  # the client's queue is full: let it drain
                 self._producer.poll(0.1)
                 if self._refusals:
                     raise TransactionFailedError("a record was refused") from None
             except KafkaException as exception:
                 if exception.args[0].code() in REFUSED_RECORDS:
-                    self._refusals.append(exception.args[0])
+                    self._refusals.append((topic, exception.args[0]))
                 raise
             else:
                 return
 
-    def _flush(self) -> None:
-        """Wait until the broker has every record, so that refusals are known before the commit is asked for."""
-        deadline = monotonic() + PATIENCE_SECONDS
-        stop_by = None
-        while self._producer.flush(SLICE_SECONDS):
-            stop_by = stop_by or (monotonic() + STOP_GRACE_SECONDS if self._stopping() else None)
-            if stop_by and monotonic() > stop_by:
-                raise StoppedError("asked to stop while records were on their way")
-            if self._refusals:
-                break
-            if monotonic() > deadline:
-                raise TransactionFailedError("the broker did not take the records in time")
+    def _all_delivered(self, seconds: float) -> bool:
+        """Whether the broker has every record, so that refusals are known before the commit is asked for."""
+        left = self._producer.flush(seconds)
         if self._refusals:
             raise TransactionFailedError("a record was refused")
+        return not left
 
-    def _patiently(self, call: Callable[[float], None], deadline: float, stop_grace_seconds: float) -> None:
-        """Make a call that may be made again after its time-out, until the deadline or a stop."""
+    def _patiently(self, done: Callable[[float], bool], stop_grace_seconds: float) -> None:
+        """Ask until it is done, in short calls, so that a stop is heard; not for longer than patience lasts."""
+        deadline = monotonic() + PATIENCE_SECONDS
         stop_by = None
-        while True:
-            try:
-                call(SLICE_SECONDS)
-            except KafkaException as exception:
-                error = exception.args[0]
-                # Only a time-out means "still under way"; other errors that call themselves
-                # retriable (_CONFLICT) come back for ever.
-                if error.code() != KafkaError._TIMED_OUT or not error.retriable() or monotonic() > deadline:  # noqa: SLF001
-                    raise
-            else:
-                return
+        while not done(SLICE_SECONDS):
             stop_by = stop_by or (monotonic() + stop_grace_seconds if self._stopping() else None)
             if stop_by and monotonic() >= stop_by:
                 raise StoppedError("asked to stop while Kafka did not answer")
+            if monotonic() > deadline:
+                raise TransactionFailedError(self._memory.told(f"Kafka did not answer in {PATIENCE_SECONDS:.0f} s"))
+
+    def _refused(self) -> RelayError:
+        topic, error = self._refusals[0]
+        if topic != self._progress_topic:
+            return BatchRefusedError(f"refused: {explain(error)}")
+        return MisconfiguredError(
+            f"the progress record is refused by {topic}: {explain(error)}. It grows with the rows of a transaction: "
+            "raise the topic's max.message.bytes (1048576 is enough for any batch), or lower RELAY_BATCH_SIZE"
+        )
 
     def _abort(self) -> None:
         """Free the topic's readers early; taking the shard anew would abort the transaction as well."""
@@ -176,6 +167,24 @@ class Publisher:
         except (KafkaException, SystemError, RuntimeError):
             log.debug("a transaction could not be aborted; taking the shard anew will")
 
-    def _delivery_failed(self, error: KafkaError | None, _message: Message) -> None:
+    def _delivery_failed(self, error: KafkaError | None, message: Message) -> None:
         if error is not None and error.code() in REFUSED_RECORDS:
-            self._refusals.append(error)
+            self._refusals.append((message.topic() or "", error))
+
+
+def answered(call: Callable[[float], None]) -> Callable[[float], bool]:
+    """A call that may be made again after its time-out, as a question: has it ended?"""
+
+    def ask(seconds: float) -> bool:
+        try:
+            call(seconds)
+        except KafkaException as exception:
+            error = exception.args[0]
+            # Only a time-out means "still under way"; other errors that call themselves
+            # retriable (_CONFLICT) come back for ever.
+            if error.code() != KafkaError._TIMED_OUT or not error.retriable():  # noqa: SLF001
+                raise
+            return False
+        return True
+
+    return ask

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from config.settings import BaseSettings
+from config.settings import BaseSettings, Shards
 
 FORBIDDEN_KAFKA_CONFIG = frozenset(
     {
@@ -64,6 +64,8 @@ class RelaySettings(BaseSettings):
     inference_max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
     inference_allow_hosts: str | None = None
     """Host names that may be called, separated by commas; None: the URL's own."""
+    relay_shards: Shards | None = None
+    """Read by the first migration only; given later, it must be what the outbox has."""
     relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
     relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10
     relay_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464

@@ -87,6 +87,11 @@ class Supervisor:
     def _prepare(self, owner: Owner) -> Parts:
         settings, store = self._settings, self._store
         identity = self._insist("database", store.identity)
+        if settings.relay_shards not in (None, identity.shards):
+            raise MisconfiguredError(
+                f"RELAY_SHARDS={settings.relay_shards}, but this outbox has {identity.shards} shards since its first "
+                f"migration: unset RELAY_SHARDS, or set it to {identity.shards}"
+            )
         memory = ErrorMemory()
         with translated("make an admin client", memory, MisconfiguredError):
             admin = AdminClient(

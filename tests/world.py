@@ -104,8 +104,10 @@ def worlds(tmp_path: Path) -> Iterator[list[World]]:
     made: list[World] = []
     yield made
     for world in made:
-        for process in (*world.relays, *world.webs):
-            process.kill()
+        for relay in world.relays:
+            relay.kill()
+        for web in world.webs:
+            web.kill()
         world.engine.dispose()
 
 

@@ -41,8 +41,8 @@ BREAKAGES = [
     Breakage(
         "the transaction holds no progress record",
         "relay/publisher.py",
-        "self._producer.produce(\n                    self._progress_topic, progress",
-        "len(\n                    self._progress_topic) or (progress",
+        "self._produce(self._progress_topic, progress, self._progress_key",
+        "dict(topic=self._progress_topic, value=progress, key=self._progress_key",
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-committed]",
     ),
     Breakage(
@@ -140,8 +140,8 @@ BREAKAGES = [
     Breakage(
         "one bad row fails its neighbours",
         "outbox/store.py",
-        "if len(rows) == 1:\n                return [RowRefused(type(error.orig).__name__)]",
-        "return [RowRefused(type(error.orig).__name__)] * len(rows)",
+        "return [_record_alone(connection, row) for row in rows]",
+        "return [RowRefused('')] * len(rows)",
         f"{STORE}::test_each_row_of_a_batch_keeps_its_own_outcome[sqlite]",
     ),
     Breakage(

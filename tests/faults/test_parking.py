@@ -2,7 +2,7 @@
 
 import secrets
 
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 from tests.support import exactly_once, new_row, new_rows, wait_until
 from tests.world import NewWorld, World
@@ -61,3 +61,22 @@ def test_a_kill_on_the_way_to_parking_parks_the_same_row(new_world: NewWorld) ->
     wait_until(lambda: not world.pending(), "the good rows are sent", 120)
     assert world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(bad,)]
     exactly_once(world.seen(), ids)
+
+
+def test_a_refused_progress_record_parks_nobody(world: World) -> None:
+    """A progress topic that takes only tiny records is a wrong setting: the shard waits and names it, then goes on."""
+    config = {"cleanup.policy": "compact", "max.message.bytes": "120"}
+    topic = NewTopic(world.environ["KAFKA_PROGRESS_TOPIC"], 1, 1, config=config)
+    admin = AdminClient(world.client_config)
+    for future in admin.create_topics([topic]).values():
+        future.result(10)
+    ids = world.record(new_rows(50))
+    relay = world.relay()
+    relay.wait_degraded("shard 0", "the progress record is refused")
+    assert world.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(0,)]
+    raised = ConfigEntry("max.message.bytes", "1048576", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic.topic, incremental_configs=[raised])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(10)
+    world.wait_drained()
+    world.check_exactly_once(ids)

@@ -43,9 +43,11 @@ class Postgres:
 
     Args:
         directory: for its data and log; made accessible to the user that the server runs as.
+        settings: of the server, beside or instead of the usual ones.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self._settings = {**SETTINGS, **settings}
         self._directory = directory
         self._port = free_port()
         self._process: Process | None = None
@@ -87,7 +89,7 @@ class Postgres:
             )
             if done.returncode:
                 raise ServiceError(f"initdb failed:\n{done.stdout}{done.stderr}")
-        options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         sockets = ["-c", "unix_socket_directories="]
         command = [str(binaries / "postgres"), "-D", str(data), "-p", str(self._port), *options, *sockets]
         self._process = Process(command, self._directory / "postgres.log", self._answers, user=user)

@@ -1,0 +1,39 @@
+"""What stops the start of a relay, and what it waits for."""
+
+from pathlib import Path
+
+from tests.conftest import migrate
+from tests.services import Kafka, Postgres, Registry
+from tests.support import new_rows
+from tests.world import NewWorld, World, settings_for
+
+
+def test_another_number_of_shards_stops_the_start(new_world: NewWorld) -> None:
+    """RELAY_SHARDS that differs from the outbox's number is named with the cure; the same number is fine."""
+    world = new_world(shards=2)
+    refused = world.relay(RELAY_SHARDS="4")
+    assert refused.wait() == 1
+    assert "RELAY_SHARDS=4, but this outbox has 2 shards" in refused.log.read_text()
+    ids = world.record(new_rows(10))
+    world.relay(RELAY_SHARDS="2")
+    world.wait_drained()
+    world.check_exactly_once(ids)
+
+
+def test_a_relay_waits_for_postgresql_at_its_start(
+    own_postgres: Postgres, kafka: Kafka, registry: Registry, tmp_path: Path, worlds: list[World]
+) -> None:
+    """The database is away when the relay starts: it says so, and sends once it is there."""
+    url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
+    migrate(url, 1)
+    config = {"bootstrap.servers": kafka.bootstrap_servers}
+    world = World(url, settings_for(kafka, registry, url), config, tmp_path)
+    worlds.append(world)
+    ids = world.record(new_rows(10))
+    world.engine.dispose()
+    own_postgres.process.kill()
+    relay = world.relay()
+    relay.wait_degraded("database", "did not do its work")
+    own_postgres.process.start()
+    world.wait_drained()
+    world.check_exactly_once(ids)
