@@ -155,3 +155,74 @@ class CallResult:
     latency_ms: int | None
     retry_in_ms: int
     """With ``due``: how long to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFilter:
+    """Which rows an operator means. Conditions that are given must all hold; none given: every row."""
+
+    ids: tuple[int, ...] = ()
+    interaction_id: str | None = None
+    state: str | None = None
+    """A ``RowState``."""
+    channel: str | None = None
+    error: str | None = None
+    """A part of the row's error, upper and lower case alike."""
+    since_ms: int | None = None
+    """Received at this moment or later, milliseconds since the epoch."""
+    until_ms: int | None = None
+    """Received before this moment."""
+
+
+class FoundRow(NamedTuple):
+    """A row as operators see it: what it is about, nothing of its content."""
+
+    id: int
+    tag: int
+    shard: int
+    state: str
+    interaction_id: str
+    channel: str
+    received_at_ms: int
+    sent_at_ms: int | None
+    replay_of: int | None
+    error: str | None
+
+    @property
+    def ref(self) -> Ref:
+        """Id and tag."""
+        return Ref(self.id, self.tag)
+
+
+class ErrorGroup(NamedTuple):
+    """Parked rows that look like one problem."""
+
+    error: str
+    """The error, with its numbers replaced by ``#``."""
+    rows: int
+    oldest_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who wants a change, and why: it goes into the audit with the change."""
+
+    actor: str
+    reason: str
+    rows: RowFilter
+    """What the operator asked for; the change acts on the rows that were found by it."""
+
+
+class AuditEntry(NamedTuple):
+    """One change by an operator."""
+
+    id: int
+    at_ms: int
+    actor: str
+    verb: str
+    filter: str
+    """JSON of the conditions; values that name a person are keyed hashes."""
+    reason: str
+    row_ids: str
+    """JSON list of the rows that were changed."""
+    hash: str

@@ -141,3 +141,18 @@ outbox_inference_call = Table(
 
 A claim is ``claimed_by`` with ``due_at`` moved to the moment the claim runs out: a dead worker's
 calls become due again by themselves."""
+
+outbox_audit = Table(
+    "outbox_audit",
+    metadata,
+    Column("id", _Id, Identity(), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("verb", Text, nullable=False),
+    Column("filter", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("row_ids", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""What operators did, each entry written with its effect; ``hash`` covers the entry and the one before."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, TextClause, text
 
 from outbox.rows import Ref
+from outbox.states import RowState
 
 _NOW = {
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
@@ -254,4 +255,76 @@ CLAIMANTS = statement(
 )
 RELEASE_CLAIMS = statement("""
     UPDATE outbox_inference_call SET claimed_by = NULL, due_at = {now} WHERE state = 'due' AND claimed_by = :owner
+""")
+
+# Operators -----------------------------------------------------------------------------------------
+
+_FIND = """
+    SELECT o.id, o.tag, o.shard, o.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of, o.error
+    FROM outbox AS o WHERE o.id > :after {conditions} ORDER BY o.id LIMIT :limit
+"""
+_CONDITIONS = {
+    "ids": ("o.id = ANY(CAST(:ids AS bigint[]))", "o.id IN (SELECT value FROM json_each(:ids))"),
+    "interaction_id": ("o.interaction_id = :interaction_id",) * 2,
+    "channel": ("o.channel = :channel",) * 2,
+    "error": ("strpos(lower(o.error), lower(:error)) > 0", "instr(lower(o.error), lower(:error)) > 0"),
+    "since_ms": ("o.received_at >= :since_ms",) * 2,
+    "until_ms": ("o.received_at < :until_ms",) * 2,
+    # Written out, not bound, so that the partial indexes serve.
+    **{f"state {state}": (f"o.state = '{state}'",) * 2 for state in RowState},
+}
+
+
+def find(conditions: Sequence[str]) -> Statement:
+    """Rows by any of the conditions: names of ``RowFilter``'s fields, and ``state <name>``."""
+    chosen = [_CONDITIONS[name] for name in conditions]
+    return statement(*(_FIND.replace("{conditions}", "".join(f" AND {c[n]}" for c in chosen)) for n in (0, 1)))
+
+
+COUNT_BEHIND = statement(
+    postgresql="""
+    SELECT count(DISTINCT o.id) FROM outbox AS p JOIN outbox AS o
+        ON o.shard = p.shard AND o.interaction_id = p.interaction_id AND o.id > p.id AND o.state = 'pending'
+    WHERE p.id = ANY(CAST(:ids AS bigint[])) AND p.state = 'parked'
+    """,
+    sqlite="""
+    SELECT count(DISTINCT o.id) FROM outbox AS p JOIN outbox AS o
+        ON o.shard = p.shard AND o.interaction_id = p.interaction_id AND o.id > p.id AND o.state = 'pending'
+    WHERE p.id IN (SELECT value FROM json_each(:ids)) AND p.state = 'parked'
+    """,
+)
+PARKED_ERRORS = statement("""
+    SELECT error, count(*) AS rows, min(received_at) AS oldest FROM outbox WHERE state = 'parked' GROUP BY error
+""")
+
+_LEAVE_PARKED = {
+    "postgresql": """
+    UPDATE outbox AS o SET {change}
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[])) AS r(id, tag)
+    WHERE o.id = r.id AND o.tag = r.tag AND o.shard = :shard AND o.state = 'parked' RETURNING o.id
+    """,
+    "sqlite": """
+    UPDATE outbox SET {change}
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS tag FROM json_each(:refs)) AS r
+    WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.shard = :shard AND outbox.state = 'parked'
+    RETURNING outbox.id
+    """,
+}
+RETRY = statement(*(each.replace("{change}", "state = 'pending', error = NULL") for each in _LEAVE_PARKED.values()))
+DISCARD = statement(*(each.replace("{change}", "state = 'discarded'") for each in _LEAVE_PARKED.values()))
+"""Both run under the shard's lock and name id, tag and from-state: what changed since is left alone."""
+
+LOCK_AUDIT = statement(
+    postgresql="LOCK TABLE outbox_audit IN EXCLUSIVE MODE",
+    sqlite="SELECT 1",  # BEGIN IMMEDIATE has locked
+)
+LAST_AUDIT = statement("SELECT hash FROM outbox_audit ORDER BY id DESC LIMIT 1")
+ADD_AUDIT = statement("""
+    INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash)
+    VALUES (:at, :actor, :verb, :filter, :reason, :row_ids, :hash)
+""")
+NOW = statement("SELECT {now}")
+AUDIT = statement("""
+    SELECT id, at, actor, verb, filter, reason, row_ids, hash FROM outbox_audit
+    WHERE id > :after ORDER BY id LIMIT :limit
 """)

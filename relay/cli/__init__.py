@@ -2,12 +2,12 @@
 
 import click
 
+from relay.cli.audit import audit
 from relay.cli.demo import demo
+from relay.cli.list import list_rows
+from relay.cli.repair import discard, retry
 from relay.cli.run import run
 from relay.cli.status import status
-
-DONE, FAILED, USAGE, NOTHING_MATCHED, CHECK_FAILED, PARTLY_DONE = range(6)
-"""Exit codes."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,6 +16,5 @@ def main() -> None:
     """Move interactions from the outbox into Kafka, exactly once, and look after them."""
 
 
-main.add_command(run)
-main.add_command(status)
-main.add_command(demo)
+for verb in (run, status, list_rows, retry, discard, audit, demo):
+    main.add_command(verb)

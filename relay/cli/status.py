@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,6 +16,7 @@ from outbox.engine import create_outbox_engine
 from outbox.errors import OutboxError
 from outbox.rows import ShardStatus
 from outbox.store import Store
+from relay.cli.shared import escaped
 
 
 @click.command()
@@ -61,12 +63,12 @@ def _table(shards: list[ShardStatus]) -> Table:
         told = _told(shard)
         table.add_row(
             str(shard.shard),
-            _escaped(shard.owner if told["owner_live"] else "nobody"),
+            escape(escaped(shard.owner if told["owner_live"] else "nobody")),
             *(str(told[name]) for name in ("epoch", "settled", "pending", "waiting", "parked", "discarded")),
             _seconds(shard.oldest_age_ms / 1000 if shard.oldest_age_ms is not None else None),
             f"{shard.rows_per_second:,.0f}" if told["owner_live"] else "-",
             _seconds(told["drained_in_seconds"]),
-            _escaped(shard.condition or ""),
+            escape(escaped(shard.condition or "")),
         )
     return table
 
@@ -76,10 +78,3 @@ def _seconds(value: float | None) -> str:
         return "-"
     minutes, seconds = divmod(round(value), 60)
     return f"{minutes // 60}h {minutes % 60:02}m" if minutes >= 60 else f"{minutes}m {seconds:02}s"
-
-
-def _escaped(value: str | None) -> str:
-    """Data that reaches a terminal must not steer it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value or "").replace(
-        "[", "\\["
-    )

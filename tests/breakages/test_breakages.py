@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from tests.services import Given, Kafka, Registry
 
 COPIED = ("app", "config", "outbox", "relay", "migrations", "tests", "alembic.ini", "pyproject.toml", "README.md")
+OPERATIONS = "tests/contract/test_operations.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
 
 
@@ -143,6 +144,20 @@ BREAKAGES = [
         "return [_record_alone(connection, row) for row in rows]",
         "return [RowRefused('')] * len(rows)",
         f"{STORE}::test_each_row_of_a_batch_keeps_its_own_outcome[sqlite]",
+    ),
+    Breakage(
+        "a retry takes whatever has the id",
+        "outbox/statements.py",
+        "r.id AND outbox.tag = r.tag AND outbox.shard = :shard AND outbox.state = 'parked'",
+        "r.id AND outbox.shard = :shard",
+        f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
+    ),
+    Breakage(
+        "a change goes on record without its rows",
+        "outbox/operations.py",
+        "order.reason, json.dumps(ids))",
+        "order.reason, '[]')",
+        f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
     ),
     Breakage(
         "the webhook answers before the commit",

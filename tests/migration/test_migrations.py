@@ -1,5 +1,6 @@
 """The migrations and the tables of the code are the same thing."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from sqlalchemy import Engine
 
 from outbox.engine import create_outbox_engine
 from outbox.schema import metadata
-from tests.conftest import ROOT, migrate
+from tests.conftest import ROOT, NewDatabase, migrate
 from tests.services import Given, Postgres
 
 
@@ -57,3 +58,34 @@ def test_a_wrong_number_of_shards_stops_the_release(shards: str, tmp_path: objec
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode
     assert f"RELAY_SHARDS='{shards}'" in done.stderr
+
+
+OLD_CODE = """
+import sys
+from outbox.engine import create_outbox_engine
+from outbox.leases import Leases
+from outbox.rows import Accepted, NewRow
+from outbox.store import REQUIRED_REVISION, Store
+
+assert ".zip" in __import__("outbox").__file__
+assert REQUIRED_REVISION == "0001"
+engine = create_outbox_engine(sys.argv[1])
+store = Store(engine)
+store.check_writable()
+row = NewRow("key-1", "i-1", "voice", 1, None, None, b"{}")
+(accepted,) = store.record([row])
+assert isinstance(accepted, Accepted)
+lease = Leases(engine, "old", 10).take(0)
+(pending,) = store.pending(lease, 10)
+store.mark_sent(0, 1, [pending.ref], inference=True)
+assert store.status()[0].pending == 0
+"""
+
+
+def test_the_code_of_the_previous_release_runs_on_the_new_schema(new_database: NewDatabase) -> None:
+    """While a release migrates, the processes of the one before go on: record, lease, select, mark, status."""
+    release = ROOT / "tests/migration/previous_release.zip"
+    environ = {**os.environ, "PYTHONPATH": str(release)}
+    command = [sys.executable, "-P", "-c", OLD_CODE, new_database()]
+    done = subprocess.run(command, cwd=release.parent, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

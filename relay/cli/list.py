@@ -1,0 +1,55 @@
+"""``relay list``: rows, or parked rows by their errors."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from outbox.rows import FoundRow
+from relay.cli.shared import NOTHING_MATCHED, escaped, operations, row_filters, rows_from, told_time
+
+
+@click.command("list")
+@row_filters
+@click.option("--group-by", type=click.Choice(["error"]), help="Parked rows by error, with count and age.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_rows(*, group_by: str | None, as_json: bool, **filters: Any) -> None:
+    """Rows by filter, in the order of their ids; nothing of their content is shown.
+
+    \b
+    Examples:
+      relay list --state parked --since 2h
+      relay list --group-by error
+    """
+    if group_by:
+        if any(filters.values()):
+            raise click.UsageError("--group-by error shows every parked row: give no filter with it")
+        _list_groups(as_json=as_json)
+        return
+    wanted = rows_from(filters)
+    matched = False
+    with operations() as (verbs, _):
+        for row in verbs.find(wanted):
+            matched = True
+            click.echo(json.dumps(row._asdict()) if as_json else told_row(row))
+    if not matched:
+        sys.exit(NOTHING_MATCHED)
+
+
+def told_row(row: FoundRow) -> str:
+    """A row in one line."""
+    replay = f" replay of {row.replay_of}" if row.replay_of else ""
+    error = f": {row.error}" if row.error else ""
+    what = f"{row.interaction_id} {row.channel}"
+    return escaped(f"{row.id:>8} {row.state:<9} {told_time(row.received_at_ms)} {what}{replay}{error}")
+
+
+def _list_groups(*, as_json: bool) -> None:
+    with operations() as (verbs, _):
+        groups = verbs.parked_by_error()
+    for group in groups:
+        line = f"{group.rows:>8} since {told_time(group.oldest_at_ms)} {group.error}"
+        click.echo(json.dumps(group._asdict()) if as_json else escaped(line))
+    if not groups:
+        sys.exit(NOTHING_MATCHED)

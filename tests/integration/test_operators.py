@@ -1,0 +1,117 @@
+"""The operators' command line, beside a running relay."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+
+from tests.conftest import ROOT
+from tests.faults.test_parking import culprit, make_topic
+from tests.support import new_row, wait_until
+from tests.world import World
+
+
+def relay(world: World, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run ``relay`` with arguments, without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "relay", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **world.environ, "RELAY_ACTOR": "ann", **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def raise_limit(world: World) -> None:
+    """Let the topic take large records."""
+    raised = ConfigEntry("max.message.bytes", "1048576", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, world.topic, incremental_configs=[raised])
+    admin = AdminClient(world.client_config)
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(10)
+
+
+def test_an_operator_finds_mends_and_retries(world: World) -> None:
+    """One refused record holds its interaction; the operator finds it, raises the limit, retries: order is kept."""
+    make_topic(world, 500)
+    ids = world.record([new_row("i-1"), new_row("i-1", **culprit()), new_row("i-1"), new_row("i-2")])
+    world.relay()
+    wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[1],)], "it is parked")
+    world_waits = relay(world, "status", "--json")
+    assert json.loads(world_waits.stdout)["waiting"] == 1
+    groups = relay(world, "list", "--group-by", "error", "--json")
+    assert json.loads(groups.stdout)["rows"] == 1
+    listed = relay(world, "list", "--state", "parked", "--json")
+    assert json.loads(listed.stdout)["id"] == ids[1]
+    looked = relay(world, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--dry-run", "--reason", "looking")
+    assert (looked.returncode, "1 row(s) wait behind them" in looked.stderr) == (0, True)
+    raise_limit(world)
+    asked = relay(world, "retry", "--id", str(ids[1]), "--reason", "limit raised")
+    assert asked.returncode == 2
+    assert "--yes" in asked.stderr
+    done = relay(world, "retry", "--id", str(ids[1]), "--reason", "limit raised", "--yes")
+    assert (done.returncode, done.stdout) == (0, "retry: 1 row(s) done\n")
+    world.wait_drained()
+    world.check_exactly_once(ids)
+    (entry,) = map(json.loads, relay(world, "audit", "--json").stdout.splitlines())
+    assert (entry["actor"], entry["verb"], entry["reason"], entry["row_ids"]) == (
+        "ann", "retry", "limit raised", [ids[1]],
+    )  # fmt: skip
+    assert relay(world, "audit", "--verify").returncode == 0
+
+
+def test_after_a_discard_the_interaction_goes_on(world: World) -> None:
+    """The row that cannot be sent is kept out of the topic; those behind it arrive."""
+    make_topic(world, 500)
+    ids = world.record([new_row("i-1", **culprit()), new_row("i-1"), new_row("i-1")])
+    world.relay()
+    wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    done = relay(world, "discard", "--interaction", "i-1", "--reason", "a test call", "--yes")
+    assert done.returncode == 0
+    world.wait_drained()
+    assert [record.outbox_id for record in world.seen()] == ids[1:]
+    assert world.query("SELECT state FROM outbox ORDER BY id") == [("discarded",), ("sent",), ("sent",)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["list"], 2, "name the rows by a filter"),
+        (["list", "--all", "--channel", "voice"], 2, "not both"),
+        (["list", "--since", "yesterday"], 2, "is no time"),
+        (["list", "--all"], 3, ""),
+        (["list", "--group-by", "error"], 3, ""),
+        (["audit"], 3, ""),
+        (["retry", "--all", "--yes"], 2, "--reason"),
+        (["retry", "--yes", "--reason", "x"], 2, "name the rows by a filter"),
+        (["retry", "--state", "sent", "--yes", "--reason", "x"], 2, "takes parked rows only"),
+        (["discard", "--all", "--yes", "--reason", "x"], 3, "no parked row matches"),
+    ],
+)
+def test_what_is_asked_wrongly_or_matches_nothing(world: World, arguments: list[str], code: int, told: str) -> None:
+    """Exit code 2 for usage, 3 for nothing matched, a word of why; nothing is changed."""
+    ended = relay(world, *arguments)
+    assert (ended.returncode, told in ended.stderr) == (code, True), ended.stderr
+
+
+def test_root_must_say_who_it_is(world: World) -> None:
+    """Nobody is on record as root: the actor is named, or nothing happens."""
+    unnamed = relay(world, "retry", "--all", "--yes", "--reason", "x", RELAY_ACTOR="")
+    refused = os.getuid() == 0  # any other user has a name of its own
+    assert (unnamed.returncode, "--as NAME" in unnamed.stderr) == ((2, True) if refused else (3, False))
+    named = relay(world, "retry", "--all", "--yes", "--reason", "x", "--as", "ann", RELAY_ACTOR="")
+    assert named.returncode == 3
+
+
+def test_data_cannot_steer_the_terminal(world: World) -> None:
+    """Control characters of an interaction's id are escaped in the table."""
+    world.record([new_row("a\x1b[2Jb")])
+    listed = relay(world, "list", "--all")
+    assert "\x1b" not in listed.stdout
+    assert "a\\x1b[2Jb" in listed.stdout
