@@ -1,4 +1,4 @@
-"""The verbs of operators: find rows, and repair those that are parked; each change goes on record.
+"""The verbs of operators: find rows, repair those that are parked, send rows again; each change goes on record.
 
 A change names rows by id, tag and from-state and runs under the shard's lock, so it is safe while
 relays run, and what changed since the operator looked is left alone. Its audit entry is written in
@@ -12,12 +12,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from zlib import crc32
 
 from sqlalchemy import Connection, Engine
 
 from outbox import statements as sql
 from outbox import transactions
-from outbox.rows import AuditEntry, ErrorGroup, FoundRow, Order, Ref, RowFilter
+from outbox.rows import AuditEntry, ErrorGroup, FoundRow, Order, Ref, RowFilter, new_tag
 
 PAGE_ROWS = 1000
 FIRST_HASH = ""
@@ -80,6 +81,33 @@ class Operations:
             Ids of those that were still parked, and are discarded now.
         """
         return self._leave_parked("discard", sql.DISCARD, rows, order)
+
+    def replay(self, plan: str, rows: Sequence[FoundRow], order: Order) -> list[int]:
+        """Send rows again that are sent or discarded: as new rows, in the old order, marked ``replay_of``.
+
+        Args:
+            plan: names this replay; a row is replayed once by a plan, however often it is given.
+            rows: in id order.
+            order: who, and why.
+
+        Returns:
+            Ids of the rows that are replayed by this call.
+        """
+        values = [(row.id, row.tag, new_tag(), crc32(row.interaction_id.encode())) for row in rows]
+        with transactions.write(self._engine) as connection:
+            if connection.dialect.name == "postgresql":
+                columns = zip(*values, strict=True)
+                bound: dict[str, object] = dict(
+                    zip(("ids", "tags", "new_tags", "crcs"), map(list, columns), strict=True)
+                )
+            else:
+                bound = {"rows": json.dumps(values)}
+            replayed = list(
+                connection.execute(sql.REPLAY.on(connection), {"prefix": f"replay:{plan}:", **bound}).scalars()
+            )
+            if replayed:
+                _add_audit(connection, f"replay {plan}", order, sorted(replayed))
+        return sorted(replayed)
 
     def audit(self) -> Iterator[AuditEntry]:
         """Every entry, oldest first."""

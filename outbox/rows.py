@@ -1,5 +1,6 @@
 """Rows as the rest of the product sees them: frozen values, no I/O."""
 
+import secrets
 from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
@@ -52,6 +53,11 @@ class RowRefused:
 
 
 RecordOutcome = Accepted | KeyReused | RowRefused
+
+
+def new_tag() -> int:
+    """A row's tag: random, signed 64 bit."""
+    return secrets.randbits(64) - 2**63
 
 
 class Ref(NamedTuple):

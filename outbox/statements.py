@@ -314,6 +314,30 @@ RETRY = statement(*(each.replace("{change}", "state = 'pending', error = NULL") 
 DISCARD = statement(*(each.replace("{change}", "state = 'discarded'") for each in _LEAVE_PARKED.values()))
 """Both run under the shard's lock and name id, tag and from-state: what changed since is left alone."""
 
+_REPLAY = """
+    INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+                        traceparent, received_at, replay_of)
+    SELECT r.new_tag, :prefix || o.id, r.crc % i.shards, o.interaction_id, o.channel, o.timestamp_ms,
+           o.customer_email, o.agent_id, o.payload, o.traceparent, {now}, o.id
+    FROM outbox_identity AS i, {rows} AS r JOIN outbox AS o ON o.id = r.id AND o.tag = r.tag
+    WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix ORDER BY o.id
+    ON CONFLICT (key) DO NOTHING RETURNING replay_of
+"""
+REPLAY = statement(
+    postgresql=_REPLAY.replace(
+        "{rows}",
+        """unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[]), CAST(:new_tags AS bigint[]),
+                CAST(:crcs AS bigint[]))""",
+    ).replace("AS r JOIN", "AS r(id, tag, new_tag, crc) JOIN"),
+    sqlite=_REPLAY.replace(
+        "{rows}",
+        """(SELECT value ->> 0 AS id, value ->> 1 AS tag, value ->> 2 AS new_tag, value ->> 3 AS crc
+           FROM json_each(:rows))""",
+    ),
+)
+"""New rows with the content of old ones. A plan's key for a row is taken once, and what a plan made is none
+of its rows, so that a plan that was interrupted can be given again."""
+
 LOCK_AUDIT = statement(
     postgresql="LOCK TABLE outbox_audit IN EXCLUSIVE MODE",
     sqlite="SELECT 1",  # BEGIN IMMEDIATE has locked

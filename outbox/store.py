@@ -4,7 +4,6 @@ Every verb is one database transaction (or one read), may be called from many th
 repeated after ``DatabaseUnavailableError`` without harm.
 """
 
-import secrets
 from collections.abc import Mapping, Sequence
 from zlib import crc32
 
@@ -24,6 +23,7 @@ from outbox.rows import (
     Ref,
     RowRefused,
     ShardStatus,
+    new_tag,
 )
 
 REQUIRED_REVISION = "0001"
@@ -207,7 +207,7 @@ def _record_alone(connection: Connection, row: NewRow) -> RecordOutcome:
 
 
 def _record(connection: Connection, rows: Sequence[NewRow]) -> list[RecordOutcome]:
-    tags = [secrets.randbits(64) - 2**63 for _ in rows]
+    tags = [new_tag() for _ in rows]
     ids = _insert(connection, rows, tags)
     repeated = {row.key for row, tag in zip(rows, tags, strict=True) if tag not in ids}
     known = {}

@@ -50,12 +50,24 @@ class Moment(click.ParamType[int]):
             self.fail(f"{value!r} is no time: give 2026-01-31T08:00 or an age as 30m, 2h, 7d", param, ctx)
 
 
+class Words(click.ParamType[str]):
+    """Text that is not blank and that a database can store."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as given."""
+        if not value.strip() or not value.isprintable():
+            self.fail(f"{value!r} is blank or holds characters that cannot be shown", param, ctx)
+        return value
+
+
 _FILTERS = (
     click.option("--id", "ids", multiple=True, type=click.IntRange(1, 2**63 - 1), help="Outbox id; may be repeated."),
-    click.option("--interaction", help="Interaction id."),
+    click.option("--interaction", type=Words(), help="Interaction id."),
     click.option("--state", type=click.Choice([state.value for state in RowState])),
-    click.option("--channel"),
-    click.option("--error", help="A part of the row's error."),
+    click.option("--channel", type=Words()),
+    click.option("--error", type=Words(), help="A part of the row's error."),
     click.option("--since", type=Moment(), help="Received then or later: ISO 8601, or an age as 2h."),
     click.option("--until", type=Moment(), help="Received before: ISO 8601, or an age as 30m."),
     click.option("--all", "everything", is_flag=True, help="Every row; never implied."),

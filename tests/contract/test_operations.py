@@ -132,6 +132,45 @@ def test_the_record_names_who_and_why_and_no_person(operations: Operations, stor
     assert "i-1" not in entry.filter
 
 
+def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: Store, engine: Engine) -> None:
+    """Same content, a tag and an id of its own, marked; once by a plan; parked and pending rows are none of it."""
+    ids = record(store, new_rows(6, interactions=2))
+    park(store, engine, dict.fromkeys(ids[4:], "too large"))
+    rows = list(operations.find(RowFilter()))
+    operations.discard(rows[4:5], ORDER)
+    store.mark_sent(0, 1, [row.ref for row in rows[:3]], inference=False)
+    assert operations.replay("plan", rows, ORDER) == [*ids[:3], ids[4]]
+    assert operations.replay("plan", rows, ORDER) == []
+    assert operations.replay("other", rows[:1], ORDER) == ids[:1]
+    new = [row for row in operations.find(RowFilter()) if row.replay_of]
+    assert [row.replay_of for row in new] == [*ids[:3], ids[4], ids[0]]
+    old = {row.id: row for row in rows}
+    for row in new:
+        assert (row.state, row.interaction_id) == ("pending", old[row.replay_of or 0].interaction_id)
+        assert row.tag != old[row.replay_of or 0].tag
+    with engine.connect() as connection:
+        pairs = connection.execute(
+            text(
+                "SELECT o.payload = r.payload AND o.shard = r.shard AND o.timestamp_ms = r.timestamp_ms "
+                "FROM outbox AS r JOIN outbox AS o ON o.id = r.replay_of"
+            )
+        ).scalars()
+        assert [bool(same) for same in pairs] == [True] * 5
+    assert [entry.verb for entry in operations.audit()] == ["discard", "replay plan", "replay other"]
+
+
+def test_a_plan_given_again_does_not_replay_itself(operations: Operations, store: Store) -> None:
+    """Its own rows, sent by now, match the operator's filter, too: they are left alone, and no chain grows."""
+    record(store, new_rows(3))
+    rows = list(operations.find(RowFilter()))
+    store.mark_sent(0, 1, [row.ref for row in rows], inference=False)
+    operations.replay("plan", rows[:2], ORDER)
+    made = [row for row in operations.find(RowFilter()) if row.replay_of]
+    store.mark_sent(0, 2, [row.ref for row in made], inference=False)
+    assert operations.replay("plan", list(operations.find(RowFilter())), ORDER) == [rows[2].id]
+    assert operations.replay("other", made, ORDER) == [row.id for row in made]
+
+
 @pytest.mark.parametrize(
     "tampering",
     [

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from tests.conftest import ROOT
 from tests.faults.test_parking import culprit, make_topic
-from tests.support import new_row, wait_until
+from tests.support import new_row, new_rows, wait_until
 from tests.world import World
 
 
@@ -79,6 +79,24 @@ def test_after_a_discard_the_interaction_goes_on(world: World) -> None:
     assert world.query("SELECT state FROM outbox ORDER BY id") == [("discarded",), ("sent",), ("sent",)]
 
 
+def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
+    """A replay arrives after the originals, in their order, marked; the same plan given again adds nothing."""
+    ids = world.record(new_rows(20, interactions=4))
+    world.relay()
+    world.wait_drained()
+    arguments = ("replay", "--interaction", "i-1", "--plan", "p1", "--reason", "consumer lost them", "--yes")
+    assert relay(world, *arguments).returncode == 0
+    world.wait_drained()
+    again = [record for record in world.seen() if "replay-of" in record.headers]
+    assert [int(record.headers["replay-of"]) for record in again] == ids[1::4]
+    assert {record.key for record in again} == {"i-1"}
+    assert len(world.seen()) == 25
+    given_again = relay(world, *arguments)
+    assert given_again.returncode == 5
+    assert "replayed by this plan already" in given_again.stderr
+    assert len(relay(world, "list", "--interaction", "i-1").stdout.splitlines()) == 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
@@ -91,6 +109,9 @@ def test_after_a_discard_the_interaction_goes_on(world: World) -> None:
         (["retry", "--all", "--yes"], 2, "--reason"),
         (["retry", "--yes", "--reason", "x"], 2, "name the rows by a filter"),
         (["retry", "--state", "sent", "--yes", "--reason", "x"], 2, "takes parked rows only"),
+        (["retry", "--all", "--yes", "--reason", " "], 2, "is blank"),
+        (["replay", "--all", "--yes", "--reason", "x", "--plan", "a:1"], 2, "takes 1 to 64 letters"),
+        (["replay", "--all", "--state", "parked", "--yes", "--reason", "x"], 2, "not both"),
         (["discard", "--all", "--yes", "--reason", "x"], 3, "no parked row matches"),
     ],
 )
