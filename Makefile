@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TEST ?= tests
+# Most tests wait for a service or a process, so more run at once than there are cores.
+WORKERS ?= 4
 KAFKA ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -35,7 +37,7 @@ up: install ## the same, but stay up, with a curl line to try
 	@$(BIN)/relay demo --stay
 
 test: lint tools ## lint, types and every test, on real services (TEST=path for some)
-	$(BIN)/python -m pytest $(TEST)
+	@$(BIN)/python -m tests.services -- $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TEST)
 
 lint: install ## ruff, mypy, import rules
 	$(BIN)/ruff format --check --quiet .

@@ -1,7 +1,8 @@
 """``python -m tests.services [--kafka] [--registry] [--postgres] [-- COMMAND…]``.
 
-Starts what is asked for (all three by default), runs the command with the variables that name the
-services, stops them, and exits as the command did. Without a command they stay up until Ctrl-C.
+Starts what is asked for, runs the command with the variables that name the services, stops them, and
+exits as the command did. Without a command they stay up until Ctrl-C. Nothing asked for means all three,
+less those that variables name already and, outside CI, those that this machine cannot have.
 """
 
 import argparse
@@ -15,6 +16,13 @@ from pathlib import Path
 
 from tests.services import Kafka, Postgres, Registry, ServiceError
 
+NAMED_BY = {
+    "kafka": "KAFKA_BOOTSTRAP_SERVERS",
+    "registry": "SCHEMA_REGISTRY_URL",
+    "postgres": "TEST_POSTGRES_URL",
+}
+"""The variable that names a running service, which is then used instead."""
+
 
 def main() -> int:
     """Run as the module's text tells."""
@@ -23,20 +31,19 @@ def main() -> int:
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("command", nargs="*")
     options = parser.parse_args()
-    everything = not (options.kafka or options.registry or options.postgres)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="outbox-services-"))
-    wanted: list[Kafka | Registry | Postgres] = []
-    if options.kafka or everything:
-        wanted.append(Kafka(folder / "kafka"))
-    if options.registry or everything:
-        wanted.append(Registry(folder / "registry"))
-    if options.postgres or everything:
-        wanted.append(Postgres(folder / "postgres"))
+    kinds: dict[str, Kafka | Registry | Postgres] = {
+        "kafka": Kafka(folder / "kafka"),
+        "registry": Registry(folder / "registry"),
+        "postgres": Postgres(folder / "postgres"),
+    }
+    asked = [kinds[name] for name in kinds if getattr(options, name)]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started: list[Kafka | Registry | Postgres] = []
     try:
-        for service in wanted:
-            service.start()
-        environ = {name: value for service in wanted for name, value in _variables(service).items()}
+        for service in asked or [kinds[name] for name in kinds if not os.environ.get(NAMED_BY[name])]:
+            _start(service, started, needed=bool(asked or os.environ.get("CI")))
+        environ = {name: value for service in started for name, value in _variables(service).items()}
         if options.command:
             return subprocess.run(options.command, env={**os.environ, **environ}, check=False).returncode
         sys.stdout.write("".join(f"export {name}={value}\n" for name, value in environ.items()))
@@ -49,9 +56,20 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        for service in wanted:
+        for service in started:
             service.stop()
     return 0
+
+
+def _start(service: Kafka | Registry | Postgres, started: list[Kafka | Registry | Postgres], *, needed: bool) -> None:
+    try:
+        service.start()
+    except ServiceError as error:
+        if needed:
+            raise
+        sys.stderr.write(f"NOT THERE, what needs it is not tested: {error}\n")
+    else:
+        started.append(service)
 
 
 def _variables(service: Kafka | Registry | Postgres) -> dict[str, str]:
