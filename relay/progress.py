@@ -105,6 +105,7 @@ def read_back(
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,
                 "error_cb": memory,
+                "log_level": 3,  # no warnings that a consumer does not need the producer's settings
             },
             logger=logging.getLogger("relay.librdkafka"),
         )

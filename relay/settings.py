@@ -24,9 +24,11 @@ FORBIDDEN_KAFKA_CONFIG = frozenset(
         "group.id",
         "group.instance.id",
         "isolation.level",
+        "logger",
         "max.in.flight",
         "max.in.flight.requests.per.connection",
         "message.send.max.retries",
+        "on_delivery",
         "partitioner",
         "plugin.library.paths",
         "retries",
@@ -36,6 +38,8 @@ FORBIDDEN_KAFKA_CONFIG = frozenset(
 )
 """librdkafka settings that would break the promise, load code, or have a variable of their own."""
 FORBIDDEN_KAFKA_PREFIXES = ("test.mock.", "ssl.engine.", "ssl.providers", "interceptor")
+FORBIDDEN_KAFKA_SUFFIX = "_cb"
+"""Callbacks are code, not settings."""
 
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
 
@@ -83,7 +87,11 @@ class RelaySettings(BaseSettings):
         if not isinstance(given, dict) or any(isinstance(item, dict | list) for item in given.values()):
             raise ValueError('takes a JSON object of librdkafka settings, as {"linger.ms": 5}')
         refused = sorted(
-            name for name in given if name in FORBIDDEN_KAFKA_CONFIG or name.startswith(FORBIDDEN_KAFKA_PREFIXES)
+            name
+            for name in given
+            if name in FORBIDDEN_KAFKA_CONFIG
+            or name.startswith(FORBIDDEN_KAFKA_PREFIXES)
+            or name.endswith(FORBIDDEN_KAFKA_SUFFIX)
         )
         if refused:
             raise ValueError(f"{', '.join(refused)} may not be set here: it would break the promise or has a variable")
@@ -110,7 +118,7 @@ class RelaySettings(BaseSettings):
 
 
 def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
-    """Librdkafka settings that every client of the relay shares, and those of ``KAFKA_CONFIG``."""
+    """Librdkafka settings of every client of the relay: how to reach and trust the brokers is the same for all."""
     config: dict[str, Any] = {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "security.protocol": settings.kafka_security_protocol,
@@ -132,16 +140,14 @@ def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
         "ssl.key.location": settings.kafka_ssl_key_location,
     }
     config |= {name: path for name, path in locations.items() if path}
-    return config
+    return config | (json.loads(settings.kafka_config.get_secret_value()) if settings.kafka_config else {})
 
 
 def kafka_producer_config(settings: RelaySettings) -> dict[str, Any]:
     """As ``kafka_client_config``, with what concerns producers."""
-    further = json.loads(settings.kafka_config.get_secret_value()) if settings.kafka_config else {}
     return {
-        **kafka_client_config(settings),
         "transaction.timeout.ms": 60_000,
         "message.timeout.ms": 60_000,
         "linger.ms": 5,
-        **further,
+        **kafka_client_config(settings),
     }

@@ -1,5 +1,6 @@
 """A broker with SASL_SSL, SCRAM-SHA-512 and ACLs: the documented rights are enough, and each is needed."""
 
+import json
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -72,6 +73,22 @@ def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
     world.wait_drained()
     world.check_exactly_once(ids)
     assert PASSWORD not in relay.log.read_text()
+
+
+def test_a_setting_of_kafka_config_reaches_every_client(
+    secure_kafka: SecureKafka, new_secure_world: NewSecureWorld
+) -> None:
+    """The authority's certificate given in KAFKA_CONFIG serves producer, consumer and admin client alike."""
+    world, user = new_secure_world(create_topics=True)
+    for name in ("KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC"):
+        secure_kafka.allow(user, ResourceType.TOPIC, world.environ[name], [READ, WRITE, DESCRIBE], prefix=False)
+    prefix = world.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
+    secure_kafka.allow(user, ResourceType.TRANSACTIONAL_ID, prefix, [WRITE, DESCRIBE], prefix=True)
+    del world.environ["KAFKA_SSL_CA_LOCATION"]
+    ids = world.record(new_rows(10))
+    world.relay(KAFKA_CONFIG=json.dumps({"ssl.ca.pem": Path(secure_kafka.ca_location).read_text()}))
+    world.wait_drained()
+    world.check_exactly_once(ids)
 
 
 def test_a_relay_that_may_not_create_its_topics_names_the_command(

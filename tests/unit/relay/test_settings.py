@@ -1,0 +1,67 @@
+"""The relay's settings: what would break the promise is refused before anything is done."""
+
+import json
+
+import pytest
+
+from config.settings import SettingsError, load
+from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
+
+NEEDED = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092", "SCHEMA_REGISTRY_URL": "http://localhost:8081"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "acks",
+        "enable.idempotence",
+        "transactional.id",
+        "partitioner",
+        "group.id",
+        "isolation.level",
+        "test.mock.num.brokers",
+        "plugin.library.paths",
+        "error_cb",
+        "on_delivery",
+        "logger",
+    ],
+)
+def test_what_would_break_the_promise_is_refused_by_name(name: str) -> None:
+    """KAFKA_CONFIG may not change what exactly-once rests on, nor bring code; its value is not shown."""
+    given = json.dumps({name: "canary", "linger.ms": 1})
+    with pytest.raises(SettingsError) as refused:
+        load(RelaySettings, {**NEEDED, "KAFKA_CONFIG": given})
+    assert name in str(refused.value)
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["[]", "{", '"x"', '{"a": {"b": 1}}', '{"a": [1]}', "null"])
+def test_kafka_config_is_an_object_of_plain_values(given: str) -> None:
+    """Anything but a JSON object of plain values is refused, with an example."""
+    with pytest.raises(SettingsError, match="takes a JSON object"):
+        load(RelaySettings, {**NEEDED, "KAFKA_CONFIG": given})
+
+
+def test_further_settings_reach_every_client_and_beat_the_defaults() -> None:
+    """How to reach the brokers concerns all clients; what is ours by default may be changed."""
+    settings = load(RelaySettings, {**NEEDED, "KAFKA_CONFIG": '{"broker.address.family": "v4", "linger.ms": 50}'})
+    assert kafka_client_config(settings)["broker.address.family"] == "v4"
+    assert kafka_producer_config(settings)["linger.ms"] == 50
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"KAFKA_SASL_USERNAME": "u"}, "takes both or neither"),
+        ({"KAFKA_SASL_USERNAME": "u", "KAFKA_SASL_PASSWORD": "p"}, "takes SASL_SSL"),
+        ({"KAFKA_TOPIC": "same", "KAFKA_PROGRESS_TOPIC": "same"}, "takes another topic"),
+        ({"INFERENCE_URL": "http://user:canary@host/score"}, "INFERENCE_TOKEN"),
+        ({"INFERENCE_URL": "ftp://host/score"}, "INFERENCE_URL"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(given: dict[str, str], told: str) -> None:
+    """One line says which variables do not fit, and what they take; logins are masked."""
+    with pytest.raises(SettingsError) as refused:
+        load(RelaySettings, {**NEEDED, **given})
+    assert told in str(refused.value)
+    assert "canary" not in str(refused.value)
