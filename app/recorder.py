@@ -5,11 +5,8 @@ an idle process commits at once and a busy one in bulk; nobody waits for a timer
 """
 
 import threading
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import NamedTuple
 
 import structlog
 
@@ -27,9 +24,22 @@ PATIENCE_SECONDS = 10.0
 """How long a request waits for its commit; then the sender is told to come again, and finds its row."""
 
 
-class _Waiting(NamedTuple):
-    row: NewRow
-    outcome: "Future[RecordOutcome]"
+class _Waiting:
+    """A request that waits for its commit. A bare lock is the cheapest way to wake its thread."""
+
+    __slots__ = ("abandoned", "done", "outcome", "row")
+
+    def __init__(self, row: NewRow) -> None:
+        self.row = row
+        self.outcome: RecordOutcome | Exception = DatabaseUnavailableError("not committed")
+        self.abandoned = False
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def finish(self, outcome: RecordOutcome | Exception) -> None:
+        """Wake the request's thread with this outcome; an error is raised there."""
+        self.outcome = outcome
+        self.done.release()
 
 
 class Recorder:
@@ -54,13 +64,14 @@ class Recorder:
             OutboxError: it is not known to be committed; repeating is safe.
         """
         self._ensure_writer()
-        waiting = _Waiting(row, Future())
+        waiting = _Waiting(row)
         self._queue.put(waiting)
-        try:
-            return waiting.outcome.result(PATIENCE_SECONDS)
-        except FutureTimeoutError:
-            waiting.outcome.cancel()  # if it is not being written yet, it will not be
-            raise DatabaseUnavailableError("the database did not commit in time") from None
+        if not waiting.done.acquire(timeout=PATIENCE_SECONDS):
+            waiting.abandoned = True  # if it is not being written yet, it will not be
+            raise DatabaseUnavailableError("the database did not commit in time")
+        if isinstance(waiting.outcome, Exception):
+            raise waiting.outcome
+        return waiting.outcome
 
     def _ensure_writer(self) -> None:
         """The thread is started by the first request: threads do not survive a fork."""
@@ -72,7 +83,7 @@ class Recorder:
 
     def _write(self) -> None:
         while True:
-            batch = [w for w in self._gather() if w.outcome.set_running_or_notify_cancel()]
+            batch = [w for w in self._gather() if not w.abandoned]
             if batch:
                 self._commit(batch)
 
@@ -99,7 +110,7 @@ class Recorder:
             log.warning("interactions are committed again; %d were not", self._failed, action="committed_again")
             self._failed = 0
         for waiting, outcome in zip(batch, outcomes, strict=True):
-            waiting.outcome.set_result(outcome)
+            waiting.finish(outcome)
 
     def _fail(self, batch: list[_Waiting], error: Exception) -> None:
         if not isinstance(error, OutboxError):  # not its message: it may quote a row
@@ -114,4 +125,4 @@ class Recorder:
             )
         self._failed += len(batch)
         for waiting in batch:
-            waiting.outcome.set_exception(error)
+            waiting.finish(error)

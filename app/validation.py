@@ -8,7 +8,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -49,8 +48,7 @@ class InvalidInteractionError(Exception):
         self.problems = problems
 
 
-@dataclass(frozen=True, slots=True)
-class Interaction:
+class Interaction(NamedTuple):
     """What the outbox needs of a body that is in order."""
 
     interaction_id: str

@@ -50,6 +50,18 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 """File systems whose locks or syncs SQLite cannot rely on (sqlite.org/howtocorrupt.html, 2.1)."""
 
+BEGIN = {
+    # Writers queue here, not at their first write.
+    "sqlite": "BEGIN IMMEDIATE",
+    # The driver has sent BEGIN. Local to the transaction, so that a pooled server connection keeps nothing of ours.
+    "postgresql": (
+        f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),"
+        f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
+        f" set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_TIMEOUT_MS}', true)"
+    ),
+}
+"""First statement of a transaction that writes."""
+
 READ_ONLY = {"outbox_read_only": True}
 """Execution option: on SQLite the transaction is deferred, so that a reader never queues behind writers."""
 
@@ -108,7 +120,7 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         deferred = connection.get_execution_options().get("outbox_read_only", False)
-        connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if deferred else BEGIN["sqlite"])
 
     return engine
 
@@ -157,11 +169,6 @@ def _postgresql_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # Local to the transaction, so that a pooled server connection keeps nothing of ours.
-        connection.exec_driver_sql(
-            f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),"
-            f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
-            f" set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_TIMEOUT_MS}', true)"
-        )
+        connection.exec_driver_sql(BEGIN["postgresql"])
 
     return engine

@@ -13,8 +13,7 @@ def shard_of(interaction_id: str, shards: int) -> int:
     return crc32(interaction_id.encode()) % shards
 
 
-@dataclass(frozen=True, slots=True)
-class NewRow:
+class NewRow(NamedTuple):
     """A validated interaction on its way into the outbox."""
 
     key: str
@@ -30,8 +29,7 @@ class NewRow:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The row is committed (``duplicate``: it already was, by an earlier delivery)."""
 
     outbox_id: int

@@ -57,41 +57,48 @@ _COLUMNS = """
     tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, traceparent, received_at
 """
 
-RECORD = statement(
-    postgresql=f"""
+RECORD_POSTGRESQL = f"""
     INSERT INTO outbox ({_COLUMNS})
     SELECT r.tag, r.key, mod(r.crc, i.shards), r.interaction_id, r.channel, r.timestamp_ms,
-           r.customer_email, r.agent_id, r.payload, r.traceparent, {{now}}
+           r.customer_email, r.agent_id, decode(r.payload, 'base64'), r.traceparent, {_NOW["postgresql"]}
     FROM outbox_identity AS i,
-         unnest(CAST(:tag AS bigint[]), CAST(:key AS text[]), CAST(:crc AS bigint[]),
-                CAST(:interaction_id AS text[]), CAST(:channel AS text[]), CAST(:timestamp_ms AS bigint[]),
-                CAST(:customer_email AS text[]), CAST(:agent_id AS text[]), CAST(:payload AS bytea[]),
-                CAST(:traceparent AS text[])) WITH ORDINALITY
+         ROWS FROM (json_to_recordset(%s) AS (
+             tag bigint, key text, crc bigint, interaction_id text, channel text, timestamp_ms bigint,
+             customer_email text, agent_id text, payload text, traceparent text
+         )) WITH ORDINALITY
            AS r(tag, key, crc, interaction_id, channel, timestamp_ms,
                 customer_email, agent_id, payload, traceparent, ordinal)
     ORDER BY r.ordinal
     ON CONFLICT (key) DO NOTHING
     RETURNING tag, id
-    """,
-    sqlite=f"""
-    INSERT INTO outbox ({_COLUMNS})
-    SELECT :tag, :key, :crc % i.shards, :interaction_id, :channel, :timestamp_ms,
-           :customer_email, :agent_id, :payload, :traceparent, {{now}}
-    FROM outbox_identity AS i WHERE true
-    ON CONFLICT (key) DO NOTHING
-    """,
-)
-"""One statement a batch on PostgreSQL; one prepared statement, run for each row, on SQLite.
-The number of shards is read by the insert itself, so that resharding never races with it."""
+"""
+"""One statement a batch, for psycopg itself; the rows are one JSON text, which costs the driver least.
+The number of shards is read by the insert, so that resharding never races with it."""
 
-IDS_BY_KEY = statement(
-    postgresql="SELECT key, id, tag FROM outbox WHERE key = ANY(CAST(:keys AS text[]))",
-    sqlite="SELECT key, id, tag FROM outbox WHERE key IN (SELECT value FROM json_each(:keys))",
-)
-PAYLOADS_BY_KEY = statement(
-    postgresql="SELECT key, id, interaction_id, payload FROM outbox WHERE key = ANY(CAST(:keys AS text[]))",
-    sqlite="SELECT key, id, interaction_id, payload FROM outbox WHERE key IN (SELECT value FROM json_each(:keys))",
-)
+
+def record_sqlite(rows: int) -> str:
+    """One statement for so many rows, of ten values each; otherwise as ``RECORD_POSTGRESQL``."""
+    return f"""
+    INSERT INTO outbox ({_COLUMNS})
+    SELECT column1, column2, column3 % i.shards, column4, column5, column6,
+           column7, column8, column9, column10, {_NOW["sqlite"]}
+    FROM outbox_identity AS i, (VALUES {", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)}) WHERE true
+    ON CONFLICT (key) DO NOTHING
+    """
+
+
+NEWEST_SQLITE = """
+    SELECT json_group_array(json_array(tag, id)) FROM (SELECT tag, id FROM outbox ORDER BY id DESC LIMIT ?)
+"""
+"""What a transaction has just inserted: it is the only writer, and a new id is above all others."""
+
+PAYLOADS_BY_KEY = {
+    "postgresql": """
+    SELECT key, id, interaction_id, payload FROM outbox
+    WHERE key IN (SELECT json_array_elements_text(%s))
+    """,
+    "sqlite": "SELECT key, id, interaction_id, payload FROM outbox WHERE key IN (SELECT value FROM json_each(?))",
+}
 
 # Sending -------------------------------------------------------------------------------------------
 

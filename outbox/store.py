@@ -5,25 +5,20 @@ repeated after ``DatabaseUnavailableError`` without harm.
 """
 
 from collections.abc import Mapping, Sequence
-from zlib import crc32
 
 from sqlalchemy import Connection, Engine
 
+from outbox import recording, transactions
 from outbox import statements as sql
-from outbox import transactions
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
 from outbox.rows import (
-    Accepted,
     Identity,
-    KeyReused,
     Lease,
     NewRow,
     PendingRow,
     RecordOutcome,
     Ref,
-    RowRefused,
     ShardStatus,
-    new_tag,
 )
 
 REQUIRED_REVISION = "0001"
@@ -49,15 +44,7 @@ class Store:
             DatabaseUnavailableError: none of the rows is known to be committed. After an unanswered
                 commit some may be: a repeated delivery finds its row by the key.
         """
-        if not rows:
-            return []
-        try:
-            with transactions.write(self._engine) as connection:
-                return _record(connection, rows)
-        except transactions.ROW_ERRORS:
-            # One bad row must not fail its neighbours. Still one commit: either all outcomes hold, or none.
-            with transactions.write(self._engine) as connection:
-                return [_record_alone(connection, row) for row in rows]
+        return recording.record(self._engine, rows) if rows else []
 
     def pending_at_least(self, limit: int) -> bool:
         """Whether the backlog has reached ``limit`` rows; reads no more than that."""
@@ -196,61 +183,6 @@ class Store:
         """Each shard as operators see it; cost follows the backlog, not history."""
         with transactions.read(self._engine) as connection:
             return [ShardStatus._make(row) for row in connection.execute(sql.STATUS.on(connection))]
-
-
-def _record_alone(connection: Connection, row: NewRow) -> RecordOutcome:
-    try:
-        with connection.begin_nested():
-            return _record(connection, [row])[0]
-    except transactions.ROW_ERRORS as error:
-        return RowRefused(type(error.orig).__name__)
-
-
-def _record(connection: Connection, rows: Sequence[NewRow]) -> list[RecordOutcome]:
-    tags = [new_tag() for _ in rows]
-    ids = _insert(connection, rows, tags)
-    repeated = {row.key for row, tag in zip(rows, tags, strict=True) if tag not in ids}
-    known = {}
-    if repeated:
-        query = sql.PAYLOADS_BY_KEY.on(connection)
-        known = {r.key: r for r in connection.execute(query, {"keys": sql.bind_list(connection, list(repeated))})}
-    outcomes: list[RecordOutcome] = []
-    for row, tag in zip(rows, tags, strict=True):
-        if tag in ids:
-            outcomes.append(Accepted(ids[tag], row.interaction_id, duplicate=False))
-        elif bytes(known[row.key].payload) == row.payload:
-            outcomes.append(Accepted(known[row.key].id, known[row.key].interaction_id, duplicate=True))
-        else:
-            outcomes.append(KeyReused())
-    return outcomes
-
-
-def _insert(connection: Connection, rows: Sequence[NewRow], tags: Sequence[int]) -> dict[int, int]:
-    """Insert rows whose key is new; tag to id of those that were inserted."""
-    values = [
-        {
-            "tag": tag,
-            "key": row.key,
-            "crc": crc32(row.interaction_id.encode()),
-            "interaction_id": row.interaction_id,
-            "channel": row.channel,
-            "timestamp_ms": row.timestamp_ms,
-            "customer_email": row.customer_email,
-            "agent_id": row.agent_id,
-            "payload": row.payload,
-            "traceparent": row.traceparent,
-        }
-        for row, tag in zip(rows, tags, strict=True)
-    ]
-    query = sql.RECORD.on(connection)
-    if connection.dialect.name == "postgresql":
-        columns = {name: [value[name] for value in values] for name in values[0]}
-        return {row.tag: row.id for row in connection.execute(query, columns)}
-    connection.execute(query, values)
-    keys = sql.bind_list(connection, [row.key for row in rows])
-    found = connection.execute(sql.IDS_BY_KEY.on(connection), {"keys": keys})
-    ours = set(tags)
-    return {row.tag: row.id for row in found if row.tag in ours}
 
 
 def _lock(connection: Connection, lease: Lease) -> int:

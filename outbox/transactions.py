@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from outbox.engine import READ_ONLY
-from outbox.errors import DatabaseUnavailableError, SchemaOutdatedError
+from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
 
 ROW_ERRORS = (DataError, IntegrityError)
 """Errors that a row brings about by its values, not the database by its state."""
@@ -36,17 +37,49 @@ def read(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
+def driver(engine: Engine) -> Iterator[Any]:
+    """The driver's own connection; what is not committed in the block is rolled back. Errors as ``write``,
+    and ``row_errors`` as the driver raises them.
+    """
+    dbapi = engine.dialect.loaded_dbapi
+    with _translated():
+        try:
+            pooled = engine.raw_connection()
+            try:
+                yield pooled.driver_connection
+            except dbapi.Error as error:
+                if engine.dialect.is_disconnect(error, pooled.driver_connection, None):
+                    pooled.invalidate()
+                    engine.dispose()  # the others in the pool are gone as well
+                raise
+            finally:
+                pooled.close()
+        except row_errors(engine):
+            raise
+        except dbapi.Error as error:
+            raise _told(error, is_programming=isinstance(error, dbapi.ProgrammingError)) from None
+
+
+def row_errors(engine: Engine) -> tuple[type[Exception], ...]:
+    """``ROW_ERRORS`` as the driver has them."""
+    dbapi: Any = engine.dialect.loaded_dbapi
+    return (dbapi.DataError, dbapi.IntegrityError)
+
+
+@contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except ROW_ERRORS:
         raise
     except DBAPIError as error:
-        told = str(error.orig).strip().split("\n", 1)[0]
-        if isinstance(error, ProgrammingError) or any(mark in told for mark in _MISSING):
-            raise SchemaOutdatedError(
-                f"the database lacks what this code needs ({told}): alembic upgrade head"
-            ) from None
-        raise DatabaseUnavailableError(f"the database did not do its work: {told}") from None
+        raise _told(error.orig, is_programming=isinstance(error, ProgrammingError)) from None
     except SQLAlchemyError as error:  # the pool's time-out, a connection gone in mid-flight
         raise DatabaseUnavailableError(f"the database did not do its work: {type(error).__name__}") from None
+
+
+def _told(error: BaseException | None, *, is_programming: bool) -> OutboxError:
+    told = str(error).strip().split("\n", 1)[0]
+    if is_programming or any(mark in told for mark in _MISSING):
+        return SchemaOutdatedError(f"the database lacks what this code needs ({told}): alembic upgrade head")
+    return DatabaseUnavailableError(f"the database did not do its work: {told}")
