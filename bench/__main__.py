@@ -1,23 +1,20 @@
 """``python -m bench [--rows N] [--rounds N] [--seconds N]``: first figures for drain and ingest.
 
 Drain: a backlog of committed rows, until every one is in the topic and marked, beside the same bytes
-through a raw transactional producer with the same batch. Ingest: the webhook under gunicorn, beside a
-bare Flask route under the same settings. The two sides of a ratio alternate within one run.
+through a raw transactional producer with the same batch. Ingest: see ``bench.ingest``. The two
+sides of a ratio alternate within one run.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +22,16 @@ import confluent_kafka
 from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import Engine, text
 
-from bench.bare import BODY
+from bench import ingest
 from outbox.engine import create_outbox_engine
 from outbox.leases import Leases
 from outbox.store import Store
 from relay.encoding import Encoder
 from relay.publisher import Publisher
-from tests.conftest import ROOT, migrate
+from tests.conftest import migrate
 from tests.relay_process import RelayProcess
 from tests.services import Kafka, Postgres, Registry
-from tests.services.process import free_port
 from tests.support import new_rows, wait_until
-from tests.web_process import PATH, SECRET, WebProcess
 from tests.world import settings_for
 
 BATCH = 5_000
@@ -58,7 +53,7 @@ def main() -> None:
         for kind in ("sqlite", "postgresql"):
             make = _maker(kind, folder, postgres)
             report[f"drain {kind}"] = _drain(kafka, registry, make, folder, options.rows, options.rounds)
-            report[f"ingest {kind}"] = _ingest(make, folder, options.seconds, options.rounds)
+            report[f"ingest {kind}"] = ingest.measure(make, folder, options.seconds, options.rounds)
     finally:
         for service in (kafka, registry, postgres):
             service.stop()
@@ -143,69 +138,6 @@ def _raw(kafka: Kafka, engine: Engine, count: int) -> float:
     rate = count / (time.monotonic() - began)
     publisher.close()
     return rate
-
-
-def _ingest(make: Callable[[], str], folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
-    environ = {"WEB_CONCURRENCY": "2", "WEB_THREADS": "16", "LOG_LEVEL": "WARNING"}
-    web = WebProcess({**environ, "DATABASE_URL": make()}, folder / "web.log")
-    port = free_port()
-    bare_environ = {**os.environ, "CXONE_WEBHOOK_SECRETS": SECRET * 2, **environ, "PORT": str(port)}
-    bare_environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="bare-metrics-")
-    bare = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", "bench.bare:app"],
-        cwd=ROOT,
-        env={**bare_environ, "WEB_HOST": "127.0.0.1"},
-        stderr=subprocess.DEVNULL,
-    )
-    webhook, route = [], []
-    try:
-        wait_until(lambda: _answers(port), "the bare route answers")
-        for _ in range(rounds):
-            webhook.append(_load(web.port, seconds))
-            route.append(_load(port, seconds))
-    finally:
-        web.stop()
-        bare.terminate()
-        bare.wait()
-    return _compared("webhook requests/s", webhook, "bare Flask route requests/s", route)
-
-
-def _answers(port: int) -> bool:
-    try:
-        return _post(HTTPConnection("127.0.0.1", port, timeout=5), 0) == 202
-    except OSError:
-        return False
-
-
-def _post(connection: HTTPConnection, number: int) -> int:
-    headers = {"X-CXone-Webhook-Secret": SECRET, "Content-Type": "application/json"}
-    connection.request("POST", PATH, BODY % (number, os.getpid()), headers)
-    answer = connection.getresponse()
-    answer.read()
-    return answer.status
-
-
-def _load(port: int, seconds: float, senders: int = 16) -> float:
-    """Requests a second answered 202, with this many senders in two processes."""
-    with multiprocessing.Pool(2) as pool:
-        counts = pool.starmap(_send, [(port, seconds, senders // 2)] * 2)
-    return sum(counts) / seconds
-
-
-def _send(port: int, seconds: float, senders: int) -> int:
-    from concurrent.futures import ThreadPoolExecutor
-
-    deadline = time.monotonic() + seconds
-
-    def sender(_number: int) -> int:
-        connection, done = HTTPConnection("127.0.0.1", port, timeout=30), 0
-        while time.monotonic() < deadline:
-            assert _post(connection, time.monotonic_ns()) == 202
-            done += 1
-        return done
-
-    with ThreadPoolExecutor(senders) as pool:
-        return sum(pool.map(sender, range(senders)))
 
 
 def _compared(ours: str, our_rates: list[float], theirs: str, their_rates: list[float]) -> dict[str, Any]:

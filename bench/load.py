@@ -74,16 +74,17 @@ def _connect(port: int) -> socket.socket:
 
 
 def _closed(port: int, connections: int, seconds: float) -> Load:
-    poller, sent = selectors.DefaultSelector(), {}
+    poller = selectors.DefaultSelector()
+    sent: dict[socket.socket, float] = {}
     for _ in range(int(connections)):
         connection = _connect(port)
-        poller.register(connection, selectors.EVENT_READ)
+        poller.register(connection, selectors.EVENT_READ, connection)
         sent[connection] = time.perf_counter()
         connection.sendall(_request())
     began, latencies, refused = time.perf_counter(), [], 0
     while sent:
         for key, _ in poller.select():
-            connection = key.fileobj
+            connection = key.data
             status = _answer(connection)
             now = time.perf_counter()
             latencies.append((now - sent.pop(connection)) * 1000)
@@ -95,24 +96,26 @@ def _closed(port: int, connections: int, seconds: float) -> Load:
 
 
 def _open(port: int, per_second: int, seconds: float) -> Load:
-    poller, idle, due_of = selectors.DefaultSelector(), [], {}
-    began, latencies, refused = time.perf_counter(), [], 0
-    started = 0
+    poller = selectors.DefaultSelector()
+    idle: list[socket.socket] = []
+    due_of: dict[socket.socket, float] = {}
+    began, latencies, refused, started = time.perf_counter(), [], 0, 0
     while started < per_second * seconds or due_of:
         now = time.perf_counter()
         while started < per_second * seconds and (due := began + started / per_second) <= now:
-            connection = idle.pop() if idle else _connect(port)
-            if connection not in poller.get_map():
-                poller.register(connection, selectors.EVENT_READ)
+            if not idle:
+                idle.append(_connect(port))
+                poller.register(idle[0], selectors.EVENT_READ, idle[0])
+            connection = idle.pop()
             due_of[connection] = due
             connection.sendall(_request())
             started += 1
         pause = max(0.0, began + started / per_second - time.perf_counter())
         for key, _ in poller.select(pause if started < per_second * seconds else None):
-            status = _answer(key.fileobj)
-            latencies.append((time.perf_counter() - due_of.pop(key.fileobj)) * 1000)
+            status = _answer(key.data)
+            latencies.append((time.perf_counter() - due_of.pop(key.data)) * 1000)
             refused += status != b"202"
-            idle.append(key.fileobj)
+            idle.append(key.data)
     return _told(latencies, refused, began)
 
 

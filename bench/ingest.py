@@ -1,0 +1,175 @@
+"""``python -m bench.ingest``: the webhook with durable commits, beside what it is compared with.
+
+Three sides, in turn within each round: the webhook · a bare Flask route under the same gunicorn
+settings, the most that could be reached · the webhook with one commit for each request, what is
+usual. Then the answer's latency at a fixed rate. The generator's own CPU is told, to show that it
+is not what is measured.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import psutil
+
+from bench.load import Load, closed_loop, open_loop
+from tests.conftest import ROOT
+from tests.services.process import free_port
+from tests.support import wait_until
+from tests.web_process import SECRET, WebProcess
+
+CONNECTIONS = 32
+FIXED_PER_SECOND = 500
+WARM_UP_SECONDS = 1.0
+
+
+class Side(Protocol):
+    """A gunicorn that is put under load."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> int:
+        """End it."""
+
+
+class Bare:
+    """gunicorn with another application and the same settings; parameters as ``WebProcess``, and the application."""
+
+    def __init__(self, environ: Mapping[str, str], log: Path, application: str) -> None:
+        self.port = free_port()
+        given = {"CXONE_WEBHOOK_SECRETS": f"tests={SECRET}", "WEB_HOST": "127.0.0.1", **environ}
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", application],
+                cwd=ROOT,
+                env={**os.environ, **given, "PORT": str(self.port)},
+                stdout=file,
+                stderr=file,
+            )
+        wait_until(self._answers, f"{application} answers ({log})")
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, "it has ended, its log says why"
+        try:
+            return closed_loop(self.port, 1, 0).answered == 1
+        except OSError:
+            return False
+
+    def stop(self) -> int:
+        """SIGTERM, and wait."""
+        self.process.terminate()
+        return self.process.wait(40)
+
+
+def measure(make: Callable[[], str], folder: Path, seconds: float, rounds: int, workers: int = 2) -> dict[str, Any]:
+    """Figures of one kind of database.
+
+    Args:
+        make: makes a migrated database and returns its URL.
+        folder: for logs.
+        seconds: of load, for each side and round.
+        rounds: how often the sides take turns.
+        workers: gunicorn's processes, on every side.
+    """
+    with ExitStack() as stack:
+
+        def environ() -> dict[str, str]:
+            metrics = tempfile.mkdtemp(prefix="metrics-", dir=folder)
+            return {
+                "DATABASE_URL": make(),
+                "WEB_CONCURRENCY": str(workers),
+                "LOG_LEVEL": "WARNING",
+                "PROMETHEUS_MULTIPROC_DIR": metrics,
+            }
+
+        sides: dict[str, Side] = {
+            "webhook": WebProcess(environ(), folder / "web.log"),
+            "bare Flask route": Bare(environ(), folder / "bare.log", "bench.bare:app"),
+            "one commit a request": Bare(environ(), folder / "single.log", "bench.bare:one_commit_a_request()"),
+        }
+        for side in sides.values():
+            stack.callback(side.stop)
+            closed_loop(side.port, CONNECTIONS, WARM_UP_SECONDS)
+        runs: dict[str, list[tuple[Load, float]]] = {name: [] for name in sides}
+        for _ in range(rounds):
+            for name, side in sides.items():
+                before = _cpu_seconds(side)
+                load = closed_loop(side.port, CONNECTIONS, seconds)
+                runs[name].append((load, _cpu_seconds(side) - before))
+        latency = open_loop(sides["webhook"].port, FIXED_PER_SECOND, seconds)
+    told: dict[str, Any] = {name: _told(run) for name, run in runs.items()}
+    for name in ("bare Flask route", "one commit a request"):
+        told[f"webhook / {name}"] = _ratio(runs["webhook"], runs[name])
+    told[f"answer at {FIXED_PER_SECOND}/s"] = _latency(latency)
+    return told
+
+
+def _cpu_seconds(side: Side) -> float:
+    times = [worker.cpu_times() for worker in psutil.Process(side.process.pid).children()]
+    return sum(each.user + each.system for each in times)
+
+
+def _told(runs: list[tuple[Load, float]]) -> dict[str, Any]:
+    rates = [load.per_second for load, _ in runs]
+    return {
+        "requests/s": {"median": round(median(rates)), "spread": [round(min(rates)), round(max(rates))]},
+        "web CPU us/request": round(median(cpu / load.answered * 1e6 for load, cpu in runs)),
+        "generator CPU us/request": round(median(load.cpu_seconds / load.answered * 1e6 for load, _ in runs)),
+        "generator's share of a core": round(max(load.cpu_seconds / load.seconds for load, _ in runs), 2),
+        "refused": sum(load.refused for load, _ in runs),
+    }
+
+
+def _ratio(ours: list[tuple[Load, float]], theirs: list[tuple[Load, float]]) -> dict[str, Any]:
+    rates = [a.per_second / b.per_second for (a, _), (b, _) in zip(ours, theirs, strict=True)]
+    return {"median": round(median(rates), 2), "of each round": [round(rate, 2) for rate in rates]}
+
+
+def _latency(load: Load) -> dict[str, Any]:
+    return {
+        "p50 ms": round(load.percentile_ms(0.5), 1),
+        "p99 ms": round(load.percentile_ms(0.99), 1),
+        "max ms": round(load.percentile_ms(1.0), 1),
+        "refused": load.refused,
+    }
+
+
+def main() -> None:
+    """Measure on a SQLite file and on PostgreSQL; print one JSON document."""
+    from bench.__main__ import _machine, _maker
+    from tests.services import Postgres
+
+    parser = argparse.ArgumentParser(prog="python -m bench.ingest")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of load, a side and round")
+    parser.add_argument("--workers", type=int, default=2, help="gunicorn processes, on every side")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="outbox-bench-"))
+    postgres = Postgres(folder / "postgres")
+    postgres.start()
+    try:
+        report = {
+            "machine": _machine(),
+            **{
+                f"ingest {kind}": measure(
+                    _maker(kind, folder, postgres), folder, options.seconds, options.rounds, options.workers
+                )
+                for kind in ("sqlite", "postgresql")
+            },
+        }
+    finally:
+        postgres.stop()
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
