@@ -51,11 +51,13 @@ class BacklogLimit:
 
     def reached(self) -> bool:
         """Whether new interactions are to be refused; unknown counts as no: the commit will tell."""
-        with self._lock:
-            if monotonic() >= self._good_until:
-                try:
-                    self._reached = self._store.pending_at_least(self._rows)
-                except OutboxError:
-                    self._reached = False
+        # One request looks; what was seen before counts meanwhile, so that a slow look holds up nobody else.
+        if monotonic() >= self._good_until and self._lock.acquire(blocking=False):
+            try:
+                self._reached = self._store.pending_at_least(self._rows)
+            except OutboxError:
+                self._reached = False
+            finally:
                 self._good_until = monotonic() + BACKLOG_SECONDS
-            return self._reached
+                self._lock.release()
+        return self._reached

@@ -56,13 +56,18 @@ def _recorded(cursor: Any, dialect: str, rows: Sequence[NewRow]) -> list[RecordO
         return [Accepted(ids[tag], row.interaction_id, duplicate=False) for row, tag in zip(rows, tags, strict=True)]
     known = _known(cursor, dialect, [row.key for row, tag in zip(rows, tags, strict=True) if tag not in ids])
     return [
-        Accepted(ids[tag], row.interaction_id, duplicate=False) if tag in ids else _repeated(row, known[row.key])
+        Accepted(ids[tag], row.interaction_id, duplicate=False)
+        if tag in ids
+        else _repeated(cursor, dialect, row, known)
         for row, tag in zip(rows, tags, strict=True)
     ]
 
 
-def _repeated(row: NewRow, known: tuple[int, str, bytes]) -> RecordOutcome:
-    outbox_id, interaction_id, payload = known
+def _repeated(cursor: Any, dialect: str, row: NewRow, known: dict[str, tuple[int, str, bytes]]) -> RecordOutcome:
+    if row.key not in known:  # it has been pruned since the insert met it
+        (outcome,) = _recorded(cursor, dialect, [row])
+        return outcome
+    outbox_id, interaction_id, payload = known[row.key]
     return Accepted(outbox_id, interaction_id, duplicate=True) if payload == row.payload else KeyReused()
 
 

@@ -140,9 +140,9 @@ BREAKAGES = [
     ),
     Breakage(
         "one bad row fails its neighbours",
-        "outbox/store.py",
-        "return [_record_alone(connection, row) for row in rows]",
-        "return [RowRefused('')] * len(rows)",
+        "outbox/recording.py",
+        "outcomes = [_recorded_alone(cursor, dialect, row, row_errors) for row in rows]",
+        "outcomes = [RowRefused('')] * len(rows)",
         f"{STORE}::test_each_row_of_a_batch_keeps_its_own_outcome[sqlite]",
     ),
     Breakage(
@@ -169,8 +169,9 @@ BREAKAGES = [
     Breakage(
         "the webhook answers before the commit",
         "app/recorder.py",
-        "            return waiting.outcome.result(PATIENCE_SECONDS)",
-        "            return __import__('outbox.rows').rows.Accepted(1, row.interaction_id, False)",
+        "        self._queue.put(waiting)",
+        "        self._queue.put(waiting)\n"
+        "        return __import__('outbox.rows').rows.Accepted(1, row.interaction_id, False)",
         "tests/integration/test_webhook.py::test_a_locked_database_answers_503_and_recovers",
     ),
 ]

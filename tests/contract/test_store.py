@@ -7,7 +7,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from app.validation import InvalidInteractionError, parse
-from outbox.errors import LeaseLostError, OutboxMismatchError
+from outbox.engine import create_outbox_engine
+from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
 from outbox.rows import Accepted, Identity, KeyReused, Lease, Ref, RowRefused, shard_of
 from outbox.states import TRANSITIONS, RowState
@@ -160,6 +161,45 @@ def test_an_outbox_insists_on_what_it_was_used_with(store: Store) -> None:
     store.bind_identity(used)
     with pytest.raises(OutboxMismatchError, match="cluster id was 'cluster', is 'other'"):
         store.bind_identity(Identity(known.outbox_id, known.shards, "t", "p", "x-", "other"))
+
+
+def test_a_row_that_is_pruned_under_its_repetition_is_recorded_anew(new_postgresql: NewDatabase) -> None:
+    """The insert met the key, the look-up found it gone: a new row, and its neighbour is not affected."""
+    engine = create_outbox_engine(new_postgresql())
+    store, row = Store(engine), new_row()
+    (first,) = store.record([row])
+    assert isinstance(first, Accepted)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"""
+            CREATE FUNCTION prune() RETURNS trigger LANGUAGE plpgsql
+            AS $$ BEGIN DELETE FROM outbox WHERE id = {first.outbox_id}; RETURN NULL; END $$
+        """)
+        connection.exec_driver_sql(
+            "CREATE TRIGGER prune AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION prune()"
+        )
+    again = store.record([row, new_row(), row])
+    assert [outcome.duplicate for outcome in again if isinstance(outcome, Accepted)] == [False, False, True]
+    engine.dispose()
+
+
+def test_connections_that_the_server_has_closed_fail_one_batch_at_most(new_postgresql: NewDatabase) -> None:
+    """All that wait in the pool are given up with the first."""
+    engine = create_outbox_engine(new_postgresql())
+    store = Store(engine)
+    with engine.connect() as one, engine.connect() as other:
+        for connection in (one, other):
+            connection.exec_driver_sql("SELECT 1")
+    outside = create_outbox_engine(engine.url.render_as_string(hide_password=False))
+    with outside.connect() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    outside.dispose()
+    with pytest.raises(DatabaseUnavailableError):
+        store.record([new_row()])
+    assert isinstance(store.record([new_row()])[0], Accepted)
+    engine.dispose()
 
 
 def test_the_shard_is_computed_by_the_insert(new_database: NewDatabase) -> None:

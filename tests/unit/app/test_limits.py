@@ -1,9 +1,12 @@
-"""The rate limit as arithmetic."""
+"""The rate limit as arithmetic, the backlog limit as seen by many threads."""
+
+import threading
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.limits import RateLimit
+from app.limits import BacklogLimit, RateLimit
 
 
 class Clock:
@@ -46,3 +49,33 @@ def test_the_rate_is_never_exceeded(rate: float, pauses: list[float]) -> None:
         clock.now += pause
         passed += limit.allows()
     assert passed <= max(1.0, rate) + rate * sum(pauses) + 1e-6
+
+
+class SlowStore:
+    """A database that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.answer = threading.Event(), threading.Event()
+
+    def pending_at_least(self, _limit: int) -> bool:
+        """Full, in the end."""
+        self.asked.set()
+        return self.answer.wait(60)
+
+
+def test_one_request_looks_at_the_backlog_and_the_others_go_on() -> None:
+    """While the look takes its time, what was seen before counts."""
+    store: Any = SlowStore()
+    limit = BacklogLimit(store, 1)
+    found: list[bool] = []
+    looking = threading.Thread(target=lambda: found.append(limit.reached()))
+    looking.start()
+    assert store.asked.wait(60)
+    other = threading.Thread(target=limit.reached)
+    other.start()
+    other.join(5)
+    assert not other.is_alive()
+    store.answer.set()
+    looking.join()
+    assert found == [True]
+    assert limit.reached()
