@@ -6,10 +6,10 @@ twice is the progress record. So a lease may end early or late without harm to t
 
 from sqlalchemy import Engine
 
-from outbox import statements as sql
+from outbox import shard_statements as sql
 from outbox import transactions
 from outbox.errors import LeaseLostError
-from outbox.rows import Lease
+from outbox.rows import Holding, Lease, Member
 
 
 class Leases:
@@ -18,21 +18,27 @@ class Leases:
     Args:
         engine: of the outbox.
         owner: unique per start of a process, never used again.
-        lease_seconds: how long a lease lasts without renewal.
+        lease_seconds: how long a lease, and the heartbeat, last without renewal.
+        paused_too: take paused shards as well; for those who look after a shard and send nothing.
     """
 
-    def __init__(self, engine: Engine, owner: str, lease_seconds: float) -> None:
+    def __init__(self, engine: Engine, owner: str, lease_seconds: float, *, paused_too: bool = False) -> None:
         self._engine = engine
         self.owner = owner
         self.lease_seconds = lease_seconds
+        self._paused_too = paused_too
 
     def take(self, shard: int, dead_owner: str | None = None) -> Lease | None:
-        """Take the shard, with a new epoch, if it is free, ours, run out, or ``dead_owner``'s; else None."""
+        """Take the shard, with a new epoch, if it is free, ours, run out, or ``dead_owner``'s; else None.
+
+        None also while the shard is paused.
+        """
         parameters = {
             "shard": shard,
             "owner": self.owner,
             "dead_owner": dead_owner or self.owner,
             "lease_ms": self._lease_ms,
+            "paused_too": int(self._paused_too),
         }
         with transactions.write(self._engine) as connection:
             taken = connection.execute(sql.TAKE_LEASE.on(connection), parameters).one_or_none()
@@ -66,6 +72,29 @@ class Leases:
         """Owner of each shard, dead or alive."""
         with transactions.read(self._engine) as connection:
             return {row.shard: row.owner for row in connection.execute(sql.OWNERS.on(connection))}
+
+    # Sharing ---------------------------------------------------------------------------------------
+
+    def beat(self, *, able: bool) -> None:
+        """Be one of the relays that share the shards, for another ``lease_seconds``."""
+        with transactions.write(self._engine) as connection:
+            values = {"owner": self.owner, "lease_ms": self._lease_ms, "able": int(able)}
+            connection.execute(sql.BEAT.on(connection), values)
+
+    def leave(self, owner: str | None = None) -> None:
+        """Take this relay, or one that is gone, out of those that share the shards."""
+        with transactions.write(self._engine) as connection:
+            connection.execute(sql.LEAVE.on(connection), {"owner": owner or self.owner})
+
+    def shared(self) -> tuple[list[Member], list[Holding]]:
+        """The relays, in the order in which they joined, and the shards."""
+        with transactions.read(self._engine) as connection:
+            members = connection.execute(sql.MEMBERS.on(connection)).all()
+            holdings = connection.execute(sql.HOLDINGS.on(connection)).all()
+        return (
+            [Member(owner, bool(able), bool(live)) for owner, able, live in members],
+            [Holding(shard, owner, bool(held), *pause) for shard, owner, held, *pause in holdings],
+        )
 
     @property
     def _lease_ms(self) -> int:

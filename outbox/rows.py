@@ -130,6 +130,32 @@ class ShardStatus(NamedTuple):
     discarded: int
     oldest_age_ms: int | None
     """Age of the oldest pending row; None without one."""
+    paused_by: str | None
+    """Who paused it; None: it is not paused."""
+    paused_reason: str | None
+    paused_until_ms: int | None
+    """When the pause ends by itself, milliseconds since the epoch; None: it does not."""
+
+
+class Member(NamedTuple):
+    """A relay among which the shards are shared."""
+
+    owner: str
+    able: bool
+    """Whether it gets on with at least one of its shards, or has none."""
+    live: bool
+    """Whether its heartbeat has not run out."""
+
+
+class Holding(NamedTuple):
+    """A shard as the relays see it that share them."""
+
+    shard: int
+    owner: str | None
+    held: bool
+    """Whether the owner's lease has not run out."""
+    paused_by: str | None
+    paused_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)

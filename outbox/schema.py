@@ -109,6 +109,26 @@ outbox_shard = Table(
 )
 """Who may send a shard's rows, and the last Kafka transaction of it that is marked here."""
 
+outbox_relay = Table(
+    "outbox_relay",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("joined_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("able", SmallInteger, nullable=False),
+)
+"""The relays among which the shards are shared, until each one's heartbeat runs out."""
+
+outbox_pause = Table(
+    "outbox_pause",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("until", BigInteger),
+)
+"""Shards that no relay may send, by whose word, why, and until when (NULL: until they are resumed)."""
+
 outbox_inference_call = Table(
     "outbox_inference_call",
     metadata,

@@ -163,29 +163,7 @@ PARK = statement("""
     WHERE id = :id AND tag = :tag AND shard = :shard AND state = 'pending'
 """)
 
-# Leases --------------------------------------------------------------------------------------------
-
-TAKE_LEASE = statement("""
-    UPDATE outbox_shard SET owner = :owner, epoch = epoch + 1, lease_expires_at = {now} + :lease_ms
-    WHERE shard = :shard AND (owner IS NULL OR owner = :owner OR owner = :dead_owner OR lease_expires_at <= {now})
-    RETURNING epoch, settled
-""")
-RENEW_LEASE = statement("""
-    UPDATE outbox_shard
-    SET lease_expires_at = {now} + :lease_ms, rows_per_second = :rows_per_second, condition = NULL
-    WHERE shard = :shard AND owner = :owner AND epoch = :epoch
-""")
-RELEASE_LEASE = statement("""
-    UPDATE outbox_shard SET owner = NULL, lease_expires_at = 0, rows_per_second = 0
-    WHERE shard = :shard AND owner = :owner AND epoch = :epoch
-""")
-SET_CONDITION = statement("""
-    UPDATE outbox_shard SET condition = :condition, rows_per_second = 0
-    WHERE shard = :shard AND (owner = :owner OR owner IS NULL OR lease_expires_at <= {now})
-""")
-OWNERS = statement("SELECT shard, owner FROM outbox_shard ORDER BY shard")
-
-# Identity, health, status --------------------------------------------------------------------------
+# Identity, health ----------------------------------------------------------------------------------
 
 IDENTITY = statement("""
     SELECT outbox_id, shards, topic, progress_topic, transactional_id_prefix, cluster_id FROM outbox_identity
@@ -201,22 +179,6 @@ TOUCH = statement("UPDATE outbox_identity SET id = id")
 BACKLOG = statement("""
     SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'pending' LIMIT :limit) AS pending
 """)
-STATUS = statement("""
-    SELECT s.shard, s.owner, s.epoch, s.lease_expires_at - {now} AS lease_remaining_ms, s.settled,
-           s.rows_per_second, s.condition,
-           (SELECT count(*) FROM outbox WHERE shard = s.shard AND state = 'pending') AS pending,
-           (SELECT count(*) FROM
-               (SELECT interaction_id, min(id) AS id FROM outbox
-                WHERE shard = s.shard AND state = 'parked' GROUP BY interaction_id) AS p
-               JOIN outbox AS o ON o.shard = s.shard AND o.state = 'pending'
-                               AND o.interaction_id = p.interaction_id AND o.id > p.id) AS waiting,
-           (SELECT count(*) FROM outbox WHERE shard = s.shard AND state = 'parked') AS parked,
-           (SELECT count(*) FROM outbox WHERE shard = s.shard AND state = 'discarded') AS discarded,
-           {now} - (SELECT received_at FROM outbox WHERE shard = s.shard AND state = 'pending'
-                    ORDER BY id LIMIT 1) AS oldest_age_ms
-    FROM outbox_shard AS s ORDER BY s.shard
-""")
-"""Counts come from the partial indexes: their cost follows what is pending, not history."""
 
 # Inference calls -----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, Engine
 
 from outbox import recording, transactions
+from outbox import shard_statements as shard_sql
 from outbox import statements as sql
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
 from outbox.rows import (
@@ -21,7 +22,7 @@ from outbox.rows import (
     ShardStatus,
 )
 
-REQUIRED_REVISION = "0001"
+REQUIRED_REVISION = "0003"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
 
 
@@ -80,6 +81,8 @@ class Store:
         query = sql.PENDING_WAIT if waiting else sql.PENDING_PASS
         with transactions.read(self._engine) as connection:
             found = connection.execute(query.on(connection), {"shard": lease.shard, "limit": limit}).all()
+        if not found:
+            raise LeaseLostError(f"shard {lease.shard} is no more: the outbox was resharded")
         owner, epoch, settled = found[0][:3]
         _insist_on(lease, owner, epoch)
         if settled != lease.settled:
@@ -182,7 +185,7 @@ class Store:
     def status(self) -> list[ShardStatus]:
         """Each shard as operators see it; cost follows the backlog, not history."""
         with transactions.read(self._engine) as connection:
-            return [ShardStatus._make(row) for row in connection.execute(sql.STATUS.on(connection))]
+            return [ShardStatus._make(row) for row in connection.execute(shard_sql.STATUS.on(connection))]
 
 
 def _lock(connection: Connection, lease: Lease) -> int:

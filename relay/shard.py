@@ -24,6 +24,7 @@ from relay.errors import (
     DatabaseWentBackError,
     RelayError,
     StoppedError,
+    UnavailableError,
     UnencodableRowsError,
 )
 from relay.health import Health
@@ -35,8 +36,6 @@ log = structlog.get_logger(__name__)
 
 IDLE_SECONDS = (0.005, 0.1)
 """First and longest pause between two looks at an empty outbox."""
-FOREIGN_LEASE_SECONDS = 1.0
-"""Pause between two tries for a shard that another relay holds."""
 
 
 def ignore_steps(_name: str, _shard: int) -> None:
@@ -91,18 +90,22 @@ class ShardWorker:
         self.shard = shard
         self.subject = f"shard {shard}"
         self.holds = False
+        self.able_at = monotonic()
+        """When it was last in order, or waited for what no other relay could help."""
         self._parts = parts
+        self._lease: Lease | None = None
         self._backoff = Backoff(Random())  # noqa: S311 - jitter, not cryptography
         self._suspects: dict[Ref, str] = {}
         self._narrow: tuple[int, int] | None = None  # rows a transaction, up to this id: a culprit is among them
 
     def run(self) -> None:
-        """Take the shard and send, through every error, until the stop."""
+        """Take the shard and send, through every error, until the stop or until the shard is somebody else's."""
         while not self._parts.stop.is_set():
             try:
-                self._take_and_send()
+                if not self._take_and_send():
+                    return
             except StoppedError:
-                return
+                break
             except LeaseLostError as lost:
                 log.info("%s is taken anew or left: %s", self.subject, lost, action="lease_lost", shard=self.shard)
                 self._parts.stop.wait(self._backoff.failed())
@@ -113,33 +116,63 @@ class ShardWorker:
             except Exception as error:
                 log.exception("%s met an error nobody expected", self.subject, action="unexpected", shard=self.shard)
                 self._wait(error, f"unexpected {type(error).__name__}: see the log; please report it")
+        self.give_back()
 
     # Taking the shard ------------------------------------------------------------------------------
 
-    def _take_and_send(self) -> None:
-        lease = self._parts.leases.take(self.shard, self._parts.dead_owner(self.shard))  # step 1
-        if lease is None:
-            self._parts.health.recovered(self.subject)  # whatever it was, it is its owner's now
-            self._parts.stop.wait(FOREIGN_LEASE_SECONDS)
-            return
-        self._step("leased")
-        self._parts.check_identity()  # before anyone is fenced
-        publisher = self._parts.publisher(self.shard)
-        held = Held(lease, publisher, monotonic())
+    def _take_and_send(self) -> bool:
+        """Whether the shard was ours to take."""
+        held = self.take()
+        if held is None:
+            return False
         try:
-            publisher.fence()  # step 2
-            self._step("fenced")
-            held.lease = self._settle_what_is_committed(lease)
+            self.settle(held)
             self._park_suspects(held.lease)
             self.holds = True
             self._send(held)  # step 5
+        except DatabaseWentBackError:
+            self.give_back()  # nothing is sent: whoever reconciles the shard need not wait for the lease
+            raise
         finally:
             self.holds = False
+            held.publisher.close()
+        return True
+
+    def take(self) -> Held | None:
+        """Steps 1 and 2: take the lease, insist on the identity, fence earlier producers; None: it is not free."""
+        lease = self._parts.leases.take(self.shard, self._parts.dead_owner(self.shard))
+        if lease is None:
+            return None
+        self._lease = lease
+        self._step("leased")
+        self._parts.check_identity()  # before anyone is fenced
+        publisher = self._parts.publisher(self.shard)
+        try:
+            publisher.fence()
+        except BaseException:
             publisher.close()
-            self._give_back(held.lease)
+            raise
+        self._step("fenced")
+        return Held(lease, publisher, monotonic())
+
+    def settle(self, held: Held) -> None:
+        """Steps 3 and 4: mark what the last progress record proves, and settle its sequence.
+
+        Raises:
+            DatabaseWentBackError: nothing may be sent before the shard is reconciled.
+        """
+        held.lease = self._settle_what_is_committed(held.lease)
+
+    def give_back(self) -> None:
+        """Let go of the lease that was taken last, so that nobody need wait for it to run out."""
+        if self._lease is None:
+            return
+        try:
+            self._parts.leases.release(self._lease)
+        except OutboxError:
+            log.info("the lease of %s could not be given back: it runs out", self.subject, action="lease_left")
 
     def _settle_what_is_committed(self, lease: Lease) -> Lease:
-        """Steps 3 and 4: read the last progress record back, and mark what it proves."""
         parts = self._parts
         record = parts.read_back(self.shard)
         self._step("read_back")
@@ -156,7 +189,9 @@ class ShardWorker:
         if verdict == "database_went_back" and record:
             raise DatabaseWentBackError(
                 f"Kafka holds transaction {record.sequence} of this shard, the database knows of {settled} only: "
-                "it was restored or failed over to a stale replica. Reconcile it with the topic before sending on"
+                "it was restored or failed over to a stale replica. Nothing is sent until an operator runs "
+                "relay reconcile --since TIME (a moment before the restored one: rows that are in the topic are "
+                "marked sent), or relay reconcile --accept-duplicates (they are sent again)"
             )
         self._step("settled")
         return lease._replace(settled=settled)
@@ -266,13 +301,16 @@ class ShardWorker:
     def _in_order(self, held: Held) -> None:
         """The cycle makes progress or idles healthily: say so, and prolong the lease when it is time."""
         self._backoff.succeeded()
-        self._parts.health.recovered(self.subject)
-        elapsed = monotonic() - held.renewed
-        if elapsed >= self._parts.leases.lease_seconds / 3:
-            self._parts.leases.renew(held.lease, held.sent_since / elapsed)
+        self.able_at = monotonic()
+        news = self._parts.health.recovered(self.subject)
+        elapsed = self.able_at - held.renewed
+        if news or elapsed >= self._parts.leases.lease_seconds / 3:
+            self._parts.leases.renew(held.lease, held.sent_since / max(elapsed, 0.001))
             held.renewed, held.sent_since = monotonic(), 0
 
     def _wait(self, error: Exception, reason: str) -> None:
+        if not isinstance(error, UnavailableError):  # neither Kafka nor the way to it
+            self.able_at = monotonic()
         self._parts.metrics.retries.labels("shard", type(error).__name__).inc()
         if self._parts.health.degraded(self.subject, reason):
             self._report(reason)
@@ -283,15 +321,6 @@ class ShardWorker:
             self._parts.leases.report(self.shard, reason)
         except OutboxError:
             log.debug("the condition of %s cannot be stored: the database is away", self.subject)
-
-    def _give_back(self, lease: Lease) -> None:
-        """On the way out of the process another relay need not wait for the lease to run out."""
-        if not self._parts.stop.is_set():
-            return
-        try:
-            self._parts.leases.release(lease)
-        except OutboxError:
-            log.info("the lease of %s could not be given back: it runs out", self.subject, action="lease_left")
 
     def _step(self, name: str) -> None:
         self._parts.step(name, self.shard)

@@ -1,43 +1,39 @@
-"""The relay process: prepares what every shard needs, runs the shards in threads, and stops in time."""
+"""The relay process: joins the relays that are there, sends its share of the shards in threads, stops in time."""
 
-import logging
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from random import Random
 from time import monotonic
 from typing import TypeVar
 
 import structlog
-from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from outbox.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
 from outbox.leases import Leases
-from outbox.rows import Identity
+from outbox.rows import Holding
 from outbox.store import Store
-from relay import progress
 from relay.backoff import Backoff
-from relay.encoding import Encoder, schema_id
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference import InferenceWorker
-from relay.kafka import ErrorMemory, translated
 from relay.metrics import RelayMetrics
 from relay.owner import Owner, is_dead
-from relay.publisher import Publisher
+from relay.preparing import Prepared, prepare
 from relay.server import MetricsServer
-from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
-from relay.shard import Parts, ShardWorker, ignore_steps
-from relay.topics import prepare_topics
+from relay.settings import RelaySettings
+from relay.shard import ShardWorker, ignore_steps
+from relay.sharing import Ability, changes
 
 log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 20.0
 """How long workers have for the batch in hand; platforms kill after 30 s, and we promise 25."""
 GAUGES_SECONDS = 5.0
+LOOK_SECONDS = (0.8, 1.2)
+"""Pause between two looks at who is there and which shards are free; at random, lest relays keep step."""
 
 T = TypeVar("T")
 
@@ -59,8 +55,6 @@ class Supervisor:
         self._step = step
         self._health = Health()
         self._metrics = RelayMetrics(CollectorRegistry())
-        self._store: Store
-        self._engine: Engine
 
     def run(self) -> None:
         """Prepare, send until the stop, and give the shards back.
@@ -69,119 +63,56 @@ class Supervisor:
             MisconfiguredError, OutboxMismatchError, UnsafeDatabaseError: at start, before anyone is fenced.
         """
         server = MetricsServer(self._settings.relay_metrics_port, self._metrics.registry, self._health)
-        owner = Owner()
+        owner, ended = Owner(), True
         try:
             # A relay works on few connections: one a shard, and some for the rest.
-            self._engine = create_outbox_engine(self._settings.database_url.get_secret_value())
-            self._store = Store(self._engine)
-            parts = self._prepare(owner)
-            self._work(parts, owner)
+            engine = create_outbox_engine(self._settings.database_url.get_secret_value())
+            store = Store(engine)
+            self._refuse_other_shards(self._insist("database", store.identity).shards)
+            leases = Leases(engine, owner.id, self._settings.relay_lease_seconds)
+            ended = self._work(prepare(self._settings, store, leases, self._insist), engine)
         except StoppedError:
             log.info("stopped while it waited for a service", action="stopped")
         finally:
-            owner.close()
+            if ended:  # else the file stays, and tells others at our exit that this owner is dead
+                owner.close()
             server.close()
 
-    # Preparing -------------------------------------------------------------------------------------
-
-    def _prepare(self, owner: Owner) -> Parts:
-        settings, store = self._settings, self._store
-        identity = self._insist("database", store.identity)
-        if settings.relay_shards not in (None, identity.shards):
+    def _refuse_other_shards(self, shards: int) -> None:
+        if self._settings.relay_shards not in (None, shards):
             raise MisconfiguredError(
-                f"RELAY_SHARDS={settings.relay_shards}, but this outbox has {identity.shards} shards since its first "
-                f"migration: unset RELAY_SHARDS, or set it to {identity.shards}"
-            )
-        memory = ErrorMemory()
-        with translated("make an admin client", memory, MisconfiguredError):
-            admin = AdminClient(
-                {**kafka_client_config(settings), "error_cb": memory},  # type: ignore[dict-item]
-                logger=logging.getLogger("relay.librdkafka"),
-            )
-        cluster_id = self._insist("kafka", lambda: prepare_topics(admin, settings, identity.shards, memory))
-        bound = Identity(
-            identity.outbox_id,
-            identity.shards,
-            settings.kafka_topic,
-            settings.kafka_progress_topic,
-            settings.kafka_transactional_id_prefix,
-            cluster_id,
-        )
-        self._insist("database", lambda: store.bind_identity(bound))
-        encoder = Encoder(self._insist("schema registry", lambda: schema_id(settings)))
-        leases = Leases(self._engine, owner.id, settings.relay_lease_seconds)
-        progress_topic = settings.kafka_progress_topic
-
-        def check_identity() -> None:
-            # At each taking, for the brokers behind an address, and the database behind its, can change.
-            now = prepare_topics(admin, settings, identity.shards, memory)
-            store.bind_identity(replace(bound, cluster_id=now))
-
-        def publisher(shard: int) -> Publisher:
-            return Publisher(
-                kafka_producer_config(settings),
-                f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}",
-                settings.kafka_topic,
-                (progress_topic, shard, progress.key_of(identity.outbox_id, shard)),
-                self._stop.is_set,
+                f"RELAY_SHARDS={self._settings.relay_shards}, but this outbox has {shards} shards since its first "
+                f"migration or its last reshard: unset RELAY_SHARDS, or set it to {shards}"
             )
 
-        def read_back(shard: int) -> progress.Progress | None:
-            key = progress.key_of(identity.outbox_id, shard)
-            place = (progress_topic, shard)
-            return progress.read_back(kafka_client_config(settings), admin, place, key, self._stop.is_set)
-
-        def dead_owner(shard: int) -> str | None:
-            found = leases.owners().get(shard)
-            return found if found and is_dead(found) else None
-
-        return Parts(
-            store=store,
-            leases=leases,
-            encoder=encoder,
-            outbox_id=identity.outbox_id,
-            check_identity=check_identity,
-            publisher=publisher,
-            read_back=read_back,
-            dead_owner=dead_owner,
-            batch_size=settings.relay_batch_size,
-            parked_rows_hold=settings.outbox_parked_policy == "wait",
-            inference=settings.inference_url is not None,
-            stop=self._stop,
-            health=self._health,
-            metrics=self._metrics,
-            step=self._step,
-        )
-
-    def _insist(self, subject: str, attempt: Callable[[], T]) -> T:
+    def _insist(self, service: str, attempt: Callable[[], T]) -> T:
         """Try until it succeeds; what waiting cannot mend is raised."""
         backoff = Backoff(Random())  # noqa: S311 - jitter, not cryptography
         while not self._stop.is_set():
             try:
                 result = attempt()
             except (UnavailableError, DatabaseUnavailableError, SchemaOutdatedError) as error:
-                self._health.degraded(subject, str(error))
+                self._health.degraded(service, str(error))
                 self._stop.wait(backoff.failed())
             else:
-                self._health.recovered(subject)
+                self._health.recovered(service)
                 return result
-        raise StoppedError(f"asked to stop while waiting for the {subject}")
+        raise StoppedError(f"asked to stop while waiting for the {service}")
 
-    # Working ---------------------------------------------------------------------------------------
-
-    def _work(self, parts: Parts, owner: Owner) -> None:
-        shards = sorted(parts.leases.owners())
-        workers = [ShardWorker(shard, parts) for shard in shards]
-        threads = [threading.Thread(target=w.run, name=w.subject, daemon=True) for w in workers]
-        if parts.inference:
-            inference = InferenceWorker(self._settings, self._engine, owner.id, self._stop, self._health, self._metrics)
+    def _work(self, prepared: Prepared, engine: Engine) -> bool:
+        """Send until the stop; whether every thread ended in time."""
+        team = Team(prepared, self._stop, self._health, self._metrics, self._step)
+        threads = [threading.Thread(target=team.run, name="sharing", daemon=True)]
+        if prepared.settings.inference_url is not None:
+            owner = prepared.leases.owner
+            inference = InferenceWorker(self._settings, engine, owner, self._stop, self._health, self._metrics)
             threads.append(threading.Thread(target=inference.run, name="inference", daemon=True))
         for thread in threads:
             thread.start()
-        log.info("the relay runs with %d shard(s)", len(shards), action="started", owner=owner.id)
-        while not self._stop.wait(GAUGES_SECONDS):
-            self._measure(workers)
+        log.info("the relay runs", action="started", owner=prepared.leases.owner)
+        self._stop.wait()
         deadline = monotonic() + STOP_SECONDS
+        threads += team.stop()
         for thread in threads:
             thread.join(max(0.0, deadline - monotonic()))
         left = [thread.name for thread in threads if thread.is_alive()]
@@ -189,25 +120,144 @@ class Supervisor:
             log.warning("stopped without %s: the next relay finishes its work", ", ".join(left), action="stopped")
         else:
             log.info("stopped", action="stopped")
+        return not left
 
-    def _measure(self, workers: list[ShardWorker]) -> None:
+
+class Worker:
+    """A shard's worker in its thread, with a stop of its own.
+
+    Args:
+        shard: its number.
+        make: makes the worker that ends with the event.
+    """
+
+    def __init__(self, shard: int, make: Callable[[int, threading.Event], ShardWorker]) -> None:
+        self.stop = threading.Event()
+        self.shard = make(shard, self.stop)
+        self.thread = threading.Thread(target=self.shard.run, name=self.shard.subject, daemon=True)
+        self.thread.start()
+
+
+class Team:
+    """The workers of one relay: as many as its share of the shards.
+
+    Args:
+        prepared: the services.
+        stop: ends the team.
+        health: told which shards are paused.
+        metrics: of the process.
+        step: told each step of each shard.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        stop: threading.Event,
+        health: Health,
+        metrics: RelayMetrics,
+        step: Callable[[str, int], None],
+    ) -> None:
+        self._prepared, self._leases = prepared, prepared.leases
+        self._stop, self._health, self._metrics, self._step = stop, health, metrics, step
+        self._lock = threading.Lock()
+        self._workers: dict[int, Worker] = {}
+        self._ability = Ability(self._leases.lease_seconds)
+        self._beaten: tuple[float, bool] | None = None  # when the last heartbeat was, and what it said
+        self._paused: set[str] = set()
+
+    def run(self) -> None:
+        """Look again and again who is there and what is free, until the stop."""
+        random, measured = Random(), 0.0  # noqa: S311 - jitter, not cryptography
+        while not self._stop.is_set():
+            try:
+                self._look()
+                if monotonic() - measured >= GAUGES_SECONDS:
+                    measured = monotonic()
+                    self._measure()
+                self._health.recovered("sharing")
+            except OutboxError as error:
+                self._health.degraded("sharing", str(error))
+            except Exception:
+                log.exception("the sharing of shards met an error nobody expected", action="unexpected")
+            self._stop.wait(random.uniform(*LOOK_SECONDS))
+        try:
+            self._leases.leave()
+        except OutboxError:
+            log.info("this relay could not say that it leaves: its heartbeat runs out", action="heartbeat_left")
+
+    def stop(self) -> list[threading.Thread]:
+        """Ask every worker to end after the batch in hand; their threads."""
+        with self._lock:
+            for worker in self._workers.values():
+                worker.stop.set()
+            return [worker.thread for worker in self._workers.values()]
+
+    def _look(self) -> None:
+        self._dismiss_ended()
+        self._beat()
+        members, holdings = self._leases.shared()
+        me = self._leases.owner
+        if not any(m.owner == me and m.live for m in members):
+            self._beaten = None  # it took too long to come back here, and others closed the gap
+            return
+        owners = {m.owner for m in members} | {h.owner for h in holdings if h.owner}
+        dead = {owner for owner in owners - {me} if is_dead(owner)}
+        working = [n for n, worker in self._workers.items() if not worker.stop.is_set()]
+        todo = changes(me, members, holdings, working, dead)
+        for shard in todo.stop:
+            self._workers[shard].stop.set()
+            log.info("shard %d is given back after the batch in hand", shard, action="giving_back", shard=shard)
+        for shard in todo.start:
+            self._start(shard)
+        self._tell_pauses(holdings)
+        for gone in sorted(m.owner for m in members if (not m.live or m.owner in dead) and m.owner != me):
+            self._leases.leave(gone)
+
+    def _beat(self) -> None:
+        workers = [worker.shard for worker in self._workers.values()]
+        able = self._ability.judge([(w.able_at, w.holds) for w in workers], monotonic())
+        if self._beaten is not None:
+            at, said = self._beaten
+            due = at + self._leases.lease_seconds / 3 - LOOK_SECONDS[1]
+            if said == able and monotonic() < due:
+                return
+            if said and not able:
+                log.warning("no shard of this relay moves: it leaves them to others, if there are", action="unable")
+        self._leases.beat(able=able)
+        self._beaten = monotonic(), able
+
+    def _start(self, shard: int) -> None:
+        def make(number: int, stop: threading.Event) -> ShardWorker:
+            return ShardWorker(number, self._prepared.parts(stop, self._health, self._metrics, self._step))
+
+        with self._lock:
+            if shard not in self._workers and not self._stop.is_set():
+                self._workers[shard] = Worker(shard, make)
+
+    def _dismiss_ended(self) -> None:
+        with self._lock:
+            ended = [n for n, worker in self._workers.items() if not worker.thread.is_alive()]
+            for number in ended:
+                self._health.recovered(self._workers.pop(number).shard.subject)
+
+    def _tell_pauses(self, holdings: Sequence[Holding]) -> None:
+        paused = {f"shard {h.shard}": h for h in holdings if h.paused_by is not None and h.shard not in self._workers}
+        for subject, holding in paused.items():
+            self._health.degraded(subject, f"paused by {holding.paused_by}: {holding.paused_reason}")
+        for subject in self._paused - set(paused):
+            self._health.recovered(subject)
+        self._paused = set(paused)
+
+    def _measure(self) -> None:
         metrics = self._metrics
-        owned = {worker.shard for worker in workers if worker.holds}
+        owned = {number for number, worker in self._workers.items() if worker.shard.holds}
+        status = [shard for shard in self._prepared.store.status() if shard.shard in owned] if owned else []
         metrics.shards_owned.set(len(owned))
         metrics.rows.clear()  # a shard's gauges are exported by its owner only
         metrics.oldest.clear()
-        try:
-            status = [shard for shard in self._store.status() if shard.shard in owned]
-        except OutboxError:
-            return
         for shard in status:
             label = str(shard.shard)
-            for state, count in (
-                ("pending", shard.pending),
-                ("waiting", shard.waiting),
-                ("parked", shard.parked),
-                ("discarded", shard.discarded),
-            ):
-                metrics.rows.labels(state, label).set(count)
+            for state in ("pending", "waiting", "parked", "discarded"):
+                metrics.rows.labels(state, label).set(getattr(shard, state))
             metrics.oldest.labels("kafka", label).set((shard.oldest_age_ms or 0) / 1000)
         metrics.lag.set(max((shard.oldest_age_ms or 0 for shard in status), default=0) / 1000)

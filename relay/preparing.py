@@ -1,0 +1,160 @@
+"""What every shard's worker needs, made once for a process: services found, identity insisted on."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from confluent_kafka.admin import AdminClient
+
+from outbox.leases import Leases
+from outbox.rows import Identity
+from outbox.store import Store
+from relay import progress
+from relay.encoding import Encoder, schema_id
+from relay.errors import MisconfiguredError
+from relay.health import Health
+from relay.kafka import ErrorMemory, translated
+from relay.metrics import RelayMetrics
+from relay.owner import is_dead
+from relay.publisher import Publisher
+from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
+from relay.shard import Parts, ignore_steps
+from relay.topics import prepare_topics
+
+T = TypeVar("T")
+
+
+class Insist(Protocol):
+    """Makes an attempt at something that a service has to give; may repeat it until it succeeds."""
+
+    def __call__(self, service: str, attempt: Callable[[], T], /) -> T:
+        """What the attempt gives."""
+
+
+def once(_service: str, attempt: Callable[[], T]) -> T:
+    """For those who do not wait for a service."""
+    return attempt()
+
+
+def registered_encoder(settings: RelaySettings) -> Encoder:
+    """An encoder of rows, under the schema id that the registry gives."""
+    return Encoder(schema_id(settings))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The services of one process, as they were found at its start.
+
+    Attributes:
+        bound: what this outbox is used with.
+    """
+
+    settings: RelaySettings
+    store: Store
+    leases: Leases
+    admin: AdminClient
+    memory: ErrorMemory
+    bound: Identity
+    encoder: Encoder
+
+    def parts(
+        self,
+        stop: threading.Event,
+        health: Health,
+        metrics: RelayMetrics,
+        step: Callable[[str, int], None] = ignore_steps,
+    ) -> Parts:
+        """What one shard's worker works with.
+
+        Args:
+            stop: ends that worker.
+            health: of the process.
+            metrics: of the process.
+            step: told each step as it is reached.
+        """
+        settings = self.settings
+        return Parts(
+            store=self.store,
+            leases=self.leases,
+            encoder=self.encoder,
+            outbox_id=self.bound.outbox_id,
+            check_identity=self.check_identity,
+            publisher=lambda shard: self._publisher(shard, stop),
+            read_back=lambda shard: self.read_back(shard, stop),
+            dead_owner=self._dead_owner,
+            batch_size=settings.relay_batch_size,
+            parked_rows_hold=settings.outbox_parked_policy == "wait",
+            inference=settings.inference_url is not None,
+            stop=stop,
+            health=health,
+            metrics=metrics,
+            step=step,
+        )
+
+    def check_identity(self) -> None:
+        """At each taking, for the brokers behind an address, and the database behind its, can change."""
+        shards = self.store.identity().shards  # resharding changes it under a running relay
+        cluster_id = prepare_topics(self.admin, self.settings, shards, self.memory)
+        self.store.bind_identity(replace(self.bound, shards=shards, cluster_id=cluster_id))
+
+    def read_back(self, shard: int, stop: threading.Event) -> progress.Progress | None:
+        """The shard's last committed progress record."""
+        place = (self.settings.kafka_progress_topic, shard)
+        key = progress.key_of(self.bound.outbox_id, shard)
+        return progress.read_back(kafka_client_config(self.settings), self.admin, place, key, stop.is_set)
+
+    def _publisher(self, shard: int, stop: threading.Event) -> Publisher:
+        settings = self.settings
+        return Publisher(
+            kafka_producer_config(settings),
+            f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}",
+            settings.kafka_topic,
+            (settings.kafka_progress_topic, shard, progress.key_of(self.bound.outbox_id, shard)),
+            stop.is_set,
+        )
+
+    def _dead_owner(self, shard: int) -> str | None:
+        found = self.leases.owners().get(shard)
+        return found if found and is_dead(found) else None
+
+
+def prepare(
+    settings: RelaySettings,
+    store: Store,
+    leases: Leases,
+    insist: Insist = once,
+    encoder: Callable[[RelaySettings], Encoder] = registered_encoder,
+) -> Prepared:
+    """Find database, Kafka and registry in turn, and see that this outbox is used with them.
+
+    Args:
+        settings: of the relay.
+        store: the outbox.
+        leases: of this process.
+        insist: makes each attempt at a service.
+        encoder: makes one of rows.
+
+    Raises:
+        MisconfiguredError, OutboxMismatchError: waiting does not help; nobody has been fenced.
+    """
+    identity = insist("database", store.identity)
+    memory = ErrorMemory()
+    with translated("make an admin client", memory, MisconfiguredError):
+        admin = AdminClient(
+            {**kafka_client_config(settings), "error_cb": memory},  # type: ignore[dict-item]
+            logger=logging.getLogger("relay.librdkafka"),
+        )
+    cluster_id = insist("kafka", lambda: prepare_topics(admin, settings, identity.shards, memory))
+    bound = Identity(
+        identity.outbox_id,
+        identity.shards,
+        settings.kafka_topic,
+        settings.kafka_progress_topic,
+        settings.kafka_transactional_id_prefix,
+        cluster_id,
+    )
+    insist("database", lambda: store.bind_identity(bound))
+    made = insist("schema registry", lambda: encoder(settings))
+    return Prepared(settings, store, leases, admin, memory, bound, made)
