@@ -91,24 +91,9 @@ def read_back(
         UnavailableError: the broker does not answer, or another producer's open transaction is in the way.
         StoppedError
     """
-    place = TopicPartition(*partition)
-    low, end = _bounds(admin, place)
+    low, end = bounds(admin, [TopicPartition(*partition)], OffsetSpec.earliest())[partition[1]]
     memory = ErrorMemory()
-    with translated("make a consumer", memory, UnavailableError):
-        consumer = Consumer(
-            {
-                **config,
-                "group.id": "outbox-relay-reads-back",  # never joined, nothing is stored under it
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "error_cb": memory,
-                "log_level": 3,  # no warnings that a consumer does not need the producer's settings
-            },
-            logger=logging.getLogger("relay.librdkafka"),
-        )
+    consumer = committed_consumer(config, memory)
     try:
         window, start = FIRST_WINDOW_OFFSETS, end
         while start > low:
@@ -123,15 +108,44 @@ def read_back(
         consumer.close()
 
 
-def _bounds(admin: AdminClient, place: TopicPartition) -> tuple[int, int]:
-    with translated("tell the progress topic's offsets", ErrorMemory(), UnavailableError):
-        low = admin.list_offsets({place: OffsetSpec.earliest()}, request_timeout=REQUEST_SECONDS)
+def committed_consumer(config: dict[str, object], memory: ErrorMemory) -> Consumer:
+    """A consumer that sees what is committed, tells where a partition ends, and stores nothing.
+
+    Args:
+        config: of the client.
+        memory: of its complaints.
+    """
+    with translated("make a consumer", memory, UnavailableError):
+        return Consumer(
+            {
+                **config,
+                "group.id": "outbox-relay-reads-back",  # never joined, nothing is stored under it
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
+                "error_cb": memory,
+                "log_level": 3,  # no warnings that a consumer does not need the producer's settings
+            },
+            logger=logging.getLogger("relay.librdkafka"),
+        )
+
+
+def bounds(admin: AdminClient, places: Sequence[TopicPartition], start: OffsetSpec) -> dict[int, tuple[int, int]]:
+    """Of each partition, the offset where to start, and the end as uncommitted readers see it.
+
+    Raises:
+        UnavailableError: the broker does not answer.
+    """
+    with translated("tell a topic's offsets", ErrorMemory(), UnavailableError):
+        low = admin.list_offsets(dict.fromkeys(places, start), request_timeout=REQUEST_SECONDS)
         high = admin.list_offsets(
-            {place: OffsetSpec.latest()},
+            dict.fromkeys(places, OffsetSpec.latest()),
             isolation_level=IsolationLevel.READ_UNCOMMITTED,
             request_timeout=REQUEST_SECONDS,
         )
-        return low[place].result().offset, high[place].result().offset
+        return {place.partition: (low[place].result().offset, high[place].result().offset) for place in places}
 
 
 def _last_in_window(

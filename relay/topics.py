@@ -4,7 +4,7 @@ from concurrent.futures import Future
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from relay.errors import MisconfiguredError, UnavailableError
 from relay.kafka import ErrorMemory, explain, translated
@@ -39,12 +39,40 @@ def prepare_topics(admin: AdminClient, settings: RelaySettings, shards: int, mem
         if not partitions:
             _create(admin, new, settings, memory)
         elif topic == settings.kafka_progress_topic and partitions < shards:
-            raise MisconfiguredError(
-                f"topic {topic} has {partitions} partition(s), one for each of {shards} shards is needed: "
-                f"kafka-topics.sh --bootstrap-server {settings.kafka_bootstrap_servers} --alter --topic {topic} "
-                f"--partitions {shards}"
-            )
+            raise MisconfiguredError(_too_few(settings, shards))
     return cluster_id
+
+
+def grow_progress_topic(admin: AdminClient, settings: RelaySettings, shards: int) -> int:
+    """See that the progress topic has a partition for each of so many shards; how many it had before.
+
+    Raises:
+        UnavailableError: the broker does not answer.
+        MisconfiguredError: it has too few and the relay may not add any.
+    """
+    topic, memory = settings.kafka_progress_topic, ErrorMemory()
+    _, before = _look(admin, topic, memory)
+    if before >= shards:
+        return before
+    future = admin.create_partitions([NewPartitions(topic, shards)], operation_timeout=REQUEST_SECONDS)[topic]
+    try:
+        future.result(REQUEST_SECONDS * 2)
+    except KafkaException as exception:
+        error: KafkaError = exception.args[0]
+        if error.code() in _REFUSED:
+            raise MisconfiguredError(_too_few(settings, shards)) from None
+        raise UnavailableError(memory.told(f"topic {topic} cannot be grown: {explain(error)}")) from None
+    log.info("topic %s has %d partitions now", topic, shards, action="topic_grown", topic=topic, partitions=shards)
+    return before
+
+
+def _too_few(settings: RelaySettings, shards: int) -> str:
+    topic = settings.kafka_progress_topic
+    return (
+        f"topic {topic} has too few partitions, one for each of {shards} shards is needed: "
+        f"kafka-topics.sh --bootstrap-server {settings.kafka_bootstrap_servers} --alter --topic {topic} "
+        f"--partitions {shards}"
+    )
 
 
 def _look(admin: AdminClient, topic: str, memory: ErrorMemory) -> tuple[str, int]:

@@ -1,80 +1,147 @@
-"""``relay status``: backlog, owners, rates."""
+"""``relay status``: backlog, owners, rates, pauses, and what is in the way."""
 
 import json
-import os
-import sys
+import signal
+import time
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 
-from config.settings import BaseSettings, SettingsError, load
-from outbox.engine import create_outbox_engine
+from config.settings import BaseSettings
 from outbox.errors import OutboxError
 from outbox.rows import ShardStatus
 from outbox.store import Store
-from relay.cli.shared import escaped
+from relay.cli.shards import outbox_of
+from relay.cli.shared import escaped, told_time
+
+WATCH_SECONDS = 2.0
+COUNTS = ("pending", "waiting", "parked", "discarded")
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a shard and line.")
-def status(*, as_json: bool) -> None:
-    """Backlog by state, age of the oldest row, rate, owner and time to drain of each shard.
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=WATCH_SECONDS,
+    type=click.FloatRange(0.2, 3600),
+    metavar="[SECONDS]",
+    help=f"Look again every so many seconds ({WATCH_SECONDS:.0f} if none are given), until Ctrl-C.",
+)
+def status(*, as_json: bool, watch: float | None) -> None:
+    """Backlog by state, oldest row, owner, rate and time to drain of each shard, and why one does not move.
 
     \b
     Examples:
-      relay status
+      relay status --watch 5
       relay status --json | jq 'select(.parked > 0)'
     """
-    try:
-        settings = load(BaseSettings, os.environ)
-        shards = Store(create_outbox_engine(settings.database_url.get_secret_value())).status()
-    except (SettingsError, OutboxError, SQLAlchemyError) as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
-    if as_json:
-        for shard in shards:
-            click.echo(json.dumps(_told(shard)))
-    else:
-        Console().print(_table(shards))
+    with outbox_of(BaseSettings) as (engine, _):
+        store = Store(engine)
+        if watch is not None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's job ignores it
+        try:
+            if as_json:
+                _print_lines(store, watch)
+            elif watch is None:
+                Console().print(table(store.status()))
+            else:
+                _watch(store, watch)
+        except KeyboardInterrupt:
+            return
 
 
-def _told(shard: ShardStatus) -> dict[str, Any]:
+def _print_lines(store: Store, watch: float | None) -> None:
+    while True:
+        for shard in store.status():
+            click.echo(json.dumps(told(shard)))
+        if watch is None:
+            return
+        time.sleep(watch)
+
+
+def _watch(store: Store, seconds: float) -> None:
+    with Live(auto_refresh=False) as live:
+        while True:
+            try:
+                live.update(table(store.status()), refresh=True)
+            except OutboxError as error:  # it may come back
+                live.update(escape(escaped(error)), refresh=True)
+            time.sleep(seconds)
+
+
+def told(shard: ShardStatus) -> dict[str, Any]:
+    """A shard as JSON tells it."""
     live = shard.owner is not None and shard.lease_remaining_ms > 0
-    to_send = shard.pending - shard.waiting
     rate = shard.rows_per_second if live else 0.0
     return {
         **shard._asdict(),
+        "owner": shard.owner if live else None,
         "owner_live": live,
-        "drained_in_seconds": round(to_send / rate) if rate and to_send else (0 if not to_send else None),
+        "lease_remaining_ms": shard.lease_remaining_ms if live else 0,
+        "rows_per_second": rate,
+        "drained_in_seconds": _drained_in(shard.pending - shard.waiting, rate),
     }
 
 
-def _table(shards: list[ShardStatus]) -> Table:
-    table = Table(title=None, box=None, pad_edge=False)
-    for name in ("shard", "owner", "epoch", "settled", "pending", "waiting", "parked", "discarded"):
-        table.add_column(name, justify="left" if name == "owner" else "right", overflow="fold")
-    for name in ("oldest", "rows/s", "drained in", "condition"):
-        table.add_column(name, justify="left" if name == "condition" else "right", overflow="fold")
-    for shard in shards:
-        told = _told(shard)
-        table.add_row(
-            str(shard.shard),
-            escape(escaped(shard.owner if told["owner_live"] else "nobody")),
-            *(str(told[name]) for name in ("epoch", "settled", "pending", "waiting", "parked", "discarded")),
-            _seconds(shard.oldest_age_ms / 1000 if shard.oldest_age_ms is not None else None),
-            f"{shard.rows_per_second:,.0f}" if told["owner_live"] else "-",
-            _seconds(told["drained_in_seconds"]),
-            escape(escaped(shard.condition or "")),
+def _drained_in(rows: int, rate: float) -> int | None:
+    if not rows:
+        return 0
+    return round(rows / rate) if rate else None
+
+
+def table(shards: list[ShardStatus]) -> Table:
+    """The shards as people read them, with a total."""
+    made = Table(title=None, box=None, pad_edge=False)
+    left = ("owner", "condition")
+    for name in ("shard", "owner", "epoch", "lease", *COUNTS, "oldest", "rows/s", "drained in", "condition"):
+        made.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    lines = [told(shard) for shard in shards]
+    for line in lines:
+        made.add_row(
+            str(line["shard"]),
+            escape(escaped(line["owner"] or "nobody")),
+            str(line["epoch"]),
+            f"{line['lease_remaining_ms'] / 1000:.1f}s" if line["owner"] else "-",
+            *(f"{line[name]:,}" for name in COUNTS),
+            _seconds(line["oldest_age_ms"], 1000),
+            f"{line['rows_per_second']:,.0f}" if line["owner"] else "-",
+            _seconds(line["drained_in_seconds"]),
+            escape(escaped(_condition(line))),
         )
-    return table
+    owners = len({line["owner"] for line in lines if line["owner"]})
+    rate = sum(line["rows_per_second"] for line in lines)
+    drains = [line["drained_in_seconds"] for line in lines]
+    made.add_section()
+    made.add_row(
+        "total",
+        f"{owners} relay{'s' * (owners != 1)}",
+        "",
+        "",
+        *(f"{sum(line[name] for line in lines):,}" for name in COUNTS),
+        _seconds(max((line["oldest_age_ms"] or 0 for line in lines), default=0) or None, 1000),
+        f"{rate:,.0f}" if owners else "-",
+        _seconds(None if None in drains else max(drains, default=0)),
+        "",
+        style="bold",
+    )
+    return made
 
 
-def _seconds(value: float | None) -> str:
+def _condition(line: dict[str, Any]) -> str:
+    if line["paused_by"] is None:
+        return line["condition"] or ""
+    until = f" until {told_time(line['paused_until_ms'])}" if line["paused_until_ms"] is not None else ""
+    paused = f"paused by {line['paused_by']}{until}: {line['paused_reason']}"
+    return f"{paused}; {line['condition']}" if line["condition"] else paused
+
+
+def _seconds(value: float | None, per_second: int = 1) -> str:
     if value is None:
         return "-"
-    minutes, seconds = divmod(round(value), 60)
+    minutes, seconds = divmod(round(value / per_second), 60)
     return f"{minutes // 60}h {minutes % 60:02}m" if minutes >= 60 else f"{minutes}m {seconds:02}s"

@@ -18,6 +18,7 @@ from tests.services import Given, Kafka, Registry
 
 COPIED = ("app", "config", "outbox", "relay", "migrations", "tests", "alembic.ini", "pyproject.toml", "README.md")
 OPERATIONS = "tests/contract/test_operations.py"
+SHARDS = "tests/contract/test_shards.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
 
 
@@ -104,7 +105,7 @@ BREAKAGES = [
     ),
     Breakage(
         "taking a lease leaves the epoch as it is",
-        "outbox/statements.py",
+        "outbox/shard_statements.py",
         "epoch = epoch + 1",
         "epoch = epoch",
         f"{STORE}::test_who_lost_the_lease_neither_selects_settles_nor_parks[sqlite]",
@@ -165,6 +166,42 @@ BREAKAGES = [
         "order.reason, json.dumps(ids))",
         "order.reason, '[]')",
         f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
+    ),
+    Breakage(
+        "a relay takes a paused shard",
+        "outbox/shard_statements.py",
+        "(:paused_too = 1 OR",
+        "(:paused_too >= 0 OR",
+        f"{SHARDS}::test_a_paused_shard_is_taken_by_no_relay[sqlite]",
+    ),
+    Breakage(
+        "a relay takes whatever is free",
+        "relay/sharing.py",
+        "free[: max(0, wanted - len(kept))]",
+        "free",
+        "tests/unit/test_sharing.py::test_shards_are_even_and_few_move_when_relays_come_and_go",
+    ),
+    Breakage(
+        "a reshard leaves the old shards unsettled",
+        "relay/cli/reshard.py",
+        "worker.settle(each)",
+        "str(each)",
+        "tests/integration/test_many_relays.py::test_resharding_settles_what_a_dead_relay_had_committed[sqlite]",
+    ),
+    Breakage(
+        "a reshard needs no lease any more at its end",
+        "outbox/resharding.py",
+        "            _lock(connection, lease)",
+        "            str(lease)",
+        f"{SHARDS}::test_a_reshard_needs_every_lease[sqlite]",
+    ),
+    Breakage(
+        "a record of the topic is recognised by its id alone",
+        "outbox/shard_statements.py",
+        "json_each(:records)) AS r\n    JOIN outbox AS o ON o.id = r.id AND o.interaction_id = r.interaction_id "
+        "AND o.received_at = r.received_at",
+        "json_each(:records)) AS r\n    JOIN outbox AS o ON o.id = r.id",
+        f"{SHARDS}::test_a_record_is_a_row_only_if_id_interaction_and_time_match[sqlite]",
     ),
     Breakage(
         "the webhook answers before the commit",

@@ -1,0 +1,57 @@
+"""``relay pause`` and ``relay resume``: keep relays from sending, and let them go on."""
+
+import sys
+
+import click
+
+from outbox import pausing
+from relay.cli.shards import Span, on_record, order_of, outbox_of
+from relay.cli.shared import NOTHING_MATCHED, OperatorSettings
+
+_SHARD = click.option("--shard", type=click.IntRange(0, 98), help="This one only; every shard without.")
+
+
+@click.command()
+@_SHARD
+@click.option("--for", "for_seconds", type=Span(), help="Resume by itself after 90s, 30m, 2h, 7d.")
+@on_record
+def pause(*, shard: int | None, for_seconds: float | None, actor: str | None, reason: str) -> None:
+    """Keep relays from sending: each gives its paused shards back after the batch in hand.
+
+    The webhook goes on accepting. Pausing again replaces reason and expiry.
+
+    \b
+    Examples:
+      relay pause --reason "broker upgrade" --for 30m
+      relay pause --shard 3 --reason "looking at its rows"
+    """
+    with outbox_of(OperatorSettings) as (engine, settings):
+        paused = pausing.pause(engine, shard, for_seconds, order_of(actor, reason, settings))
+    if not paused:
+        click.echo(f"there is no shard {shard}", err=True)
+        sys.exit(NOTHING_MATCHED)
+    lasting = "until relay resume" if for_seconds is None else f"for {for_seconds:.0f} s, or until relay resume"
+    click.echo(f"paused {lasting}: {_told(paused)}")
+
+
+@click.command()
+@_SHARD
+@on_record
+def resume(*, shard: int | None, actor: str | None, reason: str) -> None:
+    """Let relays send again what was paused.
+
+    \b
+    Examples:
+      relay resume --reason "upgrade done"
+      relay resume --shard 3 --reason "seen"
+    """
+    with outbox_of(OperatorSettings) as (engine, settings):
+        resumed = pausing.resume(engine, shard, order_of(actor, reason, settings))
+    if not resumed:
+        click.echo("nothing is paused" if shard is None else f"shard {shard} is not paused", err=True)
+        sys.exit(NOTHING_MATCHED)
+    click.echo(f"resumed: {_told(resumed)}")
+
+
+def _told(shards: list[int]) -> str:
+    return f"shard{'s' * (len(shards) > 1)} {', '.join(map(str, shards))}"

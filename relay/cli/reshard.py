@@ -1,0 +1,83 @@
+"""``relay reshard``: another number of shards."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+from sqlalchemy import Engine
+
+from outbox import resharding
+from outbox.resharding import ReshardPlan
+from outbox.rows import Order, ShardStatus
+from outbox.store import Store
+from relay.cli.shards import OperatingSettings, confirmed, order_of, outbox_of, planned
+from relay.cli.shared import DONE, FAILED, NOTHING_MATCHED, USAGE
+from relay.custody import Custody, custody
+from relay.topics import grow_progress_topic
+
+
+@click.command()
+@click.argument("shards", type=click.IntRange(1, 99))
+@planned
+def reshard(*, shards: int, actor: str | None, reason: str, dry_run: bool, yes: bool) -> None:
+    """Spread the outbox over another number of shards; relays must be paused or stopped.
+
+    Each old shard is taken and settled first. The number and the shard of each row not yet sent then change
+    in one transaction; the webhook waits for it, and answers 503 if it takes more than some seconds.
+
+    \b
+    Examples:
+      relay pause --reason "reshard" && relay reshard 16 --dry-run --reason "reshard"
+      relay reshard 16 --reason "four more relays" --yes && relay resume --reason "reshard done"
+    """
+    with outbox_of(OperatingSettings) as (engine, settings):
+        order = order_of(actor, reason, settings)
+        status = Store(engine).status()
+        if len(status) == shards:
+            click.echo(f"this outbox has {shards} shard(s) already", err=True)
+            sys.exit(NOTHING_MATCHED)
+        if sending := refusal(status):
+            click.echo(sending, err=True)
+            sys.exit(FAILED)
+        _show(resharding.plan(engine, len(status), shards))
+        if dry_run:
+            sys.exit(DONE)
+        if not confirmed(f"change {len(status)} shard(s) to {shards}?", yes=yes):
+            sys.exit(USAGE)
+        with custody(settings, engine) as held:
+            moved = _reshard(engine, held, len(status), shards, order)
+    click.echo(f"reshard: {len(status)} shard(s) are {shards} now, {moved} row(s) moved")
+    click.echo(f"unset RELAY_SHARDS or set it to {shards}; then relay resume, if relays are paused", err=True)
+
+
+def refusal(status: Sequence[ShardStatus]) -> str | None:
+    """Why it cannot be done now: a live relay holds a shard that is not paused."""
+    sending = [s for s in status if s.owner and s.lease_remaining_ms > 0 and s.paused_by is None]
+    if not sending:
+        return None
+    named = ", ".join(f"shard {s.shard} ({s.owner})" for s in sending)
+    return f"relays send: {named}. Pause them first: relay pause --reason …"
+
+
+def _show(plan: ReshardPlan) -> None:
+    click.echo(
+        f"reshard of {plan.old} shard(s) to {plan.new}: {plan.unsent} row(s) are not sent, {plan.moving} of them "
+        "move to another shard; meanwhile nothing is accepted or sent",
+        err=True,
+    )
+
+
+def _reshard(engine: Engine, held: Custody, old: int, new: int, order: Order) -> int:
+    """Take and settle each old shard, for what is open or unmarked under it would be doubled; then the change."""
+    for shard in range(old):
+        worker, each = held.take(shard)
+        worker.settle(each)
+        held.renew()
+    settled = {}
+    if new > old:
+        partitions = grow_progress_topic(held.prepared.admin, held.prepared.settings, new)
+        for shard in range(old, min(new, partitions)):  # it may have been a shard before
+            record = held.parts.read_back(shard)
+            settled[shard] = record.sequence if record else 0
+            held.renew()
+    return resharding.reshard(engine, list(held.leases.values()), settled, new, order)

@@ -1,0 +1,83 @@
+"""What the topic holds: its committed records since a moment, as far as they name rows of an outbox."""
+
+from collections.abc import Iterator
+from time import monotonic
+
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from outbox.reconciling import SeenRecord
+from relay.errors import UnavailableError
+from relay.kafka import ErrorMemory, translated
+from relay.progress import REQUEST_SECONDS, bounds, committed_consumer
+
+PAGE_RECORDS = 2_000
+OPEN_TRANSACTION_SECONDS = 90.0
+"""How long a dead producer's transaction can stay in the way: transaction.timeout.ms, and until the broker looks."""
+
+
+def committed_since(
+    config: dict[str, object], admin: AdminClient, topic: str, since_ms: int
+) -> Iterator[list[SeenRecord]]:
+    """The topic's records from a moment until now, page by page, ``read_committed``.
+
+    Read until the end that uncommitted readers saw at the beginning: what was committed before the call
+    is among them, also behind a transaction that is still open then.
+
+    Args:
+        config: of the client.
+        admin: a client of the same cluster.
+        topic: the rows' topic.
+        since_ms: milliseconds since the epoch, compared with the records' time stamps.
+
+    Raises:
+        UnavailableError: the broker does not answer, or an open transaction is in the way.
+    """
+    memory = ErrorMemory()
+    with translated("tell about its topics", memory, UnavailableError):
+        partitions = admin.list_topics(topic, timeout=REQUEST_SECONDS).topics[topic].partitions
+    places = [TopicPartition(topic, number) for number in partitions]
+    spans = bounds(admin, places, OffsetSpec.for_timestamp(since_ms))
+    positions = {number: low for number, (low, end) in spans.items() if 0 <= low < end}  # below 0: nothing since
+    consumer = committed_consumer(config, memory)
+    try:
+        consumer.assign([TopicPartition(topic, number, low) for number, low in positions.items()])
+        moved_at = monotonic()
+        while behind := [number for number, at in positions.items() if at < spans[number][1]]:
+            with translated(f"read {topic}", memory, UnavailableError):
+                messages = consumer.consume(PAGE_RECORDS, 0.2)
+                found = [record for message in messages if (record := _seen(message, positions)) is not None]
+            if messages:
+                moved_at = monotonic()
+                yield found
+            elif monotonic() - moved_at > OPEN_TRANSACTION_SECONDS:
+                raise UnavailableError(
+                    memory.told(
+                        f"partition(s) {behind} of {topic} cannot be read to the end for "
+                        f"{OPEN_TRANSACTION_SECONDS:.0f} s: the broker is slow, or a transaction is open in them"
+                    )
+                )
+    finally:
+        consumer.close()
+
+
+def _seen(message: Message, positions: dict[int, int]) -> SeenRecord | None:
+    """Note how far a message or end-of-partition event leads; the record, if it names a row."""
+    partition, offset = message.partition() or 0, message.offset() or 0
+    error = message.error()
+    if error is not None:
+        if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
+            raise KafkaException(error)
+        positions[partition] = max(positions[partition], offset)
+        return None
+    positions[partition] = offset + 1
+    return _named(message)
+
+
+def _named(message: Message) -> SeenRecord | None:
+    headers = dict(message.headers() or ())
+    try:
+        outbox_id, received_at = (int(headers[name]) for name in ("outbox-id", "received-at"))  # type: ignore[arg-type]
+        return SeenRecord(outbox_id, (message.key() or b"").decode(), received_at)
+    except (KeyError, ValueError, TypeError):  # somebody else's record
+        return None

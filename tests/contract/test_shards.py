@@ -1,0 +1,211 @@
+"""Sharing, pauses, resharding and reconciling: what both databases must do alike."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine
+
+from outbox import pausing, reconciling, resharding
+from outbox.engine import create_outbox_engine
+from outbox.errors import LeaseLostError
+from outbox.leases import Leases
+from outbox.operations import Operations
+from outbox.reconciling import SeenRecord
+from outbox.rows import Accepted, Lease, Order, RowFilter, shard_of
+from outbox.store import Store
+from tests.conftest import NewDatabase
+from tests.support import new_row, new_rows, wait_until
+
+ORDER = Order("ann", "drill", RowFilter())
+
+
+@pytest.fixture
+def four(new_database: NewDatabase) -> Iterator[Engine]:
+    """An outbox with four shards."""
+    engine = create_outbox_engine(new_database(4))
+    yield engine
+    engine.dispose()
+
+
+def take_all(engine: Engine, shards: int) -> list[Lease]:
+    """Every shard's lease, as an operator's verb takes them."""
+    leases = Leases(engine, "operator", 60, paused_too=True)
+    taken = [leases.take(shard) for shard in range(shards)]
+    return [lease for lease in taken if lease is not None]
+
+
+def shards_of(engine: Engine) -> list[tuple[str, int, str]]:
+    """Interaction, shard and state of each row."""
+    with engine.connect() as connection:
+        query = "SELECT interaction_id, shard, state FROM outbox ORDER BY id"
+        return [tuple(row) for row in connection.exec_driver_sql(query)]
+
+
+def test_a_relay_is_there_until_its_heartbeat_runs_out_or_it_leaves(engine: Engine) -> None:
+    """Members come in the order in which they joined, however often they beat."""
+    first, second = Leases(engine, "z-first", 600), Leases(engine, "a-second", 600)
+    first.beat(able=True)
+    second.beat(able=False)
+    first.beat(able=True)
+    silent = Leases(engine, "silent", 0)
+    silent.beat(able=True)
+    there = {m.owner: (m.able, m.live) for m in first.shared()[0]}
+    assert there == {"z-first": (True, True), "a-second": (False, True), "silent": (True, False)}
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_relay SET joined_at = joined_at - 1 WHERE owner = 'z-first'")
+    first.beat(able=True)
+    assert first.shared()[0][0].owner == "z-first"
+    first.leave("silent")
+    second.leave()
+    assert [m.owner for m in first.shared()[0]] == ["z-first"]
+
+
+def test_a_paused_shard_is_taken_by_no_relay(four: Engine) -> None:
+    """Until it is resumed; who looks after it may take it. Both ends go on record."""
+    relay = Leases(four, "relay", 600)
+    assert pausing.pause(four, 1, None, ORDER) == [1]
+    assert relay.take(1) is None
+    assert relay.take(0) is not None
+    looked_after = Leases(four, "operator", 600, paused_too=True).take(1)
+    assert looked_after is not None
+    assert [(h.paused_by, h.paused_reason) for h in relay.shared()[1]][:2] == [(None, None), ("ann", "drill")]
+    relay_after = Leases(four, "operator", 600)
+    relay_after.release(looked_after)
+    assert pausing.resume(four, None, ORDER) == [1]
+    assert pausing.resume(four, None, ORDER) == []
+    assert relay.take(1) is not None
+    verbs = Operations(four)
+    assert [(e.actor, e.verb, e.reason) for e in verbs.audit()] == [
+        ("ann", "pause shard 1", "drill"),
+        ("ann", "resume every shard", "drill"),
+    ]
+    assert verbs.first_broken_entry() is None
+
+
+def test_a_pause_ends_by_itself(four: Engine) -> None:
+    """By the database's clock; a later pause replaces an earlier one."""
+    relay = Leases(four, "relay", 600)
+    assert pausing.pause(four, None, None, ORDER) == [0, 1, 2, 3]
+    assert pausing.pause(four, 2, 0.2, ORDER) == [2]
+    assert relay.take(2) is None
+    status = Store(four).status()
+    assert [s.paused_until_ms is None for s in status] == [True, True, False, True]
+    wait_until(lambda: relay.take(2), "the pause is over")
+    assert Store(four).status()[2].paused_by is None
+    assert pausing.pause(four, 9, None, ORDER) == []
+
+
+@pytest.mark.parametrize("shards", [1, 3, 7])
+def test_rows_not_sent_move_to_their_new_shard(four: Engine, shards: int) -> None:
+    """Pending, parked and discarded rows; sent ones stay as they are; new rows follow the new number."""
+    store, verbs = Store(four), Operations(four)
+    store.record(new_rows(60, interactions=20))
+    leases = take_all(four, 4)
+    rows = store.pending(leases[0], 10)
+    store.park(leases[0], {rows[0].ref: "refused", rows[1].ref: "refused"})
+    verbs.discard(list(verbs.find(RowFilter(ids=(rows[1].id,)))), ORDER)
+    store.mark_sent(0, 1, [rows[2].ref], inference=False)
+    before = shards_of(four)
+    expected = sum(state != "sent" and shard_of(i, shards) != shard for i, shard, state in before)
+    assert resharding.plan(four, 4, shards) == (4, shards, 59, expected)
+    assert resharding.reshard(four, leases, {5: 17}, shards, ORDER) == expected
+    after = shards_of(four)
+    assert {state for _, _, state in after} == {"pending", "parked", "discarded", "sent"}
+    assert all(shard == shard_of(i, shards) for i, shard, state in after if state != "sent")
+    assert [a for a, b in zip(after, before, strict=True) if a[2] == "sent" and a != b] == []
+    store.record([new_row(f"new-{number}") for number in range(10)])
+    assert all(shard == shard_of(i, shards) for i, shard, _ in shards_of(four)[60:])
+    assert [s.settled for s in store.status()] == [1, 0, 0, 0, 0, 17, 0][:shards]
+    assert store.identity().shards == shards
+    assert next(reversed(list(verbs.audit()))).verb == f"reshard 4 to {shards}"
+
+
+def test_a_reshard_needs_every_lease(four: Engine) -> None:
+    """One that another relay took meanwhile: nothing has changed."""
+    leases = take_all(four, 4)
+    Leases(four, "operator", 60).take(3)
+    with pytest.raises(LeaseLostError):
+        resharding.reshard(four, leases, {}, 2, ORDER)
+    assert len(Store(four).status()) == 4
+
+
+def test_new_shards_are_paused_if_every_old_one_is(four: Engine) -> None:
+    """So that relays stay paused until the operator resumes them."""
+    pausing.pause(four, None, None, ORDER)
+    resharding.reshard(four, take_all(four, 4), {}, 6, ORDER)
+    assert [s.paused_by for s in Store(four).status()] == ["ann"] * 6
+    pausing.resume(four, 2, ORDER)
+    resharding.reshard(four, take_all(four, 6), {}, 7, ORDER)
+    assert Store(four).status()[6].paused_by is None
+
+
+def test_rows_inserted_while_the_number_changes_get_the_new_one(four: Engine) -> None:
+    """Whatever moment an insert meets: its shard is the one of the number that holds afterwards."""
+    store, stop = Store(four), threading.Event()
+
+    def insert() -> None:
+        while not stop.is_set():
+            store.record(new_rows(5, interactions=97))
+
+    senders = [threading.Thread(target=insert) for _ in range(3)]
+    for sender in senders:
+        sender.start()
+    try:
+        for old, new in ((4, 9), (9, 2), (2, 5)):
+            seen = len(shards_of(four))
+            wait_until(lambda: len(shards_of(four)) > seen + 20, "rows come in")  # noqa: B023 - called at once
+            resharding.reshard(four, take_all(four, old), {}, new, ORDER)
+    finally:
+        stop.set()
+        for sender in senders:
+            sender.join()
+    assert all(shard == shard_of(i, 5) for i, shard, _ in shards_of(four))
+
+
+def test_a_record_is_a_row_only_if_id_interaction_and_time_match(store: Store, engine: Engine) -> None:
+    """A restored database hands ids out again: another interaction or time of receipt is another row."""
+    outcomes = store.record([new_row("i-1"), new_row("i-2")])
+    first, second = (o.outbox_id for o in outcomes if isinstance(o, Accepted))
+    (lease,) = take_all(engine, 1)
+    at = {row.id: row.received_at_ms for row in store.pending(lease, 10)}
+    records = [
+        SeenRecord(first, "i-1", at[first]),
+        SeenRecord(first, "i-2", at[first]),
+        SeenRecord(second, "i-2", at[second] + 1),
+        SeenRecord(99, "i-1", at[first]),
+    ]
+    known = reconciling.recognise(engine, records)
+    assert [(row.id, row.state, row.record) for row in known] == [(first, "pending", records[0])]
+    assert reconciling.recognise(engine, []) == []
+    assert reconciling.unsent_before(engine, at[first]) == 0
+    assert reconciling.unsent_before(engine, at[second] + 1) == 2
+
+
+def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store, engine: Engine) -> None:
+    """Also from nothing settled; the calls are due, the sequence is settled, both go on record under the lease."""
+    store.record(new_rows(3))
+    (lease,) = take_all(engine, 1)
+    rows = store.pending(lease, 10)
+    refs = [row.ref for row in rows[:2]]
+    assert reconciling.mark_found(engine, lease, 7, refs, ORDER, inference=True) == 2
+    assert store.status()[0].settled == 0
+    reconciling.overtake(engine, lease, 7, "reconcile", ORDER)
+    (status,) = store.status()
+    assert (status.settled, status.pending) == (7, 1)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM outbox_inference_call").scalar_one() == 2
+    reconciling.overtake(engine, lease, 5, "reconcile", ORDER)
+    assert store.status()[0].settled == 7
+    entries = list(Operations(engine).audit())
+    assert [entry.verb for entry in entries] == [
+        "reconcile shard 0",
+        "reconcile shard 0, settled 0 to 7",
+        "reconcile shard 0, settled 7 to 7",
+    ]
+    assert entries[0].row_ids == str([ref.id for ref in refs])
+    Leases(engine, "operator", 60).take(0)
+    with pytest.raises(LeaseLostError):
+        reconciling.mark_found(engine, lease, 7, [rows[2].ref], ORDER, inference=False)
+    with pytest.raises(LeaseLostError):
+        reconciling.overtake(engine, lease, 9, "reconcile", ORDER)

@@ -1,0 +1,220 @@
+"""The database, the progress topic or the settings are not those of before: nothing is lost or silently doubled."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import make_url
+
+from outbox.engine import sqlite
+from tests.integration.test_operators import relay
+from tests.services import Given, Kafka, Registry
+from tests.support import new_row, new_rows, wait_until
+from tests.world import NewWorld, World, settings_for
+
+
+class Backup:
+    """The database as it is now. Nobody may be connected to it."""
+
+    def __init__(self, world: World) -> None:
+        world.engine.dispose()
+        self._world, self._url = world, make_url(world.url)
+        name = str(self._url.database)
+        if self._url.get_backend_name() == "sqlite":
+            with closing(sqlite.connect(name)) as connection:
+                connection.execute(f"VACUUM INTO '{name}.backup'")
+        else:
+            self._on_server(f'CREATE DATABASE "{name}_backup" TEMPLATE "{name}"')
+
+    def restore(self) -> None:
+        """Put it back, also under processes that are connected (on PostgreSQL)."""
+        self._world.engine.dispose()
+        name = str(self._url.database)
+        if self._url.get_backend_name() == "sqlite":
+            for suffix in ("-wal", "-shm"):
+                Path(name + suffix).unlink(missing_ok=True)
+            shutil.copy(f"{name}.backup", name)
+        else:
+            self._on_server(f'DROP DATABASE "{name}" WITH (FORCE)')
+            self._on_server(f'CREATE DATABASE "{name}" TEMPLATE "{name}_backup"')
+
+    def _on_server(self, sql: str) -> None:
+        url = self._url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(sql.encode())
+
+
+def arrivals(world: World) -> Counter[tuple[int, str, str]]:
+    """How often each row is in the topic: by id, interaction and time of receipt, for ids are handed out again."""
+    return Counter((seen.outbox_id, seen.key, seen.headers["received-at"]) for seen in world.seen())
+
+
+def rows_of(world: World) -> set[tuple[int, str, str]]:
+    """Every row of the database, named likewise."""
+    return {
+        (row_id, key, str(at)) for row_id, key, at in world.query("SELECT id, interaction_id, received_at FROM outbox")
+    }
+
+
+def drain(world: World) -> None:
+    """Let a relay send everything in small transactions, and stop it."""
+    running = world.relay(RELAY_BATCH_SIZE="10")
+    world.wait_drained()
+    assert running.stop() == 0
+
+
+def restored(world: World) -> None:
+    """10 rows sent, a backup with 30 more unsent; those and 20 later ones sent; the backup put back; 25 accepted."""
+    world.record(new_rows(10))
+    drain(world)
+    world.record(new_rows(30))
+    backup = Backup(world)
+    world.record([new_row(f"lost-{number}") for number in range(20)])
+    drain(world)
+    backup.restore()
+    world.record([new_row(f"after-{number}") for number in range(25)])
+
+
+def test_a_restored_database_is_reconciled_without_a_duplicate(world: World) -> None:
+    """The shard says what happened and sends nothing; reconciled, every row is in the topic once, re-used ids too."""
+    restored(world)
+    running = world.relay()
+    running.wait_degraded("shard 0", "relay reconcile --since")
+    assert len(world.seen()) == 60
+    assert "--accept-duplicates" in relay(world, "status", COLUMNS="400").stdout
+    arguments = ("reconcile", "--since", "1h", "--reason", "restored the backup")
+    looked = relay(world, *arguments, "--dry-run")
+    assert looked.returncode == 0, looked.stderr
+    assert "of 60 record(s)" in looked.stderr
+    assert "30 stand as unsent here and are marked sent" in looked.stderr
+    assert "20 record(s) are of rows that this database does not know" in looked.stderr
+    assert world.pending() == 55
+    done = relay(world, *arguments, "--yes")
+    assert (done.returncode, done.stdout) == (0, "reconcile: 30 row(s) marked, shard(s) 0 go on\n"), done.stderr
+    world.wait_drained()
+    wait_until(lambda: not running.degraded(), "nothing is degraded any more")
+    seen = arrivals(world)
+    assert set(seen.values()) == {1}
+    assert rows_of(world) <= set(seen)
+    assert len(seen) == 85
+    verbs = [verb for (verb,) in world.query("SELECT verb FROM outbox_audit ORDER BY id")]
+    assert verbs == ["reconcile shard 0", f"reconcile shard 0, settled 1 to {verbs[-1].rsplit(' ', 1)[-1]}"]
+    assert relay(world, "audit", "--verify").returncode == 0
+
+
+def test_duplicates_are_accepted_on_purpose_only(world: World) -> None:
+    """With --accept-duplicates the rows unsent in the restored database are sent again, and that is on record."""
+    restored(world)
+    running = world.relay()
+    running.wait_degraded("shard 0", "--accept-duplicates")
+    done = relay(world, "reconcile", "--accept-duplicates", "--reason", "agreed with the consumers", "--yes")
+    assert done.returncode == 0, done.stderr
+    world.wait_drained()
+    times = arrivals(world)
+    assert rows_of(world) <= set(times)
+    doubled = sum(count - 1 for count in times.values())
+    assert 0 < doubled <= 30
+    assert max(times.values()) == 2
+    ((verb, reason),) = world.query("SELECT verb, reason FROM outbox_audit")
+    assert (verb.split(",")[0], reason) == ("accept duplicates of shard 0", "agreed with the consumers")
+
+
+def test_a_stale_replica_under_a_running_relay(
+    new_postgresql: Callable[[], str],
+    kafka: Kafka | Given,
+    registry: Registry | Given,
+    tmp_path: Path,
+    worlds: list[World],
+) -> None:
+    """The database goes back while the relay runs: it notices, and nothing is doubled before or after the cure."""
+    url = new_postgresql()
+    world = World(url, settings_for(kafka, registry, url), {"bootstrap.servers": kafka.bootstrap_servers}, tmp_path)
+    worlds.append(world)
+    world.record(new_rows(20))
+    backup = Backup(world)
+    running = world.relay(RELAY_BATCH_SIZE="5")
+    world.wait_drained()
+    backup.restore()
+    running.wait_degraded("shard 0", "relay reconcile --since")
+    world.record(new_rows(20))
+    assert len(world.seen()) == 20
+    done = relay(world, "reconcile", "--since", "1h", "--reason", "failed over", "--yes")
+    assert done.returncode == 0, done.stderr
+    world.wait_drained()
+    assert set(arrivals(world).values()) == {1}
+    assert set(arrivals(world)) == rows_of(world)
+
+
+def test_a_lost_progress_topic_is_a_loud_warning(world: World) -> None:
+    """Deleted under a running relay: it is made anew, the relay says so and goes on; what was marked is not doubled."""
+    ids = world.record(new_rows(50))
+    running = world.relay(RELAY_BATCH_SIZE="10")
+    world.wait_drained()
+    admin = AdminClient(world.client_config)
+    (future,) = admin.delete_topics([world.environ["KAFKA_PROGRESS_TOPIC"]]).values()
+    future.result(10)
+    ids += world.record(new_rows(50))
+    world.wait_drained()
+    (told,) = [line for line in running.lines() if line.get("action") == "progress_lost"]
+    assert (told["level"], "sent twice" in told["event"]) == ("error", True)
+    world.check_exactly_once(ids)
+
+
+def test_an_outbox_made_anew_does_not_believe_the_old_ones_progress(new_world: NewWorld) -> None:
+    """The same topics and prefix, another outbox: its ids begin again, and all its rows arrive."""
+    old = new_world()
+    old.record(new_rows(30))
+    drain(old)
+    names = ("KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC", "KAFKA_TRANSACTIONAL_ID_PREFIX")
+    new = new_world(**{name: old.environ[name] for name in names})
+    new.record([new_row(f"new-{number}") for number in range(30)])
+    drain(new)
+    seen = arrivals(new)
+    assert set(seen.values()) == {1}
+    assert set(seen) == rows_of(old) | rows_of(new)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("KAFKA_TOPIC", "topic was"),
+        ("KAFKA_PROGRESS_TOPIC", "progress topic was"),
+        ("KAFKA_TRANSACTIONAL_ID_PREFIX", "transactional id prefix was"),
+    ],
+)
+def test_other_names_are_refused_before_anyone_is_fenced(world: World, name: str, told: str) -> None:
+    """A relay with another topic or prefix stops with the difference; the one that runs does not notice it."""
+    ids = world.record(new_rows(10))
+    running = world.relay()
+    world.wait_drained()
+    refused = world.relay(None, 1, **{name: f"{world.environ[name]}-other"})
+    assert refused.wait() == 1
+    assert told in refused.log.read_text()
+    ids += world.record(new_rows(10))
+    world.wait_drained()
+    assert [line["action"] for line in running.lines() if line.get("action") == "taken"] == ["taken"]
+    world.check_exactly_once(ids)
+
+
+def test_another_cluster_is_refused(
+    new_sqlite: Callable[[], str],
+    kafka: Kafka | Given,
+    own_kafka: Kafka,
+    registry: Registry | Given,
+    tmp_path: Path,
+    worlds: list[World],
+) -> None:
+    """The same names on another cluster: what was sent is not known there, so the relay stops and names it."""
+    url = new_sqlite()
+    world = World(url, settings_for(kafka, registry, url), {"bootstrap.servers": kafka.bootstrap_servers}, tmp_path)
+    worlds.append(world)
+    world.record(new_rows(10))
+    drain(world)
+    refused = world.relay(KAFKA_BOOTSTRAP_SERVERS=own_kafka.bootstrap_servers)
+    assert refused.wait() == 1
+    assert "cluster id was" in refused.log.read_text()
