@@ -141,7 +141,9 @@ class InferenceCall:
     timestamp_ms: int
     traceparent: str | None
     attempts: int
-    """Attempts already made and answered."""
+    """Attempts already made and charged."""
+    claimed_until_ms: int
+    """When the claim runs out, by the database's clock: with its owner, the claim's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +154,27 @@ class CallResult:
     state: str
     """A ``CallState``."""
     attempts: int
+    """Charged so far."""
     status: int | None
     """HTTP status of the last answer; None when there was none."""
     error: str | None
     """What went wrong, without values of the row; None after success."""
     latency_ms: int | None
-    retry_in_ms: int
+    wait_ms: int
     """With ``due``: how long to wait."""
+    claimed_until_ms: int
+    """As it was claimed."""
+    tried: bool = True
+    """False: given back as it was."""
+
+
+class CallsStatus(NamedTuple):
+    """The inference calls as operators see them."""
+
+    due: int
+    parked: int
+    oldest_age_ms: int | None
+    """Since the oldest due call's row was sent; None without one."""
 
 
 @dataclass(frozen=True, slots=True)

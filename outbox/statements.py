@@ -149,15 +149,6 @@ MARK_SENT = statement(
     WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.{_UNSENT}
     """,
 )
-CALLS_DUE = statement("""
-    INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
-    SELECT id, interaction_id, {now} FROM outbox
-    WHERE id BETWEEN :first_id AND :last_id AND shard = :shard AND state = 'sent' AND sequence = :sequence
-    ON CONFLICT (row_id) DO NOTHING
-""")
-"""Runs in the transaction that marks the rows, so no call is ever missing; the rows marked are
-recognised by their sequence."""
-
 PARK = statement("""
     UPDATE outbox SET state = 'parked', error = :error
     WHERE id = :id AND tag = :tag AND shard = :shard AND state = 'pending'
@@ -217,52 +208,6 @@ STATUS = statement("""
     FROM outbox_shard AS s ORDER BY s.shard
 """)
 """Counts come from the partial indexes: their cost follows what is pending, not history."""
-
-# Inference calls -----------------------------------------------------------------------------------
-
-_CLAIM = """
-    UPDATE outbox_inference_call SET claimed_by = :owner, due_at = {now} + :claim_ms
-    WHERE row_id IN (
-        SELECT c.row_id FROM outbox_inference_call AS c
-        WHERE c.state = 'due' AND c.due_at <= {now} AND NOT EXISTS (
-            SELECT 1 FROM outbox_inference_call AS e
-            WHERE e.state = 'due' AND e.interaction_id = c.interaction_id AND e.row_id < c.row_id
-        )
-        ORDER BY c.due_at LIMIT :limit {lock}
-    )
-    RETURNING row_id
-"""
-CLAIM_CALLS = statement(
-    postgresql=_CLAIM.replace("{lock}", "FOR UPDATE SKIP LOCKED"),
-    sqlite=_CLAIM.replace("{lock}", ""),
-)
-"""The first due call of each interaction; a claim that runs out is due again by itself."""
-CLAIMED_CALLS = statement(
-    postgresql="""
-    SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts
-    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
-    WHERE c.row_id = ANY(CAST(:ids AS bigint[]))
-    """,
-    sqlite="""
-    SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts
-    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
-    WHERE c.row_id IN (SELECT value FROM json_each(:ids))
-    """,
-)
-SETTLE_CALL = statement("""
-    UPDATE outbox_inference_call
-    SET state = :state, attempts = :attempts, status = :status, error = :error, latency_ms = :latency_ms,
-        due_at = {now} + :retry_in_ms, claimed_by = NULL
-    WHERE row_id = :row_id AND state = 'due'
-""")
-"""Also when the claim had run out and another worker took the call up: that it was answered is a fact."""
-
-CLAIMANTS = statement(
-    "SELECT DISTINCT claimed_by FROM outbox_inference_call WHERE state = 'due' AND claimed_by IS NOT NULL"
-)
-RELEASE_CLAIMS = statement("""
-    UPDATE outbox_inference_call SET claimed_by = NULL, due_at = {now} WHERE state = 'due' AND claimed_by = :owner
-""")
 
 # Operators -----------------------------------------------------------------------------------------
 

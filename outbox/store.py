@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
-from outbox import recording, transactions
+from outbox import call_statements, recording, transactions
 from outbox import statements as sql
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
 from outbox.rows import (
@@ -205,7 +205,7 @@ def _mark(connection: Connection, shard: int, sequence: int, refs: Sequence[Ref]
     marked = connection.execute(sql.MARK_SENT.on(connection), parameters).rowcount
     if inference and marked:
         span = {"shard": shard, "sequence": sequence, "first_id": min(ids), "last_id": max(ids)}
-        connection.execute(sql.CALLS_DUE.on(connection), span)
+        connection.execute(call_statements.CALLS_DUE.on(connection), span)
     return marked
 
 

@@ -27,6 +27,7 @@ from relay.errors import (
     UnencodableRowsError,
 )
 from relay.health import Health
+from relay.marks import Marks
 from relay.metrics import DELIVERY_SAMPLES, RelayMetrics
 from relay.progress import Progress
 from relay.publisher import Publisher
@@ -65,6 +66,8 @@ class Parts:
     stop: threading.Event
     health: Health
     metrics: RelayMetrics
+    marks: Marks
+    """Told after each mark, for the inference stage."""
     step: Callable[[str, int], None]
     """Told each step as it is reached; for those who watch or kill at a given step."""
 
@@ -214,6 +217,7 @@ class ShardWorker:
         self._step("committed")
         parts.store.mark_sent(self.shard, sequence, refs, inference=parts.inference)
         self._step("marked")
+        parts.marks.marked(full=len(rows) == parts.batch_size)
         # What this relay settled; if the database says otherwise, the next select finds out.
         held.lease = lease._replace(settled=sequence)
         held.sent_since += len(rows)

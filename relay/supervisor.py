@@ -25,6 +25,7 @@ from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference import InferenceWorker
 from relay.kafka import ErrorMemory, translated
+from relay.marks import Marks
 from relay.metrics import RelayMetrics
 from relay.owner import Owner, is_dead
 from relay.publisher import Publisher
@@ -59,6 +60,7 @@ class Supervisor:
         self._step = step
         self._health = Health()
         self._metrics = RelayMetrics(CollectorRegistry())
+        self._marks = Marks()
         self._store: Store
         self._engine: Engine
 
@@ -150,6 +152,7 @@ class Supervisor:
             stop=self._stop,
             health=self._health,
             metrics=self._metrics,
+            marks=self._marks,
             step=self._step,
         )
 
@@ -174,7 +177,9 @@ class Supervisor:
         workers = [ShardWorker(shard, parts) for shard in shards]
         threads = [threading.Thread(target=w.run, name=w.subject, daemon=True) for w in workers]
         if parts.inference:
-            inference = InferenceWorker(self._settings, self._engine, owner.id, self._stop, self._health, self._metrics)
+            inference = InferenceWorker(
+                self._settings, self._engine, owner.id, self._stop, self._health, self._metrics, self._marks, self._step
+            )
             threads.append(threading.Thread(target=inference.run, name="inference", daemon=True))
         for thread in threads:
             thread.start()
