@@ -79,11 +79,25 @@ class PendingRow(NamedTuple):
     traceparent: str | None
     replay_of: int | None
     received_at_ms: int
+    enriched_at_ms: int | None = None
+    """When it was completed from CXone, be it with nothing; None: never."""
 
     @property
     def ref(self) -> Ref:
         """Id and tag."""
         return Ref(self.id, self.tag)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether it lacks something that CXone may know, and has not told."""
+        return self.enriched_at_ms is None and (self.customer_email is None or self.agent_id is None)
+
+
+class Contact(NamedTuple):
+    """What CXone knows of an interaction."""
+
+    customer_email: str | None
+    agent_id: str | None
 
 
 class Lease(NamedTuple):

@@ -104,7 +104,7 @@ PAYLOADS_BY_KEY = {
 
 _PENDING = """
     SELECT s.owner, s.epoch, s.settled, o.id, o.tag, o.interaction_id, o.channel, o.timestamp_ms,
-           o.customer_email, o.agent_id, o.traceparent, o.replay_of, o.received_at
+           o.customer_email, o.agent_id, o.traceparent, o.replay_of, o.received_at, o.enriched_at
     FROM outbox_shard AS s LEFT JOIN (
         SELECT * FROM outbox AS o WHERE o.shard = :shard AND o.state = 'pending' {waiting}
         ORDER BY o.id LIMIT :limit
@@ -149,6 +149,26 @@ MARK_SENT = statement(
     WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.{_UNSENT}
     """,
 )
+_LEARN = """
+    UPDATE outbox SET customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent),
+                      enriched_at = {now}
+    FROM {learned} WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.state = 'pending' AND enriched_at IS NULL
+    RETURNING outbox.id, customer_email, agent_id, enriched_at
+"""
+LEARN = statement(
+    postgresql=_LEARN.replace(
+        "{learned}",
+        """unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[]), CAST(:emails AS text[]), CAST(:agents AS text[]))
+           AS r(id, tag, email, agent)""",
+    ),
+    sqlite=_LEARN.replace(
+        "{learned}",
+        """(SELECT value ->> 0 AS id, value ->> 1 AS tag, value ->> 2 AS email, value ->> 3 AS agent
+            FROM json_each(:learned)) AS r""",
+    ),
+)
+"""What CXone knows of rows, once: nothing that the row has is replaced, nothing that was erased comes back."""
+
 PARK = statement("""
     UPDATE outbox SET state = 'parked', error = :error
     WHERE id = :id AND tag = :tag AND shard = :shard AND state = 'pending'
@@ -163,7 +183,7 @@ TAKE_LEASE = statement("""
 """)
 RENEW_LEASE = statement("""
     UPDATE outbox_shard
-    SET lease_expires_at = {now} + :lease_ms, rows_per_second = :rows_per_second, condition = NULL
+    SET lease_expires_at = {now} + :lease_ms, rows_per_second = :rows_per_second, condition = :condition
     WHERE shard = :shard AND owner = :owner AND epoch = :epoch
 """)
 RELEASE_LEASE = statement("""
@@ -268,9 +288,9 @@ DISCARD = statement(*(each.replace("{change}", "state = 'discarded'") for each i
 
 _REPLAY = """
     INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
-                        traceparent, received_at, replay_of)
+                        traceparent, received_at, replay_of, enriched_at)
     SELECT r.new_tag, :prefix || o.id, r.crc % i.shards, o.interaction_id, o.channel, o.timestamp_ms,
-           o.customer_email, o.agent_id, o.payload, o.traceparent, {now}, o.id
+           o.customer_email, o.agent_id, o.payload, o.traceparent, {now}, o.id, o.enriched_at
     FROM outbox_identity AS i, {rows} AS r JOIN outbox AS o ON o.id = r.id AND o.tag = r.tag
     WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix ORDER BY o.id
     ON CONFLICT (key) DO NOTHING RETURNING replay_of

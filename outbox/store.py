@@ -4,6 +4,7 @@ Every verb is one database transaction (or one read), may be called from many th
 repeated after ``DatabaseUnavailableError`` without harm.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
@@ -12,6 +13,7 @@ from outbox import call_statements, recording, transactions
 from outbox import statements as sql
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
 from outbox.rows import (
+    Contact,
     Identity,
     Lease,
     NewRow,
@@ -21,7 +23,7 @@ from outbox.rows import (
     ShardStatus,
 )
 
-REQUIRED_REVISION = "0001"
+REQUIRED_REVISION = "0005"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
 
 
@@ -140,6 +142,24 @@ class Store:
             rows = [{"id": r.id, "tag": r.tag, "shard": lease.shard, "error": e} for r, e in errors.items()]
             return connection.execute(sql.PARK.on(connection), rows).rowcount
 
+    def learn(self, learned: Sequence[tuple[PendingRow, Contact]]) -> list[PendingRow]:
+        """Store what CXone knows of pending rows, be it nothing, in one statement.
+
+        Returns:
+            The rows as they are now. One is missing that is not pending any more, was completed before, or
+            has another tag.
+        """
+        if not learned:
+            return []
+        values = [(row.id, row.tag, *contact) for row, contact in learned]
+        with transactions.write(self._engine) as connection:
+            found = {row.id: row for row in connection.execute(sql.LEARN.on(connection), _listed(connection, values))}
+        return [
+            row._replace(customer_email=now.customer_email, agent_id=now.agent_id, enriched_at_ms=now.enriched_at)
+            for row, _ in learned
+            if (now := found.get(row.id))
+        ]
+
     # Identity and status ---------------------------------------------------------------------------
 
     def identity(self) -> Identity:
@@ -183,6 +203,13 @@ class Store:
         """Each shard as operators see it; cost follows the backlog, not history."""
         with transactions.read(self._engine) as connection:
             return [ShardStatus._make(row) for row in connection.execute(sql.STATUS.on(connection))]
+
+
+def _listed(connection: Connection, values: Sequence[tuple[object, ...]]) -> dict[str, object]:
+    if connection.dialect.name == "postgresql":
+        ids, tags, emails, agents = (list(column) for column in zip(*values, strict=True))
+        return {"ids": ids, "tags": tags, "emails": emails, "agents": agents}
+    return {"learned": json.dumps(values)}
 
 
 def _lock(connection: Connection, lease: Lease) -> int:

@@ -99,15 +99,16 @@ class Client:
             url: http or https.
             given: as ``requests`` takes it (``json``, ``data``, ``headers``, ``auth``).
         """
+        until = monotonic() + CONNECT_SECONDS + self._answer_seconds
         timeouts = (CONNECT_SECONDS, min(READ_SECONDS, self._answer_seconds))
         try:
             with (
-                self._watch.until(monotonic() + CONNECT_SECONDS + self._answer_seconds),
+                self._watch.until(until),
                 self._session.request(
                     method, url, timeout=timeouts, allow_redirects=False, stream=True, **given
                 ) as response,
             ):
-                body = _body(response)
+                body = _body(response, until)
                 status = response.status_code
                 named = retry_after_seconds(response.headers.get("Retry-After"), time())
         except (OSError, HTTPError, HTTPException, ValueError) as error:  # as every error of requests and urllib3 is
@@ -115,17 +116,17 @@ class Client:
         return Answer(status, None if 200 <= status < 300 else f"HTTP {status}", named, body)
 
 
-def _body(response: requests.Response) -> bytes | None:
-    """What there is of the answer, up to the bound; then its connection can be used again."""
+def _body(response: requests.Response, until: float) -> bytes | None:
+    """The whole of the answer, after which its connection can be used again; None beyond a bound."""
     body = b""
     try:
         while part := response.raw.read1(ANSWER_BYTES, decode_content=True):
             body += part
-            if len(body) > ANSWER_BYTES:
+            if len(body) > ANSWER_BYTES or monotonic() > until:
                 return None
     except (OSError, HTTPError, HTTPException, ValueError):
         return None
-    return body
+    return body if monotonic() < until else None  # at the end of a socket that was shut
 
 
 class _Watch:

@@ -26,7 +26,7 @@ from relay.errors import (
     StoppedError,
     UnencodableRowsError,
 )
-from relay.health import Health
+from relay.health import ENRICHMENT, Health
 from relay.marks import Marks
 from relay.metrics import DELIVERY_SAMPLES, RelayMetrics
 from relay.progress import Progress
@@ -54,6 +54,8 @@ class Parts:
     outbox_id: str
     check_identity: Callable[[], None]
     """Raises if topics, prefix or cluster are not the ones this outbox was used with."""
+    complete: Callable[[list[PendingRow]], list[PendingRow]]
+    """Adds what CXone knows: of the rows selected, those that may be sent now; returns within seconds."""
     publisher: Callable[[int], Publisher]
     """Makes the shard's producer."""
     read_back: Callable[[int], Progress | None]
@@ -203,6 +205,9 @@ class ShardWorker:
             self._narrow = None
             return 0
         self._step("selected")
+        rows = parts.complete(rows)
+        if not rows:
+            return 0
         try:
             records = parts.encoder.records(rows)
         except UnencodableRowsError as error:
@@ -273,7 +278,8 @@ class ShardWorker:
         self._parts.health.recovered(self.subject)
         elapsed = monotonic() - held.renewed
         if elapsed >= self._parts.leases.lease_seconds / 3:
-            self._parts.leases.renew(held.lease, held.sent_since / elapsed)
+            condition = self._parts.health.conditions().get(ENRICHMENT)
+            self._parts.leases.renew(held.lease, held.sent_since / elapsed, condition)
             held.renewed, held.sent_since = monotonic(), 0
 
     def _wait(self, error: Exception, reason: str) -> None:

@@ -16,11 +16,12 @@ from sqlalchemy import Engine
 from outbox.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
 from outbox.leases import Leases
-from outbox.rows import Identity
+from outbox.rows import Identity, PendingRow
 from outbox.store import Store
 from relay import progress
 from relay.backoff import Backoff
 from relay.encoding import Encoder, schema_id
+from relay.enrichment import Enricher
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference import InferenceWorker
@@ -137,12 +138,16 @@ class Supervisor:
             found = leases.owners().get(shard)
             return found if found and is_dead(found) else None
 
+        complete: Callable[[list[PendingRow]], list[PendingRow]] = list
+        if settings.cxone_enrich_url:
+            complete = Enricher(settings, store, self._stop, self._health, self._metrics).complete
         return Parts(
             store=store,
             leases=leases,
             encoder=encoder,
             outbox_id=identity.outbox_id,
             check_identity=check_identity,
+            complete=complete,
             publisher=publisher,
             read_back=read_back,
             dead_owner=dead_owner,
