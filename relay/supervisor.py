@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
+from outbox.calls import Calls
 from outbox.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
 from outbox.leases import Leases
@@ -208,6 +209,9 @@ class Supervisor:
         metrics.oldest.clear()
         try:
             status = [shard for shard in self._store.status() if shard.shard in owned]
+            if self._settings.inference_url:
+                waiting_ms = Calls(self._engine, "").status().oldest_age_ms or 0
+                metrics.oldest.labels("inference", "all").set(waiting_ms / 1000)  # calls have no shard
         except OutboxError:
             return
         for shard in status:
