@@ -69,7 +69,7 @@ class Parts:
     health: Health
     metrics: RelayMetrics
     marks: Marks
-    """Told after each mark, for the inference stage."""
+    """Told of each select and mark, for the inference stage."""
     step: Callable[[str, int], None]
     """Told each step as it is reached; for those who watch or kill at a given step."""
 
@@ -201,6 +201,7 @@ class ShardWorker:
         parts, lease = self._parts, held.lease
         limit = self._narrow[0] if self._narrow else parts.batch_size
         rows = parts.store.pending(lease, limit, waiting=parts.parked_rows_hold)
+        parts.marks.selected(self.shard, full=len(rows) == parts.batch_size)
         if not rows:
             self._narrow = None
             return 0
@@ -222,7 +223,7 @@ class ShardWorker:
         self._step("committed")
         parts.store.mark_sent(self.shard, sequence, refs, inference=parts.inference)
         self._step("marked")
-        parts.marks.marked(full=len(rows) == parts.batch_size)
+        parts.marks.marked()
         # What this relay settled; if the database says otherwise, the next select finds out.
         held.lease = lease._replace(settled=sequence)
         held.sent_since += len(rows)

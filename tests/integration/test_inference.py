@@ -67,7 +67,7 @@ class Stage:
         assert lease is not None
         rows = store.pending(lease, 10_000)
         store.mark_sent(0, lease.settled + 1, [row.ref for row in rows], inference=True)
-        self.marks.marked(full=False)
+        self.marks.marked()
         return [row.id for row in rows]
 
     def states(self) -> dict[str, int]:
@@ -260,21 +260,12 @@ def test_calls_make_way_while_a_backlog_is_drained(new_stage: NewStage, simulato
     """Full batches are marked one after the other: calls trickle, and do not stand still."""
     stage = new_stage()
     stage.make_due(*(f"i-{number}" for number in range(300)))
-    rush = threading.Event()
-
-    def marks() -> None:
-        while not rush.wait(0.1):
-            stage.marks.marked(full=True)
-
-    thread = threading.Thread(target=marks)
-    stage.marks.marked(full=True)
-    thread.start()
+    stage.marks.selected(0, full=True)
     began = time.monotonic()
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 20, "some calls are made")
     assert len(simulator.requests["score"]) <= 40 * (time.monotonic() - began)
-    rush.set()
-    thread.join()
+    stage.marks.selected(0, full=False)
     stage.wait_for(done=300)
 
 
