@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
 from outbox.store import Store
+from relay.circuit import Circuit
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.inference import InferenceWorker
@@ -32,8 +33,8 @@ class Stage:
         self._settings = settings
         self._workers: list[tuple[threading.Event, threading.Thread]] = []
 
-    def start(self, owner: str = "me") -> None:
-        """A relay's inference stage."""
+    def start(self, owner: str = "me", circuit: Circuit | None = None) -> None:
+        """A relay's inference stage; its circuit is closed unless given."""
         stop = threading.Event()
         given = {**self.simulator.inference, **self._settings}
         settings = RelaySettings.model_validate(
@@ -46,6 +47,7 @@ class Stage:
         worker = InferenceWorker(
             settings, self.engine, owner, stop, self.health, self.metrics, self.marks, ignore_steps
         )  # fmt: skip
+        worker._circuit = circuit or Circuit()
         thread = threading.Thread(target=worker.run)
         thread.start()
         self._workers.append((stop, thread))
@@ -240,6 +242,18 @@ def test_an_outage_parks_nothing_and_every_call_arrives_afterwards(new_stage: Ne
     simulator.behave("score", "ok")
     stage.wait_for(done=500)
     assert not stage.health.conditions()
+
+
+def test_a_probe_that_fails_is_not_charged(new_stage: NewStage, simulator: Simulator) -> None:
+    """One attempt is allowed, yet the call is not parked while the circuit is open."""
+    simulator.behave("score", "500")
+    stage = new_stage(INFERENCE_MAX_ATTEMPTS="1")
+    stage.make_due("a")
+    stage.start(circuit=Circuit(opened=1))
+    wait_until(lambda: len(simulator.requests["score"]) >= 2, "it probes")
+    assert stage.states() == {"due": 1}
+    simulator.behave("score", "ok")
+    stage.wait_for(done=1)
 
 
 def test_a_stop_gives_back_what_is_not_tried(new_stage: NewStage, simulator: Simulator) -> None:
