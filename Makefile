@@ -8,7 +8,7 @@ KAFKA ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install tools demo up test lint format services bench lock clean
+.PHONY: help install tools demo up test lint format simulator services bench lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ lint: install ## ruff, mypy, import rules
 format: install ## put the code in its format
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
+
+simulator: install ## CXone and a scoring container on this machine, well or badly behaved, until Ctrl-C
+	@$(BIN)/python -m tests.simulator
 
 services: tools ## real Kafka, registry and PostgreSQL on this machine, until Ctrl-C
 	@$(BIN)/python -m tests.services

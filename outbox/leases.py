@@ -44,13 +44,19 @@ class Leases:
             taken = connection.execute(sql.TAKE_LEASE.on(connection), parameters).one_or_none()
         return Lease(shard, self.owner, taken.epoch, taken.settled) if taken else None
 
-    def renew(self, lease: Lease, rows_per_second: float) -> None:
+    def renew(self, lease: Lease, rows_per_second: float, condition: str | None = None) -> None:
         """Prolong a lease whose shard is in order, and note its rate.
+
+        Args:
+            lease: held.
+            rows_per_second: since the last renewal.
+            condition: why some of its rows wait nevertheless; None: none do.
 
         Raises:
             LeaseLostError: another epoch holds the shard.
         """
         parameters = {**_named(lease), "lease_ms": self._lease_ms, "rows_per_second": rows_per_second}
+        parameters["condition"] = condition
         with transactions.write(self._engine) as connection:
             if not connection.execute(sql.RENEW_LEASE.on(connection), parameters).rowcount:
                 raise LeaseLostError(

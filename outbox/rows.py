@@ -79,11 +79,25 @@ class PendingRow(NamedTuple):
     traceparent: str | None
     replay_of: int | None
     received_at_ms: int
+    enriched_at_ms: int | None = None
+    """When it was completed from CXone, be it with nothing; None: never."""
 
     @property
     def ref(self) -> Ref:
         """Id and tag."""
         return Ref(self.id, self.tag)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether it lacks something that CXone may know, and has not told."""
+        return self.enriched_at_ms is None and (self.customer_email is None or self.agent_id is None)
+
+
+class Contact(NamedTuple):
+    """What CXone knows of an interaction."""
+
+    customer_email: str | None
+    agent_id: str | None
 
 
 class Lease(NamedTuple):
@@ -167,7 +181,9 @@ class InferenceCall:
     timestamp_ms: int
     traceparent: str | None
     attempts: int
-    """Attempts already made and answered."""
+    """Attempts already made and charged."""
+    claimed_until_ms: int
+    """When the claim runs out, by the database's clock: with its owner, the claim's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +194,27 @@ class CallResult:
     state: str
     """A ``CallState``."""
     attempts: int
+    """Charged so far."""
     status: int | None
     """HTTP status of the last answer; None when there was none."""
     error: str | None
     """What went wrong, without values of the row; None after success."""
     latency_ms: int | None
-    retry_in_ms: int
+    wait_ms: int
     """With ``due``: how long to wait."""
+    claimed_until_ms: int
+    """As it was claimed."""
+    tried: bool = True
+    """False: given back as it was."""
+
+
+class CallsStatus(NamedTuple):
+    """The inference calls as operators see them."""
+
+    due: int
+    parked: int
+    oldest_age_ms: int | None
+    """Since the oldest due call's row was sent; None without one."""
 
 
 @dataclass(frozen=True, slots=True)

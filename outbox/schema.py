@@ -49,6 +49,7 @@ outbox = Table(
     Column("received_at", BigInteger, nullable=False),
     Column("sent_at", BigInteger),
     Column("sequence", BigInteger),
+    Column("enriched_at", BigInteger),
     CheckConstraint("state IN ('pending', 'sent', 'parked', 'discarded')", name="state_known"),
     CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name="sent_has_time"),
     CheckConstraint("(state = 'sent') = (sequence IS NOT NULL)", name="sent_has_sequence"),
@@ -155,6 +156,12 @@ outbox_inference_call = Table(
         "row_id",
         postgresql_where=text("state = 'due'"),
         sqlite_where=text("state = 'due'"),
+    ),
+    Index(
+        "ix_outbox_inference_call_parked",
+        "row_id",
+        postgresql_where=text("state = 'parked'"),
+        sqlite_where=text("state = 'parked'"),
     ),
 )
 """The call that follows a sent row; nothing that happens here changes the row's ``sent``.

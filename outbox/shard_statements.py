@@ -22,7 +22,7 @@ TAKE_LEASE = _statement("""
 """)
 RENEW_LEASE = statement("""
     UPDATE outbox_shard
-    SET lease_expires_at = {now} + :lease_ms, rows_per_second = :rows_per_second, condition = NULL
+    SET lease_expires_at = {now} + :lease_ms, rows_per_second = :rows_per_second, condition = :condition
     WHERE shard = :shard AND owner = :owner AND epoch = :epoch
 """)
 RELEASE_LEASE = statement("""

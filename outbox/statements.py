@@ -104,7 +104,7 @@ PAYLOADS_BY_KEY = {
 
 _PENDING = """
     SELECT s.owner, s.epoch, s.settled, o.id, o.tag, o.interaction_id, o.channel, o.timestamp_ms,
-           o.customer_email, o.agent_id, o.traceparent, o.replay_of, o.received_at
+           o.customer_email, o.agent_id, o.traceparent, o.replay_of, o.received_at, o.enriched_at
     FROM outbox_shard AS s LEFT JOIN (
         SELECT * FROM outbox AS o WHERE o.shard = :shard AND o.state = 'pending' {waiting}
         ORDER BY o.id LIMIT :limit
@@ -149,14 +149,25 @@ MARK_SENT = statement(
     WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.{_UNSENT}
     """,
 )
-CALLS_DUE = statement("""
-    INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
-    SELECT id, interaction_id, {now} FROM outbox
-    WHERE id BETWEEN :first_id AND :last_id AND shard = :shard AND state = 'sent' AND sequence = :sequence
-    ON CONFLICT (row_id) DO NOTHING
-""")
-"""Runs in the transaction that marks the rows, so no call is ever missing; the rows marked are
-recognised by their sequence."""
+_LEARN = """
+    UPDATE outbox SET customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent),
+                      enriched_at = {now}
+    FROM {learned} WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.state = 'pending' AND enriched_at IS NULL
+    RETURNING outbox.id, customer_email, agent_id, enriched_at
+"""
+LEARN = statement(
+    postgresql=_LEARN.replace(
+        "{learned}",
+        """unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[]), CAST(:emails AS text[]), CAST(:agents AS text[]))
+           AS r(id, tag, email, agent)""",
+    ),
+    sqlite=_LEARN.replace(
+        "{learned}",
+        """(SELECT value ->> 0 AS id, value ->> 1 AS tag, value ->> 2 AS email, value ->> 3 AS agent
+            FROM json_each(:learned)) AS r""",
+    ),
+)
+"""What CXone knows of rows, once: nothing that the row has is replaced, nothing that was erased comes back."""
 
 PARK = statement("""
     UPDATE outbox SET state = 'parked', error = :error
@@ -178,52 +189,6 @@ REVISION = statement("SELECT version_num FROM alembic_version")
 TOUCH = statement("UPDATE outbox_identity SET id = id")
 BACKLOG = statement("""
     SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'pending' LIMIT :limit) AS pending
-""")
-
-# Inference calls -----------------------------------------------------------------------------------
-
-_CLAIM = """
-    UPDATE outbox_inference_call SET claimed_by = :owner, due_at = {now} + :claim_ms
-    WHERE row_id IN (
-        SELECT c.row_id FROM outbox_inference_call AS c
-        WHERE c.state = 'due' AND c.due_at <= {now} AND NOT EXISTS (
-            SELECT 1 FROM outbox_inference_call AS e
-            WHERE e.state = 'due' AND e.interaction_id = c.interaction_id AND e.row_id < c.row_id
-        )
-        ORDER BY c.due_at LIMIT :limit {lock}
-    )
-    RETURNING row_id
-"""
-CLAIM_CALLS = statement(
-    postgresql=_CLAIM.replace("{lock}", "FOR UPDATE SKIP LOCKED"),
-    sqlite=_CLAIM.replace("{lock}", ""),
-)
-"""The first due call of each interaction; a claim that runs out is due again by itself."""
-CLAIMED_CALLS = statement(
-    postgresql="""
-    SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts
-    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
-    WHERE c.row_id = ANY(CAST(:ids AS bigint[]))
-    """,
-    sqlite="""
-    SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts
-    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
-    WHERE c.row_id IN (SELECT value FROM json_each(:ids))
-    """,
-)
-SETTLE_CALL = statement("""
-    UPDATE outbox_inference_call
-    SET state = :state, attempts = :attempts, status = :status, error = :error, latency_ms = :latency_ms,
-        due_at = {now} + :retry_in_ms, claimed_by = NULL
-    WHERE row_id = :row_id AND state = 'due'
-""")
-"""Also when the claim had run out and another worker took the call up: that it was answered is a fact."""
-
-CLAIMANTS = statement(
-    "SELECT DISTINCT claimed_by FROM outbox_inference_call WHERE state = 'due' AND claimed_by IS NOT NULL"
-)
-RELEASE_CLAIMS = statement("""
-    UPDATE outbox_inference_call SET claimed_by = NULL, due_at = {now} WHERE state = 'due' AND claimed_by = :owner
 """)
 
 # Operators -----------------------------------------------------------------------------------------
@@ -285,9 +250,9 @@ DISCARD = statement(*(each.replace("{change}", "state = 'discarded'") for each i
 
 _REPLAY = """
     INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
-                        traceparent, received_at, replay_of)
+                        traceparent, received_at, replay_of, enriched_at)
     SELECT r.new_tag, :prefix || o.id, r.crc % i.shards, o.interaction_id, o.channel, o.timestamp_ms,
-           o.customer_email, o.agent_id, o.payload, o.traceparent, {now}, o.id
+           o.customer_email, o.agent_id, o.payload, o.traceparent, {now}, o.id, o.enriched_at
     FROM outbox_identity AS i, {rows} AS r JOIN outbox AS o ON o.id = r.id AND o.tag = r.tag
     WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix ORDER BY o.id
     ON CONFLICT (key) DO NOTHING RETURNING replay_of

@@ -4,15 +4,17 @@ Every verb is one database transaction (or one read), may be called from many th
 repeated after ``DatabaseUnavailableError`` without harm.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
-from outbox import recording, transactions
+from outbox import call_statements, recording, transactions
 from outbox import shard_statements as shard_sql
 from outbox import statements as sql
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
 from outbox.rows import (
+    Contact,
     Identity,
     Lease,
     NewRow,
@@ -22,7 +24,7 @@ from outbox.rows import (
     ShardStatus,
 )
 
-REQUIRED_REVISION = "0003"
+REQUIRED_REVISION = "0005"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
 
 
@@ -143,6 +145,24 @@ class Store:
             rows = [{"id": r.id, "tag": r.tag, "shard": lease.shard, "error": e} for r, e in errors.items()]
             return connection.execute(sql.PARK.on(connection), rows).rowcount
 
+    def learn(self, learned: Sequence[tuple[PendingRow, Contact]]) -> list[PendingRow]:
+        """Store what CXone knows of pending rows, be it nothing, in one statement.
+
+        Returns:
+            The rows as they are now. One is missing that is not pending any more, was completed before, or
+            has another tag.
+        """
+        if not learned:
+            return []
+        values = [(row.id, row.tag, *contact) for row, contact in learned]
+        with transactions.write(self._engine) as connection:
+            found = {row.id: row for row in connection.execute(sql.LEARN.on(connection), _listed(connection, values))}
+        return [
+            row._replace(customer_email=now.customer_email, agent_id=now.agent_id, enriched_at_ms=now.enriched_at)
+            for row, _ in learned
+            if (now := found.get(row.id))
+        ]
+
     # Identity and status ---------------------------------------------------------------------------
 
     def identity(self) -> Identity:
@@ -188,6 +208,13 @@ class Store:
             return [ShardStatus._make(row) for row in connection.execute(shard_sql.STATUS.on(connection))]
 
 
+def _listed(connection: Connection, values: Sequence[tuple[object, ...]]) -> dict[str, object]:
+    if connection.dialect.name == "postgresql":
+        ids, tags, emails, agents = (list(column) for column in zip(*values, strict=True))
+        return {"ids": ids, "tags": tags, "emails": emails, "agents": agents}
+    return {"learned": json.dumps(values)}
+
+
 def _lock(connection: Connection, lease: Lease) -> int:
     """Lock the shard's row, check the lease under the lock, return the settled sequence."""
     owner, epoch, settled = connection.execute(sql.LOCK_SHARD.on(connection), {"shard": lease.shard}).one()
@@ -208,7 +235,7 @@ def _mark(connection: Connection, shard: int, sequence: int, refs: Sequence[Ref]
     marked = connection.execute(sql.MARK_SENT.on(connection), parameters).rowcount
     if inference and marked:
         span = {"shard": shard, "sequence": sequence, "first_id": min(ids), "last_id": max(ids)}
-        connection.execute(sql.CALLS_DUE.on(connection), span)
+        connection.execute(call_statements.CALLS_DUE.on(connection), span)
     return marked
 
 

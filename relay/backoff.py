@@ -3,15 +3,27 @@
 from random import Random
 
 
-class Backoff:
-    """Capped exponential backoff with full jitter.
+def jittered(failures: int, random: Random, base_seconds: float, cap_seconds: float) -> float:
+    """Capped exponential backoff with full jitter: seconds to wait after this many failures in a row.
 
     Args:
+        failures: 1 or more.
         random: source of the jitter.
         base_seconds: upper bound of the first delay.
         cap_seconds: upper bound of every delay.
 
     Source: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
+    """
+    return random.uniform(0, min(cap_seconds, base_seconds * 2.0 ** min(failures - 1, 32)))
+
+
+class Backoff:
+    """Counts failures in a row, and gives the delay after each.
+
+    Args:
+        random: source of the jitter.
+        base_seconds: upper bound of the first delay.
+        cap_seconds: upper bound of every delay.
     """
 
     def __init__(self, random: Random, base_seconds: float = 0.2, cap_seconds: float = 10.0) -> None:
@@ -22,9 +34,8 @@ class Backoff:
 
     def failed(self) -> float:
         """Count a failure; seconds to wait before the next attempt."""
-        self._failures = min(self._failures + 1, 32)
-        ceiling = min(self._cap_seconds, self._base_seconds * 2.0 ** (self._failures - 1))
-        return self._random.uniform(0, ceiling)
+        self._failures += 1
+        return jittered(self._failures, self._random, self._base_seconds, self._cap_seconds)
 
     def succeeded(self) -> None:
         """Start from the beginning at the next failure."""

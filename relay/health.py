@@ -6,6 +6,9 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
+ENRICHMENT = "enrichment"
+"""Subject of what keeps rows waiting for CXone; told on the shards' rows too."""
+
 
 class Health:
     """Conditions of one relay process; safe to use from many threads."""

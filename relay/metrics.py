@@ -62,4 +62,7 @@ class RelayMetrics:
             "1 while inference is not called, for it fails.",
             registry=registry,
         )
+        self.token_refreshes = Counter(
+            "outbox_token_refreshes", "Requests for a CXone token by outcome.", ["outcome"], registry=registry
+        )
         self.shards_owned = Gauge("outbox_shards_owned", "Shards that this relay sends.", registry=registry)

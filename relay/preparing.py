@@ -3,19 +3,20 @@
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from confluent_kafka.admin import AdminClient
 
 from outbox.leases import Leases
-from outbox.rows import Identity
+from outbox.rows import Identity, PendingRow
 from outbox.store import Store
 from relay import progress
 from relay.encoding import Encoder, schema_id
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.kafka import ErrorMemory, translated
+from relay.marks import Marks
 from relay.metrics import RelayMetrics
 from relay.owner import is_dead
 from relay.publisher import Publisher
@@ -49,6 +50,7 @@ class Prepared:
 
     Attributes:
         bound: what this outbox is used with.
+        marks: what the shards tell the inference stage.
     """
 
     settings: RelaySettings
@@ -58,12 +60,14 @@ class Prepared:
     memory: ErrorMemory
     bound: Identity
     encoder: Encoder
+    marks: Marks = field(default_factory=Marks)
 
     def parts(
         self,
         stop: threading.Event,
         health: Health,
         metrics: RelayMetrics,
+        complete: Callable[[list[PendingRow]], list[PendingRow]] = list,
         step: Callable[[str, int], None] = ignore_steps,
     ) -> Parts:
         """What one shard's worker works with.
@@ -72,6 +76,7 @@ class Prepared:
             stop: ends that worker.
             health: of the process.
             metrics: of the process.
+            complete: fills in what rows lack.
             step: told each step as it is reached.
         """
         settings = self.settings
@@ -81,6 +86,7 @@ class Prepared:
             encoder=self.encoder,
             outbox_id=self.bound.outbox_id,
             check_identity=self.check_identity,
+            complete=complete,
             publisher=lambda shard: self._publisher(shard, stop),
             read_back=lambda shard: self.read_back(shard, stop),
             dead_owner=self._dead_owner,
@@ -90,6 +96,7 @@ class Prepared:
             stop=stop,
             health=health,
             metrics=metrics,
+            marks=self.marks,
             step=step,
         )
 

@@ -4,7 +4,7 @@ import json
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from config.settings import BaseSettings, Shards
 
@@ -68,6 +68,22 @@ class RelaySettings(BaseSettings):
     inference_max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
     inference_allow_hosts: str | None = None
     """Host names that may be called, separated by commas; None: the URL's own."""
+    cxone_oauth_url: HttpUrl | None = None
+    cxone_client_id: str | None = None
+    cxone_client_secret: SecretStr | None = None
+    cxone_oauth_grant: Literal["client_credentials", "password"] = "client_credentials"
+    cxone_access_key_id: str | None = None
+    cxone_access_key_secret: SecretStr | None = None
+    cxone_oauth_scope: str = "interaction:read"
+    cxone_enrich_url: HttpUrl | None = None
+    """Of one interaction: ``{interactionId}`` is replaced; None: no enrichment."""
+    cxone_enrich_email_path: str = "/customer/email,/fromAddress,/fromAddr"
+    """JSON Pointers into the answer, separated by commas: the first that finds something counts."""
+    cxone_enrich_agent_path: str = "/agent/id,/agentId"
+    cxone_enrich_rate: Annotated[float, Field(gt=0, le=33)] = 10
+    """Requests a second; CXone's published limit for a tenant is 120,000 an hour, 33 a second."""
+    cxone_enrich_concurrency: Annotated[int, Field(ge=1, le=32)] = 4
+    cxone_enrich_when_down: Literal["wait", "send"] = "wait"
     relay_shards: Shards | None = None
     """Read by the first migration only; given later, it must be what the outbox has."""
     relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
@@ -97,11 +113,26 @@ class RelaySettings(BaseSettings):
             raise ValueError(f"{', '.join(refused)} may not be set here: it would break the promise or has a variable")
         return value
 
-    @field_validator("inference_url")
+    @field_validator("inference_url", "cxone_oauth_url", "cxone_enrich_url")
     @classmethod
-    def _no_login_in_url(cls, value: str | None) -> str | None:
+    def _no_login_in_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value and urlsplit(value).username:
-            raise ValueError("takes a URL without a login: use INFERENCE_TOKEN")
+            instead = "INFERENCE_TOKEN" if info.field_name == "inference_url" else "CXONE_CLIENT_ID"
+            raise ValueError(f"takes a URL without a login: use {instead}")
+        return value
+
+    @field_validator("cxone_enrich_url")
+    @classmethod
+    def _names_the_interaction(cls, value: str | None) -> str | None:
+        if value and "{interactionId}" not in urlsplit(value).path:
+            raise ValueError("takes a URL with {interactionId} in its path")
+        return value
+
+    @field_validator("cxone_enrich_email_path", "cxone_enrich_agent_path")
+    @classmethod
+    def _pointers(cls, value: str) -> str:
+        if not all(each.strip().startswith("/") for each in value.split(",")):
+            raise ValueError("takes JSON Pointers, as /customer/email, separated by commas")
         return value
 
     @model_validator(mode="after")
@@ -112,6 +143,13 @@ class RelaySettings(BaseSettings):
             raise ValueError(
                 f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: takes SASL_SSL with KAFKA_SASL_USERNAME"
             )
+        if self.cxone_enrich_url:
+            needed = ["cxone_oauth_url", "cxone_client_id", "cxone_client_secret"]
+            if self.cxone_oauth_grant == "password":
+                needed += ["cxone_access_key_id", "cxone_access_key_secret"]
+            missing = [name.upper() for name in needed if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"CXONE_ENRICH_URL: takes {', '.join(missing)} as well")
         if self.kafka_topic == self.kafka_progress_topic:
             raise ValueError("KAFKA_PROGRESS_TOPIC: takes another topic than KAFKA_TOPIC")
         return self

@@ -27,7 +27,8 @@ from relay.errors import (
     UnavailableError,
     UnencodableRowsError,
 )
-from relay.health import Health
+from relay.health import ENRICHMENT, Health
+from relay.marks import Marks
 from relay.metrics import DELIVERY_SAMPLES, RelayMetrics
 from relay.progress import Progress
 from relay.publisher import Publisher
@@ -52,6 +53,8 @@ class Parts:
     outbox_id: str
     check_identity: Callable[[], None]
     """Raises if topics, prefix or cluster are not the ones this outbox was used with."""
+    complete: Callable[[list[PendingRow]], list[PendingRow]]
+    """Adds what CXone knows: of the rows selected, those that may be sent now; returns within seconds."""
     publisher: Callable[[int], Publisher]
     """Makes the shard's producer."""
     read_back: Callable[[int], Progress | None]
@@ -64,6 +67,8 @@ class Parts:
     stop: threading.Event
     health: Health
     metrics: RelayMetrics
+    marks: Marks
+    """Told of each select and mark, for the inference stage."""
     step: Callable[[str, int], None]
     """Told each step as it is reached; for those who watch or kill at a given step."""
 
@@ -231,10 +236,14 @@ class ShardWorker:
         parts, lease = self._parts, held.lease
         limit = self._narrow[0] if self._narrow else parts.batch_size
         rows = parts.store.pending(lease, limit, waiting=parts.parked_rows_hold)
+        parts.marks.selected(self.shard, full=len(rows) == parts.batch_size)
         if not rows:
             self._narrow = None
             return 0
         self._step("selected")
+        rows = parts.complete(rows)
+        if not rows:
+            return 0
         try:
             records = parts.encoder.records(rows)
         except UnencodableRowsError as error:
@@ -249,6 +258,7 @@ class ShardWorker:
         self._step("committed")
         parts.store.mark_sent(self.shard, sequence, refs, inference=parts.inference)
         self._step("marked")
+        parts.marks.marked()
         # What this relay settled; if the database says otherwise, the next select finds out.
         held.lease = lease._replace(settled=sequence)
         held.sent_since += len(rows)
@@ -305,7 +315,8 @@ class ShardWorker:
         news = self._parts.health.recovered(self.subject)
         elapsed = self.able_at - held.renewed
         if news or elapsed >= self._parts.leases.lease_seconds / 3:
-            self._parts.leases.renew(held.lease, held.sent_since / max(elapsed, 0.001))
+            condition = self._parts.health.conditions().get(ENRICHMENT)
+            self._parts.leases.renew(held.lease, held.sent_since / max(elapsed, 0.001), condition)
             held.renewed, held.sent_since = monotonic(), 0
 
     def _wait(self, error: Exception, reason: str) -> None:

@@ -10,12 +10,14 @@ import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
+from outbox.calls import Calls
 from outbox.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
 from outbox.leases import Leases
-from outbox.rows import Holding
+from outbox.rows import Holding, PendingRow
 from outbox.store import Store
 from relay.backoff import Backoff
+from relay.enrichment import Enricher
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference import InferenceWorker
@@ -101,11 +103,14 @@ class Supervisor:
 
     def _work(self, prepared: Prepared, engine: Engine) -> bool:
         """Send until the stop; whether every thread ended in time."""
-        team = Team(prepared, self._stop, self._health, self._metrics, self._step)
+        calls = Calls(engine, prepared.leases.owner) if prepared.settings.inference_url is not None else None
+        team = Team(prepared, calls, self._stop, self._health, self._metrics, self._step)
         threads = [threading.Thread(target=team.run, name="sharing", daemon=True)]
         if prepared.settings.inference_url is not None:
             owner = prepared.leases.owner
-            inference = InferenceWorker(self._settings, engine, owner, self._stop, self._health, self._metrics)
+            inference = InferenceWorker(
+                self._settings, engine, owner, self._stop, self._health, self._metrics, prepared.marks, self._step
+            )
             threads.append(threading.Thread(target=inference.run, name="inference", daemon=True))
         for thread in threads:
             thread.start()
@@ -143,6 +148,7 @@ class Team:
 
     Args:
         prepared: the services.
+        calls: the inference calls, to measure; None without inference.
         stop: ends the team.
         health: told which shards are paused.
         metrics: of the process.
@@ -152,18 +158,22 @@ class Team:
     def __init__(
         self,
         prepared: Prepared,
+        calls: Calls | None,
         stop: threading.Event,
         health: Health,
         metrics: RelayMetrics,
         step: Callable[[str, int], None],
     ) -> None:
-        self._prepared, self._leases = prepared, prepared.leases
+        self._prepared, self._leases, self._calls = prepared, prepared.leases, calls
         self._stop, self._health, self._metrics, self._step = stop, health, metrics, step
         self._lock = threading.Lock()
         self._workers: dict[int, Worker] = {}
         self._ability = Ability(self._leases.lease_seconds)
         self._beaten: tuple[float, bool] | None = None  # when the last heartbeat was, and what it said
         self._paused: set[str] = set()
+        self._complete: Callable[[list[PendingRow]], list[PendingRow]] = list
+        if prepared.settings.cxone_enrich_url:
+            self._complete = Enricher(prepared.settings, prepared.store, stop, health, metrics).complete
 
     def run(self) -> None:
         """Look again and again who is there and what is free, until the stop."""
@@ -228,7 +238,8 @@ class Team:
 
     def _start(self, shard: int) -> None:
         def make(number: int, stop: threading.Event) -> ShardWorker:
-            return ShardWorker(number, self._prepared.parts(stop, self._health, self._metrics, self._step))
+            parts = self._prepared.parts(stop, self._health, self._metrics, self._complete, self._step)
+            return ShardWorker(number, parts)
 
         with self._lock:
             if shard not in self._workers and not self._stop.is_set():
@@ -252,6 +263,7 @@ class Team:
         metrics = self._metrics
         owned = {number for number, worker in self._workers.items() if worker.shard.holds}
         status = [shard for shard in self._prepared.store.status() if shard.shard in owned] if owned else []
+        calls = self._calls.status() if self._calls else None
         metrics.shards_owned.set(len(owned))
         metrics.rows.clear()  # a shard's gauges are exported by its owner only
         metrics.oldest.clear()
@@ -260,4 +272,6 @@ class Team:
             for state in ("pending", "waiting", "parked", "discarded"):
                 metrics.rows.labels(state, label).set(getattr(shard, state))
             metrics.oldest.labels("kafka", label).set((shard.oldest_age_ms or 0) / 1000)
+        if calls:  # they have no shard
+            metrics.oldest.labels("inference", "all").set((calls.oldest_age_ms or 0) / 1000)
         metrics.lag.set(max((shard.oldest_age_ms or 0 for shard in status), default=0) / 1000)

@@ -16,7 +16,7 @@ from outbox.engine import create_outbox_engine
 from outbox.store import Store
 from tests.services import Given, Postgres
 
-pytest_plugins = ["tests.services.fixtures", "tests.world"]
+pytest_plugins = ["tests.services.fixtures", "tests.simulator.fixtures", "tests.world"]
 
 ROOT = Path(__file__).parents[1]
 _numbers = itertools.count(1)

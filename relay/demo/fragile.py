@@ -1,7 +1,8 @@
 """A relay that kills itself (-9) at a named step: ``python -m relay.demo.fragile STEP OCCURRENCE``.
 
 For the demo and for tests of the promise. The steps are those of ``relay.shard``: leased, fenced,
-read_back, settled, selected, encoded, committed, marked, parked.
+read_back, settled, selected, encoded, committed, marked, parked; and of ``relay.inference``: claimed,
+called, calls_settled.
 """
 
 import os

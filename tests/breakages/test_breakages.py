@@ -19,6 +19,7 @@ from tests.services import Given, Kafka, Registry
 COPIED = ("app", "config", "outbox", "relay", "migrations", "tests", "alembic.ini", "pyproject.toml", "README.md")
 OPERATIONS = "tests/contract/test_operations.py"
 SHARDS = "tests/contract/test_shards.py"
+CALLS = "tests/contract/test_calls.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
 
 
@@ -138,6 +139,41 @@ BREAKAGES = [
         "if inference and marked:",
         "if False:",
         f"{KILLS}::test_kill_between_commit_and_mark_makes_inference_calls_due[sqlite]",
+    ),
+    Breakage(
+        "a claim takes a call before its turn",
+        "outbox/call_statements.py",
+        """AND c.row_id = {_FIRST.replace("{of}", "c.interaction_id")}""",
+        "",
+        f"{CALLS}::test_calls_behind_others_are_moved_out_of_the_way_of_claims[sqlite]",
+    ),
+    Breakage(
+        "the end of a call wakes nobody",
+        "outbox/calls.py",
+        "connection.execute(sql.WAKE_NEXT.on(connection), parameters)",
+        "dict(parameters)",
+        f"{CALLS}::test_the_end_of_a_call_wakes_the_next_of_its_interaction[sqlite]",
+    ),
+    Breakage(
+        "a late failure ends the claim of another",
+        "outbox/call_statements.py",
+        "TRY_AGAIN = statement(*_settlement(_ANSWERED, _OURS))",
+        'TRY_AGAIN = statement(*_settlement(_ANSWERED, ""))',
+        f"{CALLS}::test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm[sqlite]",
+    ),
+    Breakage(
+        "what CXone knows replaces what the row has",
+        "outbox/statements.py",
+        "customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent)",
+        "customer_email = r.email, agent_id = r.agent",
+        "tests/integration/test_enrichment.py::test_learning_names_the_row_and_is_done_once[sqlite]",
+    ),
+    Breakage(
+        "an outage is charged to the calls",
+        "relay/inference.py",
+        "        return before.closed",
+        "        return True",
+        "tests/integration/test_inference.py::test_a_probe_that_fails_is_not_charged[sqlite]",
     ),
     Breakage(
         "one bad row fails its neighbours",

@@ -1,65 +1,299 @@
-"""The call after the commit, against an endpoint that misbehaves."""
+"""The call after the commit, against an endpoint that misbehaves, on both databases."""
 
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy import Engine, text
 
-from tests.support import new_rows, wait_until
+from outbox.leases import Leases
+from outbox.store import Store
+from relay.circuit import Circuit
+from relay.errors import MisconfiguredError
+from relay.health import Health
+from relay.inference import InferenceWorker
+from relay.marks import Marks
+from relay.metrics import RelayMetrics
+from relay.settings import RelaySettings
+from relay.shard import ignore_steps
+from tests.simulator import Simulator
+from tests.support import new_row, wait_until
 from tests.world import World
 
 
-class Endpoint:
-    """Cuts its first answer short, and is fine afterwards."""
+class Stage:
+    """The inference stage alone, in this process: everything of a relay but Kafka."""
 
-    def __init__(self) -> None:
-        endpoint = self
-        self.keys: list[str] = []
+    def __init__(self, engine: Engine, simulator: Simulator, **settings: str) -> None:
+        self.engine, self.simulator = engine, simulator
+        self.health, self.metrics = Health(), RelayMetrics(CollectorRegistry())
+        self.marks = Marks()
+        self._settings = settings
+        self._workers: list[tuple[threading.Event, threading.Thread]] = []
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def start(self, owner: str = "me", circuit: Circuit | None = None) -> None:
+        """A relay's inference stage; its circuit is closed unless given."""
+        stop = threading.Event()
+        given = {**self.simulator.inference, **self._settings}
+        settings = RelaySettings.model_validate(
+            {
+                "kafka_bootstrap_servers": "none",
+                "schema_registry_url": "http://none",
+                **{name.lower(): value for name, value in given.items()},
+            }
+        )
+        worker = InferenceWorker(
+            settings, self.engine, owner, stop, self.health, self.metrics, self.marks, ignore_steps
+        )  # fmt: skip
+        worker._circuit = circuit or Circuit()
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        self._workers.append((stop, thread))
 
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                endpoint.keys.append(self.headers["Idempotency-Key"])
-                cut = len(endpoint.keys) == 1
-                self.send_response(200)
-                if cut:
-                    self.send_header("Transfer-Encoding", "chunked")
-                else:
-                    self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"64\r\n{" if cut else b"{}")
-                self.close_connection = cut
+    def stop(self) -> None:
+        """As at SIGTERM."""
+        for stop, _ in self._workers:
+            stop.set()
+        for _, thread in self._workers:
+            thread.join(30)
+            assert not thread.is_alive()
+        self._workers = []
 
-            def log_message(self, *_args: object) -> None:
-                """Quiet."""
+    def make_due(self, *interactions: str) -> list[int]:
+        """Sent rows of these interactions; their ids, which their calls have."""
+        store = Store(self.engine)
+        store.record([new_row(name) for name in interactions])
+        lease = Leases(self.engine, "shard's", 600).take(0)
+        assert lease is not None
+        rows = store.pending(lease, 10_000)
+        store.mark_sent(0, lease.settled + 1, [row.ref for row in rows], inference=True)
+        self.marks.marked()
+        return [row.id for row in rows]
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/score"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    def states(self) -> dict[str, int]:
+        """Calls by state."""
+        with self.engine.connect() as connection:
+            found = connection.execute(text("SELECT state, count(*) FROM outbox_inference_call GROUP BY state"))
+            return {row[0]: row[1] for row in found}
 
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
+    def value(self, column: str, row_id: int) -> object:
+        """A column of a call."""
+        with self.engine.connect() as connection:
+            query = text(f"SELECT {column} FROM outbox_inference_call WHERE row_id = {row_id}")
+            return connection.execute(query).scalar_one()
+
+    def wait_for(self, **states: int) -> None:
+        """Wait until the calls are in these states."""
+        wait_until(lambda: self.states() == states, f"calls are {states}")
+
+    def gauge(self, name: str, **labels: str) -> float:
+        """A metric's value."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+NewStage = Callable[..., Stage]
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """An endpoint for one test."""
-    served = Endpoint()
-    yield served
-    served.close()
+def new_stage(engine: Engine, simulator: Simulator) -> Iterator[NewStage]:
+    """Makes a stage, not yet started; ends it with the test."""
+    made: list[Stage] = []
+
+    def make(**settings: str) -> Stage:
+        made.append(Stage(engine, simulator, **settings))
+        return made[-1]
+
+    yield make
+    for stage in made:
+        stage.stop()
 
 
-def test_an_answer_that_breaks_off_after_its_status_stops_nobody(world: World, endpoint: Endpoint) -> None:
-    """The status decides, whatever becomes of the rest of the answer; each call is made once, none is left."""
-    ids = world.record(new_rows(5, interactions=5))
-    world.relay(INFERENCE_URL=endpoint.url)
-    wait_until(
-        lambda: world.query("SELECT count(*) FROM outbox_inference_call WHERE state = 'done'") == [(5,)],
-        "every call is done",
-    )
-    assert sorted(int(key) for key in endpoint.keys) == ids
+def test_each_call_carries_what_the_contract_says(new_stage: NewStage, simulator: Simulator) -> None:
+    """Body, key, token and trace; one call each, settled with status and latency."""
+    stage = new_stage(INFERENCE_TOKEN="canary-token")
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    Store(stage.engine).record([new_row("ünï/1", timestamp_ms=5, traceparent=trace)])
+    (row_id,) = stage.make_due()
+    stage.start()
+    stage.wait_for(done=1)
+    (request,) = simulator.requests["score"]
+    assert request.body == b'{"interactionId": "\\u00fcn\\u00ef/1", "timestamp": 5}'
+    assert request.headers["Idempotency-Key"] == str(row_id)
+    assert request.headers["Authorization"] == "Bearer canary-token"
+    assert request.headers["traceparent"] == trace
+    assert (stage.value("status", row_id), stage.value("attempts", row_id)) == (200, 1)
+    assert stage.gauge("outbox_inference_calls_total", outcome="done") == 1
+
+
+@pytest.mark.parametrize("behaviour", ["500", "408", "425", "429", "503", "drop", "503:0", "429@0"])
+def test_what_may_pass_is_tried_again(new_stage: NewStage, simulator: Simulator, behaviour: str) -> None:
+    """The same call, with the same key, until it is done."""
+    simulator.behave("score", behaviour, "ok")
+    stage = new_stage()
+    (row_id,) = stage.make_due("a")
+    stage.start()
+    stage.wait_for(done=1)
+    assert simulator.scored() == [row_id, row_id]
+    assert stage.gauge("outbox_inference_calls_total", outcome="retried") == 1
+
+
+@pytest.mark.parametrize("behaviour", ["400", "422", "redirect"])
+def test_a_final_answer_parks_at_once_and_blocks_nobody(
+    new_stage: NewStage, simulator: Simulator, behaviour: str
+) -> None:
+    """Later calls of the interaction go on; a redirect is not followed."""
+    simulator.behave("score", behaviour, "ok")
+    stage = new_stage()
+    first, second = stage.make_due("a", "a")
+    stage.start()
+    stage.wait_for(done=1, parked=1)
+    assert simulator.scored() == [first, second]
+    assert stage.value("error", first) == f"HTTP {302 if behaviour == 'redirect' else behaviour}"
+    assert not simulator.requests["redirected"]
+
+
+def test_a_call_that_keeps_failing_is_parked_after_the_attempts(new_stage: NewStage, simulator: Simulator) -> None:
+    """INFERENCE_MAX_ATTEMPTS counts, and the next call of the interaction comes after that."""
+    simulator.behave("score", "500", "500", "500", "ok")
+    stage = new_stage(INFERENCE_MAX_ATTEMPTS="3")
+    first, second = stage.make_due("a", "a")
+    stage.start()
+    stage.wait_for(done=1, parked=1)
+    assert simulator.scored() == [first, first, first, second]
+    assert stage.value("attempts", first) == 3
+
+
+def test_retry_after_is_waited_for_by_everybody(new_stage: NewStage, simulator: Simulator) -> None:
+    """Whoever is asked to come later leaves the endpoint alone, for all calls; the circuit shows it."""
+    simulator.behave("score", "429:3", "ok")
+    stage = new_stage(INFERENCE_CONCURRENCY="1")
+    stage.make_due("a", "b", "c")
+    stage.start()
+    wait_until(lambda: stage.gauge("outbox_inference_circuit_open") == 1, "the circuit is open")
+    stage.wait_for(done=3)
+    first, *others = [request.at for request in simulator.requests["score"]]
+    assert min(others) - first >= 2.9
+    assert stage.gauge("outbox_inference_circuit_open") == 0
+
+
+def test_an_answer_that_breaks_off_after_its_status_stops_nobody(new_stage: NewStage, simulator: Simulator) -> None:
+    """The status decides, whatever becomes of the rest of the answer; each call is made once."""
+    simulator.behave("score", "cut", "ok")
+    stage = new_stage()
+    ids = stage.make_due("a", "b", "c")
+    stage.start()
+    stage.wait_for(done=3)
+    assert sorted(simulator.scored()) == ids
+
+
+def test_a_slow_call_holds_up_no_other_interaction(new_stage: NewStage, simulator: Simulator) -> None:
+    """Its thread waits, the others go on: there is no round whose slowest call all wait for."""
+    simulator.behave("score", "hang", "ok")
+    stage = new_stage(INFERENCE_CONCURRENCY="2")
+    stage.make_due(*(f"i-{number}" for number in range(200)))
+    stage.start()
+    stage.wait_for(done=199, due=1)
+    simulator.let_go()
+
+
+@pytest.mark.parametrize("behaviour", ["endless", "trickle"])
+def test_an_answer_without_end_is_cut_off(simulator: Simulator, behaviour: str) -> None:
+    """Neither a body nor a head that goes on and on holds a thread longer than a whole answer may take."""
+    from relay.http import Client
+
+    simulator.behave("score", behaviour)
+    began = time.monotonic()
+    answer = Client(1, answer_seconds=1.0).request("POST", f"{simulator.base}/score", json={})
+    assert time.monotonic() - began < 8
+    assert (answer.status, answer.body) == (200, None)
+
+
+def test_order_holds_within_an_interaction_and_nothing_is_called_twice(
+    new_stage: NewStage, simulator: Simulator
+) -> None:
+    """Two relays share the calls of a few interactions, of which some fail: each key in order, once done."""
+    simulator.behave("score", *["ok"] * 7, "500", *["ok"] * 20, "drop", "ok")
+    stage = new_stage()
+    ids = stage.make_due(*(f"i-{number % 7}" for number in range(210)))
+    stage.start("me")
+    stage.start("other")
+    stage.wait_for(done=210)
+    scored = simulator.scored()
+    assert len(scored) == 212
+    assert sorted(set(scored)) == ids
+    for interaction in range(7):
+        mine = [row_id for row_id in scored if (row_id - ids[0]) % 7 == interaction]
+        assert mine == sorted(mine)
+
+
+def test_an_outage_parks_nothing_and_every_call_arrives_afterwards(new_stage: NewStage, simulator: Simulator) -> None:
+    """Far more failures than INFERENCE_MAX_ATTEMPTS allows: while the circuit is open, none counts."""
+    simulator.behave("score", "500")
+    stage = new_stage(INFERENCE_MAX_ATTEMPTS="2", INFERENCE_CONCURRENCY="50")
+    stage.make_due(*(f"i-{number}" for number in range(500)))
+    stage.start()
+    wait_until(lambda: stage.gauge("outbox_inference_circuit_open") == 1, "the circuit is open")
+    wait_until(lambda: "the endpoint fails" in stage.health.conditions().get("inference", ""), "it says so")
+    came = len(simulator.requests["score"])
+    assert came <= 150  # not every call had to find out
+    wait_until(lambda: len(simulator.requests["score"]) >= came + 2, "it probes", 60)
+    simulator.behave("score", "ok")
+    stage.wait_for(done=500)
+    assert not stage.health.conditions()
+
+
+def test_a_probe_that_fails_is_not_charged(new_stage: NewStage, simulator: Simulator) -> None:
+    """One attempt is allowed, yet the call is not parked while the circuit is open."""
+    simulator.behave("score", "500")
+    stage = new_stage(INFERENCE_MAX_ATTEMPTS="1")
+    stage.make_due("a")
+    stage.start(circuit=Circuit(opened=1))
+    wait_until(lambda: len(simulator.requests["score"]) >= 2, "it probes")
+    assert stage.states() == {"due": 1}
+    simulator.behave("score", "ok")
+    stage.wait_for(done=1)
+
+
+def test_a_stop_gives_back_what_is_not_tried(new_stage: NewStage, simulator: Simulator) -> None:
+    """The calls in hand end, the others are due again at once and uncharged."""
+    simulator.behave("score", "slow:0.5")
+    stage = new_stage(INFERENCE_CONCURRENCY="2")
+    stage.make_due(*(f"i-{number}" for number in range(20)))
+    stage.start()
+    wait_until(lambda: len(simulator.requests["score"]) == 2, "two calls are under way")
+    stage.stop()
+    assert stage.states() == {"done": 2, "due": 18}
+    with stage.engine.connect() as connection:
+        held = connection.execute(text("SELECT count(*) FROM outbox_inference_call WHERE claimed_by IS NOT NULL"))
+        assert held.scalar_one() == 0
+
+
+def test_calls_make_way_while_a_backlog_is_drained(new_stage: NewStage, simulator: Simulator) -> None:
+    """Full batches are marked one after the other: calls trickle, and do not stand still."""
+    stage = new_stage()
+    stage.make_due(*(f"i-{number}" for number in range(300)))
+    stage.marks.selected(0, full=True)
+    began = time.monotonic()
+    stage.start()
+    wait_until(lambda: len(simulator.requests["score"]) >= 20, "some calls are made")
+    assert len(simulator.requests["score"]) <= 40 * (time.monotonic() - began)
+    stage.marks.selected(0, full=False)
+    stage.wait_for(done=300)
+
+
+def test_a_host_that_is_not_allowed_stops_the_start(new_stage: NewStage) -> None:
+    """INFERENCE_ALLOW_HOSTS lists names; another one is refused before anything is called."""
+    with pytest.raises(MisconfiguredError, match=r"127\.0\.0\.1, which is not in INFERENCE_ALLOW_HOSTS"):
+        new_stage(INFERENCE_ALLOW_HOSTS="scoring.example, other.example").start()
+    new_stage(INFERENCE_ALLOW_HOSTS="scoring.example, 127.0.0.1").start()
+
+
+def test_interactions_reach_scoring_through_a_whole_relay(world: World, simulator: Simulator) -> None:
+    """From the outbox through Kafka to the endpoint, each once."""
+    ids = world.record([new_row(f"i-{number % 10}") for number in range(100)])
+    world.environ.update(simulator.inference)
+    world.relay()
+    wait_until(lambda: len(simulator.scored()) >= 100, "every call is made")
+    assert sorted(simulator.scored()) == ids

@@ -1,0 +1,205 @@
+"""Calls to other people's HTTP services: pooled, never redirected, bounded in time and size, and judged.
+
+``requests`` bounds each read, not the answer: one that trickles, or never ends, is cut off here.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from http.client import HTTPException
+from socket import SHUT_RDWR, socket
+from time import monotonic, time
+from typing import Any, NamedTuple
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+
+CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
+ANSWER_SECONDS = 15.0
+"""For a whole answer, its head included, however it trickles."""
+LONGEST_SECONDS = CONNECT_SECONDS + ANSWER_SECONDS + 1.0
+"""What a call can take, the watch's own second included."""
+ANSWER_BYTES = 65_536
+RETRY_AFTER_CAP_SECONDS = 300.0
+RETRIED_CLIENT_ERRORS = frozenset({408, 425, 429})
+
+
+class Answer(NamedTuple):
+    """What came back: a status, or what went wrong instead."""
+
+    status: int | None
+    error: str | None = None
+    """None after 2xx; else what went wrong, without content of the answer."""
+    retry_after_seconds: float | None = None
+    """As the service asked for, capped."""
+    body: bytes | None = None
+    """None if it broke off or was too large."""
+
+
+class Verdict(Enum):
+    """What an answer means for whoever asked."""
+
+    DONE = "done"
+    LATER = "later"
+    """The same request may succeed later."""
+    REFUSED = "refused"
+    """The same request will be refused again."""
+
+
+def verdict(answer: Answer) -> Verdict:
+    """2xx is done; no answer, 408, 425, 429 and 5xx are for later; any other 3xx and 4xx refuses."""
+    status = answer.status
+    if status is None or status >= 500 or status in RETRIED_CLIENT_ERRORS:
+        return Verdict.LATER
+    return Verdict.DONE if 200 <= status < 300 else Verdict.REFUSED
+
+
+def retry_after_seconds(value: str | None, now: float) -> float | None:
+    """Seconds named by a ``Retry-After`` header, a number or a date, capped; None if absent or unreadable."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return min(float(value.strip()[:12]), RETRY_AFTER_CAP_SECONDS)
+    try:
+        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), RETRY_AFTER_CAP_SECONDS)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+class Client:
+    """A pool of connections to one service. Safe to use from many threads.
+
+    Args:
+        connections: kept open; more are made when needed, and closed.
+        headers: sent with each request.
+        answer_seconds: for a whole answer.
+    """
+
+    def __init__(
+        self, connections: int, headers: Mapping[str, str] | None = None, answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxies and no logins from the environment
+        self._session.headers.update(headers or {})
+        self._answer_seconds = answer_seconds
+        self._watch = _Watch()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Adapter(self._watch, connections))
+
+    def request(self, method: str, url: str, **given: Any) -> Answer:
+        """Ask, and read the answer: at most 64 KiB of it, for as long as a whole answer may take.
+
+        Args:
+            method: of HTTP.
+            url: http or https.
+            given: as ``requests`` takes it (``json``, ``data``, ``headers``, ``auth``).
+        """
+        until = monotonic() + CONNECT_SECONDS + self._answer_seconds
+        timeouts = (CONNECT_SECONDS, min(READ_SECONDS, self._answer_seconds))
+        try:
+            with (
+                self._watch.until(until),
+                self._session.request(
+                    method, url, timeout=timeouts, allow_redirects=False, stream=True, **given
+                ) as response,
+            ):
+                body = _body(response, until)
+                status = response.status_code
+                named = retry_after_seconds(response.headers.get("Retry-After"), time())
+        except (OSError, HTTPError, HTTPException, ValueError) as error:  # as every error of requests and urllib3 is
+            return Answer(None, "no answer in time" if "Timeout" in type(error).__name__ else type(error).__name__)
+        return Answer(status, None if 200 <= status < 300 else f"HTTP {status}", named, body)
+
+
+def _body(response: requests.Response, until: float) -> bytes | None:
+    """The whole of the answer, after which its connection can be used again; None beyond a bound."""
+    body = b""
+    try:
+        while part := response.raw.read1(ANSWER_BYTES, decode_content=True):
+            body += part
+            if len(body) > ANSWER_BYTES or monotonic() > until:
+                return None
+    except (OSError, HTTPError, HTTPException, ValueError):
+        return None
+    return body if monotonic() < until else None  # at the end of a socket that was shut
+
+
+class _Watch:
+    """Ends answers that take too long, by shutting their socket: whoever reads it, then reads its end."""
+
+    def __init__(self) -> None:
+        self._here = threading.local()
+        self._lock = threading.Lock()
+        self._sockets: dict[int, tuple[float, socket]] = {}
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def until(self, deadline: float) -> Iterator[None]:
+        """Watch the socket that this thread reads from in the block."""
+        self._here.deadline = deadline
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sockets.pop(threading.get_ident(), None)
+
+    def reads(self, sock: socket | None) -> None:
+        """This thread begins to read an answer from the socket."""
+        if sock is None:
+            return
+        with self._lock:
+            self._sockets[threading.get_ident()] = (self._here.deadline, sock)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(0.5):
+            with self._lock:  # held while shutting, so that no socket is shut that its reader has left
+                for deadline, sock in self._sockets.values():
+                    if monotonic() > deadline:
+                        _shut(sock)
+
+
+def _shut(sock: socket) -> None:
+    try:
+        sock.shutdown(SHUT_RDWR)
+    except OSError:
+        return
+
+
+class _Adapter(HTTPAdapter):
+    """Connections that tell the watch when the reading of an answer begins."""
+
+    def __init__(self, watch: _Watch, connections: int) -> None:
+        self._watch = watch
+        super().__init__(pool_connections=4, pool_maxsize=connections)
+
+    def init_poolmanager(self, *args: Any, **given: Any) -> None:
+        """Make the pools, with watched connections."""
+        super().init_poolmanager(*args, **given)
+        watch = self._watch
+
+        class Plain(HTTPConnection):
+            def getresponse(self) -> Any:
+                watch.reads(self.sock)
+                return super().getresponse()
+
+        class Secure(HTTPSConnection):
+            def getresponse(self) -> Any:
+                watch.reads(self.sock)
+                return super().getresponse()
+
+        class PlainPool(HTTPConnectionPool):
+            ConnectionCls = Plain
+
+        class SecurePool(HTTPSConnectionPool):
+            ConnectionCls = Secure
+
+        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}

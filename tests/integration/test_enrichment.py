@@ -1,0 +1,220 @@
+"""Rows completed from CXone before they are sent, on both databases, and CXone's moods."""
+
+import io
+import json
+import time
+from typing import Any
+
+import fastavro
+import pytest
+
+from outbox.rows import Contact
+from outbox.store import Store
+from relay.encoding import SCHEMA_TEXT
+from relay.oauth import check_token
+from relay.settings import RelaySettings
+from tests.relay_process import RelayProcess
+from tests.simulator import Simulator
+from tests.simulator.server import ACCESS_KEY, ACCESS_SECRET, SECRET
+from tests.support import new_row, wait_until
+from tests.world import World
+
+_SCHEMA = fastavro.parse_schema(json.loads(SCHEMA_TEXT))
+ENRICHED = "SELECT count(*) FROM outbox WHERE enriched_at IS NOT NULL"
+
+
+@pytest.fixture
+def enriched(world: World, simulator: Simulator) -> World:
+    """A world whose relays complete rows from the simulator."""
+    world.environ.update(simulator.enrichment)
+    return world
+
+
+def values(world: World) -> list[tuple[str, str | None, str | None]]:
+    """Interaction, e-mail and agent of each record of the topic, in the order of the rows."""
+    found = []
+    for record in sorted(world.seen(), key=lambda each: each.outbox_id):
+        value: Any = fastavro.schemaless_reader(io.BytesIO(record.value[5:]), _SCHEMA, None)
+        found.append((value["interactionId"], value["customerEmail"], value["agentId"]))
+    return found
+
+
+def lacking(*interactions: str, **further: Any) -> list[Any]:
+    """Rows without e-mail and agent."""
+    return [new_row(name, customer_email=None, agent_id=None, **further) for name in interactions]
+
+
+def test_what_a_row_lacks_is_learned_once_and_stored(enriched: World, simulator: Simulator) -> None:
+    """Each interaction is asked for once; what the row has stays; nothing known is known as well."""
+    simulator.contacts = {"a/ü?": {"customer": {"email": "a@b"}, "agentId": 7}, "none": 404, "empty": 204}
+    rows = [*lacking("a/ü?", "none", "empty", "a/ü?"), new_row("half", customer_email=None), new_row("whole")]
+    ids = enriched.record(rows)
+    enriched.relay()
+    enriched.wait_drained()
+    enriched.check_exactly_once(ids)
+    assert values(enriched) == [
+        ("a/ü?", "a@b", "7"),
+        ("none", None, None),
+        ("empty", None, None),
+        ("a/ü?", "a@b", "7"),
+        ("half", "learned@example.com", "agent-7"),
+        ("whole", "someone@example.com", "agent-7"),
+    ]
+    assert sorted(simulator.asked()) == ["a/ü?", "empty", "half", "none"]
+    assert {request.path for request in simulator.requests["contact"]} >= {"/contacts/a%2F%C3%BC%3F"}
+    assert enriched.query(ENRICHED) == [(5,)]
+    assert len(simulator.requests["token"]) == 1
+
+
+def test_a_token_that_is_refused_is_renewed_once(enriched: World, simulator: Simulator) -> None:
+    """Revoked under the relay's hands: another one is fetched, for all; what CXone answers 401 to is asked again."""
+    enriched.relay()
+    enriched.record(lacking("a"))
+    enriched.wait_drained()
+    simulator.tokens.clear()
+    enriched.record(lacking(*(f"i-{number}" for number in range(8))))
+    enriched.wait_drained()
+    assert len(simulator.requests["token"]) == 2
+    assert {email for _, email, _ in values(enriched)} == {"learned@example.com"}
+
+
+def test_while_cxone_is_down_rows_wait_and_those_of_other_interactions_go(
+    enriched: World, simulator: Simulator
+) -> None:
+    """The lease is kept meanwhile, the condition is in sight, and order per interaction holds."""
+    simulator.behave("contact", "hang")
+    relay = enriched.relay(RELAY_LEASE_SECONDS="3")
+    whole = [new_row("waits"), new_row("goes")]
+    ids = enriched.record([*lacking("waits"), *whole])
+    wait_until(lambda: enriched.pending() == 2, "the complete row of another interaction is sent")
+    relay.wait_degraded("enrichment", "CXone does not answer")
+    wait_until(lambda: enriched.store.status()[0].condition, "status tells")
+    assert "CXone does not answer" in (enriched.store.status()[0].condition or "")
+    assert enriched.store.status()[0].epoch == 1
+    simulator.behave("contact", "ok")
+    simulator.let_go()
+    enriched.wait_drained()
+    enriched.check_exactly_once(ids)
+    wait_until(lambda: not relay.degraded() and not enriched.store.status()[0].condition, "all is well again")
+
+
+def test_with_the_other_setting_rows_are_sent_without(enriched: World, simulator: Simulator) -> None:
+    """CXONE_ENRICH_WHEN_DOWN=send: once CXone stays down, rows go as they are, and may be completed at a replay."""
+    simulator.behave("contact", "500")
+    ids = enriched.record(lacking("a", "b"))
+    enriched.relay(CXONE_ENRICH_WHEN_DOWN="send")
+    enriched.wait_drained()
+    enriched.check_exactly_once(ids)
+    assert {email for _, email, _ in values(enriched)} == {None}
+    assert enriched.query(ENRICHED) == [(0,)]
+
+
+def test_429_is_honoured(enriched: World, simulator: Simulator) -> None:
+    """Nobody asks again before the time is over."""
+    simulator.behave("contact", "429:3", "ok")
+    enriched.record(lacking("a", "b", "c"))
+    relay = enriched.relay(CXONE_ENRICH_CONCURRENCY="1")
+    relay.wait_degraded("enrichment", "less often")
+    enriched.wait_drained()
+    first, *others = [request.at for request in simulator.requests["contact"]]
+    assert min(others) - first >= 2.9
+
+
+def test_the_rate_is_kept(enriched: World, simulator: Simulator) -> None:
+    """CXONE_ENRICH_RATE holds for all shards together, after a burst of a second."""
+    enriched.record(lacking(*(f"i-{number}" for number in range(15))))
+    enriched.relay(CXONE_ENRICH_RATE="5")
+    enriched.wait_drained()
+    times = sorted(request.at for request in simulator.requests["contact"])
+    assert len(times) == 15
+    assert times[-1] - times[0] >= 1.5
+
+
+def refused(relay: RelayProcess, text: str) -> None:
+    """The relay says so, and neither log nor answer holds a secret, though CXone echoes it."""
+    relay.wait_degraded("enrichment", text)
+    assert SECRET not in relay.log.read_text() + relay.get("/readyz") + relay.get("/metrics")
+
+
+def test_wrong_credentials_and_a_missing_scope_are_told(enriched: World, simulator: Simulator) -> None:
+    """Lasting errors: rows wait, the cure is named, and the token endpoint is not hammered."""
+    enriched.record(lacking("a"))
+    relay = enriched.relay(CXONE_CLIENT_ID="wrong")
+    refused(relay, "the credentials are invalid or expired: check CXONE_CLIENT_ID and CXONE_CLIENT_SECRET")
+    assert 'outbox_token_refreshes_total{outcome="invalid_credentials"}' in relay.get("/metrics")
+    came, began = len(simulator.requests["token"]), time.monotonic()
+    wait_until(lambda: len(simulator.requests["token"]) > came + 1, "it asks again")
+    assert len(simulator.requests["token"]) - came < 5 * (time.monotonic() - began) + 5
+    relay.stop()
+    simulator.behave("contact", "403")
+    refused(enriched.relay(), "the client lacks scope interaction:read")
+    assert enriched.pending() == 1
+
+
+def settings(simulator: Simulator, **further: str) -> RelaySettings:
+    """The relay's settings, for those who only want a token."""
+    given = {
+        **simulator.enrichment,
+        "KAFKA_BOOTSTRAP_SERVERS": "x",
+        "SCHEMA_REGISTRY_URL": "http://x",
+        **further,
+    }
+    return RelaySettings.model_validate({name.lower(): value for name, value in given.items()})
+
+
+def test_a_token_is_checked_for_both_grants(simulator: Simulator) -> None:
+    """For a diagnosis: nothing to say, or what is wrong; no secret in it, whatever the endpoint answers."""
+    keys = {"CXONE_ACCESS_KEY_ID": ACCESS_KEY, "CXONE_ACCESS_KEY_SECRET": ACCESS_SECRET}
+    password = {"CXONE_OAUTH_GRANT": "password", **keys}
+    assert check_token(settings(simulator)) is None
+    assert check_token(settings(simulator, **password)) is None
+    wrong = check_token(settings(simulator, **{**password, "CXONE_ACCESS_KEY_SECRET": "canary"}))
+    assert wrong is not None
+    assert "CXONE_ACCESS_KEY_SECRET" in wrong
+    assert "canary" not in wrong
+    for behaviour, told in [
+        ("403", "lacks scope"),
+        ("404", "check that it is the token endpoint"),
+        ("cut", "without an access_token"),
+        ("redirect", "check that it is the token endpoint"),
+        ("500", "asked again later"),
+        ("429", "429"),
+        ("drop", "ConnectionError"),
+    ]:
+        simulator.behave("token", behaviour)
+        assert told in (check_token(settings(simulator)) or ""), behaviour
+
+
+def test_many_threads_fetch_one_token(simulator: Simulator) -> None:
+    """Single flight: whoever comes while it is fetched waits for it; it is renewed before it expires."""
+    from concurrent.futures import ThreadPoolExecutor
+    from random import Random
+
+    from relay.oauth import Tokens
+
+    simulator.behave("token", "slow:0.3")
+    simulator.token_seconds = 2.0
+    tokens = Tokens(settings(simulator), Random(1))
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: tokens.get(), range(32))) == {"token-1"}
+        assert set(pool.map(lambda _: tokens.get("token-1"), range(8))) == {"token-2"}
+    wait_until(lambda: tokens.get() == "token-3", "it is renewed after half of its time")
+
+
+def test_learning_names_the_row_and_is_done_once(store: Store) -> None:
+    """A row that was sent, completed, or replaced meanwhile is left alone; what it has stays."""
+    from outbox.leases import Leases
+
+    store.record([new_row("a", customer_email=None), new_row("b", agent_id=None)])
+    lease = Leases(store._engine, "me", 600).take(0)
+    assert lease is not None
+    first, second = store.pending(lease, 10)
+    (learned,) = store.learn(
+        [(first, Contact("x@y", "other")), (second._replace(tag=second.tag + 1), Contact("n", "n"))]
+    )
+    assert (learned.id, learned.customer_email, learned.agent_id) == (first.id, "x@y", "agent-7")
+    assert store.learn([(first, Contact("again@y", None))]) == []
+    stored, _ = store.pending(lease, 10)
+    assert stored == learned
+    store.mark_sent(0, 1, [second.ref], inference=False)
+    assert store.learn([(second, Contact(None, "n"))]) == []

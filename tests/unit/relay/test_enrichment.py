@@ -1,0 +1,77 @@
+"""What an answer of CXone tells of an interaction, which rows may go, and how fast it is asked: pure decisions."""
+
+import json
+from typing import Any
+
+import pytest
+
+from outbox.rows import Contact, PendingRow
+from relay.enrichment import NOTHING_KNOWN, Bucket, ThrottledError, contact_of, sendable
+from relay.errors import UnavailableError
+from relay.http import Answer
+from relay.oauth import TokenError
+
+EMAIL, AGENT = "/customer/email,/fromAddress,/fromAddr", "/agent/id,/agentId"
+
+
+def told(document: Any, email: str = EMAIL, agent: str = AGENT) -> Contact:
+    """What such an answer tells."""
+    return contact_of(Answer(200, body=json.dumps(document).encode()), email, agent)
+
+
+def test_the_first_path_that_finds_something_counts() -> None:
+    """JSON Pointers, with their escapes and array indexes; a number becomes text."""
+    assert told({"customer": {"email": "a@b"}, "agent": {"id": "x"}}) == Contact("a@b", "x")
+    assert told({"fromAddress": "a@b", "agentId": 7}) == Contact("a@b", "7")
+    assert told({"x/y": [{"~": "a@b"}]}, email="/x~1y/0/~0").customer_email == "a@b"
+
+
+@pytest.mark.parametrize(
+    "value", ["", None, True, 1.5, [], {}, "+49 30 1234", "a@" + "b" * 320, "a@\0", "a@\ud800", ["a@b"]]
+)
+def test_what_is_no_address_is_not_taken_for_one(value: object) -> None:
+    """A telephone number, an over-long text, one that no database can hold: nothing is known then."""
+    assert told({"fromAddress": value}).customer_email is None
+
+
+@pytest.mark.parametrize("document", [[], 1, None, "x", {}])
+def test_any_json_is_an_answer(document: object) -> None:
+    """One that tells nothing, perhaps."""
+    assert told(document) == NOTHING_KNOWN
+
+
+@pytest.mark.parametrize("status", [204, 404, 400, 410, 422])
+def test_no_such_interaction_means_that_nothing_more_is_known(status: int) -> None:
+    """Also a refusal of this very request: it would be refused again, and the rows behind it would wait for ever."""
+    assert contact_of(Answer(status, f"HTTP {status}"), EMAIL, AGENT) == NOTHING_KNOWN
+
+
+def test_what_may_pass_is_waited_for() -> None:
+    """No answer, 5xx, 429 with or without a time, an answer that broke off."""
+    for answer in (Answer(None, "ConnectionError"), Answer(500, "HTTP 500"), Answer(200, body=None)):
+        with pytest.raises(UnavailableError):
+            contact_of(answer, EMAIL, AGENT)
+    with pytest.raises(ThrottledError) as caught:
+        contact_of(Answer(429, "HTTP 429", 9.0), EMAIL, AGENT)
+    assert caught.value.seconds == 9
+    with pytest.raises(TokenError, match="invalid or expired"):
+        contact_of(Answer(401, "HTTP 401"), EMAIL, AGENT)
+
+
+def row(number: int, interaction: str, email: str | None) -> PendingRow:
+    """A row of a shard."""
+    return PendingRow(number, number, interaction, "voice", 1, email, "agent", None, None, 1)
+
+
+def test_rows_go_without_waiting_for_those_of_other_interactions() -> None:
+    """An incomplete row holds itself and what follows in its interaction, unless rows go as they are."""
+    rows = [row(1, "a", "x@y"), row(2, "a", None), row(3, "b", "x@y"), row(4, "a", "x@y")]
+    assert [each.id for each in sendable(rows, as_they_are=False)] == [1, 3]
+    assert sendable(rows, as_they_are=True) == rows
+
+
+def test_the_bucket_lets_a_burst_through_and_then_its_rate() -> None:
+    """Tokens of the future are handed out with the wait for them."""
+    bucket = Bucket(10, 5)
+    assert [round(bucket.take(100.0), 3) for _ in range(7)] == [0, 0, 0, 0, 0, 0.1, 0.2]
+    assert bucket.take(200.0) == 0
