@@ -21,7 +21,7 @@ from outbox.rows import (
     ShardStatus,
 )
 
-REQUIRED_REVISION = "0001"
+REQUIRED_REVISION = "0004"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
 
 

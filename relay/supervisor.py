@@ -20,7 +20,7 @@ from outbox.rows import Identity
 from outbox.store import Store
 from relay import progress
 from relay.backoff import Backoff
-from relay.encoding import Encoder, schema_id
+from relay.encoding import make_encoder
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference import InferenceWorker
@@ -28,6 +28,7 @@ from relay.kafka import ErrorMemory, translated
 from relay.metrics import RelayMetrics
 from relay.owner import Owner, is_dead
 from relay.publisher import Publisher
+from relay.retention import Retention
 from relay.server import MetricsServer
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
 from relay.shard import Parts, ShardWorker, ignore_steps
@@ -108,7 +109,7 @@ class Supervisor:
             cluster_id,
         )
         self._insist("database", lambda: store.bind_identity(bound))
-        encoder = Encoder(self._insist("schema registry", lambda: schema_id(settings)))
+        encoder = self._insist("schema registry", lambda: make_encoder(settings))
         leases = Leases(self._engine, owner.id, settings.relay_lease_seconds)
         progress_topic = settings.kafka_progress_topic
 
@@ -176,6 +177,9 @@ class Supervisor:
         if parts.inference:
             inference = InferenceWorker(self._settings, self._engine, owner.id, self._stop, self._health, self._metrics)
             threads.append(threading.Thread(target=inference.run, name="inference", daemon=True))
+        if self._settings.outbox_retention is not None:
+            retention = Retention(self._engine, self._settings.outbox_retention, self._stop, self._health)
+            threads.append(threading.Thread(target=retention.run, name="retention", daemon=True))
         for thread in threads:
             thread.start()
         log.info("the relay runs with %d shard(s)", len(shards), action="started", owner=owner.id)

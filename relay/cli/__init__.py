@@ -4,7 +4,10 @@ import click
 
 from relay.cli.audit import audit
 from relay.cli.demo import demo
+from relay.cli.erase import erase
+from relay.cli.inference import inference
 from relay.cli.list import list_rows
+from relay.cli.prune import prune
 from relay.cli.repair import discard, replay, retry
 from relay.cli.run import run
 from relay.cli.status import status
@@ -16,5 +19,5 @@ def main() -> None:
     """Move interactions from the outbox into Kafka, exactly once, and look after them."""
 
 
-for verb in (run, status, list_rows, retry, discard, replay, audit, demo):
+for verb in (run, status, list_rows, retry, discard, replay, inference, prune, erase, audit, demo):
     main.add_command(verb)

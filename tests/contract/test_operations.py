@@ -1,13 +1,14 @@
 """The operators' verbs on both databases: what they find, what they change, and what goes on record."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
 from outbox.operations import Operations
-from outbox.rows import Accepted, FoundRow, NewRow, Order, RowFilter
+from outbox.rows import Accepted, NewRow, Order, Planned, Ref, RowFilter
 from outbox.store import Store
 from tests.support import new_row, new_rows
 
@@ -35,6 +36,11 @@ def park(store: Store, engine: Engine, errors: dict[int, str]) -> None:
     leases.release(lease)
 
 
+def mark_sent(store: Store, sequence: int, rows: Sequence[Planned], *, inference: bool = False) -> None:
+    """Mark rows sent, as the shard's owner does."""
+    store.mark_sent(0, sequence, [Ref(row.id, row.tag) for row in rows], inference=inference)
+
+
 def states(engine: Engine) -> dict[int, str]:
     """State of each row."""
     with engine.connect() as connection:
@@ -44,6 +50,11 @@ def states(engine: Engine) -> dict[int, str]:
 def found(operations: Operations, **conditions: object) -> list[int]:
     """Ids that a filter finds."""
     return [row.id for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
+
+
+def planned(operations: Operations, **conditions: object) -> list[Planned]:
+    """Rows that a filter finds, as they are now."""
+    return [row.planned for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
 
 
 def test_each_filter_finds_its_rows(operations: Operations, store: Store, engine: Engine) -> None:
@@ -68,15 +79,18 @@ def test_parked_rows_are_grouped_by_what_their_errors_share(
     """Numbers do not tell errors apart; the largest group is first."""
     ids = record(store, new_rows(4))
     park(store, engine, {ids[0]: "other", ids[1]: "1001 bytes", ids[2]: "2002 bytes"})
-    assert [(group.error, group.rows) for group in operations.parked_by_error()] == [("# bytes", 2), ("other", 1)]
+    assert [(group.error, group.rows) for group in operations.parked_by_error(RowFilter())] == [
+        ("# bytes", 2),
+        ("other", 1),
+    ]
 
 
 def test_a_retried_row_goes_before_those_behind_it(operations: Operations, store: Store, engine: Engine) -> None:
     """It is pending again, and the next select has it and what waited, in order."""
     ids = record(store, new_rows(3, interactions=1))
     park(store, engine, {ids[0]: "too large"})
-    assert operations.count_behind(ids[:1]) == 2
-    assert operations.retry(list(operations.find(RowFilter(state="parked"))), ORDER) == ids[:1]
+    assert operations.count_behind(RowFilter(ids=(ids[0],))) == 2
+    assert operations.retry(planned(operations, state="parked"), ORDER) == ids[:1]
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     assert [row.id for row in store.pending(lease, 10)] == ids
@@ -86,7 +100,7 @@ def test_behind_a_discarded_row_nothing_waits(operations: Operations, store: Sto
     """It is kept with its error, and the rows behind it are selected."""
     ids = record(store, new_rows(3, interactions=1))
     park(store, engine, {ids[0]: "too large"})
-    assert operations.discard(list(operations.find(RowFilter(state="parked"))), ORDER) == ids[:1]
+    assert operations.discard(planned(operations, state="parked"), ORDER) == ids[:1]
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     assert [row.id for row in store.pending(lease, 10)] == ids[1:]
@@ -98,10 +112,10 @@ def test_what_changed_since_the_plan_is_left_alone(operations: Operations, store
     """A row that is not parked any more, or another row with its id, is neither changed nor put on record."""
     ids = record(store, new_rows(3))
     park(store, engine, dict.fromkeys(ids, "too large"))
-    planned = list(operations.find(RowFilter(state="parked")))
-    assert operations.retry(planned[:1], ORDER) == ids[:1]
-    other: FoundRow = planned[1]._replace(tag=planned[1].tag ^ 1)
-    assert operations.discard([planned[0], other, planned[2]], ORDER) == ids[2:]
+    rows = planned(operations, state="parked")
+    assert operations.retry(rows[:1], ORDER) == ids[:1]
+    other = rows[1]._replace(tag=rows[1].tag ^ 1)
+    assert operations.discard([rows[0], other, rows[2]], ORDER) == ids[2:]
     assert states(engine) == {ids[0]: "pending", ids[1]: "parked", ids[2]: "discarded"}
     assert [(entry.verb, json.loads(entry.row_ids)) for entry in operations.audit()] == [
         ("retry", ids[:1]),
@@ -112,7 +126,7 @@ def test_what_changed_since_the_plan_is_left_alone(operations: Operations, store
 def test_a_change_that_does_nothing_leaves_no_entry(operations: Operations, store: Store, engine: Engine) -> None:
     """Only effects are on record."""
     record(store, new_rows(1))
-    pending = list(operations.find(RowFilter()))
+    pending = planned(operations)
     assert operations.retry(pending, ORDER) == []
     assert operations.discard(pending, ORDER) == []
     assert list(operations.audit()) == []
@@ -123,7 +137,7 @@ def test_the_record_names_who_and_why_and_no_person(operations: Operations, stor
     """The interaction of the filter stands there as a keyed hash."""
     ids = record(store, new_rows(1))
     park(store, engine, {ids[0]: "too large"})
-    operations.retry(list(operations.find(RowFilter(state="parked"))), ORDER)
+    operations.retry(planned(operations, state="parked"), ORDER)
     (entry,) = operations.audit()
     assert (entry.actor, entry.verb, entry.reason) == ("ann", "retry", "topic limit raised")
     given = json.loads(entry.filter)
@@ -137,11 +151,12 @@ def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: S
     ids = record(store, new_rows(6, interactions=2))
     park(store, engine, dict.fromkeys(ids[4:], "too large"))
     rows = list(operations.find(RowFilter()))
-    operations.discard(rows[4:5], ORDER)
+    wanted = [row.planned for row in rows]
+    operations.discard(wanted[4:5], ORDER)
     store.mark_sent(0, 1, [row.ref for row in rows[:3]], inference=False)
-    assert operations.replay("plan", rows, ORDER) == [*ids[:3], ids[4]]
-    assert operations.replay("plan", rows, ORDER) == []
-    assert operations.replay("other", rows[:1], ORDER) == ids[:1]
+    assert operations.replay("plan", wanted, ORDER) == [*ids[:3], ids[4]]
+    assert operations.replay("plan", wanted, ORDER) == []
+    assert operations.replay("other", wanted[:1], ORDER) == ids[:1]
     new = [row for row in operations.find(RowFilter()) if row.replay_of]
     assert [row.replay_of for row in new] == [*ids[:3], ids[4], ids[0]]
     old = {row.id: row for row in rows}
@@ -162,12 +177,13 @@ def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: S
 def test_a_plan_given_again_does_not_replay_itself(operations: Operations, store: Store) -> None:
     """Its own rows, sent by now, match the operator's filter, too: they are left alone, and no chain grows."""
     record(store, new_rows(3))
-    rows = list(operations.find(RowFilter()))
-    store.mark_sent(0, 1, [row.ref for row in rows], inference=False)
+    rows = planned(operations)
+    mark_sent(store, 1, rows)
     operations.replay("plan", rows[:2], ORDER)
-    made = [row for row in operations.find(RowFilter()) if row.replay_of]
-    store.mark_sent(0, 2, [row.ref for row in made], inference=False)
-    assert operations.replay("plan", list(operations.find(RowFilter())), ORDER) == [rows[2].id]
+    made = planned(operations, state="pending")
+    mark_sent(store, 2, made)
+    assert [row.id for row in operations.replayable(RowFilter(), "plan")] == [rows[2].id]
+    assert operations.replay("plan", planned(operations), ORDER) == [rows[2].id]
     assert operations.replay("other", made, ORDER) == [row.id for row in made]
 
 
@@ -183,10 +199,10 @@ def test_a_changed_record_is_noticed(operations: Operations, store: Store, engin
     """The chain is whole until an entry is changed or one before another is removed."""
     ids = record(store, new_rows(2))
     park(store, engine, dict.fromkeys(ids, "too large"))
-    planned = list(operations.find(RowFilter(state="parked")))
-    operations.retry(planned[:1], ORDER)
-    operations.discard(planned[1:], ORDER)
-    assert operations.first_broken_entry() is None
+    rows = planned(operations, state="parked")
+    operations.retry(rows[:1], ORDER)
+    operations.discard(rows[1:], ORDER)
+    assert operations.verify().broken is None
     with engine.begin() as connection:
         connection.execute(text(tampering))
-    assert operations.first_broken_entry() is not None
+    assert operations.verify().broken is not None
