@@ -3,29 +3,24 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
+from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from tests.conftest import ROOT
+from relay.cli import main
 from tests.faults.test_parking import culprit, make_topic
 from tests.support import new_row, new_rows, wait_until
 from tests.world import World
 
 
 def relay(world: World, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run ``relay`` with arguments, without a terminal."""
-    return subprocess.run(
-        [sys.executable, "-m", "relay", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **world.environ, "RELAY_ACTOR": "ann", **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    """Run ``relay`` with arguments, without a terminal; in this process, for a new one takes a second to start."""
+    runner = CliRunner(env={**world.environ, "RELAY_ACTOR": "ann", **environ})
+    ended = runner.invoke(main, arguments)
+    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    return subprocess.CompletedProcess(arguments, ended.exit_code, ended.stdout, ended.stderr)
 
 
 def raise_limit(world: World) -> None:
@@ -111,6 +106,17 @@ def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
         (["retry", "--all", "--yes", "--reason", " "], 2, "is blank"),
         (["replay", "--all", "--yes", "--reason", "x", "--plan", "a:1"], 2, "takes 1 to 64 letters"),
         (["replay", "--all", "--state", "parked", "--yes", "--reason", "x"], 2, "not both"),
+        (["retry", "--all", "--yes", "--reason", "for ann@example.com"], 2, "not by an e-mail address"),
+        (["replay", "--all", "--yes", "--reason", "x", "--topic", "t"], 2, "is not in KAFKA_REPLAY_TOPICS"),
+        (["replay", "--all", "--yes", "--reason", "x", "--topic", "t", "--inference-only"], 2, "give no --topic"),
+        (["list", "--group-by", "error", "--state", "sent"], 2, "shows parked rows"),
+        (["inference", "retry", "--all", "--yes", "--reason", "x"], 3, "no row matches"),
+        (["inference", "list", "--state", "sent"], 2, "only parked calls"),
+        (["erase", "--yes", "--reason", "x"], 2, "by --email or by --interaction"),
+        (["erase", "--email", "a@b.c", "--yes", "--reason", "x"], 3, "no row matches"),
+        (["prune", "--yes", "--reason", "x"], 3, "no row matches"),
+        (["audit", "--head", "x"], 2, "goes with --verify"),
+        (["audit", "--verify", "--head", "x"], 4, "no entry has the hash"),
         (["discard", "--all", "--yes", "--reason", "x"], 3, "no row matches"),
     ],
 )
