@@ -22,7 +22,8 @@ from outbox.audit import Verdict
 from outbox.rows import ERASED_PAYLOAD, AuditEntry, ErrorGroup, FoundRow, Order, Planned, RowFilter, new_tag
 from outbox.states import RowState
 
-PAGE_ROWS = 1000
+FIRST_PAGE_ROWS, PAGE_ROWS = 50, 1000
+"""Somebody waits for the first rows."""
 WINDOW_IDS = 50_000
 """Ids that one statement walks over where no index serves: a statement may not take long."""
 SLACK_MS = 60_000
@@ -118,31 +119,26 @@ class Operations:
         values: dict[str, Any],
         spans: Sequence[tuple[int, int]] | Iterator[tuple[int, int]],
     ) -> Iterator[FoundRow]:
+        limit = FIRST_PAGE_ROWS
         for first, last in spans:
             after = first
             while after < last:
-                span = {"after": after, "last": last, "limit": PAGE_ROWS}
+                span = {"after": after, "last": last, "limit": limit}
                 page = [FoundRow._make(row) for row in self._ask(query, {**values, **span})]
                 yield from page
-                after = page[-1].id if len(page) == PAGE_ROWS else last
+                after = page[-1].id if len(page) == limit else last
+                limit = PAGE_ROWS
 
     def _bounds(self, wanted: RowFilter) -> tuple[int, int]:
         """Ids between which every row of the filter is: above the first, up to the second. Found by bisection."""
-        first, last = self._ask(sql.ID_BOUNDS, {})[0]
-        low = first if wanted.since_ms is None else self._first_from(wanted.since_ms - SLACK_MS, first, last)
-        high = last if wanted.until_ms is None else self._first_from(wanted.until_ms + SLACK_MS, first, last)
+        with transactions.read(self._engine) as connection:
+            first, last = connection.execute(sql.ID_BOUNDS.on(connection)).one()
+            low, high = first, last
+            if wanted.since_ms is not None:
+                low = _first_from(connection, wanted.since_ms - SLACK_MS, first, last)
+            if wanted.until_ms is not None:
+                high = _first_from(connection, wanted.until_ms + SLACK_MS, first, last)
         return low - 1, high
-
-    def _first_from(self, at_ms: int, low: int, high: int) -> int:
-        """The first id received at this moment or later, as far as ids follow time; ``high`` if there is none."""
-        while low < high:
-            middle = (low + high) // 2
-            found = self._ask(sql.RECEIVED_FROM, {"id": middle})
-            if not found or found[0].received_at >= at_ms:
-                high = middle
-            else:
-                low = found[0].id + 1
-        return low
 
     def _ask(self, query: statements.Statement, values: dict[str, Any]) -> Sequence[Any]:
         with transactions.read(self._engine) as connection:
@@ -234,6 +230,19 @@ class Operations:
     def verify(self, head: str | None = None) -> Verdict:
         """Whether the record is whole; ``head``: a hash noted earlier, which must still be in it."""
         return audit.verify(self._engine, head)
+
+
+def _first_from(connection: Connection, at_ms: int, low: int, high: int) -> int:
+    """The first id received at this moment or later, as far as ids follow time; ``high`` if there is none."""
+    query = sql.RECEIVED_FROM.on(connection)
+    while low < high:
+        middle = (low + high) // 2
+        found = connection.execute(query, {"id": middle}).one_or_none()
+        if found is None or found.received_at >= at_ms:
+            high = middle
+        else:
+            low = found.id + 1
+    return low
 
 
 def call_again_verb(plan: str) -> str:
