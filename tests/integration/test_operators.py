@@ -38,8 +38,7 @@ def test_an_operator_finds_mends_and_retries(world: World) -> None:
     ids = world.record([new_row("i-1"), new_row("i-1", **culprit()), new_row("i-1"), new_row("i-2")])
     world.relay()
     wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[1],)], "it is parked")
-    world_waits = relay(world, "status", "--json")
-    assert json.loads(world_waits.stdout)["waiting"] == 1
+    assert [shard.waiting for shard in world.store.status()] == [1]
     groups = relay(world, "list", "--group-by", "error", "--json")
     assert json.loads(groups.stdout)["rows"] == 1
     listed = relay(world, "list", "--state", "parked", "--json")
