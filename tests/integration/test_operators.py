@@ -3,7 +3,9 @@
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 
+import click
 import pytest
 from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
@@ -140,3 +142,19 @@ def test_data_cannot_steer_the_terminal(world: World) -> None:
     listed = relay(world, "list", "--all")
     assert "\x1b" not in listed.stdout
     assert "a\\x1b[2Jb" in listed.stdout
+
+
+def test_the_help_of_each_verb_has_two_examples() -> None:
+    """Nobody looks a verb up elsewhere at three in the morning."""
+
+    def verbs(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+        for command in group.commands.values():
+            path = f"{name} {command.name}"
+            if isinstance(command, click.Group):
+                yield from verbs(command, path)
+            else:
+                yield path, command
+
+    for path, command in verbs(main, "relay"):
+        examples = (command.help or "").partition("Examples:")[2]
+        assert examples.count(path) >= 2, path
