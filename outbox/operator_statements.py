@@ -114,7 +114,10 @@ def with_conditions(template: str, names: Sequence[str]) -> Statement:
     return statement(*texts)
 
 
-ID_BOUNDS = statement("SELECT coalesce(min(id), 0) AS first, coalesce(max(id), 0) AS last FROM outbox")
+ID_BOUNDS = statement("""
+    SELECT coalesce((SELECT min(id) FROM outbox), 0) AS first, coalesce((SELECT max(id) FROM outbox), 0) AS last
+""")
+"""Two subqueries, for SQLite reads the whole table where both are asked of one."""
 RECEIVED_FROM = statement("SELECT id, received_at FROM outbox WHERE id >= :id ORDER BY id LIMIT 1")
 REPLAYED_BEFORE = _both("SELECT count(DISTINCT replay_of) FROM outbox WHERE {among}", among={
     name: text.replace("{column}", "replay_of") for name, text in _AMONG.items()

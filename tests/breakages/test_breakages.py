@@ -205,7 +205,7 @@ BREAKAGES = [
         "a replay goes to a topic that is not listed",
         "relay/encoding.py",
         "if row.topic not in self._prefixes:",
-        "if row.topic not in self._prefixes and not self._prefixes.update({row.topic: self._prefixes[None]}):",
+        "if row.topic not in self._prefixes and self._prefixes.update({row.topic: self._prefixes[None]}):",
         "tests/integration/test_operators_at_work.py::test_a_replay_goes_to_a_listed_topic_and_to_no_other[sqlite]",
     ),
     Breakage(
