@@ -196,7 +196,7 @@ BREAKAGES = [
     ),
     Breakage(
         "an erased row takes its body again",
-        "outbox/store.py",
+        "outbox/recording.py",
         "in (row.payload, ERASED_PAYLOAD)",
         "in (row.payload, None)",
         f"{RETENTION}::test_a_delivery_repeated_after_the_erasure_is_still_a_duplicate[sqlite]",
