@@ -6,6 +6,7 @@ first rows of ``list`` for the usual filters, and ``status``, within this proces
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def main() -> None:
             sys.stderr.write(f"{kind} done\n")
     finally:
         postgres.stop()
+        shutil.rmtree(folder, ignore_errors=True)  # gigabytes, after a long history
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
