@@ -1,28 +1,34 @@
-"""The verbs of operators: find rows, repair those that are parked, send rows again; each change goes on record.
+"""The verbs of operators: find rows, plan a change, change exactly the planned rows; each change goes on record.
 
-A change names rows by id, tag and from-state and runs under the shard's lock, so it is safe while
-relays run, and what changed since the operator looked is left alone. Its audit entry is written in
-the same transaction.
+A plan names rows by id, tag and the moment of their last change by hand. A change takes a chunk of it in one
+transaction, under the locks that it needs, so it is safe while relays run; what changed since the plan is left
+alone. Its audit entry is written in the same transaction.
 """
 
-import hashlib
-import hmac
+import heapq
 import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 from zlib import crc32
 
 from sqlalchemy import Connection, Engine
 
-from outbox import statements as sql
-from outbox import transactions
-from outbox.rows import AuditEntry, ErrorGroup, FoundRow, Order, Ref, RowFilter, new_tag
+from outbox import audit, pruning, statements, transactions
+from outbox import operator_statements as sql
+from outbox.audit import Verdict
+from outbox.rows import ERASED_PAYLOAD, AuditEntry, ErrorGroup, FoundRow, Order, Planned, RowFilter, new_tag
+from outbox.states import RowState
 
-PAGE_ROWS = 1000
-FIRST_HASH = ""
-"""What the first audit entry follows."""
+FIRST_PAGE_ROWS, PAGE_ROWS = 50, 1000
+"""Somebody waits for the first rows."""
+WINDOW_IDS = 50_000
+"""Ids that one statement walks over where no index serves: a statement may not take long."""
+SLACK_MS = 60_000
+"""By how much the order of ids may differ from the order of receipt: ids are handed out before commits."""
+COUNTED_IDS = 10_000
 
 
 class Operations:
@@ -35,136 +41,227 @@ class Operations:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    # Finding ---------------------------------------------------------------------------------------
+
     def find(self, wanted: RowFilter) -> Iterator[FoundRow]:
-        """Every row that the filter names, in id order, a page at a time."""
-        given = {name: value for name, value in asdict(wanted).items() if value not in (None, ())}
-        state = given.pop("state", None)
-        query = sql.find([*given, *([f"state {state}"] if state else [])])
-        page: list[FoundRow] = []
-        while True:
-            with transactions.read(self._engine) as connection:
-                values = {**given, "after": page[-1].id if page else -(2**63), "limit": PAGE_ROWS}
-                if "ids" in given:
-                    values["ids"] = sql.bind_list(connection, list(given["ids"]))
-                page = [FoundRow._make(row) for row in connection.execute(query.on(connection), values)]
-            yield from page
-            if len(page) < PAGE_ROWS:
-                return
+        """Every row that the filter names, of those there are now; in id order, a page at a time."""
+        return self._find(wanted)
 
-    def count_behind(self, ids: Sequence[int]) -> int:
-        """How many pending rows wait behind these parked ones."""
+    def replayable(self, wanted: RowFilter, plan: str) -> Iterator[FoundRow]:
+        """As ``find``, without rows that the plan has replayed or made."""
+        return self._find(wanted, ["not replayed by the plan"], prefix=_prefix(plan))
+
+    def prunable(self, wanted: RowFilter, given_up: str = pruning.NONE_GIVEN_UP) -> Iterator[FoundRow]:
+        """As ``find``, those that may be pruned: sent with their call settled, or discarded."""
+        return self._find(wanted, ["settled"], given_up=given_up)
+
+    def erasable(self, wanted: RowFilter) -> Iterator[FoundRow]:
+        """As ``find``, those that hold a person's data."""
+        return self._find(wanted, ["holds a person's data"])
+
+    def parked_calls(self, wanted: RowFilter) -> Iterator[FoundRow]:
+        """Rows whose inference call is parked, with the state and the error of the call."""
+        names, values = _conditions(replace(wanted, state=None))
+        names = ["error of the call" if name == "error" else name for name in names]
+        return self._pages(sql.with_conditions(sql.PARKED_CALLS, names), values, [self._bounds(wanted)])
+
+    def count_behind(self, wanted: RowFilter) -> int:
+        """How many pending rows wait behind the parked ones that the filter names."""
+        names, values = _conditions(replace(wanted, state=RowState.PARKED.value))
+        return int(self._ask(sql.with_conditions(sql.BEHIND, names), values)[0][0])
+
+    def count_replayed(self, rows: Sequence[Planned]) -> int:
+        """How many of these rows were replayed before, by any plan."""
         with transactions.read(self._engine) as connection:
-            values = {"ids": sql.bind_list(connection, list(ids))}
-            return int(connection.execute(sql.COUNT_BEHIND.on(connection), values).scalar_one())
+            bound = sql.bind_planned(connection, rows)
+            return int(connection.execute(sql.REPLAYED_BEFORE.on(connection), bound).scalar_one())
 
-    def parked_by_error(self) -> list[ErrorGroup]:
-        """Parked rows, grouped by what their errors have in common; the largest group first."""
-        groups: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    def parked_by_error(self, wanted: RowFilter) -> list[ErrorGroup]:
+        """Parked rows that the filter names, grouped by what their errors share; the largest group first."""
+        names, values = _conditions(replace(wanted, state=RowState.PARKED.value))
+        groups: dict[str, list[Any]] = defaultdict(list)
+        for found in self._ask(sql.with_conditions(sql.PARKED_ERRORS, names), values):
+            groups[re.sub(r"\d+", "#", found.error)].append(found)
+        made = []
+        for error, parts in groups.items():
+            oldest = min(part.oldest for part in parts)
+            made.append(ErrorGroup(error, sum(part.rows for part in parts), oldest, max(0, parts[0].now - oldest)))
+        return sorted(made, key=lambda group: -group.rows)
+
+    def chain(self, row_id: int) -> list[FoundRow]:
+        """The row, what it is a replay of, and every replay of any of them, in id order; [] if it is not there.
+
+        What was pruned is missing in it.
+        """
+        chain = [FoundRow._make(row) for row in self._ask(sql.CHAIN, {"id": row_id})]
+        return chain if any(row.id == row_id for row in chain) else []
+
+    def _find(self, wanted: RowFilter, further: Sequence[str] = (), **values: Any) -> Iterator[FoundRow]:
+        names, given = _conditions(wanted)
+        values, names = {**given, **values}, [*names, *further]
+        span = self._bounds(wanted)
+        query = sql.with_conditions(sql.ROWS, names)
+        if wanted.ids or wanted.interaction_id is not None:
+            return self._pages(query, values, [span])
+        if wanted.state in (RowState.PENDING, RowState.PARKED, RowState.DISCARDED):
+            # One walk along each shard's partial index, for there is none across shards.
+            query = sql.with_conditions(sql.ROWS, [*names, "shard"])
+            shards = range(self._ask(statements.IDENTITY, {})[0].shards)
+            walks = (self._pages(query, {**values, "shard": shard}, [span]) for shard in shards)
+            return heapq.merge(*walks, key=lambda row: row.id)
+        first, last = span
+        windows = ((start, min(start + WINDOW_IDS, last)) for start in range(first, last, WINDOW_IDS))
+        return self._pages(query, values, windows)
+
+    def _pages(
+        self,
+        query: statements.Statement,
+        values: dict[str, Any],
+        spans: Sequence[tuple[int, int]] | Iterator[tuple[int, int]],
+    ) -> Iterator[FoundRow]:
+        limit = FIRST_PAGE_ROWS
+        for first, last in spans:
+            after = first
+            while after < last:
+                span = {"after": after, "last": last, "limit": limit}
+                page = [FoundRow._make(row) for row in self._ask(query, {**values, **span})]
+                yield from page
+                after = page[-1].id if len(page) == limit else last
+                limit = PAGE_ROWS
+
+    def _bounds(self, wanted: RowFilter) -> tuple[int, int]:
+        """Ids between which every row of the filter is: above the first, up to the second. Found by bisection."""
         with transactions.read(self._engine) as connection:
-            for error, rows, oldest in connection.execute(sql.PARKED_ERRORS.on(connection)):
-                groups[re.sub(r"\d+", "#", error)].append((rows, oldest))
-        found = [ErrorGroup(e, sum(r for r, _ in parts), min(o for _, o in parts)) for e, parts in groups.items()]
-        return sorted(found, key=lambda group: -group.rows)
+            first, last = connection.execute(sql.ID_BOUNDS.on(connection)).one()
+            low, high = first, last
+            if wanted.since_ms is not None:
+                low = _first_from(connection, wanted.since_ms - SLACK_MS, first, last)
+            if wanted.until_ms is not None:
+                high = _first_from(connection, wanted.until_ms + SLACK_MS, first, last)
+        return low - 1, high
 
-    def retry(self, rows: Sequence[FoundRow], order: Order) -> list[int]:
-        """Make parked rows pending again: they are sent before what waits behind them.
+    def _ask(self, query: statements.Statement, values: dict[str, Any]) -> Sequence[Any]:
+        with transactions.read(self._engine) as connection:
+            if "ids" in values:
+                values = {**values, "ids": statements.bind_list(connection, list(values["ids"]))}
+            return connection.execute(query.on(connection), values).all()
 
-        Returns:
-            Ids of those that were still parked, and are pending now.
-        """
-        return self._leave_parked("retry", sql.RETRY, rows, order)
+    # Changing: each takes a chunk of a plan, and returns the ids of the rows that were changed --------------
 
-    def discard(self, rows: Sequence[FoundRow], order: Order) -> list[int]:
-        """Decide that parked rows are not sent: what waits behind them goes on.
+    def retry(self, planned: Sequence[Planned], order: Order) -> list[int]:
+        """Make parked rows pending again: they are sent before what waits behind them."""
+        return self._change_under_shard_locks("retry", sql.RETRY, planned, order)
 
-        Returns:
-            Ids of those that were still parked, and are discarded now.
-        """
-        return self._leave_parked("discard", sql.DISCARD, rows, order)
+    def discard(self, planned: Sequence[Planned], order: Order) -> list[int]:
+        """Decide that parked rows are not sent: what waits behind them goes on."""
+        return self._change_under_shard_locks("discard", sql.DISCARD, planned, order)
 
-    def replay(self, plan: str, rows: Sequence[FoundRow], order: Order) -> list[int]:
+    def erase(self, planned: Sequence[Planned], order: Order) -> list[int]:
+        """Remove the customer's address and the body from rows in any state; the rest stays, and is still sent."""
+        return self._change_under_shard_locks("erase", sql.ERASE, planned, order, erased=ERASED_PAYLOAD)
+
+    def replay(self, plan: str, planned: Sequence[Planned], order: Order, topic: str | None = None) -> list[int]:
         """Send rows again that are sent or discarded: as new rows, in the old order, marked ``replay_of``.
 
         Args:
             plan: names this replay; a row is replayed once by a plan, however often it is given.
-            rows: in id order.
+            planned: in id order.
             order: who, and why.
-
-        Returns:
-            Ids of the rows that are replayed by this call.
+            topic: where they go instead of the usual topic.
         """
-        values = [(row.id, row.tag, new_tag(), crc32(row.interaction_id.encode())) for row in rows]
         with transactions.write(self._engine) as connection:
+            bound = sql.bind_planned(connection, planned)
+            held = {row.id: row.interaction_id for row in connection.execute(sql.HOLD_ROWS.on(connection), bound)}
+            new = [(p.id, p.tag, new_tag(), crc32(held[p.id].encode())) for p in planned if p.id in held]
+            if not new:
+                return []
             if connection.dialect.name == "postgresql":
-                columns = zip(*values, strict=True)
-                bound: dict[str, object] = dict(
-                    zip(("ids", "tags", "new_tags", "crcs"), map(list, columns), strict=True)
-                )
+                columns = map(list, zip(*new, strict=True))
+                values: dict[str, object] = dict(zip(("ids", "tags", "new_tags", "crcs"), columns, strict=True))
             else:
-                bound = {"rows": json.dumps(values)}
-            replayed = list(
-                connection.execute(sql.REPLAY.on(connection), {"prefix": f"replay:{plan}:", **bound}).scalars()
-            )
-            if replayed:
-                _add_audit(connection, f"replay {plan}", order, sorted(replayed))
-        return sorted(replayed)
+                values = {"rows": json.dumps(new)}
+            values |= {"prefix": _prefix(plan), "topic": topic}
+            replayed = connection.execute(sql.REPLAY.on(connection), values).scalars()
+            return _on_record(connection, f"replay {plan}", order, replayed.all())
 
-    def audit(self) -> Iterator[AuditEntry]:
-        """Every entry, oldest first."""
-        after = 0
-        while True:
-            with transactions.read(self._engine) as connection:
-                values = {"after": after, "limit": PAGE_ROWS}
-                page = [AuditEntry._make(row) for row in connection.execute(sql.AUDIT.on(connection), values)]
-            yield from page
-            if len(page) < PAGE_ROWS:
-                return
-            after = page[-1].id
+    def call_again(self, plan: str, planned: Sequence[Planned], order: Order) -> list[int]:
+        """Make the inference calls of sent rows due again; nothing is sent to Kafka."""
+        return self._change_calls(call_again_verb(plan), sql.CALL_AGAIN, planned, order)
 
-    def first_broken_entry(self) -> AuditEntry | None:
-        """The first audit entry whose hash does not follow from it and the one before; None: all is whole."""
-        previous = FIRST_HASH
-        for entry in self.audit():
-            if entry.hash != chained(previous, entry.at_ms, entry[2:7]):
-                return entry
-            previous = entry.hash
-        return None
+    def called_again(self, plan: str) -> set[int]:
+        """Rows whose call this plan has made due again."""
+        found = self._ask(sql.CALLED_AGAIN, {"verb": call_again_verb(plan)})
+        return {row_id for (row_ids,) in found for row_id in json.loads(row_ids)}
 
-    def _leave_parked(self, verb: str, query: sql.Statement, rows: Sequence[FoundRow], order: Order) -> list[int]:
-        by_shard: dict[int, list[Ref]] = defaultdict(list)
-        for row in rows:
-            by_shard[row.shard].append(row.ref)
-        changed: list[int] = []
+    def retry_calls(self, planned: Sequence[Planned], order: Order) -> list[int]:
+        """Make parked inference calls due again, with all their attempts before them."""
+        return self._change_calls("inference retry", sql.RETRY_CALLS, planned, order)
+
+    def prune(self, planned: Sequence[Planned], order: Order, given_up: str = pruning.NONE_GIVEN_UP) -> list[int]:
+        """Remove settled rows, their calls and their keys."""
         with transactions.write(self._engine) as connection:
-            for shard, refs in sorted(by_shard.items()):  # in order, so that two operators never wait in a circle
-                connection.execute(sql.LOCK_SHARD.on(connection), {"shard": shard})
-                values = {"shard": shard, **sql.bind_refs(connection, refs)}
-                changed += connection.execute(query.on(connection), values).scalars()
-            if changed:
-                _add_audit(connection, verb, order, sorted(changed))
-        return sorted(changed)
+            gone = pruning.remove(connection, planned, given_up) or []
+            return _on_record(connection, "prune", order, gone)
+
+    def _change_under_shard_locks(
+        self, verb: str, query: statements.Statement, planned: Sequence[Planned], order: Order, **values: object
+    ) -> list[int]:
+        with transactions.write(self._engine) as connection:
+            bound = sql.bind_planned(connection, planned)
+            shards = list(connection.execute(sql.LOCK_SHARDS.on(connection), bound).scalars())
+            values |= {**bound, "shards": statements.bind_list(connection, shards)}
+            changed = connection.execute(query.on(connection), values).scalars()
+            return _on_record(connection, verb, order, changed.all())
+
+    def _change_calls(
+        self, verb: str, query: statements.Statement, planned: Sequence[Planned], order: Order
+    ) -> list[int]:
+        with transactions.write(self._engine) as connection:
+            bound = sql.bind_planned(connection, planned)
+            connection.execute(sql.HOLD_ROWS.on(connection), bound)  # a call without its row would never end
+            return _on_record(connection, verb, order, connection.execute(query.on(connection), bound).scalars().all())
+
+    # The record ------------------------------------------------------------------------------------
+
+    def audit(self, row_id: int | None = None) -> Iterator[AuditEntry]:
+        """Every entry, or every one that concerns a row; oldest first."""
+        return audit.entries(self._engine, row_id)
+
+    def verify(self, head: str | None = None) -> Verdict:
+        """Whether the record is whole; ``head``: a hash noted earlier, which must still be in it."""
+        return audit.verify(self._engine, head)
 
 
-def chained(previous: str, at_ms: int, told: Sequence[str]) -> str:
-    """The hash of an audit entry: SHA-256 over the hash before it, its time and its texts."""
-    return hashlib.sha256(json.dumps([previous, at_ms, *told]).encode()).hexdigest()
+def _first_from(connection: Connection, at_ms: int, low: int, high: int) -> int:
+    """The first id received at this moment or later, as far as ids follow time; ``high`` if there is none."""
+    query = sql.RECEIVED_FROM.on(connection)
+    while low < high:
+        middle = (low + high) // 2
+        found = connection.execute(query, {"id": middle}).one_or_none()
+        if found is None or found.received_at >= at_ms:
+            high = middle
+        else:
+            low = found.id + 1
+    return low
 
 
-def _add_audit(connection: Connection, verb: str, order: Order, ids: list[int]) -> None:
-    connection.execute(sql.LOCK_AUDIT.on(connection))
-    previous = connection.execute(sql.LAST_AUDIT.on(connection)).scalar_one_or_none() or FIRST_HASH
-    at_ms = int(connection.execute(sql.NOW.on(connection)).scalar_one())
-    key = str(connection.execute(sql.IDENTITY.on(connection)).one().outbox_id)
-    told = (order.actor, verb, _filter_on_record(order.rows, key), order.reason, json.dumps(ids))
-    names = ("actor", "verb", "filter", "reason", "row_ids")
-    values = {"at": at_ms, **dict(zip(names, told, strict=True)), "hash": chained(previous, at_ms, told)}
-    connection.execute(sql.ADD_AUDIT.on(connection), values)
+def call_again_verb(plan: str) -> str:
+    """How the audit names it."""
+    return f"replay {plan} --inference-only"
 
 
-def _filter_on_record(rows: RowFilter, key: str) -> str:
-    """The filter as JSON; an interaction may name a person, so it goes on record as a keyed hash."""
-    given = {name: value for name, value in asdict(rows).items() if value not in (None, ())}
-    if rows.interaction_id is not None:
-        digest = hmac.new(key.encode(), rows.interaction_id.encode(), hashlib.sha256).hexdigest()
-        given["interaction_id"] = f"hmac-sha256:{digest}"
-    return json.dumps(given, sort_keys=True)
+def _prefix(plan: str) -> str:
+    return f"replay:{plan}:"
+
+
+def _conditions(wanted: RowFilter) -> tuple[list[str], dict[str, Any]]:
+    given = {name: value for name, value in asdict(wanted).items() if value not in (None, ())}
+    state = given.pop("state", None)
+    return [*given, *([f"state {state}"] if state else [])], given
+
+
+def _on_record(connection: Connection, verb: str, order: Order, changed: Sequence[int]) -> list[int]:
+    ids = sorted(changed)
+    if ids:
+        audit.add(connection, verb, order, ids)
+    return ids

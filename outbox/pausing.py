@@ -2,9 +2,8 @@
 
 from sqlalchemy import Engine
 
+from outbox import audit, transactions
 from outbox import shard_statements as sql
-from outbox import transactions
-from outbox.operations import _add_audit
 from outbox.rows import Order
 
 
@@ -26,7 +25,7 @@ def pause(engine: Engine, shard: int | None, for_seconds: float | None, order: O
     with transactions.write(engine) as connection:
         paused = sorted(connection.execute(sql.PAUSE.on(connection), values).scalars())
         if paused:
-            _add_audit(connection, f"pause {_told(shard)}{lasting}", order, [])
+            audit.add(connection, f"pause {_told(shard)}{lasting}", order, [])
     return paused
 
 
@@ -39,7 +38,7 @@ def resume(engine: Engine, shard: int | None, order: Order) -> list[int]:
     with transactions.write(engine) as connection:
         resumed = sorted(connection.execute(sql.RESUME.on(connection), {"shard": shard}).scalars())
         if resumed:
-            _add_audit(connection, f"resume {_told(shard)}", order, [])
+            audit.add(connection, f"resume {_told(shard)}", order, [])
     return resumed
 
 

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine
 
+from outbox import audit, transactions
 from outbox import shard_statements as sql
-from outbox import transactions
-from outbox.operations import _add_audit
 from outbox.rows import Lease, Order, Ref
 from outbox.store import _lock, _mark
 
@@ -85,7 +84,7 @@ def mark_found(
     with transactions.write(engine) as connection:
         _lock(connection, lease)
         marked = _mark(connection, lease.shard, sequence, refs, inference=inference)
-        _add_audit(connection, f"reconcile shard {lease.shard}", order, sorted(ref.id for ref in refs))
+        audit.add(connection, f"reconcile shard {lease.shard}", order, sorted(ref.id for ref in refs))
     return marked
 
 
@@ -106,4 +105,4 @@ def overtake(engine: Engine, lease: Lease, sequence: int, verb: str, order: Orde
         settled = _lock(connection, lease)
         if sequence > settled:
             connection.execute(sql.OVERTAKE.on(connection), {"shard": lease.shard, "sequence": sequence})
-        _add_audit(connection, f"{verb} shard {lease.shard}, settled {settled} to {max(settled, sequence)}", order, [])
+        audit.add(connection, f"{verb} shard {lease.shard}, settled {settled} to {max(settled, sequence)}", order, [])

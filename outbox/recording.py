@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from outbox import statements as sql
 from outbox import transactions
 from outbox.engine import BEGIN
-from outbox.rows import Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, new_tag
+from outbox.rows import ERASED_PAYLOAD, Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, new_tag
 
 _ROWS_A_STATEMENT = 1_000
 """On SQLite, which binds 32,766 values at most."""
@@ -68,7 +68,8 @@ def _repeated(cursor: Any, dialect: str, row: NewRow, known: dict[str, tuple[int
         (outcome,) = _recorded(cursor, dialect, [row])
         return outcome
     outbox_id, interaction_id, payload = known[row.key]
-    return Accepted(outbox_id, interaction_id, duplicate=True) if payload == row.payload else KeyReused()
+    same = payload in (row.payload, ERASED_PAYLOAD)
+    return Accepted(outbox_id, interaction_id, duplicate=True) if same else KeyReused()
 
 
 def _known(cursor: Any, dialect: str, keys: list[str]) -> dict[str, tuple[int, str, bytes]]:

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 
+from outbox import audit, transactions
 from outbox import shard_statements as sql
-from outbox import transactions
-from outbox.operations import _add_audit
 from outbox.rows import Lease, Order, shard_of
 from outbox.store import _lock
 
@@ -69,7 +68,7 @@ def reshard(engine: Engine, leases: Sequence[Lease], settled: Mapping[int, int],
             _move(connection, moving)
         connection.execute(sql.DROP_PAUSES.on(connection), {"shards": shards})
         connection.execute(sql.DROP_SHARDS.on(connection), {"shards": shards})
-        _add_audit(connection, f"reshard {old} to {shards}", order, [])
+        audit.add(connection, f"reshard {old} to {shards}", order, [])
     return moved
 
 

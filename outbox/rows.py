@@ -1,11 +1,17 @@
 """Rows as the rest of the product sees them: frozen values, no I/O."""
 
 import secrets
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
 INT64_MAX = 2**63 - 1
+ERASED_PAYLOAD = b""
+"""What is left of a body whose person was erased; no accepted body is empty. What it said is not known any
+more, so a repeated delivery counts as the same."""
 
 
 def shard_of(interaction_id: str, shards: int) -> int:
@@ -81,6 +87,8 @@ class PendingRow(NamedTuple):
     received_at_ms: int
     enriched_at_ms: int | None = None
     """When it was completed from CXone, be it with nothing; None: never."""
+    topic: str | None = None
+    """Where a replay goes; None: the usual topic."""
 
     @property
     def ref(self) -> Ref:
@@ -232,6 +240,17 @@ class RowFilter:
     """Received at this moment or later, milliseconds since the epoch."""
     until_ms: int | None = None
     """Received before this moment."""
+    email: str | None = None
+    """The customer's address, upper and lower case alike; or it stands in the payload as it is written here."""
+
+
+class Planned(NamedTuple):
+    """A row as it was when an operator was shown it. Any later change by hand makes another of it."""
+
+    id: int
+    tag: int
+    changed_at_ms: int
+    """0 if it never was parked, retried or discarded."""
 
 
 class FoundRow(NamedTuple):
@@ -247,11 +266,57 @@ class FoundRow(NamedTuple):
     sent_at_ms: int | None
     replay_of: int | None
     error: str | None
+    topic: str | None
+    """Where it goes, if not to the usual topic."""
+    changed_at_ms: int
+    """When it was last parked, retried or discarded; 0: never."""
 
     @property
     def ref(self) -> Ref:
         """Id and tag."""
         return Ref(self.id, self.tag)
+
+    @property
+    def planned(self) -> Planned:
+        """The row as it is now."""
+        return Planned(self.id, self.tag, self.changed_at_ms)
+
+
+class Plan:
+    """Exactly the rows that an operator was shown, at 24 bytes a row.
+
+    Args:
+        rows: as they were found, in id order.
+
+    Attributes:
+        sample: the first of them.
+        states: how many are in which state.
+        replays: how many are replays themselves.
+    """
+
+    SAMPLE_ROWS = 5
+
+    def __init__(self, rows: Iterable[FoundRow]) -> None:
+        self._columns = tuple(array("q") for _ in Planned._fields)
+        self.sample: list[FoundRow] = []
+        self.states: Counter[str] = Counter()
+        self.replays = 0
+        for row in rows:
+            for column, value in zip(self._columns, row.planned, strict=True):
+                column.append(value)
+            if len(self.sample) < self.SAMPLE_ROWS:
+                self.sample.append(row)
+            self.states[row.state] += 1
+            self.replays += row.replay_of is not None
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def chunks(self, size: int) -> Iterator[list[Planned]]:
+        """The rows in order, so many at a time."""
+        for start in range(0, len(self), size):
+            parts = (column[start : start + size] for column in self._columns)
+            yield [Planned._make(values) for values in zip(*parts, strict=True)]
 
 
 class ErrorGroup(NamedTuple):
@@ -261,6 +326,9 @@ class ErrorGroup(NamedTuple):
     """The error, with its numbers replaced by ``#``."""
     rows: int
     oldest_at_ms: int
+    """When the first of them was parked."""
+    age_ms: int
+    """Since then, by the database's clock."""
 
 
 @dataclass(frozen=True, slots=True)

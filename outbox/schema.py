@@ -50,6 +50,8 @@ outbox = Table(
     Column("sent_at", BigInteger),
     Column("sequence", BigInteger),
     Column("enriched_at", BigInteger),
+    Column("topic", Text),
+    Column("changed_at", BigInteger),
     CheckConstraint("state IN ('pending', 'sent', 'parked', 'discarded')", name="state_known"),
     CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name="sent_has_time"),
     CheckConstraint("(state = 'sent') = (sequence IS NOT NULL)", name="sent_has_sequence"),
@@ -71,16 +73,34 @@ outbox = Table(
         postgresql_where=text("state = 'parked'"),
         sqlite_where=text("state = 'parked'"),
     ),
+    Index("ix_outbox_interaction", "interaction_id"),
+    Index(
+        "ix_outbox_parked_order",
+        "shard",
+        "id",
+        postgresql_where=text("state = 'parked'"),
+        sqlite_where=text("state = 'parked'"),
+    ),
+    Index(
+        "ix_outbox_replay_of",
+        "replay_of",
+        postgresql_where=text("replay_of IS NOT NULL"),
+        sqlite_where=text("replay_of IS NOT NULL"),
+    ),
     Index(
         "ix_outbox_discarded",
         "shard",
+        "id",
         postgresql_where=text("state = 'discarded'"),
         sqlite_where=text("state = 'discarded'"),
     ),
     # A pruned table must not hand out old ids again.
     sqlite_autoincrement=True,
 )
-"""One row an interaction, from its acceptance until it is pruned."""
+"""One row an interaction, from its acceptance until it is pruned.
+
+``topic``: where a replay goes, if not to the usual topic. ``changed_at``: when the row was last parked,
+retried or discarded. An empty ``payload``: the person's data was erased."""
 
 outbox_identity = Table(
     "outbox_identity",

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from sqlalchemy import Connection, TextClause, text
 
 from outbox.rows import Ref
-from outbox.states import RowState
 
 _NOW = {
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
@@ -104,7 +103,7 @@ PAYLOADS_BY_KEY = {
 
 _PENDING = """
     SELECT s.owner, s.epoch, s.settled, o.id, o.tag, o.interaction_id, o.channel, o.timestamp_ms,
-           o.customer_email, o.agent_id, o.traceparent, o.replay_of, o.received_at, o.enriched_at
+           o.customer_email, o.agent_id, o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
     FROM outbox_shard AS s LEFT JOIN (
         SELECT * FROM outbox AS o WHERE o.shard = :shard AND o.state = 'pending' {waiting}
         ORDER BY o.id LIMIT :limit
@@ -170,7 +169,7 @@ LEARN = statement(
 """What CXone knows of rows, once: nothing that the row has is replaced, nothing that was erased comes back."""
 
 PARK = statement("""
-    UPDATE outbox SET state = 'parked', error = :error
+    UPDATE outbox SET state = 'parked', error = :error, changed_at = {now}
     WHERE id = :id AND tag = :tag AND shard = :shard AND state = 'pending'
 """)
 
@@ -185,104 +184,9 @@ BIND_IDENTITY = statement("""
         transactional_id_prefix = :transactional_id_prefix, cluster_id = :cluster_id
     WHERE topic IS NULL
 """)
+NOW = statement("SELECT {now}")
 REVISION = statement("SELECT version_num FROM alembic_version")
 TOUCH = statement("UPDATE outbox_identity SET id = id")
 BACKLOG = statement("""
     SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'pending' LIMIT :limit) AS pending
-""")
-
-# Operators -----------------------------------------------------------------------------------------
-
-_FIND = """
-    SELECT o.id, o.tag, o.shard, o.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of, o.error
-    FROM outbox AS o WHERE o.id > :after {conditions} ORDER BY o.id LIMIT :limit
-"""
-_CONDITIONS = {
-    "ids": ("o.id = ANY(CAST(:ids AS bigint[]))", "o.id IN (SELECT value FROM json_each(:ids))"),
-    "interaction_id": ("o.interaction_id = :interaction_id",) * 2,
-    "channel": ("o.channel = :channel",) * 2,
-    "error": ("strpos(lower(o.error), lower(:error)) > 0", "instr(lower(o.error), lower(:error)) > 0"),
-    "since_ms": ("o.received_at >= :since_ms",) * 2,
-    "until_ms": ("o.received_at < :until_ms",) * 2,
-    # Written out, not bound, so that the partial indexes serve.
-    **{f"state {state}": (f"o.state = '{state}'",) * 2 for state in RowState},
-}
-
-
-def find(conditions: Sequence[str]) -> Statement:
-    """Rows by any of the conditions: names of ``RowFilter``'s fields, and ``state <name>``."""
-    chosen = [_CONDITIONS[name] for name in conditions]
-    return statement(*(_FIND.replace("{conditions}", "".join(f" AND {c[n]}" for c in chosen)) for n in (0, 1)))
-
-
-COUNT_BEHIND = statement(
-    postgresql="""
-    SELECT count(DISTINCT o.id) FROM outbox AS p JOIN outbox AS o
-        ON o.shard = p.shard AND o.interaction_id = p.interaction_id AND o.id > p.id AND o.state = 'pending'
-    WHERE p.id = ANY(CAST(:ids AS bigint[])) AND p.state = 'parked'
-    """,
-    sqlite="""
-    SELECT count(DISTINCT o.id) FROM outbox AS p JOIN outbox AS o
-        ON o.shard = p.shard AND o.interaction_id = p.interaction_id AND o.id > p.id AND o.state = 'pending'
-    WHERE p.id IN (SELECT value FROM json_each(:ids)) AND p.state = 'parked'
-    """,
-)
-PARKED_ERRORS = statement("""
-    SELECT error, count(*) AS rows, min(received_at) AS oldest FROM outbox WHERE state = 'parked' GROUP BY error
-""")
-
-_LEAVE_PARKED = {
-    "postgresql": """
-    UPDATE outbox AS o SET {change}
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[])) AS r(id, tag)
-    WHERE o.id = r.id AND o.tag = r.tag AND o.shard = :shard AND o.state = 'parked' RETURNING o.id
-    """,
-    "sqlite": """
-    UPDATE outbox SET {change}
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS tag FROM json_each(:refs)) AS r
-    WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.shard = :shard AND outbox.state = 'parked'
-    RETURNING outbox.id
-    """,
-}
-RETRY = statement(*(each.replace("{change}", "state = 'pending', error = NULL") for each in _LEAVE_PARKED.values()))
-DISCARD = statement(*(each.replace("{change}", "state = 'discarded'") for each in _LEAVE_PARKED.values()))
-"""Both run under the shard's lock and name id, tag and from-state: what changed since is left alone."""
-
-_REPLAY = """
-    INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
-                        traceparent, received_at, replay_of, enriched_at)
-    SELECT r.new_tag, :prefix || o.id, r.crc % i.shards, o.interaction_id, o.channel, o.timestamp_ms,
-           o.customer_email, o.agent_id, o.payload, o.traceparent, {now}, o.id, o.enriched_at
-    FROM outbox_identity AS i, {rows} AS r JOIN outbox AS o ON o.id = r.id AND o.tag = r.tag
-    WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix ORDER BY o.id
-    ON CONFLICT (key) DO NOTHING RETURNING replay_of
-"""
-REPLAY = statement(
-    postgresql=_REPLAY.replace(
-        "{rows}",
-        """unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[]), CAST(:new_tags AS bigint[]),
-                CAST(:crcs AS bigint[]))""",
-    ).replace("AS r JOIN", "AS r(id, tag, new_tag, crc) JOIN"),
-    sqlite=_REPLAY.replace(
-        "{rows}",
-        """(SELECT value ->> 0 AS id, value ->> 1 AS tag, value ->> 2 AS new_tag, value ->> 3 AS crc
-           FROM json_each(:rows))""",
-    ),
-)
-"""New rows with the content of old ones. A plan's key for a row is taken once, and what a plan made is none
-of its rows, so that a plan that was interrupted can be given again."""
-
-LOCK_AUDIT = statement(
-    postgresql="LOCK TABLE outbox_audit IN EXCLUSIVE MODE",
-    sqlite="SELECT 1",  # BEGIN IMMEDIATE has locked
-)
-LAST_AUDIT = statement("SELECT hash FROM outbox_audit ORDER BY id DESC LIMIT 1")
-ADD_AUDIT = statement("""
-    INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash)
-    VALUES (:at, :actor, :verb, :filter, :reason, :row_ids, :hash)
-""")
-NOW = statement("SELECT {now}")
-AUDIT = statement("""
-    SELECT id, at, actor, verb, filter, reason, row_ids, hash FROM outbox_audit
-    WHERE id > :after ORDER BY id LIMIT :limit
 """)

@@ -1,7 +1,7 @@
 """Rows to Kafka records: Avro in the Confluent wire format, under a schema id from the registry."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from io import BytesIO
 
@@ -25,14 +25,16 @@ READ_ONLY_MODE = 42205
 
 
 class Encoder:
-    """Encodes rows under one registered schema.
+    """Encodes rows under the schema that is registered for their topic.
 
     Args:
-        schema_id: as the registry gave it, 32 bit.
+        schema_id: of the usual topic's subject, as the registry gave it, 32 bit.
+        replay_topics: the other topics that rows may go to, and the schema id of each.
     """
 
-    def __init__(self, schema_id: int) -> None:
-        self._prefix = MAGIC_BYTE + schema_id.to_bytes(4, "big")
+    def __init__(self, schema_id: int, replay_topics: Mapping[str, int] | None = None) -> None:
+        ids = [(None, schema_id), *(replay_topics or {}).items()]
+        self._prefixes = {topic: MAGIC_BYTE + number.to_bytes(4, "big") for topic, number in ids}
 
     def records(self, rows: Sequence[PendingRow]) -> list[Record]:
         """A record for each row, in order.
@@ -42,6 +44,9 @@ class Encoder:
         """
         records, errors = [], {}
         for row in rows:
+            if row.topic not in self._prefixes:
+                errors[row.ref] = f"topic {row.topic} is not in KAFKA_REPLAY_TOPICS: add it, restart the relay, retry"
+                continue
             try:
                 records.append(self._record(row))
             except (ValueError, TypeError, OverflowError, KeyError) as error:
@@ -53,7 +58,7 @@ class Encoder:
 
     def _record(self, row: PendingRow) -> Record:
         buffer = BytesIO()
-        buffer.write(self._prefix)
+        buffer.write(self._prefixes[row.topic])
         value = {
             "interactionId": row.interaction_id,
             "channel": row.channel,
@@ -70,17 +75,23 @@ class Encoder:
             headers.append(("traceparent", row.traceparent.encode()))
         if row.replay_of is not None:
             headers.append(("replay-of", b"%d" % row.replay_of))
-        return Record(row.interaction_id.encode(), buffer.getvalue(), headers)
+        return Record(row.interaction_id.encode(), buffer.getvalue(), headers, row.topic)
 
 
-def schema_id(settings: RelaySettings) -> int:
-    """The id of the value schema: registered if we may, else looked up.
+def make_encoder(settings: RelaySettings) -> Encoder:
+    """An encoder for every topic that rows may go to. Raises as ``schema_id``."""
+    replay_topics = {topic: schema_id(settings, topic) for topic in settings.kafka_replay_topics}
+    return Encoder(schema_id(settings, settings.kafka_topic), replay_topics)
+
+
+def schema_id(settings: RelaySettings, topic: str) -> int:
+    """The id of a topic's value schema: registered if we may, else looked up.
 
     Raises:
         UnavailableError: the registry does not answer, or refuses the login.
         MisconfiguredError: it refuses the schema, or has none and does not let us register it.
     """
-    subject = f"{settings.kafka_topic}-value"
+    subject = f"{topic}-value"
     schema = Schema(SCHEMA_TEXT, "AVRO")
     client = _client(settings)
     try:

@@ -12,7 +12,7 @@ from outbox.leases import Leases
 from outbox.rows import Identity, PendingRow
 from outbox.store import Store
 from relay import progress
-from relay.encoding import Encoder, schema_id
+from relay.encoding import Encoder, make_encoder
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.kafka import ErrorMemory, translated
@@ -37,11 +37,6 @@ class Insist(Protocol):
 def once(_service: str, attempt: Callable[[], T]) -> T:
     """For those who do not wait for a service."""
     return attempt()
-
-
-def registered_encoder(settings: RelaySettings) -> Encoder:
-    """An encoder of rows, under the schema id that the registry gives."""
-    return Encoder(schema_id(settings))
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def prepare(
     store: Store,
     leases: Leases,
     insist: Insist = once,
-    encoder: Callable[[RelaySettings], Encoder] = registered_encoder,
+    encoder: Callable[[RelaySettings], Encoder] = make_encoder,
 ) -> Prepared:
     """Find database, Kafka and registry in turn, and see that this outbox is used with them.
 

@@ -32,6 +32,8 @@ class Record(NamedTuple):
     key: bytes
     value: bytes
     headers: list[tuple[str, str | bytes | None]]
+    topic: str | None = None
+    """None: the publisher's."""
 
 
 class Publisher:
@@ -40,7 +42,7 @@ class Publisher:
     Args:
         config: of the client, without the transactional id.
         transactional_id: of the shard; the broker lets only its latest holder commit.
-        topic: where rows go.
+        topic: where rows go that name no other.
         progress: topic, partition and key of the shard's progress records.
         stopping: whether the relay was asked to stop.
     """
@@ -98,7 +100,7 @@ class Publisher:
             with translated("commit the transaction", self._memory):
                 self._producer.begin_transaction()
                 for record in records:
-                    self._produce(self._topic, record.value, record.key, headers=record.headers)
+                    self._produce(record.topic or self._topic, record.value, record.key, headers=record.headers)
                 self._produce(self._progress_topic, progress, self._progress_key, partition=self._progress_partition)
                 self._patiently(self._all_delivered, 0)
                 asked = True

@@ -1,10 +1,11 @@
 """What the relay reads from the environment."""
 
 import json
+import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from config.settings import BaseSettings, Shards
 
@@ -41,6 +42,43 @@ FORBIDDEN_KAFKA_PREFIXES = ("test.mock.", "ssl.engine.", "ssl.providers", "inter
 FORBIDDEN_KAFKA_SUFFIX = "_cb"
 """Callbacks are code, not settings."""
 
+AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+AGE = re.compile(r"(\d{1,6})([smhd])")
+DAY_SECONDS = 86_400.0
+SHORTEST_RETENTION_SECONDS = 60.0
+"""Senders repeat a call within seconds, and find their row by its key only while the row is there."""
+
+
+def seconds_of(age: str) -> float | None:
+    """Seconds in an age as ``90s``, ``30m``, ``2h``, ``7d``; None if it is none."""
+    found = AGE.fullmatch(age)
+    return float(int(found[1]) * AGE_UNITS[found[2]]) if found else None
+
+
+def _retention(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "off":
+        return None
+    seconds = seconds_of(value)
+    if seconds is None or seconds < SHORTEST_RETENTION_SECONDS:
+        raise ValueError("takes an age of a minute or more, as 7d, 12h or 90m, or off")
+    return seconds
+
+
+def _topics(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) for name in names):
+        raise ValueError("takes topic names, separated by commas")
+    return names
+
+
+Retention = Annotated[float | None, BeforeValidator(_retention)]
+"""Seconds; None: nothing is pruned by itself."""
+Topics = Annotated[tuple[str, ...], BeforeValidator(_topics)]
+
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
 
 
@@ -51,6 +89,8 @@ class RelaySettings(BaseSettings):
     kafka_topic: str = "cxone-interactions-ml"
     kafka_progress_topic: str = "cxone-interactions-ml-progress"
     kafka_transactional_id_prefix: str = "cxone-ml-producer-"
+    kafka_replay_topics: Topics = ()
+    """Where replays may go besides ``kafka_topic``."""
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] | None = None
     kafka_sasl_username: str | None = None
@@ -90,6 +130,8 @@ class RelaySettings(BaseSettings):
     relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10
     relay_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
     outbox_parked_policy: Literal["wait", "pass"] = "wait"
+    outbox_retention: Retention = 7 * DAY_SECONDS
+    """How long a settled row is kept."""
 
     @field_validator("kafka_config")
     @classmethod
@@ -152,6 +194,8 @@ class RelaySettings(BaseSettings):
                 raise ValueError(f"CXONE_ENRICH_URL: takes {', '.join(missing)} as well")
         if self.kafka_topic == self.kafka_progress_topic:
             raise ValueError("KAFKA_PROGRESS_TOPIC: takes another topic than KAFKA_TOPIC")
+        if self.kafka_progress_topic in self.kafka_replay_topics:
+            raise ValueError("KAFKA_REPLAY_TOPICS: takes other topics than KAFKA_PROGRESS_TOPIC")
         return self
 
 

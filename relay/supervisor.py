@@ -24,6 +24,7 @@ from relay.inference import InferenceWorker
 from relay.metrics import RelayMetrics
 from relay.owner import Owner, is_dead
 from relay.preparing import Prepared, prepare
+from relay.retention import Retention
 from relay.server import MetricsServer
 from relay.settings import RelaySettings
 from relay.shard import ShardWorker, ignore_steps
@@ -112,6 +113,9 @@ class Supervisor:
                 self._settings, engine, owner, self._stop, self._health, self._metrics, prepared.marks, self._step
             )
             threads.append(threading.Thread(target=inference.run, name="inference", daemon=True))
+        if self._settings.outbox_retention is not None:
+            retention = Retention(engine, self._settings.outbox_retention, self._stop, self._health)
+            threads.append(threading.Thread(target=retention.run, name="retention", daemon=True))
         for thread in threads:
             thread.start()
         log.info("the relay runs", action="started", owner=prepared.leases.owner)

@@ -1,4 +1,4 @@
-"""The two topics: created if they are missing and we may, otherwise named with the command to create them."""
+"""The topics: created if they are missing and we may, otherwise named with the command to create them."""
 
 from concurrent.futures import Future
 
@@ -21,7 +21,7 @@ _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_
 
 
 def prepare_topics(admin: AdminClient, settings: RelaySettings, shards: int, memory: ErrorMemory) -> str:
-    """See that both topics are there and fit; return the cluster's id.
+    """See that the topics are there and fit; return the cluster's id.
 
     Raises:
         UnavailableError: the broker does not answer.
@@ -29,7 +29,10 @@ def prepare_topics(admin: AdminClient, settings: RelaySettings, shards: int, mem
     """
     cluster_id = ""
     wanted = {
-        settings.kafka_topic: NewTopic(settings.kafka_topic, TOPIC_PARTITIONS, BROKER_DEFAULT),
+        **{
+            topic: NewTopic(topic, TOPIC_PARTITIONS, BROKER_DEFAULT)
+            for topic in (settings.kafka_topic, *settings.kafka_replay_topics)
+        },
         settings.kafka_progress_topic: NewTopic(
             settings.kafka_progress_topic, shards, BROKER_DEFAULT, config={"cleanup.policy": "compact"}
         ),

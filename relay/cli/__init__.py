@@ -4,8 +4,11 @@ import click
 
 from relay.cli.audit import audit
 from relay.cli.demo import demo
+from relay.cli.erase import erase
+from relay.cli.inference import inference
 from relay.cli.list import list_rows
 from relay.cli.pause import pause, resume
+from relay.cli.prune import prune
 from relay.cli.reconcile import reconcile
 from relay.cli.repair import discard, replay, retry
 from relay.cli.reshard import reshard
@@ -19,5 +22,9 @@ def main() -> None:
     """Move interactions from the outbox into Kafka, exactly once, and look after them."""
 
 
-for verb in (run, status, list_rows, retry, discard, replay, pause, resume, reshard, reconcile, audit, demo):
+VERBS = (
+    *(run, status, list_rows, retry, discard, replay, inference, pause, resume),
+    *(prune, erase, audit, reshard, reconcile, demo),
+)
+for verb in VERBS:
     main.add_command(verb)

@@ -5,15 +5,18 @@ import sys
 
 import click
 
+from outbox.operations import Operations
 from relay.cli.shared import CHECK_FAILED, NOTHING_MATCHED, escaped, operations, told_time
 
 SHOWN_IDS = 10
 
 
 @click.command()
+@click.option("--id", "row_id", type=click.IntRange(1, 2**63 - 1), help="Only what was done to this row.")
 @click.option("--verify", is_flag=True, help="Check the chain of hashes; exit code 4 if an entry was changed.")
+@click.option("--head", help="With --verify: a hash it ended with once, which must still be in it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def audit(*, verify: bool, as_json: bool) -> None:
+def audit(*, row_id: int | None, verify: bool, head: str | None, as_json: bool) -> None:
     """Who changed which rows, when and why; oldest first.
 
     \b
@@ -21,23 +24,33 @@ def audit(*, verify: bool, as_json: bool) -> None:
       relay audit --json | jq 'select(.verb == "discard")'
       relay audit --verify
     """
+    if head and not verify:
+        raise click.UsageError("--head goes with --verify")
     with operations() as (verbs, _):
         if verify:
-            broken = verbs.first_broken_entry()
-            if broken is not None:
-                click.echo(f"entry {broken.id} or one just before it was changed or removed", err=True)
-                sys.exit(CHECK_FAILED)
-            click.echo("every entry follows from the one before it")
+            _verify(verbs, head)
             return
         matched = False
-        for entry in verbs.audit():
+        for entry in verbs.audit(row_id):
             matched = True
             ids = json.loads(entry.row_ids)
             if as_json:
-                click.echo(json.dumps({**entry._asdict(), "filter": json.loads(entry.filter), "row_ids": ids}))
+                told = {**entry._asdict(), "filter": json.loads(entry.filter), "rows": len(ids), "row_ids": ids}
+                click.echo(json.dumps(told))
             else:
                 shown = ", ".join(map(str, ids[:SHOWN_IDS])) + (", …" if len(ids) > SHOWN_IDS else "")
                 line = f"{told_time(entry.at_ms)} {entry.actor} {entry.verb} {len(ids)} row(s) ({shown})"
                 click.echo(escaped(f"{line}: {entry.reason} {entry.filter}"))
     if not matched:
         sys.exit(NOTHING_MATCHED)
+
+
+def _verify(verbs: Operations, head: str | None) -> None:
+    found = verbs.verify(head)
+    if found.broken is not None:
+        click.echo(f"entry {found.broken.id} or one just before it was changed or removed", err=True)
+        sys.exit(CHECK_FAILED)
+    if not found.holds:
+        click.echo(f"no entry has the hash {head}: entries were cut off, or all were written anew", err=True)
+        sys.exit(CHECK_FAILED)
+    click.echo(f"each of {found.entries} entries follows from the one before it; the last hash is {found.last_hash}")

@@ -6,8 +6,18 @@ from typing import Any
 
 import click
 
-from outbox.rows import FoundRow
-from relay.cli.shared import NOTHING_MATCHED, escaped, operations, row_filters, rows_from, told_time
+from outbox.rows import FoundRow, RowFilter
+from outbox.states import RowState
+from relay.cli.shared import (
+    NOTHING_MATCHED,
+    escaped,
+    filter_from,
+    operations,
+    row_filters,
+    rows_from,
+    told_age,
+    told_time,
+)
 
 
 @click.command("list")
@@ -20,12 +30,12 @@ def list_rows(*, group_by: str | None, as_json: bool, **filters: Any) -> None:
     \b
     Examples:
       relay list --state parked --since 2h
-      relay list --group-by error
+      relay list --group-by error --since 1d
     """
     if group_by:
-        if any(filters.values()):
-            raise click.UsageError("--group-by error shows every parked row: give no filter with it")
-        _list_groups(as_json=as_json)
+        if filters["state"] not in (None, RowState.PARKED):
+            raise click.UsageError(f"--group-by error shows parked rows, not {filters['state']} ones")
+        _list_groups(filter_from(filters), as_json=as_json)
         return
     wanted = rows_from(filters)
     matched = False
@@ -40,16 +50,17 @@ def list_rows(*, group_by: str | None, as_json: bool, **filters: Any) -> None:
 def told_row(row: FoundRow) -> str:
     """A row in one line."""
     replay = f" replay of {row.replay_of}" if row.replay_of else ""
+    replay += f" to {row.topic}" if row.topic else ""
     error = f": {row.error}" if row.error else ""
     what = f"{row.interaction_id} {row.channel}"
     return escaped(f"{row.id:>8} {row.state:<9} {told_time(row.received_at_ms)} {what}{replay}{error}")
 
 
-def _list_groups(*, as_json: bool) -> None:
+def _list_groups(wanted: RowFilter, *, as_json: bool) -> None:
     with operations() as (verbs, _):
-        groups = verbs.parked_by_error()
+        groups = verbs.parked_by_error(wanted)
     for group in groups:
-        line = f"{group.rows:>8} since {told_time(group.oldest_at_ms)} {group.error}"
+        line = f"{group.rows:>8} for {told_age(group.age_ms):>7}, since {told_time(group.oldest_at_ms)} {group.error}"
         click.echo(json.dumps(group._asdict()) if as_json else escaped(line))
     if not groups:
         sys.exit(NOTHING_MATCHED)

@@ -1,70 +1,25 @@
-"""``relay retry``, ``relay discard`` and ``relay replay``: plan, then act on exactly the rows that were planned."""
+"""``relay retry``, ``relay discard`` and ``relay replay``."""
 
+import hashlib
+import json
 import re
 import sys
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from time import monotonic, sleep
-from typing import Any, NamedTuple
+from time import time
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from outbox.operations import Operations
-from outbox.rows import FoundRow, Order
+from outbox.operations import COUNTED_IDS, Operations
+from outbox.rows import Order, Plan, Planned, RowFilter
 from outbox.states import RowState
-from relay.cli.list import told_row
-from relay.cli.shared import (
-    DONE,
-    NOTHING_MATCHED,
-    PARTLY_DONE,
-    USAGE,
-    F,
-    Words,
-    operations,
-    row_filters,
-    rows_from,
-    who_acts,
-)
-
-CHUNK_ROWS = 500
-SAMPLE_ROWS = 5
-
-
-class Verb(NamedTuple):
-    """What a changing verb does, and what it says."""
-
-    name: str
-    states: tuple[RowState, ...]
-    """That it takes; the first is meant where no state is given."""
-    change: Callable[[Operations, list[FoundRow], Order], list[int]]
-    """Changes rows that still are what they were; returns the ids of those."""
-    consequence: str
-    left: str
-    """Why planned rows may be left as they are."""
-
-
-def changing(command: F) -> F:
-    """The options of every verb that changes rows."""
-    for option in (
-        click.option("--rate", type=click.IntRange(1), help="At most so many rows a second."),
-        click.option("--as", "actor", type=Words(), help="Who is on record; RELAY_ACTOR or the OS user without."),
-        click.option("--reason", type=Words(), required=True, help="Why, for the record."),
-        click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option("--dry-run", is_flag=True, help="Show what would happen, change nothing."),
-    ):
-        command = option(command)
-    return row_filters(command)
-
-
-_LEFT = "were not parked any more, and are left as they are"
-RETRY = Verb("retry", (RowState.PARKED,), Operations.retry, "they are sent before what waits behind them", _LEFT)
-DISCARD = Verb("discard", (RowState.PARKED,), Operations.discard, "they are not sent; what waits goes on", _LEFT)
+from relay.cli.changing import Asked, Change, carry_out, changing
+from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
 
 
 @click.command()
+@row_filters
 @changing
 def retry(**given: Any) -> None:
     """Make parked rows pending again: each is sent before the rows that wait behind it.
@@ -74,10 +29,12 @@ def retry(**given: Any) -> None:
       relay retry --id 4711 --reason "topic limit raised"
       relay retry --error MSG_SIZE_TOO_LARGE --since 2h --dry-run --reason "looking"
     """
-    sys.exit(_plan_and_act(RETRY, given))
+    told = "each is sent before the rows that wait behind it: {} now"
+    sys.exit(_change_parked("retry", Operations.retry, told, given))
 
 
 @click.command()
+@row_filters
 @changing
 def discard(**given: Any) -> None:
     """Decide that parked rows are not sent; the rows that wait behind them go on. The rows are kept.
@@ -87,16 +44,22 @@ def discard(**given: Any) -> None:
       relay discard --id 4711 --reason "test call, agreed with the integrator"
       relay discard --interaction abc-1 --dry-run --reason "looking"
     """
-    sys.exit(_plan_and_act(DISCARD, given))
+    told = "they are not sent; the rows that wait behind them go on: {} now"
+    sys.exit(_change_parked("discard", Operations.discard, told, given))
 
 
 @click.command()
+@row_filters
 @changing
-@click.option("--plan", help="Continue the plan of this name: what it has replayed is not replayed again.")
-def replay(*, plan: str | None, **given: Any) -> None:
+@click.option("--topic", help="Send them to this topic, one of KAFKA_REPLAY_TOPICS, instead of the usual one.")
+@click.option("--inference-only", is_flag=True, help="Call the inference endpoint again; nothing goes to Kafka.")
+@click.option("--plan", help="The replay's name. No row is replayed twice under one name.")
+def replay(*, topic: str | None, inference_only: bool, plan: str | None, **given: Any) -> None:
     """Send rows again that are sent (or, with --state discarded, discarded): deliberate duplicates.
 
-    Each becomes a new row, in the old order, and its record carries the header replay-of.
+    Each becomes a new row, in the old order, and its record carries the header replay-of. The same
+    command given again continues an interrupted replay; to replay the same rows once more, give
+    another reason or another --plan.
 
     \b
     Examples:
@@ -105,70 +68,81 @@ def replay(*, plan: str | None, **given: Any) -> None:
     """
     if plan and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", plan):
         raise click.UsageError(f"--plan {plan!r}: takes 1 to 64 letters, digits, hyphens and underscores")
-    name = plan or uuid.uuid4().hex[:12]
-    verb = Verb(
-        "replay",
-        (RowState.SENT, RowState.DISCARDED),
-        lambda verbs, rows, order: verbs.replay(name, rows, order),
-        f"each is sent again with the header replay-of; to continue after an interruption: --plan {name}",
-        "were replayed by this plan already, or are neither sent nor discarded any more",
-    )
-    sys.exit(_plan_and_act(verb, given))
-
-
-def _plan_and_act(verb: Verb, given: dict[str, Any]) -> int:
-    wanted = rows_from(given)
-    state = RowState(wanted.state) if wanted.state else verb.states[0]
-    if state not in verb.states:
-        raise click.UsageError(f"{verb.name} takes {' or '.join(verb.states)} rows only, not {state} ones")
-    wanted = replace(wanted, state=state.value)
+    if topic and inference_only:
+        raise click.UsageError("--inference-only sends nothing to Kafka: give no --topic with it")
+    name = plan or _plan_name(topic, given)
+    asked = Asked.taken_from(given)
+    states = (RowState.SENT,) if inference_only else (RowState.SENT, RowState.DISCARDED)
+    wanted = _in_state("replay", states, rows_from(given))
     with operations() as (verbs, settings):
-        order = Order(who_acts(given["actor"], settings), given["reason"], wanted)
-        planned = list(verbs.find(wanted))
-        if not planned:
-            click.echo(f"no {state} row matches", err=True)
-            return NOTHING_MATCHED
-        _show_plan(verb, verbs, planned)
-        if given["dry_run"]:
-            return DONE
-        if not given["yes"]:
-            if not sys.stdin.isatty():
-                click.echo("nothing is changed: without a terminal, give --yes", err=True)
-                return USAGE
-            click.confirm(f"{verb.name} {len(planned)} row(s)?", abort=True, err=True)
-        changed = _act(verbs, verb, planned, order, given["rate"])
-    click.echo(f"{verb.name}: {changed} row(s) done")
-    if changed < len(planned):
-        click.echo(f"{len(planned) - changed} row(s) {verb.left}", err=True)
-        return PARTLY_DONE
-    return DONE
+        _refuse_unlisted(topic, settings)
+        order = asked.order(wanted, settings)
+        make = _calls_again if inference_only else _sent_again
+        sys.exit(carry_out(make(verbs, order, name, topic), asked))
 
 
-def _show_plan(verb: Verb, verbs: Operations, planned: list[FoundRow]) -> None:
-    behind = sum(verbs.count_behind([row.id for row in chunk]) for chunk in _chunks(planned, CHUNK_ROWS))
-    waiting = f"; {behind} row(s) wait behind them" if RowState.PARKED in verb.states else ""
-    click.echo(f"{verb.name} of {len(planned)} row(s){waiting}: {verb.consequence}", err=True)
-    for row in planned[:SAMPLE_ROWS]:
-        click.echo(f"  {told_row(row)}", err=True)
-    if len(planned) > SAMPLE_ROWS:
-        click.echo(f"  and {len(planned) - SAMPLE_ROWS} more", err=True)
+def _change_parked(
+    verb: str, apply: Callable[[Operations, list[Planned], Order], list[int]], told: str, given: dict[str, Any]
+) -> int:
+    asked = Asked.taken_from(given)
+    wanted = _in_state(verb, (RowState.PARKED,), rows_from(given))
+    with operations() as (verbs, settings):
+        order = asked.order(wanted, settings)
+        again = (verb, *as_options(as_of_now(wanted)))
+        plan = Plan(verbs.find(wanted))
+        behind = verbs.count_behind(wanted) if plan else 0
+        change = Change(verb, plan, lambda chunk: apply(verbs, chunk, order), (told.format(behind),), again)
+        return carry_out(change, asked)
 
 
-def _act(verbs: Operations, verb: Verb, planned: list[FoundRow], order: Order, rate: int | None) -> int:
-    """In chunks, each one transaction with its audit entry: an interruption leaves a consistent state."""
-    changed, began = 0, monotonic()
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("rows", total=len(planned))
-        for chunk in _chunks(planned, min(CHUNK_ROWS, rate or CHUNK_ROWS)):
-            changed += len(verb.change(verbs, chunk, order))
-            progress.advance(task, len(chunk))
-            if rate and (done := int(progress.tasks[task].completed)) < len(planned):
-                sleep(max(0.0, done / rate - (monotonic() - began)))
-    return changed
+def _sent_again(verbs: Operations, order: Order, name: str, topic: str | None) -> Change:
+    again = ("replay", *as_options(as_of_now(order.rows)), "--plan", name, *(("--topic", topic) if topic else ()))
+    plan = Plan(verbs.replayable(order.rows, name))
+    before = sum(verbs.count_replayed(chunk) for chunk in plan.chunks(COUNTED_IDS))
+    where = topic or "the usual topic"
+    consequences = [f"each is sent again to {where} with the header replay-of, under plan {name}"]
+    if before:
+        consequences.append(f"{before} of them were replayed before, by another plan: consumers see them once more")
+    if plan.replays:
+        consequences.append(
+            f"{plan.replays} of them are replays themselves: their originals may be among the rows, too"
+        )
+    return Change("replay", plan, lambda chunk: verbs.replay(name, chunk, order, topic), tuple(consequences), again)
 
 
-def _chunks(rows: list[FoundRow], size: int) -> Iterator[list[FoundRow]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _calls_again(verbs: Operations, order: Order, name: str, _topic: str | None) -> Change:
+    again = ("replay", "--inference-only", *as_options(as_of_now(order.rows)), "--plan", name)
+    done = verbs.called_again(name)
+    plan = Plan(row for row in verbs.find(order.rows) if row.id not in done)
+    told = f"the inference endpoint is called again for each, with the same Idempotency-Key, under plan {name}"
+    return Change("replay", plan, lambda chunk: verbs.call_again(name, chunk, order), (told,), again)
+
+
+def as_of_now(wanted: RowFilter) -> RowFilter:
+    """The filter as it is to be given later: what is received from now on is none of it."""
+    if wanted.ids or wanted.until_ms is not None:
+        return wanted
+    return replace(wanted, until_ms=round(time() * 1000))
+
+
+def _in_state(verb: str, states: tuple[RowState, ...], wanted: RowFilter) -> RowFilter:
+    """The filter, narrowed to the first of the states if it names none."""
+    if wanted.state is not None and wanted.state not in states:
+        raise click.UsageError(f"{verb} takes {' or '.join(states)} rows only, not {wanted.state} ones")
+    return replace(wanted, state=wanted.state or states[0].value)
+
+
+def _refuse_unlisted(topic: str | None, settings: OperatorSettings) -> None:
+    if topic is not None and topic not in settings.kafka_replay_topics:
+        allowed = ", ".join(settings.kafka_replay_topics) or "none"
+        raise click.UsageError(f"--topic {topic!r} is not in KAFKA_REPLAY_TOPICS, which allows {allowed}")
+
+
+def _plan_name(topic: str | None, given: dict[str, Any]) -> str:
+    """The same name for the same wish, whenever it is given: rows, as they were asked for, topic and reason."""
+    wish = {
+        name: getattr(value, "given", value)
+        for name, value in given.items()
+        if name not in ("dry_run", "yes", "rate", "actor")
+    }
+    return hashlib.sha256(json.dumps([topic, wish], sort_keys=True).encode()).hexdigest()[:12]

@@ -3,6 +3,7 @@
 import getpass
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +19,13 @@ from outbox.errors import OutboxError
 from outbox.operations import Operations
 from outbox.rows import RowFilter
 from outbox.states import RowState
+from relay.settings import DAY_SECONDS, Retention, Topics, seconds_of
 
 DONE, FAILED, USAGE, NOTHING_MATCHED, CHECK_FAILED, PARTLY_DONE = range(6)
 """Exit codes."""
 
 F = TypeVar("F", bound=Callable[..., Any])
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 
 
 class OperatorSettings(BaseSettings):
@@ -31,21 +33,32 @@ class OperatorSettings(BaseSettings):
 
     relay_actor: str | None = None
     """Who is on record as the one who acts."""
+    kafka_replay_topics: Topics = ()
+    outbox_retention: Retention = 7 * DAY_SECONDS
 
 
-class Moment(click.ParamType[int]):
+class Instant(int):
+    """Milliseconds since the epoch, and how they were given."""
+
+    given: str
+
+
+class Moment(click.ParamType[Instant]):
     """A time: ISO 8601 (local time without an offset), or an age as ``90s``, ``30m``, ``2h``, ``7d``."""
 
     name = "time"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Instant:
         """Milliseconds since the epoch."""
         try:
-            if age := re.fullmatch(r"(\d{1,6})([smhd])", value):
-                moment = datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+            seconds = seconds_of(value)
+            if seconds is not None:
+                moment = datetime.now(UTC) - timedelta(seconds=seconds)
             else:
                 moment = datetime.fromisoformat(value)
-            return round(moment.timestamp() * 1000)
+            instant = Instant(round(moment.timestamp() * 1000))
+            instant.given = value
+            return instant  # noqa: TRY300 - what fails is above
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time: give 2026-01-31T08:00 or an age as 30m, 2h, 7d", param, ctx)
 
@@ -60,6 +73,18 @@ class Words(click.ParamType[str]):
         if not value.strip() or not value.isprintable():
             self.fail(f"{value!r} is blank or holds characters that cannot be shown", param, ctx)
         return value
+
+
+class Reason(Words):
+    """Words that go on record for good, so no e-mail address is among them."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as given."""
+        if _ADDRESS.search(value):
+            self.fail(
+                "the reason is kept on record: name rows by their outbox id, not by an e-mail address", param, ctx
+            )
+        return super().convert(value, param, ctx)
 
 
 _FILTERS = (
@@ -81,14 +106,13 @@ def row_filters(command: F) -> F:
     return command
 
 
-def rows_from(given: dict[str, Any]) -> RowFilter:
-    """The rows that the filters name; without a filter and without ``--all`` a usage error.
+def filter_from(given: dict[str, Any]) -> RowFilter:
+    """The rows that the filters name, without a look at ``--all``.
 
     Args:
         given: the values of ``row_filters``' options; they are taken out of it.
     """
-    everything = given.pop("everything")
-    wanted = RowFilter(
+    return RowFilter(
         ids=given.pop("ids"),
         interaction_id=given.pop("interaction"),
         state=given.pop("state"),
@@ -97,9 +121,41 @@ def rows_from(given: dict[str, Any]) -> RowFilter:
         since_ms=given.pop("since"),
         until_ms=given.pop("until"),
     )
+
+
+def rows_from(given: dict[str, Any]) -> RowFilter:
+    """As ``filter_from``; without a filter and without ``--all`` a usage error."""
+    everything = given.pop("everything")
+    wanted = filter_from(given)
     if (wanted == RowFilter()) != everything:
         raise click.UsageError("name the rows by a filter, or every row by --all, not both and not neither")
     return wanted
+
+
+_OPTIONS = {
+    "interaction_id": "--interaction",
+    "state": "--state",
+    "channel": "--channel",
+    "error": "--error",
+    "email": "--email",
+}
+
+
+def as_options(wanted: RowFilter) -> list[str]:
+    """The filter as options: the same rows whenever they are given, for times stand in it as they are now."""
+    options = [part for row_id in wanted.ids for part in ("--id", str(row_id))]
+    for name, option in _OPTIONS.items():
+        if (value := getattr(wanted, name)) is not None:
+            options += [option, value]
+    for option, at_ms in (("--since", wanted.since_ms), ("--until", wanted.until_ms)):
+        if at_ms is not None:
+            options += [option, datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")]
+    return options
+
+
+def as_command(*arguments: str) -> str:
+    """``relay`` with arguments, to be copied into a shell."""
+    return escaped(shlex.join(["relay", *arguments]))
 
 
 def who_acts(named: str | None, settings: OperatorSettings) -> str:
@@ -136,6 +192,16 @@ def operations() -> Iterator[tuple[Operations, OperatorSettings]]:
 def escaped(value: object) -> str:
     """Data that reaches a terminal must not steer it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+
+
+def told_age(age_ms: int) -> str:
+    """An age for people, in its two largest units."""
+    seconds = age_ms // 1000
+    sizes = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+    parts = [f"{seconds // size % limit}{unit}" for (unit, size), limit in zip(sizes, (10**9, 24, 60, 60), strict=True)]
+    while len(parts) > 1 and parts[0].startswith("0"):
+        parts.pop(0)
+    return " ".join(parts[:2])
 
 
 def told_time(at_ms: int) -> str:

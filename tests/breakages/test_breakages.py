@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.services import Given, Kafka, Registry
 
 COPIED = ("app", "config", "outbox", "relay", "migrations", "tests", "alembic.ini", "pyproject.toml", "README.md")
-OPERATIONS = "tests/contract/test_operations.py"
+OPERATIONS, RETENTION = "tests/contract/test_operations.py", "tests/contract/test_retention.py"
 SHARDS = "tests/contract/test_shards.py"
 CALLS = "tests/contract/test_calls.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
@@ -184,21 +184,35 @@ BREAKAGES = [
     ),
     Breakage(
         "a retry takes whatever has the id",
-        "outbox/statements.py",
-        "r.id AND outbox.tag = r.tag AND outbox.shard = :shard AND outbox.state = 'parked'",
-        "r.id AND outbox.shard = :shard",
+        "outbox/operator_statements.py",
+        '_AS_PLANNED = "outbox.id = r.id AND outbox.tag = r.tag AND',
+        '_AS_PLANNED = "outbox.id = r.id AND',
         f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
     ),
     Breakage(
+        "a plan does not notice that a row was parked again",
+        "outbox/operator_statements.py",
+        "AND coalesce(outbox.changed_at, 0) = r.changed_at",
+        "",
+        f"{OPERATIONS}::test_a_row_parked_again_since_the_plan_is_left_alone[sqlite]",
+    ),
+    Breakage(
+        "a plan reads on to rows that came later",
+        "outbox/operator_statements.py",
+        "o.id > :after AND o.id <= :last {{conditions}}",
+        "o.id > :after AND o.id <= :last + 1000 {{conditions}}",
+        f"{OPERATIONS}::test_rows_accepted_after_the_plan_are_none_of_it[sqlite]",
+    ),
+    Breakage(
         "a plan replays its own replays",
-        "outbox/statements.py",
-        "AND substr(o.key, 1, length(:prefix)) <> :prefix",
-        "AND :prefix <> ''",
+        "outbox/operator_statements.py",
+        "WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix",
+        "WHERE o.state IN ('sent', 'discarded') AND :prefix <> ''",
         f"{OPERATIONS}::test_a_plan_given_again_does_not_replay_itself[sqlite]",
     ),
     Breakage(
         "a change goes on record without its rows",
-        "outbox/operations.py",
+        "outbox/audit.py",
         "order.reason, json.dumps(ids))",
         "order.reason, '[]')",
         f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
@@ -238,6 +252,34 @@ BREAKAGES = [
         "AND o.received_at = r.received_at",
         "json_each(:records)) AS r\n    JOIN outbox AS o ON o.id = r.id",
         f"{SHARDS}::test_a_record_is_a_row_only_if_id_interaction_and_time_match[sqlite]",
+    ),
+    Breakage(
+        "a row is pruned while its inference call is due",
+        "outbox/operator_statements.py",
+        "c.row_id = {row}.id AND c.state NOT IN ('done', :given_up)",
+        "c.row_id = {row}.id AND c.state = 'none' AND :given_up <> ''",
+        f"{RETENTION}::test_only_what_is_settled_and_old_is_pruned[sqlite]",
+    ),
+    Breakage(
+        "a pending row is pruned",
+        "outbox/operator_statements.py",
+        "{row}.state IN ('sent', 'discarded') AND NOT EXISTS",
+        "{row}.state <> 'parked' AND NOT EXISTS",
+        f"{RETENTION}::test_only_what_is_settled_and_old_is_pruned[sqlite]",
+    ),
+    Breakage(
+        "an erased row takes its body again",
+        "outbox/recording.py",
+        "in (row.payload, ERASED_PAYLOAD)",
+        "in (row.payload, None)",
+        f"{RETENTION}::test_a_delivery_repeated_after_the_erasure_is_still_a_duplicate[sqlite]",
+    ),
+    Breakage(
+        "a replay goes to a topic that is not listed",
+        "relay/encoding.py",
+        "if row.topic not in self._prefixes:",
+        "if row.topic not in self._prefixes and self._prefixes.update({row.topic: self._prefixes[None]}):",
+        "tests/integration/test_operators_at_work.py::test_a_replay_goes_to_a_listed_topic_and_to_no_other[sqlite]",
     ),
     Breakage(
         "the webhook answers before the commit",

@@ -5,10 +5,13 @@ import json
 import pytest
 from sqlalchemy import Engine, text
 
+from outbox.engine import create_outbox_engine
 from outbox.leases import Leases
 from outbox.operations import Operations
-from outbox.rows import Accepted, FoundRow, NewRow, Order, RowFilter
+from outbox.rows import Order, Plan, RowFilter
 from outbox.store import Store
+from tests.conftest import NewDatabase
+from tests.ledger import call_states, found, mark_sent, park, park_calls, planned, record, states
 from tests.support import new_row, new_rows
 
 ORDER = Order("ann", "topic limit raised", RowFilter(interaction_id="i-1", state="parked"))
@@ -18,32 +21,6 @@ ORDER = Order("ann", "topic limit raised", RowFilter(interaction_id="i-1", state
 def operations(engine: Engine) -> Operations:
     """The verbs on a fresh database."""
     return Operations(engine)
-
-
-def record(store: Store, rows: list[NewRow]) -> list[int]:
-    """Commit rows; their ids."""
-    return [outcome.outbox_id for outcome in store.record(rows) if isinstance(outcome, Accepted)]
-
-
-def park(store: Store, engine: Engine, errors: dict[int, str]) -> None:
-    """Park pending rows, as the shard's owner does."""
-    leases = Leases(engine, "relay-1", 10)
-    lease = leases.take(0)
-    assert lease is not None
-    rows = {row.id: row.ref for row in store.pending(lease, 10_000, waiting=False)}
-    store.park(lease, {rows[row_id]: error for row_id, error in errors.items()})
-    leases.release(lease)
-
-
-def states(engine: Engine) -> dict[int, str]:
-    """State of each row."""
-    with engine.connect() as connection:
-        return {row.id: row.state for row in connection.execute(text("SELECT id, state FROM outbox"))}
-
-
-def found(operations: Operations, **conditions: object) -> list[int]:
-    """Ids that a filter finds."""
-    return [row.id for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
 
 
 def test_each_filter_finds_its_rows(operations: Operations, store: Store, engine: Engine) -> None:
@@ -68,15 +45,18 @@ def test_parked_rows_are_grouped_by_what_their_errors_share(
     """Numbers do not tell errors apart; the largest group is first."""
     ids = record(store, new_rows(4))
     park(store, engine, {ids[0]: "other", ids[1]: "1001 bytes", ids[2]: "2002 bytes"})
-    assert [(group.error, group.rows) for group in operations.parked_by_error()] == [("# bytes", 2), ("other", 1)]
+    assert [(group.error, group.rows) for group in operations.parked_by_error(RowFilter())] == [
+        ("# bytes", 2),
+        ("other", 1),
+    ]
 
 
 def test_a_retried_row_goes_before_those_behind_it(operations: Operations, store: Store, engine: Engine) -> None:
     """It is pending again, and the next select has it and what waited, in order."""
     ids = record(store, new_rows(3, interactions=1))
     park(store, engine, {ids[0]: "too large"})
-    assert operations.count_behind(ids[:1]) == 2
-    assert operations.retry(list(operations.find(RowFilter(state="parked"))), ORDER) == ids[:1]
+    assert operations.count_behind(RowFilter(ids=(ids[0],))) == 2
+    assert operations.retry(planned(operations, state="parked"), ORDER) == ids[:1]
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     assert [row.id for row in store.pending(lease, 10)] == ids
@@ -86,7 +66,7 @@ def test_behind_a_discarded_row_nothing_waits(operations: Operations, store: Sto
     """It is kept with its error, and the rows behind it are selected."""
     ids = record(store, new_rows(3, interactions=1))
     park(store, engine, {ids[0]: "too large"})
-    assert operations.discard(list(operations.find(RowFilter(state="parked"))), ORDER) == ids[:1]
+    assert operations.discard(planned(operations, state="parked"), ORDER) == ids[:1]
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     assert [row.id for row in store.pending(lease, 10)] == ids[1:]
@@ -98,10 +78,10 @@ def test_what_changed_since_the_plan_is_left_alone(operations: Operations, store
     """A row that is not parked any more, or another row with its id, is neither changed nor put on record."""
     ids = record(store, new_rows(3))
     park(store, engine, dict.fromkeys(ids, "too large"))
-    planned = list(operations.find(RowFilter(state="parked")))
-    assert operations.retry(planned[:1], ORDER) == ids[:1]
-    other: FoundRow = planned[1]._replace(tag=planned[1].tag ^ 1)
-    assert operations.discard([planned[0], other, planned[2]], ORDER) == ids[2:]
+    rows = planned(operations, state="parked")
+    assert operations.retry(rows[:1], ORDER) == ids[:1]
+    other = rows[1]._replace(tag=rows[1].tag ^ 1)
+    assert operations.discard([rows[0], other, rows[2]], ORDER) == ids[2:]
     assert states(engine) == {ids[0]: "pending", ids[1]: "parked", ids[2]: "discarded"}
     assert [(entry.verb, json.loads(entry.row_ids)) for entry in operations.audit()] == [
         ("retry", ids[:1]),
@@ -112,7 +92,7 @@ def test_what_changed_since_the_plan_is_left_alone(operations: Operations, store
 def test_a_change_that_does_nothing_leaves_no_entry(operations: Operations, store: Store, engine: Engine) -> None:
     """Only effects are on record."""
     record(store, new_rows(1))
-    pending = list(operations.find(RowFilter()))
+    pending = planned(operations)
     assert operations.retry(pending, ORDER) == []
     assert operations.discard(pending, ORDER) == []
     assert list(operations.audit()) == []
@@ -123,7 +103,7 @@ def test_the_record_names_who_and_why_and_no_person(operations: Operations, stor
     """The interaction of the filter stands there as a keyed hash."""
     ids = record(store, new_rows(1))
     park(store, engine, {ids[0]: "too large"})
-    operations.retry(list(operations.find(RowFilter(state="parked"))), ORDER)
+    operations.retry(planned(operations, state="parked"), ORDER)
     (entry,) = operations.audit()
     assert (entry.actor, entry.verb, entry.reason) == ("ann", "retry", "topic limit raised")
     given = json.loads(entry.filter)
@@ -137,11 +117,12 @@ def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: S
     ids = record(store, new_rows(6, interactions=2))
     park(store, engine, dict.fromkeys(ids[4:], "too large"))
     rows = list(operations.find(RowFilter()))
-    operations.discard(rows[4:5], ORDER)
+    wanted = [row.planned for row in rows]
+    operations.discard(wanted[4:5], ORDER)
     store.mark_sent(0, 1, [row.ref for row in rows[:3]], inference=False)
-    assert operations.replay("plan", rows, ORDER) == [*ids[:3], ids[4]]
-    assert operations.replay("plan", rows, ORDER) == []
-    assert operations.replay("other", rows[:1], ORDER) == ids[:1]
+    assert operations.replay("plan", wanted, ORDER) == [*ids[:3], ids[4]]
+    assert operations.replay("plan", wanted, ORDER) == []
+    assert operations.replay("other", wanted[:1], ORDER) == ids[:1]
     new = [row for row in operations.find(RowFilter()) if row.replay_of]
     assert [row.replay_of for row in new] == [*ids[:3], ids[4], ids[0]]
     old = {row.id: row for row in rows}
@@ -162,12 +143,13 @@ def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: S
 def test_a_plan_given_again_does_not_replay_itself(operations: Operations, store: Store) -> None:
     """Its own rows, sent by now, match the operator's filter, too: they are left alone, and no chain grows."""
     record(store, new_rows(3))
-    rows = list(operations.find(RowFilter()))
-    store.mark_sent(0, 1, [row.ref for row in rows], inference=False)
+    rows = planned(operations)
+    mark_sent(store, 1, rows)
     operations.replay("plan", rows[:2], ORDER)
-    made = [row for row in operations.find(RowFilter()) if row.replay_of]
-    store.mark_sent(0, 2, [row.ref for row in made], inference=False)
-    assert operations.replay("plan", list(operations.find(RowFilter())), ORDER) == [rows[2].id]
+    made = planned(operations, state="pending")
+    mark_sent(store, 2, made)
+    assert [row.id for row in operations.replayable(RowFilter(), "plan")] == [rows[2].id]
+    assert operations.replay("plan", planned(operations), ORDER) == [rows[2].id]
     assert operations.replay("other", made, ORDER) == [row.id for row in made]
 
 
@@ -183,10 +165,126 @@ def test_a_changed_record_is_noticed(operations: Operations, store: Store, engin
     """The chain is whole until an entry is changed or one before another is removed."""
     ids = record(store, new_rows(2))
     park(store, engine, dict.fromkeys(ids, "too large"))
-    planned = list(operations.find(RowFilter(state="parked")))
-    operations.retry(planned[:1], ORDER)
-    operations.discard(planned[1:], ORDER)
-    assert operations.first_broken_entry() is None
+    rows = planned(operations, state="parked")
+    operations.retry(rows[:1], ORDER)
+    operations.discard(rows[1:], ORDER)
+    assert operations.verify().broken is None
     with engine.begin() as connection:
         connection.execute(text(tampering))
-    assert operations.first_broken_entry() is not None
+    assert operations.verify().broken is not None
+
+
+def test_a_row_parked_again_since_the_plan_is_left_alone(operations: Operations, store: Store, engine: Engine) -> None:
+    """Another operator retried it, and it failed once more: it is not the row that was shown."""
+    ids = record(store, new_rows(2))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    rows = planned(operations, state="parked")
+    operations.retry(rows[:1], ORDER)
+    park(store, engine, {ids[0]: "too large"})
+    assert operations.discard(rows, ORDER) == ids[1:]
+    assert states(engine) == {ids[0]: "parked", ids[1]: "discarded"}
+
+
+def test_rows_accepted_after_the_plan_are_none_of_it(operations: Operations, store: Store) -> None:
+    """A plan ends with the rows that were there when it began, however many pages it reads."""
+    record(store, new_rows(1500))
+    rows = operations.find(RowFilter())
+    first = next(rows)
+    record(store, new_rows(10))
+    plan = Plan([first, *rows])
+    assert len(plan) == 1500
+    assert [len(chunk) for chunk in plan.chunks(1000)] == [1000, 500]
+    assert plan.states == {"pending": 1500}
+
+
+def test_a_time_is_found_by_bisection(operations: Operations, store: Store, engine: Engine) -> None:
+    """Rows of a moment, also where ids are missing and rows came a little out of order."""
+    ids = record(store, new_rows(300))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox SET received_at = 1000000000 + id * 60000"))
+        connection.execute(text(f"UPDATE outbox SET received_at = received_at - 60000 WHERE id = {ids[200]}"))
+        connection.execute(text(f"DELETE FROM outbox WHERE id BETWEEN {ids[50]} AND {ids[149]}"))
+        at = {row.id: row.received_at for row in connection.execute(text("SELECT id, received_at FROM outbox"))}
+    for since, until in ((ids[10], ids[180]), (ids[199], ids[201]), (ids[0], ids[1]), (ids[299], ids[299])):
+        expected = [row_id for row_id, moment in at.items() if at[since] <= moment < at[until]]
+        assert found(operations, since_ms=at[since], until_ms=at[until]) == sorted(expected)
+    assert found(operations, since_ms=at[ids[299]] + 1) == []
+    assert found(operations, until_ms=at[ids[0]]) == []
+
+
+def test_rows_of_a_state_come_in_the_order_of_ids_across_shards(new_database: NewDatabase) -> None:
+    """Each shard's index is walked, and the walks are merged."""
+    engine = create_outbox_engine(new_database(3))
+    store, operations = Store(engine), Operations(engine)
+    ids = record(store, new_rows(40, interactions=20))
+    for shard in range(3):
+        lease = Leases(engine, "relay-1", 10).take(shard)
+        assert lease is not None
+        store.park(lease, {row.ref: "too large" for row in store.pending(lease, 100)[::2]})
+    parked, pending = found(operations, state="parked"), found(operations, state="pending")
+    assert sorted(parked + pending) == ids
+    assert (parked, pending) == (sorted(parked), sorted(pending))
+    assert len({row.shard for row in operations.find(RowFilter(state="parked"))}) == 3
+    engine.dispose()
+
+
+def test_replays_of_replays_are_a_chain(operations: Operations, store: Store) -> None:
+    """From any row of it: the original, its replays, theirs; no other row."""
+    ids = record(store, new_rows(2))
+    mark_sent(store, 1, planned(operations))
+    operations.replay("one", planned(operations, ids=(ids[0],)), ORDER, "elsewhere")
+    (first,) = planned(operations, state="pending")
+    mark_sent(store, 2, [first])
+    operations.replay("two", [first], ORDER)
+    operations.replay("three", planned(operations, ids=(ids[0],)), ORDER)
+    second, third = planned(operations, state="pending")
+    expected = [(ids[0], None), (first.id, ids[0]), (second.id, first.id), (third.id, ids[0])]
+    for row_id in (ids[0], first.id, second.id, third.id):
+        assert [(row.id, row.replay_of) for row in operations.chain(row_id)] == expected
+    assert [row.topic for row in operations.chain(first.id)] == [None, "elsewhere", None, None]
+    assert [row.id for row in operations.chain(ids[1])] == [ids[1]]
+    assert operations.chain(10**9) == []
+    assert operations.count_replayed(planned(operations)) == 2
+
+
+def test_a_calls_way_back(operations: Operations, store: Store, engine: Engine) -> None:
+    """Parked calls are found by their error and due again; one that was parked again since is left alone."""
+    ids = record(store, new_rows(3))
+    mark_sent(store, 1, planned(operations), inference=True)
+    park_calls(engine, ids[:2], 1000)
+    assert [row.id for row in operations.parked_calls(RowFilter(error="http 422"))] == ids[:2]
+    assert not list(operations.parked_calls(RowFilter(error="HTTP 500")))
+    rows = [row.planned for row in operations.parked_calls(RowFilter())]
+    park_calls(engine, ids[:1], 2000)
+    assert operations.retry_calls(rows, ORDER) == ids[1:2]
+    assert call_states(engine) == {ids[0]: "parked", ids[1]: "due", ids[2]: "due"}
+    assert [entry.verb for entry in operations.audit(ids[1])] == ["inference retry"]
+
+
+def test_inference_alone_is_called_again_once_by_a_plan(operations: Operations, store: Store, engine: Engine) -> None:
+    """Calls of sent rows are due again, with one for a row that had none; no row is new, pending ones have none."""
+    ids = record(store, new_rows(3))
+    rows = planned(operations)
+    mark_sent(store, 1, rows[:1], inference=True)
+    mark_sent(store, 2, rows[1:2])
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox_inference_call SET state = 'done', attempts = 3"))
+    assert operations.call_again("plan", rows, ORDER) == ids[:2]
+    assert operations.call_again("plan", rows, ORDER) == []
+    assert call_states(engine) == dict.fromkeys(ids[:2], "due")
+    assert operations.called_again("plan") == set(ids[:2])
+    assert operations.called_again("other") == set()
+    assert len(planned(operations)) == 3
+
+
+def test_a_noted_hash_shows_that_entries_were_cut_off(operations: Operations, store: Store, engine: Engine) -> None:
+    """Removing the newest leaves a whole chain, but not the hash that it once ended with."""
+    ids = record(store, new_rows(2))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    for row in planned(operations, state="parked"):
+        operations.retry([row], ORDER)
+    head = operations.verify().last_hash
+    assert operations.verify(head) == (2, head, None, True)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outbox_audit WHERE id = (SELECT max(id) FROM outbox_audit)"))
+    assert (operations.verify(head).broken, operations.verify(head).holds) == (None, False)

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import Engine
 
-from outbox import pausing, reconciling, resharding
+from outbox import audit, pausing, reconciling, resharding
 from outbox.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, LeaseLostError
 from outbox.leases import Leases
@@ -76,12 +76,11 @@ def test_a_paused_shard_is_taken_by_no_relay(four: Engine) -> None:
     assert pausing.resume(four, None, ORDER) == [1]
     assert pausing.resume(four, None, ORDER) == []
     assert relay.take(1) is not None
-    verbs = Operations(four)
-    assert [(e.actor, e.verb, e.reason) for e in verbs.audit()] == [
+    assert [(e.actor, e.verb, e.reason) for e in audit.entries(four)] == [
         ("ann", "pause shard 1", "drill"),
         ("ann", "resume every shard", "drill"),
     ]
-    assert verbs.first_broken_entry() is None
+    assert audit.verify(four).broken is None
 
 
 def test_a_pause_ends_by_itself(four: Engine) -> None:
@@ -105,7 +104,7 @@ def test_rows_not_sent_move_to_their_new_shard(four: Engine, shards: int) -> Non
     leases = take_all(four, 4)
     rows = store.pending(leases[0], 10)
     store.park(leases[0], {rows[0].ref: "refused", rows[1].ref: "refused"})
-    verbs.discard(list(verbs.find(RowFilter(ids=(rows[1].id,)))), ORDER)
+    verbs.discard([row.planned for row in verbs.find(RowFilter(ids=(rows[1].id,)))], ORDER)
     store.mark_sent(0, 1, [rows[2].ref], inference=False)
     before = shards_of(four)
     expected = sum(state != "sent" and shard_of(i, shards) != shard for i, shard, state in before)

@@ -1,0 +1,11 @@
+"""When a row was completed from CXone."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    op.add_column("outbox", sa.Column("enriched_at", sa.BigInteger))

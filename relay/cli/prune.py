@@ -1,0 +1,51 @@
+"""``relay prune``: remove rows whose way is over."""
+
+import sys
+from time import time
+from typing import Any
+
+import click
+
+from outbox.pruning import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP
+from outbox.rows import Plan, RowFilter
+from relay.cli.changing import Asked, Change, carry_out, changing
+from relay.cli.repair import as_of_now
+from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
+
+_NO_FILTER: dict[str, Any] = {
+    "ids": (), "interaction": None, "state": None, "channel": None, "error": None, "since": None, "until": None,
+}  # fmt: skip
+
+
+@click.command()
+@row_filters
+@changing
+@click.option("--parked-calls", is_flag=True, help="Also rows whose inference call is parked: none can retry it then.")
+def prune(*, parked_calls: bool, **given: Any) -> None:
+    """Remove settled rows: sent with their inference call done, or discarded. The relay does so by itself
+    after OUTBOX_RETENTION; without a filter, this does the same now.
+
+    \b
+    Examples:
+      relay prune --reason "disk is short"
+      relay prune --until 2d --dry-run --reason "looking"
+    """
+    asked = Asked.taken_from(given)
+    given_up = PARKED_CALLS_GIVEN_UP if parked_calls else NONE_GIVEN_UP
+    with operations() as (verbs, settings):
+        wanted = _wanted(given, settings)
+        order = asked.order(wanted, settings)
+        flag = ("--parked-calls",) if parked_calls else ()
+        again = ("prune", *as_options(as_of_now(wanted)), *flag)
+        plan = Plan(verbs.prunable(wanted, given_up))
+        told = "they are removed for good: a repeated delivery of one of them would be a new row"
+        change = Change("prune", plan, lambda chunk: verbs.prune(chunk, order, given_up), (told,), again)
+        sys.exit(carry_out(change, asked))
+
+
+def _wanted(given: dict[str, Any], settings: OperatorSettings) -> RowFilter:
+    if not given["everything"] and all(given[name] == value for name, value in _NO_FILTER.items()):
+        if settings.outbox_retention is None:
+            raise click.UsageError("OUTBOX_RETENTION is off: name the rows by a filter, as --until 30d")
+        return RowFilter(until_ms=round((time() - settings.outbox_retention) * 1000))
+    return rows_from(given)

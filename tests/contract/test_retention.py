@@ -1,0 +1,200 @@
+"""What may leave the outbox, and what must not: pruning and erasing, on both databases."""
+
+import threading
+
+import pytest
+from sqlalchemy import Engine, text
+
+from outbox.leases import Leases
+from outbox.operations import Operations
+from outbox.pruning import PARKED_CALLS_GIVEN_UP, Pruning
+from outbox.rows import Accepted, Order, RowFilter
+from outbox.store import Store
+from tests.ledger import call_states, found, mark_sent, park, park_calls, planned, record, states
+from tests.support import new_row, new_rows
+
+HOUR_MS = 3_600_000
+ORDER = Order("ann", "request 17", RowFilter(email="someone@example.com"))
+
+
+@pytest.fixture
+def operations(engine: Engine) -> Operations:
+    """The verbs on a fresh database."""
+    return Operations(engine)
+
+
+def age(engine: Engine, hours: int = 2) -> None:
+    """Let every row have been received, sent and changed so much earlier."""
+    with engine.begin() as connection:
+        for column in ("received_at", "sent_at", "changed_at"):
+            connection.execute(text(f"UPDATE outbox SET {column} = {column} - {hours * HOUR_MS}"))
+
+
+def prune(engine: Engine) -> int:
+    """Prune what is older than an hour."""
+    pruning = Pruning(engine)
+    return sum(pruning.prune(rows) or 0 for rows in pruning.old_rows(HOUR_MS))
+
+
+def test_only_what_is_settled_and_old_is_pruned(operations: Operations, store: Store, engine: Engine) -> None:
+    """Pending and parked rows stay, and sent ones whose call is due or parked, and what is young."""
+    ids = record(store, new_rows(7))
+    park(store, engine, dict.fromkeys(ids[4:6], "too large"))
+    operations.discard(planned(operations, ids=(ids[5],)), ORDER)
+    rows = planned(operations)
+    mark_sent(store, 1, rows[:3], inference=True)
+    mark_sent(store, 2, rows[3:4])
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE outbox_inference_call SET state = 'done' WHERE row_id = {ids[0]}"))
+    park_calls(engine, ids[1:2], 1)
+    assert prune(engine) == 0
+    age(engine)
+    assert prune(engine) == 3
+    assert states(engine) == {
+        ids[1]: "sent", ids[2]: "sent", ids[4]: "parked", ids[6]: "pending",
+    }  # fmt: skip
+    assert call_states(engine) == {ids[1]: "parked", ids[2]: "due"}
+    assert operations.prune(planned(operations), ORDER) == []
+    assert operations.prune(planned(operations), ORDER, PARKED_CALLS_GIVEN_UP) == [ids[1]]
+
+
+def test_what_was_sent_or_discarded_of_late_stays_however_old_it_is(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """The time runs from the row's last step: an accidental discard can be undone for as long."""
+    ids = record(store, new_rows(3))
+    park(store, engine, {ids[1]: "too large"})
+    age(engine)
+    operations.discard(planned(operations, state="parked"), ORDER)
+    mark_sent(store, 1, planned(operations, ids=(ids[0],)))
+    assert prune(engine) == 0
+    assert len(found(operations)) == 3
+
+
+def test_a_large_history_is_pruned_in_pages_past_what_stays(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """A row that stays does not hold up those after it; each page holds at most 500."""
+    ids = record(store, new_rows(1200))
+    rows = planned(operations)
+    mark_sent(store, 1, [row for row in rows if row.id not in (ids[0], ids[700])])
+    age(engine)
+    assert max(len(page) for page in Pruning(engine).old_rows(HOUR_MS)) <= 500
+    assert prune(engine) == 1198
+    assert found(operations) == [ids[0], ids[700]]
+
+
+def test_the_read_back_does_without_pruned_rows(operations: Operations, store: Store, engine: Engine) -> None:
+    """The last progress record names rows that are gone: nothing is marked, nothing is made up, sending goes on."""
+    record(store, new_rows(2))
+    rows = planned(operations)
+    mark_sent(store, 1, rows)
+    age(engine)
+    assert prune(engine) == 2
+    lease = Leases(engine, "relay-2", 10).take(0)
+    assert lease is not None
+    refs = [row.ref for row in store.pending(lease, 10)]
+    assert store.settle_record(lease, 1, refs, inference=True) == (0, 1)
+    (outcome,) = store.record([new_row()])
+    assert isinstance(outcome, Accepted)
+    assert outcome.outbox_id > rows[-1].id
+
+
+def test_a_call_made_due_in_the_meantime_keeps_its_row(operations: Operations, store: Store, engine: Engine) -> None:
+    """An operator's call again and a prune meet: whoever comes second sees the first; no call lacks its row."""
+    record(store, new_rows(200))
+    rows = planned(operations)
+    mark_sent(store, 1, rows, inference=True)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox_inference_call SET state = 'done'"))
+    age(engine)
+    (page,) = Pruning(engine).old_rows(HOUR_MS)
+    threads = [threading.Thread(target=Pruning(engine).prune, args=(page,))]
+    threads += [
+        threading.Thread(target=operations.call_again, args=("plan", rows[start : start + 20], ORDER))
+        for start in range(0, 200, 40)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(call_states(engine)) == set(found(operations)) == operations.called_again("plan")
+
+
+def test_one_prunes_at_a_time(operations: Operations, store: Store, engine: Engine) -> None:
+    """On PostgreSQL a second one is told so and does nothing; on SQLite writers queue anyway."""
+    from outbox import operator_statements as sql
+
+    record(store, new_rows(3))
+    mark_sent(store, 1, planned(operations))
+    age(engine)
+    (page,) = Pruning(engine).old_rows(HOUR_MS)
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            connection.execute(sql.TRY_PRUNING.on(connection))
+            assert Pruning(engine).prune(page) is None
+    assert Pruning(engine).prune(page) == 3
+    assert Pruning(engine).prune(page) == 0
+
+
+def test_a_persons_data_goes_from_rows_in_every_state(operations: Operations, store: Store, engine: Engine) -> None:
+    """By address, in any case, or where a body holds it: address and body go, the skeleton and the state stay."""
+    body = b'{"id": "i-5", "note": "reach me at someone@example.com"}'
+    ids = record(
+        store,
+        [
+            *(new_row(f"i-{number}", customer_email="Someone@Example.com") for number in range(4)),
+            new_row("i-4", customer_email="other@example.com"),
+            new_row("i-5", customer_email=None, payload=body),
+        ],
+    )
+    park(store, engine, dict.fromkeys(ids[1:3], "too large"))
+    operations.discard(planned(operations, ids=(ids[2],)), ORDER)
+    mark_sent(store, 1, planned(operations, ids=(ids[3],)))
+    before = states(engine)
+    rows = [row.planned for row in operations.erasable(RowFilter(email="someone@example.com"))]
+    assert [row.id for row in rows] == [*ids[:4], ids[5]]
+    assert operations.erase(rows, ORDER) == [*ids[:4], ids[5]]
+    assert states(engine) == before
+    with engine.connect() as connection:
+        left = connection.execute(
+            text("SELECT id, customer_email, payload FROM outbox WHERE length(payload) > 0")
+        ).all()
+        assert [(row.id, row.customer_email) for row in left] == [(ids[4], "other@example.com")]
+        assert (
+            connection.execute(text("SELECT count(*) FROM outbox WHERE customer_email IS NOT NULL")).scalar_one() == 1
+        )
+    assert not list(operations.erasable(RowFilter(email="someone@example.com")))
+    lease = Leases(engine, "relay-2", 10).take(0)
+    assert lease is not None
+    assert [row.customer_email for row in store.pending(lease, 10)] == [None, "other@example.com", None]
+    assert all("someone" not in entry.filter.lower() for entry in operations.audit())
+
+
+def test_an_interaction_is_erased_and_keeps_its_name(operations: Operations, store: Store) -> None:
+    """Order and Kafka's key rest on the interaction's id: it stays."""
+    ids = record(store, [new_row("i-1"), new_row("i-2"), new_row("i-1")])
+    wanted = RowFilter(interaction_id="i-1")
+    assert operations.erase([row.planned for row in operations.erasable(wanted)], ORDER) == [ids[0], ids[2]]
+    assert not list(operations.erasable(wanted))
+    assert found(operations, interaction_id="i-1") == [ids[0], ids[2]]
+
+
+def test_a_delivery_repeated_after_the_erasure_is_still_a_duplicate(operations: Operations, store: Store) -> None:
+    """What the body said is not known any more: the key alone tells, and nothing comes back in."""
+    row = new_row()
+    (first,) = store.record([row])
+    operations.erase(planned(operations), ORDER)
+    assert isinstance(first, Accepted)
+    assert store.record([row]) == [Accepted(first.outbox_id, row.interaction_id, duplicate=True)]
+    assert not list(operations.erasable(RowFilter(interaction_id=row.interaction_id)))
+
+
+def test_a_replay_of_an_erased_row_brings_nothing_back(operations: Operations, store: Store) -> None:
+    """It is sent again without the address."""
+    record(store, [new_row()])
+    mark_sent(store, 1, planned(operations))
+    operations.erase(planned(operations), ORDER)
+    operations.replay("plan", planned(operations), ORDER)
+    assert not list(operations.erasable(RowFilter(interaction_id="i-1")))
+    assert len(found(operations, state="pending")) == 1

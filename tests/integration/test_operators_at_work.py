@@ -1,0 +1,176 @@
+"""The verbs that change much, beside a running relay: replays elsewhere, calls again, erasing, pruning, stopping."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+
+import pytest
+from fastavro import parse_schema, schemaless_reader
+
+from relay.encoding import SCHEMA_TEXT
+from tests.conftest import ROOT
+from tests.faults.test_parking import culprit, make_topic
+from tests.integration.test_operators import raise_limit, relay
+from tests.support import Seen, new_row, new_rows, read_topic, wait_until
+from tests.world import NewWorld, World
+
+REASON = ("--reason", "as agreed", "--yes")
+
+
+def value(record: Seen) -> dict[str, Any]:
+    """What a record says."""
+    read = schemaless_reader(BytesIO(record.value[5:]), parse_schema(json.loads(SCHEMA_TEXT)), None)
+    assert isinstance(read, dict)
+    return read
+
+
+class Endpoint:
+    """An inference endpoint that answers with one status, as it is told."""
+
+    def __init__(self) -> None:
+        endpoint = self
+        self.status = 422
+        self.keys: list[int] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                endpoint.keys.append(int(self.headers["Idempotency-Key"]))
+                self.send_response(endpoint.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_args: object) -> None:
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/score"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """An endpoint for one test."""
+    served = Endpoint()
+    yield served
+    served.close()
+
+
+def test_a_replay_goes_to_a_listed_topic_and_to_no_other(world: World) -> None:
+    """In the same transactions, under that topic's subject; where the relay's list lacks it, the row is parked."""
+    listed, unlisted = f"{world.topic}-replay", f"{world.topic}-other"
+    ids = world.record(new_rows(6, interactions=2))
+    world.relay(KAFKA_REPLAY_TOPICS=listed)
+    world.wait_drained()
+    assert relay(world, "replay", "--all", "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=listed).returncode == 2
+    again = relay(world, "replay", "--interaction", "i-1", "--topic", listed, *REASON, KAFKA_REPLAY_TOPICS=listed)
+    assert again.returncode == 0, again.stderr
+    world.wait_drained()
+    there = read_topic(world.client_config, listed)
+    assert [int(record.headers["replay-of"]) for record in there] == ids[1::2]
+    assert sorted(record.outbox_id for record in world.seen()) == ids
+    lenient = relay(world, "replay", "--id", str(ids[0]), "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=unlisted)
+    assert lenient.returncode == 0
+    wait_until(lambda: world.query("SELECT 1 FROM outbox WHERE state = 'parked'"), "it is parked")
+    ((error,),) = world.query("SELECT error FROM outbox WHERE state = 'parked'")
+    assert f"topic {unlisted} is not in KAFKA_REPLAY_TOPICS" in error
+
+
+def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(world: World, endpoint: Endpoint) -> None:
+    """A refused call is parked, found by its error and retried; --inference-only calls again, and sends nothing."""
+    ids = world.record(new_rows(4, interactions=4))
+    world.relay(INFERENCE_URL=endpoint.url)
+    count = "SELECT count(*) FROM outbox_inference_call WHERE state = '{}'"
+    wait_until(lambda: world.query(count.format("parked")) == [(4,)], "every call is parked")
+    listed = relay(world, "inference", "list", "--error", "HTTP 422", "--json")
+    assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == ids
+    endpoint.status = 200
+    endpoint.keys.clear()
+    assert relay(world, "inference", "retry", "--id", str(ids[0]), "--id", str(ids[1]), *REASON).returncode == 0
+    wait_until(lambda: world.query(count.format("done")) == [(2,)], "the two are done")
+    assert sorted(endpoint.keys) == ids[:2]
+    command = ("replay", "--id", str(ids[0]), "--inference-only", *REASON)
+    assert relay(world, *command).returncode == 0
+    wait_until(lambda: len(endpoint.keys) == 3, "the first is called again")
+    assert endpoint.keys[2] == ids[0]
+    assert relay(world, *command).returncode == 3
+    assert len(world.seen()) == 4
+
+
+def test_an_erased_row_is_sent_without_the_address(world: World) -> None:
+    """A parked and a waiting row of a person are erased; retried, they arrive in order, with nobody's address."""
+    make_topic(world, 500)
+    person = culprit()
+    email = person["customer_email"]
+    ids = world.record([new_row("i-1", **person), new_row("i-1", customer_email=email), new_row("i-2")])
+    world.relay()
+    wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    looked = relay(world, "erase", "--email", email, "--dry-run", "--reason", "looking")
+    assert (looked.returncode, "1 of them are pending" in looked.stderr) == (0, True)
+    done = relay(world, "erase", "--email", email, *REASON)
+    assert (done.returncode, done.stdout) == (0, "erase: 2 row(s) done\n")
+    raise_limit(world)
+    assert relay(world, "retry", "--interaction", "i-1", *REASON).returncode == 0
+    world.wait_drained()
+    seen = [record for record in world.seen() if record.key == "i-1"]
+    assert [(record.outbox_id, value(record)["customerEmail"]) for record in seen] == [(ids[0], None), (ids[1], None)]
+    assert email not in relay(world, "audit").stdout
+    assert world.query("SELECT count(*) FROM outbox WHERE length(payload) > 0") == [(1,)]
+
+
+def test_the_relay_prunes_by_itself_while_it_sends(world: World) -> None:
+    """What was settled before the retention goes, what is new is sent, and a relay can take the shard anew."""
+    old = world.record(new_rows(1200))
+    first = world.relay()
+    world.wait_drained()
+    first.stop()
+    world.execute("UPDATE outbox SET received_at = received_at - 3600000, sent_at = sent_at - 3600000")
+    new = world.record(new_rows(50))
+    world.relay(OUTBOX_RETENTION="30m")
+    world.wait_drained()
+    wait_until(lambda: world.query("SELECT count(*) FROM outbox") == [(50,)], "what is old is pruned")
+    assert world.query("SELECT min(id) FROM outbox") == [(new[0],)]
+    assert sorted(record.outbox_id for record in world.seen()) == [*old, *new]
+
+
+def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_world: NewWorld) -> None:
+    """Ctrl-C ends after the chunk in hand, with code 5 and what is left; continued, each row is replayed once."""
+    world = new_world()
+    ids = world.record(new_rows(60, interactions=6))
+    world.relay()
+    world.wait_drained()
+    command = [sys.executable, "-m", "relay", "replay", "--channel", "voice", "--rate", "10", *REASON]
+    environ = {**os.environ, **world.environ, "RELAY_ACTOR": "ann"}
+    working = subprocess.Popen(
+        command, cwd=ROOT, env=environ, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    replayed = "SELECT count(*) FROM outbox WHERE replay_of IS NOT NULL"
+    wait_until(lambda: world.query(replayed) >= [(10,)], "the first rows are replayed")
+    working.send_signal(signal.SIGINT)
+    told = working.communicate(timeout=60)
+    assert working.returncode == 5, told
+    done = int(told[0].split()[1])
+    assert world.query(replayed) == [(done,)]
+    assert 0 < done < 60
+    assert f"interrupted: {60 - done} row(s) are as they were. To continue: relay replay " in told[1]
+    later = world.record(new_rows(5))
+    world.wait_drained()
+    again = shlex.split(told[1].split("To continue: relay ")[1].strip())
+    finished = relay(world, *again, "--yes")
+    assert (finished.returncode, finished.stdout) == (0, f"replay: {60 - done} row(s) done\n")
+    made = world.query("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY replay_of")
+    assert [row_id for (row_id,) in made] == ids
+    assert later[0] > ids[-1]
