@@ -1,6 +1,6 @@
 """The errors of Kafka's client, told in the relay's terms with their cure.
 
-Only this module, ``publisher``, ``progress`` and ``topics`` know ``KafkaError``.
+Only this module, ``publisher``, ``progress``, ``topics``, ``sighting`` and ``check`` know ``KafkaError``.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,6 +40,14 @@ CURES: dict[int, str] = {
     ),
     KafkaError.UNKNOWN_TOPIC_OR_PART: "create the topic, or restart the relay with the right to create it",
     KafkaError._UNKNOWN_TOPIC: "create the topic, or restart the relay with the right to create it",  # noqa: SLF001
+    KafkaError._TIMED_OUT: (  # noqa: SLF001
+        "the relay finds out by itself what was committed; if it repeats at the commit, bring back the brokers that "
+        "hold __transaction_state (transaction.state.log.min.isr), or lower RELAY_BATCH_SIZE"
+    ),
+    KafkaError.COORDINATOR_NOT_AVAILABLE: (
+        "bring back the brokers that hold __transaction_state: its transaction.state.log.replication.factor must not "
+        "exceed their number"
+    ),
     KafkaError.NOT_ENOUGH_REPLICAS: "bring the partition's replicas back: fewer than min.insync.replicas are in sync",
 }
 
@@ -60,10 +68,15 @@ class ErrorMemory:
         return f"{reason}; before that: {self.last}" if self.last and self.last not in reason else reason
 
 
+def seen_of(error: KafkaError) -> str:
+    """What the client says, and the error's name."""
+    return f"{error.str()} ({error.name()})"
+
+
 def explain(error: KafkaError) -> str:
     """What the client says, and the cure where there is a known one."""
     cure = CURES.get(error.code())
-    return f"{error.str()} ({error.name()})" + (f": {cure}" if cure else "")
+    return seen_of(error) + (f": {cure}" if cure else "")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import click
 
 from relay.cli.audit import audit
+from relay.cli.check import check
 from relay.cli.demo import demo
 from relay.cli.list import list_rows
 from relay.cli.repair import discard, replay, retry
@@ -16,5 +17,5 @@ def main() -> None:
     """Move interactions from the outbox into Kafka, exactly once, and look after them."""
 
 
-for verb in (run, status, list_rows, retry, discard, replay, audit, demo):
+for verb in (run, status, list_rows, retry, discard, replay, audit, check, demo):
     main.add_command(verb)

@@ -1,0 +1,170 @@
+"""The services behind HTTP: the Schema Registry, inference, and the OAuth server."""
+
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from confluent_kafka.schema_registry import Schema
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from relay.check.findings import Finding, failure, ok, unknown, warning
+from relay.check.oauth import OAuthSettings
+from relay.encoding import SCHEMA_TEXT, registry_client
+from relay.settings import RelaySettings
+
+SECONDS = 5.0
+REFUSED = frozenset({401, 403})
+NOT_FOUND, CONFLICT, TOO_MANY = 404, 409, 429
+COMPATIBLE = "make the versions there compatible with relay/schemas/interaction.avsc, or use another KAFKA_TOPIC"
+
+
+# The Schema Registry -------------------------------------------------------------------------------
+
+
+def check_registry(settings: RelaySettings) -> list[Finding]:
+    """Reachable, authorised, and the schema registered or compatible. Nothing is registered by this."""
+    subject = f"{settings.kafka_topic}-value"
+    place = settings.schema_registry_url.rsplit("@", 1)[-1]
+    client, schema = registry_client(settings), Schema(SCHEMA_TEXT, "AVRO")
+    try:
+        found = client.lookup_schema(subject, schema)
+    except SchemaRegistryError as error:
+        if error.http_status_code != NOT_FOUND:
+            return judge_registry_error(place, subject, error.http_status_code)
+    except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
+        return [_no_answer("schema registry", place, error, "SCHEMA_REGISTRY_URL")]
+    else:
+        seen = f"{subject} holds the schema as id {found.schema_id}"
+        return [ok("schema registry", f"{place} answers, and takes the login"), ok("schema", seen)]
+    return _could_be_registered(client, schema, subject, place)
+
+
+def _could_be_registered(client: Any, schema: Schema, subject: str, place: str) -> list[Finding]:
+    try:
+        compatible = not client.get_versions(subject) or client.test_compatibility(subject, schema)
+    except SchemaRegistryError as error:
+        if error.http_status_code != NOT_FOUND:
+            return judge_registry_error(place, subject, error.http_status_code)
+        compatible = True  # no such subject yet: it begins with our schema
+    except Exception as error:  # noqa: BLE001 - as above
+        return [_no_answer("schema registry", place, error, "SCHEMA_REGISTRY_URL")]
+    answers = ok("schema registry", f"{place} answers, and takes the login")
+    if not compatible:
+        return [answers, failure("schema", f"{subject} holds versions that do not go with the relay's", COMPATIBLE)]
+    cure = "start the relay with the right to register it, or register relay/schemas/interaction.avsc yourself"
+    return [answers, warning("schema", f"{subject} does not hold the relay's schema yet, and could", cure)]
+
+
+def judge_registry_error(place: str, subject: str, status: int) -> list[Finding]:
+    """What a refusal of the registry means, by its HTTP status."""
+    seen = f"{place} answers {status}"
+    if status in REFUSED:
+        cure = (
+            "check SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD (with some registries an API key and its "
+            f"secret, which are not those of Kafka), and the right to read subject {subject}"
+        )
+        return [failure("schema registry", f"{seen}: it refuses the login or its rights", cure)]
+    if status == TOO_MANY:
+        cure = "ask again later, or raise the registry's rate limit; the relay asks once at its start"
+        return [unknown("schema registry", f"{seen}: too many requests", cure)]
+    if status == CONFLICT or 400 <= status < 500:
+        return [failure("schema", f"{seen}: it refuses the schema of {subject}", COMPATIBLE)]
+    return [failure("schema registry", seen, "let it recover; rows wait in the outbox meanwhile")]
+
+
+# Inference -----------------------------------------------------------------------------------------
+
+
+def check_inference(settings: RelaySettings) -> list[Finding]:
+    """Reachable by a connection and an OPTIONS request, which is no call: it has no body and asks for nothing."""
+    url = settings.inference_url
+    if url is None:
+        return [ok("inference", "INFERENCE_URL is not set: no calls are made")]
+    host = urlsplit(url).hostname or ""
+    allowed = settings.inference_allow_hosts
+    if allowed and host not in {name.strip() for name in allowed.split(",")}:
+        cure = "add it to INFERENCE_ALLOW_HOSTS, or correct INFERENCE_URL"
+        return [failure("inference", f"host {host} is not in INFERENCE_ALLOW_HOSTS", cure)]
+    headers = {}
+    if settings.inference_token:
+        headers["Authorization"] = f"Bearer {settings.inference_token.get_secret_value()}"
+    try:
+        with _session() as session, session.options(
+            url, headers=headers, timeout=SECONDS, allow_redirects=False, stream=True
+        ) as response:
+            return [judge_inference(host, response.status_code)]
+    except OSError as error:  # as every error of requests is
+        return [_no_answer("inference", host, error, "INFERENCE_URL")]
+
+
+def judge_inference(host: str, status: int) -> Finding:
+    """What an answer to OPTIONS means: any shows that somebody is there, few tell more."""
+    seen = f"{host} answers OPTIONS with {status}"
+    if status in REFUSED:
+        return failure("inference", seen, "check INFERENCE_TOKEN, or let the endpoint take it: calls would be parked")
+    if status == NOT_FOUND:
+        return warning("inference", seen, "check the path of INFERENCE_URL: a 404 to a call parks it")
+    if status == TOO_MANY or status >= 500:
+        return warning("inference", seen, "let it recover: calls wait in the outbox, and are made then")
+    return ok("inference", seen)
+
+
+# OAuth ---------------------------------------------------------------------------------------------
+
+
+def check_oauth(settings: OAuthSettings) -> list[Finding]:
+    """Whether the OAuth server gives a token; it is thrown away."""
+    url = settings.cxone_oauth_url
+    if url is None:
+        return [ok("oauth", "CXONE_OAUTH_URL is not set: nothing is asked of CXone")]
+    host = urlsplit(url).hostname or ""
+    try:
+        with _session() as session, session.post(
+            url, data=settings.form(), auth=settings.login(), timeout=SECONDS, allow_redirects=False
+        ) as response:
+            return [judge_token(host, response.status_code, _json(response))]
+    except OSError as error:
+        return [_no_answer("oauth", host, error, "CXONE_OAUTH_URL")]
+
+
+def judge_token(host: str, status: int, body: dict[str, Any]) -> Finding:
+    """What the answer to a request for a token means; nothing of the token is told."""
+    seen = f"{host} answers {status}"
+    if status == 200 and body.get("access_token"):
+        return ok("oauth", f"{host} gives a token for {body.get('expires_in', 'an unknown number of')} s")
+    if status == TOO_MANY:
+        return unknown("oauth", f"{seen}: too many requests", "ask again later: a token lasts for many calls")
+    if 400 <= status < 500:
+        named = body.get("error")
+        kind = f" ({named})" if isinstance(named, str) and named.isidentifier() else ""
+        cure = "check CXONE_CLIENT_ID, CXONE_CLIENT_SECRET, CXONE_OAUTH_GRANT and CXONE_OAUTH_SCOPE"
+        return failure("oauth", f"{seen}{kind}", cure)
+    return failure("oauth", f"{seen}, and no token", "check CXONE_OAUTH_URL, or let the server recover")
+
+
+# Shared --------------------------------------------------------------------------------------------
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def _json(response: requests.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _no_answer(subject: str, place: str, error: Exception, name: str) -> Finding:
+    told = f"{place} does not answer ({type(error).__name__})"
+    if isinstance(error, requests.exceptions.SSLError) or "certificate" in str(error).lower():
+        cure = f"check its certificate, or let {name} name the host that the certificate is for"
+        return failure(subject, f"{told}: TLS fails", cure)
+    if isinstance(error.__cause__ or error.__context__, socket.gaierror) or "resolve" in str(error).lower():
+        return failure(subject, f"{told}: its name cannot be resolved", f"correct the host in {name}")
+    return failure(subject, told, f"start it, open the way to it, or correct {name}")
