@@ -64,7 +64,8 @@ def revision(engine: Engine) -> str | None:
 def _postgresql(connection: Connection, ahead: float) -> Vitals:
     seen = connection.execute(_POSTGRESQL.on(connection)).one()
     version = divmod(int(seen.version), 10_000)
-    settings = {name: str(value) for name, value in seen._mapping.items() if name not in ("version", "standby", "size")}
+    names = ("fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names")
+    settings = {name: str(getattr(seen, name)) for name in names}
     return Vitals("postgresql", version, settings, bool(seen.standby), int(seen.size), None, ahead)
 
 

@@ -22,10 +22,10 @@ S = TypeVar("S", bound=BaseSettings)
 
 def check_all(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Every finding, as soon as it is there; what rests on something that fails is not looked at."""
-    settings, told = _settings(RelaySettings, environ)
-    yield from told or [ok("settings", "each is there and well formed")]
-    oauth, told = _settings(OAuthSettings, environ)
-    yield from told
+    settings, wrong = _settings(RelaySettings, environ)
+    oauth, further = _settings(OAuthSettings, environ)
+    wrong += [finding for finding in further if finding not in wrong]
+    yield from wrong or [ok("settings", "each is there and well formed")]
     for line in unknown_names(environ):
         yield warning("settings", line, "correct the name, or unset it")
     base, _ = _settings(BaseSettings, environ)

@@ -63,7 +63,11 @@ def check_broker(settings: RelaySettings) -> tuple[list[Finding], AdminClient | 
         admin = AdminClient({**kafka_client_config(settings), "error_cb": complaints}, logger=log)  # type: ignore[dict-item]
     except KafkaException as exception:
         seen = seen_of(exception.args[0])
-        return [reached, failure("broker settings", seen, "correct the KAFKA_SSL_… and KAFKA_SASL_… settings")], None, None
+        return (
+            [reached, failure("broker settings", seen, "correct the KAFKA_SSL_… and KAFKA_SASL_… settings")],
+            None,
+            None,
+        )
     cluster = _describe(admin, complaints)
     if cluster is None:
         return [reached, judge_silence(settings, complaints.telling())], None, None

@@ -103,7 +103,9 @@ def _version(seen: Vitals) -> Finding:
     told = f"{'SQLite' if seen.kind == 'sqlite' else 'PostgreSQL'} {'.'.join(map(str, seen.version))}"
     if seen.kind == "sqlite":
         if seen.version < OLDEST_SQLITE:
-            return failure("database version", told, "install the pysqlite3 wheel, or Python with SQLite 3.51.3 or later")
+            return failure(
+                "database version", told, "install the pysqlite3 wheel, or Python with SQLite 3.51.3 or later"
+            )
         if not wal_is_safe(seen.version):
             cure = "install the pysqlite3 wheel, or Python with SQLite 3.51.3 or later: this one has the WAL bug"
             return warning("database version", f"{told}, with the slower rollback journal", cure)
@@ -141,7 +143,9 @@ def _postgresql_durability(seen: Vitals) -> list[Finding]:
 def _disk(seen: Vitals) -> Finding:
     size = f"the database takes {seen.size_bytes / 1e6:,.0f} MB"
     if seen.free_bytes is None:
-        return unknown("database disk", f"{size}; the server does not tell what is free", "watch its disk where it runs")
+        return unknown(
+            "database disk", f"{size}; the server does not tell what is free", "watch its disk where it runs"
+        )
     told = f"{size}, {seen.free_bytes / 1e9:,.1f} GB are free"
     if seen.free_bytes < FULL_DISK_BYTES:
         return failure("database disk", told, "free the disk: the webhook refuses what it cannot store")
@@ -153,5 +157,7 @@ def _disk(seen: Vitals) -> Finding:
 def _clock(ahead: float) -> Finding:
     told = f"the database's clock is {abs(ahead):.1f} s {'ahead of' if ahead >= 0 else 'behind'} this machine's"
     if abs(ahead) > CLOCK_SECONDS:
-        return warning("clock", told, "let both follow NTP: leases go by the database's clock, logs and tokens by this one")
+        return warning(
+            "clock", told, "let both follow NTP: leases go by the database's clock, logs and tokens by this one"
+        )
     return ok("clock", told)

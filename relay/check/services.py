@@ -90,9 +90,10 @@ def check_inference(settings: RelaySettings) -> list[Finding]:
     if settings.inference_token:
         headers["Authorization"] = f"Bearer {settings.inference_token.get_secret_value()}"
     try:
-        with _session() as session, session.options(
-            url, headers=headers, timeout=SECONDS, allow_redirects=False, stream=True
-        ) as response:
+        with (
+            _session() as session,
+            session.options(url, headers=headers, timeout=SECONDS, allow_redirects=False, stream=True) as response,
+        ):
             return [judge_inference(host, response.status_code)]
     except OSError as error:  # as every error of requests is
         return [_no_answer("inference", host, error, "INFERENCE_URL")]
@@ -120,9 +121,12 @@ def check_oauth(settings: OAuthSettings) -> list[Finding]:
         return [ok("oauth", "CXONE_OAUTH_URL is not set: nothing is asked of CXone")]
     host = urlsplit(url).hostname or ""
     try:
-        with _session() as session, session.post(
-            url, data=settings.form(), auth=settings.login(), timeout=SECONDS, allow_redirects=False
-        ) as response:
+        with (
+            _session() as session,
+            session.post(
+                url, data=settings.form(), auth=settings.login(), timeout=SECONDS, allow_redirects=False
+            ) as response,
+        ):
             return [judge_token(host, response.status_code, _json(response))]
     except OSError as error:
         return [_no_answer("oauth", host, error, "CXONE_OAUTH_URL")]

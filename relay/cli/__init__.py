@@ -8,6 +8,7 @@ from relay.cli.demo import demo
 from relay.cli.list import list_rows
 from relay.cli.repair import discard, replay, retry
 from relay.cli.run import run
+from relay.cli.show import show
 from relay.cli.status import status
 
 
@@ -17,5 +18,5 @@ def main() -> None:
     """Move interactions from the outbox into Kafka, exactly once, and look after them."""
 
 
-for verb in (run, status, list_rows, retry, discard, replay, audit, check, demo):
+for verb in (run, status, list_rows, show, retry, discard, replay, audit, check, demo):
     main.add_command(verb)
