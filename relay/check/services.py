@@ -1,11 +1,12 @@
 """The services behind HTTP: the Schema Registry, inference, and the OAuth server."""
 
 import socket
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from confluent_kafka.schema_registry import Schema
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from relay.check.findings import Finding, failure, ok, unknown, warning
@@ -26,34 +27,33 @@ def check_registry(settings: RelaySettings) -> list[Finding]:
     """Reachable, authorised, and the schema registered or compatible. Nothing is registered by this."""
     subject = f"{settings.kafka_topic}-value"
     place = settings.schema_registry_url.rsplit("@", 1)[-1]
-    client, schema = registry_client(settings), Schema(SCHEMA_TEXT, "AVRO")
+    with closing(registry_client(settings)) as client:
+        try:
+            schema = _look_at_schema(client, subject)
+        except SchemaRegistryError as error:
+            return judge_registry_error(place, subject, error.http_status_code)
+        except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
+            return [_no_answer("schema registry", place, error, "SCHEMA_REGISTRY_URL")]
+    return [ok("schema registry", f"{place} answers, and takes the login"), schema]
+
+
+def _look_at_schema(client: SchemaRegistryClient, subject: str) -> Finding:
+    schema = Schema(SCHEMA_TEXT, "AVRO")
     try:
-        found = client.lookup_schema(subject, schema)
+        return ok("schema", f"{subject} holds the schema as id {client.lookup_schema(subject, schema).schema_id}")
     except SchemaRegistryError as error:
         if error.http_status_code != NOT_FOUND:
-            return judge_registry_error(place, subject, error.http_status_code)
-    except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
-        return [_no_answer("schema registry", place, error, "SCHEMA_REGISTRY_URL")]
-    else:
-        seen = f"{subject} holds the schema as id {found.schema_id}"
-        return [ok("schema registry", f"{place} answers, and takes the login"), ok("schema", seen)]
-    return _could_be_registered(client, schema, subject, place)
-
-
-def _could_be_registered(client: Any, schema: Schema, subject: str, place: str) -> list[Finding]:
+            raise
     try:
         compatible = not client.get_versions(subject) or client.test_compatibility(subject, schema)
     except SchemaRegistryError as error:
         if error.http_status_code != NOT_FOUND:
-            return judge_registry_error(place, subject, error.http_status_code)
+            raise
         compatible = True  # no such subject yet: it begins with our schema
-    except Exception as error:  # noqa: BLE001 - as above
-        return [_no_answer("schema registry", place, error, "SCHEMA_REGISTRY_URL")]
-    answers = ok("schema registry", f"{place} answers, and takes the login")
     if not compatible:
-        return [answers, failure("schema", f"{subject} holds versions that do not go with the relay's", COMPATIBLE)]
+        return failure("schema", f"{subject} holds versions that do not go with the relay's", COMPATIBLE)
     cure = "start the relay with the right to register it, or register relay/schemas/interaction.avsc yourself"
-    return [answers, warning("schema", f"{subject} does not hold the relay's schema yet, and could", cure)]
+    return warning("schema", f"{subject} does not hold the relay's schema yet, and could", cure)
 
 
 def judge_registry_error(place: str, subject: str, status: int) -> list[Finding]:

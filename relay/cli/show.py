@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import click
@@ -109,7 +110,8 @@ def _look_up(row: StoredRow, *, compare: bool) -> Looked:
     if not compare:
         return looked
     try:
-        return looked._replace(differences=sighting.differences(registry_client(settings), row, sighted))
+        with closing(registry_client(settings)) as registry:
+            return looked._replace(differences=sighting.differences(registry, row, sighted))
     except UnavailableError as error:
         return looked._replace(not_compared=str(error))
 
@@ -218,5 +220,4 @@ def _told_call(life: Life) -> Iterator[str]:
     due = ""
     if call.state == CallState.DUE:
         due = f", made by {call.claimed_by}" if call.claimed_by else f", due {told_time(call.due_at_ms)}"
-    error = f": {call.error}" if call.error else ""
-    yield f"  inference     {call.state}, {call.attempts} attempt(s){last}{due}{error}"
+    yield f"  inference     {call.state}, {call.attempts} attempt(s){last}{due}"
