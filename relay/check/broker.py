@@ -64,7 +64,7 @@ def check_broker(settings: RelaySettings) -> tuple[list[Finding], AdminClient | 
     except KafkaException as exception:
         seen = seen_of(exception.args[0])
         return (
-            [reached, failure("broker settings", seen, "correct the KAFKA_SSL_… and KAFKA_SASL_… settings")],
+            [reached, failure("broker settings", seen, "correct KAFKA_CONFIG, KAFKA_SSL_… or KAFKA_SASL_…")],
             None,
             None,
         )
@@ -115,7 +115,7 @@ def _describe(admin: AdminClient, complaints: Complaints) -> Cluster | None:
 def judge_silence(settings: RelaySettings, error: KafkaError | None) -> Finding:
     """Why a broker that takes connections cannot be talked to."""
     if error is None:
-        seen = f"connected, but no answer in {settings.kafka_security_protocol}"
+        seen = f"connected, but no answer in {kafka_client_config(settings)['security.protocol']}"
         return failure("broker protocol", seen, CHECK_PROTOCOL)
     seen, told = seen_of(error), error.str()
     if error.code() == KafkaError._AUTHENTICATION:  # noqa: SLF001
@@ -129,19 +129,17 @@ def judge_silence(settings: RelaySettings, error: KafkaError | None) -> Finding:
 
 def judge_cluster(settings: RelaySettings, cluster: Cluster, advertised: list[str | None]) -> list[Finding]:
     """TLS, login, and whether every broker can be reached as the cluster advertises it."""
-    servers = settings.kafka_bootstrap_servers
-    encrypted = settings.kafka_security_protocol.endswith("SSL")
-    if encrypted:
+    servers, config = settings.kafka_bootstrap_servers, kafka_client_config(settings)  # with KAFKA_CONFIG
+    if config["security.protocol"].upper().endswith("SSL"):
         tls = ok("broker TLS", "the broker's certificate is verified")
     elif all(server.strip().startswith(LOOPBACK) for server in servers.split(",")):
         tls = ok("broker TLS", "off, on this machine")
     else:
         cure = "set KAFKA_SECURITY_PROTOCOL=SASL_SSL and KAFKA_SSL_CA_LOCATION"
         tls = warning("broker TLS", "off: interactions and the login can be read on the way", cure)
-    if settings.kafka_sasl_username:
-        mechanism = settings.kafka_sasl_mechanism or "SCRAM-SHA-512"
-        login = ok("broker login", f"logged in as {settings.kafka_sasl_username} by {mechanism}")
-    elif settings.kafka_ssl_certificate_location:
+    if "sasl.username" in config:
+        login = ok("broker login", f"logged in as {config['sasl.username']} by {config['sasl.mechanism']}")
+    elif "ssl.certificate.location" in config:
         login = ok("broker login", "by certificate")
     else:
         login = ok("broker login", "none is asked for")

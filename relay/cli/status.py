@@ -31,7 +31,11 @@ def status(*, as_json: bool) -> None:
     """
     try:
         settings = load(BaseSettings, os.environ)
-        shards = Store(create_outbox_engine(settings.database_url.get_secret_value())).status()
+        engine = create_outbox_engine(settings.database_url.get_secret_value())
+        try:
+            shards = Store(engine).status()
+        finally:
+            engine.dispose()
     except (SettingsError, OutboxError, SQLAlchemyError) as error:
         click.echo(str(error), err=True)
         sys.exit(1)

@@ -167,6 +167,20 @@ BREAKAGES = [
         f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
     ),
     Breakage(
+        "a check uses a shard's transactional id",
+        "relay/check/broker.py",
+        'transactional_id = f"{settings.kafka_transactional_id_prefix}check"',
+        'transactional_id = f"{settings.kafka_transactional_id_prefix}01"',
+        "tests/integration/test_check.py::test_a_check_harms_no_running_relay[sqlite]",
+    ),
+    Breakage(
+        "a payload is revealed off the record",
+        "outbox/lookup.py",
+        'operations._add_audit(connection, "reveal", order, [row_id])',
+        "pass",
+        "tests/integration/test_show.py::test_the_payload_is_shown_only_on_the_record[sqlite]",
+    ),
+    Breakage(
         "the webhook answers before the commit",
         "app/recorder.py",
         "        self._queue.put(waiting)",

@@ -58,7 +58,8 @@ def make_topics(world: World, shards: int = 1, **config: dict[str, str]) -> None
         NewTopic(world.topic, 2, 1, config=config.get("topic", {})),
         NewTopic(world.environ["KAFKA_PROGRESS_TOPIC"], shards, 1, config=progress),
     ]
-    for future in AdminClient(world.client_config).create_topics(topics).values():
+    admin = AdminClient(world.client_config)
+    for future in admin.create_topics(topics).values():
         future.result(10)
 
 
@@ -216,7 +217,7 @@ def test_a_time_out_that_the_broker_refuses(world: World) -> None:
     make_topics(world)
     failed = failures(world.environ, KAFKA_CONFIG='{"transaction.timeout.ms": 3600000}')
     assert "transaction.max.timeout.ms" in failed["transactions"]
-    assert "KAFKA_CONFIG" in failures(world.environ, KAFKA_CONFIG='{"no.such": 1}')["transactions"]
+    assert "KAFKA_CONFIG" in failures(world.environ, KAFKA_CONFIG='{"no.such": 1}')["broker settings"]
 
 
 def test_wrong_settings_are_told_and_the_rest_is_still_looked_at(world: World) -> None:
