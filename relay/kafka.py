@@ -3,6 +3,7 @@
 Only this module, ``publisher``, ``progress``, ``topics``, ``sighting`` and ``check`` know ``KafkaError``.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -52,6 +53,9 @@ CURES: dict[int, str] = {
 }
 
 
+_VALUE = re.compile(r"""value ("[^"]*"|\S+)""")
+
+
 class ErrorMemory:
     """The last thing the client complained about: time-outs do not tell why by themselves."""
 
@@ -69,8 +73,9 @@ class ErrorMemory:
 
 
 def seen_of(error: KafkaError) -> str:
-    """What the client says, and the error's name."""
-    return f"{error.str()} ({error.name()})"
+    """What the client says, and the error's name; a setting's value, which may be a secret, is masked."""
+    said = _VALUE.sub("value ***", error.str()) if error.code() == KafkaError._INVALID_ARG else error.str()  # noqa: SLF001
+    return f"{said.strip()} ({error.name()})"
 
 
 def explain(error: KafkaError) -> str:

@@ -21,7 +21,7 @@ TELLING = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION})  # noqa: SLF0
 """Complaints after which there is nothing to wait for."""
 TRANSACTION_SECONDS = 15.0
 LOOPBACK = ("127.", "localhost", "[::1]", "::1")
-CHECK_PROTOCOL = "check KAFKA_SECURITY_PROTOCOL: the listener seems to speak another one"
+CHECK_PROTOCOL = "check KAFKA_SECURITY_PROTOCOL, for the listener may speak another one, and whether the broker hangs"
 REPLICAS_OF_STATE = (
     "see that the broker's __transaction_state has its replicas: transaction.state.log.replication.factor and "
     "transaction.state.log.min.isr must not exceed the number of brokers that are up"

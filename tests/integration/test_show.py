@@ -38,6 +38,8 @@ def test_a_sent_row_is_found_in_the_topic(world: World) -> None:
     assert as_text.returncode == 0
     assert f"partition {record.partition}, offset {record.offset}" in as_text.stdout
     assert "the record is as the row" in as_text.stdout
+    world.execute(f"UPDATE outbox SET sent_at = sent_at + 7200000 WHERE id = {ids[150]}")  # as after a long outage
+    assert shown(world, ids[150])["kafka"]["record"] == found
 
 
 def test_what_differs_from_the_topic_is_named(world: World) -> None:

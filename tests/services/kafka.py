@@ -213,7 +213,7 @@ class SecureKafka(Kafka):
     def revoke(self, user: str, kind: ResourceType, name: str, operation: AclOperation) -> None:
         """Take a right away that ``allow`` has granted, whichever pattern it has."""
         right = AclBindingFilter(
-            kind, name, ResourcePatternType.ANY, f"User:{user}", None, operation, AclPermissionType.ANY
+            kind, name, ResourcePatternType.ANY, f"User:{user}", "*", operation, AclPermissionType.ANY
         )
         admin = self.admin()
         for future in admin.delete_acls([right]).values():

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from outbox.rows import Identity
 from outbox.vitals import Vitals
@@ -13,7 +14,7 @@ from relay.check.database import judge_revision, judge_vitals
 from relay.check.findings import Finding, Verdict
 from relay.check.services import judge_inference, judge_registry_error, judge_token
 from relay.check.topics import Purpose, Topic, judge_hidden, judge_settings, judge_topic
-from relay.kafka import explain
+from relay.kafka import explain, seen_of
 from relay.settings import RelaySettings
 
 SETTINGS = RelaySettings(kafka_bootstrap_servers="broker.example:9092", schema_registry_url="http://registry.example")
@@ -153,6 +154,15 @@ def test_errors_of_transactions_are_known_by_name(code: int, told: str, cure: st
 def test_a_time_out_at_the_commit_is_known_by_name() -> None:
     """The relay's own message tells that nothing is lost, and where to look."""
     assert "transaction.state.log.min.isr" in explain(KafkaError(KafkaError._TIMED_OUT))
+
+
+@pytest.mark.parametrize("given", ["canary", "canary 7"])
+def test_a_value_that_the_client_refuses_is_not_told(given: str) -> None:
+    """KAFKA_CONFIG counts as a secret: the property is named, what it was given is not."""
+    with pytest.raises(KafkaException) as refused:
+        AdminClient({"security.protocol": given})
+    told = seen_of(refused.value.args[0])
+    assert ("security.protocol" in told, "canary" in told) == (True, False)
 
 
 @pytest.mark.parametrize(
