@@ -3,13 +3,15 @@
 Only this module, ``publisher``, ``progress``, ``topics``, ``sighting`` and ``check`` know ``KafkaError``.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from relay.errors import TransactionFailedError
+from relay.errors import TransactionFailedError, UnavailableError
 
 REFUSED_RECORDS = frozenset(
     {
@@ -52,6 +54,9 @@ CURES: dict[int, str] = {
     KafkaError.NOT_ENOUGH_REPLICAS: "bring the partition's replicas back: fewer than min.insync.replicas are in sync",
 }
 
+
+# Where logging is not set up, as on the command line, what the client complains about is told by ``ErrorMemory``.
+logging.getLogger("relay.librdkafka").addHandler(logging.NullHandler())
 
 _VALUE = re.compile(r"""value ("[^"]*"|\S+)""")
 
@@ -98,3 +103,26 @@ def translated(
         raise raised(memory.told(f"Kafka failed to {doing}: {explain(exception.args[0])}")) from None
     except (SystemError, BufferError, RuntimeError) as exception:
         raise raised(memory.told(f"Kafka failed to {doing}: {type(exception).__name__}")) from None
+
+
+def committed_reader(config: dict[str, Any], memory: ErrorMemory) -> Consumer:
+    """A consumer for looking: of what is committed, told of each partition's end, joining and storing nothing.
+
+    Raises:
+        UnavailableError: the client refuses its settings.
+    """
+    with translated("make a consumer", memory, UnavailableError):
+        return Consumer(
+            {
+                **config,
+                "group.id": "outbox-relay-looks",  # never joined, nothing is stored under it
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
+                "error_cb": memory,
+                "log_level": 3,  # no warnings that a consumer does not need the producer's settings
+            },
+            logger=logging.getLogger("relay.librdkafka"),
+        )

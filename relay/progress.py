@@ -14,7 +14,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from outbox.rows import Ref
 from relay.errors import StoppedError, UnavailableError
-from relay.kafka import ErrorMemory, translated
+from relay.kafka import ErrorMemory, committed_reader, translated
 
 log = logging.getLogger(__name__)
 
@@ -94,21 +94,7 @@ def read_back(
     place = TopicPartition(*partition)
     low, end = _bounds(admin, place)
     memory = ErrorMemory()
-    with translated("make a consumer", memory, UnavailableError):
-        consumer = Consumer(
-            {
-                **config,
-                "group.id": "outbox-relay-reads-back",  # never joined, nothing is stored under it
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "error_cb": memory,
-                "log_level": 3,  # no warnings that a consumer does not need the producer's settings
-            },
-            logger=logging.getLogger("relay.librdkafka"),
-        )
+    consumer = committed_reader(config, memory)
     try:
         window, start = FIRST_WINDOW_OFFSETS, end
         while start > low:

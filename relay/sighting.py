@@ -5,7 +5,6 @@ backwards from the moment the row was marked, in growing windows, and is bounded
 """
 
 import json
-import logging
 from collections.abc import Sequence
 from io import BytesIO
 from time import monotonic
@@ -20,7 +19,7 @@ from outbox.lookup import StoredRow
 from outbox.rows import PendingRow
 from relay.encoding import MAGIC_BYTE, SCHEMA_TEXT, Encoder
 from relay.errors import UnavailableError
-from relay.kafka import ErrorMemory, explain, translated
+from relay.kafka import ErrorMemory, committed_reader, explain, translated
 
 SEARCH_SECONDS = 20.0
 """For the whole search."""
@@ -60,20 +59,7 @@ def find(config: dict[str, Any], topic: str, row: StoredRow) -> Search:
         UnavailableError: the topic cannot be read, or there is more to read than the time allows.
     """
     memory = ErrorMemory()
-    with translated("make a consumer", memory, UnavailableError):
-        consumer = Consumer(
-            {
-                **config,
-                "group.id": "outbox-relay-looks",  # never joined, nothing is stored under it
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "error_cb": memory,
-            },
-            logger=logging.getLogger("relay.librdkafka"),
-        )
+    consumer = committed_reader(config, memory)
     try:
         with translated("read the topic", memory, UnavailableError):
             return _search(consumer, topic, row)

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from outbox.rows import Identity
 from outbox.vitals import Vitals
 from relay.check import judge_identity
-from relay.check.broker import Cluster, judge_cluster, judge_silence, judge_transactions
+from relay.check.broker import Cluster, Complaints, judge_cluster, judge_silence, judge_transactions
 from relay.check.database import judge_revision, judge_vitals
 from relay.check.findings import Finding, Verdict
 from relay.check.services import judge_inference, judge_registry_error, judge_token
@@ -183,6 +183,20 @@ def test_a_broker_that_cannot_be_talked_to(error: KafkaError | None, subject: st
     found = judge_silence(SETTINGS, error)
     assert (found.subject, found.verdict) == (subject, Verdict.FAILURE)
     assert cure in found.cure
+
+
+def test_the_complaint_that_says_most_is_told() -> None:
+    """Of the login or TLS, whenever it came; else the first that is more than "all brokers are down"."""
+    down, transport, login = map(
+        KafkaError, (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._AUTHENTICATION)
+    )
+    complaints = Complaints()
+    complaints(down)
+    assert complaints.telling() is None
+    complaints(transport)
+    assert complaints.telling() == transport
+    complaints(login)
+    assert complaints.telling() == login
 
 
 def test_brokers_must_be_reached_as_they_advertise_themselves() -> None:
