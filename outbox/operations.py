@@ -88,14 +88,6 @@ class Operations:
             made.append(ErrorGroup(error, sum(part.rows for part in parts), oldest, max(0, parts[0].now - oldest)))
         return sorted(made, key=lambda group: -group.rows)
 
-    def chain(self, row_id: int) -> list[FoundRow]:
-        """The row, what it is a replay of, and every replay of any of them, in id order; [] if it is not there.
-
-        What was pruned is missing in it.
-        """
-        chain = [FoundRow._make(row) for row in self._ask(sql.CHAIN, {"id": row_id})]
-        return chain if any(row.id == row_id for row in chain) else []
-
     def _find(self, wanted: RowFilter, further: Sequence[str] = (), **values: Any) -> Iterator[FoundRow]:
         names, given = _conditions(wanted)
         values, names = {**given, **values}, [*names, *further]

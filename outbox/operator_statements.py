@@ -122,18 +122,6 @@ RECEIVED_FROM = statement("SELECT id, received_at FROM outbox WHERE id >= :id OR
 REPLAYED_BEFORE = _both("SELECT count(DISTINCT replay_of) FROM outbox WHERE {among}", among={
     name: text.replace("{column}", "replay_of") for name, text in _AMONG.items()
 })  # fmt: skip
-CHAIN = statement(f"""
-    WITH RECURSIVE up(id, replay_of) AS (
-        SELECT id, replay_of FROM outbox WHERE id = :id
-        UNION SELECT o.id, o.replay_of FROM outbox AS o JOIN up ON o.id = up.replay_of
-    ), down(id) AS (
-        SELECT min(coalesce(replay_of, id)) FROM up
-        UNION SELECT o.id FROM outbox AS o JOIN down ON o.replay_of = down.id
-    )
-    SELECT {_FOUND} FROM outbox AS o JOIN down ON down.id = o.id ORDER BY o.id
-""")
-"""A replay's id is above its original's, so the smallest of those above a row is where the chain began."""
-
 # Changing ------------------------------------------------------------------------------------------
 
 _COLUMN_ID = {name: text.replace("{column}", "id") for name, text in _AMONG.items()}

@@ -21,6 +21,7 @@ REGISTRY_TIMEOUT_SECONDS = 10
 NOT_ALLOWED = frozenset({401, 403, 405})
 NOT_FOUND = 404
 CONFLICT = 409
+TOO_MANY = 429
 READ_ONLY_MODE = 42205
 
 
@@ -93,7 +94,7 @@ def schema_id(settings: RelaySettings, topic: str) -> int:
     """
     subject = f"{topic}-value"
     schema = Schema(SCHEMA_TEXT, "AVRO")
-    client = _client(settings)
+    client = registry_client(settings)
     try:
         return int(client.register_schema(subject, schema))
     except SchemaRegistryError as error:
@@ -109,7 +110,8 @@ def schema_id(settings: RelaySettings, topic: str) -> int:
         raise _unreachable(settings, error) from None
 
 
-def _client(settings: RelaySettings) -> SchemaRegistryClient:
+def registry_client(settings: RelaySettings) -> SchemaRegistryClient:
+    """A client that tries once; who waits, waits in the open."""
     config: dict[str, object] = {
         "url": settings.schema_registry_url,
         "timeout": REGISTRY_TIMEOUT_SECONDS,
@@ -134,10 +136,15 @@ def _refused(error: SchemaRegistryError, subject: str) -> UnavailableError | Mis
             f"the Schema Registry has no schema under {subject} and the relay may not register one: "
             "register relay/schemas/interaction.avsc there"
         )
-    if status == CONFLICT or 400 <= status < 429:
+    if status == CONFLICT or 400 <= status < TOO_MANY:
         return MisconfiguredError(
             f"the Schema Registry refuses the schema of {subject} ({status}, {error.error_code}): "
             "its versions there are not compatible with relay/schemas/interaction.avsc"
+        )
+    if status == TOO_MANY:
+        return UnavailableError(
+            "the Schema Registry answers 429, too many requests: the relay waits and asks again, nothing is lost "
+            "meanwhile; if it lasts, raise the registry's rate limit"
         )
     return UnavailableError(f"the Schema Registry answers {status}: it has to recover, nothing is lost meanwhile")
 

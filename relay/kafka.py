@@ -1,14 +1,17 @@
 """The errors of Kafka's client, told in the relay's terms with their cure.
 
-Only this module, ``publisher``, ``progress`` and ``topics`` know ``KafkaError``.
+Only this module, ``publisher``, ``progress``, ``topics``, ``sighting`` and ``check`` know ``KafkaError``.
 """
 
+import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
-from relay.errors import TransactionFailedError
+from relay.errors import TransactionFailedError, UnavailableError
 
 REFUSED_RECORDS = frozenset(
     {
@@ -40,8 +43,22 @@ CURES: dict[int, str] = {
     ),
     KafkaError.UNKNOWN_TOPIC_OR_PART: "create the topic, or restart the relay with the right to create it",
     KafkaError._UNKNOWN_TOPIC: "create the topic, or restart the relay with the right to create it",  # noqa: SLF001
+    KafkaError._TIMED_OUT: (  # noqa: SLF001
+        "the relay finds out by itself what was committed; if it repeats at the commit, bring back the brokers that "
+        "hold __transaction_state (transaction.state.log.min.isr), or lower RELAY_BATCH_SIZE"
+    ),
+    KafkaError.COORDINATOR_NOT_AVAILABLE: (
+        "bring back the brokers that hold __transaction_state: its transaction.state.log.replication.factor must not "
+        "exceed their number"
+    ),
     KafkaError.NOT_ENOUGH_REPLICAS: "bring the partition's replicas back: fewer than min.insync.replicas are in sync",
 }
+
+
+# Where logging is not set up, as on the command line, what the client complains about is told by ``ErrorMemory``.
+logging.getLogger("relay.librdkafka").addHandler(logging.NullHandler())
+
+_VALUE = re.compile(r"""value ("[^"]*"|\S+)""")
 
 
 class ErrorMemory:
@@ -60,10 +77,16 @@ class ErrorMemory:
         return f"{reason}; before that: {self.last}" if self.last and self.last not in reason else reason
 
 
+def seen_of(error: KafkaError) -> str:
+    """What the client says, and the error's name; a setting's value, which may be a secret, is masked."""
+    said = _VALUE.sub("value ***", error.str()) if error.code() == KafkaError._INVALID_ARG else error.str()  # noqa: SLF001
+    return f"{said.strip()} ({error.name()})"
+
+
 def explain(error: KafkaError) -> str:
     """What the client says, and the cure where there is a known one."""
     cure = CURES.get(error.code())
-    return f"{error.str()} ({error.name()})" + (f": {cure}" if cure else "")
+    return seen_of(error) + (f": {cure}" if cure else "")
 
 
 @contextmanager
@@ -80,3 +103,26 @@ def translated(
         raise raised(memory.told(f"Kafka failed to {doing}: {explain(exception.args[0])}")) from None
     except (SystemError, BufferError, RuntimeError) as exception:
         raise raised(memory.told(f"Kafka failed to {doing}: {type(exception).__name__}")) from None
+
+
+def committed_reader(config: dict[str, Any], memory: ErrorMemory) -> Consumer:
+    """A consumer for looking: of what is committed, told of each partition's end, joining and storing nothing.
+
+    Raises:
+        UnavailableError: the client refuses its settings.
+    """
+    with translated("make a consumer", memory, UnavailableError):
+        return Consumer(
+            {
+                **config,
+                "group.id": "outbox-relay-looks",  # never joined, nothing is stored under it
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "enable.partition.eof": True,
+                "error_cb": memory,
+                "log_level": 3,  # no warnings that a consumer does not need the producer's settings
+            },
+            logger=logging.getLogger("relay.librdkafka"),
+        )

@@ -14,7 +14,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from outbox.rows import Ref
 from relay.errors import StoppedError, UnavailableError
-from relay.kafka import ErrorMemory, translated
+from relay.kafka import ErrorMemory, committed_reader, translated
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def read_back(
     """
     low, end = bounds(admin, [TopicPartition(*partition)], OffsetSpec.earliest())[partition[1]]
     memory = ErrorMemory()
-    consumer = committed_consumer(config, memory)
+    consumer = committed_reader(config, memory)
     try:
         window, start = FIRST_WINDOW_OFFSETS, end
         while start > low:
@@ -106,30 +106,6 @@ def read_back(
         return None
     finally:
         consumer.close()
-
-
-def committed_consumer(config: dict[str, object], memory: ErrorMemory) -> Consumer:
-    """A consumer that sees what is committed, tells where a partition ends, and stores nothing.
-
-    Args:
-        config: of the client.
-        memory: of its complaints.
-    """
-    with translated("make a consumer", memory, UnavailableError):
-        return Consumer(
-            {
-                **config,
-                "group.id": "outbox-relay-reads-back",  # never joined, nothing is stored under it
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "error_cb": memory,
-                "log_level": 3,  # no warnings that a consumer does not need the producer's settings
-            },
-            logger=logging.getLogger("relay.librdkafka"),
-        )
 
 
 def bounds(admin: AdminClient, places: Sequence[TopicPartition], start: OffsetSpec) -> dict[int, tuple[int, int]]:

@@ -8,8 +8,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from outbox.reconciling import SeenRecord
 from relay.errors import UnavailableError
-from relay.kafka import ErrorMemory, translated
-from relay.progress import REQUEST_SECONDS, bounds, committed_consumer
+from relay.kafka import ErrorMemory, committed_reader, translated
+from relay.progress import REQUEST_SECONDS, bounds
 
 PAGE_RECORDS = 2_000
 OPEN_TRANSACTION_SECONDS = 90.0
@@ -39,7 +39,7 @@ def committed_since(
     places = [TopicPartition(topic, number) for number in partitions]
     spans = bounds(admin, places, OffsetSpec.for_timestamp(since_ms))
     positions = {number: low for number, (low, end) in spans.items() if 0 <= low < end}  # below 0: nothing since
-    consumer = committed_consumer(config, memory)
+    consumer = committed_reader(config, memory)
     try:
         consumer.assign([TopicPartition(topic, number, low) for number, low in positions.items()])
         moved_at = monotonic()

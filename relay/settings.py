@@ -198,6 +198,11 @@ class RelaySettings(BaseSettings):
             raise ValueError("KAFKA_REPLAY_TOPICS: takes other topics than KAFKA_PROGRESS_TOPIC")
         return self
 
+    @property
+    def kafka_topics(self) -> tuple[str, ...]:
+        """Every topic that rows may go to, the usual one first, each once."""
+        return tuple(dict.fromkeys((self.kafka_topic, *self.kafka_replay_topics)))
+
 
 def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
     """Librdkafka settings of every client of the relay: how to reach and trust the brokers is the same for all."""

@@ -28,16 +28,8 @@ def prepare_topics(admin: AdminClient, settings: RelaySettings, shards: int, mem
         MisconfiguredError: a topic is missing and may not be created, or has too few partitions.
     """
     cluster_id = ""
-    wanted = {
-        **{
-            topic: NewTopic(topic, TOPIC_PARTITIONS, BROKER_DEFAULT)
-            for topic in (settings.kafka_topic, *settings.kafka_replay_topics)
-        },
-        settings.kafka_progress_topic: NewTopic(
-            settings.kafka_progress_topic, shards, BROKER_DEFAULT, config={"cleanup.policy": "compact"}
-        ),
-    }
-    for topic, new in wanted.items():
+    for new in wanted_topics(settings, shards):
+        topic = new.topic
         cluster_id, partitions = _look(admin, topic, memory)
         if not partitions:
             _create(admin, new, settings, memory)
@@ -78,6 +70,15 @@ def _too_few(settings: RelaySettings, shards: int) -> str:
     )
 
 
+def wanted_topics(settings: RelaySettings, shards: int) -> list[NewTopic]:
+    """The topics as they are where we create them: the usual one, those of replays, and the progress topic."""
+    compacted = {"cleanup.policy": "compact"}
+    return [
+        *(NewTopic(name, TOPIC_PARTITIONS, BROKER_DEFAULT) for name in settings.kafka_topics),
+        NewTopic(settings.kafka_progress_topic, shards, BROKER_DEFAULT, config=compacted),
+    ]
+
+
 def _look(admin: AdminClient, topic: str, memory: ErrorMemory) -> tuple[str, int]:
     """The cluster's id, and the topic's number of partitions: 0 if it is missing."""
     admin.poll(0)  # serves error_cb: why the last attempt failed
@@ -101,13 +102,14 @@ def _create(admin: AdminClient, new: NewTopic, settings: RelaySettings, memory: 
             return
         if error.code() in _REFUSED:
             raise MisconfiguredError(
-                f"topic {new.topic} is missing and the relay may not create it: {_command(new, settings)}"
+                f"topic {new.topic} is missing and the relay may not create it: {creation_command(new, settings)}"
             ) from None
         raise UnavailableError(memory.told(f"topic {new.topic} cannot be created: {explain(error)}")) from None
     log.info("topic %s created", new.topic, action="topic_created", topic=new.topic, partitions=new.num_partitions)
 
 
-def _command(new: NewTopic, settings: RelaySettings) -> str:
+def creation_command(new: NewTopic, settings: RelaySettings) -> str:
+    """The command that creates a topic."""
     config = "".join(f" --config {name}={value}" for name, value in (new.config or {}).items())
     return (
         f"kafka-topics.sh --bootstrap-server {settings.kafka_bootstrap_servers} --create --topic {new.topic} "

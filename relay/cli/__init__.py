@@ -3,6 +3,7 @@
 import click
 
 from relay.cli.audit import audit
+from relay.cli.check import check
 from relay.cli.demo import demo
 from relay.cli.erase import erase
 from relay.cli.inference import inference
@@ -13,6 +14,7 @@ from relay.cli.reconcile import reconcile
 from relay.cli.repair import discard, replay, retry
 from relay.cli.reshard import reshard
 from relay.cli.run import run
+from relay.cli.show import show
 from relay.cli.status import status
 
 
@@ -23,8 +25,8 @@ def main() -> None:
 
 
 VERBS = (
-    *(run, status, list_rows, retry, discard, replay, inference, pause, resume),
-    *(prune, erase, audit, reshard, reconcile, demo),
+    *(run, status, list_rows, show, retry, discard, replay, inference, pause, resume),
+    *(prune, erase, audit, reshard, reconcile, check, demo),
 )
 for verb in VERBS:
     main.add_command(verb)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from time import monotonic
 
 import click
@@ -114,11 +115,11 @@ def _plan(engine: Engine, held: Custody, wanted: tuple[int, ...], since: int | N
     prepared = held.prepared
     console = Console(stderr=True)
     with console.status("reading the topic") if console.is_terminal else _silence() as status:
-        config, topic = kafka_client_config(prepared.settings), prepared.settings.kafka_topic
-        for page in committed_since(config, prepared.admin, topic, since):
+        config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
+        for page in chain.from_iterable(committed_since(config, prepared.admin, topic, since) for topic in topics):
             plan.add(page, reconciling.recognise(engine, page))
             if status is not None:
-                status.update(f"reading the topic: {plan.records:,} records")
+                status.update(f"reading the topics: {plan.records:,} records")
     return plan
 
 

@@ -282,6 +282,20 @@ BREAKAGES = [
         "tests/integration/test_operators_at_work.py::test_a_replay_goes_to_a_listed_topic_and_to_no_other[sqlite]",
     ),
     Breakage(
+        "a check uses a shard's transactional id",
+        "relay/check/broker.py",
+        'transactional_id = f"{settings.kafka_transactional_id_prefix}check"',
+        'transactional_id = f"{settings.kafka_transactional_id_prefix}01"',
+        "tests/integration/test_check.py::test_a_check_harms_no_running_relay[sqlite]",
+    ),
+    Breakage(
+        "a payload is revealed off the record",
+        "outbox/lookup.py",
+        'audit.add(connection, "reveal", order, [row_id])',
+        "pass",
+        "tests/integration/test_show.py::test_the_payload_is_shown_only_on_the_record[sqlite]",
+    ),
+    Breakage(
         "the webhook answers before the commit",
         "app/recorder.py",
         "        self._queue.put(waiting)",

@@ -228,25 +228,6 @@ def test_rows_of_a_state_come_in_the_order_of_ids_across_shards(new_database: Ne
     engine.dispose()
 
 
-def test_replays_of_replays_are_a_chain(operations: Operations, store: Store) -> None:
-    """From any row of it: the original, its replays, theirs; no other row."""
-    ids = record(store, new_rows(2))
-    mark_sent(store, 1, planned(operations))
-    operations.replay("one", planned(operations, ids=(ids[0],)), ORDER, "elsewhere")
-    (first,) = planned(operations, state="pending")
-    mark_sent(store, 2, [first])
-    operations.replay("two", [first], ORDER)
-    operations.replay("three", planned(operations, ids=(ids[0],)), ORDER)
-    second, third = planned(operations, state="pending")
-    expected = [(ids[0], None), (first.id, ids[0]), (second.id, first.id), (third.id, ids[0])]
-    for row_id in (ids[0], first.id, second.id, third.id):
-        assert [(row.id, row.replay_of) for row in operations.chain(row_id)] == expected
-    assert [row.topic for row in operations.chain(first.id)] == [None, "elsewhere", None, None]
-    assert [row.id for row in operations.chain(ids[1])] == [ids[1]]
-    assert operations.chain(10**9) == []
-    assert operations.count_replayed(planned(operations)) == 2
-
-
 def test_a_calls_way_back(operations: Operations, store: Store, engine: Engine) -> None:
     """Parked calls are found by their error and due again; one that was parked again since is left alone."""
     ids = record(store, new_rows(3))

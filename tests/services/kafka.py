@@ -11,6 +11,7 @@ import trustme
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -48,7 +49,8 @@ DEFAULTS = {
 ADMIN, PASSWORD = "admin", "admin-secret"
 
 
-def _jars() -> Path:
+def jars() -> Path:
+    """Folder of Kafka's jars."""
     with cached("kafka-4.3.1") as (folder, building):
         if building:
             maven("dependency:copy-dependencies", f"-DoutputDirectory={building}")
@@ -86,7 +88,7 @@ class Kafka:
 
     def start(self) -> Self:
         """Format the data folder at first, start, and wait until it answers."""
-        classpath = f"{_jars()}/*"
+        classpath = f"{jars()}/*"
         runtime = java(17)
         properties = self._directory / "server.properties"
         if not properties.exists():
@@ -206,4 +208,13 @@ class SecureKafka(Kafka):
         ]
         admin = self.admin()
         for future in admin.create_acls(rights).values():
+            future.result(10)
+
+    def revoke(self, user: str, kind: ResourceType, name: str, operation: AclOperation) -> None:
+        """Take a right away that ``allow`` has granted, whichever pattern it has."""
+        right = AclBindingFilter(
+            kind, name, ResourcePatternType.ANY, f"User:{user}", "*", operation, AclPermissionType.ANY
+        )
+        admin = self.admin()
+        for future in admin.delete_acls([right]).values():
             future.result(10)

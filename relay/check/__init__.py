@@ -1,0 +1,79 @@
+"""Diagnosis: each thing that the relay rests on is looked at, judged, and told with its cure.
+
+What is seen and what is made of it are apart: functions named ``check_…`` look, those named
+``judge_…`` only decide.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from config.settings import BaseSettings, SettingsError, load, unknown_names
+from outbox.rows import Identity
+from relay.check.broker import check_broker, check_transactions
+from relay.check.database import check_database
+from relay.check.findings import Finding, failure, ok, unknown, warning
+from relay.check.services import check_inference, check_oauth, check_registry
+from relay.check.topics import check_topics
+from relay.settings import RelaySettings
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def check_all(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Every finding, as soon as it is there; what rests on something that fails is not looked at."""
+    settings, wrong = _settings(RelaySettings, environ)
+    yield from wrong or [ok("settings", "each is there and well formed")]
+    for line in unknown_names(environ):
+        yield warning("settings", line, "correct the name, or unset it")
+    base, _ = _settings(BaseSettings, environ)
+    identity = None
+    if base is not None:
+        findings, identity = check_database(base.database_url.get_secret_value())
+        yield from findings
+    if settings is None:
+        for subject in ("broker", "schema registry", "inference", "oauth"):
+            yield unknown(subject, "not looked at", "correct the settings first")
+    else:
+        yield from _check_kafka(settings, identity)
+        yield from check_registry(settings)
+        yield from check_inference(settings)
+        yield from check_oauth(settings)
+
+
+def _settings(kind: type[S], environ: Mapping[str, str]) -> tuple[S | None, list[Finding]]:
+    try:
+        return load(kind, environ), []
+    except SettingsError as error:
+        lines = dict.fromkeys(str(error).splitlines())
+        return None, [failure("settings", line, "set what it takes, and check again") for line in lines]
+
+
+def _check_kafka(settings: RelaySettings, identity: Identity | None) -> Iterator[Finding]:
+    findings, admin, cluster = check_broker(settings)
+    yield from findings
+    if admin is None or cluster is None:
+        cure = "mend the broker's line first"
+        yield from (unknown(subject, "not looked at", cure) for subject in ("transactions", "topics"))
+        return
+    yield from check_transactions(settings)
+    yield from check_topics(admin, settings, identity.shards if identity else None, len(cluster.brokers))
+    if identity is not None:
+        yield judge_identity(settings, identity, cluster.id)
+
+
+def judge_identity(settings: RelaySettings, identity: Identity, cluster_id: str) -> Finding:
+    """Whether the outbox is used with what it was used with before: a relay refuses anything else."""
+    now = {
+        "RELAY_SHARDS": (identity.shards, settings.relay_shards or identity.shards),
+        "KAFKA_TOPIC": (identity.topic, settings.kafka_topic),
+        "KAFKA_PROGRESS_TOPIC": (identity.progress_topic, settings.kafka_progress_topic),
+        "KAFKA_TRANSACTIONAL_ID_PREFIX": (identity.transactional_id_prefix, settings.kafka_transactional_id_prefix),
+        "the Kafka cluster": (identity.cluster_id, cluster_id),
+    }
+    used = identity.topic is not None
+    different = [f"{n} was {a}, is {b}" for n, (a, b) in now.items() if a != b and (used or n == "RELAY_SHARDS")]
+    if different:
+        cure = "go back to what it was used with: sending with these could lose or double rows"
+        return failure("outbox", "; ".join(different), cure)
+    told = f"used with topic {identity.topic}" if used else "not used with any topic yet"
+    return ok("outbox", f"{identity.shards} shard(s), {told}")

@@ -1,0 +1,141 @@
+"""The services behind HTTP: the Schema Registry, inference, and the OAuth server."""
+
+import socket
+from contextlib import closing
+from urllib.parse import urlsplit
+
+import requests
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from relay.check.findings import Finding, failure, ok, unknown, warning
+from relay.encoding import SCHEMA_TEXT, registry_client
+from relay.oauth import check_token
+from relay.settings import RelaySettings
+
+SECONDS = 5.0
+REFUSED = frozenset({401, 403})
+NOT_FOUND, CONFLICT, TOO_MANY = 404, 409, 429
+COMPATIBLE = "make the versions there compatible with relay/schemas/interaction.avsc, or use another KAFKA_TOPIC"
+
+
+# The Schema Registry -------------------------------------------------------------------------------
+
+
+def check_registry(settings: RelaySettings) -> list[Finding]:
+    """Reachable, authorised, and the schema registered or compatible. Nothing is registered by this."""
+    subject = f"{settings.kafka_topic}-value"
+    place = settings.schema_registry_url.rsplit("@", 1)[-1]
+    with closing(registry_client(settings)) as client:
+        try:
+            schema = _look_at_schema(client, subject)
+        except SchemaRegistryError as error:
+            return judge_registry_error(place, subject, error.http_status_code)
+        except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
+            return [_no_answer("schema registry", place, error, "SCHEMA_REGISTRY_URL")]
+    return [ok("schema registry", f"{place} answers, and takes the login"), schema]
+
+
+def _look_at_schema(client: SchemaRegistryClient, subject: str) -> Finding:
+    schema = Schema(SCHEMA_TEXT, "AVRO")
+    try:
+        return ok("schema", f"{subject} holds the schema as id {client.lookup_schema(subject, schema).schema_id}")
+    except SchemaRegistryError as error:
+        if error.http_status_code != NOT_FOUND:
+            raise
+    try:
+        compatible = not client.get_versions(subject) or client.test_compatibility(subject, schema)
+    except SchemaRegistryError as error:
+        if error.http_status_code != NOT_FOUND:
+            raise
+        compatible = True  # no such subject yet: it begins with our schema
+    if not compatible:
+        return failure("schema", f"{subject} holds versions that do not go with the relay's", COMPATIBLE)
+    cure = "start the relay with the right to register it, or register relay/schemas/interaction.avsc yourself"
+    return warning("schema", f"{subject} does not hold the relay's schema yet, and could", cure)
+
+
+def judge_registry_error(place: str, subject: str, status: int) -> list[Finding]:
+    """What a refusal of the registry means, by its HTTP status."""
+    seen = f"{place} answers {status}"
+    if status in REFUSED:
+        cure = (
+            "check SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD (with some registries an API key and its "
+            f"secret, which are not those of Kafka), and the right to read subject {subject}"
+        )
+        return [failure("schema registry", f"{seen}: it refuses the login or its rights", cure)]
+    if status == TOO_MANY:
+        cure = "ask again later, or raise the registry's rate limit; the relay asks once at its start"
+        return [unknown("schema registry", f"{seen}: too many requests", cure)]
+    if status == CONFLICT or 400 <= status < 500:
+        return [failure("schema", f"{seen}: it refuses the schema of {subject}", COMPATIBLE)]
+    return [failure("schema registry", seen, "let it recover; rows wait in the outbox meanwhile")]
+
+
+# Inference -----------------------------------------------------------------------------------------
+
+
+def check_inference(settings: RelaySettings) -> list[Finding]:
+    """Reachable by a connection and an OPTIONS request, which is no call: it has no body and asks for nothing."""
+    url = settings.inference_url
+    if url is None:
+        return [ok("inference", "INFERENCE_URL is not set: no calls are made")]
+    host = urlsplit(url).hostname or ""
+    allowed = settings.inference_allow_hosts
+    if allowed and host not in {name.strip() for name in allowed.split(",")}:
+        cure = "add it to INFERENCE_ALLOW_HOSTS, or correct INFERENCE_URL"
+        return [failure("inference", f"host {host} is not in INFERENCE_ALLOW_HOSTS", cure)]
+    headers = {}
+    if settings.inference_token:
+        headers["Authorization"] = f"Bearer {settings.inference_token.get_secret_value()}"
+    try:
+        with (
+            _session() as session,
+            session.options(url, headers=headers, timeout=SECONDS, allow_redirects=False, stream=True) as response,
+        ):
+            return [judge_inference(host, response.status_code)]
+    except OSError as error:  # as every error of requests is
+        return [_no_answer("inference", host, error, "INFERENCE_URL")]
+
+
+def judge_inference(host: str, status: int) -> Finding:
+    """What an answer to OPTIONS means: any shows that somebody is there, few tell more."""
+    seen = f"{host} answers OPTIONS with {status}"
+    if status in REFUSED:
+        return failure("inference", seen, "check INFERENCE_TOKEN, or let the endpoint take it: calls would be parked")
+    if status == NOT_FOUND:
+        return warning("inference", seen, "check the path of INFERENCE_URL: a 404 to a call parks it")
+    if status == TOO_MANY or status >= 500:
+        return warning("inference", seen, "let it recover: calls wait in the outbox, and are made then")
+    return ok("inference", seen)
+
+
+# OAuth ---------------------------------------------------------------------------------------------
+
+
+def check_oauth(settings: RelaySettings) -> list[Finding]:
+    """Whether the OAuth server gives a token; it is thrown away."""
+    if settings.cxone_enrich_url is None:
+        return [ok("oauth", "CXONE_ENRICH_URL is not set: nothing is asked of CXone")]
+    host = urlsplit(settings.cxone_oauth_url or "").hostname or ""
+    refused = check_token(settings)
+    return [failure("oauth", f"{host} gives no token", refused) if refused else ok("oauth", f"{host} gives a token")]
+
+
+# Shared --------------------------------------------------------------------------------------------
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def _no_answer(subject: str, place: str, error: Exception, name: str) -> Finding:
+    told = f"{place} does not answer ({type(error).__name__})"
+    if isinstance(error, requests.exceptions.SSLError) or "certificate" in str(error).lower():
+        cure = f"check its certificate, or let {name} name the host that the certificate is for"
+        return failure(subject, f"{told}: TLS fails", cure)
+    if isinstance(error.__cause__ or error.__context__, socket.gaierror) or "resolve" in str(error).lower():
+        return failure(subject, f"{told}: its name cannot be resolved", f"correct the host in {name}")
+    return failure(subject, told, f"start it, open the way to it, or correct {name}")

@@ -1,0 +1,224 @@
+"""``relay show``: one row's whole life."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import click
+
+from config.settings import SettingsError, load
+from outbox.engine import create_outbox_engine
+from outbox.lookup import Life, Lookup, StoredRow
+from outbox.rows import Order, RowFilter
+from outbox.states import CallState, RowState
+from relay.cli.shared import (
+    CHECK_FAILED,
+    DONE,
+    FAILED,
+    NOTHING_MATCHED,
+    Words,
+    escaped,
+    operations,
+    told_time,
+    who_acts,
+)
+from relay.errors import UnavailableError
+from relay.settings import RelaySettings, kafka_client_config
+
+MASKED = "***"
+PERSONAL = ("customer_email", "agent_id")
+
+
+class Looked(NamedTuple):
+    """What was seen of the row in Kafka."""
+
+    transactional_id: str | None = None
+    record: dict[str, Any] | None = None
+    """Partition, offset, time and headers; None: not seen."""
+    not_seen: str | None = None
+    """Why there is no record."""
+    looked_up: bool = False
+    """Whether the search was complete."""
+    differences: dict[str, tuple[Any, Any]] | None = None
+    """None: not compared."""
+    not_compared: str | None = None
+
+
+@click.command()
+@click.argument("row_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@click.option("--verify", is_flag=True, help="Compare the record in Kafka with the row; exit code 4 if different.")
+@click.option("--reveal", is_flag=True, help="Show the payload and personal values; goes on record, needs --reason.")
+@click.option("--reason", type=Words(), help="Why, for the record.")
+@click.option("--as", "actor", type=Words(), help="Who is on record; RELAY_ACTOR or the OS user without.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: str | None, as_json: bool) -> None:
+    """A row's whole life: received, sent, its record in Kafka, inference, what waits, replays, and who did what.
+
+    Personal values are masked. Where Kafka cannot be reached, the record is "not looked up".
+
+    \b
+    Examples:
+      relay show 4711 --verify
+      relay show 4711 --reveal --reason "the customer asks what we hold"
+    """
+    if reveal and reason is None:
+        raise click.UsageError("--reveal goes on record: give --reason")
+    payload = None
+    with operations() as (_, settings):
+        engine = create_outbox_engine(settings.database_url.get_secret_value())
+        lookup = Lookup(engine)
+        if reveal:
+            payload = lookup.reveal(row_id, Order(who_acts(actor, settings), reason or "", RowFilter(ids=(row_id,))))
+        life = lookup.life(row_id)
+        engine.dispose()
+    if life is None:
+        click.echo(f"the outbox holds no row {row_id}", err=True)
+        sys.exit(NOTHING_MATCHED)
+    looked = _look_up(life.row, compare=verify)
+    if as_json:
+        click.echo(json.dumps(_as_json(life, looked, payload)))
+    else:
+        for line in _told(life, looked, payload):
+            click.echo(escaped(line))
+    sys.exit(_verdict(life, looked) if verify else DONE)
+
+
+# In Kafka ------------------------------------------------------------------------------------------
+
+
+def _look_up(row: StoredRow, *, compare: bool) -> Looked:
+    try:
+        settings = load(RelaySettings, os.environ)
+    except SettingsError as error:
+        return Looked(not_seen=f"not looked up: {error}".replace("\n", "; "))
+    from relay import sighting
+    from relay.encoding import registry_client
+
+    transactional_id = f"{settings.kafka_transactional_id_prefix}{row.shard + 1:02d}"
+    topic = row.topic or settings.kafka_topic
+    try:
+        sighted, records = sighting.find(kafka_client_config(settings), topic, row)
+    except UnavailableError as error:
+        return Looked(transactional_id, not_seen=f"not looked up: {error}")
+    if sighted is None:
+        told = f"not in {topic}: looked at {records} record(s) since it was received"
+        return Looked(transactional_id, not_seen=told, looked_up=True)
+    record = {"topic": topic, **sighted._asdict(), "value": f"{len(sighted.value)} bytes"}
+    looked = Looked(transactional_id, {**record, "key": sighted.key.decode(errors="replace")}, looked_up=True)
+    if not compare:
+        return looked
+    try:
+        with closing(registry_client(settings)) as registry:
+            return looked._replace(differences=sighting.differences(registry, row, sighted))
+    except UnavailableError as error:
+        return looked._replace(not_compared=str(error))
+
+
+def _verdict(life: Life, looked: Looked) -> int:
+    """Exit code of ``--verify``: the topic must hold the row, as it is, if and only if it is marked sent."""
+    if not looked.looked_up or looked.not_compared:
+        return FAILED
+    marked = life.row.state == RowState.SENT
+    return CHECK_FAILED if looked.differences or marked != (looked.record is not None) else DONE
+
+
+# Telling -------------------------------------------------------------------------------------------
+
+
+def _as_json(life: Life, looked: Looked, payload: bytes | None) -> dict[str, Any]:
+    row = life.row._asdict()
+    told = looked._asdict()
+    if payload is None:
+        row |= {name: MASKED for name in PERSONAL if row[name] is not None}
+        told["differences"] = None if looked.differences is None else sorted(looked.differences)
+    return {
+        **row,
+        "payload": MASKED if payload is None else payload.decode(errors="replace"),
+        "kafka": told,
+        "inference": life.call._asdict() if life.call else None,
+        "ahead": life.ahead,
+        "waits_for": life.parked_before,
+        "behind": life.behind,
+        "originals": [link._asdict() for link in life.originals],
+        "replays": [link._asdict() for link in life.replays],
+        "audit": [{**entry._asdict(), "row_ids": json.loads(entry.row_ids)} for entry in life.audit],
+    }
+
+
+def _told(life: Life, looked: Looked, payload: bytes | None) -> Iterator[str]:
+    row = life.row
+    yield f"row {row.id}: {row.state}"
+    yield f"  interaction   {row.interaction_id}, {row.channel}, its timestamp {row.timestamp_ms}"
+    yield f"  received      {told_time(row.received_at_ms)}"
+    yield from _told_content(row, payload)
+    yield from _told_way(life)
+    yield from _told_kafka(life, looked, revealed=payload is not None)
+    yield from _told_call(life)
+    for link in life.originals:
+        yield f"  replay of     {link.id} ({link.state or 'pruned'})"
+    for link in life.replays:
+        yield f"  replayed as   {link.id} ({link.state}), of {link.replay_of}"
+    for entry in life.audit:
+        yield f"  on record     {told_time(entry.at_ms)} {entry.actor} {entry.verb}: {entry.reason} (entry {entry.id})"
+
+
+def _told_content(row: StoredRow, payload: bytes | None) -> Iterator[str]:
+    if payload is None:
+        yield f"  payload       {row.payload_bytes} bytes, masked (--reveal --reason WHY shows it, on the record)"
+        return
+    yield f"  customer      {row.customer_email or '-'}"
+    yield f"  agent         {row.agent_id or '-'}"
+    yield f"  payload       {payload.decode(errors='replace')}"
+
+
+def _told_way(life: Life) -> Iterator[str]:
+    row = life.row
+    if row.error is not None:
+        yield f"  error         {row.error}"
+    if life.parked_before is not None:
+        yield f"  waits for     row {life.parked_before} of its interaction, which is parked"
+    elif row.state == RowState.PENDING:
+        yield f"  to be sent    {life.ahead} pending row(s) of shard {row.shard} are before it"
+    if row.state == RowState.PARKED:
+        yield f"  behind it     {life.behind} row(s) of its interaction wait"
+    if row.sent_at_ms is not None:
+        yield f"  marked sent   {told_time(row.sent_at_ms)}, {(row.sent_at_ms - row.received_at_ms) / 1000:.3f} s later"
+
+
+def _told_kafka(life: Life, looked: Looked, *, revealed: bool) -> Iterator[str]:
+    row = life.row
+    if row.sequence is not None:
+        name = f" ({looked.transactional_id})" if looked.transactional_id else ""
+        yield f"  transaction   {row.sequence} of shard {row.shard}{name}"
+    if looked.record is None:
+        yield f"  in Kafka      {looked.not_seen}"
+        return
+    record = looked.record
+    headers = " ".join(f"{name}={value}" for name, value in record["headers"].items())
+    yield f"  in Kafka      {record['topic']}, partition {record['partition']}, offset {record['offset']}"
+    yield f"  record        {told_time(record['timestamp_ms'])}, {record['value']}, {headers}"
+    if looked.not_compared:
+        yield f"  compared      not compared: {looked.not_compared}"
+    elif looked.differences is not None:
+        different = ", ".join(sorted(looked.differences))
+        yield f"  compared      {f'DIFFERENT in {different}' if different else 'the record is as the row'}"
+        if revealed:
+            for name, (ours, theirs) in sorted(looked.differences.items()):
+                yield f"                {name}: the row has {ours!r}, the record {theirs!r}"
+
+
+def _told_call(life: Life) -> Iterator[str]:
+    call = life.call
+    if call is None:
+        yield "  inference     no call"
+        return
+    last = f", last answer {call.status or call.error or 'none'}"
+    if call.latency_ms is not None:
+        last += f" in {call.latency_ms} ms"
+    due = ""
+    if call.state == CallState.DUE:
+        due = f", made by {call.claimed_by}" if call.claimed_by else f", due {told_time(call.due_at_ms)}"
+    yield f"  inference     {call.state}, {call.attempts} attempt(s){last}{due}"

@@ -1,0 +1,295 @@
+"""``relay check`` on real services: what is wrong is named, with its cure, and nothing is harmed by looking."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import trustme
+from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
+
+from tests.command_line import command
+from tests.integration.test_secure_kafka import (
+    CREATE,
+    DESCRIBE,
+    PASSWORD,
+    READ,
+    WRITE,
+    NewSecureWorld,
+    new_secure_world,
+)
+from tests.services import SecureKafka
+from tests.support import new_rows, wait_until
+from tests.world import NewWorld, World
+
+__all__ = ["new_secure_world"]  # a fixture
+
+TOPIC, TRANSACTIONAL_ID = ResourceType.TOPIC, ResourceType.TRANSACTIONAL_ID
+
+
+def checked(environ: Mapping[str, str], **further: str) -> tuple[int, list[dict[str, str]]]:
+    """Exit code and findings of ``relay check --json``."""
+    ended = command(environ, "check", "--json", **further)
+    return ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def failures(environ: Mapping[str, str], **further: str) -> dict[str, str]:
+    """Subject of each failure to what was seen and the cure; the exit code says whether there are any."""
+    code, findings = checked(environ, **further)
+    failed = {f["subject"]: f"{f['seen']}; cure: {f['cure']}" for f in findings if f["verdict"] == "failure"}
+    assert code == (4 if failed else 0)
+    assert all(finding["cure"] for finding in findings if finding["verdict"] != "ok")
+    return failed
+
+
+def verdicts(environ: Mapping[str, str], **further: str) -> dict[str, str]:
+    """Subject to verdict."""
+    return {finding["subject"]: finding["verdict"] for finding in checked(environ, **further)[1]}
+
+
+def make_topics(world: World, shards: int = 1, **config: dict[str, str]) -> None:
+    """Create both topics; ``topic`` and ``progress`` are further settings of theirs."""
+    progress = {"cleanup.policy": "compact", **config.get("progress", {})}
+    topics = [
+        NewTopic(world.topic, 2, 1, config=config.get("topic", {})),
+        NewTopic(world.environ["KAFKA_PROGRESS_TOPIC"], shards, 1, config=progress),
+    ]
+    admin = AdminClient(world.client_config)
+    for future in admin.create_topics(topics).values():
+        future.result(10)
+
+
+def test_each_right_that_is_taken_away_is_named_with_its_cure(
+    secure_kafka: SecureKafka, new_secure_world: NewSecureWorld
+) -> None:
+    """With the documented rights nothing fails; without any one of them, that one does, and tells how to grant it."""
+    world, user = new_secure_world(create_topics=True)
+    environ, topic, progress = world.environ, world.topic, world.environ["KAFKA_PROGRESS_TOPIC"]
+    prefix = environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
+    bare = failures(environ)
+    assert set(bare) == {f"topic {topic} rights", f"topic {progress} rights", "transactions"}
+    secure_kafka.allow(user, TOPIC, topic, [WRITE, DESCRIBE], prefix=False)
+    secure_kafka.allow(user, TOPIC, progress, [READ, WRITE, DESCRIBE], prefix=False)
+    secure_kafka.allow(user, TRANSACTIONAL_ID, prefix, [WRITE, DESCRIBE], prefix=True)
+    wait_until(lambda: not failures(environ), "nothing fails with the documented rights")
+    assert verdicts(environ)[f"topic {topic} settings"] == "unknown"  # DescribeConfigs is not among them
+    for kind, name, operation, subject, cure in (
+        (TOPIC, topic, WRITE, f"topic {topic} rights", f"User:{user} --operation Write --topic {topic}"),
+        (TOPIC, progress, WRITE, f"topic {progress} rights", f"--operation Write --topic {progress}"),
+        (TOPIC, progress, READ, f"topic {progress} rights", f"--operation Read --topic {progress}"),
+        (TRANSACTIONAL_ID, prefix, WRITE, "transactions", "not rights on __transaction_state"),
+    ):
+        secure_kafka.revoke(user, kind, name, operation)
+        failed = wait_until(lambda: failures(environ), f"{operation} on {name} is missed")
+        assert set(failed) == {subject}
+        assert cure in failed[subject]
+        secure_kafka.allow(user, kind, name, [operation], prefix=kind is TRANSACTIONAL_ID)
+        wait_until(lambda: not failures(environ), f"{operation} on {name} is back")
+    for operation in (READ, WRITE, DESCRIBE):
+        secure_kafka.revoke(user, TOPIC, progress, operation)
+    failed = wait_until(lambda: failures(environ), "all rights on the progress topic are missed")
+    assert "Read and Write and Describe" in failed[f"topic {progress} rights"]
+    secure_kafka.allow(user, TOPIC, topic, [AclOperation.DESCRIBE_CONFIGS], prefix=False)
+    wait_until(lambda: f"topic {topic} settings" not in verdicts(environ), "the settings can be seen")
+
+
+def test_a_missing_topic_needs_the_right_to_create_it(
+    secure_kafka: SecureKafka, new_secure_world: NewSecureWorld
+) -> None:
+    """Without Create it is a failure with the command, with it a warning; looking creates nothing."""
+    world, user = new_secure_world(create_topics=False)
+    prefix = world.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
+    secure_kafka.allow(user, TOPIC, world.topic, [READ, WRITE, DESCRIBE], prefix=True)
+    secure_kafka.allow(user, TRANSACTIONAL_ID, prefix, [WRITE, DESCRIBE], prefix=True)
+    failed = wait_until(
+        lambda: (f := failures(world.environ)) and "transactions" not in f and f, "the topics alone are missed"
+    )
+    assert f"--create --topic {world.topic}" in failed[f"topic {world.topic}"]
+    secure_kafka.allow(user, TOPIC, world.topic, [CREATE], prefix=True)
+    wait_until(lambda: not failures(world.environ), "they could be created")
+    assert world.topic not in secure_kafka.admin().list_topics(timeout=10).topics
+
+
+def test_what_people_get_wrong_with_a_secured_broker(new_secure_world: NewSecureWorld, tmp_path: Path) -> None:
+    """Password, authority and protocol are each named; secrets are not."""
+    world, user = new_secure_world(create_topics=True)
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    password = command(world.environ, "check", KAFKA_SASL_PASSWORD="wrong-canary")
+    assert "KAFKA_SASL_PASSWORD" in password.stdout.split("broker login:")[1]
+    assert "wrong-canary" not in password.stdout + password.stderr
+    authority = failures(world.environ, KAFKA_SSL_CA_LOCATION=str(tmp_path / "other.pem"))
+    assert "KAFKA_SSL_CA_LOCATION" in authority["broker TLS"]
+    assert "broker settings" in failures(world.environ, KAFKA_SSL_CA_LOCATION=str(tmp_path / "none.pem"))
+    plain = failures(world.environ, KAFKA_SECURITY_PROTOCOL="SASL_PLAINTEXT")
+    assert "KAFKA_SECURITY_PROTOCOL" in plain["broker protocol"]
+    code, findings = checked(world.environ)
+    told = {finding["subject"]: finding["seen"] for finding in findings}
+    assert (code, user in told["broker login"], "verified" in told["broker TLS"]) == (4, True, True)
+    assert PASSWORD not in str(findings)
+
+
+def test_a_check_harms_no_running_relay(world: World) -> None:
+    """A relay that holds its shard goes on with the same producer while checks run beside it, one after the other."""
+    process = world.relay()
+    ids = world.record(new_rows(50))
+    world.wait_drained()
+    ((epoch,),) = world.query("SELECT epoch FROM outbox_shard")
+    assert failures(world.environ) == {}
+    assert failures(world.environ) == {}
+    ids += world.record(new_rows(50))
+    world.wait_drained()
+    assert world.query("SELECT epoch FROM outbox_shard") == [(epoch,)]
+    assert process.degraded() == {}
+    world.check_exactly_once(ids)
+    assert verdicts(world.environ)["schema"] == "ok"
+    other = failures(world.environ, KAFKA_TRANSACTIONAL_ID_PREFIX="another-")
+    assert "KAFKA_TRANSACTIONAL_ID_PREFIX was" in other["outbox"]
+
+
+def test_settings_of_the_topics_that_break_the_promise(new_world: NewWorld) -> None:
+    """Each setting that the relay or the promise rests on is judged, and the command that mends it is told."""
+    world = new_world(shards=2)
+    make_topics(
+        world,
+        topic={"max.message.bytes": "500", "min.insync.replicas": "2", "unclean.leader.election.enable": "true"},
+        progress={"cleanup.policy": "compact,delete", "max.message.bytes": "20000"},
+    )
+    failed = failures(world.environ)
+    topic, progress = world.topic, world.environ["KAFKA_PROGRESS_TOPIC"]
+    assert set(failed) == {
+        f"topic {topic} max.message.bytes",
+        f"topic {topic} min.insync.replicas",
+        f"topic {topic} unclean.leader.election.enable",
+        f"topic {progress} cleanup.policy",
+        f"topic {progress} max.message.bytes",
+        f"topic {progress} partitions",
+    }
+    assert "--add-config max.message.bytes=" in failed[f"topic {topic} max.message.bytes"]
+    assert "--partitions 2" in failed[f"topic {progress} partitions"]
+    assert verdicts(world.environ)[f"topic {topic} replicas"] == "warning"
+
+
+def test_the_database_is_behind_the_code(world: World) -> None:
+    """A schema that is not at head, and one that is not there at all, are named with the command."""
+    make_topics(world)
+    world.execute("UPDATE alembic_version SET version_num = '0001'")
+    assert "alembic upgrade head" in failures(world.environ)["database schema"]
+    world.execute("DROP TABLE alembic_version")
+    assert "no migration has run" in failures(world.environ)["database schema"]
+
+
+def test_a_database_that_may_lose_commits_is_a_failure(new_world: NewWorld, request: pytest.FixtureRequest) -> None:
+    """PostgreSQL with synchronous_commit = off is reachable, and not durable."""
+    world = new_world()
+    if world.engine.dialect.name == "sqlite":
+        missing = failures(world.environ, DATABASE_URL="sqlite:////nowhere/outbox.db")
+        assert "does not exist" in missing["database"]
+        return
+    world.execute(f"ALTER DATABASE {world.engine.url.database} SET synchronous_commit = off")
+    assert "synchronous_commit" in failures(world.environ)["database durability"]
+    away = failures(world.environ, DATABASE_URL="postgresql://someone:secret-canary@127.0.0.1:9/x")
+    assert "127.0.0.1:9/x" in away["database"]
+    assert "secret-canary" not in str(away)
+
+
+def test_the_registry_refuses_the_login_or_the_schema(world: World) -> None:
+    """401 names the login; versions that are not compatible name the schema; nothing is registered by looking."""
+    make_topics(world)
+    subject = f"{world.environ['SCHEMA_REGISTRY_URL']}/subjects/{world.topic}-value"
+    login = (world.environ["SCHEMA_REGISTRY_USERNAME"], world.environ["SCHEMA_REGISTRY_PASSWORD"])
+    assert "SCHEMA_REGISTRY_USERNAME" in failures(world.environ, SCHEMA_REGISTRY_PASSWORD="no")["schema registry"]
+    assert verdicts(world.environ)["schema"] == "warning"
+    assert requests.get(f"{subject}/versions", auth=login, timeout=10).status_code == 404
+    record = {"type": "record", "name": "CXoneInteraction", "namespace": "com.cxone.ml"}
+    other = json.dumps({**record, "fields": [{"name": "interactionId", "type": "bytes"}]})
+    requests.post(f"{subject}/versions", json={"schema": other}, auth=login, timeout=10).raise_for_status()
+    assert "do not go with" in failures(world.environ)["schema"]
+    away = failures(world.environ, SCHEMA_REGISTRY_URL="http://127.0.0.1:9/")
+    assert "does not answer" in away["schema registry"]
+
+
+def test_a_time_out_that_the_broker_refuses(world: World) -> None:
+    """transaction.timeout.ms above the broker's transaction.max.timeout.ms is named."""
+    make_topics(world)
+    failed = failures(world.environ, KAFKA_CONFIG='{"transaction.timeout.ms": 3600000}')
+    assert "transaction.max.timeout.ms" in failed["transactions"]
+    assert "KAFKA_CONFIG" in failures(world.environ, KAFKA_CONFIG='{"no.such": 1}')["broker settings"]
+
+
+def test_wrong_settings_are_told_and_the_rest_is_still_looked_at(world: World) -> None:
+    """Each wrong value is a failure, each unknown name a warning; the database is checked all the same."""
+    found = verdicts(world.environ, KAFKA_BOOTSTRAP_SERVERS="", RELAY_BATCH_SIZE="many", KAFKA_TOPICS="x")
+    assert found["settings"] == "warning"  # the last of them
+    assert (found["database"], found["broker"]) == ("ok", "unknown")
+    failed = failures(world.environ, KAFKA_BOOTSTRAP_SERVERS="", RELAY_BATCH_SIZE="many")
+    assert set(failed) == {"settings"}
+    away = failures(world.environ, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9,nowhere.invalid:9092")
+    assert "nowhere.invalid:9092: the name cannot be resolved" in away["broker"]
+
+
+class Endpoints:
+    """Inference and OAuth on one server: answers as told, and remembers what was asked."""
+
+    def __init__(self) -> None:
+        endpoints = self
+        self.status, self.asked = 200, list[str]()
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                endpoints.asked.append(f"{self.command} {self.path}")
+                body = b'{"access_token": "token-canary", "expires_in": 3600}'
+                self.send_response(endpoints.status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_OPTIONS = do_POST = _answer  # noqa: N815
+
+            def log_message(self, *_args: object) -> None:
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def endpoints() -> Iterator[Endpoints]:
+    """Endpoints for one test."""
+    served = Endpoints()
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+
+
+def test_inference_is_reached_without_a_call(endpoints: Endpoints, tmp_path: Path) -> None:
+    """An OPTIONS request is all that the endpoint sees; a token is asked for, and never told."""
+    environ: dict[str, Any] = {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/none.db",
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",
+        "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9/",
+        "INFERENCE_URL": f"{endpoints.url}/score",
+        "CXONE_ENRICH_URL": f"{endpoints.url}/contacts/{{interactionId}}",
+        "CXONE_OAUTH_URL": f"{endpoints.url}/token",
+        "CXONE_CLIENT_ID": "id",
+        "CXONE_CLIENT_SECRET": "secret-canary",
+    }
+    told = command(environ, "check").stdout
+    assert "ok       inference: 127.0.0.1 answers OPTIONS with 200" in told
+    assert "ok       oauth: 127.0.0.1 gives a token" in told
+    assert endpoints.asked == ["OPTIONS /score", "POST /token"]
+    assert "canary" not in told
+    endpoints.status = 401
+    failed = failures(environ)
+    assert "INFERENCE_TOKEN" in failed["inference"]
+    assert "CXONE_CLIENT_SECRET" in failed["oauth"]
+    endpoints.status = 503
+    found = verdicts(environ)
+    assert (found["inference"], found["oauth"]) == ("warning", "failure")
+    refused = failures(environ, INFERENCE_ALLOW_HOSTS="elsewhere.example")
+    assert "INFERENCE_ALLOW_HOSTS" in refused["inference"]
