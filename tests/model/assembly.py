@@ -1,0 +1,190 @@
+"""One relay put together from the product's own parts, on a broker in memory, to be paced step by step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
+
+import relay.progress
+import relay.publisher
+import relay.shard
+from outbox.engine import READ_ONLY
+from outbox.leases import Leases
+from outbox.rows import Identity, PendingRow
+from outbox.store import Store
+from relay.encoding import Encoder
+from relay.health import Health
+from relay.metrics import RelayMetrics
+from relay.progress import Progress, key_of
+from relay.publisher import Publisher, Record
+from relay.shard import Parts, ShardWorker
+from tests.model import clients
+from tests.model.broker import Broker
+from tests.model.clients import LINK, AdminClient, Fate, Link
+from tests.model.pacing import Paced, PacedEvent
+
+TOPIC, PROGRESS_TOPIC = "interactions", "interactions-progress"
+LEASE_SECONDS = 600.0
+"""By the database's clock, which does not wait for us: no lease runs out unless the test says so."""
+UNENCODABLE = "unencodable"
+"""A channel that the encoder refuses while it is told to."""
+_numbers = count(1)
+
+
+class Fickle:
+    """Whether the encoder and the broker refuse, for now, the rows that they may refuse."""
+
+    def __init__(self) -> None:
+        self.refuses = True
+
+
+class FickleEncoder(Encoder):
+    """The relay's encoder, but for the rows that it is told to refuse."""
+
+    def __init__(self, fickle: Fickle) -> None:
+        super().__init__(schema_id=1)
+        self._fickle = fickle
+
+    def _record(self, row: PendingRow) -> Record:
+        if self._fickle.refuses and row.channel == UNENCODABLE:
+            raise ValueError
+        return super()._record(row)
+
+
+class DatabaseFault:
+    """Loses the next commit's request or answer on one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.next: Fate | None = None
+        event.listen(engine, "commit", self._at_commit)
+
+    def _at_commit(self, connection: Connection) -> None:
+        if self.next is None or connection.get_execution_options().items() >= READ_ONLY.items():
+            return
+        fate, self.next = self.next, None
+        if fate is Fate.ANSWER_LOST:
+            raw: Any = connection.connection.dbapi_connection
+            raw.commit()
+        raise OperationalError("COMMIT", {}, Exception(fate.name))
+
+
+class Relay:
+    """One relay's place: its engine, and the process that runs there, if one does.
+
+    Args:
+        engine: of its own.
+        broker: that it sends to.
+        fickle: what is refused.
+        batch_size, waiting: settings.
+    """
+
+    def __init__(self, engine: Engine, broker: Broker, fickle: Fickle, batch_size: int, *, waiting: bool) -> None:
+        self._engine, self._broker, self._fickle = engine, broker, fickle
+        self._batch_size, self._waiting = batch_size, waiting
+        self.database = DatabaseFault(engine)
+        self.process: Paced | None = None
+        self.health = Health()
+
+    @property
+    def runs(self) -> bool:
+        """Whether a process is there, frozen or not."""
+        return self.process is not None and not self.process.over
+
+    def start(self) -> None:
+        """A new process, with a new owner id, at the very beginning."""
+        self.owner = f"relay-{next(_numbers)}"
+        self.health = Health()
+        self.stop = PacedEvent(self._reached)
+        self.link = Link(self._broker, self._reached)
+        worker = ShardWorker(0, self._parts())
+        self.process = Paced(worker.run)
+
+    def _reached(self, place: str) -> None:
+        if self.process is not None:
+            self.process.reached(place)
+
+    def advance(self) -> str:
+        """One step; where it stands then."""
+        if self.process is None:
+            return "over"
+        self.process.advance()
+        return self.process.at
+
+    def kill(self) -> None:
+        """Kill -9."""
+        if self.process is not None:
+            self.process.kill()
+            self.process = None
+
+    def mend(self) -> None:
+        """No fault is pending any more."""
+        self.database.next = None
+        if self.runs:
+            self.link.faults.clear()
+
+    def close(self) -> None:
+        """End the process, and leave the engine as it was found."""
+        self.kill()
+        event.remove(self._engine, "commit", self.database._at_commit)
+
+    def _parts(self) -> Parts:
+        store = Store(self._engine)
+        known = store.identity()
+        bound = Identity(known.outbox_id, known.shards, TOPIC, PROGRESS_TOPIC, "p-", "cluster")
+        config: dict[str, Any] = {LINK: self.link}
+        admin: Any = AdminClient(config)
+        key = key_of(known.outbox_id, 0)
+
+        def publisher(_shard: int) -> Publisher:
+            return Publisher(config, "p-01", TOPIC, (PROGRESS_TOPIC, 0, key), self.stop.is_set)
+
+        def read_back(_shard: int) -> Progress | None:
+            return relay.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set)
+
+        return Parts(
+            store=store,
+            leases=Leases(self._engine, self.owner, LEASE_SECONDS),
+            encoder=FickleEncoder(self._fickle),
+            outbox_id=known.outbox_id,
+            check_identity=lambda: store.bind_identity(bound),
+            publisher=publisher,
+            read_back=read_back,
+            dead_owner=lambda _shard: None,
+            batch_size=self._batch_size,
+            parked_rows_hold=self._waiting,
+            inference=True,
+            stop=self.stop,
+            health=self.health,
+            metrics=RelayMetrics(CollectorRegistry()),
+            step=lambda name, _shard: self._reached(name),
+        )
+
+
+class Clock:
+    """The clock of the relay's modules: that of the broker in use."""
+
+    def __init__(self) -> None:
+        self.broker = Broker()
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.broker.now
+
+
+@contextmanager
+def clients_in_memory() -> Iterator[Clock]:
+    """While it lasts, the relay's modules use the clients and the clock of the broker in memory."""
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay.publisher, "Producer", clients.Producer)
+        patch.setattr(relay.progress, "Consumer", clients.Consumer)
+        for module in (relay.publisher, relay.progress, relay.shard):
+            patch.setattr(module, "monotonic", clock)
+        yield clock
+
+
