@@ -36,22 +36,15 @@ UNENCODABLE = "unencodable"
 _numbers = count(1)
 
 
-class Fickle:
-    """Whether the encoder and the broker refuse, for now, the rows that they may refuse."""
+class FickleEncoder(Encoder):
+    """The relay's encoder, but for rows that it refuses while it is told to."""
 
     def __init__(self) -> None:
+        super().__init__(schema_id=1)
         self.refuses = True
 
-
-class FickleEncoder(Encoder):
-    """The relay's encoder, but for the rows that it is told to refuse."""
-
-    def __init__(self, fickle: Fickle) -> None:
-        super().__init__(schema_id=1)
-        self._fickle = fickle
-
     def _record(self, row: PendingRow) -> Record:
-        if self._fickle.refuses and row.channel == UNENCODABLE:
+        if self.refuses and row.channel == UNENCODABLE:
             raise ValueError
         return super()._record(row)
 
@@ -79,12 +72,12 @@ class Relay:
     Args:
         engine: of its own.
         broker: that it sends to.
-        fickle: what is refused.
         batch_size, waiting: settings.
     """
 
-    def __init__(self, engine: Engine, broker: Broker, fickle: Fickle, batch_size: int, *, waiting: bool) -> None:
-        self._engine, self._broker, self._fickle = engine, broker, fickle
+    def __init__(self, engine: Engine, broker: Broker, batch_size: int, *, waiting: bool) -> None:
+        self._engine, self._broker = engine, broker
+        self.encoder = FickleEncoder()
         self._batch_size, self._waiting = batch_size, waiting
         self.database = DatabaseFault(engine)
         self.process: Paced | None = None
@@ -149,7 +142,7 @@ class Relay:
         return Parts(
             store=store,
             leases=Leases(self._engine, self.owner, LEASE_SECONDS),
-            encoder=FickleEncoder(self._fickle),
+            encoder=self.encoder,
             outbox_id=known.outbox_id,
             check_identity=lambda: store.bind_identity(bound),
             publisher=publisher,
@@ -186,5 +179,3 @@ def clients_in_memory() -> Iterator[Clock]:
         for module in (relay.publisher, relay.progress, relay.shard):
             patch.setattr(module, "monotonic", clock)
         yield clock
-
-

@@ -130,10 +130,12 @@ class Broker:
         log = self._log(place)
         return [(n, entry.record) for n, entry in enumerate(log) if entry.record and entry.transaction.decided]
 
-    def uncommitted(self, place: Place) -> list[tuple[int, Sent]]:
+    def not_aborted(self, place: Place) -> list[tuple[int, Sent]]:
         """The same with what may still be committed."""
         log = self._log(place)
-        return [(n, entry.record) for n, entry in enumerate(log) if entry.record and entry.transaction.decided is not False]
+        return [
+            (n, entry.record) for n, entry in enumerate(log) if entry.record and entry.transaction.decided is not False
+        ]
 
     # Transactions --------------------------------------------------------------------------------
 
@@ -221,4 +223,3 @@ class Broker:
         if place not in self._logs:
             raise BrokerError(KafkaError.UNKNOWN_TOPIC_OR_PART)
         return self._logs[place]
-

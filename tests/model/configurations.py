@@ -6,7 +6,7 @@ from tests.model.states import Config
 
 QUICK = (
     Config("no refusals, 3 rows, batches of one", "XYX", batch=1),
-    Config("row 0 always refused", "XXY", poison=(0,)),
+    Config("2 rows, row 0 always refused", "XX", poison=(0,)),
     Config("row 0 refused or not, later rows pass it", "XX", fickle=(0,), passing=True),
     Config("2 rows, row 0 refused or not, retry, discard", "XX", fickle=(0,)),
     Config("2 rows, progress topic lost", "XY", progress_lost=True),
@@ -19,6 +19,7 @@ USUAL = (
     Config("no refusals, 3 rows", "XYX"),
     Config("rows 0 and 1 of three refused or not", "XXX", fickle=(0, 1)),
     Config("row 0 refused or not, retry, discard", "XYX", fickle=(0,)),
+    Config("row 0 always refused", "XXY", poison=(0,)),
     Config("replay as a new row", "XYXX", replay=(3, 0)),
     Config("progress topic lost", "XYX", progress_lost=True),
 )
@@ -57,7 +58,7 @@ MUTATIONS = (
     Mutation("select does not look for parked rows", Config("2 rows, first refused or not", "XX", fickle=(0,))),
     Mutation("naive floor", Config("2 rows", "XX", batch=1)),
     Mutation("floor not reset by retry", Config("2 rows, first refused or not", "XY", fickle=(0,))),
-    Mutation("floor not reset by discard", Config("3 rows, first refused or not", "XXY", fickle=(0,))),
+    Mutation("floor not reset by discard", Config("3 rows, first refused", "XXY", batch=1, poison=(0,))),
     Mutation("floor computed before the lock", Config("2 rows, first refused or not", "XY", fickle=(0,))),
     Mutation("same rows again on an expired producer id", _ONE),
     Mutation("batch kept when the shard is taken anew", _ONE),

@@ -117,7 +117,9 @@ class _Exploration:
         here, steps = self._protocol.start(), []
         for m in reversed(way):
             wanted = self.states[m]
-            label, here = next((lab, new) for lab, _, new in self._protocol.successors(here) if canonical(new) == wanted)
+            label, here = next(
+                (lab, new) for lab, _, new in self._protocol.successors(here) if canonical(new) == wanted
+            )
             steps.append(label)
         if violated:
             try:

@@ -6,7 +6,7 @@ serial number, which travels with it as ``traceparent``; ids are used again by a
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 
@@ -42,9 +42,13 @@ class Accepted:
     key: str
     payload: bytes
     refusable: bool
-    is_replay: bool
-    after: frozenset[int]
+    after: frozenset[int] = frozenset()
     """Serials of its interaction's rows that were acknowledged before it was posted."""
+    is_replay: bool = False
+
+    def replayed(self, outbox_id: int, key: str) -> "Accepted":
+        """The new row that repeats this one."""
+        return replace(self, outbox_id=outbox_id, key=key, after=frozenset(), is_replay=True)
 
 
 @dataclass
@@ -139,7 +143,8 @@ class Ledger:
         held: Sequence[Held],
     ) -> None:
         """Nothing that had to come before it is missing. After a restore the database has forgotten
-        what operators decided, so then it is asked for only where nothing is refused."""
+        what operators decided, so then it is asked for only where nothing is refused.
+        """
         if record.is_replay or not self.waiting or (self.restored and self.refusals):
             return
         before = {r.serial for r in delivered if not r.is_replay and r.offset < record.offset}

@@ -14,7 +14,9 @@ class Moment:
 
     def __init__(self, engine: Engine) -> None:
         with engine.begin() as connection:
-            self._rows = {table.name: [dict(row._mapping) for row in connection.execute(table.select())] for table in TABLES}
+            self._rows = {
+                table.name: [dict(row._mapping) for row in connection.execute(table.select())] for table in TABLES
+            }
             self._next_ids = _next_ids(connection)
 
     def restore(self, engine: Engine) -> None:

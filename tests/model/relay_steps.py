@@ -94,7 +94,8 @@ class RelaySteps:
 
     def _leave(self, s: State, a: int, **memory: Any) -> State:
         """Drop the producer and everything in hand. An open transaction that nobody can commit any
-        more is as good as aborted; one that was asked to commit may still do so."""
+        more is as good as aborted; one that was asked to commit may still do so.
+        """
         kept = (t._replace(owner=-1) if t.owner == a else t for t in s.kafka.txns if t.owner != a or t.asked)
         return with_relay(s, a, Relay(**memory), kafka=s.kafka._replace(txns=tuple(sorted(kept))))
 
@@ -147,9 +148,7 @@ class RelaySteps:
             checks = any(db.state[ref % self.n] == PENDING for ref in mine)
         if checks and not r.holds:
             yield (f"relay {a}: lease lost, gives up",), True, self._anew(s, a)
-        elif sequence == 0 or (
-            self.mutation == "rows of a settled sequence are not marked" and sequence <= db.settled
-        ):
+        elif sequence == 0 or (self.mutation == "rows of a settled sequence are not marked" and sequence <= db.settled):
             yield (f"relay {a}: nothing to settle",), True, with_relay(s, a, self._ready(r, db.settled))
         elif sequence > db.settled + 1 and self.mutation != "sequence further ahead is settled too":
             label: Label = (f"relay {a}: the database went back, the shard waits",)
@@ -191,7 +190,8 @@ class RelaySteps:
     def _settle(self, s: State, sequence: int, refs: Refs, label: Label) -> Db:
         """One database transaction: rows sent, the sequence settled if it is the next, the floor
         raised. What was committed is a fact, so rows are marked whatever the sequence, and also
-        those that the database, after a restore, believes parked or discarded."""
+        those that the database, after a restore, believes parked or discarded.
+        """
         db, state = s.db, list(s.db.state)
         unsent = (PENDING,) if self.mutation == "only pending rows are marked" else (PENDING, PARKED, DISCARDED)
         for ref in refs:
@@ -201,9 +201,7 @@ class RelaySteps:
                     raise ViolationError(LOSS, label)
                 state[i] = SENT
         settled = sequence if sequence == db.settled + 1 else db.settled
-        return db._replace(
-            state=tuple(state), settled=settled, floor=self._raised_floor(db, tuple(state), refs)
-        )
+        return db._replace(state=tuple(state), settled=settled, floor=self._raised_floor(db, tuple(state), refs))
 
     def _raised_floor(self, db: Db, state: tuple[int, ...], refs: Refs) -> int:
         """The first id that is pending (waiting ones too), or young enough to be still invisible."""
@@ -231,9 +229,7 @@ class RelaySteps:
             return
         clause = self.mutation != "select does not look for parked rows"
         rows = [
-            i
-            for i in range(db.floor, self.n)
-            if db.state[i] == PENDING and not (clause and self.waits(db.state, i))
+            i for i in range(db.floor, self.n) if db.state[i] == PENDING and not (clause and self.waits(db.state, i))
         ]
         refs = tuple(i + self.n * db.tag[i] for i in rows[: 1 if r.narrow else self.config.batch])
         if refs:
@@ -315,7 +311,8 @@ class RelaySteps:
 
     def _mark(self, s: State, a: int, r: Relay) -> Iterator[Step]:
         """The ordinary mark: no lease check. If the settled sequence turns out not to be what this
-        relay thinks, its next select notices."""
+        relay thinks, its next select notices.
+        """
         sequence, label = r.settled + 1, (f"relay {a}: marks", r.refs)
         done = Relay(READY, r.holds, r.producer, sequence, held_at_backup=r.held_at_backup)
         if self.mutation == "rows of a settled sequence are not marked" and s.db.settled >= sequence:

@@ -6,7 +6,6 @@ The second part runs the relay's own publisher and read-back on either.
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -68,7 +67,9 @@ class Port:
         """Last stable offset and high watermark."""
         place, spec = TopicPartition(topic, 0), OffsetSpec.latest()
         levels = (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
-        stable, high = (self.admin.list_offsets({place: spec}, isolation_level=level)[place].result() for level in levels)
+        stable, high = (
+            self.admin.list_offsets({place: spec}, isolation_level=level)[place].result() for level in levels
+        )
         return stable.offset, high.offset
 
     def wait_for_ends(self, topic: str, stable: int, high: int) -> None:
@@ -90,7 +91,7 @@ class Port:
     def read(self, topic: str, *, committed: bool = True) -> list[tuple[int, bytes]]:
         """Offset and value of every record that a reader sees, up to the end of what it may read."""
         isolation = "read_committed" if committed else "read_uncommitted"
-        own = {"group.id": "t", "isolation.level": isolation, "auto.offset.reset": "error"}
+        own: dict[str, Any] = {"group.id": "t", "isolation.level": isolation, "auto.offset.reset": "error"}
         own |= {"enable.partition.eof": True, "enable.auto.commit": False}
         consumer = self.consumer({**self.config, **own})
         consumer.assign([TopicPartition(topic, 0, 0)])
@@ -307,18 +308,25 @@ class Shard:
     progress_topic: str
 
     def publisher(self) -> Publisher:
-        """A publisher that has fenced those before."""
-        progress = (self.progress_topic, 0, key_of("outbox", 0))
-        publisher = Publisher(self.port.config, f"p-{self.topic}", self.topic, progress, lambda: False)
-        publisher.fence()
+        """A publisher that has fenced those before; as the relay does, another one when that takes too long."""
+
+        def taken() -> Publisher | None:
+            progress = (self.progress_topic, 0, key_of("outbox", 0))
+            publisher = Publisher(self.port.config, f"p-{self.topic}", self.topic, progress, lambda: False)
+            try:
+                publisher.fence()
+            except TransactionFailedError:
+                publisher.close()
+                return None
+            return publisher
+
+        publisher: Publisher = wait_until(taken, "the shard is taken")
         return publisher
 
     def read_back(self) -> Progress | None:
         """The last progress record."""
         place = (self.progress_topic, 0)
-        return relay.progress.read_back(
-            self.port.config, self.port.admin, place, key_of("outbox", 0), lambda: False
-        )
+        return relay.progress.read_back(self.port.config, self.port.admin, place, key_of("outbox", 0), lambda: False)
 
 
 @pytest.fixture
