@@ -72,15 +72,17 @@ class Relay:
     Args:
         engine: of its own.
         broker: that it sends to.
+        dead: owners that are known to have died.
         batch_size, waiting: settings.
     """
 
-    def __init__(self, engine: Engine, broker: Broker, batch_size: int, *, waiting: bool) -> None:
-        self._engine, self._broker = engine, broker
+    def __init__(self, engine: Engine, broker: Broker, dead: set[str], batch_size: int, *, waiting: bool) -> None:
+        self._engine, self._broker, self._dead = engine, broker, dead
         self.encoder = FickleEncoder()
         self._batch_size, self._waiting = batch_size, waiting
         self.database = DatabaseFault(engine)
         self.process: Paced | None = None
+        self.owner = ""
         self.health = Health()
 
     @property
@@ -113,6 +115,7 @@ class Relay:
         if self.process is not None:
             self.process.kill()
             self.process = None
+            self._dead.add(self.owner)
 
     def mend(self) -> None:
         """No fault is pending any more."""
@@ -133,6 +136,12 @@ class Relay:
         admin: Any = AdminClient(config)
         key = key_of(known.outbox_id, 0)
 
+        leases = Leases(self._engine, self.owner, LEASE_SECONDS)
+
+        def dead_owner(shard: int) -> str | None:
+            owner = leases.owners()[shard]
+            return owner if owner in self._dead else None
+
         def publisher(_shard: int) -> Publisher:
             return Publisher(config, "p-01", TOPIC, (PROGRESS_TOPIC, 0, key), self.stop.is_set)
 
@@ -141,13 +150,13 @@ class Relay:
 
         return Parts(
             store=store,
-            leases=Leases(self._engine, self.owner, LEASE_SECONDS),
+            leases=leases,
             encoder=self.encoder,
             outbox_id=known.outbox_id,
             check_identity=lambda: store.bind_identity(bound),
             publisher=publisher,
             read_back=read_back,
-            dead_owner=lambda _shard: None,
+            dead_owner=dead_owner,
             batch_size=self._batch_size,
             parked_rows_hold=self._waiting,
             inference=True,

@@ -41,6 +41,7 @@ one_of_two = st.integers(0, 1)
 any_row = st.integers(0, 99)
 a_place = st.sampled_from(PLACES)
 some_steps = st.integers(1, 40)
+steps_or_none = st.just(0) | some_steps
 interactions = st.sampled_from("XXY")
 posts = st.lists(st.tuples(interactions, st.sampled_from(("good", "good", LARGE, UNENCODABLE))), min_size=1, max_size=3)
 faults = st.sampled_from([(name, fate) for name in ("init", "append", "commit") for fate in Fate]) | st.sampled_from(
@@ -63,16 +64,19 @@ class Delivery(RuleBasedStateMachine):
         self.seen: set[int] = set()
         self.relays: list[Relay] = []
 
-    @initialize(waiting=st.booleans(), batch_size=st.integers(1, 3))
-    def begin(self, *, waiting: bool, batch_size: int) -> None:
-        """A new outbox, new topics, one relay."""
+    @initialize(wanted=posts, waiting=st.booleans(), batch_size=st.integers(1, 3))
+    def begin(self, wanted: list[tuple[str, str]], *, waiting: bool, batch_size: int) -> None:
+        """A new outbox with some rows, new topics, no relay yet."""
         self.stage.clear()
         self.broker.create(TOPIC)
         self.broker.create(PROGRESS_TOPIC)
         self.broker.limits[TOPIC] = LIMIT_BYTES
         self.ledger = Ledger(waiting)
-        self.relays = [Relay(engine, self.broker, batch_size, waiting=waiting) for engine in self.stage.relay_engines]
-        self.relays[0].start()
+        dead: set[str] = set()
+        self.relays = [
+            Relay(engine, self.broker, dead, batch_size, waiting=waiting) for engine in self.stage.relay_engines
+        ]
+        self.post(wanted)
 
     # The webhook -----------------------------------------------------------------------------------
 
@@ -150,15 +154,9 @@ class Delivery(RuleBasedStateMachine):
         for _ in range(steps):
             self._advance(which)
 
-    @rule(which=one_of_two)
-    def start(self, which: int) -> None:
-        """A relay is started where none runs."""
-        if not self.relays[which].runs:
-            self.relays[which].start()
-
     @rule(which=one_of_two, place=a_place)
     def kill_at(self, which: int, place: str) -> None:
-        """Kill -9 at a place."""
+        """Kill -9 at a place. Others on its host know at once that it is dead, so its lease need not run out."""
         self.go_to(which, place)
         self.relays[which].kill()
 
@@ -173,7 +171,6 @@ class Delivery(RuleBasedStateMachine):
         """A relay freezes at a place past its lease, the other one takes the shard, and the first goes on."""
         self.go_to(which, place)
         self.let_the_lease_run_out()
-        self.start(1 - which)
         self.go_on(1 - which, 10)
         self.go_to(1 - which, other_place)
         self.go_on(which, steps)
@@ -189,6 +186,9 @@ class Delivery(RuleBasedStateMachine):
         self.relays[which].encoder.refuses = refuses
 
     def _advance(self, which: int) -> str:
+        """One step; whoever minds the relays starts one that is dead."""
+        if not self.relays[which].runs:
+            self.relays[which].start()
         at = self.relays[which].advance()
         if len(self.broker.committed((TOPIC, 0))) != len(self.seen):
             self.all_is_well()
@@ -245,30 +245,42 @@ class Delivery(RuleBasedStateMachine):
         self.moment = Moment(self.engine)
         self.ledger.remember()
 
-    @precondition(lambda self: self.moment is not None and not self.ledger.restored and not self.progress_lost)
-    @rule(before=posts, which=one_of_two, steps=some_steps, place=a_place, after=posts, repair=st.booleans())
+    @precondition(lambda self: not self.ledger.restored and not self.progress_lost)
+    @rule(
+        first=posts, then=posts, after=posts, which=one_of_two, steps=steps_or_none, place=a_place, repair=st.booleans()
+    )
     def go_back_in_time(
         self,
-        before: list[tuple[str, str]],
+        first: list[tuple[str, str]],
+        then: list[tuple[str, str]],
+        after: list[tuple[str, str]],
         which: int,
         steps: int,
         place: str,
-        after: list[tuple[str, str]],
         *,
         repair: bool,
     ) -> None:
-        """Once: rows are accepted and sent, then the database goes back under its users, and hands out ids again."""
-        assert self.moment is not None
+        """Once: rows are backed up, sent, perhaps after a retry, and the database goes back under its users.
+        Then it hands out ids again.
+        """
+        if self.moment is None:
+            self.post(first)
+            self.go_to(which, "waits")
+            self.post(first)
+            self.back_up()
         if repair:
             self._repair()
-        self.post(before)
-        self.start(which)
+        self.post(then)
         self.go_on(which, steps)
         self.go_to(which, place)
         self._drop_the_slow_post()
-        self.moment.restore(self.engine)
+        self._moment().restore(self.engine)
         self.ledger.go_back()
         self.post(after)
+
+    def _moment(self) -> Moment:
+        assert self.moment is not None
+        return self.moment
 
     # Operators -------------------------------------------------------------------------------------
 
@@ -339,8 +351,6 @@ class Delivery(RuleBasedStateMachine):
             if self._is_at_rest():
                 self.all_is_well()
                 return
-            if not any(relay.runs for relay in self.relays):
-                self.relays[0].start()
             if self.stage.owner() not in {relay.owner for relay in self.relays if relay.runs}:
                 self.let_the_lease_run_out()
             for which in (0, 1):

@@ -6,6 +6,7 @@ The second part runs the relay's own publisher and read-back on either.
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -23,19 +24,18 @@ from relay.progress import Progress, key_of
 from relay.publisher import Publisher, Record
 from tests.model import clients
 from tests.model.broker import Broker
-from tests.services import Kafka, ServiceError
-from tests.services.fixtures import _missing
+from tests.services import Kafka
+from tests.services.fixtures import _started
 from tests.support import wait_until
 
 SECONDS = 20.0
 EXPIRATION_SECONDS = 3.0
-QUICK = {
+HASTY = {
     "transactional.id.expiration.ms": str(round(EXPIRATION_SECONDS * 1000)),
     "transaction.remove.expired.transaction.cleanup.interval.ms": "500",
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
 }
 """So that what takes a week by default is seen in a test."""
-SECRETS = (b"a" * 400, b"b" * 40)
+LARGE, SMALL = b"a" * 400, b"b" * 40
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,10 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> Port:
     return Port(config, clients.Producer, clients.Consumer, clients.AdminClient(config), create, broker.pass_time)
 
 
-def real(kafka: Kafka) -> Port:
+def real(bootstrap_servers: str) -> Port:
     """The real broker."""
-    admin = kafka.admin()
+    config: dict[str, Any] = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
+    admin = confluent_kafka.admin.AdminClient(config)
 
     def create(topic: str, max_message_bytes: int | None) -> None:
         limit = {"max.message.bytes": str(max_message_bytes)} if max_message_bytes else {}
@@ -137,26 +138,25 @@ def real(kafka: Kafka) -> Port:
         until = monotonic() + seconds
         wait_until(lambda: monotonic() > until, f"{seconds} s passed")
 
-    config = {**kafka.client_config, "log_level": 0}
     return Port(config, confluent_kafka.Producer, confluent_kafka.Consumer, admin, create, wait)
-
-
-@pytest.fixture(scope="module")
-def hasty_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """A real broker that forgets idle transactional ids within seconds."""
-    kafka = Kafka(tmp_path_factory.mktemp("hasty-kafka") / "kafka", QUICK)
-    try:
-        kafka.start()
-    except ServiceError as error:
-        _missing(error)
-    yield kafka
-    kafka.stop()
 
 
 @pytest.fixture(params=["memory", "real"])
 def port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Port:
     """Either broker; the test runs once on each."""
-    return in_memory(monkeypatch) if request.param == "memory" else real(request.getfixturevalue("hasty_kafka"))
+    if request.param == "memory":
+        return in_memory(monkeypatch)
+    return real(request.getfixturevalue("kafka").bootstrap_servers)
+
+
+@pytest.fixture(params=["memory", "real"])
+def hasty_port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Port]:
+    """Either broker, one that forgets idle transactional ids within seconds."""
+    if request.param == "memory":
+        yield in_memory(monkeypatch)
+        return
+    for kafka in _started(Kafka(tmp_path / "kafka", HASTY)):
+        yield real(kafka.bootstrap_servers)
 
 
 def send(producer: Any, topic: str, *values: bytes) -> None:
@@ -260,8 +260,9 @@ def test_a_transaction_times_out_and_its_producer_is_as_good_as_fenced(port: Por
     assert port.read(topic) == []
 
 
-def test_an_idle_id_is_forgotten_and_an_abort_silently_gets_a_new_one(port: Port) -> None:
+def test_an_idle_id_is_forgotten_and_an_abort_silently_gets_a_new_one(hasty_port: Port) -> None:
     """The first transaction afterwards fails; the same producer goes on after an abort."""
+    port = hasty_port
     topic, producer = port.topic(), port.transactional("a")
     commit(producer, topic, b"1")
     port.wait(EXPIRATION_SECONDS + 2)
@@ -286,7 +287,7 @@ def test_the_broker_refuses_batches_not_records(port: Port) -> None:
     producer = port.producer(config)
     producer.init_transactions(SECONDS)
     producer.begin_transaction()
-    for value in (SECRETS[1], SECRETS[0], SECRETS[1]):
+    for value in (SMALL, LARGE, SMALL):
         producer.produce(topic, value, b"key")
     producer.flush(SECONDS)
     assert refused == [KafkaError.MSG_SIZE_TOO_LARGE] * 3
@@ -373,7 +374,7 @@ def test_a_refused_row_and_a_refused_progress_record_are_told_apart(shard: Shard
     """Only the first is a row's fault; neither leaves anything in the topics."""
     publisher = shard.publisher()
     with pytest.raises(BatchRefusedError):
-        publisher.publish([Record(b"k", SECRETS[0], [])], proof(1)[1])
+        publisher.publish([Record(b"k", LARGE, [])], proof(1)[1])
     other = Shard(shard.port, shard.topic, shard.port.topic(max_message_bytes=80))
     with pytest.raises(MisconfiguredError):
         other.publisher().publish([Record(b"k", b"1", [])], proof(1)[1])
