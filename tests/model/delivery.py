@@ -104,6 +104,7 @@ class Delivery(RuleBasedStateMachine):
         row = self._new_row(interaction, "good")
         connection = self.engine.connect()
         connection.begin()
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")  # a test may be slow
         (answer,) = store_module._record(connection, [row])
         self.slow = connection, self._accepted(answer, row)
 
