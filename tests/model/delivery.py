@@ -4,9 +4,9 @@ import sys
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import Connection
+from sqlalchemy import PoolProxiedConnection
 
-from outbox import store as store_module
+from outbox import recording
 from outbox.operations import Operations
 from outbox.rows import Accepted as Answered
 from outbox.rows import KeyReused, NewRow, Order, RowFilter
@@ -59,7 +59,7 @@ class Delivery(RuleBasedStateMachine):
         self.broker = stage.clock.broker = Broker()
         self.serial = 0
         self.moment: Moment | None = None
-        self.slow: tuple[Connection, Accepted] | None = None
+        self.slow: tuple[PoolProxiedConnection, Accepted] | None = None
         self.progress_lost = False
         self.seen: set[int] = set()
         self.relays: list[Relay] = []
@@ -102,10 +102,8 @@ class Delivery(RuleBasedStateMachine):
     def post_slowly(self, interaction: str) -> None:
         """An id is handed out, and its row is not visible yet. (On SQLite writers queue, so that cannot be.)"""
         row = self._new_row(interaction, "good")
-        connection = self.engine.connect()
-        connection.begin()
-        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")  # a test may be slow
-        (answer,) = store_module._record(connection, [row])
+        connection = self.engine.raw_connection()
+        (answer,) = recording._recorded(connection.cursor(), "postgresql", [row])
         self.slow = connection, self._accepted(answer, row)
 
     @precondition(lambda self: self.slow is not None)
