@@ -5,10 +5,11 @@ TEST ?= tests
 # Most tests wait for a service or a process, so more run at once than there are cores.
 WORKERS ?= 4
 KAFKA ?=
+DEEP ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install tools demo up test lint format simulator services bench lock clean
+.PHONY: help install tools demo up test lint format simulator services model bench lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -54,6 +55,10 @@ simulator: install ## CXone and a scoring container on this machine, well or bad
 
 services: tools ## real Kafka, registry and PostgreSQL on this machine, until Ctrl-C
 	@$(BIN)/python -m tests.services
+
+model: tools ## explore the delivery protocol, and drive the real code through more of it (DEEP=1: larger, 1 GiB a process)
+	$(BIN)/python -m tests.model $(if $(DEEP),--deep)
+	MODEL_DEEP=1 $(BIN)/python -m pytest tests/model/test_broker_contract.py tests/model/test_state_machine.py
 
 bench: tools ## what the numbers in the README come from
 	@$(BIN)/python -m bench

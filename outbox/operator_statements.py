@@ -29,7 +29,11 @@ _AS_PLANNED = "outbox.id = r.id AND outbox.tag = r.tag AND coalesce(outbox.chang
 def bind_planned(connection: Connection, rows: Sequence[Planned]) -> dict[str, object]:
     """Parameters that name planned rows."""
     if connection.dialect.name == "postgresql":
-        return dict(zip(("ids", "tags", "changes"), map(list, zip(*rows, strict=True)), strict=True))
+        return {
+            "ids": [row.id for row in rows],
+            "tags": [row.tag for row in rows],
+            "changes": [row.changed_at_ms for row in rows],
+        }
     return {"planned": json.dumps(rows)}
 
 

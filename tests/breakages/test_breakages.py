@@ -20,6 +20,7 @@ COPIED = ("app", "config", "outbox", "relay", "migrations", "tests", "alembic.in
 OPERATIONS, RETENTION = "tests/contract/test_operations.py", "tests/contract/test_retention.py"
 SHARDS = "tests/contract/test_shards.py"
 CALLS = "tests/contract/test_calls.py"
+MACHINE = "tests/model/test_state_machine.py::test_exactly_once_through_everything_that_may_happen"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
 
 
@@ -302,6 +303,20 @@ BREAKAGES = [
         "        self._queue.put(waiting)\n"
         "        return __import__('outbox.rows').rows.Accepted(1, row.interaction_id, False)",
         "tests/integration/test_webhook.py::test_a_locked_database_answers_503_and_recovers",
+    ),
+    Breakage(
+        "an unanswered commit is taken for done",
+        "relay/publisher.py",
+        "            if not asked:\n                self._abort()",
+        "            if asked:\n                return\n            if not asked:\n                self._abort()",
+        f"{MACHINE}[sqlite]",
+    ),
+    Breakage(
+        "a relay goes on though the database went back under it",
+        "outbox/store.py",
+        "if settled != lease.settled:",
+        "if settled > lease.settled:",
+        f"{MACHINE}[sqlite]",
     ),
 ]
 

@@ -1,0 +1,1 @@
+"""The delivery protocol as a model: explored exhaustively, and bound to the real code by a state machine."""

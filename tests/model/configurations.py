@@ -1,0 +1,75 @@
+"""What is explored: configurations in which every invariant holds, and mutations that must break one."""
+
+from typing import NamedTuple
+
+from tests.model.states import Config
+
+QUICK = (
+    Config("no refusals, 3 rows, batches of one", "XYX", batch=1),
+    Config("2 rows, row 0 always refused", "XX", poison=(0,)),
+    Config("row 0 refused or not, later rows pass it", "XX", fickle=(0,), passing=True),
+    Config("2 rows, row 0 refused or not, retry, discard", "XX", fickle=(0,)),
+    Config("2 rows, progress topic lost", "XY", progress_lost=True),
+    Config("database restored, 2 rows", "XX", batch=1, restore=True),
+    Config("database restored, 1 row refused or not", "X", fickle=(0,), restore=True),
+)
+"""Every rule and every kind of fault, in a minute of one processor."""
+
+USUAL = (
+    Config("no refusals, 3 rows", "XYX"),
+    Config("rows 0 and 1 of three refused or not", "XXX", fickle=(0, 1)),
+    Config("row 0 refused or not, retry, discard", "XYX", fickle=(0,)),
+    Config("row 0 always refused", "XXY", poison=(0,)),
+    Config("replay as a new row", "XYXX", replay=(3, 0)),
+    Config("progress topic lost", "XYX", progress_lost=True),
+)
+"""More rows."""
+
+DEEP = (
+    Config("database restored, 3 rows", "XYX", restore=True),
+    Config("database restored, row 0 refused or not", "XX", fickle=(0,), restore=True),
+    Config("4 rows, row 0 refused or not", "XYXY", fickle=(0,)),
+)
+"""Minutes, and about 1 GiB a process."""
+
+
+class Mutation(NamedTuple):
+    """One rule left out, and the smallest configuration in which that is noticed."""
+
+    rule: str
+    config: Config
+
+
+_ONE, _REFUSED = Config("1 row", "X"), Config("1 row, refused or not", "X", fickle=(0,))
+_RESTORED = Config("2 rows, restore", "XX", batch=1, restore=True)
+_RESTORED_REFUSED = Config("1 row, refused or not, restore", "X", fickle=(0,), restore=True)
+
+MUTATIONS = (
+    Mutation("no read-back", _ONE),
+    Mutation("progress record written after the transaction", _ONE),
+    Mutation("no fencing", _ONE),
+    Mutation("fencing before the lease", _REFUSED),
+    Mutation("no lease check in step 4", _REFUSED),
+    Mutation("lease check in step 4 only if rows", _REFUSED),
+    Mutation("no lease check on park", _REFUSED),
+    Mutation("lease check on park without lock", _REFUSED),
+    Mutation("park without tag", _RESTORED_REFUSED),
+    Mutation("refused batch parked whole", Config("2 rows, first refused", "XY", poison=(0,))),
+    Mutation("select does not look for parked rows", Config("2 rows, first refused or not", "XX", fickle=(0,))),
+    Mutation("naive floor", Config("2 rows", "XX", batch=1)),
+    Mutation("floor not reset by retry", Config("2 rows, first refused or not", "XY", fickle=(0,))),
+    Mutation("floor not reset by discard", Config("3 rows, first refused", "XXY", batch=1, poison=(0,))),
+    Mutation("floor computed before the lock", Config("2 rows, first refused or not", "XY", fickle=(0,))),
+    Mutation("same rows again on an expired producer id", _ONE),
+    Mutation("batch kept when the shard is taken anew", _ONE),
+    Mutation("guess that an unknown commit did not happen", _ONE),
+    Mutation("mark before commit", _ONE),
+    Mutation("mark settles whatever was settled", Config("3 rows, batches of one", "XYX", batch=1)),
+    Mutation("mark raises the settled sequence", _RESTORED),
+    Mutation("only pending rows are marked", _RESTORED_REFUSED),
+    Mutation("rows of a settled sequence are not marked", Config("2 rows, lost topic", "XY", progress_lost=True)),
+    Mutation("tag not checked", _RESTORED),
+    Mutation("tag checked before the marking statement", _RESTORED),
+    Mutation("sequence further ahead is settled too", _RESTORED),
+    Mutation("select does not compare the settled sequence", _RESTORED),
+)

@@ -1,0 +1,47 @@
+"""An outbox's database at one moment, to go back to: what a restored back-up is."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from outbox.schema import metadata
+
+TABLES = metadata.sorted_tables
+
+
+class Moment:
+    """Every row of the outbox's tables, and the next ids, as they are now."""
+
+    def __init__(self, engine: Engine) -> None:
+        with engine.begin() as connection:
+            self._rows = {
+                table.name: [dict(row._mapping) for row in connection.execute(table.select())] for table in TABLES
+            }
+            self._next_ids = _next_ids(connection)
+
+    def restore(self, engine: Engine) -> None:
+        """Make the database what it was, ids to hand out included, under whoever is using it."""
+        with engine.begin() as connection:
+            for table in TABLES:
+                connection.execute(table.delete())
+                if rows := self._rows[table.name]:
+                    connection.execute(table.insert(), rows)
+            for statement in self._next_ids:
+                connection.execute(*statement)
+
+
+Bound = tuple[Any, ...]
+
+
+def _next_ids(connection: Connection) -> list[Bound]:
+    """Statements that make the database hand out the ids from here on."""
+    if connection.dialect.name == "sqlite":
+        found = connection.execute(text("SELECT name, seq FROM sqlite_sequence")).all()
+        insert = text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)")
+        return [(text("DELETE FROM sqlite_sequence"),), *((insert, dict(row._mapping)) for row in found)]
+    statements: list[Bound] = []
+    for (name,) in connection.execute(text("SELECT sequencename FROM pg_sequences")).all():
+        last = connection.execute(text(f'SELECT last_value, is_called FROM "{name}"')).one()
+        values = {"name": name, "last": last.last_value, "called": last.is_called}
+        statements.append((text("SELECT setval(CAST(:name AS text), :last, :called)"), values))
+    return statements

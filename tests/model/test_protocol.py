@@ -1,0 +1,20 @@
+"""The protocol's invariants hold in every reachable state, and each of its rules is needed."""
+
+import pytest
+
+from tests.model.configurations import MUTATIONS, QUICK, Mutation
+from tests.model.explore import explore
+from tests.model.states import LIMIT, Config
+
+
+@pytest.mark.parametrize("config", QUICK, ids=lambda config: config.name.replace(" ", "-"))
+def test_every_invariant_holds(config: Config) -> None:
+    """In each state that any order of steps and faults leads to; ``make model`` explores larger configurations."""
+    result = explore((config, ""))
+    assert not result.invariant, "\n".join((result.invariant, *result.trace))
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.rule.replace(" ", "-"))
+def test_a_rule_left_out_breaks_an_invariant(mutation: Mutation) -> None:
+    """A rule whose absence nobody notices is not needed, or the model is blind."""
+    assert explore((mutation.config, mutation.rule)).invariant not in ("", LIMIT)
