@@ -3,9 +3,9 @@
 At a step it holds no transaction of the database, so that on SQLite others can write meanwhile.
 """
 
-import os
 import signal
 import sys
+import threading
 from itertools import count
 
 from relay.cli.run import work
@@ -18,7 +18,8 @@ def main() -> int:
 
     def step(name: str, _shard: int) -> None:
         if name == chosen and next(seen) == occurrence:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: a signal to the process lets this thread go on until another one has taken it.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     return work(step)
 

@@ -102,4 +102,3 @@ class ProxiedPostgres(Postgres):
         """Stop server and proxy."""
         super().stop()
         self.proxy.close()
-

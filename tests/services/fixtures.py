@@ -12,7 +12,7 @@ from tests.services import Given, Kafka, Postgres, Registry, SecureKafka, Servic
 S = TypeVar("S", bound=Kafka | Registry | Postgres)
 
 
-def _missing(error: ServiceError) -> NoReturn:
+def missing(error: ServiceError) -> NoReturn:
     """In CI a missing service is a failure; elsewhere the test is skipped, and says so."""
     if os.environ.get("CI"):
         pytest.fail(f"a service is missing: {error}")
@@ -24,7 +24,7 @@ def started(service: S) -> Iterator[S]:
     try:
         service.start()
     except ServiceError as error:
-        _missing(error)
+        missing(error)
     try:
         yield service
     finally:
