@@ -64,14 +64,16 @@ class Stage:
 
     def start_relay(self, place: int) -> None:
         """Start a relay, in place of the one before."""
-        self.relays[place : place + 1] = [self.world.relay(**self._product)]
+        self.relays[place : place + 1] = [self.world.relay(**self._product)]  # type: ignore[arg-type] # all are texts
 
     def close(self) -> None:
         """End all that was started here."""
         self.audience.stop()
         self.threads.shutdown()
-        for process in (*self.world.relays, *self.world.webs):
-            process.kill()
+        for relay in self.world.relays:
+            relay.kill()
+        for web in self.world.webs:
+            web.kill()
         self.world.engine.dispose()
 
 

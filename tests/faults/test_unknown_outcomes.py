@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import NewDatabase
 from tests.faults.conftest import NewProxiedWorld
-from tests.faults.proxy import Direction, Hold
+from tests.faults.proxy import BOTH_WAYS, Direction, Hold
 from tests.faults.services import ProxiedKafka
 from tests.support import new_rows, wait_until
 from tests.world import World
@@ -84,6 +84,21 @@ def test_the_link_is_cut_at_the_commit_until_the_transaction_has_timed_out(
         wait_until(lambda: b"Complete" in transactions_of(world, proxied_kafka), "the broker ends it")
     world.wait_drained()
     assert relay.running()
+    world.check_exactly_once(ids)
+
+
+def test_connections_that_swallow_everything_are_given_up(
+    new_sqlite: NewDatabase, new_proxied_world: NewProxiedWorld, proxied_kafka: ProxiedKafka
+) -> None:
+    """As after a router between relay and broker has forgotten them: rows flow again within seconds after it."""
+    world = new_proxied_world(new_sqlite())
+    ids = world.record(new_rows(50))
+    relay = world.relay()
+    world.wait_drained()
+    with proxied_kafka.proxy.half_open(BOTH_WAYS):
+        ids += world.record(new_rows(50))
+        relay.wait_degraded("shard 0", "did not answer")
+    world.wait_drained(45)  # a connection that is used for a minute more would be seen here
     world.check_exactly_once(ids)
 
 

@@ -55,7 +55,7 @@ def staged(kind: str, registry: Registry | Given, folder: Path) -> Iterator[Stag
         yield stage
 
 
-def torment(stage: Stage, kind: str, seed: int, seconds: float, tell: Callable[[str], None]) -> list[Line]:
+def torment(stage: Stage, kind: str, seed: int, seconds: float, tell: Callable[[str], object]) -> list[Line]:
     """Inflict faults for so long, under load, and judge what came of it."""
     chance, injected = Random(seed), []
     load = Load(lambda: stage.web, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS)
