@@ -10,6 +10,7 @@ from typing import NamedTuple
 import psutil
 
 from tests.faults.proxy import BOTH_WAYS, Direction, Proxy
+from tests.faults.services import start_again
 from tests.faults.stage import LEASE_SECONDS, Stage
 from tests.relay_process import RelayProcess
 
@@ -139,14 +140,14 @@ def stop_broker(stage: Stage, chance: Random) -> None:
     """SIGTERM, and a start."""
     stage.kafka.process.stop()
     pause(chance.uniform(0, 1))
-    stage.kafka.process.start()
+    start_again(stage.kafka.start)
 
 
 def kill_broker(stage: Stage, chance: Random) -> None:
     """Kill -9, and a start."""
     stage.kafka.process.kill()
     pause(chance.uniform(0, 1))
-    stage.kafka.process.start()
+    start_again(stage.kafka.start)
 
 
 def freeze_broker(stage: Stage, chance: Random) -> None:
@@ -159,14 +160,14 @@ def stop_database(stage: Stage, chance: Random) -> None:
     """SIGINT, which ends sessions and shuts down in order, and a start."""
     stage.database.process.stop(signal.SIGINT)
     pause(chance.uniform(0, 1))
-    stage.database.start_again()
+    start_again(stage.database.start)
 
 
 def kill_database(stage: Stage, chance: Random) -> None:
     """Kill -9 of every process of the server, and a start."""
     stage.database.kill()
     pause(chance.uniform(0, 1))
-    stage.database.start_again()
+    start_again(stage.database.start)
 
 
 def freeze_database(stage: Stage, chance: Random) -> None:

@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -22,6 +22,24 @@ QUICK_TRANSACTIONS = {
 """What takes the broker minutes and days by default: ending transactions past their time-out, forgetting idle ids."""
 LIST_TRANSACTIONS = 66
 """API key of the request for the transactions that a coordinator knows."""
+
+
+RESTART_SECONDS = 300.0
+
+
+def start_again(start: Callable[[], object]) -> None:
+    """Start a service that was stopped or killed; on a busy machine, or while the old one's remains are cleared
+    away, it may take several tries: a longer outage is no fault of the product.
+    """
+
+    def started() -> bool:
+        try:
+            start()
+        except ServiceError:
+            return False
+        return True
+
+    wait_until(started, "the service starts again", RESTART_SECONDS)
 
 
 class ProxiedKafka(Kafka):
@@ -86,17 +104,6 @@ class ProxiedPostgres(Postgres):
             if child.is_running():
                 child.kill()
         psutil.wait_procs(children, 10)
-
-    def start_again(self) -> None:
-        """Start what was stopped or killed."""
-        wait_until(self._started, "the database starts again")
-
-    def _started(self) -> bool:
-        try:
-            self.start()
-        except ServiceError:  # what the killed one left is still being cleared away
-            return False
-        return True
 
     def stop(self) -> None:
         """Stop server and proxy."""

@@ -1,5 +1,6 @@
 """A whole product on services of its own that may be harmed, under load and watched by a consumer."""
 
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from time import time
@@ -95,8 +96,8 @@ class Audience:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "reconnect.backoff.max.ms": 500,
-                "log_level": 0,
-            }
+            },
+            logger=logging.getLogger("audience"),
         )
         self._consumer.assign([TopicPartition(world.topic, number, 0) for number in range(PARTITIONS)])
         self._thread = threading.Thread(target=self._listen, daemon=True)
