@@ -10,6 +10,7 @@ from tests.services import Given, Registry
 from tests.support import Seen
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("kind", "seed"), [("sqlite", 1), ("postgresql", 2)])
 def test_faults_under_load(kind: str, seed: int, registry: Registry | Given, tmp_path: Path) -> None:
     """Every interaction that was answered with 202 is in the topic once and in order, whatever happened meanwhile."""
