@@ -238,6 +238,8 @@ BREAKAGES = [
         "AND o.received_at = r.received_at",
         "json_each(:records)) AS r\n    JOIN outbox AS o ON o.id = r.id",
         f"{SHARDS}::test_a_record_is_a_row_only_if_id_interaction_and_time_match[sqlite]",
+    ),
+    Breakage(
         "an unanswered commit counts as an abort and the same rows are sent again",
         "relay/shard.py",
         "        self._commit(rows, lambda: held.publisher.publish(records, proof))\n",
