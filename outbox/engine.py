@@ -31,6 +31,8 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000  # below the shortest lease: a frozen own
 
 ANSWER_SECONDS = 20.0
 """How long a server may leave a statement unanswered; longer than its own time-outs take."""
+LONG_ANSWER_SECONDS = 600.0
+"""The same for migrations and for what touches every row not yet sent, whose server time-out is as long."""
 
 WAL_SAFE_FROM = (3, 51, 3)
 WAL_SAFE_PATCHES = frozenset({(3, 50, 7), (3, 44, 6)})
