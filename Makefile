@@ -6,10 +6,13 @@ TEST ?= tests
 WORKERS ?= 4
 KAFKA ?=
 DEEP ?=
+MINUTES ?= 5
+DATABASE ?= postgresql
+SEED ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install tools demo up test lint format simulator services model bench lock clean
+.PHONY: help install tools demo up test torture lint format simulator services model bench lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,6 +28,7 @@ install: .venv/installed ## .venv with the package and its tools
 
 tools: install
 	@command -v mvn >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq maven; } || echo "Maven is missing, so tests that need Kafka or the registry will be named as not run: apt-get install maven, or brew install maven"
+	@command -v cc >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } || echo "A C compiler (cc) is missing, so the tests of a lost page cache will be named as not run: apt-get install gcc"
 
 demo: install ## see interactions travel from HTTP to Kafka (KAFKA=real: with a real broker)
 ifeq ($(KAFKA),real)
@@ -39,6 +43,9 @@ up: install ## the same, but stay up, with a curl line to try
 
 test: lint tools ## lint, types and every test, on real services (TEST=path for some)
 	@$(BIN)/python -m tests.services -- $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TEST)
+
+torture: tools ## faults under load, then the count (MINUTES=5 SEED=7 DATABASE=postgresql or sqlite)
+	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) $(if $(SEED),--seed $(SEED))
 
 lint: install ## ruff, mypy, import rules
 	$(BIN)/ruff format --check --quiet .

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from config.logging import configure_logging
 from config.settings import load
 from migrations.settings import ReleaseSettings
-from outbox.engine import create_outbox_engine
+from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.schema import metadata
 
 LOCK = 0x6F757462_6F780001
@@ -18,7 +18,7 @@ LOCK = 0x6F757462_6F780001
 def _prepare_postgresql(connection: Connection) -> None:
     """Fail soon rather than queue every web insert behind a migration that waits for a lock."""
     connection.exec_driver_sql("SELECT set_config('lock_timeout', '5s', true)")
-    connection.exec_driver_sql("SELECT set_config('statement_timeout', '10min', true)")
+    connection.exec_driver_sql(f"SELECT set_config('statement_timeout', '{LONG_ANSWER_SECONDS:.0f}s', true)")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
 
 
@@ -26,7 +26,7 @@ def migrate() -> None:
     """Bring the database named by ``DATABASE_URL`` to the newest revision."""
     settings = load(ReleaseSettings, os.environ)
     configure_logging(settings)
-    engine = create_outbox_engine(settings.database_url.get_secret_value())
+    engine = create_outbox_engine(settings.database_url.get_secret_value(), answer_seconds=LONG_ANSWER_SECONDS)
     with engine.connect() as connection:
         context.configure(
             connection=connection,

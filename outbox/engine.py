@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 
 from outbox.errors import UnsafeDatabaseError
@@ -27,6 +28,11 @@ BUSY_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 15_000
 LOCK_TIMEOUT_MS = 5_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000  # below the shortest lease: a frozen owner must not keep a shard locked
+
+ANSWER_SECONDS = 20.0
+"""How long a server may leave a statement unanswered; longer than its own time-outs take."""
+LONG_ANSWER_SECONDS = 600.0
+"""The same for migrations and for what touches every row not yet sent, whose server time-out is as long."""
 
 WAL_SAFE_FROM = (3, 51, 3)
 WAL_SAFE_PATCHES = frozenset({(3, 50, 7), (3, 44, 6)})
@@ -66,11 +72,12 @@ READ_ONLY = {"outbox_read_only": True}
 """Execution option: on SQLite the transaction is deferred, so that a reader never queues behind writers."""
 
 
-def create_outbox_engine(url: str) -> Engine:
+def create_outbox_engine(url: str, *, answer_seconds: float = ANSWER_SECONDS) -> Engine:
     """An engine for the ledger.
 
     Args:
         url: ``sqlite:///file`` or ``postgresql+psycopg://…`` (query parameters are kept).
+        answer_seconds: how long a PostgreSQL server may leave one statement unanswered.
 
     Raises:
         UnsafeDatabaseError: SQLite in memory, or on a network file system. Settings of a PostgreSQL
@@ -79,7 +86,7 @@ def create_outbox_engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(parsed)
-    return _postgresql_engine(parsed)
+    return _postgresql_engine(parsed, answer_seconds)
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:
@@ -138,7 +145,25 @@ def _refuse_network_file_system(path: Path) -> None:
         )
 
 
-def _postgresql_engine(url: URL) -> Engine:
+class _ImpatientConnection(psycopg.Connection[Any]):
+    """Gives up a server that is silent: a link that swallows everything, or a server that is frozen.
+
+    The server's own time-outs do not reach here then, and TCP's do not either where a balancer or the
+    frozen server's kernel goes on acknowledging: the thread would wait for ever.
+    """
+
+    answer_seconds = ANSWER_SECONDS
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """As psycopg's, which every statement, commit and rollback goes through, but not for ever."""
+        try:
+            return super().wait(gen, interval, timeout or self.answer_seconds)
+        except psycopg.errors._WaitTimeout:  # noqa: SLF001 - what the method is documented to raise
+            self.close()
+            raise psycopg.OperationalError(f"the server did not answer in {self.answer_seconds:.0f} s") from None
+
+
+def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
     engine = create_engine(
         url,
         hide_parameters=True,
@@ -154,6 +179,12 @@ def _postgresql_engine(url: URL) -> Engine:
             **({} if "application_name" in url.query else {"application_name": "cxone-outbox"}),
         },
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
+        connection = _ImpatientConnection.connect(*arguments, **parameters)
+        connection.answer_seconds = answer_seconds
+        return connection
 
     @event.listens_for(engine, "connect")
     def _assert_durable(connection: Any, _record: Any) -> None:

@@ -24,6 +24,8 @@ from relay.settings import RelaySettings, kafka_client_config, kafka_producer_co
 from relay.shard import Parts, ignore_steps
 from relay.topics import prepare_topics
 
+ADMIN_SOCKET_MS = 10_000
+
 T = TypeVar("T")
 
 
@@ -145,7 +147,8 @@ def prepare(
     memory = ErrorMemory()
     with translated("make an admin client", memory, MisconfiguredError):
         admin = AdminClient(
-            {**kafka_client_config(settings), "error_cb": memory},  # type: ignore[dict-item]
+            # It lives as long as the relay: a connection that swallows what it is sent is not to be kept a minute.
+            {"socket.timeout.ms": ADMIN_SOCKET_MS, **kafka_client_config(settings), "error_cb": memory},  # type: ignore[dict-item]
             logger=logging.getLogger("relay.librdkafka"),
         )
     cluster_id = insist("kafka", lambda: prepare_topics(admin, settings, identity.shards, memory))

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.conftest import ROOT
 from tests.services.process import free_port
 from tests.support import wait_until
@@ -23,14 +25,24 @@ class RelayProcess:
         log: file that receives what it prints.
         kill_at: name of a step at which it kills itself (-9), as in ``relay.shard``; None: none.
         times: at which occurrence of that step.
+        freeze_at: as ``kill_at``, but it stops itself (SIGSTOP).
     """
 
-    def __init__(self, environ: Mapping[str, str], log: Path, kill_at: str | None = None, times: int = 1) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        log: Path,
+        kill_at: str | None = None,
+        times: int = 1,
+        freeze_at: str | None = None,
+    ) -> None:
         self.metrics_port = free_port()
         self.log = log
         command = [sys.executable, "-m", "relay", "run"]
         if kill_at:
             command = [sys.executable, "-m", "relay.demo.fragile", kill_at, str(times)]
+        if freeze_at:
+            command = [sys.executable, "-m", "tests.faults.freezing", freeze_at, str(times)]
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 command,
@@ -57,6 +69,10 @@ class RelayProcess:
     def signal(self, number: int) -> None:
         """Send a signal."""
         self._process.send_signal(number)
+
+    def frozen(self) -> bool:
+        """Whether it is stopped (SIGSTOP)."""
+        return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
 
     def wait(self, seconds: float = 60) -> int:
         """Wait for its end; its exit code."""

@@ -34,10 +34,12 @@ class World:
         self.store = Store(self.engine)
         self.topic = self.environ["KAFKA_TOPIC"]
 
-    def relay(self, kill_at: str | None = None, times: int = 1, **environ: str) -> RelayProcess:
+    def relay(
+        self, kill_at: str | None = None, times: int = 1, freeze_at: str | None = None, **environ: str
+    ) -> RelayProcess:
         """Start a relay."""
         log = self.folder / f"relay-{len(self.relays)}.log"
-        self.relays.append(RelayProcess({**self.environ, **environ}, log, kill_at, times))
+        self.relays.append(RelayProcess({**self.environ, **environ}, log, kill_at, times, freeze_at))
         return self.relays[-1]
 
     def web(self, **environ: str) -> WebProcess:

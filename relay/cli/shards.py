@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import BaseSettings, SettingsError, load
-from outbox.engine import create_outbox_engine
+from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.errors import OutboxError
 from outbox.rows import Order, RowFilter
 from relay.cli.shared import FAILED, F, OperatorSettings, Words, who_acts
@@ -81,7 +81,7 @@ def outbox_of(kind: type[S]) -> Iterator[tuple[Engine, S]]:
     """The outbox of the environment, with its settings; what goes wrong is one line and exit code 1."""
     try:
         settings = load(kind, os.environ)
-        engine = create_outbox_engine(settings.database_url.get_secret_value())
+        engine = create_outbox_engine(settings.database_url.get_secret_value(), answer_seconds=LONG_ANSWER_SECONDS)
         try:
             yield engine, settings
         finally:

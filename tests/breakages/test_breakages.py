@@ -297,6 +297,42 @@ BREAKAGES = [
         "tests/integration/test_show.py::test_the_payload_is_shown_only_on_the_record[sqlite]",
     ),
     Breakage(
+        "an unanswered commit counts as an abort and the same rows are sent again",
+        "relay/shard.py",
+        "        self._commit(rows, lambda: held.publisher.publish(records, proof))\n",
+        "        try:\n"
+        "            self._commit(rows, lambda: held.publisher.publish(records, proof))\n"
+        "        except RelayError:\n"
+        "            held.publisher.close()\n"
+        "            held.publisher = parts.publisher(self.shard)\n"
+        "            held.publisher.fence()\n"
+        "            self._commit(rows, lambda: held.publisher.publish(records, proof))\n",
+        "tests/faults/test_unknown_outcomes.py::test_the_commit_is_not_answered_for_longer_than_patience_lasts"
+        "[before-its-answer-comes-back]",
+    ),
+    Breakage(
+        "an owner that lost its lease is not fenced by the next one",
+        "relay/preparing.py",
+        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}"',
+        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}{self.leases.owner[-6:]}"',
+        "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over"
+        "[sqlite-encoded]",
+    ),
+    Breakage(
+        "a commit is not synced to the disk",
+        "outbox/engine.py",
+        '"synchronous": 2',
+        '"synchronous": 0',
+        "tests/faults/test_lost_cache.py::test_what_was_accepted_survives_a_lost_page_cache[all_lost]",
+    ),
+    Breakage(
+        "a commit is synced to the disk at the next checkpoint only",
+        "outbox/engine.py",
+        '"synchronous": 2',
+        '"synchronous": 1',
+        "tests/faults/test_lost_cache.py::test_what_was_accepted_survives_a_lost_page_cache[all_lost]",
+    ),
+    Breakage(
         "the webhook answers before the commit",
         "app/recorder.py",
         "        self._queue.put(waiting)",

@@ -3,48 +3,14 @@
 import random
 import signal
 import threading
-from collections.abc import Callable
 
 import pytest
-import requests
 from sqlalchemy.exc import OperationalError
 
+from tests.faults.load import Load
 from tests.relay_process import RelayProcess
 from tests.support import wait_until
-from tests.web_process import WebProcess
 from tests.world import NewWorld, World
-
-
-class Load:
-    """Senders that post until told to stop, and repeat what was not answered with 202, as CXone does."""
-
-    def __init__(self, web: Callable[[], WebProcess], senders: int = 6) -> None:
-        self._web, self._stop = web, threading.Event()
-        self.accepted: list[int] = []
-        self._threads = [threading.Thread(target=self._send, args=(number,), daemon=True) for number in range(senders)]
-        for thread in self._threads:
-            thread.start()
-
-    def _send(self, sender: int) -> None:
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            body = {"id": f"sender-{sender}", "channel": "voice", "turn": number}
-            while not self._stop.is_set():
-                try:
-                    answer = self._web().post(body)
-                except requests.RequestException:
-                    continue
-                if answer.status_code == 202:
-                    self.accepted.append(answer.json()["outboxId"])
-                    break
-
-    def stop(self) -> list[int]:
-        """Ids of all that was answered with 202."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        return self.accepted
 
 
 def check_accepted(world: World, accepted: list[int]) -> None:

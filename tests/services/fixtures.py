@@ -9,21 +9,22 @@ import pytest
 
 from tests.services import Given, Kafka, Postgres, Registry, SecureKafka, ServiceError
 
-S = TypeVar("S", Kafka, Registry, Postgres, SecureKafka)
+S = TypeVar("S", bound=Kafka | Registry | Postgres)
 
 
-def _missing(error: ServiceError) -> NoReturn:
+def missing(error: ServiceError) -> NoReturn:
     """In CI a missing service is a failure; elsewhere the test is skipped, and says so."""
     if os.environ.get("CI"):
         pytest.fail(f"a service is missing: {error}")
     pytest.skip(f"NOT TESTED, a service is missing: {error}")
 
 
-def _started(service: S) -> Iterator[S]:
+def started(service: S) -> Iterator[S]:
+    """Starts a service for a fixture, and ends it with it."""
     try:
         service.start()
     except ServiceError as error:
-        _missing(error)
+        missing(error)
     try:
         yield service
     finally:
@@ -37,19 +38,19 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka | Given]:
     if given:
         yield Given("", given)
     else:
-        yield from _started(Kafka(tmp_path_factory.mktemp("kafka") / "kafka"))
+        yield from started(Kafka(tmp_path_factory.mktemp("kafka") / "kafka"))
 
 
 @pytest.fixture
 def own_kafka(tmp_path: Path) -> Iterator[Kafka]:
     """A broker for one test alone, which may stop, kill and pause it."""
-    yield from _started(Kafka(tmp_path / "kafka"))
+    yield from started(Kafka(tmp_path / "kafka"))
 
 
 @pytest.fixture(scope="session")
 def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     """A broker with SASL_SSL, SCRAM-SHA-512 and ACLs."""
-    yield from _started(SecureKafka(tmp_path_factory.mktemp("secure-kafka") / "kafka"))
+    yield from started(SecureKafka(tmp_path_factory.mktemp("secure-kafka") / "kafka"))
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +61,13 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry | Gi
         user = os.environ.get("SCHEMA_REGISTRY_USERNAME", "")
         yield Given(given, "", user, os.environ.get("SCHEMA_REGISTRY_PASSWORD", ""))
     else:
-        yield from _started(Registry(tmp_path_factory.mktemp("registry")))
+        yield from started(Registry(tmp_path_factory.mktemp("registry")))
 
 
 @pytest.fixture
 def own_registry(tmp_path: Path) -> Iterator[Registry]:
     """A registry for one test alone."""
-    yield from _started(Registry(tmp_path / "registry"))
+    yield from started(Registry(tmp_path / "registry"))
 
 
 @pytest.fixture(scope="session")
@@ -76,10 +77,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres | Gi
     if given:
         yield Given(given)
     else:
-        yield from _started(Postgres(tmp_path_factory.mktemp("postgres") / "postgres"))
+        yield from started(Postgres(tmp_path_factory.mktemp("postgres") / "postgres"))
 
 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
     """A PostgreSQL server for one test alone, which may stop, kill and pause it."""
-    yield from _started(Postgres(tmp_path / "postgres"))
+    yield from started(Postgres(tmp_path / "postgres"))

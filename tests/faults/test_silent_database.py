@@ -1,0 +1,45 @@
+"""A database that does not answer and does not hang up either: the ledger gives it up and makes a new connection."""
+
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+from sqlalchemy import make_url
+
+from outbox.engine import create_outbox_engine
+from outbox.errors import DatabaseUnavailableError
+from outbox.store import Store
+from tests.conftest import NewDatabase
+from tests.faults.proxy import BOTH_WAYS, Direction, Proxy
+from tests.support import new_row
+
+ANSWER_SECONDS = 1.0
+
+
+@pytest.fixture
+def link(new_postgresql: NewDatabase) -> Iterator[tuple[Proxy, Store]]:
+    """A link to a PostgreSQL database, and a store at its end that does not wait for long."""
+    url = make_url(new_postgresql())
+    proxy = Proxy(url.port or 5432)
+    proxied = url.set(port=proxy.port).render_as_string(hide_password=False)
+    engine = create_outbox_engine(proxied, answer_seconds=ANSWER_SECONDS)
+    yield proxy, Store(engine)
+    engine.dispose()
+    proxy.close()
+
+
+@pytest.mark.parametrize(
+    "directions",
+    [frozenset({Direction.TO_SERVICE}), frozenset({Direction.FROM_SERVICE}), BOTH_WAYS],
+    ids=["requests", "answers", "both"],
+)
+def test_a_link_that_swallows_is_given_up(link: tuple[Proxy, Store], directions: frozenset[Direction]) -> None:
+    """Known as an outage within seconds, and over with it: the next attempt has a connection that works."""
+    proxy, store = link
+    store.record([new_row()])
+    row, began = new_row(), monotonic()
+    with proxy.half_open(directions), pytest.raises(DatabaseUnavailableError):
+        store.record([row])
+    assert monotonic() - began < 10 * ANSWER_SECONDS
+    assert len(store.record([row])) == 1
+    assert store.status()[0].pending == 2, "the repeated row is there once"
