@@ -206,7 +206,7 @@ class ShardWorker:
             self._suspects = dict(error.errors)
             self._park_suspects(lease)
             return len(rows)
-        refs = [row.ref for row in rows]
+        refs = [Ref._make(row[:2]) for row in rows]  # as row.ref, for thousands
         sequence = lease.settled + 1
         proof = progress.encode(Progress(parts.outbox_id, self.shard, lease.epoch, sequence, refs))
         self._step("encoded")
