@@ -106,6 +106,12 @@ PAYLOADS_BY_KEY = {
     "sqlite": "SELECT key, id, interaction_id, payload FROM outbox WHERE key IN (SELECT value FROM json_each(?))",
 }
 
+RING = statement("""
+    SELECT pg_notify('outbox_rows', coalesce(string_agg(DISTINCT CAST(mod(c.crc, i.shards) AS text), ' '), ''))
+    FROM outbox_identity AS i LEFT JOIN unnest(CAST(:crcs AS bigint[])) AS c(crc) ON true
+""")
+LISTEN = statement("LISTEN outbox_rows")
+
 # Sending -------------------------------------------------------------------------------------------
 
 _PENDING = """

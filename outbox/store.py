@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
-from outbox import recording, transactions
+from outbox import bell, recording, transactions
 from outbox import statements as sql
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
 from outbox.rows import (
@@ -44,7 +44,11 @@ class Store:
             DatabaseUnavailableError: none of the rows is known to be committed. After an unanswered
                 commit some may be: a repeated delivery finds its row by the key.
         """
-        return recording.record(self._engine, rows) if rows else []
+        if not rows:
+            return []
+        outcomes = recording.record(self._engine, rows)
+        bell.ring(self._engine, [o.interaction_id for o in outcomes if isinstance(o, Accepted) and not o.duplicate])
+        return outcomes
 
     def pending_at_least(self, limit: int) -> bool:
         """Whether the backlog has reached ``limit`` rows; reads no more than that."""

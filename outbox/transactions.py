@@ -36,6 +36,13 @@ def read(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def single(engine: Engine) -> Iterator[Connection]:
+    """Single statements that commit by themselves, without the time-outs of a transaction. Errors as ``write``."""
+    with _translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
+
+
 def tuples(result: CursorResult[Any]) -> list[tuple[Any, ...]]:
     """The rows of a result as the driver made them, without a wrapper around each."""
     return list(result.cursor.fetchall()) if result.cursor else []

@@ -12,6 +12,7 @@ from time import monotonic, time
 
 import structlog
 
+from outbox.bell import Bell
 from outbox.errors import LeaseLostError, OutboxError
 from outbox.leases import Leases
 from outbox.rows import Lease, PendingRow, Ref
@@ -33,8 +34,8 @@ from relay.publisher import Publisher
 
 log = structlog.get_logger(__name__)
 
-IDLE_SECONDS = (0.005, 0.1)
-"""First and longest pause between two looks at an empty outbox."""
+IDLE_SECONDS, UNHEARD_IDLE_SECONDS = (0.005, 1.0), 0.1
+"""First and longest pause between two looks at an empty outbox, and the longest without a bell that works."""
 FOREIGN_LEASE_SECONDS = 1.0
 """Pause between two tries for a shard that another relay holds."""
 
@@ -62,6 +63,7 @@ class Parts:
     batch_size: int
     parked_rows_hold: bool
     inference: bool
+    bell: Bell
     stop: threading.Event
     health: Health
     metrics: RelayMetrics
@@ -91,6 +93,8 @@ class ShardWorker:
         self.shard = shard
         self.subject = f"shard {shard}"
         self.holds = False
+        self.wake = threading.Event()
+        """Set when the shard has new rows, and at the stop."""
         self._parts = parts
         self._backoff = Backoff(Random())  # noqa: S311 - jitter, not cryptography
         self._suspects: dict[Ref, str] = {}
@@ -183,13 +187,15 @@ class ShardWorker:
     def _send(self, held: Held) -> None:
         idle_seconds = IDLE_SECONDS[0]
         while not self._parts.stop.is_set():
+            self.wake.clear()  # before the select: what is rung for from here on is looked for
             sent = self._cycle(held)
             self._in_order(held)
             if sent:
                 idle_seconds = IDLE_SECONDS[0]
             else:
-                self._parts.stop.wait(idle_seconds)
-                idle_seconds = min(idle_seconds * 2, IDLE_SECONDS[1])
+                self.wake.wait(idle_seconds)
+                longest = IDLE_SECONDS[1] if self._parts.bell.heard else UNHEARD_IDLE_SECONDS
+                idle_seconds = min(idle_seconds * 2, longest)
 
     def _cycle(self, held: Held) -> int:
         """Select, encode, commit, mark: one transaction's rows. Returns how many."""

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
+from outbox.bell import Bell
 from outbox.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
 from outbox.leases import Leases
@@ -38,6 +39,8 @@ log = structlog.get_logger(__name__)
 STOP_SECONDS = 20.0
 """How long workers have for the batch in hand; platforms kill after 30 s, and we promise 25."""
 GAUGES_SECONDS = 5.0
+LISTEN_SECONDS = 1.0
+"""How long the bell is listened to before the stop is looked at."""
 
 T = TypeVar("T")
 
@@ -147,6 +150,7 @@ class Supervisor:
             batch_size=settings.relay_batch_size,
             parked_rows_hold=settings.outbox_parked_policy == "wait",
             inference=settings.inference_url is not None,
+            bell=Bell(self._engine, identity.shards),
             stop=self._stop,
             health=self._health,
             metrics=self._metrics,
@@ -176,11 +180,14 @@ class Supervisor:
         if parts.inference:
             inference = InferenceWorker(self._settings, self._engine, owner.id, self._stop, self._health, self._metrics)
             threads.append(threading.Thread(target=inference.run, name="inference", daemon=True))
+        threads.append(threading.Thread(target=self._listen, args=(parts.bell, workers), name="bell", daemon=True))
         for thread in threads:
             thread.start()
         log.info("the relay runs with %d shard(s)", len(shards), action="started", owner=owner.id)
         while not self._stop.wait(GAUGES_SECONDS):
             self._measure(workers)
+        for worker in workers:
+            worker.wake.set()
         deadline = monotonic() + STOP_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - monotonic()))
@@ -189,6 +196,17 @@ class Supervisor:
             log.warning("stopped without %s: the next relay finishes its work", ", ".join(left), action="stopped")
         else:
             log.info("stopped", action="stopped")
+
+    def _listen(self, bell: Bell, workers: list[ShardWorker]) -> None:
+        """Wake the workers whose shards have new rows."""
+        while not self._stop.is_set():
+            try:
+                for shard in bell.wait(LISTEN_SECONDS):
+                    workers[shard].wake.set()
+            except OutboxError as error:
+                log.debug("relays look for rows by themselves for now: %s", error)
+                self._stop.wait(LISTEN_SECONDS)
+        bell.close()
 
     def _measure(self, workers: list[ShardWorker]) -> None:
         metrics = self._metrics
