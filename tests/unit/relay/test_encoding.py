@@ -2,6 +2,7 @@
 
 import json
 from io import BytesIO
+from typing import Any
 
 import pytest
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
@@ -52,7 +53,7 @@ def test_fields_are_written_in_the_order_of_the_schema() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"interaction_id": "\ud800"}, {"agent_id": 7}, {"timestamp_ms": "1"}])
-def test_rows_that_cannot_be_encoded_are_named_together(wrong: dict[str, object]) -> None:
+def test_rows_that_cannot_be_encoded_are_named_together(wrong: dict[str, Any]) -> None:
     """Each is named by id and tag, without its values; SQLite keeps whatever it is given."""
     good = PendingRow(1, 11, "i", "voice", 0, None, None, None, None, 0)
     bad = good._replace(id=2, tag=22, **wrong)
