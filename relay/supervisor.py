@@ -201,8 +201,10 @@ class Supervisor:
         """Wake the workers whose shards have new rows."""
         while not self._stop.is_set():
             try:
-                for shard in bell.wait(LISTEN_SECONDS):
-                    workers[shard].wake.set()
+                told = bell.wait(LISTEN_SECONDS)
+                for worker in workers:
+                    if worker.shard in told:
+                        worker.wake.set()
             except OutboxError as error:
                 log.debug("relays look for rows by themselves for now: %s", error)
                 self._stop.wait(LISTEN_SECONDS)
