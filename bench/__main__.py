@@ -1,34 +1,24 @@
 """``python -m bench [--what …] [--database …]``: where the figures come from.
 
-drain, latency, growth, scale: see the modules of these names. ingest: the webhook under gunicorn, beside a
-bare Flask route under the same settings. The two sides of a ratio take turns within one run.
+drain, latency, growth, scale, ingest: see the modules of these names. The
+two sides of a ratio take turns within one run.
 """
 
 import argparse
 import json
-import multiprocessing
-import os
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from bench import drain, growth, latency, scale
-from bench.bare import BODY
+from bench import drain, growth, ingest, latency, scale
 from bench.place import BATCH, Place
 from bench.report import machine, table
-from tests.conftest import ROOT, migrate
+from tests.conftest import migrate
 from tests.services import Kafka, Postgres, Registry
-from tests.services.process import free_port
-from tests.support import wait_until
-from tests.web_process import PATH, SECRET, WebProcess
 
 SHARDS = {"sqlite": 1, "postgresql": 8}
 """What a fresh outbox has by default."""
@@ -92,7 +82,7 @@ def _measure(what: str, kind: str, place: Place, options: argparse.Namespace) ->
         return growth.measure(place, kind, options.rows, options.history, options.rounds, shards)
     if what == "scale":
         return scale.measure(place, kind, options.rows, options.rounds, shards)
-    return _ingest(_maker(kind, place.folder, place.postgres), place.folder, options.seconds, options.rounds)
+    return ingest.measure(_maker(kind, place.folder, place.postgres), place.folder, options.seconds, options.rounds)
 
 
 def _maker(kind: str, folder: Path, postgres: Postgres, shards: int = 1) -> Callable[[], str]:
@@ -105,82 +95,6 @@ def _maker(kind: str, folder: Path, postgres: Postgres, shards: int = 1) -> Call
         return url.replace("postgresql://", "postgresql+psycopg://")
 
     return make
-
-
-def _ingest(make: Callable[[], str], folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
-    environ = {"WEB_CONCURRENCY": "2", "WEB_THREADS": "16", "LOG_LEVEL": "WARNING"}
-    web = WebProcess({**environ, "DATABASE_URL": make()}, folder / "web.log")
-    port = free_port()
-    bare_environ = {**os.environ, "CXONE_WEBHOOK_SECRETS": SECRET * 2, **environ, "PORT": str(port)}
-    bare_environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="bare-metrics-")
-    bare = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", "bench.bare:app"],
-        cwd=ROOT,
-        env={**bare_environ, "WEB_HOST": "127.0.0.1"},
-        stderr=subprocess.DEVNULL,
-    )
-    webhook, route = [], []
-    try:
-        wait_until(lambda: _answers(port), "the bare route answers")
-        for _ in range(rounds):
-            webhook.append(_load(web.port, seconds))
-            route.append(_load(port, seconds))
-    finally:
-        web.stop()
-        bare.terminate()
-        bare.wait()
-    return _compared("webhook requests/s", webhook, "bare Flask route requests/s", route)
-
-
-def _answers(port: int) -> bool:
-    try:
-        return _post(HTTPConnection("127.0.0.1", port, timeout=5), 0) == 202
-    except OSError:
-        return False
-
-
-def _post(connection: HTTPConnection, number: int) -> int:
-    headers = {"X-CXone-Webhook-Secret": SECRET, "Content-Type": "application/json"}
-    connection.request("POST", PATH, BODY % (number, os.getpid()), headers)
-    answer = connection.getresponse()
-    answer.read()
-    return answer.status
-
-
-def _load(port: int, seconds: float, senders: int = 16) -> float:
-    """Requests a second answered 202, with this many senders in two processes."""
-    with multiprocessing.Pool(2) as pool:
-        counts = pool.starmap(_send, [(port, seconds, senders // 2)] * 2)
-    return sum(counts) / seconds
-
-
-def _send(port: int, seconds: float, senders: int) -> int:
-    from concurrent.futures import ThreadPoolExecutor
-
-    deadline = time.monotonic() + seconds
-
-    def sender(_number: int) -> int:
-        connection, done = HTTPConnection("127.0.0.1", port, timeout=30), 0
-        while time.monotonic() < deadline:
-            assert _post(connection, time.monotonic_ns()) == 202
-            done += 1
-        return done
-
-    with ThreadPoolExecutor(senders) as pool:
-        return sum(pool.map(sender, range(senders)))
-
-
-def _compared(ours: str, our_rates: list[float], theirs: str, their_rates: list[float]) -> dict[str, Any]:
-    ratios = [a / b for a, b in zip(our_rates, their_rates, strict=True)]
-    told = {ours: our_rates, theirs: their_rates}
-    figures: dict[str, Any] = {
-        name: {"median": round(statistics.median(v)), "spread": [round(min(v)), round(max(v))]}
-        for name, v in told.items()
-    }
-    return {
-        **figures,
-        "ratio": {"median": round(statistics.median(ratios), 2), "of each round": [round(r, 2) for r in ratios]},
-    }
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from outbox import bell, recording, transactions
 from outbox import statements as sql
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
 from outbox.rows import (
+    Accepted,
     Identity,
     Lease,
     NewRow,
