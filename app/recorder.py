@@ -111,6 +111,7 @@ class Recorder:
             self._failed = 0
         for waiting, outcome in zip(batch, outcomes, strict=True):
             waiting.finish(outcome)
+        self._store.ring(outcomes)
 
     def _fail(self, batch: list[_Waiting], error: Exception) -> None:
         if not isinstance(error, OutboxError):  # not its message: it may quote a row

@@ -1,156 +1,100 @@
-"""``python -m bench [--rows N] [--rounds N] [--seconds N]``: first figures for drain and ingest.
+"""``python -m bench [--what …] [--database …]``: where the figures come from.
 
-Drain: a backlog of committed rows, until every one is in the topic and marked, beside the same bytes
-through a raw transactional producer with the same batch. Ingest: see ``bench.ingest``. The two
-sides of a ratio alternate within one run.
+drain, latency, growth, scale, ingest: see the modules of these names. The
+two sides of a ratio take turns within one run.
 """
 
 import argparse
 import json
-import os
-import platform
-import statistics
+import shutil
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import confluent_kafka
-from confluent_kafka.admin import AdminClient, NewTopic
-from sqlalchemy import Engine, text
-
-from bench import ingest
-from outbox.engine import create_outbox_engine
-from outbox.leases import Leases
-from outbox.store import Store
-from relay.encoding import Encoder
-from relay.publisher import Publisher
+from bench import drain, growth, ingest, latency, scale
+from bench.place import BATCH, Place
+from bench.report import machine, table
 from tests.conftest import migrate
-from tests.relay_process import RelayProcess
 from tests.services import Kafka, Postgres, Registry
-from tests.support import new_rows, wait_until
-from tests.world import settings_for
 
-BATCH = 5_000
+SHARDS = {"sqlite": 1, "postgresql": 8}
+"""What a fresh outbox has by default."""
+WHAT = ("drain", "latency", "growth", "scale", "ingest")
 
 
 def main() -> None:
-    """Run everything and print one JSON document."""
-    parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("--rows", type=int, default=100_000, help="backlog to drain")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of load, a side and round")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="outbox-bench-"))
-    kafka, registry, postgres = Kafka(folder / "kafka"), Registry(folder / "registry"), Postgres(folder / "postgres")
-    report: dict[str, Any] = {"machine": _machine(), "rows": options.rows, "batch": BATCH, "rounds": options.rounds}
+    """Run what is asked for, print one JSON document, and a table beside it."""
+    options = _options()
+    place = _start(Path(tempfile.mkdtemp(prefix="outbox-bench-")))
+    told = {name: getattr(options, name) for name in ("rows", "rounds", "seconds")}
+    results: dict[str, Any] = {"machine": machine(), "options": {**told, "batch": BATCH}}
     try:
-        for service in (kafka, registry, postgres):
-            service.start()
-        for kind in ("sqlite", "postgresql"):
-            make = _maker(kind, folder, postgres)
-            report[f"drain {kind}"] = _drain(kafka, registry, make, folder, options.rows, options.rounds)
-            report[f"ingest {kind}"] = ingest.measure(make, folder, options.seconds, options.rounds)
+        for kind in options.database:
+            for what in options.what:
+                results[f"{what} {kind}"] = _measure(what, kind, place, options)
+                sys.stderr.write(table({f"{what} {kind}": results[f"{what} {kind}"]}))
     finally:
-        for service in (kafka, registry, postgres):
+        for service in (place.kafka, place.registry, place.postgres):
             service.stop()
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        shutil.rmtree(place.folder, ignore_errors=True)
+    sys.stdout.write(json.dumps(results, indent=2) + "\n")
 
 
-def _machine() -> dict[str, Any]:
-    import importlib.metadata as packages
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=["drain", "latency", "ingest"])
+    parser.add_argument("--database", nargs="+", choices=SHARDS, default=list(SHARDS))
+    parser.add_argument("--rows", type=int, default=200_000, help="backlog to drain")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of load, a side and round")
+    parser.add_argument("--rates", nargs="+", type=int, default=[100, 1_000], help="of latency, requests a second")
+    parser.add_argument("--history", nargs="+", type=int, default=[0, 1_000_000], help="of growth, rows sent before")
+    parser.add_argument("--shards", type=int, help="instead of 1 on SQLite and 8 on PostgreSQL")
+    parser.add_argument("--smoke", action="store_true", help="drain, latency, growth, small: for crashes, not times")
+    options = parser.parse_args()
+    if options.smoke:
+        options.what, options.rows, options.rounds, options.seconds = ["drain", "latency", "growth"], 5_000, 1, 1
+        options.rates, options.history = [20], [1_000]
+    return options
 
-    return {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "librdkafka": confluent_kafka.libversion()[0],
-        "gunicorn": packages.version("gunicorn"),
-        "flask": packages.version("flask"),
-    }
+
+def _start(folder: Path) -> Place:
+    kafka, registry, postgres = Kafka(folder / "kafka"), Registry(folder / "registry"), Postgres(folder / "postgres")
+    for service in (kafka, registry, postgres):
+        service.start()
+
+    def make(kind: str, shards: int) -> str:
+        return _maker(kind, folder, postgres, shards)()
+
+    return Place(kafka, registry, postgres, folder, make)
 
 
-def _maker(kind: str, folder: Path, postgres: Postgres) -> Callable[[], str]:
-    """Makes migrated databases with one shard."""
+def _measure(what: str, kind: str, place: Place, options: argparse.Namespace) -> dict[str, Any]:
+    shards = options.shards or SHARDS[kind]
+    if what == "drain":
+        return drain.measure(place, kind, options.rows, options.rounds, shards)
+    if what == "latency":
+        return latency.measure(place, kind, shards, options.rates, options.seconds)
+    if what == "growth":
+        return growth.measure(place, kind, options.rows, options.history, options.rounds, shards)
+    if what == "scale":
+        return scale.measure(place, kind, options.rows, options.rounds, shards)
+    return ingest.measure(_maker(kind, place.folder, place.postgres), place.folder, options.seconds, options.rounds)
+
+
+def _maker(kind: str, folder: Path, postgres: Postgres, shards: int = 1) -> Callable[[], str]:
+    """Makes migrated databases."""
 
     def make() -> str:
         name = f"bench_{uuid.uuid4().hex[:8]}"
         url = f"sqlite:///{folder}/{name}.db" if kind == "sqlite" else postgres.create_database(name)
-        migrate(url, 1)
+        migrate(url, shards)
         return url.replace("postgresql://", "postgresql+psycopg://")
 
     return make
-
-
-def _drain(
-    kafka: Kafka, registry: Registry, make: Callable[[], str], folder: Path, count: int, rounds: int
-) -> dict[str, Any]:
-    relay_rates, raw_rates = [], []
-    for number in range(rounds):
-        url = make()
-        engine = create_outbox_engine(url)
-        _fill(engine, count)
-        settings = settings_for(kafka, registry, url)
-        relay = RelayProcess(settings, folder / f"relay-{number}.log")
-        wait_until(lambda: _sent(engine), "the first rows are sent", 120)  # noqa: B023 - called at once
-        flowing, already = time.monotonic(), _sent(engine)
-        wait_until(lambda: _sent(engine) == count, "the backlog is drained", 600)  # noqa: B023 - called at once
-        relay_rates.append((count - already) / (time.monotonic() - flowing))
-        relay.stop()
-        raw_rates.append(_raw(kafka, engine, count))
-        engine.dispose()
-    return _compared("relay rows/s", relay_rates, "raw transactional producer rows/s", raw_rates)
-
-
-def _fill(engine: Engine, count: int) -> None:
-    store = Store(engine)
-    for _ in range(0, count, BATCH):
-        store.record(new_rows(BATCH, interactions=500))
-
-
-def _sent(engine: Engine) -> int:
-    (shard,) = Store(engine).status()
-    return shard.settled * BATCH
-
-
-def _raw(kafka: Kafka, engine: Engine, count: int) -> float:
-    """The same bytes, encoded beforehand, through the same client settings, nothing read or marked."""
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE outbox SET state = 'pending', sent_at = NULL, sequence = NULL"))
-        connection.execute(text("UPDATE outbox_shard SET settled = 0"))
-    lease = Leases(engine, "bench", 600).take(0)
-    assert lease is not None
-    records = Encoder(1).records(Store(engine).pending(lease, count))
-    topic = f"raw-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient(kafka.client_config)
-    for future in admin.create_topics([NewTopic(topic, 8, 1), NewTopic(f"{topic}-p", 1, 1)]).values():
-        future.result(10)
-    config = {**kafka.client_config, "linger.ms": 5}
-    publisher = Publisher(config, topic, topic, (f"{topic}-p", 0, b"key"), lambda: False)
-    publisher.fence()
-    publisher.publish(records[:10], b"")
-    began = time.monotonic()
-    for start in range(0, count, BATCH):
-        publisher.publish(records[start : start + BATCH], b"x" * 70_000)
-    rate = count / (time.monotonic() - began)
-    publisher.close()
-    return rate
-
-
-def _compared(ours: str, our_rates: list[float], theirs: str, their_rates: list[float]) -> dict[str, Any]:
-    ratios = [a / b for a, b in zip(our_rates, their_rates, strict=True)]
-    told = {ours: our_rates, theirs: their_rates}
-    figures: dict[str, Any] = {
-        name: {"median": round(statistics.median(v)), "spread": [round(min(v)), round(max(v))]}
-        for name, v in told.items()
-    }
-    return {
-        **figures,
-        "ratio": {"median": round(statistics.median(ratios), 2), "of each round": [round(r, 2) for r in ratios]},
-    }
 
 
 if __name__ == "__main__":

@@ -145,7 +145,8 @@ def _latency(load: Load) -> dict[str, Any]:
 
 def main() -> None:
     """Measure on a SQLite file and on PostgreSQL; print one JSON document."""
-    from bench.__main__ import _machine, _maker
+    from bench.__main__ import _maker
+    from bench.report import machine
     from tests.services import Postgres
 
     parser = argparse.ArgumentParser(prog="python -m bench.ingest")
@@ -158,7 +159,7 @@ def main() -> None:
     postgres.start()
     try:
         report = {
-            "machine": _machine(),
+            "machine": machine(),
             **{
                 f"ingest {kind}": measure(
                     _maker(kind, folder, postgres), folder, options.seconds, options.rounds, options.workers

@@ -200,6 +200,7 @@ def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(BEGIN["postgresql"])
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql(BEGIN["postgresql"])
 
     return engine

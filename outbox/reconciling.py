@@ -83,7 +83,7 @@ def mark_found(
     """
     with transactions.write(engine) as connection:
         _lock(connection, lease)
-        marked = _mark(connection, lease.shard, sequence, refs, inference=inference)
+        marked = _mark(connection, lease.shard, sequence, refs, inference=inference, pending=False)
         audit.add(connection, f"reconcile shard {lease.shard}", order, sorted(ref.id for ref in refs))
     return marked
 

@@ -43,6 +43,12 @@ def bind_list(connection: Connection, values: list[int] | list[str]) -> list[int
     return values if connection.dialect.name == "postgresql" else json.dumps(values)
 
 
+def bind_tags(connection: Connection, refs: Sequence[Ref]) -> str:
+    """Tags as one text, a form that both databases read faster than a list of parameters."""
+    tags = ",".join([str(tag) for _, tag in refs])
+    return f"{{{tags}}}" if connection.dialect.name == "postgresql" else f"[{tags}]"
+
+
 def bind_refs(connection: Connection, refs: Sequence[Ref]) -> dict[str, object]:
     """Parameters that name rows by id and tag: two arrays on PostgreSQL, one JSON text of pairs on SQLite."""
     if connection.dialect.name == "postgresql":
@@ -99,30 +105,38 @@ PAYLOADS_BY_KEY = {
     "sqlite": "SELECT key, id, interaction_id, payload FROM outbox WHERE key IN (SELECT value FROM json_each(?))",
 }
 
+RING = statement("""
+    SELECT pg_notify('outbox_rows', coalesce(string_agg(DISTINCT CAST(mod(c.crc, i.shards) AS text), ' '), ''))
+    FROM outbox_identity AS i LEFT JOIN unnest(CAST(:crcs AS bigint[])) AS c(crc) ON true
+""")
+LISTEN = statement("LISTEN outbox_rows")
+
 # Sending -------------------------------------------------------------------------------------------
 
 _PENDING = """
-    SELECT s.owner, s.epoch, s.settled, o.id, o.tag, o.interaction_id, o.channel, o.timestamp_ms,
-           o.customer_email, o.agent_id, o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
-    FROM outbox_shard AS s LEFT JOIN (
-        SELECT * FROM outbox AS o WHERE o.shard = :shard AND o.state = 'pending' {waiting}
-        ORDER BY o.id LIMIT :limit
-    ) AS o ON true
-    WHERE s.shard = :shard
-    ORDER BY o.id
+    SELECT o.id, o.tag, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
+           o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
+    FROM outbox AS o
+    WHERE o.shard = :shard AND o.state = 'pending' {waiting}
+      AND EXISTS (SELECT 1 FROM outbox_shard
+                  WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND settled = :settled)
+    ORDER BY o.id LIMIT :limit
 """
 PENDING_WAIT = statement(
     _PENDING.replace(
         "{waiting}",
-        """AND NOT EXISTS (
+        """AND (NOT EXISTS (SELECT 1 FROM outbox WHERE shard = :shard AND state = 'parked') OR NOT EXISTS (
             SELECT 1 FROM outbox AS p
             WHERE p.shard = :shard AND p.state = 'parked' AND p.interaction_id = o.interaction_id AND p.id < o.id
-        )""",
+        ))""",
     )
 )
 PENDING_PASS = statement(_PENDING.replace("{waiting}", ""))
-"""Rows to send and the shard's row, in one snapshot. Ids are handed out before commits, so a row
-may appear below ids already sent: rows are found by state, never by the last id seen."""
+"""Rows to send, in one snapshot with the shard's row: none, if that is not as the caller knows it. Whether
+the shard has parked rows at all is asked once, and only then for each row. Ids are handed out before
+commits, so a row may appear below ids already sent: rows are found by state, never by the last id seen."""
+
+READ_SHARD = statement("SELECT owner, epoch, settled FROM outbox_shard WHERE shard = :shard")
 
 LOCK_SHARD = statement(
     postgresql="SELECT owner, epoch, settled FROM outbox_shard WHERE shard = :shard FOR UPDATE",
@@ -148,6 +162,16 @@ MARK_SENT = statement(
     WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.{_UNSENT}
     """,
 )
+_MARK_PENDING = f"""
+    UPDATE outbox SET {_SENT}
+    WHERE shard = :shard AND state = 'pending' AND id BETWEEN :first_id AND :last_id AND tag {{tags}}
+"""
+MARK_PENDING = statement(
+    postgresql=_MARK_PENDING.replace("{tags}", "= ANY(CAST(:tags AS bigint[]))"),
+    sqlite=_MARK_PENDING.replace("{tags}", "IN (SELECT value FROM json_each(:tags))"),
+)
+"""The same for the usual case, at half the cost: one walk along the index of pending rows, each row's tag
+looked up among those of the transaction."""
 _LEARN = """
     UPDATE outbox SET customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent),
                       enriched_at = {now}

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
-from outbox import call_statements, recording, transactions
+from outbox import bell, call_statements, recording, transactions
 from outbox import shard_statements as shard_sql
 from outbox import statements as sql
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
 from outbox.rows import (
+    Accepted,
     Contact,
     Identity,
     Lease,
@@ -47,7 +48,15 @@ class Store:
             DatabaseUnavailableError: none of the rows is known to be committed. After an unanswered
                 commit some may be: a repeated delivery finds its row by the key.
         """
-        return recording.record(self._engine, rows) if rows else []
+        if not rows:
+            return []
+        return recording.record(self._engine, rows)
+
+    def ring(self, outcomes: Sequence[RecordOutcome]) -> None:
+        """Tell listening relays of rows just recorded; never fails. By itself, so that no sender waits for it."""
+        new = [o.interaction_id for o in outcomes if isinstance(o, Accepted) and not o.duplicate]
+        if new:
+            bell.ring(self._engine, new)
 
     def pending_at_least(self, limit: int) -> bool:
         """Whether the backlog has reached ``limit`` rows; reads no more than that."""
@@ -82,17 +91,10 @@ class Store:
         """
         query = sql.PENDING_WAIT if waiting else sql.PENDING_PASS
         with transactions.read(self._engine) as connection:
-            found = connection.execute(query.on(connection), {"shard": lease.shard, "limit": limit}).all()
-        if not found:
-            raise LeaseLostError(f"shard {lease.shard} is no more: the outbox was resharded")
-        owner, epoch, settled = found[0][:3]
-        _insist_on(lease, owner, epoch)
-        if settled != lease.settled:
-            raise LeaseLostError(
-                f"shard {lease.shard} is settled at {settled} in the database, at {lease.settled} here: "
-                "the database changed under the relay"
-            )
-        return [PendingRow._make(row[3:]) for row in found if row[3] is not None]
+            found = transactions.tuples(connection.execute(query.on(connection), {**lease._asdict(), "limit": limit}))
+            if not found:
+                _insist_on_all(lease, connection)
+        return list(map(PendingRow._make, found))
 
     def mark_sent(self, shard: int, sequence: int, refs: Sequence[Ref], *, inference: bool) -> int:
         """Mark rows of a committed Kafka transaction sent and settle its sequence.
@@ -109,7 +111,7 @@ class Store:
         """
         with transactions.write(self._engine) as connection:
             settled = connection.execute(sql.SETTLE.on(connection), {"shard": shard, "sequence": sequence}).scalar_one()
-            _mark(connection, shard, sequence, refs, inference=inference)
+            _mark(connection, shard, sequence, refs, inference=inference, pending=True)
             return int(settled)
 
     def settle_record(self, lease: Lease, sequence: int, refs: Sequence[Ref], *, inference: bool) -> tuple[int, int]:
@@ -132,7 +134,7 @@ class Store:
             settled = connection.execute(
                 sql.SETTLE.on(connection), {"shard": lease.shard, "sequence": sequence}
             ).scalar_one()
-            return _mark(connection, lease.shard, sequence, refs, inference=inference), settled
+            return _mark(connection, lease.shard, sequence, refs, inference=inference, pending=False), settled
 
     def park(self, lease: Lease, errors: Mapping[Ref, str]) -> int:
         """Park pending rows that the encoder or Kafka refuses, each with its error; return how many.
@@ -227,14 +229,32 @@ def _insist_on(lease: Lease, owner: str | None, epoch: int) -> None:
         raise LeaseLostError(f"shard {lease.shard} belongs to {owner} now (epoch {epoch})")
 
 
-def _mark(connection: Connection, shard: int, sequence: int, refs: Sequence[Ref], *, inference: bool) -> int:
+def _insist_on_all(lease: Lease, connection: Connection) -> None:
+    owner, epoch, settled = connection.execute(sql.READ_SHARD.on(connection), {"shard": lease.shard}).one()
+    _insist_on(lease, owner, epoch)
+    if settled != lease.settled:
+        raise LeaseLostError(
+            f"shard {lease.shard} is settled at {settled} in the database, at {lease.settled} here: "
+            "the database changed under the relay"
+        )
+
+
+def _mark(
+    connection: Connection, shard: int, sequence: int, refs: Sequence[Ref], *, inference: bool, pending: bool
+) -> int:
+    """Mark rows sent; ``pending``: nearly all of them are pending."""
     if not refs:
         return 0
     ids = [ref.id for ref in refs]
-    parameters = {"sequence": sequence, **sql.bind_refs(connection, refs)}
-    marked = connection.execute(sql.MARK_SENT.on(connection), parameters).rowcount
+    span = {"shard": shard, "sequence": sequence, "first_id": min(ids), "last_id": max(ids)}
+    marked = 0
+    if pending:
+        parameters = {**span, "tags": sql.bind_tags(connection, refs)}
+        marked = connection.execute(sql.MARK_PENDING.on(connection), parameters).rowcount
+    if marked < len(refs):
+        parameters = {"sequence": sequence, **sql.bind_refs(connection, refs)}
+        marked += connection.execute(sql.MARK_SENT.on(connection), parameters).rowcount
     if inference and marked:
-        span = {"shard": shard, "sequence": sequence, "first_id": min(ids), "last_id": max(ids)}
         connection.execute(call_statements.CALLS_DUE.on(connection), span)
     return marked
 

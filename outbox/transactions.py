@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, CursorResult, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from outbox.engine import READ_ONLY
@@ -34,6 +34,18 @@ def read(engine: Engine) -> Iterator[Connection]:
     """A read-only block; on SQLite it never waits for writers. Errors as ``write``."""
     with _translated(), engine.connect().execution_options(**READ_ONLY) as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def single(engine: Engine) -> Iterator[Connection]:
+    """Single statements that commit by themselves, without the time-outs of a transaction. Errors as ``write``."""
+    with _translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
+
+
+def tuples(result: CursorResult[Any]) -> list[tuple[Any, ...]]:
+    """The rows of a result as the driver made them, without a wrapper around each."""
+    return list(result.cursor.fetchall()) if result.cursor else []
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from sqlalchemy import Engine
 
 from outbox.leases import Leases
 from outbox.rows import Lease
-from outbox.store import Store
 from relay.encoding import Encoder
 from relay.errors import UnavailableError
 from relay.health import Health
@@ -90,7 +89,7 @@ def custody(settings: RelaySettings, engine: Engine) -> Iterator[Custody]:
     try:
         leases = Leases(engine, owner.id, LEASE_SECONDS, paused_too=True)
         # Nothing is encoded here, so that the registry need not be there.
-        prepared = prepare(settings, Store(engine), leases, encoder=lambda _: Encoder(0))
+        prepared = prepare(settings, engine, leases, encoder=lambda _: Encoder(0))
         held = Custody(prepared, settings.relay_lease_seconds + PATIENCE_SECONDS)
         try:
             yield held

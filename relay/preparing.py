@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from confluent_kafka.admin import AdminClient
+from sqlalchemy import Engine
 
+from outbox.bell import Bell
 from outbox.leases import Leases
 from outbox.rows import Identity, PendingRow
 from outbox.store import Store
@@ -47,6 +49,7 @@ class Prepared:
 
     Attributes:
         bound: what this outbox is used with.
+        bell: heard when there are new rows.
         marks: what the shards tell the inference stage.
     """
 
@@ -57,6 +60,7 @@ class Prepared:
     memory: ErrorMemory
     bound: Identity
     encoder: Encoder
+    bell: Bell
     marks: Marks = field(default_factory=Marks)
 
     def parts(
@@ -90,6 +94,7 @@ class Prepared:
             batch_size=settings.relay_batch_size,
             parked_rows_hold=settings.outbox_parked_policy == "wait",
             inference=settings.inference_url is not None,
+            bell=self.bell,
             stop=stop,
             health=health,
             metrics=metrics,
@@ -126,7 +131,7 @@ class Prepared:
 
 def prepare(
     settings: RelaySettings,
-    store: Store,
+    engine: Engine,
     leases: Leases,
     insist: Insist = once,
     encoder: Callable[[RelaySettings], Encoder] = make_encoder,
@@ -135,7 +140,7 @@ def prepare(
 
     Args:
         settings: of the relay.
-        store: the outbox.
+        engine: of the outbox.
         leases: of this process.
         insist: makes each attempt at a service.
         encoder: makes one of rows.
@@ -143,6 +148,7 @@ def prepare(
     Raises:
         MisconfiguredError, OutboxMismatchError: waiting does not help; nobody has been fenced.
     """
+    store = Store(engine)
     identity = insist("database", store.identity)
     memory = ErrorMemory()
     with translated("make an admin client", memory, MisconfiguredError):
@@ -162,4 +168,4 @@ def prepare(
     )
     insist("database", lambda: store.bind_identity(bound))
     made = insist("schema registry", lambda: encoder(settings))
-    return Prepared(settings, store, leases, admin, memory, bound, made)
+    return Prepared(settings, store, leases, admin, memory, bound, made, Bell(engine))

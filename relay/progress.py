@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from io import BytesIO
+from itertools import chain
+from struct import Struct, pack
 from time import monotonic
 from typing import NamedTuple
 
@@ -18,9 +20,11 @@ from relay.kafka import ErrorMemory, committed_reader, translated
 
 log = logging.getLogger(__name__)
 
-FORMAT = b"\x01"
-"""First byte of a record: the version of its schema."""
+FORMAT, FIRST_FORMAT = b"\x02", b"\x01"
+"""First byte of a record: the version of its schema. The first one is still read."""
 _SCHEMA = parse_schema(json.loads(files("relay").joinpath("schemas/progress.avsc").read_text()))
+_FIRST_SCHEMA = parse_schema(json.loads(files("relay").joinpath("schemas/progress-1.avsc").read_text()))
+REF = Struct(">qq")
 FIRST_WINDOW_OFFSETS = 1_000
 WINDOW_GROWTH = 10
 PATIENCE_SECONDS = 15.0
@@ -46,14 +50,12 @@ def encode(progress: Progress) -> bytes:
     """A progress record's value."""
     buffer = BytesIO(FORMAT)
     buffer.seek(0, 2)
-    ids, tags = zip(*progress.refs, strict=True) if progress.refs else ((), ())
     value = {
         "outboxId": progress.outbox_id,
         "shard": progress.shard,
         "epoch": progress.epoch,
         "sequence": progress.sequence,
-        "ids": ids,
-        "tags": tags,
+        "rows": pack(f">{2 * len(progress.refs)}q", *chain.from_iterable(progress.refs)),
     }
     schemaless_writer(buffer, _SCHEMA, value)
     return buffer.getvalue()
@@ -65,12 +67,14 @@ def decode(value: bytes) -> Progress:
     Raises:
         ValueError: a version that this code does not know.
     """
-    if value[:1] != FORMAT:
-        raise ValueError(f"progress record of version {value[:1]!r}; this relay knows {FORMAT!r}: update it")
-    found = schemaless_reader(BytesIO(value[1:]), _SCHEMA, None)
+    version = value[:1]
+    if version not in {FORMAT, FIRST_FORMAT}:
+        raise ValueError(f"progress record of version {version!r}; this relay knows up to {FORMAT!r}: update it")
+    found = schemaless_reader(BytesIO(value[1:]), _SCHEMA if version == FORMAT else _FIRST_SCHEMA, None)
     if not isinstance(found, dict):
         raise TypeError("a progress record is an Avro record")
-    refs = [Ref(*pair) for pair in zip(found["ids"], found["tags"], strict=True)]
+    pairs = REF.iter_unpack(found["rows"]) if version == FORMAT else zip(found["ids"], found["tags"], strict=True)
+    refs = [Ref._make(pair) for pair in pairs]
     return Progress(found["outboxId"], found["shard"], found["epoch"], found["sequence"], refs)
 
 

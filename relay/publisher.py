@@ -7,7 +7,6 @@ on the same producer can double, once the broker has forgotten its producer id.
 import logging
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -24,16 +23,13 @@ progress record tells what was committed; giving up late would leave an outage u
 STOP_GRACE_SECONDS = 5.0
 """How long a transaction in hand may still take once the relay was asked to stop."""
 ABORT_SECONDS = 2.0
+ANY_PARTITION = -1
+"""The partitioner's choice."""
 
 
-class Record(NamedTuple):
-    """One Kafka record of an outbox row."""
-
-    key: bytes
-    value: bytes
-    headers: list[tuple[str, str | bytes | None]]
-    topic: str | None = None
-    """None: the publisher's."""
+Headers = list[tuple[str, str | bytes | None]]
+Record = tuple[bytes, bytes, Headers, str | None]
+"""One Kafka record of an outbox row: key, value, headers, and the topic; None: the publisher's."""
 
 
 class Publisher:
@@ -99,9 +95,9 @@ class Publisher:
         try:
             with translated("commit the transaction", self._memory):
                 self._producer.begin_transaction()
-                for record in records:
-                    self._produce(record.topic or self._topic, record.value, record.key, headers=record.headers)
-                self._produce(self._progress_topic, progress, self._progress_key, partition=self._progress_partition)
+                self._produce(self._topic, ANY_PARTITION, records)
+                proof: Record = (self._progress_key, progress, [], None)
+                self._produce(self._progress_topic, self._progress_partition, [proof])
                 self._patiently(self._all_delivered, 0)
                 asked = True
                 self._patiently(answered(self._producer.commit_transaction), STOP_GRACE_SECONDS)
@@ -120,20 +116,26 @@ class Publisher:
             log.debug("a producer could not be purged")
         del self._producer
 
-    def _produce(self, topic: str, value: bytes, key: bytes, **further: Any) -> None:
-        while True:
-            try:
-                self._producer.produce(topic, value, key, **further)
-            except BufferError:  # the client's queue is full: let it drain
-                self._producer.poll(0.1)
-                if self._refusals:
-                    raise TransactionFailedError("a record was refused") from None
-            except KafkaException as exception:
-                if exception.args[0].code() in REFUSED_RECORDS:
-                    self._refusals.append((topic, exception.args[0]))
-                raise
-            else:
-                return
+    def _produce(self, topic: str, partition: int, records: Sequence[Record]) -> None:
+        produce = self._producer.produce
+        try:
+            for key, value, headers, other_topic in records:
+                while True:
+                    try:
+                        produce(other_topic or topic, value, key, partition, headers=headers)
+                        break
+                    except BufferError:
+                        self._let_drain()
+        except KafkaException as exception:
+            if exception.args[0].code() in REFUSED_RECORDS:
+                self._refusals.append((topic, exception.args[0]))
+            raise
+
+    def _let_drain(self) -> None:
+        """The client's queue is full."""
+        self._producer.poll(0.1)
+        if self._refusals:
+            raise TransactionFailedError("a record was refused") from None
 
     def _all_delivered(self, seconds: float) -> bool:
         """Whether the broker has every record, so that refusals are known before the commit is asked for."""

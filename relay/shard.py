@@ -12,6 +12,7 @@ from time import monotonic, time
 
 import structlog
 
+from outbox.bell import Bell
 from outbox.errors import LeaseLostError, OutboxError
 from outbox.leases import Leases
 from outbox.rows import Lease, PendingRow, Ref
@@ -35,8 +36,8 @@ from relay.publisher import Publisher
 
 log = structlog.get_logger(__name__)
 
-IDLE_SECONDS = (0.005, 0.1)
-"""First and longest pause between two looks at an empty outbox."""
+IDLE_SECONDS, UNHEARD_IDLE_SECONDS = (0.005, 1.0), 0.1
+"""First and longest pause between two looks at an empty outbox, and the longest without a bell that works."""
 
 
 def ignore_steps(_name: str, _shard: int) -> None:
@@ -64,6 +65,7 @@ class Parts:
     batch_size: int
     parked_rows_hold: bool
     inference: bool
+    bell: Bell
     stop: threading.Event
     health: Health
     metrics: RelayMetrics
@@ -97,6 +99,8 @@ class ShardWorker:
         self.holds = False
         self.able_at = monotonic()
         """When it was last in order, or waited for what no other relay could help."""
+        self.wake = threading.Event()
+        """Set when the shard has new rows, and at the stop."""
         self._parts = parts
         self._lease: Lease | None = None
         self._backoff = Backoff(Random())  # noqa: S311 - jitter, not cryptography
@@ -222,14 +226,18 @@ class ShardWorker:
 
     def _send(self, held: Held) -> None:
         idle_seconds = IDLE_SECONDS[0]
-        while not self._parts.stop.is_set():
+        while True:
+            self.wake.clear()  # before looking: what is rung for from here on is looked for
+            if self._parts.stop.is_set():
+                return
             sent = self._cycle(held)
             self._in_order(held)
             if sent:
                 idle_seconds = IDLE_SECONDS[0]
             else:
-                self._parts.stop.wait(idle_seconds)
-                idle_seconds = min(idle_seconds * 2, IDLE_SECONDS[1])
+                self.wake.wait(idle_seconds)
+                longest = IDLE_SECONDS[1] if self._parts.bell.heard else UNHEARD_IDLE_SECONDS
+                idle_seconds = min(idle_seconds * 2, longest)
 
     def _cycle(self, held: Held) -> int:
         """Select, encode, commit, mark: one transaction's rows. Returns how many."""
@@ -250,7 +258,7 @@ class ShardWorker:
             self._suspects = dict(error.errors)
             self._park_suspects(lease)
             return len(rows)
-        refs = [row.ref for row in rows]
+        refs = [Ref._make(row[:2]) for row in rows]  # as row.ref, for thousands
         sequence = lease.settled + 1
         proof = progress.encode(Progress(parts.outbox_id, self.shard, lease.epoch, sequence, refs))
         self._step("encoded")

@@ -185,10 +185,10 @@ def differences(registry: SchemaRegistryClient, row: StoredRow, seen: Sighting) 
     """
     given = row._asdict()
     pending = PendingRow(tag=0, **{name: given[name] for name in PendingRow._fields if name != "tag"})
-    (expected,) = Encoder(0, {row.topic: 0} if row.topic else {}).records([pending])
+    ((_, value, headers, _),) = Encoder(0, {row.topic: 0} if row.topic else {}).records([pending])
     row_says = {
-        **_decoded(expected.value, _SCHEMA),
-        **{f"header {name}": bytes(value or b"").decode() for name, value in expected.headers},  # type: ignore[arg-type]
+        **_decoded(value, _SCHEMA),
+        **{f"header {name}": bytes(told or b"").decode() for name, told in headers},  # type: ignore[arg-type]
     }
     topic_says = {
         **_decoded(seen.value, _writer_schema(registry, seen.value)),

@@ -37,6 +37,8 @@ STOP_SECONDS = 20.0
 GAUGES_SECONDS = 5.0
 LOOK_SECONDS = (0.8, 1.2)
 """Pause between two looks at who is there and which shards are free; at random, lest relays keep step."""
+LISTEN_SECONDS = 1.0
+"""How long the bell is listened to before the stop is looked at."""
 
 T = TypeVar("T")
 
@@ -70,10 +72,9 @@ class Supervisor:
         try:
             # A relay works on few connections: one a shard, and some for the rest.
             engine = create_outbox_engine(self._settings.database_url.get_secret_value())
-            store = Store(engine)
-            self._refuse_other_shards(self._insist("database", store.identity).shards)
+            self._refuse_other_shards(self._insist("database", Store(engine).identity).shards)
             leases = Leases(engine, owner.id, self._settings.relay_lease_seconds)
-            ended = self._work(prepare(self._settings, store, leases, self._insist), engine)
+            ended = self._work(prepare(self._settings, engine, leases, self._insist), engine)
         except StoppedError:
             log.info("stopped while it waited for a service", action="stopped")
         finally:
@@ -106,7 +107,10 @@ class Supervisor:
         """Send until the stop; whether every thread ended in time."""
         calls = Calls(engine, prepared.leases.owner) if prepared.settings.inference_url is not None else None
         team = Team(prepared, calls, self._stop, self._health, self._metrics, self._step)
-        threads = [threading.Thread(target=team.run, name="sharing", daemon=True)]
+        threads = [
+            threading.Thread(target=team.run, name="sharing", daemon=True),
+            threading.Thread(target=team.listen, name="bell", daemon=True),
+        ]
         if prepared.settings.inference_url is not None:
             owner = prepared.leases.owner
             inference = InferenceWorker(
@@ -145,6 +149,11 @@ class Worker:
         self.shard = make(shard, self.stop)
         self.thread = threading.Thread(target=self.shard.run, name=self.shard.subject, daemon=True)
         self.thread.start()
+
+    def end(self) -> None:
+        """Let it end after the batch in hand."""
+        self.stop.set()
+        self.shard.wake.set()
 
 
 class Team:
@@ -203,8 +212,22 @@ class Team:
         """Ask every worker to end after the batch in hand; their threads."""
         with self._lock:
             for worker in self._workers.values():
-                worker.stop.set()
+                worker.end()
             return [worker.thread for worker in self._workers.values()]
+
+    def listen(self) -> None:
+        """Wake the workers whose shards have new rows, until the stop."""
+        bell = self._prepared.bell
+        while not self._stop.is_set():
+            try:
+                rung = bell.wait(LISTEN_SECONDS)
+                with self._lock:
+                    for shard in self._workers.keys() & set(rung):
+                        self._workers[shard].shard.wake.set()
+            except OutboxError as error:
+                log.debug("relays look for rows by themselves for now: %s", error)
+                self._stop.wait(LISTEN_SECONDS)
+        bell.close()
 
     def _look(self) -> None:
         self._dismiss_ended()
@@ -219,7 +242,7 @@ class Team:
         working = [n for n, worker in self._workers.items() if not worker.stop.is_set()]
         todo = changes(me, members, holdings, working, dead)
         for shard in todo.stop:
-            self._workers[shard].stop.set()
+            self._workers[shard].end()
             log.info("shard %d is given back after the batch in hand", shard, action="giving_back", shard=shard)
         for shard in todo.start:
             self._start(shard)

@@ -86,6 +86,24 @@ def test_a_sequence_is_settled_only_from_the_one_before(store: Store, lease: Lea
         store.pending(lease, 10)
 
 
+def test_rows_are_not_selected_when_another_sequence_is_settled(store: Store, lease: Lease) -> None:
+    """A database that failed over to a stale replica shows rows that are sent: none of them is given out."""
+    record(store)
+    assert store.mark_sent(0, 1, [], inference=False) == 1
+    with pytest.raises(LeaseLostError, match="settled at 1 in the database, at 0 here"):
+        store.pending(lease, 10)
+    assert len(store.pending(lease._replace(settled=1), 10)) == 1
+
+
+def test_a_mark_leaves_rows_between_alone(store: Store, engine: Engine, lease: Lease) -> None:
+    """Rows that were committed late, or wait, stand between the ids of a transaction and are not in it."""
+    record(store, 5)
+    rows = store.pending(lease, 10)
+    store.park(lease, {rows[4].ref: "refused"})
+    store.mark_sent(0, 1, [rows[0].ref, rows[2].ref, rows[4].ref], inference=False)
+    assert states(engine) == ["sent", "pending", "sent", "pending", "sent"]
+
+
 def test_what_a_progress_record_proves_is_marked_in_every_unsent_state(
     store: Store, engine: Engine, lease: Lease
 ) -> None:

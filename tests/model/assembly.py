@@ -14,6 +14,7 @@ import relay.kafka
 import relay.progress
 import relay.publisher
 import relay.shard
+from outbox.bell import Bell
 from outbox.engine import READ_ONLY
 from outbox.leases import Leases
 from outbox.rows import Identity, PendingRow
@@ -100,6 +101,7 @@ class Relay:
         self.stop = PacedEvent(self._reached)
         self.link = Link(self._broker, self._reached)
         worker, stop = ShardWorker(0, self._parts()), self.stop
+        worker.wake = PacedEvent(self._reached)
 
         def work() -> None:
             while not stop.is_set():
@@ -170,6 +172,7 @@ class Relay:
             batch_size=self._batch_size,
             parked_rows_hold=self._waiting,
             inference=True,
+            bell=Bell(self._engine),
             stop=self.stop,
             health=self.health,
             metrics=RelayMetrics(CollectorRegistry()),

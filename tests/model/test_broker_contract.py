@@ -22,11 +22,11 @@ import relay.publisher
 from outbox.rows import Ref
 from relay.errors import BatchRefusedError, MisconfiguredError, TransactionFailedError, UnavailableError
 from relay.progress import Progress, key_of
-from relay.publisher import Publisher, Record
+from relay.publisher import Publisher
 from tests.model import clients
 from tests.model.broker import Broker
 from tests.services import Kafka
-from tests.services.fixtures import _started
+from tests.services.fixtures import started
 from tests.support import wait_until
 
 SECONDS = 20.0
@@ -165,7 +165,7 @@ def hasty_port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
     if request.param == "memory":
         yield in_memory(monkeypatch)
         return
-    for kafka in _started(Kafka(tmp_path / "kafka", HASTY)):
+    for kafka in started(Kafka(tmp_path / "kafka", HASTY)):
         yield real(kafka.bootstrap_servers)
 
 
@@ -357,7 +357,7 @@ def test_progress_is_read_back_as_it_was_committed(shard: Shard) -> None:
     publisher = shard.publisher()
     assert shard.read_back() is None
     for sequence in (1, 2):
-        publisher.publish([Record(b"k", b"%d" % sequence, [("outbox-id", b"1")])], proof(sequence)[1])
+        publisher.publish([(b"k", b"%d" % sequence, [("outbox-id", b"1")], None)], proof(sequence)[1])
     assert shard.read_back() == proof(2)[0]
     open_one = shard.port.transactional(shard.topic)
     open_one.begin_transaction()
@@ -370,13 +370,13 @@ def test_progress_is_read_back_as_it_was_committed(shard: Shard) -> None:
 def test_a_fenced_publisher_says_that_its_transaction_failed(shard: Shard) -> None:
     """It commits nothing, and its successor reads back what was committed before."""
     first = shard.publisher()
-    first.publish([Record(b"k", b"1", [])], proof(1)[1])
+    first.publish([(b"k", b"1", [], None)], proof(1)[1])
     second = shard.publisher()
     with pytest.raises(TransactionFailedError):
-        first.publish([Record(b"k", b"2", [])], proof(2)[1])
+        first.publish([(b"k", b"2", [], None)], proof(2)[1])
     first.close()
     assert shard.read_back() == proof(1)[0]
-    second.publish([Record(b"k", b"3", [])], proof(2)[1])
+    second.publish([(b"k", b"3", [], None)], proof(2)[1])
     assert [value for _, value in shard.port.settled(shard.topic)] == [b"1", b"3"]
 
 
@@ -384,10 +384,10 @@ def test_a_refused_row_and_a_refused_progress_record_are_told_apart(shard: Shard
     """Only the first is a row's fault; neither leaves anything in the topics."""
     publisher = shard.publisher()
     with pytest.raises(BatchRefusedError):
-        publisher.publish([Record(b"k", LARGE, [])], proof(1)[1])
+        publisher.publish([(b"k", LARGE, [], None)], proof(1)[1])
     other = Shard(shard.port, shard.topic, shard.port.topic(max_message_bytes=80))
     with pytest.raises(MisconfiguredError):
-        other.publisher().publish([Record(b"k", b"1", [])], proof(1)[1])
+        other.publisher().publish([(b"k", b"1", [], None)], proof(1)[1])
     assert shard.read_back() is None
     assert shard.port.read(shard.topic) == []
 
@@ -401,7 +401,7 @@ def test_reading_back_waits_for_a_foreign_open_transaction_and_names_it(
     foreign = shard.port.transactional("foreign")
     foreign.begin_transaction()
     send(foreign, shard.progress_topic, b"open")
-    publisher.publish([Record(b"k", b"1", [])], proof(1)[1])
+    publisher.publish([(b"k", b"1", [], None)], proof(1)[1])
     with pytest.raises(UnavailableError, match="a transaction of another producer is open"):
         shard.read_back()
     foreign.abort_transaction(SECONDS)

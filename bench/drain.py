@@ -1,0 +1,121 @@
+"""Drain: a committed backlog, until a ``read_committed`` consumer has every row and all are marked.
+
+Beside it, in turn: the same bytes, encoded beforehand, through a raw transactional producer with the
+same batch; and a transaction for each message.
+"""
+
+import time
+import uuid
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from bench.place import BATCH, Peak, Place, fill
+from bench.report import ratio, spread
+from outbox.engine import create_outbox_engine
+from outbox.rows import PendingRow
+from outbox.store import Store
+from relay.encoding import Encoder
+from relay.publisher import Publisher, Record
+from tests.support import wait_until
+
+PATIENCE_SECONDS = 600
+SINGLE_MESSAGES = 100
+TAG_BYTES = 16
+
+
+def measure(place: Place, kind: str, count: int, rounds: int, shards: int) -> dict[str, Any]:
+    """Figures of one kind of database."""
+    ours, raw, single = [], [], []
+    costs: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        url = place.make(kind, shards)
+        engine = create_outbox_engine(url)
+        fill(engine, count)
+        records = _records(engine, count)
+        rate, cost = drain(place, url, engine, count, shards)
+        ours.append(rate)
+        for name, value in cost.items():
+            costs.setdefault(name, []).append(value)
+        raw.append(_raw(place, records, BATCH))
+        single.append(_raw(place, records[:SINGLE_MESSAGES], 1))
+        engine.dispose()
+    return {
+        "shards": shards,
+        "rows/s": spread(ours),
+        "raw transactional producer, rows/s": spread(raw),
+        "of raw": ratio(ours, raw),
+        "a transaction per message, rows/s": spread(single),
+        "times a transaction per message": ratio(ours, single),
+        **{name: spread(values, 2) for name, values in costs.items()},
+    }
+
+
+def drain(
+    place: Place, url: str, engine: Engine, count: int, shards: int, relays: int = 1
+) -> tuple[float, dict[str, float]]:
+    """Rows a second from the first record seen to the last, and what it cost.
+
+    Ends when all rows are marked, so that no work is left over for later.
+    """
+    settings = place.settings(url, shards)
+    consumer = place.consumer(settings["KAFKA_TOPIC"])
+    processes = [place.relay(settings) for _ in range(relays)]
+    try:
+        with Peak([process.pid for process in processes]) as peak:
+            already = _consume(consumer, 1)
+            began, before = time.monotonic(), place.cpu_seconds(processes)
+            _consume(consumer, count - already)
+            rate = (count - already) / (time.monotonic() - began)
+            wait_until(lambda: not _pending(engine), "all rows are marked", PATIENCE_SECONDS)
+            used = {name: value - before[name] for name, value in place.cpu_seconds(processes).items()}
+    finally:
+        consumer.close()
+        for process in processes:
+            process.stop()
+    cost = {f"{name} CPU us/row": seconds / (count - already) * 1e6 for name, seconds in used.items()}
+    return rate, {**cost, "relay memory MB": peak.mb}
+
+
+def _pending(engine: Engine) -> int:
+    return sum(shard.pending for shard in Store(engine).status())
+
+
+def _consume(consumer: Any, wanted: int) -> int:
+    """Read until so many records, or a few more, have come."""
+    deadline, seen = time.monotonic() + PATIENCE_SECONDS, 0
+    while seen < wanted:
+        assert time.monotonic() < deadline, f"{seen} of {wanted} records came"
+        messages = consumer.consume(BATCH, 0.05)
+        seen += sum(message.error() is None for message in messages)
+    return seen
+
+
+def _records(engine: Engine, count: int) -> list[Record]:
+    """The backlog, encoded."""
+    columns = (
+        "id, tag, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of, received_at"
+    )
+    with engine.connect() as connection:
+        found = connection.execute(text(f"SELECT {columns} FROM outbox ORDER BY id LIMIT {count}")).all()
+    return Encoder(1).records([PendingRow._make(row) for row in found])
+
+
+def _raw(place: Place, records: list[Record], batch: int) -> float:
+    """Records a second through the relay's own publisher, until a consumer has them."""
+    name = f"raw-{uuid.uuid4().hex[:8]}"
+    place.topics({"KAFKA_TOPIC": name, "KAFKA_PROGRESS_TOPIC": f"{name}-progress"}, 1)
+    config = {**place.kafka.client_config, "linger.ms": 5}
+    publisher = Publisher(config, name, name, (f"{name}-progress", 0, b"key"), lambda: False)
+    consumer = place.consumer(name)
+    publisher.fence()
+    publisher.publish(records[:1], b"")
+    _consume(consumer, 1)
+    began = time.monotonic()
+    for start in range(0, len(records), batch):
+        publisher.publish(records[start : start + batch], b"x" * batch * TAG_BYTES)
+    _consume(consumer, len(records))
+    rate = len(records) / (time.monotonic() - began)
+    publisher.close()
+    consumer.close()
+    return rate

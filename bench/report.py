@@ -1,0 +1,64 @@
+"""Figures, told: medians and spreads, the machine beside them, and a table for people."""
+
+import importlib.metadata as packages
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import confluent_kafka
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "librdkafka": confluent_kafka.libversion()[0],
+        **{name: packages.version(name) for name in ("gunicorn", "flask", "sqlalchemy", "psycopg")},
+    }
+
+
+def spread(values: Sequence[float], digits: int | None = None) -> dict[str, Any]:
+    """Median, smallest and largest."""
+    return {
+        "median": round(statistics.median(values), digits),
+        "spread": [round(min(values), digits), round(max(values), digits)],
+    }
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """One ratio for each round, in which both sides took turns."""
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)], 2)
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """In milliseconds."""
+    ordered = sorted(seconds)
+    return {
+        "p50 ms": round(ordered[len(ordered) // 2] * 1000, 1),
+        "p99 ms": round(ordered[int(len(ordered) * 0.99)] * 1000, 1),
+        "max ms": round(ordered[-1] * 1000, 1),
+    }
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """A line for each figure."""
+    lines = [(path, _told(value)) for path, value in _leaves("", report)]
+    width = max(len(path) for path, _ in lines)
+    return "".join(f"{path:<{width}}  {told}\n" for path, told in lines)
+
+
+def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping) or "median" in value:
+        return [(path, value)]
+    return [leaf for name, inner in value.items() for leaf in _leaves(f"{path} · {name}" if path else name, inner)]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        low, high = value["spread"]
+        return f"{value['median']:,} ({low:,} to {high:,})"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,63 @@
+"""The bell: who listens hears of committed rows, by shard, and of nothing else."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, text
+
+from outbox.bell import Bell, ring
+from outbox.engine import create_outbox_engine
+from outbox.rows import shard_of
+from outbox.store import Store
+from tests.conftest import NewDatabase
+from tests.support import DEADLINE_SECONDS, new_row, wait_until
+
+SHARDS = 5
+
+
+@pytest.fixture
+def engine(new_database: NewDatabase) -> Iterator[Engine]:
+    """An outbox of several shards."""
+    made = create_outbox_engine(new_database(SHARDS))
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def bell(engine: Engine) -> Iterator[Bell]:
+    """A bell that works and has nothing to tell."""
+    made = Bell(engine)
+    wait_until(lambda: made.wait(0) or made.heard, "the bell works")
+    while made.wait(0):
+        pass
+    yield made
+    made.close()
+
+
+def test_committed_rows_are_heard_of(engine: Engine, bell: Bell) -> None:
+    """The shards of new rows are told once, at least those; then there is silence."""
+    store = Store(engine)
+    store.ring(store.record([new_row("a"), new_row("b")]))
+    told = set(bell.wait(DEADLINE_SECONDS))
+    assert {shard_of("a", SHARDS), shard_of("b", SHARDS)} <= told
+    assert not bell.wait(0.1)
+
+
+def test_a_repeated_delivery_is_not_told(engine: Engine, bell: Bell) -> None:
+    """On PostgreSQL what added no row rings no bell."""
+    store, row = Store(engine), new_row()
+    store.ring(store.record([row]))
+    assert bell.wait(DEADLINE_SECONDS)
+    store.ring(store.record([row]))
+    if engine.dialect.name == "postgresql":
+        assert not bell.wait(0.1)
+
+
+def test_a_broken_bell_fails_no_record_and_is_mended(engine: Engine, bell: Bell) -> None:
+    """Without its table the ring is silent, not an error; a listener whose connection is cut hears again."""
+    bell.close()
+    assert not bell.heard
+    wait_until(lambda: bell.wait(0) or bell.heard, "the bell works again")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE outbox_identity RENAME TO away"))
+    ring(engine, ["a"])
