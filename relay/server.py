@@ -11,6 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from relay.errors import MisconfiguredError
 from relay.health import Health
 
 
@@ -30,6 +31,9 @@ class MetricsServer:
         port: to listen on; 0 takes a free one.
         registry: of the metrics.
         health: what ``/readyz`` tells.
+
+    Raises:
+        MisconfiguredError: the port cannot be had.
     """
 
     def __init__(self, port: int, registry: CollectorRegistry, health: Health) -> None:
@@ -48,7 +52,13 @@ class MetricsServer:
             start("404 Not Found", [("Content-Type", "text/plain")])
             return [b"not found\n"]
 
-        self._server = make_server("", port, app, _ThreadingServer, _QuietHandler)
+        try:
+            self._server = make_server("", port, app, _ThreadingServer, _QuietHandler)
+        except OSError as error:
+            raise MisconfiguredError(
+                f"RELAY_METRICS_PORT={port} cannot be listened on ({error.strerror}): where another relay of this host "
+                "has it, set another one, or 0 for any that is free"
+            ) from None
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 

@@ -1,8 +1,12 @@
 """What stops the start of a relay, and what it waits for."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.conftest import migrate
+from tests.conftest import ROOT, NewDatabase, migrate
 from tests.services import Kafka, Postgres, Registry
 from tests.support import new_rows
 from tests.world import NewWorld, World, settings_for
@@ -18,6 +22,19 @@ def test_another_number_of_shards_stops_the_start(new_world: NewWorld) -> None:
     world.relay(RELAY_SHARDS="2")
     world.wait_drained()
     world.check_exactly_once(ids)
+
+
+def test_a_port_that_is_taken_stops_the_start(new_sqlite: NewDatabase, tmp_path: Path) -> None:
+    """A second relay on one host with the same RELAY_METRICS_PORT is told so in a line, not by a trace."""
+    with socket.create_server(("", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        services = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
+        environ = {**os.environ, **services, "DATABASE_URL": new_sqlite(), "RELAY_METRICS_PORT": port}
+        command = [sys.executable, "-m", "relay", "run"]
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert f"RELAY_METRICS_PORT={port} cannot be listened on" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_relay_waits_for_postgresql_at_its_start(
