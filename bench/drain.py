@@ -65,15 +65,16 @@ def drain(
         with Peak([process.pid for process in processes]) as peak:
             already = _consume(consumer, 1)
             began, before = time.monotonic(), place.cpu_seconds(processes)
+            rest = max(1, count - already)  # a small backlog may come in one look
             _consume(consumer, count - already)
-            rate = (count - already) / (time.monotonic() - began)
+            rate = rest / (time.monotonic() - began)
             wait_until(lambda: not _pending(engine), "all rows are marked", PATIENCE_SECONDS)
             used = {name: value - before[name] for name, value in place.cpu_seconds(processes).items()}
     finally:
         consumer.close()
         for process in processes:
             process.stop()
-    cost = {f"{name} CPU us/row": seconds / (count - already) * 1e6 for name, seconds in used.items()}
+    cost = {f"{name} CPU us/row": seconds / rest * 1e6 for name, seconds in used.items()}
     return rate, {**cost, "relay memory MB": peak.mb}
 
 
@@ -94,7 +95,8 @@ def _consume(consumer: Any, wanted: int) -> int:
 def _records(engine: Engine, count: int) -> list[Record]:
     """The backlog, encoded."""
     columns = (
-        "id, tag, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of, received_at"
+        "id, tag, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of, received_at,"
+        "enriched_at, topic"
     )
     with engine.connect() as connection:
         found = connection.execute(text(f"SELECT {columns} FROM outbox ORDER BY id LIMIT {count}")).all()

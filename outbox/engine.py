@@ -156,8 +156,10 @@ class _ImpatientConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """As psycopg's, which every statement, commit and rollback goes through, but not for ever."""
+        if timeout is not None:  # who waits for notifications says how long
+            return super().wait(gen, interval, timeout)
         try:
-            return super().wait(gen, interval, timeout or self.answer_seconds)
+            return super().wait(gen, interval, self.answer_seconds)
         except psycopg.errors._WaitTimeout:  # noqa: SLF001 - what the method is documented to raise
             self.close()
             raise psycopg.OperationalError(f"the server did not answer in {self.answer_seconds:.0f} s") from None

@@ -23,6 +23,8 @@ progress record tells what was committed; giving up late would leave an outage u
 STOP_GRACE_SECONDS = 5.0
 """How long a transaction in hand may still take once the relay was asked to stop."""
 ABORT_SECONDS = 2.0
+UNDER_WAY = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})  # noqa: SLF001
+"""What a call answers that has not ended: in time, or because the broker is still ending the transaction before."""
 ANY_PARTITION = -1
 """The partitioner's choice."""
 
@@ -184,9 +186,8 @@ def answered(call: Callable[[float], None]) -> Callable[[float], bool]:
             call(seconds)
         except KafkaException as exception:
             error = exception.args[0]
-            # Only a time-out means "still under way"; other errors that call themselves
-            # retriable (_CONFLICT) come back for ever.
-            if error.code() != KafkaError._TIMED_OUT or not error.retriable():  # noqa: SLF001
+            # Other errors that call themselves retriable (_CONFLICT) come back for ever.
+            if error.code() not in UNDER_WAY or not error.retriable():
                 raise
             return False
         return True

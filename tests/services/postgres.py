@@ -5,6 +5,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -42,13 +43,14 @@ class Postgres:
     """A server of its own.
 
     Args:
-        directory: for its data and log; made accessible to the user that the server runs as.
+        directory: for its log; for its data as well, unless it runs as another user.
         settings: of the server, beside or instead of the usual ones.
     """
 
     def __init__(self, directory: Path, **settings: str) -> None:
         self._settings = {**SETTINGS, **settings}
         self._directory = directory
+        self._data = directory / "data"
         self._port = free_port()
         self._process: Process | None = None
         self.url = self._url("postgres")
@@ -59,17 +61,17 @@ class Postgres:
     def start(self) -> Self:
         """Make the data folder at first, start, and wait until it answers."""
         binaries, user = _binaries(), _unprivileged()
-        data = self._directory / "data"
-        if not data.exists():
-            self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if not self._data.exists():
             if user is not None:
-                os.chown(self._directory, user, -1)
-                _open_the_way(self._directory)
+                # pytest closes its own folders to other users whenever it starts anywhere on this machine.
+                self._data = Path(tempfile.mkdtemp(prefix="outbox-postgres-")) / "data"
+                os.chown(self._data.parent, user, -1)
                 _open_the_way(binaries)
             command = [
                 str(binaries / "initdb"),
                 "-D",
-                str(data),
+                str(self._data),
                 "-U",
                 "outbox",
                 "-A",
@@ -91,7 +93,7 @@ class Postgres:
                 raise ServiceError(f"initdb failed:\n{done.stdout}{done.stderr}")
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         sockets = ["-c", "unix_socket_directories="]
-        command = [str(binaries / "postgres"), "-D", str(data), "-p", str(self._port), *options, *sockets]
+        command = [str(binaries / "postgres"), "-D", str(self._data), "-p", str(self._port), *options, *sockets]
         self._process = Process(command, self._directory / "postgres.log", self._answers, user=user)
         self._process.start()
         return self
@@ -118,6 +120,8 @@ class Postgres:
         """Stop it at once."""
         if self._process is not None:
             self._process.stop(signal.SIGQUIT)
+        if self._data.parent != self._directory:
+            shutil.rmtree(self._data.parent, ignore_errors=True)
 
 
 def create_database(server_url: str, name: str, template: str | None = None) -> str:

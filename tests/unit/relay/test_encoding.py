@@ -18,7 +18,7 @@ _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.text
 _long = st.integers(-(2**63), 2**63 - 1)
 _rows = st.builds(
     PendingRow, _long, _long, _text, _text, _long, st.none() | _text, st.none() | _text, st.none() | _text,
-    st.none() | _long, _long,
+    st.none() | _long, _long, st.none(), st.none(),
 )  # fmt: skip
 
 
