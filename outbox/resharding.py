@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 
-from outbox import audit, transactions
+from outbox import audit, statements, transactions
 from outbox import shard_statements as sql
+from outbox.errors import OutboxMismatchError
 from outbox.rows import Lease, Order, shard_of
 from outbox.store import _lock
 
@@ -50,6 +51,7 @@ def reshard(engine: Engine, leases: Sequence[Lease], settled: Mapping[int, int],
 
     Raises:
         LeaseLostError: a lease is not ours any more; nothing has changed.
+        OutboxMismatchError: these are not all the shards there are; nothing has changed.
     """
     old, moved = len(leases), 0
     with transactions.write(engine) as connection:
@@ -57,6 +59,9 @@ def reshard(engine: Engine, leases: Sequence[Lease], settled: Mapping[int, int],
         for lease in sorted(leases):  # shards before the table, as everybody who needs both
             _lock(connection, lease)
         connection.execute(sql.LOCK_OUTBOX.on(connection))
+        there = connection.execute(statements.IDENTITY.on(connection)).one().shards
+        if there != old:  # rows of a shard that nobody looked after would be stranded
+            raise OutboxMismatchError(f"the outbox has {there} shards meanwhile, not {old}: plan the reshard anew")
         connection.execute(sql.SET_SHARDS.on(connection), {"shards": shards})
         for shard in range(old, shards):
             values = {"shard": shard, "settled": settled.get(shard, 0)}

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from outbox import audit, pausing, reconciling, resharding
 from outbox.engine import create_outbox_engine
-from outbox.errors import DatabaseUnavailableError, LeaseLostError
+from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
 from outbox.operations import Operations
 from outbox.reconciling import SeenRecord
@@ -128,6 +128,16 @@ def test_a_reshard_needs_every_lease(four: Engine) -> None:
     with pytest.raises(LeaseLostError):
         resharding.reshard(four, leases, {}, 2, ORDER)
     assert len(Store(four).status()) == 4
+
+
+def test_a_reshard_after_another_one_changes_nothing(four: Engine) -> None:
+    """Planned for four shards, of which there are six meanwhile: the rows of the two unknown ones would be stranded."""
+    resharding.reshard(four, take_all(four, 4), {}, 6, ORDER)
+    Store(four).record(new_rows(30, interactions=30))
+    before = shards_of(four)
+    with pytest.raises(OutboxMismatchError, match="6"):
+        resharding.reshard(four, take_all(four, 4), {}, 2, ORDER)
+    assert (len(Store(four).status()), shards_of(four)) == (6, before)
 
 
 def test_new_shards_are_paused_if_every_old_one_is(four: Engine) -> None:
