@@ -163,10 +163,11 @@ _PARKED = "outbox.state = 'parked' AND {in_locked_shards}"
 RETRY = _change("state = 'pending', error = NULL, changed_at = {now}", _PARKED)
 DISCARD = _change("state = 'discarded', changed_at = {now}", _PARKED)
 ERASE = _change(
-    "customer_email = NULL, payload = :erased, enriched_at = coalesce(enriched_at, {now})", "{in_locked_shards}"
+    "customer_email = NULL, payload = :erased, enriched_at = coalesce(enriched_at, {now})",
+    "(outbox.state = 'sent' OR {in_locked_shards})",
 )
-"""All three run under the shards' locks; ``ERASE`` too, lest it and a mark wait for each other's rows;
-what it erased is not asked for again."""
+"""All three run under the shards' locks; ``ERASE`` too, lest it and a mark wait for each other's rows: a sent
+row, whose shard may be gone, no mark touches. What it erased is not asked for again."""
 
 _REPLAY = """
     INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,

@@ -140,6 +140,17 @@ def test_a_reshard_after_another_one_changes_nothing(four: Engine) -> None:
     assert (len(Store(four).status()), shards_of(four)) == (6, before)
 
 
+def test_what_was_sent_by_a_shard_that_is_gone_can_be_erased(four: Engine) -> None:
+    """Sent rows keep the number of their shard; fewer shards keep nobody's data from being erased."""
+    store, verbs = Store(four), Operations(four)
+    store.record(new_rows(20, interactions=20))
+    for lease in take_all(four, 4):
+        store.mark_sent(lease.shard, 1, [row.ref for row in store.pending(lease, 20)], inference=False)
+    resharding.reshard(four, take_all(four, 4), {}, 1, ORDER)
+    planned = [row.planned for row in verbs.find(RowFilter())]
+    assert verbs.erase(planned, ORDER) == [row.id for row in planned]
+
+
 def test_new_shards_are_paused_if_every_old_one_is(four: Engine) -> None:
     """So that relays stay paused until the operator resumes them."""
     pausing.pause(four, None, None, ORDER)
