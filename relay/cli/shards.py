@@ -15,7 +15,7 @@ from config.settings import BaseSettings, SettingsError, load
 from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.errors import OutboxError
 from outbox.rows import Order, RowFilter
-from relay.cli.shared import FAILED, F, OperatorSettings, Words, who_acts
+from relay.cli.shared import FAILED, F, OperatorSettings, Reason, Words, who_acts
 from relay.errors import RelayError
 from relay.settings import RelaySettings
 
@@ -44,7 +44,7 @@ def on_record(command: F) -> F:
     """The options of every verb that goes on record."""
     for option in (
         click.option("--as", "actor", type=Words(), help="Who is on record; RELAY_ACTOR or the OS user without."),
-        click.option("--reason", type=Words(), required=True, help="Why, for the record."),
+        click.option("--reason", type=Reason(), required=True, help="Why, for the record."),
     ):
         command = option(command)
     return command

@@ -19,6 +19,7 @@ from relay.cli.shared import (
     DONE,
     FAILED,
     NOTHING_MATCHED,
+    Reason,
     Words,
     escaped,
     operations,
@@ -51,7 +52,7 @@ class Looked(NamedTuple):
 @click.argument("row_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 @click.option("--verify", is_flag=True, help="Compare the record in Kafka with the row; exit code 4 if different.")
 @click.option("--reveal", is_flag=True, help="Show the payload and personal values; goes on record, needs --reason.")
-@click.option("--reason", type=Words(), help="Why, for the record.")
+@click.option("--reason", type=Reason(), help="Why, for the record.")
 @click.option("--as", "actor", type=Words(), help="Who is on record; RELAY_ACTOR or the OS user without.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: str | None, as_json: bool) -> None:

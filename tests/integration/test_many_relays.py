@@ -164,6 +164,7 @@ def test_a_pause_with_an_end_needs_no_resume(world: World) -> None:
         (["pause"], 2, "--reason"),
         (["pause", "--reason", "x", "--for", "soon"], 2, "no time span"),
         (["pause", "--reason", "x", "--shard", "5"], 3, "there is no shard 5"),
+        (["pause", "--reason", "for ann@example.com"], 2, "not by an e-mail address"),
         (["resume", "--reason", "x"], 3, "nothing is paused"),
         (["reshard", "1", "--reason", "x"], 3, "has 1 shard(s) already"),
         (["reshard", "3", "--reason", "x"], 2, "--yes"),

@@ -112,6 +112,8 @@ def test_the_payload_is_shown_only_on_the_record(world: World) -> None:
     unreasoned = command(world.environ, "show", str(row_id), "--reveal")
     assert (unreasoned.returncode, "--reason" in unreasoned.stderr) == (2, True)
     assert world.query("SELECT count(*) FROM outbox_audit") == [(0,)]
+    named = command(world.environ, "show", str(row_id), "--reveal", "--reason", f"{MAIL} asks")
+    assert (named.returncode, "not by an e-mail address" in named.stderr) == (2, True)
     revealed = command(world.environ, "show", str(row_id), "--reveal", "--reason", "the customer asks")
     assert MAIL in revealed.stdout
     assert '"x": "\\x1b[2J"' in revealed.stdout
