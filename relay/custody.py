@@ -72,10 +72,16 @@ class Custody:
         for lease in self.leases.values():
             self.parts.leases.renew(lease, 0.0)
 
-    def give_back(self) -> None:
-        """Let go of every shard."""
-        for worker in self._workers.values():
+    def give_back(self, shard: int) -> None:
+        """Let go of a shard, held or not."""
+        self.leases.pop(shard, None)
+        if worker := self._workers.pop(shard, None):
             worker.give_back()
+
+    def give_all_back(self) -> None:
+        """Let go of every shard."""
+        for shard in list(self._workers):
+            self.give_back(shard)
 
 
 @contextmanager
@@ -94,6 +100,6 @@ def custody(settings: RelaySettings, engine: Engine) -> Iterator[Custody]:
         try:
             yield held
         finally:
-            held.give_back()
+            held.give_all_back()
     finally:
         owner.close()

@@ -104,11 +104,11 @@ def reconcile(
 
 def _plan(engine: Engine, held: Custody, wanted: tuple[int, ...], since: int | None) -> Plan:
     """Read the progress records before the topic: what they count is then among the records read."""
-    sequences = {}
-    for shard in Store(engine).status():
-        sequence = _last_sequence(held, shard.shard)
-        if shard.shard in wanted or (not wanted and sequence > shard.settled + 1):
-            sequences[shard.shard] = sequence
+    last = {each.shard: _last_sequence(held, each.shard) for each in Store(engine).status()}
+    # Kafka first: of a shard that is being sent the database then knows as much or more, never less by two.
+    settled = {each.shard: each.settled for each in Store(engine).status()}
+    waiting = wanted or [shard for shard, sequence in last.items() if sequence > settled.get(shard, sequence) + 1]
+    sequences = {shard: sequence for shard, sequence in last.items() if shard in waiting}
     plan = Plan(sequences)
     if since is None or not sequences:
         return plan
@@ -172,20 +172,22 @@ def _act(engine: Engine, held: Custody, plan: Plan, shard: int, order: Order, si
     """Take the shard, see that the plan still holds, mark its rows, and let it go on; whether that was done."""
     try:
         _, each = held.take(shard)
+        if _last_sequence(held, shard) != plan.sequences[shard]:  # fenced: from here on it cannot change
+            click.echo(f"shard {shard} was sent meanwhile, and is left as it is: run this again", err=True)
+            return False
+        lease, sequence = each.lease, plan.sequences[shard]
+        refs = sorted(plan.marks[shard])
+        for start in range(0, len(refs), CHUNK_ROWS):
+            chunk, inference = refs[start : start + CHUNK_ROWS], held.parts.inference
+            reconciling.mark_found(engine, lease, sequence, chunk, order, inference=inference)
+            held.renew()
+        verb = "reconcile" if since is not None else "accept duplicates of"
+        reconciling.overtake(engine, lease, sequence, verb, order)
     except UnavailableError as error:
         click.echo(str(error), err=True)
         return False
-    if _last_sequence(held, shard) != plan.sequences[shard]:  # fenced: from here on it cannot change
-        click.echo(f"shard {shard} was sent meanwhile, and is left as it is: run this again", err=True)
-        return False
-    lease, sequence = each.lease, plan.sequences[shard]
-    refs = sorted(plan.marks[shard])
-    for start in range(0, len(refs), CHUNK_ROWS):
-        chunk, inference = refs[start : start + CHUNK_ROWS], held.parts.inference
-        reconciling.mark_found(engine, lease, sequence, chunk, order, inference=inference)
-        held.renew()
-    verb = "reconcile" if since is not None else "accept duplicates of"
-    reconciling.overtake(engine, lease, sequence, verb, order)
+    finally:
+        held.give_back(shard)  # it need not wait for the others
     return True
 
 

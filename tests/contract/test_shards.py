@@ -1,8 +1,11 @@
 """Sharing, pauses, resharding and reconciling: what both databases must do alike."""
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -15,6 +18,9 @@ from outbox.operations import Operations
 from outbox.reconciling import SeenRecord
 from outbox.rows import Accepted, Lease, Order, RowFilter, shard_of
 from outbox.store import Store
+from relay.cli.reconcile import Plan, _act, _plan
+from relay.custody import Custody
+from relay.progress import Progress
 from tests.conftest import NewDatabase
 from tests.support import new_row, new_rows, wait_until
 
@@ -231,3 +237,50 @@ def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store,
         reconciling.mark_found(engine, lease, 7, [rows[2].ref], ORDER, inference=False)
     with pytest.raises(LeaseLostError):
         reconciling.overtake(engine, lease, 9, "reconcile", ORDER)
+
+
+def custody_of(engine: Engine, read_back: Callable[[int], Progress | None]) -> Custody:
+    """An operator's verb that has found its services; Kafka answers as told."""
+    prepared: Any = SimpleNamespace(
+        parts=lambda *_: SimpleNamespace(
+            leases=Leases(engine, "operator", 60, paused_too=True),
+            dead_owner=lambda _shard: None,
+            check_identity=lambda: None,
+            publisher=lambda _shard: SimpleNamespace(fence=lambda: None, close=lambda: None),
+            read_back=read_back,
+            inference=False,
+            step=lambda _name, _shard: None,
+        )
+    )
+    return Custody(prepared, 0)
+
+
+def test_a_shard_that_is_being_sent_does_not_wait_to_be_reconciled(store: Store, engine: Engine) -> None:
+    """However far a relay gets while Kafka is asked; one that is behind what Kafka holds does."""
+    last = itertools.count(1)
+
+    def sent_meanwhile(shard: int) -> Progress:
+        for sequence in itertools.islice(last, 5):
+            store.mark_sent(shard, sequence, (), inference=False)
+        return Progress("o", shard, 1, sequence, ())
+
+    assert _plan(engine, custody_of(engine, sent_meanwhile), (), None).sequences == {}
+    ahead = custody_of(engine, lambda shard: Progress("o", shard, 1, 7, ()))
+    assert _plan(engine, ahead, (), None).sequences == {0: 7}
+
+
+def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) -> None:
+    """It is given back at once, and that a relay has it then is nothing that stops the rest."""
+    store = Store(four)
+    store.record(new_rows(20, interactions=20))
+    held = custody_of(four, lambda shard: Progress("o", shard, 1, 5, ()))
+    plan = Plan({0: 5, 1: 5})
+    (lease,) = [lease for lease in take_all(four, 2) if lease.shard == 1]
+    plan.marks[1] = {row.ref for row in store.pending(lease, 20)}
+    Leases(four, "operator", 60).release(lease)
+    assert _act(four, held, plan, 0, ORDER, 0)
+    relay = Leases(four, "relay", 60)
+    assert relay.take(0) is not None
+    assert _act(four, held, plan, 1, ORDER, 0)
+    assert relay.take(1) is not None
+    assert [s.settled for s in store.status()] == [5, 5, 0, 0]
