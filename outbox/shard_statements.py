@@ -32,7 +32,9 @@ RELEASE_LEASE = statement("""
 SET_CONDITION = statement("""
     UPDATE outbox_shard SET condition = :condition, rows_per_second = 0
     WHERE shard = :shard AND (owner = :owner OR owner IS NULL OR lease_expires_at <= {now})
+      AND (coalesce(condition, '') <> coalesce(CAST(:condition AS text), '') OR rows_per_second <> 0)
 """)
+"""Told again and again, written once."""
 OWNERS = statement("SELECT shard, owner FROM outbox_shard ORDER BY shard")
 
 # Sharing -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from time import monotonic, time
 import structlog
 
 from outbox.bell import Bell
-from outbox.errors import LeaseLostError, OutboxError
+from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxError
 from outbox.leases import Leases
 from outbox.rows import Lease, PendingRow, Ref
 from outbox.store import Store
@@ -112,7 +112,7 @@ class ShardWorker:
         while not self._parts.stop.is_set():
             try:
                 if not self._take_and_send():
-                    return
+                    break
             except StoppedError:
                 break
             except LeaseLostError as lost:
@@ -331,11 +331,13 @@ class ShardWorker:
         if not isinstance(error, UnavailableError):  # neither Kafka nor the way to it
             self.able_at = monotonic()
         self._parts.metrics.retries.labels("shard", type(error).__name__).inc()
-        if self._parts.health.degraded(self.subject, reason):
+        news = self._parts.health.degraded(self.subject, reason)
+        if news or not isinstance(error, DatabaseUnavailableError):  # which had better not be asked twice as often
             self._report(reason)
         self._parts.stop.wait(self._backoff.failed())
 
     def _report(self, reason: str) -> None:
+        """Store it, at each attempt: it may have failed before, or somebody else have cleared it."""
         try:
             self._parts.leases.report(self.shard, reason)
         except OutboxError:

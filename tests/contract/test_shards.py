@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from outbox import audit, pausing, reconciling, resharding
@@ -20,9 +21,13 @@ from outbox.rows import Accepted, Lease, Order, RowFilter, shard_of
 from outbox.store import Store
 from relay.cli.reconcile import Plan, _act, _plan
 from relay.custody import Custody
+from relay.errors import UnavailableError
+from relay.health import Health
+from relay.metrics import RelayMetrics
 from relay.progress import Progress
+from relay.shard import ShardWorker
 from tests.conftest import NewDatabase
-from tests.support import new_row, new_rows, wait_until
+from tests.support import DEADLINE_SECONDS, new_row, new_rows, wait_until
 
 ORDER = Order("ann", "drill", RowFilter())
 
@@ -284,3 +289,59 @@ def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) 
     assert _act(four, held, plan, 1, ORDER, 0)
     assert relay.take(1) is not None
     assert [s.settled for s in store.status()] == [5, 5, 0, 0]
+
+
+class Forgetful(Leases):
+    """Cannot store the first condition: the database is away just then."""
+
+    away = True
+
+    def report(self, shard: int, condition: str | None) -> None:
+        """As ever, but for the first time."""
+        if self.away:
+            self.away = False
+            raise DatabaseUnavailableError("away")
+        super().report(shard, condition)
+
+
+@pytest.fixture
+def unable(engine: Engine) -> Iterator[threading.Thread]:
+    """A relay at work on the only shard, which cannot reach Kafka."""
+
+    def fence() -> None:
+        raise UnavailableError("no broker")
+
+    stop = threading.Event()
+    parts: Any = SimpleNamespace(
+        leases=Forgetful(engine, "relay", 600),
+        dead_owner=lambda _shard: None,
+        check_identity=lambda: None,
+        publisher=lambda _shard: SimpleNamespace(fence=fence, close=lambda: None),
+        step=lambda _name, _shard: None,
+        stop=stop,
+        health=Health(),
+        metrics=RelayMetrics(CollectorRegistry()),
+    )
+    thread = threading.Thread(target=ShardWorker(0, parts).run)
+    thread.start()
+    yield thread
+    stop.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("unable")
+def test_why_a_shard_waits_is_shown_for_as_long_as_it_does(store: Store, engine: Engine) -> None:
+    """Also if it could not be stored at first, or was taken away by who looked after the shard."""
+    wait_until(lambda: store.status()[0].condition == "no broker", "it is shown")
+    Leases(engine, "relay", 600).report(0, None)
+    wait_until(lambda: store.status()[0].condition == "no broker", "it is shown again")
+
+
+def test_a_shard_that_is_paused_while_its_relay_waits_is_given_back(
+    store: Store, engine: Engine, unable: threading.Thread
+) -> None:
+    """No lease has to run out before it can be looked after."""
+    wait_until(lambda: store.status()[0].owner == "relay", "it is taken")
+    pausing.pause(engine, 0, None, ORDER)
+    unable.join(DEADLINE_SECONDS)
+    assert (unable.is_alive(), store.status()[0].owner) == (False, None)
