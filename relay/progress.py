@@ -138,16 +138,18 @@ def _last_in_window(
     """Value of the last record under ``key`` from ``start`` up to ``end``, read until ``end`` is reached."""
     (topic, partition), start, end = window
     consumer.assign([TopicPartition(topic, partition, start)])
-    deadline = monotonic() + PATIENCE_SECONDS
-    found, position = None, start
+    found, position, moved_at = None, start, monotonic()
     while position < end:
         message: Message | None = consumer.poll(0.2)
         if message is not None:
+            before = position
             position, value = _seen(message, key, position)
             found = value or found
+            if position > before:
+                moved_at = monotonic()
         if stopping():
             raise StoppedError("asked to stop while reading the progress topic")
-        if monotonic() > deadline:
+        if monotonic() > moved_at + PATIENCE_SECONDS:
             raise UnavailableError(
                 memory.told(
                     f"partition {partition} of {topic} cannot be read beyond offset {position} of {end} for "

@@ -2,14 +2,19 @@
 
 import json
 from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastavro import parse_schema, schemaless_writer
 from hypothesis import given
 from hypothesis import strategies as st
 
+import relay.progress
 from outbox.rows import Ref
-from relay.progress import Progress, decode, encode
+from relay.errors import UnavailableError
+from relay.kafka import ErrorMemory
+from relay.progress import Progress, _last_in_window, decode, encode
 from tests.conftest import ROOT
 
 _long = st.integers(-(2**63), 2**63 - 1)
@@ -37,3 +42,24 @@ def test_a_record_of_a_later_version_is_refused() -> None:
     """Nothing is guessed about it."""
     with pytest.raises(ValueError, match="update it"):
         decode(b"\3")
+
+
+def test_a_long_partition_is_read_for_as_long_as_there_is_something_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience is for a reader that gets no further, not for one that has much to read."""
+    clock, offsets = iter(range(0, 10_000, 10)), iter(range(4))
+    monkeypatch.setattr(relay.progress, "monotonic", lambda: next(clock))
+    consumer: Any = SimpleNamespace(assign=lambda _: None, poll=lambda _: message_at(next(offsets, None)))
+    window = (("progress", 0), 0, 4)
+    assert _last_in_window(consumer, window, b"key", lambda: False, ErrorMemory()) == b"3"
+    offsets = iter(range(4))
+    with pytest.raises(UnavailableError, match="beyond offset 4 of 5"):
+        _last_in_window(consumer, (("progress", 0), 0, 5), b"key", lambda: False, ErrorMemory())
+
+
+def message_at(offset: int | None) -> Any:
+    """A record under the key; None: nothing comes."""
+    if offset is None:
+        return None
+    return SimpleNamespace(
+        error=lambda: None, offset=lambda: offset, key=lambda: b"key", value=lambda: str(offset).encode()
+    )
