@@ -18,16 +18,22 @@ _FIRST = """(
 )"""
 """The first due call of an interaction; as a scalar subquery it is one probe of the index, whatever the plan."""
 
-CALLS_DUE = statement(f"""
+_AMONG = {
+    "postgresql": "= ANY(CAST(:ids AS bigint[]))",
+    "sqlite": "IN (SELECT value FROM json_each(:ids))",
+}
+
+_CALLS_DUE = f"""
     INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
     SELECT id, interaction_id,
            {{now}} + CASE WHEN id = min(id) OVER (PARTITION BY interaction_id) THEN 0 ELSE {BEHIND_MS} END
     FROM outbox
-    WHERE id BETWEEN :first_id AND :last_id AND shard = :shard AND state = 'sent' AND sequence = :sequence
+    WHERE id {{among}} AND shard = :shard AND state = 'sent' AND sequence = :sequence
     ON CONFLICT (row_id) DO NOTHING
-""")
-"""Runs in the transaction that marks the rows, so no call is ever missing; the rows marked are
-recognised by their sequence."""
+"""
+CALLS_DUE = statement(*(_CALLS_DUE.replace("{among}", among) for among in _AMONG.values()))
+"""Runs in the transaction that marks the rows, so no call is ever missing; the rows marked are recognised by
+their sequence. Found by their ids: between the first and the last may lie all of history."""
 
 ANY_DUE = statement("""
     SELECT 1 FROM outbox_inference_call WHERE state = 'due' AND due_at <= (SELECT {now}) ORDER BY due_at LIMIT 1
@@ -99,19 +105,15 @@ FOLLOWERS = statement(
 )
 """The calls that come next in the interactions of claimed ones."""
 
-_AMONG = {
-    "postgresql": "row_id = ANY(CAST(:ids AS bigint[]))",
-    "sqlite": "row_id IN (SELECT value FROM json_each(:ids))",
-}
 _CLAIM_FOLLOWERS = """
     UPDATE outbox_inference_call SET claimed_by = :owner, due_at = :until
-    WHERE {among} AND state = 'due' AND claimed_by IS NULL RETURNING row_id
+    WHERE row_id {among} AND state = 'due' AND claimed_by IS NULL RETURNING row_id
 """
 CLAIM_FOLLOWERS = statement(*(_CLAIM_FOLLOWERS.replace("{among}", among) for among in _AMONG.values()))
 
 _CLAIMED = """
     SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts, c.due_at AS claimed_until_ms
-    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id WHERE c.{among} ORDER BY c.row_id
+    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id WHERE c.row_id {among} ORDER BY c.row_id
 """
 CLAIMED = statement(*(_CLAIMED.replace("{among}", among) for among in _AMONG.values()))
 

@@ -45,8 +45,17 @@ def bind_list(connection: Connection, values: list[int] | list[str]) -> list[int
 
 def bind_tags(connection: Connection, refs: Sequence[Ref]) -> str:
     """Tags as one text, a form that both databases read faster than a list of parameters."""
-    tags = ",".join([str(tag) for _, tag in refs])
-    return f"{{{tags}}}" if connection.dialect.name == "postgresql" else f"[{tags}]"
+    return _bind_text(connection, [str(tag) for _, tag in refs])
+
+
+def bind_ids(connection: Connection, refs: Sequence[Ref]) -> str:
+    """Ids in the same form."""
+    return _bind_text(connection, [str(row_id) for row_id, _ in refs])
+
+
+def _bind_text(connection: Connection, numbers: list[str]) -> str:
+    listed = ",".join(numbers)
+    return f"{{{listed}}}" if connection.dialect.name == "postgresql" else f"[{listed}]"
 
 
 def bind_refs(connection: Connection, refs: Sequence[Ref]) -> dict[str, object]:

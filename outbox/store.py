@@ -245,17 +245,18 @@ def _mark(
     """Mark rows sent; ``pending``: nearly all of them are pending."""
     if not refs:
         return 0
-    ids = [ref.id for ref in refs]
-    span = {"shard": shard, "sequence": sequence, "first_id": min(ids), "last_id": max(ids)}
     marked = 0
     if pending:
+        ids = [ref.id for ref in refs]
+        span = {"shard": shard, "sequence": sequence, "first_id": min(ids), "last_id": max(ids)}
         parameters = {**span, "tags": sql.bind_tags(connection, refs)}
         marked = connection.execute(sql.MARK_PENDING.on(connection), parameters).rowcount
     if marked < len(refs):
         parameters = {"sequence": sequence, **sql.bind_refs(connection, refs)}
         marked += connection.execute(sql.MARK_SENT.on(connection), parameters).rowcount
     if inference and marked:
-        connection.execute(call_statements.CALLS_DUE.on(connection), span)
+        parameters = {"shard": shard, "sequence": sequence, "ids": sql.bind_ids(connection, refs)}
+        connection.execute(call_statements.CALLS_DUE.on(connection), parameters)
     return marked
 
 

@@ -71,6 +71,18 @@ def test_a_claim_takes_runs_of_interactions_and_nobody_else_gets_them(
     assert a3 > a2
 
 
+def test_calls_are_due_for_the_rows_named_whatever_lies_between(engine: Engine, calls: Calls) -> None:
+    """A row retried long after may be in one batch with the newest: what lies between is none of its business."""
+    store = Store(engine)
+    store.record([new_row(name) for name in ("old", "between", "new")])
+    lease = Leases(engine, "shard's", 600).take(0)
+    assert lease is not None
+    old, between, new = store.pending(lease, 10)
+    store.mark_sent(0, lease.settled + 1, [between.ref], inference=False)
+    store.mark_sent(0, lease.settled + 1, [old.ref, new.ref], inference=True)
+    assert claimed(calls.claim(10)) == [[old.id], [new.id]]
+
+
 def test_the_end_of_a_call_wakes_the_next_of_its_interaction(engine: Engine, calls: Calls, other: Calls) -> None:
     """Done or parked alike; what stands behind is not due before, and due at once after."""
     for ended in (CallState.DONE, CallState.PARKED):
