@@ -132,7 +132,7 @@ _RESULTS = {
     """,
 }
 _SETTLE = """
-    UPDATE outbox_inference_call SET {change}, claimed_by = NULL, due_at = {now} + r.wait_ms
+    UPDATE outbox_inference_call SET {change}, claimed_by = NULL, due_at = {now} + {wait}
     FROM {results} WHERE outbox_inference_call.row_id = r.row_id AND outbox_inference_call.state = 'due' {ours}
     RETURNING outbox_inference_call.interaction_id
 """
@@ -140,8 +140,14 @@ _ANSWERED = "state = r.state, attempts = r.attempts, status = r.status, error = 
 _OURS = """AND outbox_inference_call.claimed_by = :owner AND outbox_inference_call.due_at = r.claimed_until_ms"""
 
 
-def _settlement(change: str, ours: str) -> list[str]:
-    text = _SETTLE.replace("{change}", change).replace("{ours}", ours)
+_UNLESS_LATE = """CASE WHEN (
+        SELECT e.claimed_by FROM outbox_inference_call AS e
+        WHERE e.state = 'due' AND e.interaction_id = outbox_inference_call.interaction_id ORDER BY e.row_id LIMIT 1
+    ) IS NULL THEN r.wait_ms ELSE 0 END"""
+
+
+def _settlement(change: str, ours: str, wait: str = "r.wait_ms") -> list[str]:
+    text = _SETTLE.replace("{change}", change).replace("{ours}", ours).replace("{wait}", wait)
     return [text.replace("{results}", results) for results in _RESULTS.values()]
 
 
@@ -149,8 +155,9 @@ FINISH = statement(*_settlement(_ANSWERED, ""))
 """Done or parked. Also when the claim had run out and another worker has the call: that it was answered is a fact."""
 TRY_AGAIN = statement(*_settlement(_ANSWERED, _OURS))
 """Due again later, if it is still in our hands: the claim is named by its owner and its end."""
-GIVE_BACK = statement(*_settlement("attempts = r.attempts", _OURS))
-"""Claimed and not tried."""
+GIVE_BACK = statement(*_settlement("attempts = r.attempts", _OURS, _UNLESS_LATE))
+"""Claimed and not tried. It waits behind the first of its interaction if that waits too, as ``TRY_AGAIN`` has left it.
+If that has ended meanwhile, or is in another worker's hands, its end may already have woken whom it could: due now."""
 
 _WAKE_NEXT = f"""
     UPDATE outbox_inference_call SET due_at = (SELECT {{now}})

@@ -150,6 +150,22 @@ def test_an_own_claim_that_ran_out_and_was_renewed_is_another_claim(engine: Engi
     assert calls.claim(1) == []
 
 
+def test_a_late_give_back_does_not_put_off_what_nobody_will_wake(engine: Engine, calls: Calls, other: Calls) -> None:
+    """A relay that stood still returns its run when another one has long made the first call of it."""
+    first, second = make_due(engine, "a", "a")
+    ((one, two),) = calls.claim(1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
+    late = replace(result(one, CallState.DUE), claimed_until_ms=1)
+    behind = replace(result(two, CallState.DUE, BEHIND_MS), attempts=0, tried=False, claimed_until_ms=1)
+    ((again,),) = other.claim(1)
+    assert again.row_id == first
+    other.settle([result(again)])
+    calls.settle([late, behind])
+    ((next_call,),) = other.claim(1)
+    assert next_call.row_id == second
+
+
 def test_claims_of_the_dead_are_released(engine: Engine, calls: Calls, other: Calls) -> None:
     """At once, and only theirs."""
     one, _two = make_due(engine, "a", "b")
