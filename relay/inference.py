@@ -43,8 +43,9 @@ AHEAD_SECONDS = 0.25
 """Calls are claimed ahead for about this long."""
 MOST_AHEAD = 8
 """Runs claimed ahead for each thread, at most."""
-RUSH_PAUSE_SECONDS = 0.05
-"""Between two calls while a backlog is drained into Kafka: that goes first, and calls do not stand still."""
+RUSH_PAUSE_SECONDS, RUSH_RUNS, RUSH_SETTLE_SECONDS = 0.25, 4, 1.0
+"""While a backlog is drained into Kafka that goes first, and calls do not stand still: one at a time with pauses, few
+claimed ahead, and settled seldom."""
 RETRY_BASE_SECONDS, RETRY_CAP_SECONDS = 1.0, 300.0
 
 
@@ -168,6 +169,12 @@ class InferenceWorker:
                 self._health.degraded(f"{SUBJECT} calls", str(error))
                 self._stop.wait(backoff.failed())
                 continue
+            except Exception as error:
+                log.exception("the inference stage met an error nobody expected", action="unexpected")
+                reason = f"unexpected {type(error).__name__}: see the log; please report it"
+                self._health.degraded(f"{SUBJECT} calls", reason)
+                self._stop.wait(backoff.failed())
+                continue
             backoff.succeeded()
             self._health.recovered(f"{SUBJECT} calls")
             if self._held:
@@ -185,7 +192,7 @@ class InferenceWorker:
             state = self._circuit
         self._metrics.circuit_open.set(not state.closed)
         probe = state.may_probe(monotonic())
-        wanted = 1 if probe else runs_to_hold(self._settings.inference_concurrency, self._latency_seconds)
+        wanted = 1 if probe else self._runs_to_hold()
         # Refilled when a third is gone, so that a claim is worth its transaction.
         if not (state.closed or (probe and not self._held)) or self._held > wanted * 2 // 3:
             return False
@@ -202,17 +209,23 @@ class InferenceWorker:
         moved = self._calls.make_room() if len(runs) < limit else 0
         return bool(runs or moved)
 
+    def _runs_to_hold(self) -> int:
+        if self._marks.rushing():
+            return RUSH_RUNS
+        return runs_to_hold(self._settings.inference_concurrency, self._latency_seconds)
+
     def _gather(self) -> None:
         """Collect results until it is time to settle."""
-        seconds = SETTLE_SECONDS * (10 if self._marks.rushing() else 1)
-        until = monotonic() + seconds
+        rushing = self._marks.rushing()
+        until = monotonic() + (RUSH_SETTLE_SECONDS if rushing else SETTLE_SECONDS)
+        few = 0 if rushing else self._settings.inference_concurrency // 2
         while len(self._unsettled) < SETTLE_RESULTS and (left := until - monotonic()) > 0:
             try:
                 tried = self._tried.get(timeout=left)
             except queue.Empty:
                 return
             self._take(tried)
-            if self._tried.empty() and self._held <= self._settings.inference_concurrency // 2:
+            if self._tried.empty() and self._held <= few:
                 return  # threads run dry: settle and refill at once
 
     def _take(self, tried: Tried) -> None:
@@ -258,10 +271,11 @@ class InferenceWorker:
         """Try the calls of an interaction in order; behind one that is due again, the rest is given back."""
         results: list[CallResult] = []
         for number, call in enumerate(run.calls):
-            if self._stop.is_set() or monotonic() > run.deadline or not (run.probe or self._closed()):
+            if self._may_begin(run):
+                self._make_way()
+            if not self._may_begin(run):  # looked at again, for others may have gone first
                 results += [_given_back(left, 0) for left in run.calls[number:]]
                 break
-            self._make_way()
             result = self._try(call, probe=run.probe)
             self._step("called")
             if result.state == CallState.DUE:
@@ -273,15 +287,18 @@ class InferenceWorker:
                 self._tried.put(Tried([result], run_ended=False))
         self._tried.put(Tried(results, run_ended=True))
 
-    def _closed(self) -> bool:
+    def _may_begin(self, run: Run) -> bool:
+        if self._stop.is_set() or monotonic() > run.deadline:
+            return False
         with self._lock:
-            return self._circuit.closed
+            return run.probe or self._circuit.closed
 
     def _make_way(self) -> None:
         """While a backlog is drained, one call at a time, with pauses."""
         if self._marks.rushing():
             with self._rush:
-                self._stop.wait(RUSH_PAUSE_SECONDS)
+                if self._marks.rushing():
+                    self._stop.wait(RUSH_PAUSE_SECONDS)
 
     def _try(self, call: InferenceCall, *, probe: bool) -> CallResult:
         began = monotonic()

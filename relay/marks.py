@@ -4,7 +4,7 @@ import threading
 from time import monotonic
 
 RUSH_SECONDS = 30.0
-"""A shard that found a full batch longer ago than this stands still: whatever holds it, calls do not."""
+"""A shard that sent a full batch longer ago than this stands still: whatever holds it, calls do not."""
 
 
 class Marks:
@@ -14,16 +14,17 @@ class Marks:
         self._news = threading.Event()
         self._full_at: dict[int, float] = {}
 
-    def selected(self, shard: int, *, full: bool) -> None:
-        """A shard has looked for rows; ``full``: it found as many as a batch may hold, so there are more."""
+    def marked(self, shard: int, *, full: bool) -> None:
+        """Rows were marked, and their calls made due; ``full``: as many as a batch may hold, so there are more."""
         if full:
             self._full_at[shard] = monotonic()
         else:
-            self._full_at.pop(shard, None)
-
-    def marked(self) -> None:
-        """Rows were marked, and their calls made due."""
+            self.keeps_up(shard)
         self._news.set()
+
+    def keeps_up(self, shard: int) -> None:
+        """The shard has no backlog, or none that it is draining."""
+        self._full_at.pop(shard, None)
 
     def rushing(self) -> bool:
         """Whether a backlog is being drained: the way into Kafka has more to do than it can, and goes first."""

@@ -70,7 +70,7 @@ class Parts:
     health: Health
     metrics: RelayMetrics
     marks: Marks
-    """Told of each select and mark, for the inference stage."""
+    """Told of each mark, and of a shard that keeps up, for the inference stage."""
     step: Callable[[str, int], None]
     """Told each step as it is reached; for those who watch or kill at a given step."""
 
@@ -244,12 +244,17 @@ class ShardWorker:
         parts, lease = self._parts, held.lease
         limit = self._narrow[0] if self._narrow else parts.batch_size
         rows = parts.store.pending(lease, limit, waiting=parts.parked_rows_hold)
-        parts.marks.selected(self.shard, full=len(rows) == parts.batch_size)
+        full = len(rows) == parts.batch_size
+        if not full:
+            parts.marks.keeps_up(self.shard)
         if not rows:
             self._narrow = None
             return 0
         self._step("selected")
         rows = parts.complete(rows)
+        if full and len(rows) < parts.batch_size / 2:  # most wait for CXone: that is no drain
+            full = False
+            parts.marks.keeps_up(self.shard)
         if not rows:
             return 0
         try:
@@ -266,7 +271,7 @@ class ShardWorker:
         self._step("committed")
         parts.store.mark_sent(self.shard, sequence, refs, inference=parts.inference)
         self._step("marked")
-        parts.marks.marked()
+        parts.marks.marked(self.shard, full=full)
         # What this relay settled; if the database says otherwise, the next select finds out.
         held.lease = lease._replace(settled=sequence)
         held.sent_since += len(rows)

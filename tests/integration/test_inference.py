@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, text
 
+from outbox.calls import Calls
 from outbox.leases import Leases
 from outbox.store import Store
 from relay.circuit import Circuit
@@ -69,7 +70,7 @@ class Stage:
         assert lease is not None
         rows = store.pending(lease, 10_000)
         store.mark_sent(0, lease.settled + 1, [row.ref for row in rows], inference=True)
-        self.marks.marked()
+        self.marks.marked(0, full=False)
         return [row.id for row in rows]
 
     def states(self) -> dict[str, int]:
@@ -274,13 +275,44 @@ def test_calls_make_way_while_a_backlog_is_drained(new_stage: NewStage, simulato
     """Full batches are marked one after the other: calls trickle, and do not stand still."""
     stage = new_stage()
     stage.make_due(*(f"i-{number}" for number in range(300)))
-    stage.marks.selected(0, full=True)
+    stage.marks.marked(0, full=True)
     began = time.monotonic()
     stage.start()
-    wait_until(lambda: len(simulator.requests["score"]) >= 20, "some calls are made")
-    assert len(simulator.requests["score"]) <= 40 * (time.monotonic() - began)
-    stage.marks.selected(0, full=False)
+    wait_until(lambda: len(simulator.requests["score"]) >= 6, "some calls are made")
+    assert len(simulator.requests["score"]) <= 1 + 4 * (time.monotonic() - began)
+    stage.marks.keeps_up(0)
     stage.wait_for(done=300)
+
+
+def test_an_error_nobody_expected_does_not_end_the_stage(
+    new_stage: NewStage, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged and in sight, and the calls go on after a pause."""
+    any_due, errors = Calls.any_due, iter([RuntimeError("nobody expected this")] * 3)
+
+    def failing_at_first(calls: Calls) -> bool:
+        for error in errors:
+            raise error
+        return any_due(calls)
+
+    monkeypatch.setattr(Calls, "any_due", failing_at_first)
+    stage = new_stage()
+    stage.make_due("a")
+    stage.start()
+    wait_until(lambda: "unexpected RuntimeError" in stage.health.conditions().get("inference calls", ""), "it says so")
+    stage.wait_for(done=1)
+    wait_until(lambda: not stage.health.conditions(), "all is well again")
+
+
+def test_a_stop_lets_no_call_go_that_makes_way(new_stage: NewStage, simulator: Simulator) -> None:
+    """Those who wait for their turn while a backlog is drained are given back."""
+    stage = new_stage()
+    stage.make_due(*(f"i-{number}" for number in range(20)))
+    stage.marks.marked(0, full=True)
+    stage.start()
+    wait_until(lambda: len(simulator.requests["score"]) >= 1, "a call is made")
+    stage.stop()
+    assert len(simulator.requests["score"]) <= 2
 
 
 def test_a_host_that_is_not_allowed_stops_the_start(new_stage: NewStage) -> None:
