@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from http.client import HTTPException
+from http.cookiejar import DefaultCookiePolicy
 from socket import SHUT_RDWR, socket
 from time import monotonic, time
 from typing import Any, NamedTuple
@@ -85,6 +86,8 @@ class Client:
     ) -> None:
         self._session = requests.Session()
         self._session.trust_env = False  # no proxies and no logins from the environment
+        # No cookies: a balancer's would send every call to one of the servers behind it.
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers.update(headers or {})
         self._answer_seconds = answer_seconds
         self._watch = _Watch()

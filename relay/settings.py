@@ -157,10 +157,23 @@ class RelaySettings(BaseSettings):
 
     @field_validator("inference_url", "cxone_oauth_url", "cxone_enrich_url")
     @classmethod
-    def _no_login_in_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value and urlsplit(value).username:
+    def _callable_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if "@" in parts.netloc:
             instead = "INFERENCE_TOKEN" if info.field_name == "inference_url" else "CXONE_CLIENT_ID"
             raise ValueError(f"takes a URL without a login: use {instead}")
+        if not parts.hostname or parts.port == 0:  # asking for the port finds one that is none
+            raise ValueError("takes a URL with a host, as https://host/path")
+        return value
+
+    @field_validator("inference_token")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        told = value.get_secret_value() if value else ""
+        if not (told.isascii() and all("!" <= character <= "~" for character in told)):
+            raise ValueError("takes printable ASCII without spaces, as a header holds it")
         return value
 
     @field_validator("cxone_enrich_url")

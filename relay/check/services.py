@@ -10,6 +10,8 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from relay.check.findings import Finding, failure, ok, unknown, warning
 from relay.encoding import SCHEMA_TEXT, registry_client
+from relay.errors import MisconfiguredError
+from relay.inference import insist_on_allowed_host
 from relay.oauth import check_token
 from relay.settings import RelaySettings
 
@@ -81,10 +83,10 @@ def check_inference(settings: RelaySettings) -> list[Finding]:
     if url is None:
         return [ok("inference", "INFERENCE_URL is not set: no calls are made")]
     host = urlsplit(url).hostname or ""
-    allowed = settings.inference_allow_hosts
-    if allowed and host not in {name.strip() for name in allowed.split(",")}:
-        cure = "add it to INFERENCE_ALLOW_HOSTS, or correct INFERENCE_URL"
-        return [failure("inference", f"host {host} is not in INFERENCE_ALLOW_HOSTS", cure)]
+    try:
+        insist_on_allowed_host(url, settings.inference_allow_hosts)
+    except MisconfiguredError as error:
+        return [failure("inference", str(error), "add it to INFERENCE_ALLOW_HOSTS, or correct INFERENCE_URL")]
     headers = {}
     if settings.inference_token:
         headers["Authorization"] = f"Bearer {settings.inference_token.get_secret_value()}"

@@ -189,6 +189,16 @@ def test_an_answer_that_breaks_off_after_its_status_stops_nobody(new_stage: NewS
     assert sorted(simulator.scored()) == ids
 
 
+def test_cookies_are_not_kept(simulator: Simulator) -> None:
+    """A balancer's cookie would bring every call to one server, and an endpoint could fill the memory with others."""
+    from relay.http import Client
+
+    client = Client(1)
+    for _ in range(2):
+        assert client.request("POST", f"{simulator.base}/score", json={}).status == 200
+    assert not any("Cookie" in request.headers for request in simulator.requests["score"])
+
+
 def test_a_slow_call_holds_up_no_other_interaction(new_stage: NewStage, simulator: Simulator) -> None:
     """Its thread waits, the others go on: there is no round whose slowest call all wait for."""
     simulator.behave("score", "hang", "ok")

@@ -114,7 +114,8 @@ class Simulator:
             return
         answer = {"token": self._token, "contact": self._contact}.get(place)
         status, told = answer(request) if answer else (200, {"score": 0.5})
-        reply(handler, status, json.dumps(told).encode())
+        headers = {"Set-Cookie": f"server-{len(self.requests[place])}=1"}  # as balancers do
+        reply(handler, status, json.dumps(told).encode(), headers)
 
     def _token(self, request: Request) -> tuple[int, dict[str, Any]]:
         form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}

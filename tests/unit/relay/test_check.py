@@ -12,7 +12,7 @@ from relay.check import judge_identity
 from relay.check.broker import Cluster, Complaints, judge_cluster, judge_silence, judge_transactions
 from relay.check.database import judge_revision, judge_vitals
 from relay.check.findings import Finding, Verdict
-from relay.check.services import judge_inference, judge_registry_error
+from relay.check.services import check_inference, judge_inference, judge_registry_error
 from relay.check.topics import Purpose, Topic, judge_hidden, judge_settings, judge_topic
 from relay.kafka import explain, seen_of
 from relay.settings import RelaySettings
@@ -242,3 +242,14 @@ def test_an_outbox_is_used_with_what_it_was_used_with() -> None:
     assert judge_identity(SETTINGS, fresh, "c").verdict == Verdict.OK
     assert "KAFKA_TRANSACTIONAL_ID_PREFIX" in judge_identity(SETTINGS, used, "c").seen
     assert "cluster" in judge_identity(SETTINGS, replace(used, transactional_id_prefix="cxone-ml-producer-"), "d").seen
+
+
+def test_hosts_are_allowed_as_the_relay_allows_them() -> None:
+    """Upper and lower case are the same, here as at the start of the relay."""
+    given = SETTINGS.model_copy(update={"inference_url": "http://127.0.0.1:1/x", "inference_allow_hosts": "other, A.B"})
+    (refused,) = check_inference(given)
+    assert "INFERENCE_ALLOW_HOSTS" in refused.seen
+    (allowed,) = check_inference(
+        given.model_copy(update={"inference_allow_hosts": "LOCALHOST", "inference_url": "http://localhost:1/x"})
+    )
+    assert "does not answer" in allowed.seen

@@ -56,7 +56,12 @@ def test_further_settings_reach_every_client_and_beat_the_defaults() -> None:
         ({"KAFKA_SASL_USERNAME": "u", "KAFKA_SASL_PASSWORD": "p"}, "takes SASL_SSL"),
         ({"KAFKA_TOPIC": "same", "KAFKA_PROGRESS_TOPIC": "same"}, "takes another topic"),
         ({"INFERENCE_URL": "http://user:canary@host/score"}, "INFERENCE_TOKEN"),
+        ({"INFERENCE_URL": "http://:canary@host/score"}, "INFERENCE_TOKEN"),
         ({"INFERENCE_URL": "ftp://host/score"}, "INFERENCE_URL"),
+        ({"INFERENCE_URL": "http:///score"}, "takes a URL with a host"),
+        ({"INFERENCE_URL": "http://host:99999/score"}, "Port out of range"),
+        ({"INFERENCE_TOKEN": "canary of two lines\n"}, "INFERENCE_TOKEN"),
+        ({"INFERENCE_TOKEN": "canary-ü"}, "INFERENCE_TOKEN"),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(given: dict[str, str], told: str) -> None:
