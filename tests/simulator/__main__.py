@@ -41,10 +41,16 @@ def main() -> None:
     if options.send:
         for number in range(options.count):
             body = {"id": f"simulated-{number}", "channel": "voice", "turn": number}
-            answers = deliver(options.send, options.secret, body)
+            try:
+                answers = deliver(options.send, options.secret, body)
+            except OSError as error:  # as every error of requests is
+                sys.exit(f"{options.send} does not answer ({type(error).__name__}): is the web process there?")
             sys.stdout.write(" ".join(f"{answer.status_code} {answer.text.strip()}" for answer in answers) + "\n")
         return
-    simulator = Simulator(options.port)
+    try:
+        simulator = Simulator(options.port)
+    except OSError as error:
+        sys.exit(f"port {options.port} cannot be served: {error.strerror}; --port takes another one")
     settings = "\n".join(f"export {n}='{v}'" for n, v in {**simulator.inference, **simulator.enrichment}.items())
     behaviours = "".join(f"  {line}\n" for line in BEHAVIOURS.splitlines())
     sys.stdout.write(TEXT.format(settings=settings, base=simulator.base, behaviours=behaviours))

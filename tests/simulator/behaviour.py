@@ -1,5 +1,6 @@
 """How the simulator answers: behaviours by name, one after the other."""
 
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ STATUS             answers with that status, as 500
 STATUS:SECONDS     the same with Retry-After in seconds, as 429:5
 STATUS@SECONDS     the same with Retry-After as a date that many seconds from now
 """
+BEHAVIOUR = re.compile(
+    r"ok|hang|drop|cut|endless|trickle|redirect|slow:\d+(\.\d+)?|[2-5]\d\d(:.*|@-?\d+(\.\d+)?)?", re.ASCII
+)
 TRICKLE_SECONDS = 0.2
 
 
@@ -38,6 +42,11 @@ class Script:
         """For the request at hand."""
         with self._lock:
             return self._behaviours.pop(0) if len(self._behaviours) > 1 else self._behaviours[0]
+
+
+def unknown(behaviours: Sequence[str]) -> list[str]:
+    """Those of the behaviours that are none."""
+    return [each for each in behaviours if not BEHAVIOUR.fullmatch(each)]
 
 
 def misbehave(handler: BaseHTTPRequestHandler, behaviour: str, stop: threading.Event) -> bool:

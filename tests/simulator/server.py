@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.simulator.behaviour import Script, misbehave, reply
+from tests.simulator.behaviour import BEHAVIOURS, Script, misbehave, reply, unknown
 
 CLIENT, SECRET = "simulated-client", "simulated-secret"
 ACCESS_KEY, ACCESS_SECRET = "simulated-key", "simulated-key-secret"
@@ -102,8 +102,8 @@ class Simulator:
         places = {"score": "score", "auth": "token", "contacts": "contact", "redirected": "redirected"}
         first = path.split("/")[1]
         if first == "behave":
-            self.behave(path.rsplit("/", 1)[-1], *body.decode().split())
-            reply(handler, 200, b"{}")
+            wrong = self._told_to_behave(path.rsplit("/", 1)[-1], body.decode().split())
+            reply(handler, 400 if wrong else 200, f"{wrong or 'it does from now on'}\n".encode())
             return
         place = places.get(first)
         if place is None:
@@ -116,6 +116,15 @@ class Simulator:
         status, told = answer(request) if answer else (200, {"score": 0.5})
         headers = {"Set-Cookie": f"server-{len(self.requests[place])}=1"}  # as balancers do
         reply(handler, status, json.dumps(told).encode(), headers)
+
+    def _told_to_behave(self, place: str, behaviours: list[str]) -> str | None:
+        """What is wrong with an order that came over HTTP; None: it is obeyed."""
+        if place not in self.scripts:
+            return f"places are {', '.join(self.scripts)}, not {place}"
+        if not behaviours or unknown(behaviours):
+            return f"behaviours are\n{BEHAVIOURS}not {' '.join(unknown(behaviours)) or 'nothing'}"
+        self.behave(place, *behaviours)
+        return None
 
     def _token(self, request: Request) -> tuple[int, dict[str, Any]]:
         form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
