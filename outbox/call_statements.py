@@ -35,6 +35,13 @@ CALLS_DUE = statement(*(_CALLS_DUE.replace("{among}", among) for among in _AMONG
 """Runs in the transaction that marks the rows, so no call is ever missing; the rows marked are recognised by
 their sequence. Found by their ids: between the first and the last may lie all of history."""
 
+NOW_WALKING = statement(
+    postgresql="SELECT {now}, set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true)",
+    sqlite="SELECT {now}",
+)
+"""The database's clock; for the rest of the transaction PostgreSQL walks the index by time rather than sorting all that
+is due, whatever its statistics say."""
+
 ANY_DUE = statement("""
     SELECT 1 FROM outbox_inference_call WHERE state = 'due' AND due_at <= (SELECT {now}) ORDER BY due_at LIMIT 1
 """)
@@ -62,8 +69,10 @@ _EARLIEST = """
         SELECT row_id FROM outbox_inference_call
         WHERE state = 'due' AND due_at <= :now ORDER BY due_at LIMIT :window
     ) AS w JOIN outbox_inference_call AS c ON c.row_id = w.row_id
-    WHERE c.state = 'due' AND c.due_at <= :now
+    WHERE CASE WHEN c.state = 'due' THEN c.due_at END <= :now
 """
+"""Looked at again under the lock, in words that no index knows: else PostgreSQL, where its statistics know of few
+calls that are due, goes through all that are rather than through the window."""
 _CLAIM = f"""
     UPDATE outbox_inference_call SET claimed_by = :owner, due_at = :until WHERE row_id {{in}}
         {_EARLIEST} AND c.row_id = {_FIRST.replace("{of}", "c.interaction_id")} LIMIT :limit {{lock}}

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from outbox import call_statements as sql
 from outbox import transactions
 from outbox.rows import CallResult, CallsStatus, InferenceCall
-from outbox.statements import NOW, Statement, bind_list
+from outbox.statements import Statement, bind_list
 from outbox.states import CallState
 
 CLAIM_MS = 60_000
@@ -129,5 +129,5 @@ class Calls:
     @staticmethod
     def _span(connection: Connection) -> dict[str, int]:
         """Now, by the database's clock, and when a claim made now runs out."""
-        now = int(connection.execute(NOW.on(connection)).scalar_one())
+        now = int(connection.execute(sql.NOW_WALKING.on(connection)).scalar_one())
         return {"now": now, "until": now + CLAIM_MS}
