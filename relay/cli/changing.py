@@ -1,7 +1,6 @@
 """What the verbs that change rows share: show the plan, ask, act on exactly the planned rows, stop in good order."""
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +15,18 @@ from outbox.errors import OutboxError
 from outbox.rows import Order, Plan, Planned, RowFilter
 from relay.cli.list import told_row
 from relay.cli.shared import (
+    ACTOR,
     DONE,
+    DRY_RUN,
     NOTHING_MATCHED,
     PARTLY_DONE,
+    REASON,
     USAGE,
+    YES,
     F,
     OperatorSettings,
-    Reason,
-    Words,
     as_command,
+    confirmed,
     who_acts,
 )
 
@@ -33,10 +35,10 @@ SLICE_SECONDS = 0.1
 """Longest pause between two looks at whether to stop."""
 
 _OPTIONS = (
-    click.option("--dry-run", is_flag=True, help="Show what would happen, change nothing."),
-    click.option("--yes", is_flag=True, help="Do not ask."),
-    click.option("--reason", type=Reason(), required=True, help="Why, for the record."),
-    click.option("--as", "actor", type=Words(), help="Who is on record; RELAY_ACTOR or the OS user without."),
+    DRY_RUN,
+    YES,
+    REASON,
+    ACTOR,
     click.option("--rate", type=click.IntRange(1), help="At most so many rows a second."),
 )
 
@@ -95,11 +97,8 @@ def carry_out(change: Change, asked: Asked) -> int:
     _show(change)
     if asked.dry_run:
         return DONE
-    if not asked.yes:
-        if not sys.stdin.isatty():
-            click.echo("nothing is changed: without a terminal, give --yes", err=True)
-            return USAGE
-        click.confirm(f"{change.verb} {total} row(s)?", abort=True, err=True)
+    if not confirmed(f"{change.verb} {total} row(s)?", yes=asked.yes):
+        return USAGE
     done, seen, stopped = _act(change, asked.rate)
     click.echo(f"{change.verb}: {done} row(s) done")
     if done < seen:

@@ -5,8 +5,8 @@ import sys
 import click
 
 from outbox import pausing
-from relay.cli.shards import Span, on_record, order_of, outbox_of
-from relay.cli.shared import NOTHING_MATCHED, OperatorSettings
+from relay.cli.shards import Span, on_record, order_of
+from relay.cli.shared import NOTHING_MATCHED, OperatorSettings, outbox_of
 
 _SHARD = click.option("--shard", type=click.IntRange(0, 98), help="This one only; every shard without.")
 

@@ -17,8 +17,18 @@ from outbox.reconciling import KnownRow, SeenRecord
 from outbox.rows import Order, Ref
 from outbox.states import RowState
 from outbox.store import Store
-from relay.cli.shards import OperatingSettings, confirmed, order_of, outbox_of, planned
-from relay.cli.shared import DONE, NOTHING_MATCHED, PARTLY_DONE, USAGE, Moment, escaped, told_time
+from relay.cli.shards import OperatingSettings, order_of, planned
+from relay.cli.shared import (
+    DONE,
+    NOTHING_MATCHED,
+    PARTLY_DONE,
+    USAGE,
+    Moment,
+    confirmed,
+    escaped,
+    outbox_of,
+    told_time,
+)
 from relay.custody import Custody, custody
 from relay.errors import UnavailableError
 from relay.records import OPEN_TRANSACTION_SECONDS, committed_since

@@ -7,11 +7,12 @@ import click
 from sqlalchemy import Engine
 
 from outbox import resharding
+from outbox.engine import LONG_ANSWER_SECONDS
 from outbox.resharding import ReshardPlan
 from outbox.rows import Order, ShardStatus
 from outbox.store import Store
-from relay.cli.shards import OperatingSettings, confirmed, order_of, outbox_of, planned
-from relay.cli.shared import DONE, FAILED, NOTHING_MATCHED, USAGE
+from relay.cli.shards import OperatingSettings, order_of, planned
+from relay.cli.shared import DONE, FAILED, NOTHING_MATCHED, USAGE, confirmed, outbox_of
 from relay.custody import Custody, custody
 from relay.topics import grow_progress_topic
 
@@ -30,7 +31,7 @@ def reshard(*, shards: int, actor: str | None, reason: str, dry_run: bool, yes: 
       relay pause --reason "reshard" && relay reshard 16 --dry-run --reason "reshard"
       relay reshard 16 --reason "four more relays" --yes && relay resume --reason "reshard done"
     """
-    with outbox_of(OperatingSettings) as (engine, settings):
+    with outbox_of(OperatingSettings, answer_seconds=LONG_ANSWER_SECONDS) as (engine, settings):
         order = order_of(actor, reason, settings)
         status = Store(engine).status()
         if len(status) == shards:

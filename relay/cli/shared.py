@@ -8,23 +8,29 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import BaseSettings, SettingsError, load
-from outbox.engine import create_outbox_engine
-from outbox.errors import OutboxError
+from outbox.engine import ANSWER_SECONDS, create_outbox_engine
+from outbox.errors import OutboxError, UnsafeDatabaseError
 from outbox.operations import Operations
 from outbox.rows import RowFilter
 from outbox.states import RowState
+from relay.errors import RelayError
 from relay.settings import DAY_SECONDS, Retention, Topics, seconds_of
 
 DONE, FAILED, USAGE, NOTHING_MATCHED, CHECK_FAILED, PARTLY_DONE = range(6)
 """Exit codes."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=BaseSettings)
+MOST_CHARACTERS = 1_000
+"""Of a text that goes on record."""
 _ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 
 
@@ -64,12 +70,14 @@ class Moment(click.ParamType[Instant]):
 
 
 class Words(click.ParamType[str]):
-    """Text that is not blank and that a database can store."""
+    """Text for the record: not blank, in one line, and no longer than anybody reads."""
 
     name = "text"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text as given."""
+        if len(value) > MOST_CHARACTERS:
+            self.fail(f"{len(value)} characters are too many: takes up to {MOST_CHARACTERS}", param, ctx)
         if not value.strip() or not value.isprintable():
             self.fail(f"{value!r} is blank or holds characters that cannot be shown", param, ctx)
         return value
@@ -80,11 +88,30 @@ class Reason(Words):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text as given."""
+        super().convert(value, param, ctx)
         if _ADDRESS.search(value):
             self.fail(
                 "the reason is kept on record: name rows by their outbox id, not by an e-mail address", param, ctx
             )
-        return super().convert(value, param, ctx)
+        return value
+
+
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would happen, change nothing.")
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
+REASON = click.option("--reason", type=Reason(), required=True, help="Why, for the record.")
+ACTOR = click.option("--as", "actor", type=Words(), help="Who is on record; RELAY_ACTOR or the OS user without.")
+"""The options of every verb that changes something."""
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Whether the operator wants it; without a terminal only ``--yes`` says so."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        click.echo("nothing is changed: without a terminal, give --yes", err=True)
+        return False
+    click.confirm(question, abort=True, err=True)
+    return True
 
 
 _FILTERS = (
@@ -161,6 +188,8 @@ def as_command(*arguments: str) -> str:
 def who_acts(named: str | None, settings: OperatorSettings) -> str:
     """The actor on record: ``--as``, ``RELAY_ACTOR``, or the OS user; root and unknown users must be named."""
     if actor := (named or settings.relay_actor or "").strip():
+        if not named and (len(actor) > MOST_CHARACTERS or not actor.isprintable()):
+            raise click.UsageError("RELAY_ACTOR is too long, or holds characters that cannot be shown")
         return actor
     try:
         user = getpass.getuser() if os.getuid() else "root"
@@ -174,19 +203,41 @@ def who_acts(named: str | None, settings: OperatorSettings) -> str:
 @contextmanager
 def operations() -> Iterator[tuple[Operations, OperatorSettings]]:
     """The operators' verbs on the outbox of the environment; what goes wrong is one line and exit code 1."""
+    with outbox_of(OperatorSettings) as (engine, settings):
+        yield Operations(engine), settings
+
+
+@contextmanager
+def outbox_of(kind: type[S], *, answer_seconds: float = ANSWER_SECONDS) -> Iterator[tuple[Engine, S]]:
+    """The outbox of the environment, with its settings; what goes wrong is one line and exit code 1.
+
+    Args:
+        kind: of settings.
+        answer_seconds: how long the database may leave one statement unanswered.
+    """
     try:
-        settings = load(OperatorSettings, os.environ)
-        engine = create_outbox_engine(settings.database_url.get_secret_value())
+        settings = load(kind, os.environ)
+        engine = create_outbox_engine(settings.database_url.get_secret_value(), answer_seconds=answer_seconds)
         try:
-            yield Operations(engine), settings
+            _refuse_missing_file(engine)
+            yield engine, settings
         finally:
             engine.dispose()
-    except (SettingsError, OutboxError) as error:
+    except (SettingsError, OutboxError, RelayError) as error:
         click.echo(str(error), err=True)
         sys.exit(FAILED)
     except SQLAlchemyError as error:  # its message could quote a row
         click.echo(f"the database did not do its work: {type(error).__name__}", err=True)
         sys.exit(FAILED)
+
+
+def _refuse_missing_file(engine: Engine) -> None:
+    """SQLite would make an empty one: whoever looks for rows in the wrong folder must hear so."""
+    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
+        raise UnsafeDatabaseError(
+            f"DATABASE_URL names {engine.url.database}, which does not exist: "
+            "correct it, or make the outbox by alembic upgrade head"
+        )
 
 
 def escaped(value: object) -> str:

@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 import click
 
 from config.settings import SettingsError, load
-from outbox.engine import create_outbox_engine
 from outbox.lookup import Life, Lookup, StoredRow
 from outbox.rows import Order, RowFilter
 from outbox.states import CallState, RowState
 from relay.cli.shared import (
+    ACTOR,
     CHECK_FAILED,
     DONE,
     FAILED,
     NOTHING_MATCHED,
+    OperatorSettings,
     Reason,
-    Words,
     escaped,
-    operations,
+    outbox_of,
     told_time,
     who_acts,
 )
@@ -53,7 +53,7 @@ class Looked(NamedTuple):
 @click.option("--verify", is_flag=True, help="Compare the record in Kafka with the row; exit code 4 if different.")
 @click.option("--reveal", is_flag=True, help="Show the payload and personal values; goes on record, needs --reason.")
 @click.option("--reason", type=Reason(), help="Why, for the record.")
-@click.option("--as", "actor", type=Words(), help="Who is on record; RELAY_ACTOR or the OS user without.")
+@ACTOR
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: str | None, as_json: bool) -> None:
     """A row's whole life: received, sent, its record in Kafka, inference, what waits, replays, and who did what.
@@ -68,13 +68,11 @@ def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: 
     if reveal and reason is None:
         raise click.UsageError("--reveal goes on record: give --reason")
     payload = None
-    with operations() as (_, settings):
-        engine = create_outbox_engine(settings.database_url.get_secret_value())
+    with outbox_of(OperatorSettings) as (engine, settings):
         lookup = Lookup(engine)
         if reveal:
             payload = lookup.reveal(row_id, Order(who_acts(actor, settings), reason or "", RowFilter(ids=(row_id,))))
         life = lookup.life(row_id)
-        engine.dispose()
     if life is None:
         click.echo(f"the outbox holds no row {row_id}", err=True)
         sys.exit(NOTHING_MATCHED)

@@ -15,8 +15,7 @@ from config.settings import BaseSettings
 from outbox.errors import OutboxError
 from outbox.rows import ShardStatus
 from outbox.store import Store
-from relay.cli.shards import outbox_of
-from relay.cli.shared import escaped, told_time
+from relay.cli.shared import escaped, outbox_of, told_time
 
 WATCH_SECONDS = 2.0
 COUNTS = ("pending", "waiting", "parked", "discarded")
