@@ -6,7 +6,7 @@ import sys
 import click
 
 from outbox.operations import Operations
-from relay.cli.shared import CHECK_FAILED, NOTHING_MATCHED, escaped, operations, told_time
+from relay.cli.shared import CHECK_FAILED, DONE, NOTHING_MATCHED, escaped, operations, told_time
 
 SHOWN_IDS = 10
 
@@ -28,7 +28,7 @@ def audit(*, row_id: int | None, verify: bool, head: str | None, as_json: bool) 
         raise click.UsageError("--head goes with --verify")
     with operations() as (verbs, _):
         if verify:
-            _verify(verbs, head)
+            _verify(verbs, head, as_json=as_json)
             return
         matched = False
         for entry in verbs.audit(row_id):
@@ -45,12 +45,17 @@ def audit(*, row_id: int | None, verify: bool, head: str | None, as_json: bool) 
         sys.exit(NOTHING_MATCHED)
 
 
-def _verify(verbs: Operations, head: str | None) -> None:
+def _verify(verbs: Operations, head: str | None, *, as_json: bool) -> None:
     found = verbs.verify(head)
+    if as_json:
+        broken = found.broken.id if found.broken else None
+        told = {"entries": found.entries, "last_hash": found.last_hash, "broken": broken, "holds": found.holds}
+        click.echo(json.dumps(told))
+        sys.exit(DONE if broken is None and found.holds else CHECK_FAILED)
     if found.broken is not None:
         click.echo(f"entry {found.broken.id} or one just before it was changed or removed", err=True)
         sys.exit(CHECK_FAILED)
     if not found.holds:
-        click.echo(f"no entry has the hash {head}: entries were cut off, or all were written anew", err=True)
+        click.echo(escaped(f"no entry has the hash {head}: entries were cut off, or all were written anew"), err=True)
         sys.exit(CHECK_FAILED)
     click.echo(f"each of {found.entries} entries follows from the one before it; the last hash is {found.last_hash}")

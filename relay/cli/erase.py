@@ -7,13 +7,13 @@ import click
 from outbox.rows import Plan, RowFilter
 from outbox.states import RowState
 from relay.cli.changing import Asked, Change, carry_out, changing
-from relay.cli.shared import DONE, PARTLY_DONE, Words, as_options, operations
+from relay.cli.shared import DONE, PARTLY_DONE, Value, as_options, operations
 
 
 @click.command()
 @changing
-@click.option("--email", type=Words(), help="Rows with this customer address, or whose body holds it.")
-@click.option("--interaction", type=Words(), help="Every row of this interaction.")
+@click.option("--email", type=Value(), help="Rows with this customer address, or whose body holds it.")
+@click.option("--interaction", type=Value(), help="Every row of this interaction.")
 def erase(*, email: str | None, interaction: str | None, **given: object) -> None:
     """Remove a person's data from rows in any state: the customer's address and the body that was received.
 

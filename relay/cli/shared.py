@@ -83,6 +83,20 @@ class Words(click.ParamType[str]):
         return value
 
 
+class Value(click.ParamType[str]):
+    """What a row holds: any text but an empty one, for senders choose it."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as given."""
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is not UTF-8", param, ctx)
+        return value or self.fail("it is empty", param, ctx)
+
+
 class Reason(Words):
     """Words that go on record for good, so no e-mail address is among them."""
 
@@ -116,10 +130,10 @@ def confirmed(question: str, *, yes: bool) -> bool:
 
 _FILTERS = (
     click.option("--id", "ids", multiple=True, type=click.IntRange(1, 2**63 - 1), help="Outbox id; may be repeated."),
-    click.option("--interaction", type=Words(), help="Interaction id."),
+    click.option("--interaction", type=Value(), help="Interaction id."),
     click.option("--state", type=click.Choice([state.value for state in RowState])),
-    click.option("--channel", type=Words()),
-    click.option("--error", type=Words(), help="A part of the row's error."),
+    click.option("--channel", type=Value()),
+    click.option("--error", type=Value(), help="A part of the row's error."),
     click.option("--since", type=Moment(), help="Received then or later: ISO 8601, or an age as 2h."),
     click.option("--until", type=Moment(), help="Received before: ISO 8601, or an age as 30m."),
     click.option("--all", "everything", is_flag=True, help="Every row; never implied."),
@@ -181,8 +195,15 @@ def as_options(wanted: RowFilter) -> list[str]:
 
 
 def as_command(*arguments: str) -> str:
-    """``relay`` with arguments, to be copied into a shell."""
-    return escaped(shlex.join(["relay", *arguments]))
+    """``relay`` with arguments, to be copied into a shell; what cannot be shown as ``$'…'``, which most shells know."""
+    return " ".join(["relay", *map(_quoted, arguments)])
+
+
+def _quoted(argument: str) -> str:
+    if argument.isprintable():
+        return shlex.quote(argument)
+    shown = "".join(f"\\{c}" if c in "\\'" else escaped(c) for c in argument)
+    return f"$'{shown}'"
 
 
 def who_acts(named: str | None, settings: OperatorSettings) -> str:

@@ -1,6 +1,7 @@
 """``relay status``: backlog, owners, rates, pauses, and what is in the way."""
 
 import json
+import os
 import signal
 import time
 from typing import Any
@@ -18,6 +19,7 @@ from outbox.store import Store
 from relay.cli.shared import escaped, outbox_of, told_time
 
 WATCH_SECONDS = 2.0
+UNFOLDED_COLUMNS = 400
 COUNTS = ("pending", "waiting", "parked", "discarded")
 
 
@@ -47,11 +49,18 @@ def status(*, as_json: bool, watch: float | None) -> None:
             if as_json:
                 _print_lines(store, watch)
             elif watch is None:
-                Console().print(table(store.status()))
+                _print_table(store)
             else:
                 _watch(store, watch)
         except KeyboardInterrupt:
             return
+
+
+def _print_table(store: Store) -> None:
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:  # nothing there has an edge to fold at
+        console.width = UNFOLDED_COLUMNS
+    console.print(table(store.status()))
 
 
 def _print_lines(store: Store, watch: float | None) -> None:

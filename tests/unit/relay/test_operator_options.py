@@ -1,5 +1,7 @@
 """Options that several verbs share mean the same with each of them, and are judged before anything is asked."""
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from outbox.errors import DatabaseUnavailableError
 from relay.cli import shared
 from tests.command_line import command
+from tests.conftest import NewDatabase
 
 CHANGING = (
     ("retry", "--all"),
@@ -79,3 +82,35 @@ def test_only_a_reshard_waits_long(monkeypatch: pytest.MonkeyPatch, verb: tuple[
     environ = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "SCHEMA_REGISTRY_URL": "http://localhost:2"}
     assert command(environ, *verb, *further).returncode == 1
     assert asked == [seconds]
+
+
+def test_rows_are_found_whatever_their_sender_called_them(new_sqlite: NewDatabase) -> None:
+    """The webhook takes blank ids and control characters; so does a filter, and the command to continue."""
+    environ = {"DATABASE_URL": new_sqlite()}
+    odd = "it's\\ a\x1b[31m\u202e"
+    for name in (" ", odd):
+        ended = command(environ, "erase", "--interaction", name, "--reason", "asked for", "--dry-run")
+        assert (ended.returncode, "no row matches" in ended.stderr) == (3, True)
+    again = shared.as_command("erase", "--interaction", odd)
+    assert again.isprintable()
+    told = subprocess.run(["bash", "-c", f'relay() {{ printf %s "$3"; }}; {again}'], capture_output=True, check=True)
+    assert told.stdout.decode() == odd
+
+
+def test_a_check_of_the_record_is_told_as_json(new_sqlite: NewDatabase) -> None:
+    """Its verdict is one object; a hash that was asked for steers no terminal."""
+    environ = {"DATABASE_URL": new_sqlite()}
+    whole = command(environ, "audit", "--verify", "--json")
+    assert json.loads(whole.stdout) == {"entries": 0, "last_hash": "", "broken": None, "holds": True}
+    cut = command(environ, "audit", "--verify", "--json", "--head", "ab")
+    assert (cut.returncode, json.loads(cut.stdout)["holds"]) == (4, False)
+    assert "\x1b" not in command(environ, "audit", "--verify", "--head", "\x1b[31m").stderr
+
+
+def test_a_status_that_is_piped_is_not_folded(new_sqlite: NewDatabase) -> None:
+    """A line a shard, with whole words."""
+    environ = {"DATABASE_URL": new_sqlite()}
+    head, shard, total = command(environ, "status").stdout.splitlines()
+    assert (head.split()[:6], shard.split()[1], total.split()[1:3]) == (
+        ["shard", "owner", "epoch", "lease", "pending", "waiting"], "nobody", ["0", "relays"],
+    )  # fmt: skip
