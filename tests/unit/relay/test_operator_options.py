@@ -107,8 +107,9 @@ def test_a_check_of_the_record_is_told_as_json(new_sqlite: NewDatabase) -> None:
     assert "\x1b" not in command(environ, "audit", "--verify", "--head", "\x1b[31m").stderr
 
 
-def test_a_status_that_is_piped_is_not_folded(new_sqlite: NewDatabase) -> None:
+def test_a_status_that_is_piped_is_not_folded(new_sqlite: NewDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line a shard, with whole words."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # tests that run side by side have one
     environ = {"DATABASE_URL": new_sqlite()}
     head, shard, total = command(environ, "status").stdout.splitlines()
     assert (head.split()[:6], shard.split()[1], total.split()[1:3]) == (
