@@ -13,12 +13,13 @@ from tests.faults.proxy import BOTH_WAYS, Direction, Proxy
 from tests.faults.services import start_again
 from tests.faults.stage import LEASE_SECONDS, Stage
 from tests.relay_process import RelayProcess
+from tests.support import wait_until
 
 PARTLY_OPEN = (BOTH_WAYS, frozenset({Direction.TO_SERVICE}), frozenset({Direction.FROM_SERVICE}))
 HOLD_SECONDS = 5.0
 """How long a commit is waited for before a fault at a commit is given up."""
-MARKERS_SECONDS = 1.0
-"""Longer than a broker takes to write the markers of a commit that it has answered."""
+OPEN_STATES = ("Ongoing", "PrepareCommit", "PrepareAbort")
+"""Of a transaction whose markers are not all written."""
 
 
 class Fault(NamedTuple):
@@ -138,24 +139,41 @@ def cut_at_commit(edge: Direction) -> Callable[[Stage, Random], None]:
 # Services ------------------------------------------------------------------------------------------
 
 
+def relays_away(stage: Stage) -> None:
+    """Kill every relay, and let the broker end what they leave open.
+
+    A lone broker that starts again with a transaction to be ended may leave it open for ever: docs/delivery.md
+    tells why. So none is open when it goes, and the relays come back while it is away.
+    """
+    prefix = stage.world.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"].encode()
+
+    def nothing_is_open() -> bool:
+        for relay in stage.relays:  # another fault may have started one meanwhile
+            relay.kill()
+        return prefix not in stage.kafka.transactions(*OPEN_STATES)
+
+    wait_until(nothing_is_open, "no transaction is open")
+
+
 def stop_broker(stage: Stage, chance: Random) -> None:
     """SIGTERM, and a start."""
+    relays_away(stage)
     stage.kafka.process.stop()
+    _come_back(stage, chance)
+
+
+def _come_back(stage: Stage, chance: Random) -> None:
+    for place in range(len(stage.relays)):
+        stage.start_relay(place)
     pause(chance.uniform(0, 1))
     start_again(stage.kafka.start)
 
 
 def kill_broker(stage: Stage, chance: Random) -> None:
-    """Kill -9, and a start.
-
-    The relays stand still meanwhile, so that no commit was answered just before: what a lone broker makes of
-    such a one at its start is told in docs/delivery.md.
-    """
-    with stopped([process_of(relay) for relay in stage.relays]):
-        pause(MARKERS_SECONDS)
-        stage.kafka.process.kill()
-    pause(chance.uniform(0, 1))
-    start_again(stage.kafka.start)
+    """Kill -9, and a start."""
+    relays_away(stage)
+    stage.kafka.process.kill()
+    _come_back(stage, chance)
 
 
 def freeze_broker(stage: Stage, chance: Random) -> None:
