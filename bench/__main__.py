@@ -53,10 +53,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rates", nargs="+", type=int, default=[100, 1_000], help="of latency, requests a second")
     parser.add_argument("--history", nargs="+", type=int, default=[0, 1_000_000], help="of growth, rows sent before")
     parser.add_argument("--shards", type=int, help="instead of 1 on SQLite and 8 on PostgreSQL")
-    parser.add_argument("--smoke", action="store_true", help="drain, latency, growth, small: for crashes, not times")
+    parser.add_argument("--smoke", action="store_true", help="all but scale, small: for crashes, not times")
     options = parser.parse_args()
     if options.smoke:
-        options.what, options.rows, options.rounds, options.seconds = ["drain", "latency", "growth"], 5_000, 1, 1
+        options.what = ["drain", "latency", "growth", "ingest"]
+        options.rows, options.rounds, options.seconds = 5_000, 1, 1
         options.rates, options.history = [20], [1_000]
     return options
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import psutil
 
 from bench.load import Load, closed_loop, open_loop
+from bench.report import machine, ratio, spread
 from tests.conftest import ROOT
 from tests.services.process import free_port
 from tests.support import wait_until
@@ -108,7 +109,9 @@ def measure(make: Callable[[], str], folder: Path, seconds: float, rounds: int, 
         latency = open_loop(sides["webhook"].port, FIXED_PER_SECOND, seconds)
     told: dict[str, Any] = {name: _told(run) for name, run in runs.items()}
     for name in ("bare Flask route", "one commit a request"):
-        told[f"webhook / {name}"] = _ratio(runs["webhook"], runs[name])
+        told[f"webhook / {name}"] = ratio(
+            [load.per_second for load, _ in runs["webhook"]], [load.per_second for load, _ in runs[name]]
+        )
     told[f"answer at {FIXED_PER_SECOND}/s"] = _latency(latency)
     return told
 
@@ -121,17 +124,12 @@ def _cpu_seconds(side: Side) -> float:
 def _told(runs: list[tuple[Load, float]]) -> dict[str, Any]:
     rates = [load.per_second for load, _ in runs]
     return {
-        "requests/s": {"median": round(median(rates)), "spread": [round(min(rates)), round(max(rates))]},
+        "requests/s": spread(rates),
         "web CPU us/request": round(median(cpu / load.answered * 1e6 for load, cpu in runs)),
         "generator CPU us/request": round(median(load.cpu_seconds / load.answered * 1e6 for load, _ in runs)),
         "generator's share of a core": round(max(load.cpu_seconds / load.seconds for load, _ in runs), 2),
         "refused": sum(load.refused for load, _ in runs),
     }
-
-
-def _ratio(ours: list[tuple[Load, float]], theirs: list[tuple[Load, float]]) -> dict[str, Any]:
-    rates = [a.per_second / b.per_second for (a, _), (b, _) in zip(ours, theirs, strict=True)]
-    return {"median": round(median(rates), 2), "of each round": [round(rate, 2) for rate in rates]}
 
 
 def _latency(load: Load) -> dict[str, Any]:
@@ -146,7 +144,6 @@ def _latency(load: Load) -> dict[str, Any]:
 def main() -> None:
     """Measure on a SQLite file and on PostgreSQL; print one JSON document."""
     from bench.__main__ import _maker
-    from bench.report import machine
     from tests.services import Postgres
 
     parser = argparse.ArgumentParser(prog="python -m bench.ingest")

@@ -16,7 +16,7 @@ def test_faults_under_load(kind: str, seed: int, registry: Registry | Given, tmp
     """Every interaction that was answered with 202 is in the topic once and in order, whatever happened meanwhile."""
     told: list[str] = []
     with staged(kind, registry, tmp_path) as stage:
-        lines = torment(stage, kind, seed, 60, told.append)
+        lines = torment(stage, kind, seed, 40, told.append)
     assert all(line.exact for line in lines), f"seed {seed}\n{''.join(told)}\n{table(lines)}"
     assert lines[-1].injected, "no fault was inflicted"
     assert lines[-1].rows > 100

@@ -16,5 +16,6 @@ def test_the_bench_runs_to_its_end() -> None:
     figures = json.loads(done.stdout)
     for kind in ("sqlite", "postgresql"):
         assert figures[f"drain {kind}"]["rows/s"]["median"] > 0
+        assert figures[f"ingest {kind}"]["webhook"]["requests/s"]["median"] > 0
         assert figures[f"latency {kind}"]["at 20/s"]["p50 ms"] > 0
         assert figures[f"growth {kind}"]["1,000 rows of history"]["rows/s"]["median"] > 0
