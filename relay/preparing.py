@@ -25,6 +25,7 @@ from relay.publisher import Publisher
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
 from relay.shard import Parts, ignore_steps
 from relay.topics import prepare_topics
+from relay.turns import Turns
 
 ADMIN_SOCKET_MS = 10_000
 
@@ -51,6 +52,7 @@ class Prepared:
         bound: what this outbox is used with.
         bell: heard when there are new rows.
         marks: what the shards tell the inference stage.
+        turns: which the shards take.
     """
 
     settings: RelaySettings
@@ -62,6 +64,7 @@ class Prepared:
     encoder: Encoder
     bell: Bell
     marks: Marks = field(default_factory=Marks)
+    turns: Turns = field(default_factory=Turns)
 
     def parts(
         self,
@@ -99,6 +102,7 @@ class Prepared:
             health=health,
             metrics=metrics,
             marks=self.marks,
+            turns=self.turns,
             step=step,
         )
 

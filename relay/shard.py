@@ -33,6 +33,7 @@ from relay.marks import Marks
 from relay.metrics import DELIVERY_SAMPLES, RelayMetrics
 from relay.progress import Progress
 from relay.publisher import Publisher
+from relay.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +72,8 @@ class Parts:
     metrics: RelayMetrics
     marks: Marks
     """Told of each mark, and of a shard that keeps up, for the inference stage."""
+    turns: Turns
+    """Had for each cycle, with the other shards of the process."""
     step: Callable[[str, int], None]
     """Told each step as it is reached; for those who watch or kill at a given step."""
 
@@ -230,7 +233,8 @@ class ShardWorker:
             self.wake.clear()  # before looking: what is rung for from here on is looked for
             if self._parts.stop.is_set():
                 return
-            sent = self._cycle(held)
+            with self._parts.turns.turn():
+                sent = self._cycle(held)
             self._in_order(held)
             if sent:
                 idle_seconds = IDLE_SECONDS[0]

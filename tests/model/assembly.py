@@ -26,6 +26,7 @@ from relay.metrics import RelayMetrics
 from relay.progress import Progress, key_of
 from relay.publisher import Publisher, Record
 from relay.shard import Parts, ShardWorker
+from relay.turns import Turns
 from tests.model import clients
 from tests.model.broker import Broker
 from tests.model.clients import LINK, AdminClient, Fate, Link
@@ -177,6 +178,7 @@ class Relay:
             health=self.health,
             metrics=RelayMetrics(CollectorRegistry()),
             marks=Marks(),
+            turns=Turns(),
             step=lambda name, _shard: self._reached(name),
         )
 
