@@ -11,6 +11,8 @@ DATABASE ?= postgresql
 SEED ?=
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Tests and demos start hundreds of processes: none is to compile anew what the one before it has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install tools demo up test torture lint format simulator services model bench lock clean
 
@@ -41,6 +43,8 @@ endif
 up: install ## the same, but stay up, with a curl line to try
 	@$(BIN)/relay demo --stay
 
+# Brokers and registries of tests live for seconds: optimising compilers and collectors cost more than they save.
+test: export JDK_JAVA_OPTIONS := -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 test: lint tools ## lint, types and every test, on real services (TEST=path for some)
 	@$(BIN)/python -m tests.services -- $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TEST)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 
 from outbox.errors import UnsafeDatabaseError
@@ -145,27 +144,10 @@ def _refuse_network_file_system(path: Path) -> None:
         )
 
 
-class _ImpatientConnection(psycopg.Connection[Any]):
-    """Gives up a server that is silent: a link that swallows everything, or a server that is frozen.
-
-    The server's own time-outs do not reach here then, and TCP's do not either where a balancer or the
-    frozen server's kernel goes on acknowledging: the thread would wait for ever.
-    """
-
-    answer_seconds = ANSWER_SECONDS
-
-    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """As psycopg's, which every statement, commit and rollback goes through, but not for ever."""
-        if timeout is not None:  # who waits for notifications says how long
-            return super().wait(gen, interval, timeout)
-        try:
-            return super().wait(gen, interval, self.answer_seconds)
-        except psycopg.errors._WaitTimeout:  # noqa: SLF001 - what the method is documented to raise
-            self.close()
-            raise psycopg.OperationalError(f"the server did not answer in {self.answer_seconds:.0f} s") from None
-
-
 def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
+    # Here, for the driver takes 0.15 s to load: what uses SQLite starts that much sooner.
+    from outbox.impatience import ImpatientConnection
+
     engine = create_engine(
         url,
         hide_parameters=True,
@@ -184,7 +166,7 @@ def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
-        connection = _ImpatientConnection.connect(*arguments, **parameters)
+        connection = ImpatientConnection.connect(*arguments, **parameters)
         connection.answer_seconds = answer_seconds
         return connection
 

@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from sqlalchemy import Engine
@@ -15,11 +17,21 @@ from sqlalchemy import Engine
 from outbox.engine import create_outbox_engine
 from outbox.store import Store
 from tests.services import Given, Postgres
+from tests.services.java import cached
 
 pytest_plugins = ["tests.services.fixtures", "tests.simulator.fixtures", "tests.world"]
 
 ROOT = Path(__file__).parents[1]
+TEMPLATES = "TEST_TEMPLATES"
+"""Variable that names the folder of migrated databases: every process of a run copies the same ones."""
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The first process of a run makes the folder of templates; those that it starts inherit its name."""
+    if TEMPLATES not in os.environ:
+        os.environ[TEMPLATES] = folder = tempfile.mkdtemp(prefix="outbox-templates-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def migrate(url: str, shards: int) -> None:
@@ -31,47 +43,33 @@ def migrate(url: str, shards: int) -> None:
 NewDatabase = Callable[..., str]
 
 
-@pytest.fixture(scope="session")
-def _sqlite_templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    folder = tmp_path_factory.mktemp("sqlite-templates")
-
-    def template(shards: int) -> Path:
-        path = folder / f"{shards}.db"
-        if not path.exists():
-            migrate(f"sqlite:///{path}", shards)
-        return path
-
-    return template
-
-
 @pytest.fixture
-def new_sqlite(tmp_path: Path, _sqlite_templates: Callable[[int], Path]) -> NewDatabase:
+def new_sqlite(tmp_path: Path) -> NewDatabase:
     """Makes a migrated SQLite database; ``shards`` as wanted. Returns its URL."""
 
     def make(shards: int = 1) -> str:
         path = tmp_path / f"outbox-{next(_numbers)}.db"
-        shutil.copy(_sqlite_templates(shards), path)
+        with cached(f"sqlite-{shards}", Path(os.environ[TEMPLATES])) as (template, building):
+            if building:
+                migrate(f"sqlite:///{building}/outbox.db", shards)
+        shutil.copy(template / "outbox.db", path)
         identify(f"sqlite:///{path}")
         return f"sqlite:///{path}"
 
     return make
 
 
-@pytest.fixture(scope="session")
-def _postgres_templates() -> set[tuple[str, int]]:
-    return set()
-
-
 @pytest.fixture
-def new_postgresql(postgres: Postgres | Given, _postgres_templates: set[tuple[str, int]]) -> NewDatabase:
+def new_postgresql(postgres: Postgres | Given) -> NewDatabase:
     """Makes a migrated PostgreSQL database, by cloning a template; ``shards`` as wanted. Returns its URL."""
 
     def make(shards: int = 1) -> str:
-        run = f"{os.getpid()}_{shards}"
-        if (run, shards) not in _postgres_templates:
-            migrate(postgres.create_database(f"template_{run}"), shards)
-            _postgres_templates.add((run, shards))
-        url = postgres.create_database(f"outbox_{uuid.uuid4().hex[:12]}", f"template_{run}")
+        folder = Path(os.environ[TEMPLATES])
+        template = f"template_{folder.name}_{shards}"
+        with cached(f"postgresql-{crc32(postgres.url.encode())}-{shards}", folder) as (_, building):
+            if building:
+                migrate(postgres.create_database(template), shards)
+        url = postgres.create_database(f"outbox_{uuid.uuid4().hex[:12]}", template)
         url = url.replace("postgresql://", "postgresql+psycopg://")
         identify(url)
         return url

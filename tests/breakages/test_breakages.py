@@ -388,8 +388,12 @@ def test_a_breakage_is_noticed(
         "SCHEMA_REGISTRY_USERNAME": registry.username,
         "SCHEMA_REGISTRY_PASSWORD": registry.password,
         "TEST_DEADLINE_SECONDS": "20",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a third of the start
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", breakage.noticed_by]
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"),
+        breakage.noticed_by,
+    ]
     done = subprocess.run(command, cwd=copy, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 1, f"not noticed by {breakage.noticed_by}:\n{done.stdout[-2000:]}"
     assert "1 failed" in done.stdout, done.stdout[-2000:]

@@ -51,11 +51,11 @@ def maven(goal: str, *options: str) -> None:
 
 
 @contextmanager
-def cached(name: str) -> Iterator[tuple[Path, Path | None]]:
+def cached(name: str, cache: Path = CACHE) -> Iterator[tuple[Path, Path | None]]:
     """A cached folder, and where to build it if it is not there yet; one builder at a time."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    target, building = CACHE / name, CACHE / f"{name}.building"
-    with (CACHE / f"{name}.lock").open("w") as lock:
+    cache.mkdir(parents=True, exist_ok=True)
+    target, building = cache / name, cache / f"{name}.building"
+    with (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
             yield target, None
