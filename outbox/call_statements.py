@@ -189,9 +189,10 @@ RELEASE_CLAIMS = statement("""
 """)
 """Claims that have not run out end within a claim's time: the index by time finds them."""
 
-CALLS_STATUS = statement("""
-    SELECT d.due, (SELECT count(*) FROM outbox_inference_call WHERE state = 'parked') AS parked,
-           {now} - (SELECT sent_at FROM outbox WHERE id = d.first_id) AS oldest_age_ms
-    FROM (SELECT count(*) AS due, min(row_id) AS first_id FROM outbox_inference_call WHERE state = 'due') AS d
+OLDEST_DUE = statement("""
+    SELECT :now - min((SELECT sent_at FROM outbox WHERE id = w.row_id)) FROM (
+        SELECT row_id FROM outbox_inference_call WHERE state = 'due' ORDER BY due_at LIMIT :window
+    ) AS w
 """)
-"""Cost follows what is due or parked, not history."""
+"""The oldest by when its row was sent, among those that come next: while no more are due, among all of them. So its
+cost is bounded, however many are due."""

@@ -216,15 +216,6 @@ class CallResult:
     """False: given back as it was."""
 
 
-class CallsStatus(NamedTuple):
-    """The inference calls as operators see them."""
-
-    due: int
-    parked: int
-    oldest_age_ms: int | None
-    """Since the oldest due call's row was sent; None without one."""
-
-
 @dataclass(frozen=True, slots=True)
 class RowFilter:
     """Which rows an operator means. Conditions that are given must all hold; none given: every row."""

@@ -19,6 +19,7 @@ from outbox.store import Store
 from relay.backoff import Backoff
 from relay.enrichment import Enricher
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
+from relay.gauges import Gauges
 from relay.health import Health
 from relay.inference import InferenceWorker
 from relay.metrics import RelayMetrics
@@ -34,7 +35,6 @@ log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 20.0
 """How long workers have for the batch in hand; platforms kill after 30 s, and we promise 25."""
-GAUGES_SECONDS = 5.0
 LOOK_SECONDS = (0.8, 1.2)
 """Pause between two looks at who is there and which shards are free; at random, lest relays keep step."""
 LISTEN_SECONDS = 1.0
@@ -106,10 +106,12 @@ class Supervisor:
     def _work(self, prepared: Prepared, engine: Engine) -> bool:
         """Send until the stop; whether every thread ended in time."""
         calls = Calls(engine, prepared.leases.owner) if prepared.settings.inference_url is not None else None
-        team = Team(prepared, calls, self._stop, self._health, self._metrics, self._step)
+        team = Team(prepared, self._stop, self._health, self._metrics, self._step)
+        gauges = Gauges(prepared.store, calls, team.owned, self._stop, self._metrics)
         threads = [
             threading.Thread(target=team.run, name="sharing", daemon=True),
             threading.Thread(target=team.listen, name="bell", daemon=True),
+            threading.Thread(target=gauges.run, name="gauges", daemon=True),
         ]
         if prepared.settings.inference_url is not None:
             owner = prepared.leases.owner
@@ -161,7 +163,6 @@ class Team:
 
     Args:
         prepared: the services.
-        calls: the inference calls, to measure; None without inference.
         stop: ends the team.
         health: told which shards are paused.
         metrics: of the process.
@@ -171,13 +172,12 @@ class Team:
     def __init__(
         self,
         prepared: Prepared,
-        calls: Calls | None,
         stop: threading.Event,
         health: Health,
         metrics: RelayMetrics,
         step: Callable[[str, int], None],
     ) -> None:
-        self._prepared, self._leases, self._calls = prepared, prepared.leases, calls
+        self._prepared, self._leases = prepared, prepared.leases
         self._stop, self._health, self._metrics, self._step = stop, health, metrics, step
         self._lock = threading.Lock()
         self._workers: dict[int, Worker] = {}
@@ -190,13 +190,10 @@ class Team:
 
     def run(self) -> None:
         """Look again and again who is there and what is free, until the stop."""
-        random, measured = Random(), 0.0  # noqa: S311 - jitter, not cryptography
+        random = Random()  # noqa: S311 - jitter, not cryptography
         while not self._stop.is_set():
             try:
                 self._look()
-                if monotonic() - measured >= GAUGES_SECONDS:
-                    measured = monotonic()
-                    self._measure()
                 self._health.recovered("sharing")
             except OutboxError as error:
                 self._health.degraded("sharing", str(error))
@@ -207,6 +204,11 @@ class Team:
             self._leases.leave()
         except OutboxError:
             log.info("this relay could not say that it leaves: its heartbeat runs out", action="heartbeat_left")
+
+    def owned(self) -> set[int]:
+        """The shards that this relay sends."""
+        with self._lock:
+            return {number for number, worker in self._workers.items() if worker.shard.holds}
 
     def stop(self) -> list[threading.Thread]:
         """Ask every worker to end after the batch in hand; their threads."""
@@ -285,20 +287,3 @@ class Team:
         for subject in self._paused - set(paused):
             self._health.recovered(subject)
         self._paused = set(paused)
-
-    def _measure(self) -> None:
-        metrics = self._metrics
-        owned = {number for number, worker in self._workers.items() if worker.shard.holds}
-        status = [shard for shard in self._prepared.store.status() if shard.shard in owned] if owned else []
-        calls = self._calls.status() if self._calls else None
-        metrics.shards_owned.set(len(owned))
-        metrics.rows.clear()  # a shard's gauges are exported by its owner only
-        metrics.oldest.clear()
-        for shard in status:
-            label = str(shard.shard)
-            for state in ("pending", "waiting", "parked", "discarded"):
-                metrics.rows.labels(state, label).set(getattr(shard, state))
-            metrics.oldest.labels("kafka", label).set((shard.oldest_age_ms or 0) / 1000)
-        if calls:  # they have no shard
-            metrics.oldest.labels("inference", "all").set((calls.oldest_age_ms or 0) / 1000)
-        metrics.lag.set(max((shard.oldest_age_ms or 0 for shard in status), default=0) / 1000)

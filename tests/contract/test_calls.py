@@ -61,6 +61,13 @@ def due_in(engine: Engine, row_id: int) -> int:
         return int(due.scalar_one() - time.time() * 1000)
 
 
+def states(engine: Engine) -> dict[str, int]:
+    """Calls by state."""
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT state, count(*) FROM outbox_inference_call GROUP BY state")
+        return {row[0]: row[1] for row in found}
+
+
 def test_a_claim_takes_runs_of_interactions_and_nobody_else_gets_them(
     engine: Engine, calls: Calls, other: Calls
 ) -> None:
@@ -137,7 +144,8 @@ def test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm(
     assert due_in(engine, row_id) > 0
     calls.settle([result(late)])
     other.settle([result(new, CallState.PARKED)])
-    assert calls.status() == (0, 0, None)
+    assert calls.oldest_age_ms() is None
+    assert states(engine) == {"done": 1}
 
 
 def test_an_own_claim_that_ran_out_and_was_renewed_is_another_claim(engine: Engine, calls: Calls) -> None:
@@ -176,15 +184,20 @@ def test_claims_of_the_dead_are_released(engine: Engine, calls: Calls, other: Ca
     assert claimed(other.claim(10)) == [[one]]
 
 
-def test_parked_calls_are_counted_and_do_not_block(engine: Engine, calls: Calls) -> None:
-    """Status tells due, parked, and the age of the oldest due one."""
-    make_due(engine, "a", "a", "b")
-    ((one, _),) = calls.claim(1)
-    calls.settle([result(one, CallState.PARKED)])
-    status = calls.status()
-    assert (status.due, status.parked) == (2, 1)
-    assert status.oldest_age_ms is not None
-    assert status.oldest_age_ms >= 0
+def test_the_oldest_due_call_is_the_one_whose_row_was_sent_first(engine: Engine, calls: Calls) -> None:
+    """Also while it is claimed or waits, or stands behind another, and whatever the ids; one that ended is none."""
+    assert calls.oldest_age_ms() is None
+    first, second, third = make_due(engine, "a", "a", "b")
+    with engine.begin() as connection:
+        for row_id, minutes in ((first, 30), (second, 60), (third, 10)):
+            connection.exec_driver_sql(f"UPDATE outbox SET sent_at = sent_at - {minutes * 60_000} WHERE id = {row_id}")
+    assert round((calls.oldest_age_ms() or 0) / 60_000) == 60
+    (one, two), (three,) = sorted(calls.claim(2), key=len, reverse=True)
+    assert round((calls.oldest_age_ms() or 0) / 60_000) == 60
+    calls.settle([result(one, CallState.DUE, 300_000), result(two, CallState.PARKED), result(three)])
+    assert round((calls.oldest_age_ms() or 0) / 60_000) == 30
+    calls.settle([result(one)])
+    assert calls.oldest_age_ms() is None
 
 
 def test_claims_walk_indexes_whatever_is_due(engine: Engine) -> None:
@@ -202,12 +215,12 @@ def test_claims_walk_indexes_whatever_is_due(engine: Engine) -> None:
         span = {"now": 1, "until": 2, "owner": "me", "limit": 10, "window": 1000}
         listed = {"ids": [1] if postgresql else "[1]", "interactions": ["i-1"] if postgresql else '["i-1"]', "more": 9}
         explain = "EXPLAIN " if postgresql else "EXPLAIN QUERY PLAN "
-        for query in (sql.ANY_DUE, sql.CLAIM, sql.MOVE_BEHIND, sql.FOLLOWERS, sql.WAKE_NEXT):
+        for query in (sql.ANY_DUE, sql.CLAIM, sql.MOVE_BEHIND, sql.FOLLOWERS, sql.WAKE_NEXT, sql.OLDEST_DUE):
             statement = text(explain + str(query.on(connection)))
             wanted = {name: value for name, value in {**span, **listed}.items() if name in statement._bindparams}
             plan = "\n".join(str(row) for row in connection.execute(statement, wanted))
             assert "Seq Scan on outbox_inference_call" not in plan, plan
-            assert "SCAN outbox_inference_call" not in plan, plan
+            assert "SCAN outbox_inference_call'" not in plan, plan  # as opposed to a walk along an index
             assert "ix_outbox_inference_call_" in plan, plan
 
 
@@ -226,7 +239,7 @@ def test_claims_walk_no_further_than_their_window_where_statistics_are_old(engin
         )
         connection.execute(sql.NOW_WALKING.on(connection))
         given = {"now": 2, "until": 3, "owner": "me", "limit": 10, "window": 100}
-        for query in (sql.MOVE_BEHIND, sql.CLAIM):
+        for query in (sql.OLDEST_DUE, sql.MOVE_BEHIND, sql.CLAIM):
             statement = text("EXPLAIN (ANALYZE, FORMAT JSON) " + str(query.on(connection)))
             wanted = {name: value for name, value in given.items() if name in statement._bindparams}
             (plan,) = connection.execute(statement, wanted).scalar_one()

@@ -339,3 +339,27 @@ def test_interactions_reach_scoring_through_a_whole_relay(world: World, simulato
     world.relay()
     wait_until(lambda: len(simulator.scored()) >= 100, "every call is made")
     assert sorted(simulator.scored()) == ids
+
+
+@pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)
+def test_counting_that_takes_long_holds_up_no_heartbeat(world: World, simulator: Simulator) -> None:
+    """While a count stands still for longer than a lease, here before a lock, the relay stays a live member."""
+    world.environ.update(simulator.inference)
+    world.relay(RELAY_LEASE_SECONDS="3")
+    leases = Leases(world.engine, "onlooker", 3)
+
+    def live() -> bool:
+        return [member.live for member in leases.shared()[0]] == [True]
+
+    def counting() -> bool:
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%min(%'"
+        return bool(world.query(waiting))
+
+    wait_until(live, "the relay is there")
+    with world.engine.begin() as connection:
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        connection.execute(text("LOCK TABLE outbox_inference_call IN ACCESS EXCLUSIVE MODE"))
+        wait_until(counting, "a count stands still")
+        until = time.monotonic() + 4
+        wait_until(lambda: not live() or time.monotonic() > until, "more than a lease passes")
+        assert live()
