@@ -11,7 +11,7 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from outbox.rows import PendingRow, Ref
-from relay.errors import MisconfiguredError, UnavailableError, UnencodableRowsError
+from relay.errors import MisconfiguredError, RowsAtFaultError, UnavailableError
 from relay.publisher import Headers, Record
 from relay.settings import RelaySettings
 
@@ -41,7 +41,7 @@ class Encoder:
         """A record for each row, in order.
 
         Raises:
-            UnencodableRowsError: names every row that cannot be encoded.
+            RowsAtFaultError: names every row that cannot be encoded.
         """
         records, errors, record = [], {}, self._record
         for row in rows:
@@ -54,7 +54,7 @@ class Encoder:
                 # The library's message holds the row's values: only its kind is told.
                 errors[Ref(row.id, row.tag)] = f"cannot be encoded as CXoneInteraction ({type(error).__name__})"
         if errors:
-            raise UnencodableRowsError(errors)
+            raise RowsAtFaultError(errors)
         return records
 
     def _record(self, row: PendingRow) -> Record:

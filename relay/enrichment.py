@@ -1,17 +1,17 @@
 """Before encoding: rows that lack e-mail or agent are completed from the CXone REST API, each once.
 
 A shard's cycle waits for this no longer than a part of its lease. Rows whose interaction CXone has not told
-of yet are left for a later cycle, and so are those behind them in their interaction; the others go on.
+of yet are left for a later cycle, and so are those behind them in their interaction; the others go on. While
+CXone is down rows wait; an interaction that it fails on again and again while it tells of others is given up.
 """
 
-import json
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from random import Random
 from time import monotonic
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import quote
 
 import structlog
@@ -19,10 +19,11 @@ from cachetools import TTLCache
 
 from outbox.rows import Contact, PendingRow
 from outbox.store import Store
-from relay.backoff import Backoff
-from relay.errors import UnavailableError
+from relay.backoff import Backoff, jittered
+from relay.contacts import NOTHING_KNOWN, ThrottledError, contact_of
+from relay.errors import RowsAtFaultError, UnavailableError
 from relay.health import ENRICHMENT, Health
-from relay.http import Answer, Client, Verdict, verdict
+from relay.http import Answer, Client
 from relay.metrics import RelayMetrics
 from relay.oauth import TokenError, Tokens, lacks_scope
 from relay.settings import RelaySettings
@@ -34,8 +35,10 @@ CYCLE_SECONDS = 2.0
 DOWN_SECONDS = 10.0
 """CXone counts as down after failing for this long without a success."""
 CACHE_SECONDS, CACHE_ENTRIES = 300.0, 10_000
-NOTHING_KNOWN = Contact(None, None)
-EMAIL_CHARACTERS, AGENT_CHARACTERS = 320, 256
+MOST_FAILURES = 20
+"""An interaction is given up after so many failures that count; see ``failing``."""
+REST_SECONDS, REST_CAP_SECONDS, FAILING_SECONDS = 1.0, 60.0, 3600.0
+"""Pause of one interaction after a failure, first and longest; when it is forgotten that it failed."""
 
 
 class Bucket:
@@ -57,12 +60,31 @@ class Bucket:
         return max(0.0, slot - now)
 
 
-class ThrottledError(UnavailableError):
-    """CXone works, and asks to be called less often: in so many seconds, or 0 if it does not say."""
+class Failing(NamedTuple):
+    """An interaction that CXone fails on."""
 
-    def __init__(self, message: str, seconds: float) -> None:
-        super().__init__(message)
-        self.seconds = seconds
+    failures: int
+    """Those that count."""
+    rest_until: float
+    told_before: int
+    """Of how many interactions CXone had told at the latest failure."""
+    reason: str
+
+
+def failing(before: Failing | None, told: int, now: float, random: Random, reason: str) -> Failing:
+    """An interaction after another failure. It counts only if CXone told of others since the one before: while it is
+    down as a whole, its failures say nothing about an interaction.
+
+    Args:
+        before: as it was; None: it had not failed.
+        told: of how many interactions CXone has told so far.
+        now: of the monotonic clock.
+        random: source of the jitter.
+        reason: of the failure, without values of a row.
+    """
+    failures = before.failures + (told > before.told_before) if before else 0
+    rest = jittered(max(1, failures), random, REST_SECONDS, REST_CAP_SECONDS)
+    return Failing(failures, now + rest, told, reason)
 
 
 class Enricher:
@@ -89,14 +111,20 @@ class Enricher:
         self._lock = threading.Lock()
         self._known: TTLCache[str, Contact] = TTLCache(CACHE_ENTRIES, CACHE_SECONDS)
         self._asking: dict[str, Future[None]] = {}
+        self._failing: TTLCache[str, Failing] = TTLCache(CACHE_ENTRIES, FAILING_SECONDS)
+        self._told = 0
         self._bucket = Bucket(settings.cxone_enrich_rate, max(1.0, settings.cxone_enrich_rate))
-        self._backoff = Backoff(random, base_seconds=0.5, cap_seconds=30.0)
+        self._random, self._backoff = random, Backoff(random, base_seconds=0.5, cap_seconds=30.0)
+        self._send_when_down = settings.cxone_enrich_when_down == "send"
         self._paused_until, self._failing_since = 0.0, float("inf")
 
     def complete(self, rows: list[PendingRow]) -> list[PendingRow]:
         """Of these rows of a shard, those that may be sent now, completed, in their order.
 
         Takes a part of the lease at most; no database transaction is open while CXone is asked.
+
+        Raises:
+            RowsAtFaultError: rows of interactions that are given up; asked for again after a retry.
         """
         interactions = list(dict.fromkeys(row.interaction_id for row in rows if row.incomplete))
         if not interactions:
@@ -104,40 +132,74 @@ class Enricher:
         known = self._look_up(interactions)
         learned = [(r, known[r.interaction_id]) for r in rows if r.incomplete and r.interaction_id in known]
         completed = {row.id: row for row in self._store.learn(learned)}
-        as_they_are = self._settings.cxone_enrich_when_down == "send" and self._down()
-        return sendable([completed.get(row.id, row) for row in rows], as_they_are=as_they_are)
+        given_up = self._give_up(interactions)
+        if given_up and not self._send_when_down:
+            at_fault = [row for row in rows if row.incomplete and row.interaction_id in given_up]
+            raise RowsAtFaultError({row.ref: given_up[row.interaction_id] for row in at_fault})
+        as_they_are = self._send_when_down and self._down()
+        return sendable([completed.get(row.id, row) for row in rows], given_up, as_they_are=as_they_are)
 
     def _look_up(self, interactions: Sequence[str]) -> dict[str, Contact]:
-        """What is known of these, asking for what is not, until a cycle's time is over."""
-        until, left, known = monotonic() + self._cycle_seconds, deque(interactions), dict[str, Contact]()
-        while left and not self._stop.is_set():
-            asked = self._ask_for(left, known)
+        """What is known of these, asking for what is not, each once, until a cycle's time is over."""
+        until = monotonic() + self._cycle_seconds
+        known, left = self._known_and_left(interactions)
+        asked = dict[Future[None], str]()
+        while not self._stop.is_set():
+            self._ask_more(left, asked)
             patience = until - monotonic()
-            if not left or patience <= 0 or (self._down() and self._settings.cxone_enrich_when_down == "send"):
+            if not (left or asked) or patience <= 0 or (self._send_when_down and self._down()):
                 break
-            if asked:
-                wait(asked, patience, FIRST_COMPLETED)
-            else:
+            if not asked:
                 self._stop.wait(min(patience, max(0.01, self._paused_until - monotonic())))
+                continue
+            done = [asked.pop(future) for future in wait(asked, patience, FIRST_COMPLETED).done]
+            with self._lock:
+                known |= {each: self._known[each] for each in done if each in self._known}
         return known
 
-    def _ask_for(self, left: deque[str], known: dict[str, Contact]) -> list[Future[None]]:
-        """Move what is known by now from ``left``; ask for as many others as may be under way at once."""
-        asked = []
+    def _known_and_left(self, interactions: Sequence[str]) -> tuple[dict[str, Contact], deque[str]]:
+        """What is known already, and who is to be asked for, those under way first: once a cycle, they may be many."""
+        known, under_way, left = dict[str, Contact](), list[str](), list[str]()
         with self._lock:
-            for _ in range(len(left)):
-                interaction = left.popleft()
+            now = monotonic()
+            for interaction in interactions:
+                failed = self._failing.get(interaction) if self._failing else None
                 if (contact := self._known.get(interaction)) is not None:
                     known[interaction] = contact
-                    continue
-                left.append(interaction)
-                future = self._asking.get(interaction)
-                room = len(self._asking) < self._settings.cxone_enrich_concurrency
-                if future is None and room and monotonic() >= self._paused_until:
-                    future = self._asking[interaction] = self._pool.submit(self._ask, interaction)
-                if future is not None:
-                    asked.append(future)
-        return asked
+                elif interaction in self._asking:
+                    under_way.append(interaction)
+                elif failed is None or (failed.failures < MOST_FAILURES and now >= failed.rest_until):
+                    left.append(interaction)
+        return known, deque(under_way + left)
+
+    def _ask_more(self, left: deque[str], asked: dict[Future[None], str]) -> None:
+        """Move from ``left`` to ``asked`` those under way, and as many others as may be at once."""
+        with self._lock:
+            while left:
+                future = self._asking.get(left[0])
+                if future is None:
+                    room = len(self._asking) < self._settings.cxone_enrich_concurrency
+                    if not room or monotonic() < self._paused_until:
+                        return
+                    future = self._asking[left[0]] = self._pool.submit(self._ask, left[0])
+                asked[future] = left.popleft()
+
+    def _give_up(self, interactions: Sequence[str]) -> dict[str, str]:
+        """Interactions that failed too often alone, and why. They are forgotten where their rows are parked."""
+        given_up = {}
+        with self._lock:
+            for interaction in interactions if self._failing else ():
+                failed = self._failing.get(interaction)
+                if failed is not None and failed.failures >= MOST_FAILURES:
+                    given_up[interaction] = (
+                        f"CXone failed {failed.failures} times for this interaction and told of others meanwhile "
+                        f"({failed.reason}): relay retry asks again; with CXONE_ENRICH_WHEN_DOWN=send it goes as it is"
+                    )
+                    if not self._send_when_down:
+                        self._failing.pop(interaction, None)
+        if given_up:  # it was the last failure that is told, and CXone works for others
+            self._health.recovered(ENRICHMENT)
+        return given_up
 
     def _ask(self, interaction: str) -> None:
         """Ask CXone for one interaction; in a thread of the pool."""
@@ -146,13 +208,15 @@ class Enricher:
                 return
             contact = self._fetch(interaction)
         except UnavailableError as error:
-            self._failed(error)
+            self._failed(interaction, error)
         except Exception:
             log.exception("a request to CXone met an error nobody expected", action="unexpected")
-            self._failed(UnavailableError("unexpected error: see the log; please report it"))
+            self._failed(interaction, UnavailableError("unexpected error: see the log; please report it"))
         else:
             with self._lock:
                 self._known[interaction] = contact
+                self._failing.pop(interaction, None)
+                self._told += 1
                 self._failing_since, self._paused_until = float("inf"), 0.0
                 self._backoff.succeeded()
             self._health.recovered(ENRICHMENT)
@@ -181,8 +245,8 @@ class Enricher:
             "GET", url, headers={"Authorization": f"Bearer {token}", "Accept": "application/json"}
         )
 
-    def _failed(self, error: UnavailableError) -> None:
-        """Leave CXone alone for a while, and say why."""
+    def _failed(self, interaction: str, error: UnavailableError) -> None:
+        """Leave CXone alone for a while, and the interaction for longer, and say why."""
         asked_for = error.seconds if isinstance(error, ThrottledError) else 0.0
         reason = error.outcome if isinstance(error, TokenError) else type(error).__name__
         self._metrics.retries.labels(ENRICHMENT, reason).inc()
@@ -191,91 +255,28 @@ class Enricher:
             self._paused_until = max(self._paused_until, now + max(self._backoff.failed(), asked_for))
             if not isinstance(error, ThrottledError):
                 self._failing_since = min(self._failing_since, now)
+                before = self._failing.get(interaction)
+                self._failing[interaction] = failing(before, self._told, now, self._random, str(error))
         self._health.degraded(ENRICHMENT, str(error))
 
     def _down(self) -> bool:
         return monotonic() - self._failing_since >= DOWN_SECONDS
 
 
-def sendable(rows: Sequence[PendingRow], *, as_they_are: bool) -> list[PendingRow]:
+def sendable(rows: Sequence[PendingRow], given_up: Container[str], *, as_they_are: bool) -> list[PendingRow]:
     """Rows that may be sent: the complete ones, none behind an incomplete one of its interaction.
 
     Args:
         rows: of a shard, in order.
+        given_up: interactions that nothing more is waited for.
         as_they_are: do not wait for what is missing.
     """
     if as_they_are:
         return list(rows)
     held, ready = set(), []
     for row in rows:
-        if row.incomplete:
+        if row.incomplete and row.interaction_id not in given_up:
             held.add(row.interaction_id)
         if row.interaction_id not in held:
             ready.append(row)
     return ready
-
-
-def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
-    """What an answer tells of an interaction; 204, 404 and refusals of the very request tell nothing.
-
-    Args:
-        answer: of CXone, no 403.
-        email_paths: JSON Pointers, separated by commas.
-        agent_paths: likewise.
-
-    Raises:
-        UnavailableError: it may tell later.
-    """
-    if answer.status == 401:
-        raise TokenError(
-            "invalid_credentials",
-            "CXone answers 401 to a fresh token: the credentials are invalid or expired: check CXONE_CLIENT_ID, and "
-            "that CXONE_OAUTH_URL and CXONE_ENRICH_URL are of the same region",
-        )
-    meant = verdict(answer)
-    if meant is Verdict.LATER:
-        if answer.retry_after_seconds is not None or answer.status == 429:
-            raise ThrottledError(
-                f"CXone asks to be called less often ({answer.error}): rows wait", answer.retry_after_seconds or 0.0
-            )
-        raise UnavailableError(f"CXone does not answer the request for an interaction ({answer.error}): rows wait")
-    if meant is Verdict.REFUSED or answer.status == 204:
-        if answer.status not in (204, 404):
-            log.warning("CXone refuses a request for an interaction: %s", answer.error, action="enrichment_refused")
-        return NOTHING_KNOWN
-    try:
-        document = json.loads(answer.body or b"")
-    except ValueError:
-        raise UnavailableError("CXONE_ENRICH_URL answers something that is no JSON, or broke off: rows wait") from None
-    return Contact(
-        _first(document, email_paths, EMAIL_CHARACTERS, "@"), _first(document, agent_paths, AGENT_CHARACTERS, "")
-    )
-
-
-def _first(document: Any, paths: str, most: int, holds: str) -> str | None:
-    """The first value that a row can hold, at one of the pointers."""
-    for path in paths.split(","):
-        value = _at(document, path.strip())
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        if isinstance(value, str) and 0 < len(value) <= most and holds in value and _storable(value):
-            return value
-    return None
-
-
-def _at(document: Any, pointer: str) -> Any:
-    """The value at a JSON Pointer (RFC 6901), or None."""
-    for part in pointer.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(document, Mapping):
-            document = document.get(name)
-        elif isinstance(document, list) and name.isdecimal() and int(name) < len(document):
-            document = document[int(name)]
-        else:
-            return None
-    return document
-
-
-def _storable(value: str) -> bool:
-    """Whether both databases and Avro can hold it: no NUL, no lone surrogate."""
-    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -41,15 +41,15 @@ class BatchRefusedError(TransactionFailedError):
     """
 
 
-class UnencodableRowsError(RelayError):
-    """Rows that cannot be encoded; the others were not sent either.
+class RowsAtFaultError(RelayError):
+    """Rows that cannot be sent, by their own fault; the others were not sent either.
 
     Attributes:
         errors: what is wrong with each, without values of the row.
     """
 
     def __init__(self, errors: Mapping[Ref, str]) -> None:
-        super().__init__(f"{len(errors)} row(s) cannot be encoded")
+        super().__init__(f"{len(errors)} row(s) cannot be sent")
         self.errors = errors
 
 

@@ -24,9 +24,9 @@ from relay.errors import (
     BatchRefusedError,
     DatabaseWentBackError,
     RelayError,
+    RowsAtFaultError,
     StoppedError,
     UnavailableError,
-    UnencodableRowsError,
 )
 from relay.health import ENRICHMENT, Health
 from relay.marks import Marks
@@ -56,7 +56,8 @@ class Parts:
     check_identity: Callable[[], None]
     """Raises if topics, prefix or cluster are not the ones this outbox was used with."""
     complete: Callable[[list[PendingRow]], list[PendingRow]]
-    """Adds what CXone knows: of the rows selected, those that may be sent now; returns within seconds."""
+    """Adds what CXone knows: of the rows selected, those that may be sent now; returns within seconds. Raises
+    ``RowsAtFaultError`` for rows that it fails on alone."""
     publisher: Callable[[int], Publisher]
     """Makes the shard's producer."""
     read_back: Callable[[int], Progress | None]
@@ -255,15 +256,15 @@ class ShardWorker:
             self._narrow = None
             return 0
         self._step("selected")
-        rows = parts.complete(rows)
-        if full and len(rows) < parts.batch_size / 2:  # most wait for CXone: that is no drain
-            full = False
-            parts.marks.keeps_up(self.shard)
-        if not rows:
-            return 0
         try:
+            rows = parts.complete(rows)
+            if full and len(rows) < parts.batch_size / 2:  # most wait for CXone: that is no drain
+                full = False
+                parts.marks.keeps_up(self.shard)
+            if not rows:
+                return 0
             records = parts.encoder.records(rows)
-        except UnencodableRowsError as error:
+        except RowsAtFaultError as error:
             self._suspects = dict(error.errors)
             self._park_suspects(lease)
             return len(rows)

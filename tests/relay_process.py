@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class RelayProcess:
         kill_at: name of a step at which it kills itself (-9), as in ``relay.shard``; None: none.
         times: at which occurrence of that step.
         freeze_at: as ``kill_at``, but it stops itself (SIGSTOP).
+        entry: a module that runs a relay, and its arguments.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class RelayProcess:
         kill_at: str | None = None,
         times: int = 1,
         freeze_at: str | None = None,
+        entry: Sequence[str] = ("relay", "run"),
     ) -> None:
         self.metrics_port = free_port()
         self.log = log
-        command = [sys.executable, "-m", "relay", "run"]
+        command = [sys.executable, "-m", *entry]
         if kill_at:
             command = [sys.executable, "-m", "relay.demo.fragile", kill_at, str(times)]
         if freeze_at:

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import fastavro
@@ -107,6 +108,73 @@ def test_with_the_other_setting_rows_are_sent_without(enriched: World, simulator
     enriched.check_exactly_once(ids)
     assert {email for _, email, _ in values(enriched)} == {None}
     assert enriched.query(ENRICHED) == [(0,)]
+
+
+def impatient(world: World, **environ: str) -> RelayProcess:
+    """A relay that gives an interaction up after two failures that count, and rests but a moment between them."""
+    process = RelayProcess({**world.environ, **environ}, world.folder / "impatient.log", entry=("tests.impatient",))
+    world.relays.append(process)
+    return process
+
+
+def others_pass_until(world: World, condition: Callable[[], object], what: str) -> list[int]:
+    """Rows of other interactions come and are completed meanwhile; their ids."""
+    ids: list[int] = []
+
+    def passed() -> object:
+        ids.extend(world.record(lacking(f"other-{len(ids)}")))
+        last = ids[-1]
+        wait_until(lambda: world.query(f"SELECT state FROM outbox WHERE id = {last}") == [("sent",)], "it is sent")
+        return condition()
+
+    wait_until(passed, what)
+    return ids
+
+
+def test_a_row_that_cxone_fails_on_alone_is_parked(enriched: World, simulator: Simulator) -> None:
+    """While others are told of: it is parked with the reason, those behind it wait, a retry asks again."""
+    simulator.contacts = {"bad": 500}
+    bad, *behind = enriched.record([*lacking("bad"), new_row("bad")])
+    relay = impatient(enriched)
+    parked = "SELECT error FROM outbox WHERE state = 'parked'"
+    others = others_pass_until(enriched, lambda: enriched.query(parked), "it is parked")
+    ((error,),) = enriched.query(parked)
+    assert "CXone failed 2 times for this interaction and told of others meanwhile" in error
+    assert "HTTP 500" in error
+    assert [shard.waiting for shard in enriched.store.status()] == [1]
+    wait_until(lambda: not relay.degraded(), "nothing waits for CXone")
+    asked = simulator.asked().count("bad")
+    enriched.execute(f"UPDATE outbox SET state = 'pending', error = NULL WHERE id = {bad}")
+    wait_until(lambda: simulator.asked().count("bad") > asked, "it is asked for again")
+    simulator.contacts = {}
+    enriched.wait_drained()
+    enriched.check_exactly_once([bad, *behind, *others])
+    assert all(email for _, email, _ in values(enriched))
+
+
+def test_while_cxone_fails_on_everything_nothing_is_parked(enriched: World, simulator: Simulator) -> None:
+    """However often it is asked: only what others succeed beside counts."""
+    ids = enriched.record(lacking("before"))
+    impatient(enriched)
+    enriched.wait_drained()
+    simulator.behave("contact", "500")
+    ids += enriched.record(lacking("a"))
+    wait_until(lambda: simulator.asked().count("a") >= 4, "it fails more often than alone it might")
+    simulator.behave("contact", "ok")
+    enriched.wait_drained()
+    enriched.check_exactly_once(ids)
+
+
+def test_with_the_other_setting_a_row_that_cxone_fails_on_alone_goes(enriched: World, simulator: Simulator) -> None:
+    """CXONE_ENRICH_WHEN_DOWN=send: it is sent as it is, though CXone is not down; so are those behind it."""
+    simulator.contacts = {"bad": 500}
+    ids = enriched.record([*lacking("bad"), new_row("bad")])
+    impatient(enriched, CXONE_ENRICH_WHEN_DOWN="send")
+    sent = "SELECT count(*) FROM outbox WHERE state = 'sent' AND interaction_id = 'bad'"
+    ids += others_pass_until(enriched, lambda: enriched.query(sent) == [(2,)], "they are sent")
+    enriched.check_exactly_once(ids)
+    assert values(enriched)[0] == ("bad", None, None)
+    assert all(email for _, email, _ in values(enriched)[1:])
 
 
 def test_429_is_honoured(enriched: World, simulator: Simulator) -> None:

@@ -15,7 +15,7 @@ from relay.circuit import Circuit
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.inference import InferenceWorker
-from relay.marks import Marks
+from relay.marks import HELD_SECONDS, Marks
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 from relay.shard import ignore_steps
@@ -292,6 +292,20 @@ def test_calls_make_way_while_a_backlog_is_drained(new_stage: NewStage, simulato
     assert len(simulator.requests["score"]) <= 1 + 4 * (time.monotonic() - began)
     stage.marks.keeps_up(0)
     stage.wait_for(done=300)
+
+
+def test_a_drain_without_end_leaves_the_calls_their_turn(new_stage: NewStage, simulator: Simulator) -> None:
+    """They make way at first; when they have done so for long, they go at full speed for a while."""
+    now, stage = [0.0], new_stage()
+    stage.marks = Marks(lambda: now[0])
+    stage.make_due(*(f"i-{number}" for number in range(800)))
+    stage.marks.marked(0, full=True)
+    stage.start()
+    wait_until(lambda: len(simulator.requests["score"]) >= 3, "some calls are made")
+    assert stage.states()["due"] > 700
+    now[0] = HELD_SECONDS
+    stage.marks.marked(0, full=True)
+    stage.wait_for(done=800)
 
 
 def test_an_error_nobody_expected_does_not_end_the_stage(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from outbox.rows import PendingRow, Ref
 from relay.encoding import SCHEMA_TEXT, Encoder
-from relay.errors import UnencodableRowsError
+from relay.errors import RowsAtFaultError
 
 SCHEMA = parse_schema(json.loads(SCHEMA_TEXT))
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.text(alphabet="aé€😀", max_size=2500)
@@ -57,6 +57,6 @@ def test_rows_that_cannot_be_encoded_are_named_together(wrong: dict[str, Any]) -
     """Each is named by id and tag, without its values; SQLite keeps whatever it is given."""
     good = PendingRow(1, 11, "i", "voice", 0, None, None, None, None, 0)
     bad = good._replace(id=2, tag=22, **wrong)
-    with pytest.raises(UnencodableRowsError) as caught:
+    with pytest.raises(RowsAtFaultError) as caught:
         Encoder(1).records([good, bad, good])
     assert list(caught.value.errors) == [Ref(2, 22)]

@@ -1,12 +1,14 @@
 """What an answer of CXone tells of an interaction, which rows may go, and how fast it is asked: pure decisions."""
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
 
 from outbox.rows import Contact, PendingRow
-from relay.enrichment import NOTHING_KNOWN, Bucket, ThrottledError, contact_of, sendable
+from relay.contacts import NOTHING_KNOWN, ThrottledError, contact_of
+from relay.enrichment import REST_CAP_SECONDS, Bucket, Failing, failing, sendable
 from relay.errors import UnavailableError
 from relay.http import Answer
 from relay.oauth import TokenError
@@ -58,6 +60,14 @@ def test_what_may_pass_is_waited_for() -> None:
         contact_of(Answer(401, "HTTP 401"), EMAIL, AGENT)
 
 
+class Highest(Random):
+    """Jitter at its upper bound."""
+
+    def uniform(self, _a: float, b: float) -> float:
+        """The upper bound."""
+        return b
+
+
 def row(number: int, interaction: str, email: str | None) -> PendingRow:
     """A row of a shard."""
     return PendingRow(number, number, interaction, "voice", 1, email, "agent", None, None, 1)
@@ -66,8 +76,29 @@ def row(number: int, interaction: str, email: str | None) -> PendingRow:
 def test_rows_go_without_waiting_for_those_of_other_interactions() -> None:
     """An incomplete row holds itself and what follows in its interaction, unless rows go as they are."""
     rows = [row(1, "a", "x@y"), row(2, "a", None), row(3, "b", "x@y"), row(4, "a", "x@y")]
-    assert [each.id for each in sendable(rows, as_they_are=False)] == [1, 3]
-    assert sendable(rows, as_they_are=True) == rows
+    assert [each.id for each in sendable(rows, (), as_they_are=False)] == [1, 3]
+    assert sendable(rows, (), as_they_are=True) == rows
+
+
+def test_interactions_that_are_given_up_hold_nobody() -> None:
+    """Their rows go as they are, and those behind them."""
+    rows = [row(1, "a", None), row(2, "b", None), row(3, "a", "x@y"), row(4, "b", "x@y")]
+    assert [each.id for each in sendable(rows, {"a": "why"}, as_they_are=False)] == [1, 3]
+
+
+def test_a_failure_counts_only_if_others_were_told_of_since_the_one_before() -> None:
+    """CXone down as a whole says nothing about an interaction; after each failure that counts it rests longer."""
+    state, told = failing(None, 7, 100.0, Random(1), "HTTP 500"), 7
+    for _ in range(50):
+        state = failing(state, told, 100.0, Random(1), "HTTP 500")
+    assert state == Failing(0, state.rest_until, 7, "HTTP 500")
+    assert state.rest_until <= 101
+    rests = []
+    for told in range(8, 18):
+        state = failing(state, told, 100.0, Highest(), "HTTP 500")
+        rests.append(state.rest_until - 100)
+    assert state.failures == 10
+    assert rests == [1, 2, 4, 8, 16, 32, REST_CAP_SECONDS, REST_CAP_SECONDS, REST_CAP_SECONDS, REST_CAP_SECONDS]
 
 
 def test_the_bucket_lets_a_burst_through_and_then_its_rate() -> None:
