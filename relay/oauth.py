@@ -4,6 +4,7 @@ import json
 import threading
 from random import Random
 from time import monotonic
+from urllib.parse import quote_plus
 
 from relay.backoff import Backoff
 from relay.errors import UnavailableError
@@ -91,8 +92,8 @@ def ask_for_token(client: Client, settings: RelaySettings) -> Answer:
         form["username"] = settings.cxone_access_key_id or ""
         form["password"] = settings.cxone_access_key_secret.get_secret_value()
     secret = settings.cxone_client_secret.get_secret_value() if settings.cxone_client_secret else ""
-    # As bytes: the library would encode text as Latin-1.
-    login = ((settings.cxone_client_id or "").encode(), secret.encode())
+    # Encoded as in a form (RFC 6749, 2.3.1): secrets of CXone end in =, and hold / and +.
+    login = (quote_plus(settings.cxone_client_id or ""), quote_plus(secret))
     return client.request("POST", settings.cxone_oauth_url or "", data=form, auth=login)
 
 

@@ -6,12 +6,12 @@ import time
 from base64 import b64decode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
 
 from tests.simulator.behaviour import BEHAVIOURS, Script, misbehave, reply, unknown
 
-CLIENT, SECRET = "simulated-client", "simulated-secret"
-ACCESS_KEY, ACCESS_SECRET = "simulated-key", "simulated-key-secret"
+CLIENT, SECRET = "simulated-client", "simulated%2Fsecret+/ü=="
+ACCESS_KEY, ACCESS_SECRET = "SIMULATED====", "simulated+key/secret="
 
 
 class Request(NamedTuple):
@@ -128,7 +128,7 @@ class Simulator:
 
     def _token(self, request: Request) -> tuple[int, dict[str, Any]]:
         form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
-        login = b64decode(request.headers.get("Authorization", "").removeprefix("Basic ")).decode()
+        login = unquote_plus(b64decode(request.headers.get("Authorization", "").removeprefix("Basic ")).decode())
         key = (form.get("username"), form.get("password"))
         wrong_key = form.get("grant_type") == "password" and key != (ACCESS_KEY, ACCESS_SECRET)
         if login != f"{CLIENT}:{SECRET}" or wrong_key:
