@@ -1,26 +1,24 @@
-"""``python -m bench.inference [--calls N] [--rows N] [--rounds N] [--only calls|drain]``: inference in figures.
+"""``python -m bench.inference [--only calls|drain|return|memory] …``: inference in figures.
 
-Calls: calls a second with an endpoint that answers after 5 ms, at default settings, beside the limit
-(concurrency / latency) and beside a bare ``requests`` session in as many threads. Drain: a backlog with
-scoring up and with scoring down, in alternating rounds. Sides of a ratio alternate within one run.
+calls: calls a second with an endpoint that answers after 5 ms, at default settings, beside the limit
+(concurrency / latency) and beside a bare ``requests`` session in as many threads. drain: a backlog with
+scoring up and with scoring down, in alternating order. return: a backlog drained while scoring is down; then it
+comes back, and every call has to arrive. memory: a relay while very many calls are due. Sides of a ratio
+alternate within one run.
 """
 
 import argparse
-import http.client
 import json
-import multiprocessing
 import os
-import queue
-import statistics
+import shutil
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import requests
@@ -28,6 +26,9 @@ from prometheus_client import CollectorRegistry
 from requests.adapters import HTTPAdapter
 from sqlalchemy import Engine, text
 
+from bench.backlog import arrival, memory
+from bench.report import ratio, spread
+from bench.scoring import LATENCY_SECONDS, Scoring
 from outbox.engine import create_outbox_engine
 from outbox.leases import Leases
 from outbox.store import Store
@@ -44,49 +45,11 @@ from tests.services.process import free_port
 from tests.support import new_rows, wait_until
 from tests.world import settings_for
 
-LATENCY_SECONDS = 0.005
+WHAT = ("calls", "drain", "return", "memory")
+KINDS = ("sqlite", "postgresql")
 CONCURRENCY = 16
 """The default of INFERENCE_CONCURRENCY."""
 BATCH = 5_000
-
-
-def serve(port: int) -> None:
-    """An endpoint that answers after 5 ms, in a process of its own: plain sockets, so that it is cheap."""
-    import selectors
-    import socket
-
-    listener = socket.create_server(("127.0.0.1", port), backlog=512)
-    listener.setblocking(False)
-    selector, due = selectors.DefaultSelector(), queue.Queue[tuple[float, Any]]()
-    selector.register(listener, selectors.EVENT_READ)
-    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
-    while True:
-        left = due.queue[0][0] - time.monotonic() if due.queue else 1.0
-        for key, _ in selector.select(max(0.0, left)):
-            if key.fileobj is listener:
-                connection, _address = listener.accept()
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                selector.register(connection, selectors.EVENT_READ)
-                continue
-            peer: Any = key.fileobj
-            data = _received(peer)
-            if not data:
-                selector.unregister(peer)
-                peer.close()
-            elif data.endswith(b"}"):  # head and body may come apart; the body ends the request
-                due.put((time.monotonic() + LATENCY_SECONDS, peer))
-        while due.queue and due.queue[0][0] <= time.monotonic():
-            try:
-                due.get()[1].sendall(answer)
-            except OSError:
-                continue
-
-
-def _received(peer: Any) -> bytes:
-    try:
-        return bytes(peer.recv(65_536))
-    except OSError:
-        return b""
 
 
 def main() -> None:
@@ -95,28 +58,61 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=5_000)
     parser.add_argument("--rows", type=int, default=100_000, help="backlog to drain")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["calls", "drain"])
+    parser.add_argument("--due", type=int, default=2_000_000, help="calls due, for memory")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each part of memory")
+    parser.add_argument("--only", choices=WHAT)
+    parser.add_argument("--database", nargs="+", choices=KINDS, default=list(KINDS))
     options = parser.parse_args()
-    folder, port = Path(tempfile.mkdtemp(prefix="outbox-bench-")), free_port()
-    endpoint = multiprocessing.Process(target=serve, args=(port,), daemon=True)
-    endpoint.start()
-    url = f"http://127.0.0.1:{port}/score"
-    wait_until(lambda: _answers(port), "the endpoint answers")
-    kafka, registry, postgres = _services(folder)
+    folder, scoring = Path(tempfile.mkdtemp(prefix="outbox-bench-")), Scoring()
+    scoring.start()
+    services = _services(folder)
     report: dict[str, Any] = {"limit calls/s": CONCURRENCY / LATENCY_SECONDS}
     try:
-        for kind in ("sqlite", "postgresql"):
-            make = _maker(kind, folder, postgres)
-            if options.only != "drain":
-                report[f"calls {kind}"] = _calls(make, url, options.calls, options.rounds)
-            if options.only != "calls":
-                report[f"drain {kind}"] = _drain(kafka, registry, make, folder, url, options.rows, options.rounds)
+        for kind in options.database:
+            place = Place(*services, folder, kind)
+            for what in WHAT:
+                if options.only in (None, what):
+                    report[f"{what} {kind}"] = _measure(what, place, scoring, options)
     finally:
-        for service in (kafka, registry, postgres):
+        for service in services:
             if not isinstance(service, Given):
                 service.stop()
-        endpoint.kill()
+        scoring.stop()
+        shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
+
+
+class Place(NamedTuple):
+    """Where it is measured."""
+
+    kafka: Any
+    registry: Any
+    postgres: Any
+    folder: Path
+    kind: str
+
+    def database(self) -> str:
+        """A fresh, migrated database with one shard."""
+        name = f"bench_{uuid.uuid4().hex[:8]}"
+        sqlite = f"sqlite:///{self.folder}/{name}.db"
+        url = sqlite if self.kind == "sqlite" else self.postgres.create_database(name)
+        migrate(url, 1)
+        return str(url).replace("postgresql://", "postgresql+psycopg://")
+
+    def relay(self, url: str, inference_url: str) -> RelayProcess:
+        """A relay on that database, with topics of its own."""
+        settings = {**settings_for(self.kafka, self.registry, url), "INFERENCE_URL": inference_url}
+        return RelayProcess(settings, self.folder / f"relay-{uuid.uuid4().hex[:6]}.log")
+
+
+def _measure(what: str, place: Place, scoring: Scoring, options: argparse.Namespace) -> dict[str, Any]:
+    if what == "calls":
+        return _calls(place, scoring.url, options.calls, options.rounds)
+    if what == "drain":
+        return _drain(place, scoring.url, options.rows, options.rounds)
+    if what == "return":
+        return arrival(place.database(), place.relay, new_rows(options.rows, interactions=500), BATCH)
+    return memory(place.database(), place.relay, options.due, options.seconds)
 
 
 def _services(folder: Path) -> tuple[Any, Any, Any]:
@@ -135,36 +131,15 @@ def _services(folder: Path) -> tuple[Any, Any, Any]:
     return services
 
 
-def _answers(port: int) -> bool:
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request("POST", "/score", b"{}")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-
-
-def _maker(kind: str, folder: Path, postgres: Any) -> Callable[[], str]:
-    """Makes migrated databases with one shard."""
-
-    def make() -> str:
-        name = f"bench_{uuid.uuid4().hex[:8]}"
-        url = f"sqlite:///{folder}/{name}.db" if kind == "sqlite" else postgres.create_database(name)
-        migrate(url, 1)
-        return str(url).replace("postgresql://", "postgresql+psycopg://")
-
-    return make
-
-
 def _fill(engine: Engine, count: int) -> None:
     for _ in range(0, count, BATCH):
         Store(engine).record(new_rows(min(BATCH, count), interactions=500))
 
 
-def _calls(make: Callable[[], str], url: str, count: int, rounds: int) -> dict[str, Any]:
+def _calls(place: Place, url: str, count: int, rounds: int) -> dict[str, Any]:
     ours, bare = [], []
     for _ in range(rounds):
-        engine = create_outbox_engine(make())
+        engine = create_outbox_engine(place.database())
         _fill(engine, count)
         lease = Leases(engine, "bench", 600).take(0)
         assert lease is not None
@@ -214,27 +189,25 @@ def _bare_rate(url: str, count: int) -> float:
     return count / (time.monotonic() - began)
 
 
-def _drain(
-    kafka: Any, registry: Any, make: Callable[[], str], folder: Path, url: str, count: int, rounds: int
-) -> dict[str, Any]:
-    up, down, memory, arrived = list[float](), list[float](), list[float](), list[int]()
-    for _ in range(rounds):
-        for rates, target in ((up, url), (down, f"http://127.0.0.1:{free_port()}/score")):
-            database = make()
+def _drain(place: Place, url: str, count: int, rounds: int) -> dict[str, Any]:
+    rates: dict[str, list[float]] = {"up": [], "down": []}
+    memory_mb, arrived = list[float](), list[int]()
+    for number in range(rounds):
+        for side in ("up", "down") if number % 2 == 0 else ("down", "up"):
+            database = place.database()
             engine = create_outbox_engine(database)
             _fill(engine, count)
-            settings = {**settings_for(kafka, registry, database), "INFERENCE_URL": target}
-            relay = RelayProcess(settings, folder / f"relay-{uuid.uuid4().hex[:6]}.log")
+            relay = place.relay(database, url if side == "up" else f"http://127.0.0.1:{free_port()}/score")
             wait_until(lambda: _settled(engine), "the first rows are sent", 120)  # noqa: B023 - called at once
             flowing, already = time.monotonic(), _settled(engine)
             wait_until(lambda: _settled(engine) * BATCH >= count, "it is drained", 600)  # noqa: B023 - as above
-            rates.append((count - already * BATCH) / (time.monotonic() - flowing))
-            memory.append(psutil.Process(relay.pid).memory_info().rss / 1e6)
+            rates[side].append((count - already * BATCH) / (time.monotonic() - flowing))
+            memory_mb.append(psutil.Process(relay.pid).memory_info().rss / 1e6)
             arrived.append(_done(engine))
             relay.stop()
             engine.dispose()
-    figures = compared("rows/s, scoring up", up, "rows/s, scoring down", down)
-    return {**figures, "relay MB at the end": round(max(memory)), "calls done by then": arrived}
+    figures = compared("rows/s, scoring up", rates["up"], "rows/s, scoring down", rates["down"])
+    return {**figures, "relay MB at the end": round(max(memory_mb)), "calls done by then": arrived}
 
 
 def _settled(engine: Engine) -> int:
@@ -244,12 +217,12 @@ def _settled(engine: Engine) -> int:
 
 
 def compared(ours: str, our_rates: list[float], theirs: str, their_rates: list[float]) -> dict[str, Any]:
-    """Medians of both sides, and of the ratio of each round."""
-    ratios = [a / b for a, b in zip(our_rates, their_rates, strict=True)]
+    """Both sides, and the ratio of each round."""
+    ratios = [round(a / b, 2) for a, b in zip(our_rates, their_rates, strict=True)]
     return {
-        ours: round(statistics.median(our_rates)),
-        theirs: round(statistics.median(their_rates)),
-        "ratio": {"median": round(statistics.median(ratios), 2), "of each round": [round(r, 2) for r in ratios]},
+        ours: spread(our_rates),
+        theirs: spread(their_rates),
+        "ratio": {**ratio(our_rates, their_rates), "of each round": ratios},
     }
 
 
