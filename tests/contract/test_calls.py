@@ -175,6 +175,37 @@ def test_a_late_give_back_does_not_put_off_what_nobody_will_wake(engine: Engine,
     assert next_call.row_id == second
 
 
+def test_the_end_of_a_call_leaves_the_rest_of_its_run_in_hand(engine: Engine, calls: Calls, other: Calls) -> None:
+    """Results are settled while the run goes on: the next call is not made due for somebody else."""
+    make_due(engine, "a", "a")
+    ((one, two),) = calls.claim(1)
+    calls.settle([result(one)])
+    assert other.claim(10) == []
+    calls.settle([result(two)])
+    assert states(engine) == {"done": 2}
+
+
+def test_a_run_ends_before_a_call_in_other_hands(engine: Engine, calls: Calls, other: Calls) -> None:
+    """The first is due again while its run is not given back yet: what comes after the run has to wait for it."""
+    first, *_ = make_due(engine, "a", "a", "a")
+    ((one, _two),) = other.claim(1, 2)
+    other.settle([result(one, CallState.DUE)])
+    assert claimed(calls.claim(10)) == [[first]]
+
+
+def test_a_late_give_back_leaves_the_claim_of_another(engine: Engine, calls: Calls, other: Calls) -> None:
+    """What a relay that stood still did not try may be in other hands by now, and stays there."""
+    make_due(engine, "a")
+    ((late,),) = calls.claim(1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
+    ((new,),) = other.claim(1)
+    calls.settle([replace(result(late, CallState.DUE), attempts=0, tried=False)])
+    assert calls.claim(1) == []
+    other.settle([result(new, CallState.DUE, 60_000)])
+    assert calls.claim(1) == []
+
+
 def test_claims_of_the_dead_are_released(engine: Engine, calls: Calls, other: Calls) -> None:
     """At once, and only theirs."""
     one, _two = make_due(engine, "a", "b")

@@ -2,17 +2,24 @@
 
 import io
 import json
+import threading
 import time
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import fastavro
 import pytest
+from prometheus_client import CollectorRegistry
 
-from outbox.rows import Contact
+from outbox.leases import Leases
+from outbox.rows import Contact, PendingRow
 from outbox.store import Store
 from relay.encoding import SCHEMA_TEXT
-from relay.oauth import check_token
+from relay.enrichment import Enricher
+from relay.health import Health
+from relay.metrics import RelayMetrics
+from relay.oauth import TokenError, Tokens, check_token
 from relay.settings import RelaySettings
 from tests.relay_process import RelayProcess
 from tests.simulator import Simulator
@@ -256,9 +263,6 @@ def test_a_token_is_checked_for_both_grants(simulator: Simulator) -> None:
 def test_many_threads_fetch_one_token(simulator: Simulator) -> None:
     """Single flight: whoever comes while it is fetched waits for it; it is renewed before it expires."""
     from concurrent.futures import ThreadPoolExecutor
-    from random import Random
-
-    from relay.oauth import Tokens
 
     simulator.behave("token", "slow:0.3")
     simulator.token_seconds = 2.0
@@ -269,10 +273,95 @@ def test_many_threads_fetch_one_token(simulator: Simulator) -> None:
     wait_until(lambda: tokens.get() == "token-3", "it is renewed after half of its time")
 
 
+def test_the_token_endpoint_is_left_alone_as_long_as_it_asks_for(simulator: Simulator) -> None:
+    """429 with Retry-After: whoever wants a token meanwhile is told so without a request."""
+    simulator.behave("token", "429:2", "ok")
+    tokens = Tokens(settings(simulator), Random(1))
+
+    def got() -> str | None:
+        try:
+            return tokens.get()
+        except TokenError:
+            return None
+
+    assert wait_until(got, "it gives a token") == "token-2"
+    first, second = simulator.requests["token"]
+    assert second.at - first.at >= 1.9
+
+
+class Completing:
+    """Rows of one shard, and what completes them, in this process."""
+
+    def __init__(self, store: Store, simulator: Simulator, **further: str) -> None:
+        self._store, self._lease = store, Leases(store._engine, "me", 600).take(0)
+        self.stop = threading.Event()
+        self.enricher = Enricher(
+            settings(simulator, **further), store, self.stop, Health(), RelayMetrics(CollectorRegistry())
+        )
+
+    def complete(self) -> list[PendingRow]:
+        """What may be sent of what is pending."""
+        assert self._lease is not None
+        return self.enricher.complete(self._store.pending(self._lease, 5_000))
+
+
+def test_few_are_asked_for_at_once_and_a_cycle_waits_for_two_seconds(store: Store, simulator: Simulator) -> None:
+    """However many wait: CXONE_ENRICH_CONCURRENCY requests are under way, and none is made twice."""
+    simulator.behave("contact", "hang")
+    store.record(lacking(*(f"i-{number}" for number in range(500))))
+    completing = Completing(store, simulator, CXONE_ENRICH_CONCURRENCY="3")
+    for _ in range(2):
+        began = time.monotonic()
+        assert completing.complete() == []
+        assert 1.9 < time.monotonic() - began < 8
+    assert sorted(simulator.asked()) == ["i-0", "i-1", "i-2"]
+    simulator.let_go()
+
+
+def test_what_no_path_can_name_is_not_asked_for(store: Store, simulator: Simulator) -> None:
+    """Dots are taken out of a path by everybody on its way, and another resource would answer."""
+    store.record(lacking(".", ".."))
+    assert len(Completing(store, simulator).complete()) == 2
+    assert not simulator.requests["contact"]
+
+
+def test_a_short_failure_sends_nothing_without(store: Store, simulator: Simulator) -> None:
+    """CXONE_ENRICH_WHEN_DOWN=send means an outage, not one answer that was none."""
+    simulator.behave("contact", "500", "ok")
+    store.record(lacking("a"))
+    completing = Completing(store, simulator, CXONE_ENRICH_WHEN_DOWN="send")
+    assert completing.complete() == []
+    (row,) = wait_until(completing.complete, "it is completed")
+    assert row.customer_email == "learned@example.com"
+
+
+def test_being_asked_to_come_later_counts_against_nobody(store: Store, simulator: Simulator) -> None:
+    """429 is about all requests; CXone works."""
+    simulator.behave("contact", "429:0")
+    store.record(lacking("a"))
+    completing = Completing(store, simulator)
+    assert completing.complete() == []
+    assert not completing.enricher._failing
+
+
+def test_an_interaction_that_failed_rests_while_others_are_asked_for(
+    store: Store, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not the first to be asked for in each cycle, and it is forgotten once CXone tells of it."""
+    monkeypatch.setattr("relay.enrichment.jittered", lambda *_: 1.5)
+    simulator.contacts = {"bad": 500}
+    store.record(lacking("bad", "good"))
+    completing = Completing(store, simulator)
+    for _ in range(3):
+        assert [row.interaction_id for row in completing.complete()] == ["good"]
+    assert simulator.asked().count("bad") <= 2
+    simulator.contacts = {}
+    wait_until(lambda: len(completing.complete()) == 2, "it is asked for again")
+    assert not completing.enricher._failing
+
+
 def test_learning_names_the_row_and_is_done_once(store: Store) -> None:
     """A row that was sent, completed, or replaced meanwhile is left alone; what it has stays."""
-    from outbox.leases import Leases
-
     store.record([new_row("a", customer_email=None), new_row("b", agent_id=None)])
     lease = Leases(store._engine, "me", 600).take(0)
     assert lease is not None

@@ -8,13 +8,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, text
 
-from outbox.calls import Calls
+from outbox.calls import WINDOW, Calls
 from outbox.leases import Leases
+from outbox.rows import InferenceCall
 from outbox.store import Store
 from relay.circuit import Circuit
 from relay.errors import MisconfiguredError
 from relay.health import Health
-from relay.inference import InferenceWorker
+from relay.inference import InferenceWorker, Run, Tried
 from relay.marks import HELD_SECONDS, Marks
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
@@ -37,6 +38,14 @@ class Stage:
     def start(self, owner: str = "me", circuit: Circuit | None = None) -> None:
         """A relay's inference stage; its circuit is closed unless given."""
         stop = threading.Event()
+        worker = self.worker(owner, stop)
+        worker._circuit = circuit or Circuit()
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        self._workers.append((stop, thread))
+
+    def worker(self, owner: str, stop: threading.Event) -> InferenceWorker:
+        """The stage itself, not started."""
         given = {**self.simulator.inference, **self._settings}
         settings = RelaySettings.model_validate(
             {
@@ -45,13 +54,9 @@ class Stage:
                 **{name.lower(): value for name, value in given.items()},
             }
         )
-        worker = InferenceWorker(
+        return InferenceWorker(
             settings, self.engine, owner, stop, self.health, self.metrics, self.marks, ignore_steps
         )  # fmt: skip
-        worker._circuit = circuit or Circuit()
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-        self._workers.append((stop, thread))
 
     def stop(self) -> None:
         """As at SIGTERM."""
@@ -265,6 +270,65 @@ def test_a_probe_that_fails_is_not_charged(new_stage: NewStage, simulator: Simul
     assert stage.states() == {"due": 1}
     simulator.behave("score", "ok")
     stage.wait_for(done=1)
+
+
+def test_one_call_probes_and_nothing_else_is_claimed(new_stage: NewStage, simulator: Simulator) -> None:
+    """While the circuit is open: nothing before its time, then one call, however many are due."""
+    simulator.behave("score", "500")
+    stage = new_stage()
+    stage.make_due(*(f"i-{number}" for number in range(100)))
+    claimed = text("SELECT count(*) FROM outbox_inference_call WHERE claimed_by IS NOT NULL OR attempts > 0")
+
+    def seen() -> int:
+        with stage.engine.connect() as connection:
+            return int(connection.execute(claimed).scalar_one())
+
+    opened = time.monotonic() + 1.5
+    stage.start(circuit=Circuit(opened=1, open_until=opened))
+    wait_until(lambda: seen() or time.monotonic() > opened - 0.3, "its time nearly comes")
+    assert seen() == 0
+    wait_until(lambda: simulator.requests["score"], "it probes")
+    probed = time.monotonic()
+    wait_until(lambda: len(simulator.requests["score"]) > 1 or time.monotonic() > probed + 0.5, "a while passes")
+    assert len(simulator.requests["score"]) == 1
+
+
+def test_calls_that_stand_behind_others_hide_nobody(new_stage: NewStage, simulator: Simulator) -> None:
+    """However many of one interaction are due by time, and its first one hangs: another interaction is called."""
+    simulator.behave("score", "hang", "ok")
+    stage = new_stage(INFERENCE_CONCURRENCY="2")
+    *_, other = stage.make_due(*["a"] * (2 * WINDOW), "b")
+    with stage.engine.begin() as connection:
+        connection.execute(text("UPDATE outbox_inference_call SET due_at = 1 WHERE interaction_id = 'a'"))
+    stage.start()
+    wait_until(lambda: stage.value("state", other) == "done", "the other one is done")
+    simulator.let_go()
+
+
+def test_a_run_whose_claim_could_run_out_is_given_back(new_stage: NewStage, simulator: Simulator) -> None:
+    """Its calls may be another relay's by the time they are answered: none is begun."""
+    stage = new_stage()
+    worker = stage.worker("me", threading.Event())
+    call = InferenceCall(1, "a", 1, None, 0, 1)
+    worker._call_run(Run([call, call], time.monotonic() - 1, probe=False))
+    results, ended = worker._tried.get_nowait()
+    assert [result.tried for result in results] == [False, False]
+    assert ended
+    assert not simulator.requests["score"]
+
+
+def test_a_run_that_meets_an_error_nobody_expected_ends(new_stage: NewStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread goes on, there is room for another one, and its calls come back when the claim runs out."""
+    worker = new_stage().worker("me", threading.Event())
+
+    def failing(_run: Run) -> None:
+        raise RuntimeError("nobody expected this")
+
+    monkeypatch.setattr(worker, "_call_run", failing)
+    worker._ready.put(Run([], 0.0, probe=False))
+    worker._ready.put(None)
+    worker._call_runs()
+    assert worker._tried.get_nowait() == Tried([], run_ended=True)
 
 
 def test_a_stop_gives_back_what_is_not_tried(new_stage: NewStage, simulator: Simulator) -> None:

@@ -36,6 +36,12 @@ def test_what_is_no_address_is_not_taken_for_one(value: object) -> None:
     assert told({"fromAddress": value}).customer_email is None
 
 
+@pytest.mark.parametrize("value", ["", None, True, 1.5, [], {}, "a" * 257, "\0", "\ud800"])
+def test_what_is_no_agent_is_not_taken_for_one(value: object) -> None:
+    """Likewise."""
+    assert told({"agentId": value}).agent_id is None
+
+
 @pytest.mark.parametrize("document", [[], 1, None, "x", {}])
 def test_any_json_is_an_answer(document: object) -> None:
     """One that tells nothing, perhaps."""
@@ -56,6 +62,9 @@ def test_what_may_pass_is_waited_for() -> None:
     with pytest.raises(ThrottledError) as caught:
         contact_of(Answer(429, "HTTP 429", 9.0), EMAIL, AGENT)
     assert caught.value.seconds == 9
+    with pytest.raises(ThrottledError) as caught:
+        contact_of(Answer(429, "HTTP 429"), EMAIL, AGENT)
+    assert caught.value.seconds == 0
     with pytest.raises(TokenError, match="invalid or expired"):
         contact_of(Answer(401, "HTTP 401"), EMAIL, AGENT)
 

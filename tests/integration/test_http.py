@@ -1,0 +1,44 @@
+"""The client of other people's services, against one that misbehaves: what it does not do, and where it stops."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from relay.http import ANSWER_BYTES, Answer, Client
+from tests.services.process import free_port
+from tests.simulator import Simulator
+
+
+def test_the_environment_names_no_proxy_and_no_login(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is set for other programs of the machine sends no call elsewhere, and adds no header."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password canary\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert Client(1).request("POST", f"{simulator.base}/score", json={}).status == 200
+    assert "Authorization" not in simulator.requests["score"][0].headers
+
+
+def test_an_answer_that_is_too_large_is_not_kept(simulator: Simulator) -> None:
+    """The status decides; of the body there is nothing."""
+    simulator.tokens["t"] = time.time() + 60
+    simulator.contacts = {"large": {"x": "x" * ANSWER_BYTES}, "small": {"x": "x"}}
+    client = Client(1, {"Authorization": "Bearer t"})
+    answer = client.request("GET", f"{simulator.base}/contacts/large")
+    assert (answer.status, answer.body) == (200, None)
+    assert client.request("GET", f"{simulator.base}/contacts/small").body == b'{"x": "x"}'
+
+
+def test_who_says_nothing_is_not_waited_for(simulator: Simulator) -> None:
+    """A request that is taken and not answered ends as a time-out; one that nobody takes, at once."""
+    simulator.behave("score", "hang")
+    client, began = Client(1, answer_seconds=0.5), time.monotonic()
+    assert client.request("POST", f"{simulator.base}/score", json={}) == Answer(None, "no answer in time")
+    assert time.monotonic() - began < 3
+    assert client.request("POST", f"http://127.0.0.1:{free_port()}/score", json={}).error == "ConnectionError"
