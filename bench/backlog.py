@@ -48,6 +48,7 @@ def memory(url: str, relay: Relay, due: int, seconds: float) -> dict[str, Any]:
     scoring = Scoring()
     process = relay(url, scoring.url)
     try:
+        process.wait_degraded("inference", "fails")
         down = _sampled(process, seconds)
         scoring.start()
         wait_until(lambda: scoring.counts()["keys"], "calls are made", 120)  # type: ignore[index]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from random import Random
 from typing import Any
+from urllib.parse import parse_qs
 
 import fastavro
 import pytest
@@ -243,6 +244,9 @@ def test_a_token_is_checked_for_both_grants(simulator: Simulator) -> None:
     password = {"CXONE_OAUTH_GRANT": "password", **keys}
     assert check_token(settings(simulator)) is None
     assert check_token(settings(simulator, **password)) is None
+    forms = [parse_qs(request.body.decode()) for request in simulator.requests["token"]]
+    assert forms[0] == {"grant_type": ["client_credentials"], "scope": ["interaction:read"]}
+    assert forms[1]["grant_type"] == ["password"]
     wrong = check_token(settings(simulator, **{**password, "CXONE_ACCESS_KEY_SECRET": "canary"}))
     assert wrong is not None
     assert "CXONE_ACCESS_KEY_SECRET" in wrong

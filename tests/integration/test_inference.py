@@ -15,6 +15,7 @@ from outbox.store import Store
 from relay.circuit import Circuit
 from relay.errors import MisconfiguredError
 from relay.health import Health
+from relay.http import Answer
 from relay.inference import InferenceWorker, Run, Tried
 from relay.marks import HELD_SECONDS, Marks
 from relay.metrics import RelayMetrics
@@ -315,6 +316,16 @@ def test_a_run_whose_claim_could_run_out_is_given_back(new_stage: NewStage, simu
     assert [result.tried for result in results] == [False, False]
     assert ended
     assert not simulator.requests["score"]
+
+
+def test_a_call_that_fails_late_makes_no_pause_longer(new_stage: NewStage) -> None:
+    """While the circuit is open only the probe decides; what was under way when it opened says nothing new."""
+    worker = new_stage().worker("me", threading.Event())
+    worker._circuit = opened = Circuit(opened=1, open_until=time.monotonic() + 1)
+    assert not worker._judge(Answer(500, "HTTP 500"), probe=False)
+    assert worker._circuit == opened
+    assert not worker._judge(Answer(500, "HTTP 500"), probe=True)
+    assert worker._circuit.opened == 2
 
 
 def test_a_run_that_meets_an_error_nobody_expected_ends(new_stage: NewStage, monkeypatch: pytest.MonkeyPatch) -> None:
