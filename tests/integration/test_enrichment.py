@@ -269,12 +269,14 @@ def test_many_threads_fetch_one_token(simulator: Simulator) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     simulator.behave("token", "slow:0.3")
-    simulator.token_seconds = 2.0
+    simulator.token_seconds = 4.0
     tokens = Tokens(settings(simulator), Random(1))
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: tokens.get(), range(32))) == {"token-1"}
         assert set(pool.map(lambda _: tokens.get("token-1"), range(8))) == {"token-2"}
     wait_until(lambda: tokens.get() == "token-3", "it is renewed after half of its time")
+    _, second, third = simulator.requests["token"]
+    assert third.at - second.at < 3.8
 
 
 def test_the_token_endpoint_is_left_alone_as_long_as_it_asks_for(simulator: Simulator) -> None:
