@@ -63,8 +63,8 @@ class Prepared:
     bound: Identity
     encoder: Encoder
     bell: Bell
+    turns: Turns
     marks: Marks = field(default_factory=Marks)
-    turns: Turns = field(default_factory=Turns)
 
     def parts(
         self,
@@ -172,4 +172,6 @@ def prepare(
     )
     insist("database", lambda: store.bind_identity(bound))
     made = insist("schema registry", lambda: encoder(settings))
-    return Prepared(settings, store, leases, admin, memory, bound, made, Bell(engine))
+    # A shard that asks CXone waits for its answers most of the time, and rows gather meanwhile.
+    turns = Turns(identity.shards) if settings.cxone_enrich_url else Turns()
+    return Prepared(settings, store, leases, admin, memory, bound, made, Bell(engine), turns)
