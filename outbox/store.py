@@ -90,7 +90,7 @@ class Store:
                 ``lease.settled``: the shard must be taken anew before anything is sent.
         """
         query = sql.PENDING_WAIT if waiting else sql.PENDING_PASS
-        with transactions.read(self._engine) as connection:
+        with transactions.single(self._engine) as connection:
             found = transactions.tuples(connection.execute(query.on(connection), {**lease._asdict(), "limit": limit}))
             if not found:
                 _insist_on_all(lease, connection)

@@ -38,8 +38,13 @@ def read(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def single(engine: Engine) -> Iterator[Connection]:
-    """Single statements that commit by themselves, without the time-outs of a transaction. Errors as ``write``."""
-    with _translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    """Single statements, for reading and for notifications. Errors as ``write``.
+
+    On PostgreSQL each commits by itself: a transaction would be three more round trips. The server's time-outs,
+    which belong to a transaction, do not hold; the connection's own does.
+    """
+    alone = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else READ_ONLY
+    with _translated(), engine.connect().execution_options(**alone) as connection:
         yield connection
 
 

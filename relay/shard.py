@@ -7,6 +7,7 @@ The lease decides who goes on, the progress record read back decides what is sen
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from random import Random
 from time import monotonic, time
 
@@ -38,7 +39,15 @@ from relay.turns import Turns
 log = structlog.get_logger(__name__)
 
 IDLE_SECONDS, UNHEARD_IDLE_SECONDS = (0.005, 1.0), 0.1
-"""First and longest pause between two looks at an empty outbox, and the longest without a bell that works."""
+"""First and longest pause between two looks, and the longest without a bell that works."""
+
+
+class Left(Enum):
+    """What a shard has left to send after a cycle."""
+
+    MORE = "there may be more rows: look again at once"
+    SOME = "rows that wait for CXone: look again soon"
+    NONE = "none: the bell tells of new ones"
 
 
 def ignore_steps(_name: str, _shard: int) -> None:
@@ -235,39 +244,44 @@ class ShardWorker:
             if self._parts.stop.is_set():
                 return
             with self._parts.turns.turn():
-                sent = self._cycle(held)
+                left = self._cycle(held)
             self._in_order(held)
-            if sent:
+            heard = self._parts.bell.heard
+            if left is Left.MORE:
                 idle_seconds = IDLE_SECONDS[0]
+            elif left is Left.NONE and heard:
+                self.wake.wait(IDLE_SECONDS[1])
             else:
                 self.wake.wait(idle_seconds)
-                longest = IDLE_SECONDS[1] if self._parts.bell.heard else UNHEARD_IDLE_SECONDS
-                idle_seconds = min(idle_seconds * 2, longest)
+                idle_seconds = min(idle_seconds * 2, IDLE_SECONDS[1] if heard else UNHEARD_IDLE_SECONDS)
 
-    def _cycle(self, held: Held) -> int:
-        """Select, encode, commit, mark: one transaction's rows. Returns how many."""
+    def _cycle(self, held: Held) -> Left:
+        """Select, encode, commit, mark: one transaction's rows. Returns what is left to send."""
         parts, lease = self._parts, held.lease
         limit = self._narrow[0] if self._narrow else parts.batch_size
         rows = parts.store.pending(lease, limit, waiting=parts.parked_rows_hold)
+        left = Left.MORE if len(rows) == limit or not parts.bell.heard else Left.NONE
         full = len(rows) == parts.batch_size
         if not full:
             parts.marks.keeps_up(self.shard)
         if not rows:
             self._narrow = None
-            return 0
+            return Left.NONE
         self._step("selected")
         try:
-            rows = parts.complete(rows)
+            selected, rows = len(rows), parts.complete(rows)
             if full and len(rows) < parts.batch_size / 2:  # most wait for CXone: that is no drain
                 full = False
                 parts.marks.keeps_up(self.shard)
             if not rows:
-                return 0
+                return Left.SOME
+            if len(rows) < selected:
+                left = Left.MORE
             records = parts.encoder.records(rows)
         except RowsAtFaultError as error:
             self._suspects = dict(error.errors)
             self._park_suspects(lease)
-            return len(rows)
+            return Left.MORE
         refs = [Ref._make(row[:2]) for row in rows]  # as row.ref, for thousands
         sequence = lease.settled + 1
         proof = progress.encode(Progress(parts.outbox_id, self.shard, lease.epoch, sequence, refs))
@@ -282,7 +296,7 @@ class ShardWorker:
         held.sent_since += len(rows)
         if self._narrow and rows[-1].id >= self._narrow[1]:
             self._narrow = None
-        return len(rows)
+        return left
 
     def _commit(self, rows: list[PendingRow], publish: Callable[[], None]) -> None:
         metrics, began = self._parts.metrics, monotonic()
