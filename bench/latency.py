@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from typing import Any
 
-from bench.place import Place
+from bench.place import Outbox, Place
 from bench.report import percentiles
 from tests.web_process import PATH, SECRET, WebProcess
 
@@ -19,13 +19,19 @@ WARM_UP_SECONDS = 3.0
 
 def measure(place: Place, kind: str, shards: int, rates: list[int], seconds: float) -> dict[str, Any]:
     """Percentiles at each rate, in requests a second."""
-    url = place.make(kind, shards)
-    settings = place.settings(url, shards)
-    web = WebProcess({"DATABASE_URL": url, "LOG_LEVEL": "WARNING", "WEB_CONCURRENCY": "1"}, place.folder / "web.log")
-    relay = place.relay(settings)
-    consumer = place.consumer(settings["KAFKA_TOPIC"])
+    with place.outbox(kind, shards) as outbox:
+        return latencies(place, outbox, rates, seconds)
+
+
+def latencies(place: Place, outbox: Outbox, rates: list[int], seconds: float) -> dict[str, Any]:
+    """The same with an outbox that is there."""
+    web = WebProcess(
+        {"DATABASE_URL": outbox.url, "LOG_LEVEL": "WARNING", "WEB_CONCURRENCY": "1"}, place.folder / "web.log"
+    )
+    relay = place.relay(outbox.settings)
+    consumer = place.consumer(outbox.topic)
     try:
-        _run(web.port, consumer, 50, WARM_UP_SECONDS)
+        _run(web.port, consumer, 50, min(WARM_UP_SECONDS, seconds))
         return {f"at {rate}/s": _run(web.port, consumer, rate, seconds) for rate in rates}
     finally:
         consumer.close()
