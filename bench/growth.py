@@ -1,16 +1,17 @@
-"""Growth: the same backlog drained, and the same load answered, with no history and with much, in turn.
+"""Growth: the same load answered, and then a backlog drained, with no history and with much, in turn.
 
-Each history is made once; every round works on a copy of it. What operators wait for is measured by
+Each history is made once; every round works on a copy of it. The relay is warm before the backlog appears, all of
+it in one commit. What operators wait for is measured by
 ``bench.operators``, what a long backlog costs by ``bench.backlog``.
 """
 
 from typing import Any
 
-from bench.drain import drain
-from bench.latency import latencies
-from bench.place import Outbox, Place, fill
+from bench.drain import follow
+from bench.latency import WARM_UP_SECONDS, flowing
+from bench.place import Outbox, Place
 from bench.report import ratio, spread
-from bench.rows import add_history
+from bench.rows import CHUNK, add_history, appear
 from outbox.engine import create_outbox_engine
 
 RATE = 100
@@ -26,7 +27,7 @@ def measure(
     for _ in range(rounds):
         for size in history:
             with place.outbox(kind, shards, urls[size]) as outbox:
-                for name, value in _round(place, outbox, count, seconds).items():
+                for name, value in _round(place, outbox, min(count, CHUNK), seconds).items():
                     figures[size].setdefault(name, []).append(value)
     return {
         f"{size:,} rows of history": {
@@ -46,8 +47,9 @@ def _with_history(place: Place, kind: str, shards: int, size: int) -> str:
 
 
 def _round(place: Place, outbox: Outbox, count: int, seconds: float) -> dict[str, float]:
-    (answered,) = latencies(place, outbox, [RATE], seconds).values()
-    fill(outbox.engine, count)
-    rate, cost = drain(place, outbox, count)
+    with flowing(place, outbox, min(WARM_UP_SECONDS, seconds)) as flow:
+        answered = flow.latency(RATE, seconds)
+        appear(outbox, count)
+        rate, cost = follow(place, [flow.relay], flow.consumer, outbox.engine, count)
     named = {f"{name} at {RATE}/s": value for name, value in answered.items() if name.endswith(" ms")}
     return {"rows/s": rate, **cost, **named}

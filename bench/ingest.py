@@ -29,8 +29,6 @@ from tests.web_process import SECRET, WebProcess
 CONNECTIONS = 32
 FIXED_PER_SECOND = 500
 WARM_UP_SECONDS = 1.0
-PROCESSES = 2
-"""Of gunicorn, on every side."""
 
 
 class Side(Protocol):
@@ -72,7 +70,7 @@ class Bare:
         return self.process.wait(40)
 
 
-def measure(place: Place, kind: str, shards: int, seconds: float, rounds: int) -> dict[str, Any]:
+def measure(place: Place, kind: str, shards: int, seconds: float, rounds: int, processes: int) -> dict[str, Any]:
     """Figures of one kind of database; so many seconds of load for each side and round."""
     folder = place.folder
     with ExitStack() as stack:
@@ -81,7 +79,7 @@ def measure(place: Place, kind: str, shards: int, seconds: float, rounds: int) -
             metrics = tempfile.mkdtemp(prefix="metrics-", dir=folder)
             return {
                 "DATABASE_URL": place.make(kind, shards),
-                "WEB_CONCURRENCY": str(PROCESSES),
+                "WEB_CONCURRENCY": str(processes),
                 "LOG_LEVEL": "WARNING",
                 "PROMETHEUS_MULTIPROC_DIR": metrics,
             }

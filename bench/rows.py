@@ -4,6 +4,8 @@ import time
 
 from sqlalchemy import Connection, Engine, text
 
+from bench.place import Outbox
+from outbox import bell
 from outbox.rows import shard_of
 
 CHUNK = 500_000
@@ -48,6 +50,12 @@ def add_backlog(engine: Engine, count: int, shards: int) -> None:
     values = {"interactions": INTERACTIONS, "state": "pending", "at": now, "sent_at": None, "sequence": None}
     join = "JOIN bench_interaction AS i ON i.number = n % :interactions"
     _add(engine, count, values, shard="i.shard", interaction="i.name", join=join, of_shards=shards)
+
+
+def appear(outbox: Outbox, count: int) -> None:
+    """A backlog that running relays see, and hear of, at one moment; at most ``CHUNK`` rows."""
+    add_backlog(outbox.engine, count, outbox.shards)
+    bell.ring(outbox.engine, (f"i-{number}" for number in range(INTERACTIONS)))
 
 
 def _add(engine: Engine, count: int, values: dict[str, object], of_shards: int = 0, **parts: str) -> None:

@@ -12,8 +12,7 @@ from bench.contention import Contention, shares
 from bench.drain import PATIENCE_SECONDS, consume, drain, follow, pending
 from bench.place import BATCH, Outbox, Place, fill
 from bench.report import ratio, spread
-from bench.rows import CHUNK, add_backlog
-from outbox import bell
+from bench.rows import CHUNK, appear
 from outbox.store import Store
 from tests.relay_process import RelayProcess
 from tests.support import wait_until
@@ -65,10 +64,10 @@ def measure_shards(place: Place, kind: str, count: int, rounds: int) -> dict[str
 def _round(place: Place, outbox: Outbox, count: int, relays: int) -> tuple[dict[str, float], Counter[str]]:
     consumer, warm = place.consumer(outbox.topic), BATCH * outbox.shards
     with _sharing(place, outbox, relays) as processes:
-        _appear(outbox, warm)  # with its first batch a shard connects, and asks the registry
+        appear(outbox, warm)  # with its first batch a shard connects, and asks the registry
         consume(consumer, warm)
         wait_until(lambda: not pending(outbox.engine), "the relays are warm", PATIENCE_SECONDS)
-        _appear(outbox, count)
+        appear(outbox, count)
         with Contention(outbox.url) as contention:
             rate, cost = follow(place, processes, consumer, outbox.engine, count)
     consumer.close()
@@ -92,8 +91,3 @@ def _sharing(place: Place, outbox: Outbox, relays: int) -> Iterator[list[RelayPr
 def _shared(store: Store, owners: int, least: int) -> bool:
     held = Counter(shard.owner for shard in store.status() if shard.owner)
     return len(held) == owners and min(held.values()) >= least
-
-
-def _appear(outbox: Outbox, count: int) -> None:
-    add_backlog(outbox.engine, count, outbox.shards)
-    bell.ring(outbox.engine, map(str, range(outbox.shards * 10)))
