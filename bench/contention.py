@@ -1,4 +1,4 @@
-"""What PostgreSQL's sessions of one database wait for, and how much they do, while a block runs."""
+"""What PostgreSQL's sessions of one database wait for, and how much they do."""
 
 import threading
 from collections import Counter
@@ -28,25 +28,32 @@ _DONE = """
 """
 
 
-class Contention:
-    """Samples who waits for what (``waits``), and counts what was done (``done``); nothing on SQLite.
+def counters(url: str) -> dict[str, int]:
+    """What was done in a database so far; nothing on SQLite.
 
-    A session tells the counters once a second, or when it ends: end the relays before ``done`` is read.
+    A session tells it once a second, or when it ends: end the relays before the last look.
+    """
+    if not _is_postgresql(url):
+        return {}
+    with _connect(url) as connection:
+        cursor = connection.execute(_DONE)
+        (row,) = cursor.fetchall()
+        return {column.name: int(value) for column, value in zip(cursor.description or (), row, strict=True)}
+
+
+class Waits:
+    """Samples what the active sessions of a database wait for, while the block runs; nothing on SQLite.
 
     Args:
         url: of the database.
     """
 
     def __init__(self, url: str) -> None:
-        found = make_url(url)
-        self._known = found.get_backend_name() == "postgresql"
-        self._url = found.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._stop = threading.Event()
+        self._url, self._stop = url, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.waits: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
-        self._before = self._counters()
         self._thread.start()
         return self
 
@@ -54,28 +61,24 @@ class Contention:
         self._stop.set()
         self._thread.join()
 
-    @property
-    def done(self) -> dict[str, int]:
-        """Counts since the block began."""
-        return {name: value - self._before[name] for name, value in self._counters().items()}
-
-    def _counters(self) -> dict[str, Any]:
-        if not self._known:
-            return {}
-        with psycopg.connect(self._url) as connection:
-            cursor = connection.execute(_DONE)
-            (row,) = cursor.fetchall()
-            return {column.name: value for column, value in zip(cursor.description or (), row, strict=True)}
-
     def _watch(self) -> None:
-        if not self._known:
+        if not _is_postgresql(self._url):
             return
-        with psycopg.connect(self._url, autocommit=True) as connection:
+        with _connect(self._url) as connection:
             while not self._stop.wait(EVERY_SECONDS):
-                self.waits.update(dict(connection.execute(_ACTIVE).fetchall()))
+                self.seen.update(dict(connection.execute(_ACTIVE).fetchall()))
 
 
-def shares(waits: Counter[str]) -> dict[str, float]:
+def _is_postgresql(url: str) -> bool:
+    return make_url(url).get_backend_name() == "postgresql"
+
+
+def _connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(plain, autocommit=True)
+
+
+def shares(seen: Counter[str]) -> dict[str, float]:
     """What share of the active sessions' samples each wait has, the largest first."""
-    total = waits.total()
-    return {name: round(seen / total, 2) for name, seen in waits.most_common() if seen >= total * SMALLEST_SHARE}
+    total = seen.total()
+    return {name: round(times / total, 2) for name, times in seen.most_common() if times >= total * SMALLEST_SHARE}

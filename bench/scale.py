@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bench.contention import Contention, shares
+from bench.contention import Waits, counters, shares
 from bench.drain import PATIENCE_SECONDS, consume, drain, follow, pending
 from bench.place import BATCH, Outbox, Place, fill
 from bench.report import ratio, spread
@@ -62,17 +62,18 @@ def measure_shards(place: Place, kind: str, count: int, rounds: int) -> dict[str
 
 
 def _round(place: Place, outbox: Outbox, count: int, relays: int) -> tuple[dict[str, float], Counter[str]]:
-    consumer, warm = place.consumer(outbox.topic), BATCH * outbox.shards
+    consumer, warm, before = place.consumer(outbox.topic), BATCH * outbox.shards, counters(outbox.url)
     with _sharing(place, outbox, relays) as processes:
         appear(outbox, warm)  # with its first batch a shard connects, and asks the registry
         consume(consumer, warm)
         wait_until(lambda: not pending(outbox.engine), "the relays are warm", PATIENCE_SECONDS)
         appear(outbox, count)
-        with Contention(outbox.url) as contention:
+        with Waits(outbox.url) as waits:
             rate, cost = follow(place, processes, consumer, outbox.engine, count)
     consumer.close()
-    done = {f"{name} per 1,000 rows": value / count * 1000 for name, value in contention.done.items()}
-    return {"rows/s": rate, **cost, **done}, contention.waits
+    done = {name: value - before[name] for name, value in counters(outbox.url).items()}
+    told = {f"{name} per 1,000 rows": value / (warm + count) * 1000 for name, value in done.items()}
+    return {"rows/s": rate, **cost, **told}, waits.seen
 
 
 @contextmanager
