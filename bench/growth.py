@@ -12,7 +12,7 @@ from bench.latency import WARM_UP_SECONDS, flowing
 from bench.place import Outbox, Place
 from bench.report import ratio, spread
 from bench.rows import CHUNK, add_history, appear
-from outbox.engine import create_outbox_engine
+from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 
 RATE = 100
 """Of the load whose latency is taken, in requests a second."""
@@ -40,7 +40,7 @@ def measure(
 
 def _with_history(place: Place, kind: str, shards: int, size: int) -> str:
     url = place.make(kind, shards)
-    engine = create_outbox_engine(url)
+    engine = create_outbox_engine(url, answer_seconds=LONG_ANSWER_SECONDS)
     add_history(engine, size, shards)
     engine.dispose()
     return url

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import Engine, make_url
 
-from outbox.engine import create_outbox_engine
+from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.store import Store
 from tests.conftest import identify, migrate
 from tests.relay_process import RelayProcess
@@ -79,7 +79,7 @@ class Place:
     def outbox(self, kind: str, shards: int, like: str | None = None) -> Iterator[Outbox]:
         """An outbox for the block: empty, or a copy of another, named by its URL, that nobody is connected to."""
         url = self.copy(like) if like else self.make(kind, shards)
-        engine = create_outbox_engine(url)
+        engine = create_outbox_engine(url, answer_seconds=LONG_ANSWER_SECONDS)
         try:
             yield Outbox(url, engine, shards, self.settings(url, shards))
         finally:
