@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.drain import consume
 from bench.place import BATCH, Outbox, Peak, Place
-from bench.rows import add_backlog
+from bench.rows import add_backlog, age
 from outbox.store import Store
 
 
@@ -18,6 +18,7 @@ def measure(place: Place, kind: str, backlogs: list[int], seconds: float, shards
     for size in backlogs:
         with place.outbox(kind, shards) as outbox:
             add_backlog(outbox.engine, size, shards)
+            age(outbox.engine)
             found[f"{size:,} rows pending"] = _partly(place, outbox, seconds)
     return found
 
@@ -35,6 +36,7 @@ def _partly(place: Place, outbox: Outbox, seconds: float) -> dict[str, Any]:
             while time.monotonic() < first + seconds:
                 seen += len(consumer.consume(BATCH, 0.05))
             rate = seen / (time.monotonic() - first)
+            degraded = relay.degraded()
     finally:
         consumer.close()
         relay.stop()
@@ -43,4 +45,5 @@ def _partly(place: Place, outbox: Outbox, seconds: float) -> dict[str, Any]:
         "rows/s": round(rate),
         "start to first record s": round(first - began, 1),
         "status ms": round((began - asked) * 1000, 1),
+        "degraded at the end": "; ".join(f"{subject}: {reason}" for subject, reason in degraded.items()) or "nothing",
     }

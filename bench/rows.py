@@ -36,12 +36,10 @@ _ROWS = """
 
 
 def add_history(engine: Engine, count: int, shards: int) -> None:
-    """Rows that were sent long ago, each of an interaction of its own; statistics are as if they had grown."""
+    """Rows that were sent long ago, each of an interaction of its own."""
     values = {"shards": shards, "state": "sent", "at": 1, "sent_at": 1, "sequence": 0}
     _add(engine, count, values, shard="n % :shards", interaction="'h-' || n", join="")
-    if count and engine.dialect.name == "postgresql":  # autovacuum comes by itself, but not at once
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("VACUUM (ANALYZE) outbox"))
+    age(engine)
 
 
 def add_backlog(engine: Engine, count: int, shards: int) -> None:
@@ -50,6 +48,13 @@ def add_backlog(engine: Engine, count: int, shards: int) -> None:
     values = {"interactions": INTERACTIONS, "state": "pending", "at": now, "sent_at": None, "sequence": None}
     join = "JOIN bench_interaction AS i ON i.number = n % :interactions"
     _add(engine, count, values, shard="i.shard", interaction="i.name", join=join, of_shards=shards)
+
+
+def age(engine: Engine) -> None:
+    """What PostgreSQL's autovacuum would have done meanwhile, if the rows had come one by one."""
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM (ANALYZE) outbox"))
 
 
 def appear(outbox: Outbox, count: int) -> None:
