@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 from requests.adapters import HTTPAdapter
 from sqlalchemy import Engine, text
 
-from bench.backlog import arrival, memory
+from bench.due_calls import arrival, memory
 from bench.report import ratio, spread
 from bench.scoring import LATENCY_SECONDS, Scoring
 from outbox.engine import create_outbox_engine

@@ -3,34 +3,57 @@
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
-from typing import Any
+from typing import Any, NamedTuple
 
-from bench.place import Place
+from confluent_kafka import Consumer
+
+from bench.place import Outbox, Place
 from bench.report import percentiles
+from tests.relay_process import RelayProcess
 from tests.web_process import PATH, SECRET, WebProcess
 
 SENDERS = 16
 BODY = '{"id": "%s", "channel": "voice", "customer": {"email": "someone@example.com"}, "timestamp": %d}'
 PATIENCE_SECONDS = 60
-WARM_UP_SECONDS = 3.0
+WARM_UP_SECONDS, WARM_UP_RATE = 3.0, 50
+
+
+class Flow(NamedTuple):
+    """The whole product with a consumer behind it."""
+
+    web: WebProcess
+    relay: RelayProcess
+    consumer: Consumer
+
+    def latency(self, rate: int, seconds: float) -> dict[str, Any]:
+        """Percentiles at this rate, in requests a second, and the rate that was reached."""
+        return _run(self.web.port, self.consumer, rate, seconds)
 
 
 def measure(place: Place, kind: str, shards: int, rates: list[int], seconds: float) -> dict[str, Any]:
     """Percentiles at each rate, in requests a second."""
-    url = place.make(kind, shards)
-    settings = place.settings(url, shards)
-    web = WebProcess({"DATABASE_URL": url, "LOG_LEVEL": "WARNING", "WEB_CONCURRENCY": "1"}, place.folder / "web.log")
-    relay = place.relay(settings)
-    consumer = place.consumer(settings["KAFKA_TOPIC"])
-    try:
-        _run(web.port, consumer, 50, WARM_UP_SECONDS)
-        return {f"at {rate}/s": _run(web.port, consumer, rate, seconds) for rate in rates}
-    finally:
-        consumer.close()
-        relay.stop()
-        web.stop()
+    with place.outbox(kind, shards) as outbox, flowing(place, outbox, min(WARM_UP_SECONDS, seconds)) as flow:
+        return {f"at {rate}/s": flow.latency(rate, seconds) for rate in rates}
+
+
+@contextmanager
+def flowing(place: Place, outbox: Outbox, warm_up_seconds: float) -> Iterator[Flow]:
+    """Web, relay and consumer for the block, warm."""
+    environ = {"DATABASE_URL": outbox.url, "LOG_LEVEL": "WARNING", "WEB_CONCURRENCY": "1"}
+    with ExitStack() as ending:
+        web = WebProcess(environ, place.folder / "web.log")
+        ending.callback(web.stop)
+        relay = place.relay(outbox.settings)
+        ending.callback(relay.stop)
+        consumer = place.consumer(outbox.topic)
+        ending.callback(consumer.close)
+        flow = Flow(web, relay, consumer)
+        flow.latency(WARM_UP_RATE, warm_up_seconds)
+        yield flow
 
 
 def _run(port: int, consumer: Any, rate: int, seconds: float) -> dict[str, Any]:
