@@ -10,6 +10,7 @@ from outbox.rows import shard_of
 
 CHUNK = 500_000
 """Rows of one transaction."""
+DAY_MS = 86_400_000
 INTERACTIONS = 10_000
 """Of a backlog, in turn. The database cannot compute their shards, so it is told."""
 PAYLOAD = (
@@ -35,10 +36,11 @@ _ROWS = """
 """
 
 
-def add_history(engine: Engine, count: int, shards: int) -> None:
-    """Rows that were sent long ago, each of an interaction of its own."""
-    values = {"shards": shards, "state": "sent", "at": 1, "sent_at": 1, "sequence": 0}
-    _add(engine, count, values, shard="n % :shards", interaction="'h-' || n", join="")
+def add_history(engine: Engine, count: int, shards: int, of_each: int = 1) -> None:
+    """Rows that were sent a day ago, which no relay prunes yet; so many of each interaction."""
+    then = round(time.time() * 1000) - DAY_MS
+    values = {"shards": shards, "of_each": of_each, "state": "sent", "at": then, "sent_at": then, "sequence": 0}
+    _add(engine, count, values, shard="n % :shards", interaction="'h-' || ((n - 1) / :of_each)", join="")
     age(engine)
 
 
@@ -54,7 +56,7 @@ def age(engine: Engine) -> None:
     """What PostgreSQL's autovacuum would have done meanwhile, if the rows had come one by one."""
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("VACUUM (ANALYZE) outbox"))
+            connection.execute(text("VACUUM (ANALYZE) outbox, outbox_inference_call"))
 
 
 def appear(outbox: Outbox, count: int) -> None:
