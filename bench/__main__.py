@@ -1,6 +1,6 @@
 """``python -m bench [--what …] [--database …]``: where the figures come from.
 
-drain, latency, growth, scale, ingest: see the modules of these names. The
+drain, latency, growth, scale, ingest, debezium: see the modules of these names. The
 two sides of a ratio take turns within one run.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import drain, growth, ingest, latency, scale
+from bench import debezium, drain, growth, ingest, latency, scale
 from bench.place import BATCH, Place
 from bench.report import machine, table
 from tests.conftest import migrate
@@ -22,7 +22,7 @@ from tests.services import Kafka, Postgres, Registry
 
 SHARDS = {"sqlite": 1, "postgresql": 8}
 """What a fresh outbox has by default."""
-WHAT = ("drain", "latency", "growth", "scale", "ingest")
+WHAT = ("drain", "latency", "growth", "scale", "ingest", "debezium")
 
 
 def main() -> None:
@@ -53,7 +53,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rates", nargs="+", type=int, default=[100, 1_000], help="of latency, requests a second")
     parser.add_argument("--history", nargs="+", type=int, default=[0, 1_000_000], help="of growth, rows sent before")
     parser.add_argument("--shards", type=int, help="instead of 1 on SQLite and 8 on PostgreSQL")
-    parser.add_argument("--smoke", action="store_true", help="all but scale, small: for crashes, not times")
+    parser.add_argument(
+        "--smoke", action="store_true", help="all but scale and debezium, small: for crashes, not times"
+    )
     options = parser.parse_args()
     if options.smoke:
         options.what = ["drain", "latency", "growth", "ingest"]
@@ -83,6 +85,8 @@ def _measure(what: str, kind: str, place: Place, options: argparse.Namespace) ->
         return growth.measure(place, kind, options.rows, options.history, options.rounds, shards)
     if what == "scale":
         return scale.measure(place, kind, options.rows, options.rounds, shards)
+    if what == "debezium":
+        return debezium.measure(place, kind, options.rows, options.rounds, shards, options.rates, options.seconds)
     return ingest.measure(_maker(kind, place.folder, place.postgres), place.folder, options.seconds, options.rounds)
 
 

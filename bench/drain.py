@@ -6,8 +6,10 @@ same batch; and a transaction for each message.
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
+from confluent_kafka import Consumer
 from sqlalchemy import Engine, text
 
 from bench.place import BATCH, Peak, Place, fill
@@ -32,7 +34,7 @@ def measure(place: Place, kind: str, count: int, rounds: int, shards: int) -> di
         url = place.make(kind, shards)
         engine = create_outbox_engine(url)
         fill(engine, count)
-        records = _records(engine, count)
+        records = encoded(engine, count)
         rate, cost = drain(place, url, engine, count, shards)
         ours.append(rate)
         for name, value in cost.items():
@@ -62,27 +64,38 @@ def drain(
     consumer = place.consumer(settings["KAFKA_TOPIC"])
     processes = [place.relay(settings) for _ in range(relays)]
     try:
-        with Peak([process.pid for process in processes]) as peak:
-            already = _consume(consumer, 1)
-            began, before = time.monotonic(), place.cpu_seconds(processes)
-            rest = max(1, count - already)  # a small backlog may come in one look
-            _consume(consumer, count - already)
-            rate = rest / (time.monotonic() - began)
-            wait_until(lambda: not _pending(engine), "all rows are marked", PATIENCE_SECONDS)
-            used = {name: value - before[name] for name, value in place.cpu_seconds(processes).items()}
+        return timed(place, "relay", [process.pid for process in processes], consumer, count, lambda: _settled(engine))
     finally:
         consumer.close()
         for process in processes:
             process.stop()
+
+
+def timed(
+    place: Place, sender: str, pids: list[int], consumer: Consumer, count: int, settled: Callable[[], None]
+) -> tuple[float, dict[str, float]]:
+    """Rows a second from the first record that the consumer sees to the last, and what it cost until settled."""
+    with Peak(pids) as peak:
+        already = consume(consumer, 1)
+        began, before = time.monotonic(), place.cpu_seconds(sender, pids)
+        rest = max(1, count - already)  # a small backlog may come in one look
+        consume(consumer, count - already)
+        rate = rest / (time.monotonic() - began)
+        settled()
+        used = {name: value - before[name] for name, value in place.cpu_seconds(sender, pids).items()}
     cost = {f"{name} CPU us/row": seconds / rest * 1e6 for name, seconds in used.items()}
-    return rate, {**cost, "relay memory MB": peak.mb}
+    return rate, {**cost, f"{sender} memory MB": peak.mb}
+
+
+def _settled(engine: Engine) -> None:
+    wait_until(lambda: not _pending(engine), "all rows are marked", PATIENCE_SECONDS)
 
 
 def _pending(engine: Engine) -> int:
     return sum(shard.pending for shard in Store(engine).status())
 
 
-def _consume(consumer: Any, wanted: int) -> int:
+def consume(consumer: Consumer, wanted: int) -> int:
     """Read until so many records, or a few more, have come."""
     deadline, seen = time.monotonic() + PATIENCE_SECONDS, 0
     while seen < wanted:
@@ -92,7 +105,7 @@ def _consume(consumer: Any, wanted: int) -> int:
     return seen
 
 
-def _records(engine: Engine, count: int) -> list[Record]:
+def encoded(engine: Engine, count: int) -> list[Record]:
     """The backlog, encoded."""
     columns = (
         "id, tag, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of, received_at,"
@@ -112,11 +125,11 @@ def _raw(place: Place, records: list[Record], batch: int) -> float:
     consumer = place.consumer(name)
     publisher.fence()
     publisher.publish(records[:1], b"")
-    _consume(consumer, 1)
+    consume(consumer, 1)
     began = time.monotonic()
     for start in range(0, len(records), batch):
         publisher.publish(records[start : start + batch], b"x" * batch * TAG_BYTES)
-    _consume(consumer, len(records))
+    consume(consumer, len(records))
     rate = len(records) / (time.monotonic() - began)
     publisher.close()
     consumer.close()

@@ -34,13 +34,16 @@ class Place:
     make: Callable[[str, int], str]
     """Makes a migrated database of a kind with so many shards; its URL."""
 
-    def topics(self, settings: dict[str, str], shards: int) -> None:
-        """Make a relay's topics before it starts, so that a consumer can wait for its first record."""
-        admin = AdminClient(self.kafka.client_config)
-        wanted = [NewTopic(settings["KAFKA_TOPIC"], PARTITIONS, 1)]
-        wanted.append(NewTopic(settings["KAFKA_PROGRESS_TOPIC"], shards, 1, config={"cleanup.policy": "compact"}))
-        for future in admin.create_topics(wanted).values():
+    def topic(self, name: str, partitions: int = PARTITIONS, policy: str = "delete") -> None:
+        """Make a topic before anything is sent, so that a consumer can wait for its first record."""
+        wanted = NewTopic(name, partitions, 1, config={"cleanup.policy": policy})
+        for future in AdminClient(self.kafka.client_config).create_topics([wanted]).values():
             future.result(30)
+
+    def topics(self, settings: dict[str, str], shards: int) -> None:
+        """Make a relay's topics."""
+        self.topic(settings["KAFKA_TOPIC"])
+        self.topic(settings["KAFKA_PROGRESS_TOPIC"], shards, "compact")
 
     def settings(self, url: str, shards: int, **further: str) -> dict[str, str]:
         """Settings of a relay with topics of its own, which are there."""
@@ -67,10 +70,10 @@ class Place:
         consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
         return consumer
 
-    def cpu_seconds(self, relays: list[RelayProcess]) -> dict[str, float]:
-        """CPU that each part has used so far."""
+    def cpu_seconds(self, sender: str, pids: list[int]) -> dict[str, float]:
+        """CPU that each part has used so far; the sender's part is that of these processes."""
         return {
-            "relay": sum(cpu_seconds(relay.pid) for relay in relays),
+            sender: sum(map(cpu_seconds, pids)),
             "broker": cpu_seconds(self.kafka.process.pid),
             "database": cpu_seconds(self.postgres.process.pid),
         }

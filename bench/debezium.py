@@ -1,0 +1,108 @@
+"""Beside Debezium's outbox event router on Kafka Connect, exactly once as well: drain and latency, in turn.
+
+One connector, tuned and warm, serves the whole run. Its outbox table lies in a database of its own on the
+same server and holds keys and Avro values ready made, so that both sides put the same keys and values on
+the same broker. It neither encodes nor marks: it reads the server's write-ahead log and keeps its place in
+a Kafka topic. Its task is stopped while a relay has its turn, and no relay is there during its own.
+"""
+
+import time
+from typing import Any
+
+from sqlalchemy import Engine
+
+from bench.connect import CONNECT, DEBEZIUM
+from bench.connector import Debezium
+from bench.drain import drain, encoded
+from bench.latency import at_rates, senders
+from bench.place import Place, fill
+from bench.report import ratio, spread
+from outbox.engine import create_outbox_engine
+from outbox.store import Store
+from tests.services import ServiceError
+from tests.support import new_row
+
+WARM_UP_ROWS = 200_000
+"""Before that, the Java runtime has not compiled what it runs most."""
+
+
+def measure(
+    place: Place, kind: str, count: int, rounds: int, shards: int, rates: list[int], seconds: float
+) -> dict[str, Any]:
+    """Figures of both sides, or why there are none."""
+    if kind != "postgresql":
+        return {"not run": "it is compared on PostgreSQL only"}
+    peer = Debezium(place)
+    try:
+        try:
+            peer.start()
+        except ServiceError as error:
+            return {"not run": str(error)}
+        drains = _drains(place, peer, count, rounds, shards)
+        latencies = _latencies(place, peer, rounds, shards, rates, seconds)
+    finally:
+        peer.stop()
+    return {"beside": f"Debezium {DEBEZIUM} on Kafka Connect {CONNECT}", "shards": shards, **drains, **latencies}
+
+
+def _drains(place: Place, peer: Debezium, count: int, rounds: int, shards: int) -> dict[str, Any]:
+    ours: list[float] = []
+    theirs: list[float] = []
+    costs: dict[str, list[float]] = {}
+    for number in range(rounds):
+        url = place.make("postgresql", shards)
+        engine = create_outbox_engine(url)
+        fill(engine, count)
+        records = encoded(engine, count)
+        if not number:
+            peer.drain((records * (WARM_UP_ROWS // count + 1))[:WARM_UP_ROWS])
+        for side, rates, (rate, cost) in (
+            ("relay", ours, drain(place, url, engine, count, shards)),
+            ("Debezium", theirs, peer.drain(records)),
+        ):
+            rates.append(rate)
+            for name, value in cost.items():
+                costs.setdefault(f"{side}: {name}", []).append(value)
+        engine.dispose()
+    return {
+        "relay: rows/s": spread(ours),
+        "Debezium: rows/s": spread(theirs),
+        "relay's rows/s of Debezium's": ratio(ours, theirs),
+        **{name: spread(values, 2) for name, values in costs.items()},
+    }
+
+
+def _latencies(
+    place: Place, peer: Debezium, rounds: int, shards: int, rates: list[int], seconds: float
+) -> dict[str, Any]:
+    """From the commit of one row until a consumer has its record; a spread for each percentile."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(rounds):
+        ours, theirs = _latency(place, shards, rates, seconds), peer.latency(rates, seconds)
+        for rate in ours:
+            found.setdefault(f"relay: latency {rate}", []).append(ours[rate])
+            found.setdefault(f"Debezium: latency {rate}", []).append(theirs[rate])
+    return {
+        name: {part: spread([figures[part] for figures in each], 1) for part in each[0]} for name, each in found.items()
+    }
+
+
+def _latency(place: Place, shards: int, rates: list[int], seconds: float) -> dict[str, dict[str, float]]:
+    """Of a relay, with one commit and one ring for each row."""
+    url = place.make("postgresql", shards)
+    settings = place.settings(url, shards)
+
+    def send(engine: Engine, interaction: str, number: int) -> float:
+        store = Store(engine)
+        outcomes = store.record([new_row(interaction, timestamp_ms=number)])
+        committed = time.perf_counter()
+        store.ring(outcomes)
+        return committed
+
+    relay, consumer = place.relay(settings), place.consumer(settings["KAFKA_TOPIC"])
+    try:
+        with senders(url, send) as sender:
+            return at_rates(sender, consumer, rates, seconds)
+    finally:
+        consumer.close()
+        relay.stop()
