@@ -36,9 +36,9 @@ class Place:
 
     def topic(self, name: str, partitions: int = PARTITIONS, policy: str = "delete") -> None:
         """Make a topic before anything is sent, so that a consumer can wait for its first record."""
+        admin = AdminClient(self.kafka.client_config)
         wanted = NewTopic(name, partitions, 1, config={"cleanup.policy": policy})
-        for future in AdminClient(self.kafka.client_config).create_topics([wanted]).values():
-            future.result(30)
+        admin.create_topics([wanted])[name].result(30)
 
     def topics(self, settings: dict[str, str], shards: int) -> None:
         """Make a relay's topics."""
