@@ -18,7 +18,7 @@ from bench import debezium, drain, growth, ingest, latency, scale
 from bench.place import BATCH, Place
 from bench.report import machine, table
 from tests.conftest import migrate
-from tests.services import Kafka, Postgres, Registry
+from tests.services import Kafka, Postgres, Registry, ServiceError
 
 SHARDS = {"sqlite": 1, "postgresql": 8}
 """What a fresh outbox has by default."""
@@ -28,7 +28,10 @@ WHAT = ("drain", "latency", "growth", "scale", "ingest", "debezium")
 def main() -> None:
     """Run what is asked for, print one JSON document, and a table beside it."""
     options = _options()
-    place = _start(Path(tempfile.mkdtemp(prefix="outbox-bench-")))
+    try:
+        place = _start(Path(tempfile.mkdtemp(prefix="outbox-bench-")))
+    except ServiceError as error:
+        sys.exit(f"not run: {error}")
     told = {name: getattr(options, name) for name in ("rows", "rounds", "seconds")}
     results: dict[str, Any] = {"machine": machine(), "options": {**told, "batch": BATCH}}
     try:

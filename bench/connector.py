@@ -47,6 +47,7 @@ TUNED = {
     "poll.interval.ms": "5",
     "max.batch.size": "8192",
     "max.queue.size": "32768",
+    "statistics.metrics.enabled": "false",
     "producer.override.batch.size": "262144",
     "producer.override.linger.ms": "0",
     # A transaction's first records are refused while the broker still ends the one before.
@@ -60,38 +61,26 @@ class Debezium:
     Its table, in a database of its own, holds keys and Avro values ready made.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, place: Place, connect: Connect) -> None:
+        self._place, self._connect = place, connect
         url = make_url(place.postgres.create_database(f"debezium_{uuid.uuid4().hex[:8]}"))
         self._url = url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
         self._engine = create_outbox_engine(self._url)
-        self._connect = Connect(place.folder / "connect", place.kafka)
-        self._config = {
+        with self._engine.begin() as connection:
+            connection.execute(text(TABLE))
+        database = {
             "database.hostname": str(url.host),
             "database.port": str(url.port),
             "database.user": str(url.username),
             "database.dbname": str(url.database),
             "slot.name": str(url.database),
             "topic.prefix": str(url.database),
-            **CONNECTOR,
-            **TUNED,
         }
+        connect.create(NAME, {**database, **CONNECTOR, **TUNED})
+        connect.stop_connector(NAME)
 
-    def start(self) -> None:
-        """Start the worker, make the table and the connector.
-
-        Raises:
-            ServiceError: what it needs is not there.
-        """
-        self._connect.start()
-        with self._engine.begin() as connection:
-            connection.execute(text(TABLE))
-        self._connect.create(NAME, self._config)
-        self._connect.stop_connector(NAME)
-
-    def stop(self) -> None:
-        """End it for good."""
-        self._connect.stop()
+    def close(self) -> None:
+        """Let go of the database; the connector ends with its worker."""
         self._engine.dispose()
 
     def drain(self, records: Sequence[Record]) -> tuple[float, dict[str, float]]:

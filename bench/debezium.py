@@ -7,11 +7,12 @@ a Kafka topic. Its task is stopped while a relay has its turn, and no relay is t
 """
 
 import time
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Engine
 
-from bench.connect import CONNECT, DEBEZIUM
+from bench.connect import CONNECT, DEBEZIUM, Connect
 from bench.connector import Debezium
 from bench.drain import drain, encoded
 from bench.latency import at_rates, senders
@@ -32,16 +33,17 @@ def measure(
     """Figures of both sides, or why there are none."""
     if kind != "postgresql":
         return {"not run": "it is compared on PostgreSQL only"}
-    peer = Debezium(place)
+    connect = Connect(place.folder / "connect", place.kafka)
     try:
-        try:
-            peer.start()
-        except ServiceError as error:
-            return {"not run": str(error)}
-        drains = _drains(place, peer, count, rounds, shards)
-        latencies = _latencies(place, peer, rounds, shards, rates, seconds)
+        connect.start()
+    except ServiceError as error:
+        return {"not run": str(error)}
+    try:
+        with closing(Debezium(place, connect)) as peer:
+            drains = _drains(place, peer, count, rounds, shards)
+            latencies = _latencies(place, peer, rounds, shards, rates, seconds)
     finally:
-        peer.stop()
+        connect.stop()
     return {"beside": f"Debezium {DEBEZIUM} on Kafka Connect {CONNECT}", "shards": shards, **drains, **latencies}
 
 

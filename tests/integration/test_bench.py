@@ -3,8 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from bench import debezium
+from bench.place import Place
 from tests.conftest import ROOT
+from tests.services import Kafka, Postgres, Registry, java
 
 
 def test_the_bench_runs_to_its_end() -> None:
@@ -19,3 +25,13 @@ def test_the_bench_runs_to_its_end() -> None:
         assert figures[f"ingest {kind}"]["webhook"]["requests/s"]["median"] > 0
         assert figures[f"latency {kind}"]["at 20/s"]["p50 ms"] > 0
         assert figures[f"growth {kind}"]["1,000 rows of history"]["rows/s"]["median"] > 0
+
+
+def test_the_bench_says_why_there_is_nothing_beside_the_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Debezium cannot be fetched, and on SQLite, the comparison says so instead of failing."""
+    monkeypatch.setattr(java, "CACHE", tmp_path / "services")
+    monkeypatch.setenv("PATH", "")
+    place = Place(Kafka(tmp_path), Registry(tmp_path), Postgres(tmp_path), tmp_path, lambda _, __: "")
+    told = [debezium.measure(place, kind, 1, 1, 1, [1], 1)["not run"] for kind in ("postgresql", "sqlite")]
+    assert "Maven is missing" in told[0]
+    assert "PostgreSQL only" in told[1]
