@@ -63,6 +63,7 @@ class Connect:
             "listeners": self._base,
             "plugin.path": str(plugins),
             "plugin.discovery": "service_load",
+            "task.shutdown.graceful.timeout.ms": "60000",
             "offset.storage.partitions": "1",
             "status.storage.partitions": "1",
             **topics,

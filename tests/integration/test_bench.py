@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import debezium
+from bench import connect, debezium
 from bench.place import Place
 from tests.conftest import ROOT
-from tests.services import Kafka, Postgres, Registry, java
+from tests.services import Kafka, Postgres, Registry
+from tests.services.java import cached
 
 
 def test_the_bench_runs_to_its_end() -> None:
@@ -29,7 +30,7 @@ def test_the_bench_runs_to_its_end() -> None:
 
 def test_the_bench_says_why_there_is_nothing_beside_the_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Debezium cannot be fetched, and on SQLite, the comparison says so instead of failing."""
-    monkeypatch.setattr(java, "CACHE", tmp_path / "services")
+    monkeypatch.setattr(connect, "cached", lambda name: cached(name, tmp_path / "services"))
     monkeypatch.setenv("PATH", "")
     place = Place(Kafka(tmp_path), Registry(tmp_path), Postgres(tmp_path), tmp_path, lambda _, __: "")
     told = [debezium.measure(place, kind, 1, 1, 1, [1], 1)["not run"] for kind in ("postgresql", "sqlite")]
