@@ -3,12 +3,14 @@
 import time
 import uuid
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import make_url, text
 
 from bench.connect import Connect
 from bench.drain import timed
-from bench.latency import at_rates, senders
+from bench.latency import at_rates, in_groups
 from bench.place import BATCH, Place
 from outbox.engine import create_outbox_engine
 from outbox.rows import PendingRow
@@ -64,8 +66,8 @@ class Debezium:
     def __init__(self, place: Place, connect: Connect) -> None:
         self._place, self._connect = place, connect
         url = make_url(place.postgres.create_database(f"debezium_{uuid.uuid4().hex[:8]}"))
-        self._url = url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-        self._engine = create_outbox_engine(self._url)
+        address = url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+        self._engine = create_outbox_engine(address)
         with self._engine.begin() as connection:
             connection.execute(text(TABLE))
         database = {
@@ -88,8 +90,7 @@ class Debezium:
         topic = self._topic()
         rows = [{"topic": topic, "key": key.decode(), "value": value} for key, value, *_ in records]
         for start in range(0, len(rows), BATCH):
-            with self._engine.begin() as connection:
-                connection.execute(INSERT, rows[start : start + BATCH])
+            self._insert(rows[start : start + BATCH])
         consumer = self._place.consumer(topic)
         self._connect.resume_connector(NAME)
         pid = self._connect.process.pid
@@ -99,21 +100,23 @@ class Debezium:
         return figures
 
     def latency(self, rates: list[int], seconds: float) -> dict[str, dict[str, float]]:
-        """As ``bench.latency.at_rates``, from the commit of one row in the table."""
+        """As ``bench.latency.at_rates``, from a commit in the table."""
         topic = self._topic()
 
-        def send(engine: Engine, interaction: str, _: int) -> float:
-            with engine.begin() as connection:
-                connection.execute(INSERT, {"topic": topic, "key": interaction, "value": VALUE})
+        def commit(interactions: list[str]) -> float:
+            self._insert([{"topic": topic, "key": interaction, "value": VALUE} for interaction in interactions])
             return time.perf_counter()
 
         consumer = self._place.consumer(topic)
         self._connect.resume_connector(NAME)
-        with senders(self._url, send) as sender:
-            figures = at_rates(sender, consumer, rates, seconds)
+        figures = at_rates(partial(in_groups, commit), consumer, rates, seconds)
         consumer.close()
         self._finish(topic)
         return figures
+
+    def _insert(self, rows: list[dict[str, Any]]) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(INSERT, rows)
 
     def _topic(self) -> str:
         name = f"debezium-{uuid.uuid4().hex[:8]}"

@@ -8,14 +8,13 @@ a Kafka topic. Its task is stopped while a relay has its turn, and no relay is t
 
 import time
 from contextlib import closing
+from functools import partial
 from typing import Any
-
-from sqlalchemy import Engine
 
 from bench.connect import CONNECT, DEBEZIUM, Connect
 from bench.connector import Debezium
 from bench.drain import drain, encoded
-from bench.latency import at_rates, senders
+from bench.latency import at_rates, in_groups
 from bench.place import Place, fill
 from bench.report import ratio, spread
 from outbox.engine import create_outbox_engine
@@ -77,7 +76,7 @@ def _drains(place: Place, peer: Debezium, count: int, rounds: int, shards: int) 
 def _latencies(
     place: Place, peer: Debezium, rounds: int, shards: int, rates: list[int], seconds: float
 ) -> dict[str, Any]:
-    """From the commit of one row until a consumer has its record; a spread for each percentile."""
+    """From a row's commit until a consumer has its record; a spread for each percentile."""
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(rounds):
         ours, theirs = _latency(place, shards, rates, seconds), peer.latency(rates, seconds)
@@ -90,21 +89,22 @@ def _latencies(
 
 
 def _latency(place: Place, shards: int, rates: list[int], seconds: float) -> dict[str, dict[str, float]]:
-    """Of a relay, with one commit and one ring for each row."""
+    """Of a relay that hears of each commit as it does from the webhook."""
     url = place.make("postgresql", shards)
     settings = place.settings(url, shards)
+    engine = create_outbox_engine(url)
+    store = Store(engine)
 
-    def send(engine: Engine, interaction: str, number: int) -> float:
-        store = Store(engine)
-        outcomes = store.record([new_row(interaction, timestamp_ms=number)])
+    def commit(interactions: list[str]) -> float:
+        outcomes = store.record([new_row(interaction) for interaction in interactions])
         committed = time.perf_counter()
         store.ring(outcomes)
         return committed
 
     relay, consumer = place.relay(settings), place.consumer(settings["KAFKA_TOPIC"])
     try:
-        with senders(url, send) as sender:
-            return at_rates(sender, consumer, rates, seconds)
+        return at_rates(partial(in_groups, commit), consumer, rates, seconds)
     finally:
         consumer.close()
         relay.stop()
+        engine.dispose()
