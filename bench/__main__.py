@@ -1,6 +1,7 @@
 """``python -m bench [--what …] [--database …]``: where the figures come from.
 
-drain, latency, ingest, growth, backlog, scale, shards, workers, soak: see the modules of these names (shards: scale).
+drain, latency, ingest, growth, backlog, scale, shards, workers, soak, debezium: see the modules of these names
+(shards: scale).
 The sides of a ratio take turns within one run. Services that the environment names are used, as in the tests,
 or else started; of those CPU is told, too.
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import backlog, drain, growth, ingest, latency, scale, soak, workers
+from bench import backlog, debezium, drain, growth, ingest, latency, scale, soak, workers
 from bench.place import BATCH, Place, services
 from bench.report import machine, table
 
@@ -34,6 +35,9 @@ WHAT: dict[str, Measure] = {
     "shards": lambda place, kind, _, o: scale.measure_shards(place, kind, o.rows, o.rounds),
     "workers": lambda place, kind, shards, o: workers.measure(place, kind, shards, o.rounds, o.seconds),
     "soak": lambda place, kind, shards, o: soak.measure(place, kind, shards, o.minutes, o.seconds, o.rate),
+    "debezium": lambda place, kind, shards, o: debezium.measure(
+        place, kind, o.rows, o.rounds, shards, o.rates, o.seconds
+    ),
 }
 USUAL = ("drain", "latency", "ingest")
 SMOKE = ("drain", "growth", "ingest")
@@ -65,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=200_000, help="backlog to drain")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of load, a side and round")
-    parser.add_argument("--rates", nargs="+", type=int, default=[100, 1_000], help="of latency, requests a second")
+    parser.add_argument("--rates", nargs="+", type=int, default=[100, 1_000], help="of latency and debezium, a second")
     parser.add_argument("--processes", type=int, default=2, help="of ingest, gunicorn's on every side")
     parser.add_argument("--history", nargs="+", type=int, default=[0, 1_000_000], help="of growth, rows sent before")
     parser.add_argument("--backlog", nargs="+", type=int, default=[1_000_000], help="of backlog, rows that wait")

@@ -6,8 +6,10 @@ same batch; and a transaction for each message.
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
+from confluent_kafka import Consumer
 from sqlalchemy import Engine, text
 
 from bench.place import BATCH, Outbox, Peak, Place, fill
@@ -31,7 +33,7 @@ def measure(place: Place, kind: str, count: int, rounds: int, shards: int) -> di
     for _ in range(rounds):
         with place.outbox(kind, shards) as outbox:
             fill(outbox.engine, count)
-            records = _records(outbox.engine, count)
+            records = encoded(outbox.engine, count)
             rate, cost = drain(place, outbox, count)
         ours.append(rate)
         for name, value in cost.items():
@@ -61,22 +63,30 @@ def drain(place: Place, outbox: Outbox, count: int) -> tuple[float, dict[str, fl
 
 
 def follow(
-    place: Place, relays: list[RelayProcess], consumer: Any, engine: Engine, count: int
+    place: Place, relays: list[RelayProcess], consumer: Consumer, engine: Engine, count: int
 ) -> tuple[float, dict[str, float]]:
-    """Rows a second from the first record seen to the last, and what it cost.
+    """As ``timed``, of relays; ends when all rows are marked, so that no work is left over for later."""
 
-    Ends when all rows are marked, so that no work is left over for later.
-    """
-    with Peak([relay.pid for relay in relays]) as peak:
+    def settled() -> None:
+        wait_until(lambda: not pending(engine), "all rows are marked", PATIENCE_SECONDS)
+
+    return timed(place, "relay", [relay.pid for relay in relays], consumer, count, settled)
+
+
+def timed(
+    place: Place, sender: str, pids: list[int], consumer: Consumer, count: int, settled: Callable[[], None]
+) -> tuple[float, dict[str, float]]:
+    """Rows a second from the first record that the consumer sees to the last, and what it cost until settled."""
+    with Peak(pids) as peak:
         already = consume(consumer, 1)
-        began, before = time.monotonic(), place.cpu_seconds(relays)
+        began, before = time.monotonic(), place.cpu_seconds(sender, pids)
         rest = max(1, count - already)  # a small backlog may come in one look
         consume(consumer, count - already)
         rate = rest / (time.monotonic() - began)
-        wait_until(lambda: not pending(engine), "all rows are marked", PATIENCE_SECONDS)
-        used = {name: value - before[name] for name, value in place.cpu_seconds(relays).items()}
+        settled()
+        used = {name: value - before[name] for name, value in place.cpu_seconds(sender, pids).items()}
     cost = {f"{name} CPU us/row": seconds / rest * 1e6 for name, seconds in used.items()}
-    return rate, {**cost, "relay memory MB": peak.mb}
+    return rate, {**cost, f"{sender} memory MB": peak.mb}
 
 
 def pending(engine: Engine) -> int:
@@ -84,7 +94,7 @@ def pending(engine: Engine) -> int:
     return sum(shard.pending for shard in Store(engine).status())
 
 
-def consume(consumer: Any, wanted: int) -> int:
+def consume(consumer: Consumer, wanted: int) -> int:
     """Read until so many records, or a few more, have come."""
     deadline, seen = time.monotonic() + PATIENCE_SECONDS, 0
     while seen < wanted:
@@ -94,7 +104,7 @@ def consume(consumer: Any, wanted: int) -> int:
     return seen
 
 
-def _records(engine: Engine, count: int) -> list[Record]:
+def encoded(engine: Engine, count: int) -> list[Record]:
     """The backlog, encoded."""
     columns = (
         "id, tag, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of, received_at,"

@@ -8,7 +8,7 @@ it in one commit. What operators wait for is measured by
 from typing import Any
 
 from bench.drain import follow
-from bench.latency import WARM_UP_SECONDS, flowing
+from bench.latency import flowing
 from bench.place import Outbox, Place
 from bench.report import ratio, spread
 from bench.rows import CHUNK, add_history, appear
@@ -47,9 +47,9 @@ def _with_history(place: Place, kind: str, shards: int, size: int) -> str:
 
 
 def _round(place: Place, outbox: Outbox, count: int, seconds: float) -> dict[str, float]:
-    with flowing(place, outbox, min(WARM_UP_SECONDS, seconds)) as flow:
-        answered = flow.latency(RATE, seconds)
+    with flowing(place, outbox) as flow:
+        answered = flow.at_rates([RATE], seconds)
         appear(outbox, count)
         rate, cost = follow(place, [flow.relay], flow.consumer, outbox.engine, count)
-    named = {f"{name} at {RATE}/s": value for name, value in answered.items() if name.endswith(" ms")}
+    named = {f"{name} {at}": ms for at, found in answered.items() for name, ms in found.items() if name.endswith(" ms")}
     return {"rows/s": rate, **cost, **named}

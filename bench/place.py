@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.store import Store
 from tests.conftest import identify, migrate
 from tests.relay_process import RelayProcess
-from tests.services import Given, Kafka, Postgres, Registry
+from tests.services import Given, Kafka, Postgres, Registry, ServiceError
 from tests.support import new_rows, wait_until
 from tests.world import settings_for
 
@@ -33,7 +34,11 @@ Services = tuple[Kafka | Given, Registry | Given, Postgres | Given]
 
 @contextmanager
 def services(folder: Path) -> Iterator[Services]:
-    """Those that the environment names, as in the tests; the others are started, and stopped at the end."""
+    """Those that the environment names, as in the tests; the others are started, and stopped at the end.
+
+    Raises:
+        SystemExit: one cannot be started; it says why.
+    """
     given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), os.environ.get("SCHEMA_REGISTRY_URL")
     postgres_url = os.environ.get("TEST_POSTGRES_URL")
     login = os.environ.get("SCHEMA_REGISTRY_USERNAME", ""), os.environ.get("SCHEMA_REGISTRY_PASSWORD", "")
@@ -42,8 +47,11 @@ def services(folder: Path) -> Iterator[Services]:
     postgres = Given(postgres_url) if postgres_url else Postgres(folder / "postgres")
     started = [service for service in (kafka, registry, postgres) if not isinstance(service, Given)]
     try:
-        for service in started:
-            service.start()
+        try:
+            for service in started:
+                service.start()
+        except ServiceError as error:
+            sys.exit(f"not run: {error}")
         yield kafka, registry, postgres
     finally:
         for service in started:
@@ -84,7 +92,7 @@ class Place:
             yield Outbox(url, engine, shards, self.settings(url, shards))
         finally:
             engine.dispose()
-            self._drop(url)
+            self.drop(url)
 
     def make(self, kind: str, shards: int) -> str:
         """Make an empty outbox; its URL."""
@@ -108,7 +116,8 @@ class Place:
         identify(copied)
         return copied
 
-    def _drop(self, url: str) -> None:
+    def drop(self, url: str) -> None:
+        """Remove a database."""
         name = str(make_url(url).database)
         if url.startswith("sqlite"):
             Path(name).unlink()
@@ -116,13 +125,16 @@ class Place:
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
-    def topics(self, settings: dict[str, str], shards: int) -> None:
-        """Make a relay's topics before it starts, so that a consumer can wait for its first record."""
+    def topic(self, name: str, partitions: int = PARTITIONS, policy: str = "delete") -> None:
+        """Make a topic before anything is sent, so that a consumer can wait for its first record."""
         admin = AdminClient(self.client_config)
-        wanted = [NewTopic(settings["KAFKA_TOPIC"], PARTITIONS, 1)]
-        wanted.append(NewTopic(settings["KAFKA_PROGRESS_TOPIC"], shards, 1, config={"cleanup.policy": "compact"}))
-        for future in admin.create_topics(wanted).values():
-            future.result(30)
+        wanted = NewTopic(name, partitions, 1, config={"cleanup.policy": policy})
+        admin.create_topics([wanted])[name].result(30)
+
+    def topics(self, settings: dict[str, str], shards: int) -> None:
+        """Make a relay's topics."""
+        self.topic(settings["KAFKA_TOPIC"])
+        self.topic(settings["KAFKA_PROGRESS_TOPIC"], shards, "compact")
 
     def settings(self, url: str, shards: int, **further: str) -> dict[str, str]:
         """Settings of a relay with topics of its own, which are there."""
@@ -157,9 +169,9 @@ class Place:
         consumer.assign(places)
         return consumer
 
-    def cpu_seconds(self, relays: list[RelayProcess]) -> dict[str, float]:
-        """CPU that each part has used so far; of a service that somebody else runs it is not known."""
-        used = {"relay": sum(cpu_seconds(relay.pid) for relay in relays)}
+    def cpu_seconds(self, sender: str, pids: list[int]) -> dict[str, float]:
+        """CPU that each part has used so far: the sender with these processes, and services, if we run them."""
+        used = {sender: sum(map(cpu_seconds, pids))}
         for name, service in (("broker", self.kafka), ("database", self.postgres)):
             if not isinstance(service, Given):
                 used[name] = cpu_seconds(service.process.pid)
