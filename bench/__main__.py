@@ -1,7 +1,9 @@
 """``python -m bench [--what …] [--database …]``: where the figures come from.
 
-drain, latency, growth, scale, ingest: see the modules of these names. The
-two sides of a ratio take turns within one run.
+drain, latency, ingest, growth, backlog, scale, shards, workers, soak, debezium: see the modules of these names
+(shards: scale).
+The sides of a ratio take turns within one run. Services that the environment names are used, as in the tests,
+or else started; of those CPU is told, too.
 """
 
 import argparse
@@ -9,93 +11,78 @@ import json
 import shutil
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import drain, growth, ingest, latency, scale
-from bench.place import BATCH, Place
+from bench import backlog, debezium, drain, growth, ingest, latency, scale, soak, workers
+from bench.place import BATCH, Place, services
 from bench.report import machine, table
-from tests.conftest import migrate
-from tests.services import Kafka, Postgres, Registry
 
 SHARDS = {"sqlite": 1, "postgresql": 8}
 """What a fresh outbox has by default."""
-WHAT = ("drain", "latency", "growth", "scale", "ingest")
+
+Measure = Callable[[Place, str, int, argparse.Namespace], dict[str, Any]]
+WHAT: dict[str, Measure] = {
+    "drain": lambda place, kind, shards, o: drain.measure(place, kind, o.rows, o.rounds, shards),
+    "latency": lambda place, kind, shards, o: latency.measure(place, kind, shards, o.rates, o.seconds),
+    "ingest": lambda place, kind, shards, o: ingest.measure(place, kind, shards, o.seconds, o.rounds, o.processes),
+    "growth": lambda place, kind, shards, o: growth.measure(
+        place, kind, o.rows, o.history, o.rounds, shards, o.seconds
+    ),
+    "backlog": lambda place, kind, shards, o: backlog.measure(place, kind, o.backlog, o.seconds, shards),
+    "scale": lambda place, kind, shards, o: scale.measure(place, kind, o.rows, o.rounds, shards),
+    "shards": lambda place, kind, _, o: scale.measure_shards(place, kind, o.rows, o.rounds),
+    "workers": lambda place, kind, shards, o: workers.measure(place, kind, shards, o.rounds, o.seconds),
+    "soak": lambda place, kind, shards, o: soak.measure(place, kind, shards, o.minutes, o.seconds, o.rate),
+    "debezium": lambda place, kind, shards, o: debezium.measure(
+        place, kind, o.rows, o.rounds, shards, o.rates, o.seconds
+    ),
+}
+USUAL = ("drain", "latency", "ingest")
+SMOKE = ("drain", "growth", "ingest")
+"""What uses most of the bench for the least CPU: growth takes latencies as well."""
 
 
 def main() -> None:
     """Run what is asked for, print one JSON document, and a table beside it."""
     options = _options()
-    place = _start(Path(tempfile.mkdtemp(prefix="outbox-bench-")))
-    told = {name: getattr(options, name) for name in ("rows", "rounds", "seconds")}
-    results: dict[str, Any] = {"machine": machine(), "options": {**told, "batch": BATCH}}
+    folder = Path(tempfile.mkdtemp(prefix="outbox-bench-"))
+    results: dict[str, Any] = {"machine": machine(), "options": {**vars(options), "batch": BATCH}}
     try:
-        for kind in options.database:
-            for what in options.what:
-                results[f"{what} {kind}"] = _measure(what, kind, place, options)
-                sys.stderr.write(table({f"{what} {kind}": results[f"{what} {kind}"]}))
+        with services(folder) as found:
+            place = Place(*found, folder)
+            for kind in options.database:
+                for what in options.what:
+                    name = f"{what} {kind}"
+                    results[name] = WHAT[what](place, kind, options.shards or SHARDS[kind], options)
+                    sys.stderr.write(table({name: results[name]}))
     finally:
-        for service in (place.kafka, place.registry, place.postgres):
-            service.stop()
-        shutil.rmtree(place.folder, ignore_errors=True)
-    sys.stdout.write(json.dumps(results, indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        sys.stdout.write(json.dumps(results, indent=2) + "\n")  # what is there, also of a run that ended early
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--what", nargs="+", choices=WHAT, default=["drain", "latency", "ingest"])
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(USUAL))
     parser.add_argument("--database", nargs="+", choices=SHARDS, default=list(SHARDS))
     parser.add_argument("--rows", type=int, default=200_000, help="backlog to drain")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of load, a side and round")
-    parser.add_argument("--rates", nargs="+", type=int, default=[100, 1_000], help="of latency, requests a second")
+    parser.add_argument("--rates", nargs="+", type=int, default=[100, 1_000], help="of latency and debezium, a second")
+    parser.add_argument("--processes", type=int, default=2, help="of ingest, gunicorn's on every side")
     parser.add_argument("--history", nargs="+", type=int, default=[0, 1_000_000], help="of growth, rows sent before")
+    parser.add_argument("--backlog", nargs="+", type=int, default=[1_000_000], help="of backlog, rows that wait")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
+    parser.add_argument("--rate", type=float, help="of soak, requests a second, instead of half the limit")
     parser.add_argument("--shards", type=int, help="instead of 1 on SQLite and 8 on PostgreSQL")
-    parser.add_argument("--smoke", action="store_true", help="all but scale, small: for crashes, not times")
+    parser.add_argument("--smoke", action="store_true", help="a few topics, small: for crashes, not times")
     options = parser.parse_args()
     if options.smoke:
-        options.what = ["drain", "latency", "growth", "ingest"]
-        options.rows, options.rounds, options.seconds = 5_000, 1, 1
-        options.rates, options.history = [20], [1_000]
+        options.what = list(SMOKE)
+        options.rows, options.rounds, options.seconds = 1_000, 1, 0.3
+        options.history, options.processes = [1_000], 1
     return options
-
-
-def _start(folder: Path) -> Place:
-    kafka, registry, postgres = Kafka(folder / "kafka"), Registry(folder / "registry"), Postgres(folder / "postgres")
-    for service in (kafka, registry, postgres):
-        service.start()
-
-    def make(kind: str, shards: int) -> str:
-        return _maker(kind, folder, postgres, shards)()
-
-    return Place(kafka, registry, postgres, folder, make)
-
-
-def _measure(what: str, kind: str, place: Place, options: argparse.Namespace) -> dict[str, Any]:
-    shards = options.shards or SHARDS[kind]
-    if what == "drain":
-        return drain.measure(place, kind, options.rows, options.rounds, shards)
-    if what == "latency":
-        return latency.measure(place, kind, shards, options.rates, options.seconds)
-    if what == "growth":
-        return growth.measure(place, kind, options.rows, options.history, options.rounds, shards)
-    if what == "scale":
-        return scale.measure(place, kind, options.rows, options.rounds, shards)
-    return ingest.measure(_maker(kind, place.folder, place.postgres), place.folder, options.seconds, options.rounds)
-
-
-def _maker(kind: str, folder: Path, postgres: Postgres, shards: int = 1) -> Callable[[], str]:
-    """Makes migrated databases."""
-
-    def make() -> str:
-        name = f"bench_{uuid.uuid4().hex[:8]}"
-        url = f"sqlite:///{folder}/{name}.db" if kind == "sqlite" else postgres.create_database(name)
-        migrate(url, shards)
-        return url.replace("postgresql://", "postgresql+psycopg://")
-
-    return make
 
 
 if __name__ == "__main__":

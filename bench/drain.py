@@ -6,17 +6,19 @@ same batch; and a transaction for each message.
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
+from confluent_kafka import Consumer
 from sqlalchemy import Engine, text
 
-from bench.place import BATCH, Peak, Place, fill
+from bench.place import BATCH, Outbox, Peak, Place, fill
 from bench.report import ratio, spread
-from outbox.engine import create_outbox_engine
 from outbox.rows import PendingRow
 from outbox.store import Store
 from relay.encoding import Encoder
 from relay.publisher import Publisher, Record
+from tests.relay_process import RelayProcess
 from tests.support import wait_until
 
 PATIENCE_SECONDS = 600
@@ -29,17 +31,15 @@ def measure(place: Place, kind: str, count: int, rounds: int, shards: int) -> di
     ours, raw, single = [], [], []
     costs: dict[str, list[float]] = {}
     for _ in range(rounds):
-        url = place.make(kind, shards)
-        engine = create_outbox_engine(url)
-        fill(engine, count)
-        records = _records(engine, count)
-        rate, cost = drain(place, url, engine, count, shards)
+        with place.outbox(kind, shards) as outbox:
+            fill(outbox.engine, count)
+            records = encoded(outbox.engine, count)
+            rate, cost = drain(place, outbox, count)
         ours.append(rate)
         for name, value in cost.items():
             costs.setdefault(name, []).append(value)
         raw.append(_raw(place, records, BATCH))
         single.append(_raw(place, records[:SINGLE_MESSAGES], 1))
-        engine.dispose()
     return {
         "shards": shards,
         "rows/s": spread(ours),
@@ -51,38 +51,50 @@ def measure(place: Place, kind: str, count: int, rounds: int, shards: int) -> di
     }
 
 
-def drain(
-    place: Place, url: str, engine: Engine, count: int, shards: int, relays: int = 1
-) -> tuple[float, dict[str, float]]:
-    """Rows a second from the first record seen to the last, and what it cost.
-
-    Ends when all rows are marked, so that no work is left over for later.
-    """
-    settings = place.settings(url, shards)
-    consumer = place.consumer(settings["KAFKA_TOPIC"])
-    processes = [place.relay(settings) for _ in range(relays)]
+def drain(place: Place, outbox: Outbox, count: int) -> tuple[float, dict[str, float]]:
+    """Start a relay; see ``follow``."""
+    consumer = place.consumer(outbox.topic)
+    relay = place.relay(outbox.settings)
     try:
-        with Peak([process.pid for process in processes]) as peak:
-            already = _consume(consumer, 1)
-            began, before = time.monotonic(), place.cpu_seconds(processes)
-            rest = max(1, count - already)  # a small backlog may come in one look
-            _consume(consumer, count - already)
-            rate = rest / (time.monotonic() - began)
-            wait_until(lambda: not _pending(engine), "all rows are marked", PATIENCE_SECONDS)
-            used = {name: value - before[name] for name, value in place.cpu_seconds(processes).items()}
+        return follow(place, [relay], consumer, outbox.engine, count)
     finally:
         consumer.close()
-        for process in processes:
-            process.stop()
+        relay.stop()
+
+
+def follow(
+    place: Place, relays: list[RelayProcess], consumer: Consumer, engine: Engine, count: int
+) -> tuple[float, dict[str, float]]:
+    """As ``timed``, of relays; ends when all rows are marked, so that no work is left over for later."""
+
+    def settled() -> None:
+        wait_until(lambda: not pending(engine), "all rows are marked", PATIENCE_SECONDS)
+
+    return timed(place, "relay", [relay.pid for relay in relays], consumer, count, settled)
+
+
+def timed(
+    place: Place, sender: str, pids: list[int], consumer: Consumer, count: int, settled: Callable[[], None]
+) -> tuple[float, dict[str, float]]:
+    """Rows a second from the first record that the consumer sees to the last, and what it cost until settled."""
+    with Peak(pids) as peak:
+        already = consume(consumer, 1)
+        began, before = time.monotonic(), place.cpu_seconds(sender, pids)
+        rest = max(1, count - already)  # a small backlog may come in one look
+        consume(consumer, count - already)
+        rate = rest / (time.monotonic() - began)
+        settled()
+        used = {name: value - before[name] for name, value in place.cpu_seconds(sender, pids).items()}
     cost = {f"{name} CPU us/row": seconds / rest * 1e6 for name, seconds in used.items()}
-    return rate, {**cost, "relay memory MB": peak.mb}
+    return rate, {**cost, f"{sender} memory MB": peak.mb}
 
 
-def _pending(engine: Engine) -> int:
+def pending(engine: Engine) -> int:
+    """Rows that are not marked yet."""
     return sum(shard.pending for shard in Store(engine).status())
 
 
-def _consume(consumer: Any, wanted: int) -> int:
+def consume(consumer: Consumer, wanted: int) -> int:
     """Read until so many records, or a few more, have come."""
     deadline, seen = time.monotonic() + PATIENCE_SECONDS, 0
     while seen < wanted:
@@ -92,7 +104,7 @@ def _consume(consumer: Any, wanted: int) -> int:
     return seen
 
 
-def _records(engine: Engine, count: int) -> list[Record]:
+def encoded(engine: Engine, count: int) -> list[Record]:
     """The backlog, encoded."""
     columns = (
         "id, tag, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of, received_at,"
@@ -107,16 +119,16 @@ def _raw(place: Place, records: list[Record], batch: int) -> float:
     """Records a second through the relay's own publisher, until a consumer has them."""
     name = f"raw-{uuid.uuid4().hex[:8]}"
     place.topics({"KAFKA_TOPIC": name, "KAFKA_PROGRESS_TOPIC": f"{name}-progress"}, 1)
-    config = {**place.kafka.client_config, "linger.ms": 5}
+    config = {**place.client_config, "linger.ms": 5}
     publisher = Publisher(config, name, name, (f"{name}-progress", 0, b"key"), lambda: False)
     consumer = place.consumer(name)
     publisher.fence()
     publisher.publish(records[:1], b"")
-    _consume(consumer, 1)
+    consume(consumer, 1)
     began = time.monotonic()
     for start in range(0, len(records), batch):
         publisher.publish(records[start : start + batch], b"x" * batch * TAG_BYTES)
-    _consume(consumer, len(records))
+    consume(consumer, len(records))
     rate = len(records) / (time.monotonic() - began)
     publisher.close()
     consumer.close()

@@ -1,61 +1,55 @@
-"""Growth: the same backlog drained in an empty outbox and in ones with much history, in turn."""
+"""Growth: the same load answered, and then a backlog drained, with no history and with much, in turn.
+
+Each history is made once; every round works on a copy of it. The relay is warm before the backlog appears, all of
+it in one commit. What operators wait for is measured by
+``bench.operators``, what a long backlog costs by ``bench.backlog``.
+"""
 
 from typing import Any
 
-from sqlalchemy import Engine, text
-
-from bench.drain import drain
-from bench.place import Place, fill
+from bench.drain import follow
+from bench.latency import flowing
+from bench.place import Outbox, Place
 from bench.report import ratio, spread
-from outbox.engine import create_outbox_engine
+from bench.rows import CHUNK, add_history, appear
+from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 
-_NUMBERS = {
-    "postgresql": "generate_series(1, :count) AS n(n)",
-    "sqlite": "(WITH RECURSIVE c(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c WHERE n < :count) SELECT n FROM c)",
-}
-_TEXT = {"postgresql": "md5(n::text)", "sqlite": "hex(randomblob(16))"}
-_HISTORY = """
-    INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, payload, state,
-                        received_at, sent_at, sequence)
-    SELECT n, 'history:' || {text} || n, n % :shards, 'h-' || n, 'voice', n, 'someone@example.com',
-           CAST('{{"id": "history"}}' AS {blob}), 'sent', n, n, 0
-    FROM {numbers}
-"""
-CHUNK = 500_000
+RATE = 100
+"""Of the load whose latency is taken, in requests a second."""
 
 
-def measure(place: Place, kind: str, count: int, history: list[int], rounds: int, shards: int) -> dict[str, Any]:
-    """Rates by rows of history; ratios against the first."""
-    rates: dict[int, list[float]] = {size: [] for size in history}
-    memory: dict[int, float] = {}
+def measure(
+    place: Place, kind: str, count: int, history: list[int], rounds: int, shards: int, seconds: float
+) -> dict[str, Any]:
+    """Figures by rows of history; ratios against the first."""
+    figures: dict[int, dict[str, list[float]]] = {size: {} for size in history}
+    urls = {size: _with_history(place, kind, shards, size) for size in history}
     for _ in range(rounds):
         for size in history:
-            url = place.make(kind, shards)
-            engine = create_outbox_engine(url)
-            add_history(engine, size, shards)
-            fill(engine, count)
-            rate, cost = drain(place, url, engine, count, shards)
-            rates[size].append(rate)
-            memory[size] = max(memory.get(size, 0.0), cost["relay memory MB"])
-            engine.dispose()
+            with place.outbox(kind, shards, urls[size]) as outbox:
+                for name, value in _round(place, outbox, min(count, CHUNK), seconds).items():
+                    figures[size].setdefault(name, []).append(value)
     return {
         f"{size:,} rows of history": {
-            "rows/s": spread(rates[size]),
-            f"of that with {history[0]:,}": ratio(rates[size], rates[history[0]]),
-            "relay memory MB": round(memory[size]),
+            **{name: spread(values, 1) for name, values in found.items()},
+            f"rows/s, of that with {history[0]:,}": ratio(found["rows/s"], figures[history[0]]["rows/s"]),
         }
-        for size in history
+        for size, found in figures.items()
     }
 
 
-def add_history(engine: Engine, count: int, shards: int) -> None:
-    """Rows that were sent long ago."""
-    dialect = engine.dialect.name
-    blob = "bytea" if dialect == "postgresql" else "BLOB"
-    statement = _HISTORY.format(numbers=_NUMBERS[dialect], text=_TEXT[dialect], blob=blob)
-    statement = statement.replace("n::text", "CAST(n AS text)")
-    for start in range(0, count, CHUNK):
-        with engine.begin() as connection:
-            if dialect == "postgresql":
-                connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text(statement), {"count": min(CHUNK, count - start), "shards": shards})
+def _with_history(place: Place, kind: str, shards: int, size: int) -> str:
+    url = place.make(kind, shards)
+    engine = create_outbox_engine(url, answer_seconds=LONG_ANSWER_SECONDS)
+    add_history(engine, size, shards)
+    engine.dispose()
+    return url
+
+
+def _round(place: Place, outbox: Outbox, count: int, seconds: float) -> dict[str, float]:
+    with flowing(place, outbox) as flow:
+        answered = flow.at_rates([RATE], seconds)
+        appear(outbox, count)
+        rate, cost = follow(place, [flow.relay], flow.consumer, outbox.engine, count)
+    named = {f"{name} {at}": ms for at, found in answered.items() for name, ms in found.items() if name.endswith(" ms")}
+    return {"rows/s": rate, **cost, **named}

@@ -1,4 +1,4 @@
-"""``python -m bench.ingest``: the webhook with durable commits, beside what it is compared with.
+"""Ingest: the webhook with durable commits, beside what it is compared with.
 
 Three sides, in turn within each round: the webhook · a bare Flask route under the same gunicorn
 settings, the most that could be reached · the webhook with one commit for each request, what is
@@ -6,13 +6,11 @@ usual. Then the answer's latency at a fixed rate. The generator's own CPU is tol
 is not what is measured.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -21,7 +19,8 @@ from typing import Any, Protocol
 import psutil
 
 from bench.load import Load, closed_loop, open_loop
-from bench.report import machine, ratio, spread
+from bench.place import Place
+from bench.report import ratio, spread
 from tests.conftest import ROOT
 from tests.services.process import free_port
 from tests.support import wait_until
@@ -71,23 +70,16 @@ class Bare:
         return self.process.wait(40)
 
 
-def measure(make: Callable[[], str], folder: Path, seconds: float, rounds: int, workers: int = 2) -> dict[str, Any]:
-    """Figures of one kind of database.
-
-    Args:
-        make: makes a migrated database and returns its URL.
-        folder: for logs.
-        seconds: of load, for each side and round.
-        rounds: how often the sides take turns.
-        workers: gunicorn's processes, on every side.
-    """
+def measure(place: Place, kind: str, shards: int, seconds: float, rounds: int, processes: int) -> dict[str, Any]:
+    """Figures of one kind of database; so many seconds of load for each side and round."""
+    folder = place.folder
     with ExitStack() as stack:
 
         def environ() -> dict[str, str]:
             metrics = tempfile.mkdtemp(prefix="metrics-", dir=folder)
             return {
-                "DATABASE_URL": make(),
-                "WEB_CONCURRENCY": str(workers),
+                "DATABASE_URL": place.make(kind, shards),
+                "WEB_CONCURRENCY": str(processes),
                 "LOG_LEVEL": "WARNING",
                 "PROMETHEUS_MULTIPROC_DIR": metrics,
             }
@@ -99,7 +91,7 @@ def measure(make: Callable[[], str], folder: Path, seconds: float, rounds: int, 
         }
         for side in sides.values():
             stack.callback(side.stop)
-            closed_loop(side.port, CONNECTIONS, WARM_UP_SECONDS)
+            closed_loop(side.port, CONNECTIONS, min(WARM_UP_SECONDS, seconds))
         runs: dict[str, list[tuple[Load, float]]] = {name: [] for name in sides}
         for _ in range(rounds):
             for name, side in sides.items():
@@ -139,35 +131,3 @@ def _latency(load: Load) -> dict[str, Any]:
         "max ms": round(load.percentile_ms(1.0), 1),
         "refused": load.refused,
     }
-
-
-def main() -> None:
-    """Measure on a SQLite file and on PostgreSQL; print one JSON document."""
-    from bench.__main__ import _maker
-    from tests.services import Postgres
-
-    parser = argparse.ArgumentParser(prog="python -m bench.ingest")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of load, a side and round")
-    parser.add_argument("--workers", type=int, default=2, help="gunicorn processes, on every side")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="outbox-bench-"))
-    postgres = Postgres(folder / "postgres")
-    postgres.start()
-    try:
-        report = {
-            "machine": machine(),
-            **{
-                f"ingest {kind}": measure(
-                    _maker(kind, folder, postgres), folder, options.seconds, options.rounds, options.workers
-                )
-                for kind in ("sqlite", "postgresql")
-            },
-        }
-    finally:
-        postgres.stop()
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,24 +6,20 @@ tests, or else started.
 """
 
 import argparse
-import os
 import signal
 import statistics
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+from bench.place import Services, services
 from tests.conftest import migrate
 from tests.relay_process import RelayProcess
-from tests.services import Given, Kafka, Postgres, Registry
 from tests.support import new_row, wait_until
 from tests.world import World, settings_for
-
-Services = tuple[Kafka | Given, Registry | Given, Postgres | Given]
 
 
 def main() -> None:
@@ -43,25 +39,6 @@ def main() -> None:
                 told = " | ".join(f"{value:.2f}" for value in (min(took), statistics.median(took), max(took)))
                 sys.stdout.write(f"| {name} | {kind} | {told} |\n")
                 sys.stdout.flush()
-
-
-@contextmanager
-def services(folder: Path) -> Iterator[Services]:
-    """Those that the environment names; the others are started, and stopped at the end."""
-    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), os.environ.get("SCHEMA_REGISTRY_URL")
-    postgres_url = os.environ.get("TEST_POSTGRES_URL")
-    login = os.environ.get("SCHEMA_REGISTRY_USERNAME", ""), os.environ.get("SCHEMA_REGISTRY_PASSWORD", "")
-    kafka = Given("", given[0]) if given[0] else Kafka(folder / "kafka")
-    registry = Given(given[1], "", *login) if given[1] else Registry(folder / "registry")
-    postgres = Given(postgres_url) if postgres_url else Postgres(folder / "postgres")
-    started = [service for service in (kafka, registry, postgres) if not isinstance(service, Given)]
-    try:
-        for service in started:
-            service.start()
-        yield kafka, registry, postgres
-    finally:
-        for service in started:
-            service.stop()
 
 
 def _round(

