@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from time import monotonic, sleep
 from typing import Any
-from zlib import crc32
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from outbox import statements as sql
 from outbox import transactions
 from outbox.errors import DatabaseUnavailableError, OutboxError
+from outbox.hashing import interaction_hash
 
 EVERY_SHARD = range(99)
 """SQLite does not tell which; more than 99 there never are."""
@@ -30,9 +30,9 @@ def ring(engine: Engine, interactions: Iterable[str]) -> None:
     server while that commit waits for the disk.
     """
     if engine.dialect.name == "postgresql":
-        crcs = list({crc32(interaction.encode()) for interaction in interactions})
+        hashes = list({interaction_hash(interaction) for interaction in interactions})
         with contextlib.suppress(OutboxError), transactions.single(engine) as connection:
-            connection.execute(sql.RING.on(connection), {"crcs": crcs})
+            connection.execute(sql.RING.on(connection), {"hashes": hashes})
 
 
 class Bell:
@@ -77,7 +77,7 @@ class Bell:
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             self._connection.execute(sql.LISTEN.on(self._connection))
-            self._connection.execute(sql.RING.on(self._connection), {"crcs": []})  # heard by itself, if it works
+            self._connection.execute(sql.RING.on(self._connection), {"hashes": []})  # heard by itself, if it works
         driver = self._connection.connection.driver_connection
         shards: set[int] = set()
         for notification in driver.notifies(timeout=seconds, stop_after=1):

@@ -12,13 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
-from zlib import crc32
 
 from sqlalchemy import Connection, Engine
 
 from outbox import audit, pruning, statements, transactions
 from outbox import operator_statements as sql
 from outbox.audit import Verdict
+from outbox.hashing import interaction_hash
 from outbox.rows import ERASED_PAYLOAD, AuditEntry, ErrorGroup, FoundRow, Order, Planned, RowFilter, new_tag
 from outbox.states import RowState
 
@@ -164,12 +164,12 @@ class Operations:
         with transactions.write(self._engine) as connection:
             bound = sql.bind_planned(connection, planned)
             held = {row.id: row.interaction_id for row in connection.execute(sql.HOLD_ROWS.on(connection), bound)}
-            new = [(p.id, p.tag, new_tag(), crc32(held[p.id].encode())) for p in planned if p.id in held]
+            new = [(p.id, p.tag, new_tag(), interaction_hash(held[p.id])) for p in planned if p.id in held]
             if not new:
                 return []
             if connection.dialect.name == "postgresql":
                 columns = map(list, zip(*new, strict=True))
-                values: dict[str, object] = dict(zip(("ids", "tags", "new_tags", "crcs"), columns, strict=True))
+                values: dict[str, object] = dict(zip(("ids", "tags", "new_tags", "hashes"), columns, strict=True))
             else:
                 values = {"rows": json.dumps(new)}
             values |= {"prefix": _prefix(plan), "topic": topic}

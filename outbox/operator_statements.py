@@ -172,7 +172,7 @@ row, whose shard may be gone, no mark touches. What it erased is not asked for a
 _REPLAY = """
     INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
                         traceparent, received_at, replay_of, enriched_at, topic)
-    SELECT r.new_tag, :prefix || o.id, r.crc % i.shards, o.interaction_id, o.channel, o.timestamp_ms,
+    SELECT r.new_tag, :prefix || o.id, r.hash % i.shards, o.interaction_id, o.channel, o.timestamp_ms,
            o.customer_email, o.agent_id, o.payload, o.traceparent, {now}, o.id, o.enriched_at, CAST(:topic AS text)
     FROM outbox_identity AS i, {rows} JOIN outbox AS o ON o.id = r.id AND o.tag = r.tag
     WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix ORDER BY o.id
@@ -182,8 +182,8 @@ REPLAY = _both(
     _REPLAY,
     rows={
         "postgresql": """unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[]), CAST(:new_tags AS bigint[]),
-            CAST(:crcs AS bigint[])) AS r(id, tag, new_tag, crc)""",
-        "sqlite": """(SELECT value ->> 0 AS id, value ->> 1 AS tag, value ->> 2 AS new_tag, value ->> 3 AS crc
+            CAST(:hashes AS bigint[])) AS r(id, tag, new_tag, hash)""",
+        "sqlite": """(SELECT value ->> 0 AS id, value ->> 1 AS tag, value ->> 2 AS new_tag, value ->> 3 AS hash
             FROM json_each(:rows)) AS r""",
     },
 )

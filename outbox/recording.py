@@ -7,13 +7,13 @@ import json
 from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
-from zlib import crc32
 
 from sqlalchemy import Engine
 
 from outbox import statements as sql
 from outbox import transactions
 from outbox.engine import BEGIN
+from outbox.hashing import interaction_hash
 from outbox.rows import ERASED_PAYLOAD, Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, new_tag
 
 _ROWS_A_STATEMENT = 1_000
@@ -84,7 +84,7 @@ def _insert_postgresql(cursor: Any, rows: Sequence[NewRow], tags: Sequence[int])
         {
             "tag": tag,
             "key": row.key,
-            "crc": crc32(row.interaction_id.encode()),
+            "hash": interaction_hash(row.interaction_id),
             "interaction_id": row.interaction_id,
             "channel": row.channel,
             "timestamp_ms": row.timestamp_ms,
@@ -104,7 +104,7 @@ def _insert_sqlite(cursor: Any, rows: Sequence[NewRow], tags: Sequence[int]) -> 
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
         values: list[object] = []
         for row, tag in zip(rows[start : start + _ROWS_A_STATEMENT], tags[start:], strict=False):
-            values += (tag, row.key, crc32(row.interaction_id.encode()), row.interaction_id, row.channel)
+            values += (tag, row.key, interaction_hash(row.interaction_id), row.interaction_id, row.channel)
             values += (row.timestamp_ms, row.customer_email, row.agent_id, row.payload, row.traceparent)
         inserted += cursor.execute(sql.record_sqlite(len(values) // 10), values).rowcount
     ((newest,),) = cursor.execute(sql.NEWEST_SQLITE, (inserted,))

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
-from zlib import crc32
+
+from outbox.hashing import interaction_hash
 
 INT64_MAX = 2**63 - 1
 ERASED_PAYLOAD = b""
@@ -16,7 +17,7 @@ more, so a repeated delivery counts as the same."""
 
 def shard_of(interaction_id: str, shards: int) -> int:
     """The shard, 0 to ``shards - 1``, that keeps every row of this interaction in order."""
-    return crc32(interaction_id.encode()) % shards
+    return interaction_hash(interaction_id) % shards
 
 
 class NewRow(NamedTuple):

@@ -73,14 +73,14 @@ _COLUMNS = """
 
 RECORD_POSTGRESQL = f"""
     INSERT INTO outbox ({_COLUMNS})
-    SELECT r.tag, r.key, mod(r.crc, i.shards), r.interaction_id, r.channel, r.timestamp_ms,
+    SELECT r.tag, r.key, mod(r.hash, i.shards), r.interaction_id, r.channel, r.timestamp_ms,
            r.customer_email, r.agent_id, decode(r.payload, 'base64'), r.traceparent, {_NOW["postgresql"]}
     FROM outbox_identity AS i,
          ROWS FROM (json_to_recordset(%s) AS (
-             tag bigint, key text, crc bigint, interaction_id text, channel text, timestamp_ms bigint,
+             tag bigint, key text, hash bigint, interaction_id text, channel text, timestamp_ms bigint,
              customer_email text, agent_id text, payload text, traceparent text
          )) WITH ORDINALITY
-           AS r(tag, key, crc, interaction_id, channel, timestamp_ms,
+           AS r(tag, key, hash, interaction_id, channel, timestamp_ms,
                 customer_email, agent_id, payload, traceparent, ordinal)
     ORDER BY r.ordinal
     ON CONFLICT (key) DO NOTHING
@@ -115,8 +115,8 @@ PAYLOADS_BY_KEY = {
 }
 
 RING = statement("""
-    SELECT pg_notify('outbox_rows', coalesce(string_agg(DISTINCT CAST(mod(c.crc, i.shards) AS text), ' '), ''))
-    FROM outbox_identity AS i LEFT JOIN unnest(CAST(:crcs AS bigint[])) AS c(crc) ON true
+    SELECT pg_notify('outbox_rows', coalesce(string_agg(DISTINCT CAST(mod(c.hash, i.shards) AS text), ' '), ''))
+    FROM outbox_identity AS i LEFT JOIN unnest(CAST(:hashes AS bigint[])) AS c(hash) ON true
 """)
 LISTEN = statement("LISTEN outbox_rows")
 

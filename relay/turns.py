@@ -1,7 +1,7 @@
 """The shards of a process take turns, so that rows gather for those that wait.
 
-Eight shards with a transaction each would keep every part busy with transactions of one row; the same
-rows in fewer and larger ones come through sooner, and fewer batches are held in memory at once.
+Many shards with a transaction each at every moment would keep every part busy with transactions of one row;
+the same rows in fewer and larger ones cost less, and under load come through sooner.
 """
 
 from collections import deque
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Lock
 
-AT_ONCE = 2
-"""One encodes while another waits for its commit or its database: more only compete for the interpreter."""
+AT_ONCE = 4
+"""Some encode while others wait for their commit or their database; docs/performance.md compares numbers."""
 LONGEST_WAIT_SECONDS = 0.25
 """Then a shard goes without a turn: those that have one may be held up by a service that only they need."""
 

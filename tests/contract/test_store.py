@@ -221,7 +221,7 @@ def test_connections_that_the_server_has_closed_fail_one_batch_at_most(new_postg
 
 
 def test_the_shard_is_computed_by_the_insert(new_database: NewDatabase) -> None:
-    """crc32 of the interaction id modulo the number of shards that the database holds."""
+    """The hash of the interaction id modulo the number of shards that the database holds."""
     from outbox.engine import create_outbox_engine
 
     engine = create_outbox_engine(new_database(5))

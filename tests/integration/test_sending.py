@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import fastavro
 
+from outbox.rows import shard_of
 from tests.support import new_row, new_rows
 from tests.world import NewWorld, World
 
@@ -30,6 +31,16 @@ def test_several_shards_share_the_rows(new_world: NewWorld) -> None:
     world.check_exactly_once(ids)
     assert len(world.query("SELECT DISTINCT shard FROM outbox")) == 4
     assert not world.query("SELECT interaction_id FROM outbox GROUP BY interaction_id HAVING count(DISTINCT shard) > 1")
+
+
+def test_a_shard_writes_to_partitions_of_its_own(new_world: NewWorld) -> None:
+    """With as many shards as partitions, or a divisor, a record's shard is its partition modulo the shards."""
+    world = new_world(shards=4)
+    world.record(new_rows(200, interactions=100))
+    world.relay()
+    world.wait_drained()
+    found = {(seen.partition % 4, shard_of(seen.key, 4)) for seen in world.seen()}
+    assert found == {(number, number) for number in range(4)}
 
 
 def test_a_record_is_what_the_contract_says(world: World) -> None:

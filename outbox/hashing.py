@@ -1,0 +1,24 @@
+"""The hash that decides an interaction's shard: the one that decides its Kafka partition.
+
+So with as many shards as partitions, or a multiple, each shard's transactions write to partitions of their own.
+"""
+
+_SEED, _M, _MASK = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
+
+
+def interaction_hash(interaction_id: str) -> int:
+    """Murmur2 of the id in UTF-8 as Kafka's producers hash keys, 0 to 2**31 - 1.
+
+    Source: ``Utils.murmur2`` and ``Utils.toPositive`` of Apache Kafka's clients.
+    """
+    data = interaction_id.encode()
+    whole = len(data) & ~3
+    h = _SEED ^ len(data)
+    for start in range(0, whole, 4):
+        k = int.from_bytes(data[start : start + 4], "little") * _M & _MASK
+        k = (k ^ k >> 24) * _M & _MASK
+        h = (h * _M & _MASK) ^ k
+    if len(data) > whole:
+        h = (h ^ int.from_bytes(data[whole:], "little")) * _M & _MASK
+    h = (h ^ h >> 13) * _M & _MASK
+    return (h ^ h >> 15) & 0x7FFFFFFF
