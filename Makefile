@@ -46,7 +46,7 @@ up: install ## the same, but stay up, with a curl line to try
 # Brokers and registries of tests live for seconds: optimising compilers and collectors cost more than they save.
 test: export JDK_JAVA_OPTIONS := -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 test: lint tools ## lint, types and every test, on real services (TEST=path for some)
-	@$(BIN)/python -m tests.services -- $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TEST)
+	@$(BIN)/python -m tests.services -- $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 1 $(TEST)
 
 torture: tools ## faults under load, then the count (MINUTES=5 SEED=7 DATABASE=postgresql or sqlite)
 	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) $(if $(SEED),--seed $(SEED))

@@ -12,6 +12,7 @@ from bench.drain import PATIENCE_SECONDS, pending
 from bench.place import Outbox, Place, fill
 from bench.rows import CHUNK, add_history, age
 from bench.scoring import Scoring
+from outbox import transactions
 from outbox.call_statements import BEHIND_MS
 from tests.relay_process import RelayProcess
 from tests.support import wait_until
@@ -81,7 +82,7 @@ def with_inference(outbox: Outbox, url: str) -> Outbox:
 def calls_done(engine: Engine) -> int:
     """How many calls were made and answered so far."""
     time.sleep(0.1)  # asking is not to be what is measured
-    with engine.connect() as connection:
+    with transactions.read(engine) as connection:  # which on SQLite waits for no writer, and holds none up
         query = text("SELECT count(*) FROM outbox_inference_call WHERE state = 'done'")
         return int(connection.execute(query).scalar_one())
 

@@ -24,6 +24,13 @@ pytest_plugins = ["tests.services.fixtures", "tests.simulator.fixtures", "tests.
 ROOT = Path(__file__).parents[1]
 TEMPLATES = "TEST_TEMPLATES"
 """Variable that names the folder of migrated databases: every process of a run copies the same ones."""
+LONG = (
+    "tests/integration/test_bench.py",
+    "tests/integration/test_incident.py",
+    "tests/model/test_state_machine.py",
+    "tests/faults/",
+    "tests/breakages/",
+)
 _numbers = itertools.count(1)
 
 
@@ -32,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if TEMPLATES not in os.environ:
         os.environ[TEMPLATES] = folder = tempfile.mkdtemp(prefix="outbox-templates-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: they are handed out one by one, and at the end no worker is left with one of them alone."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 def migrate(url: str, shards: int) -> None:

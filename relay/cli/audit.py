@@ -42,6 +42,7 @@ def audit(*, row_id: int | None, verify: bool, head: str | None, as_json: bool) 
                 line = f"{told_time(entry.at_ms)} {entry.actor} {entry.verb} {len(ids)} row(s) ({shown})"
                 click.echo(escaped(f"{line}: {entry.reason} {entry.filter}"))
     if not matched:
+        click.echo("audit: no entry", err=True)
         sys.exit(NOTHING_MATCHED)
 
 

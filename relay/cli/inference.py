@@ -38,6 +38,7 @@ def list_calls(*, as_json: bool, **given: Any) -> None:
             matched = True
             click.echo(json.dumps(row._asdict()) if as_json else told_row(row))
     if not matched:
+        click.echo("inference list: no parked call matches", err=True)
         sys.exit(NOTHING_MATCHED)
 
 

@@ -44,6 +44,7 @@ def list_rows(*, group_by: str | None, as_json: bool, **filters: Any) -> None:
             matched = True
             click.echo(json.dumps(row._asdict()) if as_json else told_row(row))
     if not matched:
+        click.echo("list: no row matches", err=True)
         sys.exit(NOTHING_MATCHED)
 
 
@@ -63,4 +64,5 @@ def _list_groups(wanted: RowFilter, *, as_json: bool) -> None:
         line = f"{group.rows:>8} for {told_age(group.age_ms):>7}, since {told_time(group.oldest_at_ms)} {group.error}"
         click.echo(json.dumps(group._asdict()) if as_json else escaped(line))
     if not groups:
+        click.echo("list: no parked row matches", err=True)
         sys.exit(NOTHING_MATCHED)

@@ -378,8 +378,11 @@ def test_a_drain_without_end_leaves_the_calls_their_turn(new_stage: NewStage, si
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 3, "some calls are made")
     assert stage.states()["due"] > 700
-    now[0] = HELD_SECONDS
-    stage.marks.marked(0, full=True)
+    while now[0] < HELD_SECONDS:
+        now[0] += 1
+        stage.marks.marked(0, full=True)
+        rushes = stage.marks.rushing()
+    assert not rushes
     stage.wait_for(done=800)
 
 

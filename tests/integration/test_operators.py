@@ -119,6 +119,10 @@ def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
         (["audit", "--head", "x"], 2, "goes with --verify"),
         (["audit", "--verify", "--head", "x"], 4, "no entry has the hash"),
         (["discard", "--all", "--yes", "--reason", "x"], 3, "no row matches"),
+        (["list", "--all"], 3, "no row matches"),
+        (["list", "--group-by", "error"], 3, "no parked row matches"),
+        (["inference", "list", "--all"], 3, "no parked call matches"),
+        (["audit"], 3, "no entry"),
     ],
 )
 def test_what_is_asked_wrongly_or_matches_nothing(world: World, arguments: list[str], code: int, told: str) -> None:
