@@ -23,6 +23,7 @@ from bench.ingest import CONNECTIONS
 from bench.load import Load, closed_loop, open_loop_beside
 from bench.place import BATCH, Outbox, Place
 from bench.trend import Limit, Sample, judge
+from outbox import transactions
 from outbox.store import Store
 from tests.relay_process import RelayProcess
 from tests.services import Postgres
@@ -188,7 +189,7 @@ def _size_postgresql(engine: Engine) -> dict[str, float]:
 
 def _size_sqlite(engine: Engine) -> dict[str, float]:
     file = Path(str(make_url(str(engine.url)).database))
-    with engine.connect() as connection:
+    with transactions.read(engine) as connection:  # which waits for no writer, and holds none up
         rows = connection.execute(text("SELECT count(*) FROM outbox")).scalar_one()
     wal = file.with_name(f"{file.name}-wal")
     return {"rows": rows, "database MB": file.stat().st_size / 2**20, "WAL MB": wal.stat().st_size / 2**20}
