@@ -3,9 +3,12 @@
 So with as many shards as partitions, or a multiple, each shard's transactions write to partitions of their own.
 """
 
+from functools import lru_cache
+
 _SEED, _M, _MASK = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
 
 
+@lru_cache(4_096)  # asked for at the recording and at the ring, and for each row of an interaction
 def interaction_hash(interaction_id: str) -> int:
     """Murmur2 of the id in UTF-8 as Kafka's producers hash keys, 0 to 2**31 - 1.
 
