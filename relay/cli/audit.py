@@ -6,7 +6,7 @@ import sys
 import click
 
 from outbox.operations import Operations
-from relay.cli.shared import CHECK_FAILED, DONE, NOTHING_MATCHED, escaped, operations, told_time
+from relay.cli.shared import CHECK_FAILED, DONE, escaped, nothing_matched, operations, told_time
 
 SHOWN_IDS = 10
 
@@ -42,8 +42,7 @@ def audit(*, row_id: int | None, verify: bool, head: str | None, as_json: bool) 
                 line = f"{told_time(entry.at_ms)} {entry.actor} {entry.verb} {len(ids)} row(s) ({shown})"
                 click.echo(escaped(f"{line}: {entry.reason} {entry.filter}"))
     if not matched:
-        click.echo("audit: no entry", err=True)
-        sys.exit(NOTHING_MATCHED)
+        nothing_matched("audit: no entry")
 
 
 def _verify(verbs: Operations, head: str | None, *, as_json: bool) -> None:

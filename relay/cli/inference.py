@@ -12,7 +12,7 @@ from outbox.states import RowState
 from relay.cli.changing import Asked, Change, carry_out, changing
 from relay.cli.list import told_row
 from relay.cli.repair import as_of_now
-from relay.cli.shared import NOTHING_MATCHED, as_options, operations, row_filters, rows_from
+from relay.cli.shared import as_options, nothing_matched, operations, row_filters, rows_from
 
 
 @click.group()
@@ -38,8 +38,7 @@ def list_calls(*, as_json: bool, **given: Any) -> None:
             matched = True
             click.echo(json.dumps(row._asdict()) if as_json else told_row(row))
     if not matched:
-        click.echo("inference list: no parked call matches", err=True)
-        sys.exit(NOTHING_MATCHED)
+        nothing_matched("inference list: no parked call matches")
 
 
 @inference.command("retry")

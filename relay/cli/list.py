@@ -1,7 +1,6 @@
 """``relay list``: rows, or parked rows by their errors."""
 
 import json
-import sys
 from typing import Any
 
 import click
@@ -9,9 +8,9 @@ import click
 from outbox.rows import FoundRow, RowFilter
 from outbox.states import RowState
 from relay.cli.shared import (
-    NOTHING_MATCHED,
     escaped,
     filter_from,
+    nothing_matched,
     operations,
     row_filters,
     rows_from,
@@ -44,8 +43,7 @@ def list_rows(*, group_by: str | None, as_json: bool, **filters: Any) -> None:
             matched = True
             click.echo(json.dumps(row._asdict()) if as_json else told_row(row))
     if not matched:
-        click.echo("list: no row matches", err=True)
-        sys.exit(NOTHING_MATCHED)
+        nothing_matched("list: no row matches")
 
 
 def told_row(row: FoundRow) -> str:
@@ -64,5 +62,4 @@ def _list_groups(wanted: RowFilter, *, as_json: bool) -> None:
         line = f"{group.rows:>8} for {told_age(group.age_ms):>7}, since {told_time(group.oldest_at_ms)} {group.error}"
         click.echo(json.dumps(group._asdict()) if as_json else escaped(line))
     if not groups:
-        click.echo("list: no parked row matches", err=True)
-        sys.exit(NOTHING_MATCHED)
+        nothing_matched("list: no parked row matches")

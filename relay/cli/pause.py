@@ -1,12 +1,10 @@
 """``relay pause`` and ``relay resume``: keep relays from sending, and let them go on."""
 
-import sys
-
 import click
 
 from outbox import pausing
 from relay.cli.shards import Span, on_record, order_of
-from relay.cli.shared import NOTHING_MATCHED, OperatorSettings, outbox_of
+from relay.cli.shared import OperatorSettings, nothing_matched, outbox_of
 
 _SHARD = click.option("--shard", type=click.IntRange(0, 98), help="This one only; every shard without.")
 
@@ -28,8 +26,7 @@ def pause(*, shard: int | None, for_seconds: float | None, actor: str | None, re
     with outbox_of(OperatorSettings) as (engine, settings):
         paused = pausing.pause(engine, shard, for_seconds, order_of(actor, reason, settings))
     if not paused:
-        click.echo(f"there is no shard {shard}", err=True)
-        sys.exit(NOTHING_MATCHED)
+        nothing_matched(f"there is no shard {shard}")
     lasting = "until relay resume" if for_seconds is None else f"for {for_seconds:.0f} s, or until relay resume"
     click.echo(f"paused {lasting}: {_told(paused)}")
 
@@ -48,8 +45,7 @@ def resume(*, shard: int | None, actor: str | None, reason: str) -> None:
     with outbox_of(OperatorSettings) as (engine, settings):
         resumed = pausing.resume(engine, shard, order_of(actor, reason, settings))
     if not resumed:
-        click.echo("nothing is paused" if shard is None else f"shard {shard} is not paused", err=True)
-        sys.exit(NOTHING_MATCHED)
+        nothing_matched("nothing is paused" if shard is None else f"shard {shard} is not paused")
     click.echo(f"resumed: {_told(resumed)}")
 
 

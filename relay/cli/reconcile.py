@@ -20,12 +20,12 @@ from outbox.store import Store
 from relay.cli.shards import OperatingSettings, order_of, planned
 from relay.cli.shared import (
     DONE,
-    NOTHING_MATCHED,
     PARTLY_DONE,
     USAGE,
     Moment,
     confirmed,
     escaped,
+    nothing_matched,
     outbox_of,
     told_time,
 )
@@ -99,8 +99,7 @@ def reconcile(
         with custody(settings, engine) as held:
             plan = _plan(engine, held, shards, since)
             if not plan.sequences:
-                click.echo("no shard waits to be reconciled: what Kafka holds, the database knows of", err=True)
-                sys.exit(NOTHING_MATCHED)
+                nothing_matched("no shard waits to be reconciled: what Kafka holds, the database knows of")
             _show(engine, plan, since)
             if dry_run:
                 sys.exit(DONE)

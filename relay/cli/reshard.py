@@ -12,7 +12,7 @@ from outbox.resharding import ReshardPlan
 from outbox.rows import Order, ShardStatus
 from outbox.store import Store
 from relay.cli.shards import OperatingSettings, order_of, planned
-from relay.cli.shared import DONE, FAILED, NOTHING_MATCHED, USAGE, confirmed, outbox_of
+from relay.cli.shared import DONE, FAILED, USAGE, confirmed, nothing_matched, outbox_of
 from relay.custody import Custody, custody
 from relay.topics import grow_progress_topic
 
@@ -35,8 +35,7 @@ def reshard(*, shards: int, actor: str | None, reason: str, dry_run: bool, yes: 
         order = order_of(actor, reason, settings)
         status = Store(engine).status()
         if len(status) == shards:
-            click.echo(f"this outbox has {shards} shard(s) already", err=True)
-            sys.exit(NOTHING_MATCHED)
+            nothing_matched(f"this outbox has {shards} shard(s) already")
         if sending := refusal(status):
             click.echo(sending, err=True)
             sys.exit(FAILED)

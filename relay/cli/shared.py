@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from sqlalchemy import Engine
@@ -259,6 +259,12 @@ def _refuse_missing_file(engine: Engine) -> None:
             f"DATABASE_URL names {engine.url.database}, which does not exist: "
             "correct it, or make the outbox by alembic upgrade head"
         )
+
+
+def nothing_matched(told: str) -> NoReturn:
+    """End with exit code 3, and a word of why."""
+    click.echo(told, err=True)
+    sys.exit(NOTHING_MATCHED)
 
 
 def escaped(value: object) -> str:

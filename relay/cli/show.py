@@ -18,10 +18,10 @@ from relay.cli.shared import (
     CHECK_FAILED,
     DONE,
     FAILED,
-    NOTHING_MATCHED,
     OperatorSettings,
     Reason,
     escaped,
+    nothing_matched,
     outbox_of,
     told_time,
     who_acts,
@@ -74,8 +74,7 @@ def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: 
             payload = lookup.reveal(row_id, Order(who_acts(actor, settings), reason or "", RowFilter(ids=(row_id,))))
         life = lookup.life(row_id)
     if life is None:
-        click.echo(f"the outbox holds no row {row_id}", err=True)
-        sys.exit(NOTHING_MATCHED)
+        nothing_matched(f"the outbox holds no row {row_id}")
     looked = _look_up(life.row, compare=verify)
     if as_json:
         click.echo(json.dumps(_as_json(life, looked, payload)))
