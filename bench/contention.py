@@ -1,11 +1,12 @@
 """What PostgreSQL's sessions of one database wait for, and how much they do."""
 
-import threading
 from collections import Counter
-from typing import Any, Self
+from typing import Any
 
 import psycopg
 from sqlalchemy import make_url
+
+from bench.sampling import Sampler
 
 EVERY_SECONDS = 0.02
 SMALLEST_SHARE = 0.01
@@ -40,7 +41,7 @@ def counters(url: str) -> dict[str, int]:
         return {column.name: int(value) for column, value in zip(cursor.description or (), row, strict=True)}
 
 
-class Waits:
+class Waits(Sampler):
     """Samples what the active sessions of a database wait for, while the block runs; nothing on SQLite.
 
     Args:
@@ -48,17 +49,9 @@ class Waits:
     """
 
     def __init__(self, url: str) -> None:
-        self._url, self._stop = url, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        super().__init__()
+        self._url = url
         self.seen: Counter[str] = Counter()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         if not _is_postgresql(self._url):

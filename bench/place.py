@@ -1,16 +1,14 @@
 """Where a bench runs: services, outboxes, topics, and what their processes cost."""
 
-import os
 import shutil
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import psutil
 import psycopg
@@ -18,6 +16,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import Engine, make_url
 
+from bench.sampling import Sampler
 from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.store import Store
 from tests.conftest import identify, migrate
@@ -39,12 +38,9 @@ def services(folder: Path) -> Iterator[Services]:
     Raises:
         SystemExit: one cannot be started; it says why.
     """
-    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), os.environ.get("SCHEMA_REGISTRY_URL")
-    postgres_url = os.environ.get("TEST_POSTGRES_URL")
-    login = os.environ.get("SCHEMA_REGISTRY_USERNAME", ""), os.environ.get("SCHEMA_REGISTRY_PASSWORD", "")
-    kafka = Given("", given[0]) if given[0] else Kafka(folder / "kafka")
-    registry = Given(given[1], "", *login) if given[1] else Registry(folder / "registry")
-    postgres = Given(postgres_url) if postgres_url else Postgres(folder / "postgres")
+    kafka = Given.kafka() or Kafka(folder / "kafka")
+    registry = Given.registry() or Registry(folder / "registry")
+    postgres = Given.postgres() or Postgres(folder / "postgres")
     started = [service for service in (kafka, registry, postgres) if not isinstance(service, Given)]
     try:
         try:
@@ -196,20 +192,12 @@ def cpu_seconds(pid: int) -> float:
     return total + sum(process.cpu_times()[2:4])
 
 
-class Peak:
+class Peak(Sampler):
     """Highest resident memory of processes while the block runs, in MB each."""
 
     def __init__(self, pids: list[int]) -> None:
-        self._pids, self._stop, self.mb = pids, threading.Event(), 0.0
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        super().__init__()
+        self._pids, self.mb = pids, 0.0
 
     def _watch(self) -> None:
         while not self._stop.wait(0.2):

@@ -34,9 +34,8 @@ def started(service: S) -> Iterator[S]:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka | Given]:
     """A broker shared by the session; tests use topics of their own."""
-    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if given:
-        yield Given("", given)
+    if given := Given.kafka():
+        yield given
     else:
         yield from started(Kafka(tmp_path_factory.mktemp("kafka") / "kafka"))
 
@@ -56,10 +55,8 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry | Given]:
     """A Schema Registry with basic authentication."""
-    given = os.environ.get("SCHEMA_REGISTRY_URL")
-    if given:
-        user = os.environ.get("SCHEMA_REGISTRY_USERNAME", "")
-        yield Given(given, "", user, os.environ.get("SCHEMA_REGISTRY_PASSWORD", ""))
+    if given := Given.registry():
+        yield given
     else:
         yield from started(Registry(tmp_path_factory.mktemp("registry")))
 
@@ -73,9 +70,8 @@ def own_registry(tmp_path: Path) -> Iterator[Registry]:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres | Given]:
     """A PostgreSQL server; tests use databases of their own."""
-    given = os.environ.get("TEST_POSTGRES_URL")
-    if given:
-        yield Given(given)
+    if given := Given.postgres():
+        yield given
     else:
         yield from started(Postgres(tmp_path_factory.mktemp("postgres") / "postgres"))
 
