@@ -1,6 +1,17 @@
-"""What the webhook is compared with: the least that a Flask route can do, and one commit for each request."""
+"""What the webhook is compared with: the least that a Flask route can do, and one commit for each request.
+
+Between the two, to see where the time goes: that route when it waits for another thread, and the webhook
+when nothing is committed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from flask import Flask, Response, request
+
+from app.recorder import Recorder
+from outbox.rows import Accepted, NewRow, RecordOutcome
+from outbox.store import Store
 
 app = Flask(__name__)
 
@@ -12,23 +23,55 @@ def take() -> Response:
     return Response('{"status": "accepted"}', 202, content_type="application/json")
 
 
+def handed_over() -> Flask:
+    """The same route, but each request waits for another thread, as it does for a group commit."""
+    waiting, recorder = Flask(__name__), Recorder(_NothingCommitted())
+
+    @waiting.post("/webhook/cxone-data-action")
+    def take() -> Response:
+        recorder.record(NewRow("key", "interaction", "voice", 0, None, None, request.get_data()))
+        return Response('{"status": "accepted"}', 202, content_type="application/json")
+
+    return waiting
+
+
+def nothing_committed() -> Flask:
+    """The whole webhook, except that no database is spoken to."""
+    return _webhook(lambda _: Recorder(_NothingCommitted()))
+
+
 def one_commit_a_request() -> Flask:
     """The whole webhook, except that each request's thread commits its own row."""
-    from dataclasses import replace
+    return _webhook(_Alone)
 
+
+def _webhook(recorder: Callable[[Store], Recorder]) -> Flask:
     from app.factory import create_app_from_environ
-    from app.recorder import Recorder
-    from outbox.rows import NewRow, RecordOutcome
-
-    class Alone(Recorder):
-        """A recorder that gathers nothing."""
-
-        def record(self, row: NewRow) -> RecordOutcome:
-            """Commit this row."""
-            (outcome,) = self._store.record([row])
-            return outcome
 
     webhook = create_app_from_environ()
     door = webhook.extensions["door"]
-    webhook.extensions["door"] = replace(door, recorder=Alone(door.recorder._store))  # noqa: SLF001 - for comparison
+    webhook.extensions["door"] = replace(door, recorder=recorder(door.recorder._store))  # noqa: SLF001 - to compare
     return webhook
+
+
+class _Alone(Recorder):
+    """A recorder that gathers nothing."""
+
+    def record(self, row: NewRow) -> RecordOutcome:
+        """Commit this row."""
+        (outcome,) = self._store.record([row])
+        return outcome
+
+
+class _NothingCommitted(Store):
+    """A ledger that forgets."""
+
+    def __init__(self) -> None:
+        """Without a database."""
+
+    def record(self, rows: Sequence[NewRow]) -> list[RecordOutcome]:
+        """Each row counts as new."""
+        return [Accepted(1, row.interaction_id, duplicate=False) for row in rows]
+
+    def ring(self, outcomes: Sequence[RecordOutcome]) -> None:
+        """Nobody is told."""

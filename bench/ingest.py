@@ -1,9 +1,10 @@
 """Ingest: the webhook with durable commits, beside what it is compared with.
 
-Three sides, in turn within each round: the webhook · a bare Flask route under the same gunicorn
-settings, the most that could be reached · the webhook with one commit for each request, what is
-usual. Then the answer's latency at a fixed rate. The generator's own CPU is told, to show that it
-is not what is measured.
+Five sides, in turn within each round: the webhook · a bare Flask route under the same gunicorn
+settings, the most that could be reached · that route when it waits for another thread · the webhook
+when nothing is committed · the webhook with one commit for each request, what is usual. Then the
+answer's latency at a fixed rate. The generator's own CPU is told, to show that it is not what is
+measured.
 """
 
 import os
@@ -87,6 +88,8 @@ def measure(place: Place, kind: str, shards: int, seconds: float, rounds: int, p
         sides: dict[str, Side] = {
             "webhook": WebProcess(environ(), folder / "web.log"),
             "bare Flask route": Bare(environ(), folder / "bare.log", "bench.bare:app"),
+            "bare, handed over": Bare(environ(), folder / "handed.log", "bench.bare:handed_over()"),
+            "nothing committed": Bare(environ(), folder / "nothing.log", "bench.bare:nothing_committed()"),
             "one commit a request": Bare(environ(), folder / "single.log", "bench.bare:one_commit_a_request()"),
         }
         for side in sides.values():
@@ -100,7 +103,7 @@ def measure(place: Place, kind: str, shards: int, seconds: float, rounds: int, p
                 runs[name].append((load, _cpu_seconds(side) - before))
         latency = open_loop(sides["webhook"].port, FIXED_PER_SECOND, seconds)
     told: dict[str, Any] = {name: _told(run) for name, run in runs.items()}
-    for name in ("bare Flask route", "one commit a request"):
+    for name in sides.keys() - {"webhook"}:
         told[f"webhook / {name}"] = ratio(
             [load.per_second for load, _ in runs["webhook"]], [load.per_second for load, _ in runs[name]]
         )

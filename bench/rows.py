@@ -6,6 +6,7 @@ from sqlalchemy import Connection, Engine, text
 
 from bench.place import Outbox
 from outbox import bell
+from outbox.engine import SINGLE
 from outbox.rows import shard_of
 
 CHUNK = 500_000
@@ -55,7 +56,7 @@ def add_backlog(engine: Engine, count: int, shards: int) -> None:
 def age(engine: Engine) -> None:
     """What PostgreSQL's autovacuum would have done meanwhile, if the rows had come one by one."""
     if engine.dialect.name == "postgresql":
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with engine.connect().execution_options(**SINGLE) as connection:
             connection.execute(text("VACUUM (ANALYZE) outbox, outbox_inference_call"))
 
 

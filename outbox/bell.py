@@ -30,9 +30,9 @@ def ring(engine: Engine, interactions: Iterable[str]) -> None:
     server while that commit waits for the disk.
     """
     if engine.dialect.name == "postgresql":
-        hashes = list({interaction_hash(interaction) for interaction in interactions})
-        with contextlib.suppress(OutboxError), transactions.single(engine) as connection:
-            connection.execute(sql.RING.on(connection), {"hashes": hashes})
+        hashes = ",".join({str(interaction_hash(interaction)) for interaction in interactions})
+        with contextlib.suppress(OutboxError), transactions.driver(engine) as driver:
+            driver.execute(sql.RING, (f"{{{hashes}}}",))
 
 
 class Bell:
@@ -75,12 +75,11 @@ class Bell:
 
     def _notified(self, seconds: float) -> Sequence[int]:
         if self._connection is None:
-            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            self._connection.execute(sql.LISTEN.on(self._connection))
-            self._connection.execute(sql.RING.on(self._connection), {"hashes": []})  # heard by itself, if it works
-        driver = self._connection.connection.driver_connection
+            self._connection = self._engine.raw_connection()
+            self._driver().execute(sql.LISTEN)
+            self._driver().execute(sql.RING, ("{}",))  # heard by itself, if it works
         shards: set[int] = set()
-        for notification in driver.notifies(timeout=seconds, stop_after=1):
+        for notification in self._driver().notifies(timeout=seconds, stop_after=1):
             self.heard = True
             shards.update(map(int, notification.payload.split()))
         return sorted(shards)
@@ -91,7 +90,7 @@ class Bell:
             self.heard = True
         deadline, pause = monotonic() + seconds, PROBE_SECONDS[0]
         while True:
-            ((version,),) = self._connection.driver_connection.execute("PRAGMA data_version").fetchall()
+            ((version,),) = self._driver().execute("PRAGMA data_version").fetchall()
             if version != self._version:
                 self._version = version
                 return EVERY_SHARD
@@ -99,3 +98,6 @@ class Bell:
                 return ()
             sleep(pause)
             pause = min(pause * 2, PROBE_SECONDS[1])
+
+    def _driver(self) -> Any:
+        return self._connection.driver_connection

@@ -58,17 +58,20 @@ NETWORK_FILE_SYSTEMS = frozenset(
 BEGIN = {
     # Writers queue here, not at their first write.
     "sqlite": "BEGIN IMMEDIATE",
-    # The driver has sent BEGIN. Local to the transaction, so that a pooled server connection keeps nothing of ours.
+    # Local to the transaction, so that a pooled server connection keeps nothing of ours. One message: each one
+    # waits for its answer.
     "postgresql": (
-        f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),"
+        f"BEGIN; SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),"
         f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
         f" set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_TIMEOUT_MS}', true)"
     ),
 }
-"""First statement of a transaction that writes."""
+"""What begins a transaction that writes; the drivers begin none themselves."""
 
 READ_ONLY = {"outbox_read_only": True}
 """Execution option: on SQLite the transaction is deferred, so that a reader never queues behind writers."""
+SINGLE = {**READ_ONLY, "outbox_single": True}
+"""Execution options: on PostgreSQL each statement commits by itself; on SQLite as ``READ_ONLY``."""
 
 
 def create_outbox_engine(url: str, *, answer_seconds: float = ANSWER_SECONDS) -> Engine:
@@ -171,11 +174,11 @@ def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
         return connection
 
     @event.listens_for(engine, "connect")
-    def _assert_durable(connection: Any, _record: Any) -> None:
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.autocommit = True  # the driver opens no transactions of its own: _begin does
         with connection.cursor() as cursor:
             cursor.execute("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
             fsync, synchronous_commit = cursor.fetchone()
-        connection.rollback()
         if fsync != "on" or synchronous_commit == "off":
             raise UnsafeDatabaseError(
                 f"PostgreSQL runs with fsync = {fsync} and synchronous_commit = {synchronous_commit}: it may lose "
@@ -184,7 +187,7 @@ def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        if not connection.get_execution_options().get("outbox_single", False):
             connection.exec_driver_sql(BEGIN["postgresql"])
 
     return engine

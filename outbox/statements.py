@@ -114,11 +114,12 @@ PAYLOADS_BY_KEY = {
     "sqlite": "SELECT key, id, interaction_id, payload FROM outbox WHERE key IN (SELECT value FROM json_each(?))",
 }
 
-RING = statement("""
+RING = """
     SELECT pg_notify('outbox_rows', coalesce(string_agg(DISTINCT CAST(mod(c.hash, i.shards) AS text), ' '), ''))
-    FROM outbox_identity AS i LEFT JOIN unnest(CAST(:hashes AS bigint[])) AS c(hash) ON true
-""")
-LISTEN = statement("LISTEN outbox_rows")
+    FROM outbox_identity AS i LEFT JOIN unnest(CAST(%s AS bigint[])) AS c(hash) ON true
+"""
+"""For psycopg itself; the interactions' hashes as one text, ``{1,2}``."""
+LISTEN = "LISTEN outbox_rows"
 
 # Sending -------------------------------------------------------------------------------------------
 

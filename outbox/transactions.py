@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from outbox.engine import READ_ONLY
+from outbox.engine import READ_ONLY, SINGLE
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
 
 ROW_ERRORS = (DataError, IntegrityError)
@@ -38,13 +38,12 @@ def read(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def single(engine: Engine) -> Iterator[Connection]:
-    """Single statements, for reading and for notifications. Errors as ``write``.
+    """Single statements, for reading. Errors as ``write``.
 
-    On PostgreSQL each commits by itself: a transaction would be three more round trips. The server's time-outs,
+    On PostgreSQL each commits by itself: a transaction would be two more round trips. The server's time-outs,
     which belong to a transaction, do not hold; the connection's own does.
     """
-    alone = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else READ_ONLY
-    with _translated(), engine.connect().execution_options(**alone) as connection:
+    with _translated(), engine.connect().execution_options(**SINGLE) as connection:
         yield connection
 
 
@@ -55,8 +54,8 @@ def tuples(result: CursorResult[Any]) -> list[tuple[Any, ...]]:
 
 @contextmanager
 def driver(engine: Engine) -> Iterator[Any]:
-    """The driver's own connection; what is not committed in the block is rolled back. Errors as ``write``,
-    and ``row_errors`` as the driver raises them.
+    """The driver's own connection, in no transaction; what is begun in the block and not committed is rolled back.
+    Errors as ``write``, and ``row_errors`` as the driver raises them.
     """
     dbapi = engine.dialect.loaded_dbapi
     with _translated():
