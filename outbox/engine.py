@@ -55,16 +55,17 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 """File systems whose locks or syncs SQLite cannot rely on (sqlite.org/howtocorrupt.html, 2.1)."""
 
+TIME_OUTS = (
+    f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),"
+    f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
+    f" set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_TIMEOUT_MS}', true)"
+)
+"""Of PostgreSQL; local to a transaction, so that a pooled server connection keeps nothing of ours."""
 BEGIN = {
     # Writers queue here, not at their first write.
     "sqlite": "BEGIN IMMEDIATE",
-    # Local to the transaction, so that a pooled server connection keeps nothing of ours. One message: each one
-    # waits for its answer.
-    "postgresql": (
-        f"BEGIN; SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),"
-        f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"
-        f" set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_TIMEOUT_MS}', true)"
-    ),
+    # One message: each one waits for its answer.
+    "postgresql": f"BEGIN; {TIME_OUTS}",
 }
 """What begins a transaction that writes; the drivers begin none themselves."""
 

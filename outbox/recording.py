@@ -1,6 +1,8 @@
 """Recording new rows: the shortest way from values to a commit, for many rows at once.
 
-This is the one verb that speaks to the driver itself: SQLAlchemy's part was a third of its time.
+This is the one verb that speaks to the driver itself: SQLAlchemy's part was a third of its time. Insert and
+commit are one message: the thread that records competes for the interpreter with those that answer, and queues
+for it anew after each wait for the database.
 """
 
 import json
@@ -12,7 +14,7 @@ from sqlalchemy import Engine
 
 from outbox import statements as sql
 from outbox import transactions
-from outbox.engine import BEGIN
+from outbox.engine import BEGIN, TIME_OUTS
 from outbox.hashing import interaction_hash
 from outbox.rows import ERASED_PAYLOAD, Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, new_tag
 
@@ -21,65 +23,58 @@ _ROWS_A_STATEMENT = 1_000
 
 
 def record(engine: Engine, rows: Sequence[NewRow]) -> list[RecordOutcome]:
-    """Commit new rows in one transaction; arguments, result and errors as ``Store.record``."""
-    dialect = engine.dialect.name
-    row_errors = transactions.row_errors(engine)
+    """Commit new rows; arguments, result and errors as ``Store.record``."""
     with transactions.driver(engine) as driver:
-        cursor = driver.cursor()
-        try:
-            cursor.execute(BEGIN[dialect])
-            outcomes = _recorded(cursor, dialect, rows)
-        except row_errors:
-            # One bad row must not fail its neighbours. Still one commit: either all outcomes hold, or none.
-            driver.rollback()
-            cursor.execute(BEGIN[dialect])
-            outcomes = [_recorded_alone(cursor, dialect, row, row_errors) for row in rows]
-        driver.commit()
+        return _recorded(driver, engine.dialect.name, rows, transactions.row_errors(engine))
+
+
+def _recorded(
+    driver: Any, dialect: str, rows: Sequence[NewRow], row_errors: tuple[type[Exception], ...]
+) -> list[RecordOutcome]:
+    tags = [new_tag() for _ in rows]
+    try:
+        ids = (_insert_postgresql if dialect == "postgresql" else _insert_sqlite)(driver, rows, tags)
+    except row_errors as error:
+        driver.rollback()
+        if len(rows) == 1:
+            return [RowRefused(type(error).__name__)]
+        half = len(rows) // 2  # one bad row must not fail its neighbours
+        return [o for part in (rows[:half], rows[half:]) for o in _recorded(driver, dialect, part, row_errors)]
+    if len(ids) == len(rows):
+        return [Accepted(ids[tag], row.interaction_id, duplicate=False) for row, tag in zip(rows, tags, strict=True)]
+    known = _known(driver, dialect, [row.key for row, tag in zip(rows, tags, strict=True) if tag not in ids])
+    outcomes: list[RecordOutcome] = []
+    for row, tag in zip(rows, tags, strict=True):
+        if tag in ids:
+            outcomes.append(Accepted(ids[tag], row.interaction_id, duplicate=False))
+        elif row.key in known:
+            outcomes.append(_repeated(row, *known[row.key]))
+        else:  # it has been pruned since the insert met it
+            outcomes += _recorded(driver, dialect, [row], row_errors)
     return outcomes
 
 
-def _recorded_alone(cursor: Any, dialect: str, row: NewRow, row_errors: tuple[type[Exception], ...]) -> RecordOutcome:
-    cursor.execute("SAVEPOINT row_alone")
-    try:
-        (outcome,) = _recorded(cursor, dialect, [row])
-    except row_errors as error:
-        cursor.execute("ROLLBACK TO SAVEPOINT row_alone")
-        return RowRefused(type(error).__name__)
-    cursor.execute("RELEASE SAVEPOINT row_alone")
-    return outcome
-
-
-def _recorded(cursor: Any, dialect: str, rows: Sequence[NewRow]) -> list[RecordOutcome]:
-    tags = [new_tag() for _ in rows]
-    ids = (_insert_postgresql if dialect == "postgresql" else _insert_sqlite)(cursor, rows, tags)
-    if len(ids) == len(rows):
-        return [Accepted(ids[tag], row.interaction_id, duplicate=False) for row, tag in zip(rows, tags, strict=True)]
-    known = _known(cursor, dialect, [row.key for row, tag in zip(rows, tags, strict=True) if tag not in ids])
-    return [
-        Accepted(ids[tag], row.interaction_id, duplicate=False)
-        if tag in ids
-        else _repeated(cursor, dialect, row, known)
-        for row, tag in zip(rows, tags, strict=True)
-    ]
-
-
-def _repeated(cursor: Any, dialect: str, row: NewRow, known: dict[str, tuple[int, str, bytes]]) -> RecordOutcome:
-    if row.key not in known:  # it has been pruned since the insert met it
-        (outcome,) = _recorded(cursor, dialect, [row])
-        return outcome
-    outbox_id, interaction_id, payload = known[row.key]
+def _repeated(row: NewRow, outbox_id: int, interaction_id: str, payload: bytes) -> RecordOutcome:
     same = payload in (row.payload, ERASED_PAYLOAD)
     return Accepted(outbox_id, interaction_id, duplicate=True) if same else KeyReused()
 
 
-def _known(cursor: Any, dialect: str, keys: list[str]) -> dict[str, tuple[int, str, bytes]]:
+def _known(driver: Any, dialect: str, keys: list[str]) -> dict[str, tuple[int, str, bytes]]:
     """Id, interaction id and payload of the rows that have these keys."""
-    found = cursor.execute(sql.PAYLOADS_BY_KEY[dialect], (json.dumps(keys),))
+    found = driver.execute(sql.PAYLOADS_BY_KEY[dialect], (json.dumps(keys),))
     return {key: (number, interaction_id, bytes(payload)) for key, number, interaction_id, payload in found}
 
 
-def _insert_postgresql(cursor: Any, rows: Sequence[NewRow], tags: Sequence[int]) -> dict[int, int]:
-    """Insert rows whose key is new; tag to id of those that were inserted."""
+def _insert_postgresql(driver: Any, rows: Sequence[NewRow], tags: Sequence[int]) -> dict[int, int]:
+    """Insert rows whose key is new, and commit; tag to id of those that were inserted."""
+    with driver.pipeline():  # what is sent together is one transaction, which its end commits
+        driver.execute(TIME_OUTS)
+        inserted = driver.execute(sql.RECORD_POSTGRESQL, (as_json(rows, tags),))
+    return dict(inserted)
+
+
+def as_json(rows: Sequence[NewRow], tags: Sequence[int]) -> str:
+    """The one value that ``RECORD_POSTGRESQL`` takes."""
     values = [
         {
             "tag": tag,
@@ -95,17 +90,28 @@ def _insert_postgresql(cursor: Any, rows: Sequence[NewRow], tags: Sequence[int])
         }
         for row, tag in zip(rows, tags, strict=True)
     ]
-    return dict(cursor.execute(sql.RECORD_POSTGRESQL, (json.dumps(values),)))
+    return json.dumps(values)
 
 
-def _insert_sqlite(cursor: Any, rows: Sequence[NewRow], tags: Sequence[int]) -> dict[int, int]:
-    """As on PostgreSQL. Few statements: each one hands the interpreter over to other threads and back."""
-    inserted = 0
+def _insert_sqlite(driver: Any, rows: Sequence[NewRow], tags: Sequence[int]) -> dict[int, int]:
+    """As on PostgreSQL. One statement is a transaction by itself."""
+    if len(rows) <= _ROWS_A_STATEMENT:
+        return _insert_chunk(driver, rows, tags)
+    driver.execute(BEGIN["sqlite"])
+    ids: dict[int, int] = {}
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        values: list[object] = []
-        for row, tag in zip(rows[start : start + _ROWS_A_STATEMENT], tags[start:], strict=False):
-            values += (tag, row.key, interaction_hash(row.interaction_id), row.interaction_id, row.channel)
-            values += (row.timestamp_ms, row.customer_email, row.agent_id, row.payload, row.traceparent)
-        inserted += cursor.execute(sql.record_sqlite(len(values) // 10), values).rowcount
-    ((newest,),) = cursor.execute(sql.NEWEST_SQLITE, (inserted,))
-    return dict(json.loads(newest))
+        chunk = slice(start, start + _ROWS_A_STATEMENT)
+        ids |= _insert_chunk(driver, rows[chunk], tags[chunk])
+    driver.commit()
+    return ids
+
+
+def _insert_chunk(driver: Any, rows: Sequence[NewRow], tags: Sequence[int]) -> dict[int, int]:
+    values: list[object] = []
+    for row, tag in zip(rows, tags, strict=True):
+        values += (tag, row.key, interaction_hash(row.interaction_id), row.interaction_id, row.channel)
+        values += (row.timestamp_ms, row.customer_email, row.agent_id, row.payload, row.traceparent)
+    cursor = driver.execute(sql.record_sqlite(len(rows)), values)
+    if cursor.rowcount == len(rows):  # AUTOINCREMENT: each is one above the one before, and no one else writes
+        return dict(zip(tags, range(cursor.lastrowid - len(rows) + 1, cursor.lastrowid + 1), strict=True))
+    return dict(driver.execute(sql.IDS_SQLITE, (json.dumps([row.key for row in rows]), json.dumps(tags))))

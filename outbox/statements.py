@@ -91,20 +91,21 @@ The number of shards is read by the insert, so that resharding never races with 
 
 
 def record_sqlite(rows: int) -> str:
-    """One statement for so many rows, of ten values each; otherwise as ``RECORD_POSTGRESQL``."""
+    """One statement for so many rows, of ten values each, inserted in their order; otherwise as above."""
     return f"""
     INSERT INTO outbox ({_COLUMNS})
-    SELECT column1, column2, column3 % i.shards, column4, column5, column6,
+    SELECT column1, column2, column3 % (SELECT shards FROM outbox_identity), column4, column5, column6,
            column7, column8, column9, column10, {_NOW["sqlite"]}
-    FROM outbox_identity AS i, (VALUES {", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)}) WHERE true
+    FROM (VALUES {", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)}) WHERE true
     ON CONFLICT (key) DO NOTHING
     """
 
 
-NEWEST_SQLITE = """
-    SELECT json_group_array(json_array(tag, id)) FROM (SELECT tag, id FROM outbox ORDER BY id DESC LIMIT ?)
+IDS_SQLITE = """
+    SELECT tag, id FROM outbox
+    WHERE key IN (SELECT value FROM json_each(?)) AND tag IN (SELECT value FROM json_each(?))
 """
-"""What a transaction has just inserted: it is the only writer, and a new id is above all others."""
+"""Of the rows with these keys, those that have one of these tags: the ones just inserted."""
 
 PAYLOADS_BY_KEY = {
     "postgresql": """

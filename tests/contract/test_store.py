@@ -51,6 +51,24 @@ def test_each_row_of_a_batch_keeps_its_own_outcome(store: Store) -> None:
     assert store.record([first, new_row(key="key:a", payload=b"{}")]) == [outcomes[1], KeyReused()]
 
 
+@pytest.mark.parametrize("count", [3, 2_500])
+def test_each_answer_names_its_own_row(store: Store, engine: Engine, count: int) -> None:
+    """The id that is told is the row's own, in batches of any size, and where some rows are repetitions."""
+    first, known, second = new_rows(count), new_rows(2), new_rows(count)
+    store.record(known)
+    batches = [first, [known[1], *second, known[0]]]
+    told = {
+        outcome.outbox_id: row.key
+        for batch in batches
+        for row, outcome in zip(batch, store.record(batch), strict=True)
+        if isinstance(outcome, Accepted)
+    }
+    with engine.connect() as connection:
+        found = dict(connection.exec_driver_sql("SELECT id, key FROM outbox").all())
+    assert told == found
+    assert len(found) == 2 * count + 2
+
+
 def test_rows_are_selected_in_the_order_of_a_batch(store: Store, lease: Lease) -> None:
     """Ids follow the order in which rows were given."""
     store.record([new_row("i-1", timestamp_ms=number) for number in range(200)])

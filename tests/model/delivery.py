@@ -1,15 +1,18 @@
 """The state machine's rules: what may happen to one outbox, its two relays, and the broker."""
 
 import sys
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import PoolProxiedConnection
 
-from outbox import recording
+from outbox.engine import BEGIN
 from outbox.operations import Operations
+from outbox.recording import as_json
 from outbox.rows import Accepted as Answered
-from outbox.rows import KeyReused, NewRow, Order, RowFilter
+from outbox.rows import KeyReused, NewRow, Order, RowFilter, new_tag
+from outbox.statements import RECORD_POSTGRESQL
 from outbox.store import Store
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, UNENCODABLE, Relay
 from tests.model.broker import Broker
@@ -103,8 +106,10 @@ class Delivery(RuleBasedStateMachine):
         """An id is handed out, and its row is not visible yet. (On SQLite writers queue, so that cannot be.)"""
         row = self._new_row(interaction, "good")
         connection = self.engine.raw_connection()
-        (answer,) = recording._recorded(connection.cursor(), "postgresql", [row])
-        self.slow = connection, self._accepted(answer, row)
+        driver: Any = connection.driver_connection
+        driver.execute(BEGIN["postgresql"])
+        ((_, outbox_id),) = driver.execute(RECORD_POSTGRESQL, (as_json([row], [new_tag()]),))
+        self.slow = connection, self._accepted(Answered(outbox_id, row.interaction_id, duplicate=False), row)
 
     @precondition(lambda self: self.slow is not None)
     @rule()
