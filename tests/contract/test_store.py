@@ -64,7 +64,7 @@ def test_each_answer_names_its_own_row(store: Store, engine: Engine, count: int)
         if isinstance(outcome, Accepted)
     }
     with engine.connect() as connection:
-        found = dict(connection.exec_driver_sql("SELECT id, key FROM outbox").all())
+        found = {row.id: row.key for row in connection.exec_driver_sql("SELECT id, key FROM outbox")}
     assert told == found
     assert len(found) == 2 * count + 2
 
