@@ -95,6 +95,8 @@ def test_each_right_that_is_taken_away_is_named_with_its_cure(
     assert "Read and Write and Describe" in failed[f"topic {progress} rights"]
     secure_kafka.allow(user, TOPIC, topic, [AclOperation.DESCRIBE_CONFIGS], prefix=False)
     wait_until(lambda: f"topic {topic} settings" not in verdicts(environ), "the settings can be seen")
+    elsewhere = failures(environ, KAFKA_REPLAY_TOPICS=f"{topic}-replay")
+    assert f"--operation Describe --topic {topic}-replay" in elsewhere[f"topic {topic}-replay rights"]
 
 
 def test_a_missing_topic_needs_the_right_to_create_it(
@@ -204,6 +206,8 @@ def test_the_registry_refuses_the_login_or_the_schema(world: World) -> None:
     assert "SCHEMA_REGISTRY_USERNAME" in failures(world.environ, SCHEMA_REGISTRY_PASSWORD="no")["schema registry"]
     assert verdicts(world.environ)["schema"] == "warning"
     assert requests.get(f"{subject}/versions", auth=login, timeout=10).status_code == 404
+    schemas = [f["seen"] for f in checked(world.environ, KAFKA_REPLAY_TOPICS="other")[1] if f["subject"] == "schema"]
+    assert [seen.split()[0] for seen in schemas] == [f"{world.topic}-value", "other-value"]
     record = {"type": "record", "name": "CXoneInteraction", "namespace": "com.cxone.ml"}
     other = json.dumps({**record, "fields": [{"name": "interactionId", "type": "bytes"}]})
     requests.post(f"{subject}/versions", json={"schema": other}, auth=login, timeout=10).raise_for_status()
