@@ -122,7 +122,10 @@ def check_oauth(settings: RelaySettings) -> list[Finding]:
         return [ok("oauth", "CXONE_ENRICH_URL is not set: nothing is asked of CXone")]
     host = urlsplit(settings.cxone_oauth_url or "").hostname or ""
     refused = check_token(settings)
-    return [failure("oauth", f"{host} gives no token", refused) if refused else ok("oauth", f"{host} gives a token")]
+    if refused is None:
+        return [ok("oauth", f"{host} gives a token")]
+    judged = warning if refused.outcome == "throttled" else failure
+    return [judged("oauth", f"{host} gives no token", str(refused))]
 
 
 # Shared --------------------------------------------------------------------------------------------

@@ -295,5 +295,8 @@ def test_inference_is_reached_without_a_call(endpoints: Endpoints, tmp_path: Pat
     endpoints.status = 503
     found = verdicts(environ)
     assert (found["inference"], found["oauth"]) == ("warning", "failure")
+    endpoints.status = 429
+    found = verdicts(environ)
+    assert (found["inference"], found["oauth"]) == ("warning", "warning")
     refused = failures(environ, INFERENCE_ALLOW_HOSTS="elsewhere.example")
     assert "INFERENCE_ALLOW_HOSTS" in refused["inference"]
