@@ -51,17 +51,15 @@ class Pruning:
             How many; None if someone else is pruning.
         """
         with transactions.write(self._engine) as connection:
-            gone = remove(connection, rows, NONE_GIVEN_UP)
-            return None if gone is None else len(gone)
+            alone = connection.execute(sql.TRY_PRUNING.on(connection)).scalar_one()
+            return len(remove(connection, rows, NONE_GIVEN_UP)) if alone else None
 
 
-def remove(connection: Connection, rows: Sequence[Planned], given_up: str) -> list[int] | None:
-    """Remove settled rows with their inference calls; ids of those removed, None if someone else prunes.
+def remove(connection: Connection, rows: Sequence[Planned], given_up: str) -> list[int]:
+    """Remove settled rows with their inference calls, where no one else prunes; ids of those removed.
 
     Rows that someone holds are left; those that were held are looked at again.
     """
-    if not connection.execute(sql.TRY_PRUNING.on(connection)).scalar_one():
-        return None
     bound = sql.bind_planned(connection, rows)
     taken = list(connection.execute(sql.TAKE_ROWS.on(connection), bound).scalars())
     values = {"taken": statements.bind_list(connection, taken), "before": INT64_MAX, "given_up": given_up}

@@ -137,6 +137,23 @@ def test_one_prunes_at_a_time(operations: Operations, store: Store, engine: Engi
     assert Pruning(engine).prune(page) == 0
 
 
+def test_an_operators_prune_waits_for_another(operations: Operations, store: Store, engine: Engine) -> None:
+    """The relay prunes just now: its rows are not told to have changed, they are pruned after that."""
+    from outbox import operator_statements as sql
+
+    ids = record(store, new_rows(3))
+    mark_sent(store, 1, planned(operations))
+    rows, gone = planned(operations), list[int]()
+    with engine.begin() as connection:
+        connection.execute(sql.TRY_PRUNING.on(connection))
+        waiting = threading.Thread(target=lambda: gone.extend(operations.prune(rows, ORDER)))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+    waiting.join()
+    assert gone == ids
+
+
 def test_a_persons_data_goes_from_rows_in_every_state(operations: Operations, store: Store, engine: Engine) -> None:
     """By address, in any case, or where a body holds it: address and body go, the skeleton and the state stay."""
     body = b'{"id": "i-5", "note": "reach me at someone@example.com"}'
