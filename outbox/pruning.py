@@ -28,7 +28,7 @@ class Pruning:
         self._engine = engine
 
     def old_rows(self, age_ms: int) -> Iterator[list[Planned]]:
-        """Rows that were settled longer ago than this, a page at a time, oldest first.
+        """Rows that were settled longer ago than this, a page at a time, oldest first; of some pages none is.
 
         The walk ends at the first row that was received since, for ids follow the time of receipt.
         """
@@ -40,8 +40,7 @@ class Pruning:
             with transactions.read(self._engine) as connection:
                 page = connection.execute(sql.PRUNABLE.on(connection), values).all()
             old = len(page) == PAGE_ROWS and all(row.old for row in page)
-            if found := [Planned._make(row[:3]) for row in page if row.old and row.prunable]:
-                yield found
+            yield [Planned._make(row[:3]) for row in page if row.old and row.prunable]
             after = page[-1].id if page else after
 
     def prune(self, rows: Sequence[Planned]) -> int | None:

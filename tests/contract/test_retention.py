@@ -84,6 +84,16 @@ def test_a_large_history_is_pruned_in_pages_past_what_stays(
     assert found(operations) == [ids[0], ids[700]]
 
 
+def test_there_is_rest_between_pages_from_which_nothing_goes(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """Calls that are due for long keep their rows: walking over them stops and rests as pruning does."""
+    record(store, new_rows(1200))
+    mark_sent(store, 1, planned(operations), inference=True)
+    age(engine)
+    assert list(Pruning(engine).old_rows(HOUR_MS)) == [[], [], []]
+
+
 def test_the_read_back_does_without_pruned_rows(operations: Operations, store: Store, engine: Engine) -> None:
     """The last progress record names rows that are gone: nothing is marked, nothing is made up, sending goes on."""
     record(store, new_rows(2))
