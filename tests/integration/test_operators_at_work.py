@@ -46,6 +46,8 @@ class Endpoint:
                 endpoint.keys.append(int(self.headers["Idempotency-Key"]))
                 self.send_response(endpoint.status)
                 self.send_header("Content-Length", "0")
+                if endpoint.status == 503:
+                    self.send_header("Retry-After", "1")
                 self.end_headers()
 
             def log_message(self, *_args: object) -> None:
@@ -90,9 +92,10 @@ def test_a_replay_goes_to_a_listed_topic_and_to_no_other(world: World) -> None:
 
 
 def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(world: World, endpoint: Endpoint) -> None:
-    """A refused call is parked, found by its error and retried; --inference-only calls again, and sends nothing."""
+    """A refused call is parked, found by its error and retried; --inference-only calls again, and sends nothing;
+    that the endpoint fails is told by status."""
     ids = world.record(new_rows(4, interactions=4))
-    world.relay(INFERENCE_URL=endpoint.url)
+    world.relay(INFERENCE_URL=endpoint.url, RELAY_LEASE_SECONDS="3")
     count = "SELECT count(*) FROM outbox_inference_call WHERE state = '{}'"
     wait_until(lambda: world.query(count.format("parked")) == [(4,)], "every call is parked")
     listed = relay(world, "inference", "list", "--error", "HTTP 422", "--json")
@@ -107,6 +110,11 @@ def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(world: 
     wait_until(lambda: len(endpoint.keys) == 3, "the first is called again")
     assert endpoint.keys[2] == ids[0]
     assert relay(world, *command).returncode == 3
+    endpoint.status = 503
+    assert relay(world, "replay", "--id", str(ids[1]), "--inference-only", *REASON).returncode == 0
+    wait_until(lambda: "inference: the endpoint fails (HTTP 503)" in relay(world, "status").stdout, "it is in sight")
+    endpoint.status = 200
+    wait_until(lambda: "inference" not in relay(world, "status").stdout, "all is well again")
     assert len(world.seen()) == 4
 
 
