@@ -92,8 +92,10 @@ def test_a_replay_goes_to_a_listed_topic_and_to_no_other(world: World) -> None:
 
 
 def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(world: World, endpoint: Endpoint) -> None:
-    """A refused call is parked, found by its error and retried; --inference-only calls again, and sends nothing;
-    that the endpoint fails is told by status."""
+    """A refused call is parked, found by its error and retried; --inference-only calls again, and sends nothing.
+
+    That the endpoint fails, and which calls are parked, is told by status.
+    """
     ids = world.record(new_rows(4, interactions=4))
     world.relay(INFERENCE_URL=endpoint.url, RELAY_LEASE_SECONDS="3")
     count = "SELECT count(*) FROM outbox_inference_call WHERE state = '{}'"
@@ -114,7 +116,8 @@ def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(world: 
     assert relay(world, "replay", "--id", str(ids[1]), "--inference-only", *REASON).returncode == 0
     wait_until(lambda: "inference: the endpoint fails (HTTP 503)" in relay(world, "status").stdout, "it is in sight")
     endpoint.status = 200
-    wait_until(lambda: "inference" not in relay(world, "status").stdout, "all is well again")
+    wait_until(lambda: "endpoint fails" not in relay(world, "status").stdout, "all is well again")
+    assert "inference: 0 call(s) due, 2 parked" in relay(world, "status").stdout
     assert len(world.seen()) == 4
 
 
