@@ -64,6 +64,11 @@ class Asked(NamedTuple):
         """From the values of ``changing``'s options, which are taken out."""
         return cls(*(given.pop(name) for name in cls._fields))
 
+    def as_options(self) -> list[str]:
+        """Who, why and how fast, as they were given."""
+        given = (("--rate", self.rate and str(self.rate)), ("--as", self.actor), ("--reason", self.reason))
+        return [part for option, value in given if value for part in (option, value)]
+
     def order(self, wanted: RowFilter, settings: OperatorSettings) -> Order:
         """Who, why, and which rows. Raises ``UsageError`` if nobody knows who acts."""
         return Order(who_acts(self.actor, settings), self.reason, wanted)
@@ -104,7 +109,7 @@ def carry_out(change: Change, asked: Asked) -> int:
     if done < seen:
         click.echo(f"{seen - done} row(s) changed since they were shown, and are left as they are", err=True)
     if seen < total:
-        again = as_command(*change.again, "--reason", asked.reason)
+        again = as_command(*change.again, *asked.as_options())
         click.echo(f"{stopped}: {total - seen} row(s) are as they were. To continue: {again}", err=True)
     return DONE if done == total else PARTLY_DONE
 

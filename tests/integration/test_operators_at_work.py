@@ -158,12 +158,15 @@ def test_the_relay_prunes_by_itself_while_it_sends(world: World) -> None:
 
 
 def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_world: NewWorld) -> None:
-    """Ctrl-C ends after the chunk in hand, with code 5 and what is left; continued, each row is replayed once."""
+    """Ctrl-C ends after the chunk in hand, with code 5 and what is left; continued, each row is replayed once.
+
+    It goes on as it was asked for: by the same person, at the same rate.
+    """
     world = new_world()
-    ids = world.record(new_rows(60, interactions=6))
+    ids = world.record(new_rows(30, interactions=6))
     world.relay()
     world.wait_drained()
-    command = [sys.executable, "-m", "relay", "replay", "--channel", "voice", "--rate", "10", *REASON]
+    command = [sys.executable, "-m", "relay", "replay", "--channel", "voice", "--rate", "10", "--as", "bob", *REASON]
     environ = {**os.environ, **world.environ, "RELAY_ACTOR": "ann"}
     working = subprocess.Popen(
         command, cwd=ROOT, env=environ, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
@@ -175,13 +178,14 @@ def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_world: 
     assert working.returncode == 5, told
     done = int(told[0].split()[1])
     assert world.query(replayed) == [(done,)]
-    assert 0 < done < 60
-    assert f"interrupted: {60 - done} row(s) are as they were. To continue: relay replay " in told[1]
+    assert 0 < done < 30
+    assert f"interrupted: {30 - done} row(s) are as they were. To continue: relay replay " in told[1]
     later = world.record(new_rows(5))
     world.wait_drained()
     again = shlex.split(told[1].split("To continue: relay ")[1].strip())
     finished = relay(world, *again, "--yes")
-    assert (finished.returncode, finished.stdout) == (0, f"replay: {60 - done} row(s) done\n")
+    assert (finished.returncode, finished.stdout) == (0, f"replay: {30 - done} row(s) done\n")
     made = world.query("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY replay_of")
     assert [row_id for (row_id,) in made] == ids
     assert later[0] > ids[-1]
+    assert ("--rate 10" in told[1], world.query("SELECT DISTINCT actor FROM outbox_audit")) == (True, [("bob",)])
