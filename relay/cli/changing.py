@@ -1,8 +1,8 @@
 """What the verbs that change rows share: show the plan, ask, act on exactly the planned rows, stop in good order."""
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any, NamedTuple, Self
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from outbox.errors import OutboxError
-from outbox.rows import Order, Plan, Planned, RowFilter
+from outbox.rows import FoundRow, Order, Plan, Planned, RowFilter
 from relay.cli.list import told_row
 from relay.cli.shared import (
     ACTOR,
@@ -91,6 +91,13 @@ class Change:
     apply: Callable[[list[Planned]], list[int]]
     consequences: tuple[str, ...]
     again: tuple[str, ...]
+
+
+def plan_of(rows: Iterable[FoundRow]) -> Plan:
+    """A plan of rows as they are found, which takes its time where no index serves: a terminal is told so."""
+    console = Console(stderr=True)
+    with console.status("looking for rows") if console.is_terminal else nullcontext():
+        return Plan(rows)
 
 
 def carry_out(change: Change, asked: Asked) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from outbox.pruning import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP
-from outbox.rows import Plan, RowFilter
-from relay.cli.changing import Asked, Change, carry_out, changing
+from outbox.rows import RowFilter
+from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
 from relay.cli.repair import as_of_now
 from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
 
@@ -37,7 +37,7 @@ def prune(*, parked_calls: bool, **given: Any) -> None:
         order = asked.order(wanted, settings)
         flag = ("--parked-calls",) if parked_calls else ()
         again = ("prune", *as_options(as_of_now(wanted)), *flag)
-        plan = Plan(verbs.prunable(wanted, given_up))
+        plan = plan_of(verbs.prunable(wanted, given_up))
         told = "they are removed for good: a repeated delivery of one of them would be a new row"
         change = Change("prune", plan, lambda chunk: verbs.prune(chunk, order, given_up), (told,), again)
         sys.exit(carry_out(change, asked))

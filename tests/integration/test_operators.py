@@ -1,17 +1,26 @@
 """The operators' command line, beside a running relay."""
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import click
 import pytest
 from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from sqlalchemy import Engine
 
+from outbox.operations import Operations
+from outbox.rows import Order, RowFilter
+from outbox.store import Store
 from relay.cli import VERBS, main
+from tests.conftest import ROOT
 from tests.faults.test_parking import culprit, make_topic
+from tests.ledger import park, planned, record, states
 from tests.support import new_row, new_rows, wait_until
 from tests.world import World
 
@@ -53,6 +62,7 @@ def test_an_operator_finds_mends_and_retries(world: World) -> None:
     assert "--yes" in asked.stderr
     done = relay(world, "retry", "--id", str(ids[1]), "--reason", "limit raised", "--yes")
     assert (done.returncode, done.stdout) == (0, "retry: 1 row(s) done\n")
+    assert "rows/s" not in done.stderr  # progress is for terminals
     world.wait_drained()
     world.check_exactly_once(ids)
     (entry,) = map(json.loads, relay(world, "audit", "--json").stdout.splitlines())
@@ -129,6 +139,37 @@ def test_what_is_asked_wrongly_or_matches_nothing(world: World, arguments: list[
     """Exit code 2 for usage, 3 for nothing matched, a word of why; nothing is changed."""
     ended = relay(world, *arguments)
     assert (ended.returncode, told in ended.stderr) == (code, True), ended.stderr
+
+
+def read_until(terminal: int, wanted: str) -> str:
+    """What comes out of a terminal, up to these words or its end."""
+    told = b""
+    with contextlib.suppress(OSError):  # so a terminal ends
+        while wanted.encode() not in told:
+            told += os.read(terminal, 1024)
+    return told.decode()
+
+
+def test_on_a_terminal_it_asks_and_leaves_what_changed_meanwhile(store: Store, engine: Engine) -> None:
+    """Another operator acts between question and answer: that row is reported and left; a bar tells progress."""
+    ids = record(store, new_rows(3))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    command = [sys.executable, "-m", "relay", "retry", "--all", "--reason", "limit raised", "--as", "ann"]
+    environ = {**os.environ, "DATABASE_URL": engine.url.render_as_string(hide_password=False), "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    asking = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE)
+    os.close(theirs)
+    asked = read_until(ours, "retry 3 row(s)? [y/N]")
+    assert ("looking for rows" in asked, "retry of 3 row(s)" in asked) == (True, True)
+    operations = Operations(engine)
+    operations.discard(planned(operations, ids=(ids[0],)), Order("bob", "a test call", RowFilter()))
+    os.write(ours, b"y\n")
+    told = read_until(ours, "(nothing)")
+    os.close(ours)
+    assert (asking.wait(60), asking.communicate()[0]) == (5, b"retry: 2 row(s) done\n")
+    assert "1 row(s) changed since they were shown, and are left as they are" in told
+    assert ("3/3" in told, "rows/s" in told) == (True, True)
+    assert states(engine) == {ids[0]: "discarded", ids[1]: "pending", ids[2]: "pending"}
 
 
 def test_root_must_say_who_it_is(world: World) -> None:
