@@ -2,6 +2,7 @@
 
 import json
 import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -196,6 +197,29 @@ def test_a_database_that_may_lose_commits_is_a_failure(new_world: NewWorld, requ
     away = failures(world.environ, DATABASE_URL="postgresql://someone:secret-canary@127.0.0.1:9/x")
     assert "127.0.0.1:9/x" in away["database"]
     assert "secret-canary" not in str(away)
+
+
+def test_a_database_role_without_rights_is_told_to_be_one(new_world: NewWorld) -> None:
+    """Read rights, then write rights are missed, each with what to grant; no migration is blamed."""
+    world = new_world()
+    if world.engine.dialect.name == "sqlite":
+        return
+    role = f"role_{uuid.uuid4().hex[:8]}"
+    environ = {**world.environ, "DATABASE_URL": str(world.engine.url.set(username=role, password=None))}
+    world.execute(f"CREATE ROLE {role} LOGIN")
+    try:
+        for granted, subject in (
+            ("USAGE ON SCHEMA public", "database schema"),
+            ("SELECT ON ALL TABLES IN SCHEMA public", "database write"),
+        ):
+            world.execute(f"GRANT {granted} TO {role}")
+            failed = failures(environ)
+            assert "permission denied" in failed[subject]
+            assert ("grant the role" in failed[subject], "alembic upgrade" in failed[subject]) == (True, False)
+        world.execute(f"GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
+        assert not [subject for subject in failures(environ) if subject.startswith("database")]
+    finally:
+        world.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_the_registry_refuses_the_login_or_the_schema(world: World) -> None:
