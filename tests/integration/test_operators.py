@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,15 +13,16 @@ import click
 import pytest
 from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from outbox.operations import Operations
 from outbox.rows import Order, RowFilter
 from outbox.store import Store
 from relay.cli import VERBS, main
+from tests.command_line import command as on_command_line
 from tests.conftest import ROOT
 from tests.faults.test_parking import culprit, make_topic
-from tests.ledger import park, planned, record, states
+from tests.ledger import mark_sent, park, planned, record, states
 from tests.support import new_row, new_rows, wait_until
 from tests.world import World
 
@@ -170,6 +172,34 @@ def test_on_a_terminal_it_asks_and_leaves_what_changed_meanwhile(store: Store, e
     assert "1 row(s) changed since they were shown, and are left as they are" in told
     assert ("3/3" in told, "rows/s" in told) == (True, True)
     assert states(engine) == {ids[0]: "discarded", ids[1]: "pending", ids[2]: "pending"}
+
+
+def test_a_change_that_fails_half_way_says_how_to_go_on(store: Store, engine: Engine) -> None:
+    """The database is not what it was after the first rows: code 5, what is left, and a command that does the rest."""
+    ids = record(store, new_rows(8))
+    mark_sent(store, 1, planned(Operations(engine)))
+    url = engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "relay", "replay", "--all", "--rate", "2", "--reason", "lost", "--yes"]
+    environ = {**os.environ, "DATABASE_URL": url, "RELAY_ACTOR": "ann"}
+    working = subprocess.Popen(
+        command, cwd=ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_until(lambda: len(states(engine)) > 8, "the first rows are replayed")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE outbox RENAME TO elsewhere"))
+    stdout, stderr = working.communicate(timeout=60)
+    assert working.returncode == 5, stderr
+    left = 8 - int(stdout.split()[1])
+    assert 0 < left < 8
+    assert f": {left} row(s) are as they were. To continue: relay replay " in stderr
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE elsewhere RENAME TO outbox"))
+    again = shlex.split(stderr.split("To continue: relay ")[1])
+    rest = on_command_line({"DATABASE_URL": url}, *again, "--rate", "1000", "--yes")
+    assert rest.stdout == f"replay: {left} row(s) done\n"
+    with engine.connect() as connection:
+        made = connection.execute(text("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY id"))
+        assert list(made.scalars()) == ids
 
 
 def test_root_must_say_who_it_is(world: World) -> None:
