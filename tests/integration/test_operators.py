@@ -202,6 +202,20 @@ def test_a_change_that_fails_half_way_says_how_to_go_on(store: Store, engine: En
         assert list(made.scalars()) == ids
 
 
+def test_without_a_filter_prune_takes_what_the_relay_would(store: Store, engine: Engine) -> None:
+    """A row that was received long ago and discarded just now can still be replayed, so it stays."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    ids = record(store, new_rows(2))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    operations = Operations(engine)
+    operations.discard(planned(operations), Order("ann", "test calls", RowFilter()))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox SET received_at = 1"))
+        connection.execute(text(f"UPDATE outbox SET changed_at = 1 WHERE id = {ids[0]}"))
+    done = on_command_line(environ, "prune", "--reason", "disk is short", "--yes")
+    assert (done.stdout, list(states(engine))) == ("prune: 1 row(s) done\n", ids[1:])
+
+
 def test_root_must_say_who_it_is(world: World) -> None:
     """Nobody is on record as root: the actor is named, or nothing happens."""
     unnamed = relay(world, "retry", "--all", "--yes", "--reason", "x", RELAY_ACTOR="")
