@@ -111,6 +111,13 @@ def test_a_check_of_the_record_is_told_as_json(new_sqlite: NewDatabase) -> None:
     assert "\x1b" not in command(environ, "audit", "--verify", "--head", "\x1b[31m").stderr
 
 
+def test_a_change_without_rows_tells_of_none(new_sqlite: NewDatabase) -> None:
+    """A pause is of shards."""
+    environ = {"DATABASE_URL": new_sqlite()}
+    command(environ, "pause", "--reason", "broker upgrade")
+    assert "ann pause every shard: broker upgrade" in command(environ, "audit").stdout
+
+
 def test_a_status_that_is_piped_is_not_folded(new_sqlite: NewDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line a shard, with whole words."""
     monkeypatch.delenv("COLUMNS", raising=False)  # tests that run side by side have one
