@@ -196,3 +196,7 @@ OLDEST_DUE = statement("""
 """)
 """The oldest by when its row was sent, among those that come next: while no more are due, among all of them. So its
 cost is bounded, however many are due."""
+CALLS_LEFT = statement("""
+    SELECT (SELECT count(*) FROM outbox_inference_call WHERE state = 'due') AS due,
+           (SELECT count(*) FROM outbox_inference_call WHERE state = 'parked') AS parked
+""")

@@ -192,8 +192,8 @@ class Operations:
     def prune(self, planned: Sequence[Planned], order: Order, given_up: str = pruning.NONE_GIVEN_UP) -> list[int]:
         """Remove settled rows, their calls and their keys."""
         with transactions.write(self._engine) as connection:
-            gone = pruning.remove(connection, planned, given_up) or []
-            return _on_record(connection, "prune", order, gone)
+            connection.execute(sql.AWAIT_PRUNING.on(connection))
+            return _on_record(connection, "prune", order, pruning.remove(connection, planned, given_up))
 
     def _change_under_shard_locks(
         self, verb: str, query: statements.Statement, planned: Sequence[Planned], order: Order, **values: object

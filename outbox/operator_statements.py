@@ -222,6 +222,10 @@ PRUNABLE = statement(f"""
 PRUNING = 0x6F757462_6F780002
 """Advisory lock of pruning ("outbox", 2); any number that nothing else in the database uses."""
 TRY_PRUNING = statement(f"SELECT pg_try_advisory_xact_lock({PRUNING})", sqlite="SELECT true")
+AWAIT_PRUNING = statement(
+    f"SELECT pg_advisory_xact_lock({PRUNING})",
+    sqlite="SELECT 1",  # BEGIN IMMEDIATE has locked
+)
 PRUNE = _both(
     f"""
     DELETE FROM outbox WHERE id IN (SELECT r.id FROM {{planned}} WHERE {_AS_PLANNED}) AND {{among_taken}}

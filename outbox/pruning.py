@@ -28,7 +28,7 @@ class Pruning:
         self._engine = engine
 
     def old_rows(self, age_ms: int) -> Iterator[list[Planned]]:
-        """Rows that were settled longer ago than this, a page at a time, oldest first.
+        """Rows that were settled longer ago than this, a page at a time, oldest first; of some pages none is.
 
         The walk ends at the first row that was received since, for ids follow the time of receipt.
         """
@@ -40,8 +40,7 @@ class Pruning:
             with transactions.read(self._engine) as connection:
                 page = connection.execute(sql.PRUNABLE.on(connection), values).all()
             old = len(page) == PAGE_ROWS and all(row.old for row in page)
-            if found := [Planned._make(row[:3]) for row in page if row.old and row.prunable]:
-                yield found
+            yield [Planned._make(row[:3]) for row in page if row.old and row.prunable]
             after = page[-1].id if page else after
 
     def prune(self, rows: Sequence[Planned]) -> int | None:
@@ -51,17 +50,15 @@ class Pruning:
             How many; None if someone else is pruning.
         """
         with transactions.write(self._engine) as connection:
-            gone = remove(connection, rows, NONE_GIVEN_UP)
-            return None if gone is None else len(gone)
+            alone = connection.execute(sql.TRY_PRUNING.on(connection)).scalar_one()
+            return len(remove(connection, rows, NONE_GIVEN_UP)) if alone else None
 
 
-def remove(connection: Connection, rows: Sequence[Planned], given_up: str) -> list[int] | None:
-    """Remove settled rows with their inference calls; ids of those removed, None if someone else prunes.
+def remove(connection: Connection, rows: Sequence[Planned], given_up: str) -> list[int]:
+    """Remove settled rows with their inference calls, where no one else prunes; ids of those removed.
 
     Rows that someone holds are left; those that were held are looked at again.
     """
-    if not connection.execute(sql.TRY_PRUNING.on(connection)).scalar_one():
-        return None
     bound = sql.bind_planned(connection, rows)
     taken = list(connection.execute(sql.TAKE_ROWS.on(connection), bound).scalars())
     values = {"taken": statements.bind_list(connection, taken), "before": INT64_MAX, "given_up": given_up}

@@ -160,6 +160,13 @@ class ShardStatus(NamedTuple):
     """When the pause ends by itself, milliseconds since the epoch; None: it does not."""
 
 
+class CallsLeft(NamedTuple):
+    """How many inference calls are not done."""
+
+    due: int
+    parked: int
+
+
 class Member(NamedTuple):
     """A relay among which the shards are shared."""
 

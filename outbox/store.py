@@ -15,6 +15,7 @@ from outbox import statements as sql
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
 from outbox.rows import (
     Accepted,
+    CallsLeft,
     Contact,
     Identity,
     Lease,
@@ -208,6 +209,11 @@ class Store:
         """Each shard as operators see it; cost follows the backlog, not history."""
         with transactions.read(self._engine) as connection:
             return [ShardStatus._make(row) for row in connection.execute(shard_sql.STATUS.on(connection))]
+
+    def calls_left(self) -> CallsLeft:
+        """Inference calls that are not done; cost follows their number, not history."""
+        with transactions.read(self._engine) as connection:
+            return CallsLeft._make(connection.execute(call_statements.CALLS_LEFT.on(connection)).one())
 
 
 def _listed(connection: Connection, values: Sequence[tuple[object, ...]]) -> dict[str, object]:

@@ -13,6 +13,8 @@ from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedE
 ROW_ERRORS = (DataError, IntegrityError)
 """Errors that a row brings about by its values, not the database by its state."""
 
+NOT_ALLOWED = "42501"
+"""PostgreSQL's code of a right that the role lacks."""
 _MISSING = ("no such table", "no such column", "does not exist")
 
 
@@ -96,6 +98,10 @@ def _translated() -> Iterator[None]:
 
 def _told(error: BaseException | None, *, is_programming: bool) -> OutboxError:
     told = str(error).strip().split("\n", 1)[0]
+    if getattr(error, "sqlstate", None) == NOT_ALLOWED:
+        return DatabaseUnavailableError(
+            f"the database did not do its work: {told}: grant the role SELECT, INSERT, UPDATE and DELETE on the outbox"
+        )
     if is_programming or any(mark in told for mark in _MISSING):
         return SchemaOutdatedError(f"the database lacks what this code needs ({told}): alembic upgrade head")
     return DatabaseUnavailableError(f"the database did not do its work: {told}")

@@ -6,8 +6,8 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-ENRICHMENT = "enrichment"
-"""Subject of what keeps rows waiting for CXone; told on the shards' rows too."""
+ENRICHMENT, INFERENCE = "enrichment", "inference"
+"""Subjects that no shard has for itself: what keeps rows, or the calls after them, waiting."""
 
 
 class Health:
@@ -33,6 +33,11 @@ class Health:
         if news:
             log.info("%s goes on", subject, action="recovered", subject=subject)
         return news
+
+    def beside_shards(self) -> str | None:
+        """What shards that are in order tell on their rows all the same; None while all is well."""
+        told = self.conditions()
+        return "; ".join(f"{name}: {told[name]}" for name in (ENRICHMENT, INFERENCE) if name in told) or None
 
     def conditions(self) -> dict[str, str]:
         """Subject to reason, of everything that waits."""

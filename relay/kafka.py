@@ -105,6 +105,14 @@ def translated(
         raise raised(memory.told(f"Kafka failed to {doing}: {type(exception).__name__}")) from None
 
 
+def of_the_group(error: KafkaError) -> bool:
+    """Whether an error is about a consumer's group: nobody joins it, so what may not be done with it is not missed.
+
+    The client asks who coordinates it all the same, and the relay has no right to any group.
+    """
+    return error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+
+
 def committed_reader(config: dict[str, Any], memory: ErrorMemory) -> Consumer:
     """A consumer for looking: of what is committed, told of each partition's end, joining and storing nothing.
 

@@ -16,7 +16,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from outbox.rows import Ref
 from relay.errors import StoppedError, UnavailableError
-from relay.kafka import ErrorMemory, committed_reader, translated
+from relay.kafka import ErrorMemory, committed_reader, of_the_group, translated
 
 log = logging.getLogger(__name__)
 
@@ -168,4 +168,6 @@ def _seen(message: Message, key: bytes, position: int) -> tuple[int, bytes | Non
     if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
         # Control records and aborted data are skipped silently; this tells how far.
         return max(position, offset), None
+    if of_the_group(error):
+        return position, None
     raise KafkaException(error)

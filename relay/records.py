@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from outbox.reconciling import SeenRecord
 from relay.errors import UnavailableError
-from relay.kafka import ErrorMemory, committed_reader, translated
+from relay.kafka import ErrorMemory, committed_reader, of_the_group, translated
 from relay.progress import REQUEST_SECONDS, bounds
 
 PAGE_RECORDS = 2_000
@@ -66,6 +66,8 @@ def _seen(message: Message, positions: dict[int, int]) -> SeenRecord | None:
     partition, offset = message.partition() or 0, message.offset() or 0
     error = message.error()
     if error is not None:
+        if of_the_group(error):
+            return None
         if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
             raise KafkaException(error)
         positions[partition] = max(positions[partition], offset)

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 PAUSE_SECONDS = 30.0
 """Between two walks over what is old."""
 REST = 2.0
-"""For each second of pruning, so long the database is left to the flow."""
+"""For each second of pruning, or of walking over what stays, so long the database is left to the flow."""
 
 
 class Retention:
@@ -51,7 +51,7 @@ class Retention:
     def _walk(self) -> int:
         total, began = 0, monotonic()
         for rows in self._pruning.old_rows(self._age_ms):
-            pruned = self._pruning.prune(rows)
+            pruned = self._pruning.prune(rows) if rows else 0
             if pruned is None:
                 break
             total += pruned

@@ -22,6 +22,7 @@ LOW_DISK_BYTES, FULL_DISK_BYTES = 2_000_000_000, 100_000_000
 CLOCK_SECONDS = 5.0
 """Further apart, times of rows and times in logs tell different stories."""
 MIGRATE = "alembic upgrade head"
+LET_WRITE = "free its disk, end whatever holds its lock, and grant the role what it needs on the tables of the outbox"
 RECOVER = "start the database, or correct DATABASE_URL; the webhook answers 503 meanwhile, and nothing is lost"
 
 
@@ -54,6 +55,8 @@ def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
         revision = vitals.revision(engine)
     except SchemaOutdatedError:
         revision = None
+    except DatabaseUnavailableError as error:
+        return [*findings, failure("database schema", str(error), LET_WRITE)], None
     findings.append(judge_revision(revision, head()))
     if revision is None:
         return findings, None
@@ -70,8 +73,7 @@ def _write(engine: Engine) -> Finding:
     except SchemaOutdatedError as error:
         return failure("database write", str(error), MIGRATE)
     except DatabaseUnavailableError as error:
-        cure = "free its disk, end whatever holds its lock, and let the role write to the tables of the outbox"
-        return failure("database write", str(error), cure)
+        return failure("database write", str(error), LET_WRITE)
     return ok("database write", "a write is committed")
 
 

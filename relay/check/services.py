@@ -25,17 +25,18 @@ COMPATIBLE = "make the versions there compatible with relay/schemas/interaction.
 
 
 def check_registry(settings: RelaySettings) -> list[Finding]:
-    """Reachable, authorised, and the schema registered or compatible. Nothing is registered by this."""
-    subject = f"{settings.kafka_topic}-value"
+    """Reachable, authorised, and the schema of each topic registered or compatible. Nothing is registered by this."""
     place = settings.schema_registry_url.rsplit("@", 1)[-1]
+    schemas: list[Finding] = []
     with closing(registry_client(settings)) as client:
-        try:
-            schema = _look_at_schema(client, subject)
-        except SchemaRegistryError as error:
-            return judge_registry_error(place, subject, error.http_status_code)
-        except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
-            return [_no_answer("schema registry", place, error, "SCHEMA_REGISTRY_URL")]
-    return [ok("schema registry", f"{place} answers, and takes the login"), schema]
+        for subject in (f"{topic}-value" for topic in settings.kafka_topics):
+            try:
+                schemas.append(_look_at_schema(client, subject))
+            except SchemaRegistryError as error:
+                return [*schemas, *judge_registry_error(place, subject, error.http_status_code)]
+            except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
+                return [_no_answer("schema registry", place, error, "SCHEMA_REGISTRY_URL")]
+    return [ok("schema registry", f"{place} answers, and takes the login"), *schemas]
 
 
 def _look_at_schema(client: SchemaRegistryClient, subject: str) -> Finding:
@@ -121,7 +122,10 @@ def check_oauth(settings: RelaySettings) -> list[Finding]:
         return [ok("oauth", "CXONE_ENRICH_URL is not set: nothing is asked of CXone")]
     host = urlsplit(settings.cxone_oauth_url or "").hostname or ""
     refused = check_token(settings)
-    return [failure("oauth", f"{host} gives no token", refused) if refused else ok("oauth", f"{host} gives a token")]
+    if refused is None:
+        return [ok("oauth", f"{host} gives a token")]
+    judged = warning if refused.outcome == "throttled" else failure
+    return [judged("oauth", f"{host} gives no token", str(refused))]
 
 
 # Shared --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The two topics: there, with the rights and the settings that the relay needs."""
+"""The topics: there, with the rights and the settings that the relay needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Purpose:
 
 
 def check_topics(admin: AdminClient, settings: RelaySettings, shards: int | None, brokers: int) -> list[Finding]:
-    """Both topics, one after the other.
+    """Every topic that rows may go to, and the progress topic, one after the other.
 
     Args:
         admin: a client of the broker.
@@ -59,12 +59,9 @@ def check_topics(admin: AdminClient, settings: RelaySettings, shards: int | None
         brokers: in the cluster.
     """
     progress_bytes = PROGRESS_BYTES + settings.relay_batch_size * PROGRESS_BYTES_A_ROW
-    purposes = {
-        settings.kafka_topic: Purpose(("WRITE", "DESCRIBE"), None, compacted=False, record_bytes=LARGEST_RECORD_BYTES),
-        settings.kafka_progress_topic: Purpose(
-            ("READ", "WRITE", "DESCRIBE"), shards, compacted=True, record_bytes=progress_bytes
-        ),
-    }
+    rows = Purpose(("WRITE", "DESCRIBE"), None, compacted=False, record_bytes=LARGEST_RECORD_BYTES)
+    progress = Purpose(("READ", "WRITE", "DESCRIBE"), shards, compacted=True, record_bytes=progress_bytes)
+    purposes = {**dict.fromkeys(settings.kafka_topics, rows), settings.kafka_progress_topic: progress}
     new = {topic.topic: topic for topic in wanted_topics(settings, shards or 1)}
     findings: list[Finding] = []
     for name, purpose in purposes.items():

@@ -39,7 +39,8 @@ def audit(*, row_id: int | None, verify: bool, head: str | None, as_json: bool) 
                 click.echo(json.dumps(told))
             else:
                 shown = ", ".join(map(str, ids[:SHOWN_IDS])) + (", …" if len(ids) > SHOWN_IDS else "")
-                line = f"{told_time(entry.at_ms)} {entry.actor} {entry.verb} {len(ids)} row(s) ({shown})"
+                rows = f" {len(ids)} row(s) ({shown})" if ids else ""  # a pause is of shards
+                line = f"{told_time(entry.at_ms)} {entry.actor} {entry.verb}{rows}"
                 click.echo(escaped(f"{line}: {entry.reason} {entry.filter}"))
     if not matched:
         nothing_matched("audit: no entry")

@@ -1,8 +1,8 @@
 """What the verbs that change rows share: show the plan, ask, act on exactly the planned rows, stop in good order."""
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any, NamedTuple, Self
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from outbox.errors import OutboxError
-from outbox.rows import Order, Plan, Planned, RowFilter
+from outbox.rows import FoundRow, Order, Plan, Planned, RowFilter
 from relay.cli.list import told_row
 from relay.cli.shared import (
     ACTOR,
@@ -64,6 +64,11 @@ class Asked(NamedTuple):
         """From the values of ``changing``'s options, which are taken out."""
         return cls(*(given.pop(name) for name in cls._fields))
 
+    def as_options(self) -> list[str]:
+        """Who, why and how fast, as they were given."""
+        given = (("--rate", self.rate and str(self.rate)), ("--as", self.actor), ("--reason", self.reason))
+        return [part for option, value in given if value for part in (option, value)]
+
     def order(self, wanted: RowFilter, settings: OperatorSettings) -> Order:
         """Who, why, and which rows. Raises ``UsageError`` if nobody knows who acts."""
         return Order(who_acts(self.actor, settings), self.reason, wanted)
@@ -88,6 +93,13 @@ class Change:
     again: tuple[str, ...]
 
 
+def plan_of(rows: Iterable[FoundRow]) -> Plan:
+    """A plan of rows as they are found, which takes its time where no index serves: a terminal is told so."""
+    console = Console(stderr=True)
+    with console.status("looking for rows") if console.is_terminal else nullcontext():
+        return Plan(rows)
+
+
 def carry_out(change: Change, asked: Asked) -> int:
     """Show, ask, act; returns the exit code."""
     total = len(change.plan)
@@ -104,7 +116,7 @@ def carry_out(change: Change, asked: Asked) -> int:
     if done < seen:
         click.echo(f"{seen - done} row(s) changed since they were shown, and are left as they are", err=True)
     if seen < total:
-        again = as_command(*change.again, "--reason", asked.reason)
+        again = as_command(*change.again, *asked.as_options())
         click.echo(f"{stopped}: {total - seen} row(s) are as they were. To continue: {again}", err=True)
     return DONE if done == total else PARTLY_DONE
 

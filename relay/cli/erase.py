@@ -6,7 +6,7 @@ import click
 
 from outbox.rows import Plan, RowFilter
 from outbox.states import RowState
-from relay.cli.changing import Asked, Change, carry_out, changing
+from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
 from relay.cli.shared import DONE, PARTLY_DONE, Value, as_options, operations
 
 
@@ -31,7 +31,7 @@ def erase(*, email: str | None, interaction: str | None, **given: object) -> Non
     wanted = RowFilter(email=email, interaction_id=interaction)
     with operations() as (verbs, settings):
         order = asked.order(wanted, settings)
-        plan = Plan(verbs.erasable(wanted))
+        plan = plan_of(verbs.erasable(wanted))
         again = ("erase", *as_options(wanted))
         change = Change("erase", plan, lambda chunk: verbs.erase(chunk, order), _consequences(plan), again)
         code = carry_out(change, asked)

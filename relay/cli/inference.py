@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from outbox.rows import Plan, RowFilter
+from outbox.rows import RowFilter
 from outbox.states import RowState
-from relay.cli.changing import Asked, Change, carry_out, changing
+from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
 from relay.cli.list import told_row
 from relay.cli.repair import as_of_now
 from relay.cli.shared import as_options, nothing_matched, operations, row_filters, rows_from
@@ -57,7 +57,7 @@ def retry_calls(**given: Any) -> None:
     with operations() as (verbs, settings):
         order = asked.order(wanted, settings)
         again = ("inference", "retry", *as_options(as_of_now(wanted)))
-        plan = Plan(verbs.parked_calls(wanted))
+        plan = plan_of(verbs.parked_calls(wanted))
         told = "the endpoint is called again for each, with the same Idempotency-Key"
         change = Change("inference retry", plan, lambda chunk: verbs.retry_calls(chunk, order), (told,), again)
         sys.exit(carry_out(change, asked))

@@ -1,14 +1,15 @@
 """``relay prune``: remove rows whose way is over."""
 
 import sys
+from collections.abc import Callable
 from time import time
 from typing import Any
 
 import click
 
 from outbox.pruning import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP
-from outbox.rows import Plan, RowFilter
-from relay.cli.changing import Asked, Change, carry_out, changing
+from outbox.rows import FoundRow, RowFilter
+from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
 from relay.cli.repair import as_of_now
 from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
 
@@ -33,19 +34,24 @@ def prune(*, parked_calls: bool, **given: Any) -> None:
     asked = Asked.taken_from(given)
     given_up = PARKED_CALLS_GIVEN_UP if parked_calls else NONE_GIVEN_UP
     with operations() as (verbs, settings):
-        wanted = _wanted(given, settings)
+        as_the_relay = not given["everything"] and all(given[name] == value for name, value in _NO_FILTER.items())
+        wanted = _retained(settings) if as_the_relay else rows_from(given)
         order = asked.order(wanted, settings)
         flag = ("--parked-calls",) if parked_calls else ()
-        again = ("prune", *as_options(as_of_now(wanted)), *flag)
-        plan = Plan(verbs.prunable(wanted, given_up))
+        again = ("prune", *(() if as_the_relay else as_options(as_of_now(wanted))), *flag)
+        rows = verbs.prunable(wanted, given_up)
+        plan = plan_of(filter(_settled_before(wanted.until_ms or 0), rows) if as_the_relay else rows)
         told = "they are removed for good: a repeated delivery of one of them would be a new row"
         change = Change("prune", plan, lambda chunk: verbs.prune(chunk, order, given_up), (told,), again)
         sys.exit(carry_out(change, asked))
 
 
-def _wanted(given: dict[str, Any], settings: OperatorSettings) -> RowFilter:
-    if not given["everything"] and all(given[name] == value for name, value in _NO_FILTER.items()):
-        if settings.outbox_retention is None:
-            raise click.UsageError("OUTBOX_RETENTION is off: name the rows by a filter, as --until 30d")
-        return RowFilter(until_ms=round((time() - settings.outbox_retention) * 1000))
-    return rows_from(given)
+def _retained(settings: OperatorSettings) -> RowFilter:
+    if settings.outbox_retention is None:
+        raise click.UsageError("OUTBOX_RETENTION is off: name the rows by a filter, as --until 30d")
+    return RowFilter(until_ms=round((time() - settings.outbox_retention) * 1000))
+
+
+def _settled_before(moment_ms: int) -> Callable[[FoundRow], bool]:
+    """Whether a row's last step was before: what was discarded just now can still be replayed."""
+    return lambda row: (row.sent_at_ms or row.changed_at_ms or row.received_at_ms) < moment_ms

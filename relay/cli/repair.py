@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from outbox.operations import COUNTED_IDS, Operations
-from outbox.rows import Order, Plan, Planned, RowFilter
+from outbox.rows import Order, Planned, RowFilter
 from outbox.states import RowState
-from relay.cli.changing import Asked, Change, carry_out, changing
+from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
 from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
 
 
@@ -89,7 +89,7 @@ def _change_parked(
     with operations() as (verbs, settings):
         order = asked.order(wanted, settings)
         again = (verb, *as_options(as_of_now(wanted)))
-        plan = Plan(verbs.find(wanted))
+        plan = plan_of(verbs.find(wanted))
         behind = verbs.count_behind(wanted) if plan else 0
         change = Change(verb, plan, lambda chunk: apply(verbs, chunk, order), (told.format(behind),), again)
         return carry_out(change, asked)
@@ -97,7 +97,7 @@ def _change_parked(
 
 def _sent_again(verbs: Operations, order: Order, name: str, topic: str | None) -> Change:
     again = ("replay", *as_options(as_of_now(order.rows)), "--plan", name, *(("--topic", topic) if topic else ()))
-    plan = Plan(verbs.replayable(order.rows, name))
+    plan = plan_of(verbs.replayable(order.rows, name))
     before = sum(verbs.count_replayed(chunk) for chunk in plan.chunks(COUNTED_IDS))
     where = topic or "the usual topic"
     consequences = [f"each is sent again to {where} with the header replay-of, under plan {name}"]
@@ -113,7 +113,7 @@ def _sent_again(verbs: Operations, order: Order, name: str, topic: str | None) -
 def _calls_again(verbs: Operations, order: Order, name: str, _topic: str | None) -> Change:
     again = ("replay", "--inference-only", *as_options(as_of_now(order.rows)), "--plan", name)
     done = verbs.called_again(name)
-    plan = Plan(row for row in verbs.find(order.rows) if row.id not in done)
+    plan = plan_of(row for row in verbs.find(order.rows) if row.id not in done)
     told = f"the inference endpoint is called again for each, with the same Idempotency-Key, under plan {name}"
     return Change("replay", plan, lambda chunk: verbs.call_again(name, chunk, order), (told,), again)
 

@@ -4,22 +4,24 @@ import json
 import os
 import signal
 import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from config.settings import BaseSettings
 from outbox.errors import OutboxError
-from outbox.rows import ShardStatus
+from outbox.rows import CallsLeft, ShardStatus
 from outbox.store import Store
 from relay.cli.shared import escaped, outbox_of, told_time
 
 WATCH_SECONDS = 2.0
-UNFOLDED_COLUMNS = 400
+UNFOLDED_COLUMNS = 10_000
 COUNTS = ("pending", "waiting", "parked", "discarded")
 
 
@@ -60,7 +62,7 @@ def _print_table(store: Store) -> None:
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:  # nothing there has an edge to fold at
         console.width = UNFOLDED_COLUMNS
-    console.print(table(store.status()))
+    console.print(shown(store.status(), store.calls_left()))
 
 
 def _print_lines(store: Store, watch: float | None) -> None:
@@ -76,9 +78,9 @@ def _watch(store: Store, seconds: float) -> None:
     with Live(auto_refresh=False) as live:
         while True:
             try:
-                live.update(table(store.status()), refresh=True)
+                live.update(shown(store.status(), store.calls_left()), refresh=True)
             except OutboxError as error:  # it may come back
-                live.update(escape(escaped(error)), refresh=True)
+                live.update(Text(escaped(error)), refresh=True)
             time.sleep(seconds)
 
 
@@ -102,42 +104,51 @@ def _drained_in(rows: int, rate: float) -> int | None:
     return round(rows / rate) if rate else None
 
 
-def table(shards: list[ShardStatus]) -> Table:
-    """The shards as people read them, with a total."""
-    made = Table(title=None, box=None, pad_edge=False)
-    left = ("owner", "condition")
-    for name in ("shard", "owner", "epoch", "lease", *COUNTS, "oldest", "rows/s", "drained in", "condition"):
-        made.add_column(name, justify="left" if name in left else "right", overflow="fold")
+def shown(shards: list[ShardStatus], calls: CallsLeft) -> Group:
+    """The shards as people read them, with a total; below it who sends them, and what is in the way.
+
+    The table fits 80 columns: owners and conditions, which may be long, are lines of their own.
+    """
     lines = [told(shard) for shard in shards]
+    made = Table(box=None, pad_edge=False)
+    for name in ("shard", *COUNTS, "oldest", "rows/s", "drained in"):
+        made.add_column(name, justify="right", no_wrap=True)
     for line in lines:
         made.add_row(
             str(line["shard"]),
-            escape(escaped(line["owner"] or "nobody")),
-            str(line["epoch"]),
-            f"{line['lease_remaining_ms'] / 1000:.1f}s" if line["owner"] else "-",
             *(f"{line[name]:,}" for name in COUNTS),
             _seconds(line["oldest_age_ms"], 1000),
             f"{line['rows_per_second']:,.0f}" if line["owner"] else "-",
             _seconds(line["drained_in_seconds"]),
-            escape(escaped(_condition(line))),
         )
-    owners = len({line["owner"] for line in lines if line["owner"]})
-    rate = sum(line["rows_per_second"] for line in lines)
+    _add_total(made, lines)
+    below = [*_by_shards(lines, lambda line: f"sent by {line['owner'] or 'nobody'}"), *_by_shards(lines, _condition)]
+    if calls.due or calls.parked:
+        below.append(f"inference: {calls.due:,} call(s) due, {calls.parked:,} parked (relay inference list --all)")
+    return Group(made, *map(Text, map(escaped, below)))
+
+
+def _add_total(made: Table, lines: list[dict[str, Any]]) -> None:
+    owned = any(line["owner"] for line in lines)
     drains = [line["drained_in_seconds"] for line in lines]
-    made.add_section()
     made.add_row(
         "total",
-        f"{owners} relay{'s' * (owners != 1)}",
-        "",
-        "",
         *(f"{sum(line[name] for line in lines):,}" for name in COUNTS),
         _seconds(max((line["oldest_age_ms"] or 0 for line in lines), default=0) or None, 1000),
-        f"{rate:,.0f}" if owners else "-",
+        f"{sum(line['rows_per_second'] for line in lines):,.0f}" if owned else "-",
         _seconds(None if None in drains else max(drains, default=0)),
-        "",
         style="bold",
     )
-    return made
+
+
+def _by_shards(lines: list[dict[str, Any]], of: Callable[[dict[str, Any]], str]) -> Iterator[str]:
+    """What is said of shards, each thing once, with those that it is said of."""
+    shards: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        shards[of(line)].append(str(line["shard"]))
+    for said, numbers in shards.items():
+        if said:
+            yield f"shard{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {said}"
 
 
 def _condition(line: dict[str, Any]) -> str:

@@ -84,6 +84,16 @@ def test_a_large_history_is_pruned_in_pages_past_what_stays(
     assert found(operations) == [ids[0], ids[700]]
 
 
+def test_there_is_rest_between_pages_from_which_nothing_goes(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """Calls that are due for long keep their rows: walking over them stops and rests as pruning does."""
+    record(store, new_rows(1200))
+    mark_sent(store, 1, planned(operations), inference=True)
+    age(engine)
+    assert list(Pruning(engine).old_rows(HOUR_MS)) == [[], [], []]
+
+
 def test_the_read_back_does_without_pruned_rows(operations: Operations, store: Store, engine: Engine) -> None:
     """The last progress record names rows that are gone: nothing is marked, nothing is made up, sending goes on."""
     record(store, new_rows(2))
@@ -135,6 +145,23 @@ def test_one_prunes_at_a_time(operations: Operations, store: Store, engine: Engi
             assert Pruning(engine).prune(page) is None
     assert Pruning(engine).prune(page) == 3
     assert Pruning(engine).prune(page) == 0
+
+
+def test_an_operators_prune_waits_for_another(operations: Operations, store: Store, engine: Engine) -> None:
+    """The relay prunes just now: its rows are not told to have changed, they are pruned after that."""
+    from outbox import operator_statements as sql
+
+    ids = record(store, new_rows(3))
+    mark_sent(store, 1, planned(operations))
+    rows, gone = planned(operations), list[int]()
+    with engine.begin() as connection:
+        connection.execute(sql.TRY_PRUNING.on(connection))
+        waiting = threading.Thread(target=lambda: gone.extend(operations.prune(rows, ORDER)))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+    waiting.join()
+    assert gone == ids
 
 
 def test_a_persons_data_goes_from_rows_in_every_state(operations: Operations, store: Store, engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -95,6 +96,8 @@ def test_each_right_that_is_taken_away_is_named_with_its_cure(
     assert "Read and Write and Describe" in failed[f"topic {progress} rights"]
     secure_kafka.allow(user, TOPIC, topic, [AclOperation.DESCRIBE_CONFIGS], prefix=False)
     wait_until(lambda: f"topic {topic} settings" not in verdicts(environ), "the settings can be seen")
+    elsewhere = failures(environ, KAFKA_REPLAY_TOPICS=f"{topic}-replay")
+    assert f"--operation Describe --topic {topic}-replay" in elsewhere[f"topic {topic}-replay rights"]
 
 
 def test_a_missing_topic_needs_the_right_to_create_it(
@@ -196,6 +199,29 @@ def test_a_database_that_may_lose_commits_is_a_failure(new_world: NewWorld, requ
     assert "secret-canary" not in str(away)
 
 
+def test_a_database_role_without_rights_is_told_to_be_one(new_world: NewWorld) -> None:
+    """Read rights, then write rights are missed, each with what to grant; no migration is blamed."""
+    world = new_world()
+    if world.engine.dialect.name == "sqlite":
+        return
+    role = f"role_{uuid.uuid4().hex[:8]}"
+    environ = {**world.environ, "DATABASE_URL": str(world.engine.url.set(username=role, password=None))}
+    world.execute(f"CREATE ROLE {role} LOGIN")
+    try:
+        for granted, subject in (
+            ("USAGE ON SCHEMA public", "database schema"),
+            ("SELECT ON ALL TABLES IN SCHEMA public", "database write"),
+        ):
+            world.execute(f"GRANT {granted} TO {role}")
+            failed = failures(environ)
+            assert "permission denied" in failed[subject]
+            assert ("grant the role" in failed[subject], "alembic upgrade" in failed[subject]) == (True, False)
+        world.execute(f"GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
+        assert not [subject for subject in failures(environ) if subject.startswith("database")]
+    finally:
+        world.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 def test_the_registry_refuses_the_login_or_the_schema(world: World) -> None:
     """401 names the login; versions that are not compatible name the schema; nothing is registered by looking."""
     make_topics(world)
@@ -204,6 +230,8 @@ def test_the_registry_refuses_the_login_or_the_schema(world: World) -> None:
     assert "SCHEMA_REGISTRY_USERNAME" in failures(world.environ, SCHEMA_REGISTRY_PASSWORD="no")["schema registry"]
     assert verdicts(world.environ)["schema"] == "warning"
     assert requests.get(f"{subject}/versions", auth=login, timeout=10).status_code == 404
+    schemas = [f["seen"] for f in checked(world.environ, KAFKA_REPLAY_TOPICS="other")[1] if f["subject"] == "schema"]
+    assert [seen.split()[0] for seen in schemas] == [f"{world.topic}-value", "other-value"]
     record = {"type": "record", "name": "CXoneInteraction", "namespace": "com.cxone.ml"}
     other = json.dumps({**record, "fields": [{"name": "interactionId", "type": "bytes"}]})
     requests.post(f"{subject}/versions", json={"schema": other}, auth=login, timeout=10).raise_for_status()
@@ -291,5 +319,8 @@ def test_inference_is_reached_without_a_call(endpoints: Endpoints, tmp_path: Pat
     endpoints.status = 503
     found = verdicts(environ)
     assert (found["inference"], found["oauth"]) == ("warning", "failure")
+    endpoints.status = 429
+    found = verdicts(environ)
+    assert (found["inference"], found["oauth"]) == ("warning", "warning")
     refused = failures(environ, INFERENCE_ALLOW_HOSTS="elsewhere.example")
     assert "INFERENCE_ALLOW_HOSTS" in refused["inference"]

@@ -1,17 +1,28 @@
 """The operators' command line, beside a running relay."""
 
+import contextlib
 import json
 import os
+import pty
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import click
 import pytest
 from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from sqlalchemy import Engine, text
 
-from relay.cli import main
+from outbox.operations import Operations
+from outbox.rows import Order, RowFilter
+from outbox.store import Store
+from relay.cli import VERBS, main
+from tests.command_line import command as on_command_line
+from tests.conftest import ROOT
 from tests.faults.test_parking import culprit, make_topic
+from tests.ledger import mark_sent, park, planned, record, states
 from tests.support import new_row, new_rows, wait_until
 from tests.world import World
 
@@ -53,6 +64,7 @@ def test_an_operator_finds_mends_and_retries(world: World) -> None:
     assert "--yes" in asked.stderr
     done = relay(world, "retry", "--id", str(ids[1]), "--reason", "limit raised", "--yes")
     assert (done.returncode, done.stdout) == (0, "retry: 1 row(s) done\n")
+    assert "rows/s" not in done.stderr  # progress is for terminals
     world.wait_drained()
     world.check_exactly_once(ids)
     (entry,) = map(json.loads, relay(world, "audit", "--json").stdout.splitlines())
@@ -131,6 +143,79 @@ def test_what_is_asked_wrongly_or_matches_nothing(world: World, arguments: list[
     assert (ended.returncode, told in ended.stderr) == (code, True), ended.stderr
 
 
+def read_until(terminal: int, wanted: str) -> str:
+    """What comes out of a terminal, up to these words or its end."""
+    told = b""
+    with contextlib.suppress(OSError):  # so a terminal ends
+        while wanted.encode() not in told:
+            told += os.read(terminal, 1024)
+    return told.decode()
+
+
+def test_on_a_terminal_it_asks_and_leaves_what_changed_meanwhile(store: Store, engine: Engine) -> None:
+    """Another operator acts between question and answer: that row is reported and left; a bar tells progress."""
+    ids = record(store, new_rows(3))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    command = [sys.executable, "-m", "relay", "retry", "--all", "--reason", "limit raised", "--as", "ann"]
+    environ = {**os.environ, "DATABASE_URL": engine.url.render_as_string(hide_password=False), "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    asking = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE)
+    os.close(theirs)
+    asked = read_until(ours, "retry 3 row(s)? [y/N]")
+    assert ("looking for rows" in asked, "retry of 3 row(s)" in asked) == (True, True)
+    operations = Operations(engine)
+    operations.discard(planned(operations, ids=(ids[0],)), Order("bob", "a test call", RowFilter()))
+    os.write(ours, b"y\n")
+    told = read_until(ours, "(nothing)")
+    os.close(ours)
+    assert (asking.wait(60), asking.communicate()[0]) == (5, b"retry: 2 row(s) done\n")
+    assert "1 row(s) changed since they were shown, and are left as they are" in told
+    assert ("3/3" in told, "rows/s" in told) == (True, True)
+    assert states(engine) == {ids[0]: "discarded", ids[1]: "pending", ids[2]: "pending"}
+
+
+def test_a_change_that_fails_half_way_says_how_to_go_on(store: Store, engine: Engine) -> None:
+    """The database is not what it was after the first rows: code 5, what is left, and a command that does the rest."""
+    ids = record(store, new_rows(8))
+    mark_sent(store, 1, planned(Operations(engine)))
+    url = engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "relay", "replay", "--all", "--rate", "2", "--reason", "lost", "--yes"]
+    environ = {**os.environ, "DATABASE_URL": url, "RELAY_ACTOR": "ann"}
+    working = subprocess.Popen(
+        command, cwd=ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_until(lambda: len(states(engine)) > 8, "the first rows are replayed")
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE outbox RENAME TO elsewhere"))
+    stdout, stderr = working.communicate(timeout=60)
+    assert working.returncode == 5, stderr
+    left = 8 - int(stdout.split()[1])
+    assert 0 < left < 8
+    assert f": {left} row(s) are as they were. To continue: relay replay " in stderr
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE elsewhere RENAME TO outbox"))
+    again = shlex.split(stderr.split("To continue: relay ")[1])
+    rest = on_command_line({"DATABASE_URL": url}, *again, "--rate", "1000", "--yes")
+    assert rest.stdout == f"replay: {left} row(s) done\n"
+    with engine.connect() as connection:
+        made = connection.execute(text("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY id"))
+        assert list(made.scalars()) == ids
+
+
+def test_without_a_filter_prune_takes_what_the_relay_would(store: Store, engine: Engine) -> None:
+    """A row that was received long ago and discarded just now can still be replayed, so it stays."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    ids = record(store, new_rows(2))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    operations = Operations(engine)
+    operations.discard(planned(operations), Order("ann", "test calls", RowFilter()))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox SET received_at = 1"))
+        connection.execute(text(f"UPDATE outbox SET changed_at = 1 WHERE id = {ids[0]}"))
+    done = on_command_line(environ, "prune", "--reason", "disk is short", "--yes")
+    assert (done.stdout, list(states(engine))) == ("prune: 1 row(s) done\n", ids[1:])
+
+
 def test_root_must_say_who_it_is(world: World) -> None:
     """Nobody is on record as root: the actor is named, or nothing happens."""
     unnamed = relay(world, "retry", "--all", "--yes", "--reason", "x", RELAY_ACTOR="")
@@ -152,13 +237,16 @@ def test_the_help_of_each_verb_has_two_examples() -> None:
     """Nobody looks a verb up elsewhere at three in the morning."""
 
     def verbs(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
-        for command in group.commands.values():
-            path = f"{name} {command.name}"
+        context = click.Context(group)
+        for each in group.list_commands(context):
+            command, path = group.get_command(context, each), f"{name} {each}"
             if isinstance(command, click.Group):
                 yield from verbs(command, path)
-            else:
+            elif command is not None:
                 yield path, command
 
-    for path, command in verbs(main, "relay"):
+    told = dict(verbs(main, "relay"))
+    assert len(told) > len(VERBS)  # one is a group
+    for path, command in told.items():
         examples = (command.help or "").partition("Examples:")[2]
         assert examples.count(path) >= 2, path

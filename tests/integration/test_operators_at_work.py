@@ -46,6 +46,8 @@ class Endpoint:
                 endpoint.keys.append(int(self.headers["Idempotency-Key"]))
                 self.send_response(endpoint.status)
                 self.send_header("Content-Length", "0")
+                if endpoint.status == 503:
+                    self.send_header("Retry-After", "1")
                 self.end_headers()
 
             def log_message(self, *_args: object) -> None:
@@ -90,9 +92,12 @@ def test_a_replay_goes_to_a_listed_topic_and_to_no_other(world: World) -> None:
 
 
 def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(world: World, endpoint: Endpoint) -> None:
-    """A refused call is parked, found by its error and retried; --inference-only calls again, and sends nothing."""
+    """A refused call is parked, found by its error and retried; --inference-only calls again, and sends nothing.
+
+    That the endpoint fails, and which calls are parked, is told by status.
+    """
     ids = world.record(new_rows(4, interactions=4))
-    world.relay(INFERENCE_URL=endpoint.url)
+    world.relay(INFERENCE_URL=endpoint.url, RELAY_LEASE_SECONDS="3")
     count = "SELECT count(*) FROM outbox_inference_call WHERE state = '{}'"
     wait_until(lambda: world.query(count.format("parked")) == [(4,)], "every call is parked")
     listed = relay(world, "inference", "list", "--error", "HTTP 422", "--json")
@@ -107,6 +112,12 @@ def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(world: 
     wait_until(lambda: len(endpoint.keys) == 3, "the first is called again")
     assert endpoint.keys[2] == ids[0]
     assert relay(world, *command).returncode == 3
+    endpoint.status = 503
+    assert relay(world, "replay", "--id", str(ids[1]), "--inference-only", *REASON).returncode == 0
+    wait_until(lambda: "inference: the endpoint fails (HTTP 503)" in relay(world, "status").stdout, "it is in sight")
+    endpoint.status = 200
+    wait_until(lambda: "endpoint fails" not in relay(world, "status").stdout, "all is well again")
+    assert "inference: 0 call(s) due, 2 parked" in relay(world, "status").stdout
     assert len(world.seen()) == 4
 
 
@@ -128,11 +139,16 @@ def test_an_erased_row_is_sent_without_the_address(world: World) -> None:
     seen = [record for record in world.seen() if record.key == "i-1"]
     assert [(record.outbox_id, value(record)["customerEmail"]) for record in seen] == [(ids[0], None), (ids[1], None)]
     assert email not in relay(world, "audit").stdout
-    assert world.query("SELECT count(*) FROM outbox WHERE length(payload) > 0") == [(1,)]
+    sent = relay(world, "erase", "--interaction", "i-2", *REASON)
+    assert (sent.returncode, "1 of them are sent: their records stay in Kafka" in sent.stderr) == (0, True)
+    assert world.query("SELECT count(*) FROM outbox WHERE length(payload) > 0") == [(0,)]
 
 
 def test_the_relay_prunes_by_itself_while_it_sends(world: World) -> None:
-    """What was settled before the retention goes, what is new is sent, and a relay can take the shard anew."""
+    """What was settled before the retention goes, what is new is sent, and a relay can take the shard anew.
+
+    An operator may prune more.
+    """
     old = world.record(new_rows(1200))
     first = world.relay()
     world.wait_drained()
@@ -144,15 +160,20 @@ def test_the_relay_prunes_by_itself_while_it_sends(world: World) -> None:
     wait_until(lambda: world.query("SELECT count(*) FROM outbox") == [(50,)], "what is old is pruned")
     assert world.query("SELECT min(id) FROM outbox") == [(new[0],)]
     assert sorted(record.outbox_id for record in world.seen()) == [*old, *new]
+    assert relay(world, "prune", "--all", *REASON).stdout == "prune: 50 row(s) done\n"
+    assert world.query("SELECT count(*) FROM outbox") == [(0,)]
 
 
 def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_world: NewWorld) -> None:
-    """Ctrl-C ends after the chunk in hand, with code 5 and what is left; continued, each row is replayed once."""
+    """Ctrl-C ends after the chunk in hand, with code 5 and what is left; continued, each row is replayed once.
+
+    It goes on as it was asked for: by the same person, at the same rate.
+    """
     world = new_world()
-    ids = world.record(new_rows(60, interactions=6))
+    ids = world.record(new_rows(30, interactions=6))
     world.relay()
     world.wait_drained()
-    command = [sys.executable, "-m", "relay", "replay", "--channel", "voice", "--rate", "10", *REASON]
+    command = [sys.executable, "-m", "relay", "replay", "--channel", "voice", "--rate", "10", "--as", "bob", *REASON]
     environ = {**os.environ, **world.environ, "RELAY_ACTOR": "ann"}
     working = subprocess.Popen(
         command, cwd=ROOT, env=environ, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
@@ -164,13 +185,14 @@ def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_world: 
     assert working.returncode == 5, told
     done = int(told[0].split()[1])
     assert world.query(replayed) == [(done,)]
-    assert 0 < done < 60
-    assert f"interrupted: {60 - done} row(s) are as they were. To continue: relay replay " in told[1]
+    assert 0 < done < 30
+    assert f"interrupted: {30 - done} row(s) are as they were. To continue: relay replay " in told[1]
     later = world.record(new_rows(5))
     world.wait_drained()
     again = shlex.split(told[1].split("To continue: relay ")[1].strip())
     finished = relay(world, *again, "--yes")
-    assert (finished.returncode, finished.stdout) == (0, f"replay: {60 - done} row(s) done\n")
+    assert (finished.returncode, finished.stdout) == (0, f"replay: {30 - done} row(s) done\n")
     made = world.query("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY replay_of")
     assert [row_id for (row_id,) in made] == ids
     assert later[0] > ids[-1]
+    assert ("--rate 10" in told[1], world.query("SELECT DISTINCT actor FROM outbox_audit")) == (True, [("bob",)])

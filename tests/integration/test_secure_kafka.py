@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
 
+from tests.command_line import command
 from tests.services import Registry, SecureKafka
-from tests.support import new_rows
+from tests.support import new_rows, wait_until
 from tests.world import World, settings_for
 
 WRITE, READ, DESCRIBE, CREATE = AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE, AclOperation.CREATE
@@ -59,7 +60,11 @@ def _secure_world(
 def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
     secure_kafka: SecureKafka, new_secure_world: NewSecureWorld
 ) -> None:
-    """Rights are granted one after the other under a waiting relay; with the last one everything is sent."""
+    """Rights are granted one after the other under a waiting relay; with the last one everything is sent.
+
+    They are enough for the next relay as well, which reads back what the first one committed. To look a record
+    up takes one more.
+    """
     world, user = new_secure_world(create_topics=True)
     topic, progress = world.environ["KAFKA_TOPIC"], world.environ["KAFKA_PROGRESS_TOPIC"]
     ids = world.record(new_rows(100))
@@ -73,6 +78,18 @@ def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
     world.wait_drained()
     world.check_exactly_once(ids)
     assert PASSWORD not in relay.log.read_text()
+    relay.stop()
+    ids += world.record(new_rows(100))
+    world.relay()
+    world.wait_drained()
+    world.check_exactly_once(ids)
+    hidden = command(world.environ, "show", str(ids[0]), "--verify")
+    assert hidden.returncode == 1
+    assert f"not looked up: the topic may not be read: grant Read and Describe on {topic}" in hidden.stdout
+    secure_kafka.allow(user, ResourceType.TOPIC, topic, [READ], prefix=False)
+    wait_until(lambda: not command(world.environ, "show", str(ids[0]), "--verify").returncode, "it is looked up")
+    looked = command(world.environ, "reconcile", "--shard", "0", "--since", "1h", "--reason", "drill", "--dry-run")
+    assert (looked.returncode, "of 200 record(s)" in looked.stderr) == (0, True), looked.stderr
 
 
 def test_a_setting_of_kafka_config_reaches_every_client(

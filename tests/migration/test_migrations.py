@@ -50,6 +50,17 @@ def test_releases_that_start_together_migrate_once(postgres: Postgres | Given) -
     engine.dispose()
 
 
+def test_the_large_tables_are_vacuumed_early(new_postgresql: NewDatabase) -> None:
+    """The server's own settings wait for a fifth of the rows to die."""
+    engine = create_outbox_engine(new_postgresql())
+    with engine.connect() as connection:
+        early = connection.exec_driver_sql(
+            "SELECT relname FROM pg_class WHERE 'autovacuum_vacuum_scale_factor=0.02' = ANY(reloptions)"
+        ).scalars()
+        assert sorted(early) == ["outbox", "outbox_inference_call"]
+    engine.dispose()
+
+
 @pytest.mark.parametrize("shards", ["0", "100", "many"])
 def test_a_wrong_number_of_shards_stops_the_release(shards: str, tmp_path: object) -> None:
     """RELAY_SHARDS is checked before anything is built."""

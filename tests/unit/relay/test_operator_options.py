@@ -2,12 +2,16 @@
 
 import json
 import subprocess
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from outbox.errors import DatabaseUnavailableError
+from outbox.rows import CallsLeft, ShardStatus
 from relay.cli import shared
+from relay.cli.status import shown
 from tests.command_line import command
 from tests.conftest import NewDatabase
 
@@ -107,11 +111,35 @@ def test_a_check_of_the_record_is_told_as_json(new_sqlite: NewDatabase) -> None:
     assert "\x1b" not in command(environ, "audit", "--verify", "--head", "\x1b[31m").stderr
 
 
+def test_a_change_without_rows_tells_of_none(new_sqlite: NewDatabase) -> None:
+    """A pause is of shards."""
+    environ = {"DATABASE_URL": new_sqlite()}
+    command(environ, "pause", "--reason", "broker upgrade")
+    assert "ann pause every shard: broker upgrade" in command(environ, "audit").stdout
+
+
 def test_a_status_that_is_piped_is_not_folded(new_sqlite: NewDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line a shard, with whole words."""
     monkeypatch.delenv("COLUMNS", raising=False)  # tests that run side by side have one
     environ = {"DATABASE_URL": new_sqlite()}
-    head, shard, total = command(environ, "status").stdout.splitlines()
-    assert (head.split()[:6], shard.split()[1], total.split()[1:3]) == (
-        ["shard", "owner", "epoch", "lease", "pending", "waiting"], "nobody", ["0", "relays"],
+    head, shard, total, owner = command(environ, "status").stdout.splitlines()
+    assert (head.split()[:3], shard.split()[:2], total.split()[:2], owner) == (
+        ["shard", "pending", "waiting"], ["0", "0"], ["total", "0"], "shard 0: sent by nobody",
     )  # fmt: skip
+
+
+def test_a_status_fits_eighty_columns() -> None:
+    """Eight shards with large numbers and long words: a line a shard, and each thing in the way told once."""
+    status = ShardStatus(
+        0, "relay-7d9f8b6c5-x2x4z:1:0123456789ab", 1234, 9000, 10**6, 23456.7, "no broker: start it " * 5,
+        1_234_567, 23_456, 1_234, 12, 86_400_000, None, None, None,
+    )  # fmt: skip
+    shards = [status._replace(shard=number) for number in range(8)]
+    console = Console(width=80, file=StringIO(), color_system=None)
+    console.print(shown(shards, CallsLeft(1_000, 2)))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    assert len([line for line in lines if "1,234,567" in line and "23,457" in line]) == 8
+    assert [line for line in lines if "sent by" in line] == [f"shards 0, 1, 2, 3, 4, 5, 6, 7: sent by {status.owner}"]
+    assert len([line for line in lines if line.startswith("shards 0, 1, 2, 3, 4, 5, 6, 7: no broker")]) == 1
+    assert lines[-1] == "inference: 1,000 call(s) due, 2 parked (relay inference list --all)"
