@@ -318,14 +318,20 @@ def test_a_run_whose_claim_could_run_out_is_given_back(new_stage: NewStage, simu
     assert not simulator.requests["score"]
 
 
-def test_a_call_that_fails_late_makes_no_pause_longer(new_stage: NewStage) -> None:
-    """While the circuit is open only the probe decides; what was under way when it opened says nothing new."""
+def test_only_the_probe_decides_while_the_circuit_is_open(new_stage: NewStage) -> None:
+    """What was under way when it opened says nothing new: it ends no pause that was asked for, and makes none longer."""
     worker = new_stage().worker("me", threading.Event())
-    worker._circuit = opened = Circuit(opened=1, open_until=time.monotonic() + 1)
-    assert not worker._judge(Answer(500, "HTTP 500"), probe=False)
-    assert worker._circuit == opened
+    assert worker._judge(Answer(429, "HTTP 429", 60.0), probe=False)
+    opened = worker._circuit
+    for late in (Answer(200), Answer(422, "HTTP 422"), Answer(500, "HTTP 500"), Answer(429, "HTTP 429", 1.0)):
+        assert not worker._judge(late, probe=False)
+        assert worker._circuit == opened
+        assert "HTTP 429" in worker._health.conditions()["inference"]
     assert not worker._judge(Answer(500, "HTTP 500"), probe=True)
     assert worker._circuit.opened == 2
+    worker._judge(Answer(200), probe=True)
+    assert worker._circuit.closed
+    assert not worker._health.conditions()
 
 
 def test_a_run_that_meets_an_error_nobody_expected_ends(new_stage: NewStage, monkeypatch: pytest.MonkeyPatch) -> None:
