@@ -28,6 +28,8 @@ LONGEST_SECONDS = CONNECT_SECONDS + ANSWER_SECONDS + 1.0
 ANSWER_BYTES = 65_536
 RETRY_AFTER_CAP_SECONDS = 300.0
 RETRIED_CLIENT_ERRORS = frozenset({408, 425, 429})
+ASKS_FOR_PATIENCE = frozenset({429, 503})
+"""Beside another status ``Retry-After`` says nothing of when the same request may succeed."""
 
 
 class Answer(NamedTuple):
@@ -37,7 +39,7 @@ class Answer(NamedTuple):
     error: str | None = None
     """None after 2xx; else what went wrong, without content of the answer."""
     retry_after_seconds: float | None = None
-    """As the service asked for, capped."""
+    """As the service asked for with 429 or 503, capped."""
     body: bytes | None = None
     """None if it broke off or was too large."""
 
@@ -113,10 +115,11 @@ class Client:
             ):
                 body = _body(response, until)
                 status = response.status_code
-                named = retry_after_seconds(response.headers.get("Retry-After"), time())
+                named = response.headers.get("Retry-After") if status in ASKS_FOR_PATIENCE else None
         except (OSError, HTTPError, HTTPException, ValueError) as error:  # as every error of requests and urllib3 is
             return Answer(None, "no answer in time" if "Timeout" in type(error).__name__ else type(error).__name__)
-        return Answer(status, None if 200 <= status < 300 else f"HTTP {status}", named, body)
+        wrong = None if 200 <= status < 300 else f"HTTP {status}"
+        return Answer(status, wrong, retry_after_seconds(named, time()), body)
 
 
 def _body(response: requests.Response, until: float) -> bytes | None:

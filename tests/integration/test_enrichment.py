@@ -108,8 +108,8 @@ def test_while_cxone_is_down_rows_wait_and_those_of_other_interactions_go(
 
 
 def test_with_the_other_setting_rows_are_sent_without(enriched: World, simulator: Simulator) -> None:
-    """CXONE_ENRICH_WHEN_DOWN=send: once CXone stays down, rows go as they are, and may be completed at a replay."""
-    simulator.behave("contact", "500")
+    """CXONE_ENRICH_WHEN_DOWN=send: once CXone stays down, be it with a Retry-After, rows go as they are."""
+    simulator.behave("contact", "503:300")
     ids = enriched.record(lacking("a", "b"))
     enriched.relay(CXONE_ENRICH_WHEN_DOWN="send")
     enriched.wait_drained()
@@ -348,6 +348,16 @@ def test_being_asked_to_come_later_counts_against_nobody(store: Store, simulator
     completing = Completing(store, simulator)
     assert completing.complete() == []
     assert not completing.enricher._failing
+
+
+def test_nobody_asks_before_retry_after_whatever_was_under_way(store: Store, simulator: Simulator) -> None:
+    """Neither an answer to an earlier request nor one that has its turn by now ends the time that CXone asked for."""
+    simulator.behave("contact", "slow:0.4", "429:2", "ok")
+    store.record(lacking("a", "b", "c"))
+    completing = Completing(store, simulator, CXONE_ENRICH_CONCURRENCY="3", CXONE_ENRICH_RATE="2")
+    wait_until(lambda: len(completing.complete()) == 3, "all are completed")
+    _, throttled, *later = [request.at for request in simulator.requests["contact"]]
+    assert min(later) - throttled >= 1.9
 
 
 def test_an_interaction_that_failed_rests_while_others_are_asked_for(

@@ -35,6 +35,14 @@ def test_an_answer_that_is_too_large_is_not_kept(simulator: Simulator) -> None:
     assert client.request("GET", f"{simulator.base}/contacts/small").body == b'{"x": "x"}'
 
 
+def test_retry_after_is_taken_from_those_who_ask_for_patience(simulator: Simulator) -> None:
+    """429 and 503: beside another status it says nothing, so a call that fails with it is charged as any other."""
+    simulator.behave("score", "429:7", "503:7", "500:7", "502:7", "408:7", "400:7", "301:7")
+    client = Client(1)
+    named = [client.request("POST", f"{simulator.base}/score", json={}).retry_after_seconds for _ in range(7)]
+    assert named == [7, 7, None, None, None, None, None]
+
+
 def test_who_says_nothing_is_not_waited_for(simulator: Simulator) -> None:
     """A request that is taken and not answered ends as a time-out; one that nobody takes, at once."""
     simulator.behave("score", "hang")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from outbox.rows import Contact, PendingRow
-from relay.contacts import NOTHING_KNOWN, ThrottledError, contact_of
+from relay.contacts import NOTHING_KNOWN, LaterError, ThrottledError, contact_of
 from relay.enrichment import REST_CAP_SECONDS, Bucket, Failing, failing, sendable
 from relay.errors import UnavailableError
 from relay.http import Answer
@@ -55,7 +55,7 @@ def test_no_such_interaction_means_that_nothing_more_is_known(status: int) -> No
 
 
 def test_what_may_pass_is_waited_for() -> None:
-    """No answer, 5xx, 429 with or without a time, an answer that broke off."""
+    """No answer, 5xx, 429 with or without a time, an answer that broke off; only 429 means that CXone works."""
     for answer in (Answer(None, "ConnectionError"), Answer(500, "HTTP 500"), Answer(200, body=None)):
         with pytest.raises(UnavailableError):
             contact_of(answer, EMAIL, AGENT)
@@ -65,6 +65,10 @@ def test_what_may_pass_is_waited_for() -> None:
     with pytest.raises(ThrottledError) as caught:
         contact_of(Answer(429, "HTTP 429"), EMAIL, AGENT)
     assert caught.value.seconds == 0
+    with pytest.raises(LaterError) as away:
+        contact_of(Answer(503, "HTTP 503", 9.0), EMAIL, AGENT)
+    assert away.value.seconds == 9
+    assert not isinstance(away.value, ThrottledError)
     with pytest.raises(TokenError, match="invalid or expired"):
         contact_of(Answer(401, "HTTP 401"), EMAIL, AGENT)
 
