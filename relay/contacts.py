@@ -1,6 +1,5 @@
 """What an answer of CXone tells of an interaction: pure."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,7 @@ import structlog
 
 from outbox.rows import Contact
 from relay.errors import UnavailableError
-from relay.http import Answer, Verdict, verdict
+from relay.http import Answer, Verdict, json_of, verdict
 from relay.oauth import TokenError
 
 log = structlog.get_logger(__name__)
@@ -54,11 +53,15 @@ def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
             raise ThrottledError(f"CXone asks to be called less often ({answer.error})", seconds)
         raise LaterError(f"CXone does not answer the request for an interaction ({answer.error})", seconds)
     if meant is Verdict.REFUSED or answer.status == 204:
+        if 300 <= (answer.status or 0) < 400:
+            raise UnavailableError(
+                f"CXONE_ENRICH_URL answers {answer.status}, a redirect, which is not followed: set it to where that goes"
+            )
         if answer.status not in (204, 404):
             log.warning("CXone refuses a request for an interaction: %s", answer.error, action="enrichment_refused")
         return NOTHING_KNOWN
     try:
-        document = json.loads(answer.body or b"")
+        document = json_of(answer)
     except ValueError:
         raise UnavailableError("CXONE_ENRICH_URL answers something that is no JSON, or broke off") from None
     return Contact(

@@ -3,9 +3,11 @@
 ``requests`` bounds each read, not the answer: one that trickles, or never ends, is cut off here.
 """
 
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from http.client import HTTPException
@@ -69,9 +71,23 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
     if value.strip().isdecimal():
         return min(float(value.strip()[:12]), RETRY_AFTER_CAP_SECONDS)
     try:
-        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), RETRY_AFTER_CAP_SECONDS)
+        named = parsedate_to_datetime(value)
+        named = named if named.tzinfo else named.replace(tzinfo=UTC)  # as RFC 9110 says of every form
+        return min(max(0.0, named.timestamp() - now), RETRY_AFTER_CAP_SECONDS)
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def json_of(answer: Answer) -> Any:
+    """The JSON that an answer holds.
+
+    Raises:
+        ValueError: it broke off, is none, or is nested beyond reason.
+    """
+    try:
+        return json.loads(answer.body or b"")
+    except RecursionError:
+        raise ValueError("nested beyond reason") from None
 
 
 class Client:

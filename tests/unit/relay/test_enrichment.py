@@ -10,7 +10,7 @@ from outbox.rows import Contact, PendingRow
 from relay.contacts import NOTHING_KNOWN, LaterError, ThrottledError, contact_of
 from relay.enrichment import REST_CAP_SECONDS, Bucket, Failing, failing, sendable
 from relay.errors import UnavailableError
-from relay.http import Answer
+from relay.http import ANSWER_BYTES, Answer
 from relay.oauth import TokenError
 
 EMAIL, AGENT = "/customer/email,/fromAddress,/fromAddr", "/agent/id,/agentId"
@@ -54,9 +54,17 @@ def test_no_such_interaction_means_that_nothing_more_is_known(status: int) -> No
     assert contact_of(Answer(status, f"HTTP {status}"), EMAIL, AGENT) == NOTHING_KNOWN
 
 
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_a_mistake_in_the_settings(status: int) -> None:
+    """It is told and waited for: rows that go without would be taken for complete for ever."""
+    with pytest.raises(UnavailableError, match=f"CXONE_ENRICH_URL answers {status}"):
+        contact_of(Answer(status, f"HTTP {status}"), EMAIL, AGENT)
+
+
 def test_what_may_pass_is_waited_for() -> None:
     """No answer, 5xx, 429 with or without a time, an answer that broke off; only 429 means that CXone works."""
-    for answer in (Answer(None, "ConnectionError"), Answer(500, "HTTP 500"), Answer(200, body=None)):
+    broken = (Answer(200, body=None), Answer(200, body=b"\xff"), Answer(200, body=b"[" * ANSWER_BYTES))
+    for answer in (Answer(None, "ConnectionError"), Answer(500, "HTTP 500"), *broken):
         with pytest.raises(UnavailableError):
             contact_of(answer, EMAIL, AGENT)
     with pytest.raises(ThrottledError) as caught:
