@@ -3,14 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
 from outbox.rows import Contact
 from relay.errors import UnavailableError
 from relay.http import Answer, Verdict, json_of, verdict
 from relay.oauth import TokenError
-
-log = structlog.get_logger(__name__)
 
 NOTHING_KNOWN = Contact(None, None)
 EMAIL_CHARACTERS, AGENT_CHARACTERS = 320, 256
@@ -55,10 +51,8 @@ def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
     if meant is Verdict.REFUSED or answer.status == 204:
         if 300 <= (answer.status or 0) < 400:
             raise UnavailableError(
-                f"CXONE_ENRICH_URL answers {answer.status}, a redirect, which is not followed: set it to where that goes"
+                f"CXONE_ENRICH_URL answers {answer.status}, a redirect, which is not followed: name its target there"
             )
-        if answer.status not in (204, 404):
-            log.warning("CXone refuses a request for an interaction: %s", answer.error, action="enrichment_refused")
         return NOTHING_KNOWN
     try:
         document = json_of(answer)

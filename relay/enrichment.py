@@ -23,7 +23,7 @@ from relay.backoff import Backoff, jittered
 from relay.contacts import NOTHING_KNOWN, LaterError, ThrottledError, contact_of
 from relay.errors import RowsAtFaultError, UnavailableError
 from relay.health import ENRICHMENT, Health
-from relay.http import Answer, Client
+from relay.http import Answer, Client, Verdict, verdict
 from relay.metrics import RelayMetrics
 from relay.oauth import TokenError, Tokens, lacks_scope
 from relay.settings import RelaySettings
@@ -233,19 +233,14 @@ class Enricher:
     def _fetch(self, interaction: str) -> Contact:
         if interaction in (".", ".."):  # no path segment can name them
             return NOTHING_KNOWN
-        url = (self._settings.cxone_enrich_url or "").replace("{interactionId}", quote(interaction, safe=""))
         token = self._tokens.get()
-        answer = self._get(url, token)
+        answer = ask_for(interaction, self._client, self._settings, token)
         if answer.status == 401:  # revoked, or expired by CXone's clock: once more with another one
-            answer = self._get(url, self._tokens.get(stale=token))
-        if answer.status == 403:
-            raise lacks_scope(self._settings)
-        return contact_of(answer, self._settings.cxone_enrich_email_path, self._settings.cxone_enrich_agent_path)
-
-    def _get(self, url: str, token: str) -> Answer:
-        return self._client.request(
-            "GET", url, headers={"Authorization": f"Bearer {token}", "Accept": "application/json"}
-        )
+            answer = ask_for(interaction, self._client, self._settings, self._tokens.get(stale=token))
+        contact = told_by(answer, self._settings)
+        if verdict(answer) is Verdict.REFUSED and answer.status != 404:
+            log.warning("CXone refuses a request for an interaction: %s", answer.error, action="enrichment_refused")
+        return contact
 
     def _failed(self, interaction: str, error: UnavailableError) -> None:
         """Leave CXone alone for a while, and the interaction for longer, and say why."""
@@ -264,6 +259,23 @@ class Enricher:
 
     def _down(self) -> bool:
         return monotonic() - self._failing_since >= DOWN_SECONDS
+
+
+def ask_for(interaction: str, client: Client, settings: RelaySettings, token: str) -> Answer:
+    """One request for an interaction."""
+    url = (settings.cxone_enrich_url or "").replace("{interactionId}", quote(interaction, safe=""))
+    return client.request("GET", url, headers={"Authorization": f"Bearer {token}", "Accept": "application/json"})
+
+
+def told_by(answer: Answer, settings: RelaySettings) -> Contact:
+    """What an answer tells of an interaction.
+
+    Raises:
+        UnavailableError: it may tell later, or once settings or rights are put right.
+    """
+    if answer.status == 403:
+        raise lacks_scope(settings)
+    return contact_of(answer, settings.cxone_enrich_email_path, settings.cxone_enrich_agent_path)
 
 
 def sendable(rows: Sequence[PendingRow], given_up: Container[str], *, as_they_are: bool) -> list[PendingRow]:

@@ -96,13 +96,13 @@ def ask_for_token(client: Client, settings: RelaySettings) -> Answer:
     return client.request("POST", settings.cxone_oauth_url or "", data=form, auth=login)
 
 
-def check_token(settings: RelaySettings) -> str | None:
-    """Fetch a token once, for a diagnosis: what is wrong and what to do, or None if one came."""
-    try:
-        _token_of(ask_for_token(Client(1), settings), settings)
-    except TokenError as error:
-        return str(error)
-    return None
+def fetch_token(settings: RelaySettings) -> str:
+    """A token, asked for once, for a diagnosis.
+
+    Raises:
+        TokenError: there is none.
+    """
+    return _token_of(ask_for_token(Client(1), settings), settings)[0]
 
 
 def lacks_scope(settings: RelaySettings) -> TokenError:

@@ -20,7 +20,7 @@ from relay.encoding import SCHEMA_TEXT
 from relay.enrichment import Enricher
 from relay.health import Health
 from relay.metrics import RelayMetrics
-from relay.oauth import TokenError, Tokens, check_token
+from relay.oauth import TokenError, Tokens, fetch_token
 from relay.settings import RelaySettings
 from tests.relay_process import RelayProcess
 from tests.simulator import Simulator
@@ -238,17 +238,23 @@ def settings(simulator: Simulator, **further: str) -> RelaySettings:
     return RelaySettings.model_validate({name.lower(): value for name, value in given.items()})
 
 
-def test_a_token_is_checked_for_both_grants(simulator: Simulator) -> None:
-    """For a diagnosis: nothing to say, or what is wrong; no secret in it, whatever the endpoint answers."""
+def refusal(simulator: Simulator, **further: str) -> str:
+    """Why there is no token."""
+    with pytest.raises(TokenError) as caught:
+        fetch_token(settings(simulator, **further))
+    return str(caught.value)
+
+
+def test_a_token_is_fetched_for_both_grants(simulator: Simulator) -> None:
+    """For a diagnosis: one comes, or what is wrong; no secret in it, whatever the endpoint answers."""
     keys = {"CXONE_ACCESS_KEY_ID": ACCESS_KEY, "CXONE_ACCESS_KEY_SECRET": ACCESS_SECRET}
     password = {"CXONE_OAUTH_GRANT": "password", **keys}
-    assert check_token(settings(simulator)) is None
-    assert check_token(settings(simulator, **password)) is None
+    assert fetch_token(settings(simulator)) == "token-1"
+    assert fetch_token(settings(simulator, **password)) == "token-2"
     forms = [parse_qs(request.body.decode()) for request in simulator.requests["token"]]
     assert forms[0] == {"grant_type": ["client_credentials"], "scope": ["interaction:read"]}
     assert forms[1]["grant_type"] == ["password"]
-    wrong = check_token(settings(simulator, **{**password, "CXONE_ACCESS_KEY_SECRET": "canary"}))
-    assert wrong is not None
+    wrong = refusal(simulator, **{**password, "CXONE_ACCESS_KEY_SECRET": "canary"})
     assert "CXONE_ACCESS_KEY_SECRET" in wrong
     assert "canary" not in wrong
     for behaviour, told in [
@@ -261,7 +267,7 @@ def test_a_token_is_checked_for_both_grants(simulator: Simulator) -> None:
         ("drop", "ConnectionError"),
     ]:
         simulator.behave("token", behaviour)
-        assert told in (check_token(settings(simulator)) or ""), behaviour
+        assert told in refusal(simulator), behaviour
 
 
 def test_many_threads_fetch_one_token(simulator: Simulator) -> None:

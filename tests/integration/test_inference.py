@@ -319,7 +319,7 @@ def test_a_run_whose_claim_could_run_out_is_given_back(new_stage: NewStage, simu
 
 
 def test_only_the_probe_decides_while_the_circuit_is_open(new_stage: NewStage) -> None:
-    """What was under way when it opened says nothing new: it ends no pause that was asked for, and makes none longer."""
+    """What was under way when it opened says nothing new: no pause ends by it, and none gets longer."""
     worker = new_stage().worker("me", threading.Event())
     assert worker._judge(Answer(429, "HTTP 429", 60.0), probe=False)
     opened = worker._circuit
