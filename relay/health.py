@@ -6,8 +6,8 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-ENRICHMENT = "enrichment"
-"""Subject of what keeps rows waiting for CXone; told on the shards' rows too."""
+ENRICHMENT, INFERENCE = "enrichment", "inference"
+"""Subjects of what waits while the shards are in order; told on the shards' rows too."""
 
 
 class Health:

@@ -25,7 +25,7 @@ from relay import circuit
 from relay.backoff import Backoff, jittered
 from relay.circuit import Circuit
 from relay.errors import MisconfiguredError
-from relay.health import Health
+from relay.health import INFERENCE, Health
 from relay.http import LONGEST_SECONDS, Answer, Client, Verdict, verdict
 from relay.marks import Marks
 from relay.metrics import RelayMetrics
@@ -34,7 +34,6 @@ from relay.settings import RelaySettings
 
 log = structlog.get_logger(__name__)
 
-SUBJECT = "inference"
 IDLE_SECONDS = (0.05, 1.0)
 """First and longest pause between two looks for what is due; a mark of this relay ends it."""
 SETTLE_SECONDS, SETTLE_RESULTS = 0.05, 500
@@ -166,17 +165,17 @@ class InferenceWorker:
                 self._settle()
                 claimed = self._claim()
             except OutboxError as error:
-                self._health.degraded(f"{SUBJECT} calls", str(error))
+                self._health.degraded(f"{INFERENCE} calls", str(error))
                 self._stop.wait(backoff.failed())
                 continue
             except Exception as error:
                 log.exception("the inference stage met an error nobody expected", action="unexpected")
                 reason = f"unexpected {type(error).__name__}: see the log; please report it"
-                self._health.degraded(f"{SUBJECT} calls", reason)
+                self._health.degraded(f"{INFERENCE} calls", reason)
                 self._stop.wait(backoff.failed())
                 continue
             backoff.succeeded()
-            self._health.recovered(f"{SUBJECT} calls")
+            self._health.recovered(f"{INFERENCE} calls")
             if self._held:
                 self._gather()
             if self._held or claimed:
@@ -310,7 +309,7 @@ class InferenceWorker:
         outcome = "retried" if decided.state is CallState.DUE else decided.state.value
         self._metrics.inference_calls.labels(outcome).inc()
         if decided.state is CallState.DUE:
-            self._metrics.retries.labels(SUBJECT, answer.error or "").inc()
+            self._metrics.retries.labels(INFERENCE, answer.error or "").inc()
         elif decided.state is CallState.PARKED:
             log.error("the inference call of row %d is parked: %s", call.row_id, answer.error, action="call_parked")
         return CallResult(
@@ -345,9 +344,10 @@ class InferenceWorker:
             self._circuit = after
         self._metrics.circuit_open.set(not after.closed)
         if works:
-            self._health.recovered(SUBJECT)
+            self._health.recovered(INFERENCE)
         elif not after.closed:
-            self._health.degraded(SUBJECT, f"the endpoint fails ({answer.error}): its calls wait until it answers")
+            cure = "its calls wait until it answers: start it, or correct INFERENCE_URL"
+            self._health.degraded(INFERENCE, f"the endpoint fails ({answer.error}): {cure}")
         return before.closed
 
 

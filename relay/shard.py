@@ -29,7 +29,7 @@ from relay.errors import (
     StoppedError,
     UnavailableError,
 )
-from relay.health import ENRICHMENT, Health
+from relay.health import ENRICHMENT, INFERENCE, Health
 from relay.marks import Marks
 from relay.metrics import DELIVERY_SAMPLES, RelayMetrics
 from relay.progress import Progress
@@ -347,8 +347,9 @@ class ShardWorker:
         news = self._parts.health.recovered(self.subject)
         elapsed = self.able_at - held.renewed
         if news or elapsed >= self._parts.leases.lease_seconds / 3:
-            condition = self._parts.health.conditions().get(ENRICHMENT)
-            self._parts.leases.renew(held.lease, held.sent_since / max(elapsed, 0.001), condition)
+            conditions = self._parts.health.conditions()
+            told = [f"{each}: {conditions[each]}" for each in (ENRICHMENT, INFERENCE) if each in conditions]
+            self._parts.leases.renew(held.lease, held.sent_since / max(elapsed, 0.001), "; ".join(told) or None)
             held.renewed, held.sent_since = monotonic(), 0
 
     def _wait(self, error: Exception, reason: str) -> None:

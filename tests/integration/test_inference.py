@@ -439,6 +439,21 @@ def test_interactions_reach_scoring_through_a_whole_relay(world: World, simulato
     assert sorted(simulator.scored()) == ids
 
 
+def test_status_tells_while_the_endpoint_fails(world: World, simulator: Simulator) -> None:
+    """Rows go on into Kafka; why their calls wait stands beside the shard until it is over."""
+    world.environ.update(simulator.inference)
+    simulator.behave("score", "503:0")
+    ids = world.record([new_row("a"), new_row("b")])
+    relay = world.relay(RELAY_LEASE_SECONDS="3")
+    told = "inference: the endpoint fails (HTTP 503)"
+    wait_until(lambda: told in (world.store.status()[0].condition or ""), "status tells")
+    assert "INFERENCE_URL" in relay.degraded()["inference"]
+    world.check_exactly_once(ids)
+    simulator.behave("score", "ok")
+    wait_until(lambda: not relay.degraded() and not world.store.status()[0].condition, "all is well again")
+    assert set(simulator.scored()) == set(ids)
+
+
 @pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)
 def test_counting_that_takes_long_holds_up_no_heartbeat(world: World, simulator: Simulator) -> None:
     """While a count stands still for longer than a lease, here before a lock, the relay stays a live member."""
