@@ -144,7 +144,7 @@ def _body(response: requests.Response, until: float) -> bytes | None:
     try:
         while part := response.raw.read1(ANSWER_BYTES, decode_content=True):
             body += part
-            if len(body) > ANSWER_BYTES or monotonic() > until:
+            if len(body) > ANSWER_BYTES:
                 return None
     except (OSError, HTTPError, HTTPException, ValueError):
         return None

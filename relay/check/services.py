@@ -22,7 +22,7 @@ SECONDS = 5.0
 REFUSED = frozenset({401, 403})
 NOBODY = "0"
 """An interaction that there is none of: whether CXone lets this client ask is seen without anybody's data."""
-NOT_FOUND, CONFLICT, TOO_MANY = 404, 409, 429
+NOT_FOUND, CONFLICT, TOO_MANY, UNKNOWN_METHOD = 404, 409, 429, 501
 COMPATIBLE = "make the versions there compatible with relay/schemas/interaction.avsc, or use another KAFKA_TOPIC"
 
 
@@ -112,7 +112,7 @@ def judge_inference(host: str, status: int) -> Finding:
         return failure("inference", seen, "check INFERENCE_TOKEN, or let the endpoint take it: calls would be parked")
     if status == NOT_FOUND:
         return warning("inference", seen, "check the path of INFERENCE_URL: a 404 to a call parks it")
-    if status == TOO_MANY or status >= 500:
+    if status == TOO_MANY or (status >= 500 and status != UNKNOWN_METHOD):
         return warning("inference", seen, "let it recover: calls wait in the outbox, and are made then")
     return ok("inference", seen)
 

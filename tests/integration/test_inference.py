@@ -119,6 +119,7 @@ def new_stage(engine: Engine, simulator: Simulator) -> Iterator[NewStage]:
 
 def test_each_call_carries_what_the_contract_says(new_stage: NewStage, simulator: Simulator) -> None:
     """Body, key, token and trace; one call each, settled with status and latency."""
+    simulator.behave("score", "slow:0.1")
     stage = new_stage(INFERENCE_TOKEN="canary-token")
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     Store(stage.engine).record([new_row("ünï/1", timestamp_ms=5, traceparent=trace)])
@@ -131,6 +132,9 @@ def test_each_call_carries_what_the_contract_says(new_stage: NewStage, simulator
     assert request.headers["Authorization"] == "Bearer canary-token"
     assert request.headers["traceparent"] == trace
     assert (stage.value("status", row_id), stage.value("attempts", row_id)) == (200, 1)
+    latency_ms = stage.value("latency_ms", row_id)
+    assert isinstance(latency_ms, int)
+    assert 100 <= latency_ms < 60_000
     assert stage.gauge("outbox_inference_calls_total", outcome="done") == 1
 
 
@@ -144,6 +148,8 @@ def test_what_may_pass_is_tried_again(new_stage: NewStage, simulator: Simulator,
     stage.wait_for(done=1)
     assert simulator.scored() == [row_id, row_id]
     assert stage.gauge("outbox_inference_calls_total", outcome="retried") == 1
+    reason = "ConnectionError" if behaviour == "drop" else f"HTTP {behaviour[:3]}"
+    assert stage.gauge("outbox_retries_total", stage="inference", reason=reason) == 1
 
 
 @pytest.mark.parametrize("behaviour", ["400", "422", "redirect"])

@@ -26,6 +26,7 @@ def test_the_first_path_that_finds_something_counts() -> None:
     assert told({"customer": {"email": "a@b"}, "agent": {"id": "x"}}) == Contact("a@b", "x")
     assert told({"fromAddress": "a@b", "agentId": 7}) == Contact("a@b", "7")
     assert told({"x/y": [{"~": "a@b"}]}, email="/x~1y/0/~0").customer_email == "a@b"
+    assert told({"x": ["c@d"], "y": "a@b"}, email="/x/1,/x/-,/x/0/z,/y").customer_email == "a@b"
 
 
 @pytest.mark.parametrize(
