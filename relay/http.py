@@ -57,9 +57,9 @@ class Verdict(Enum):
 
 
 def verdict(answer: Answer) -> Verdict:
-    """2xx is done; no answer, 408, 425, 429 and 5xx are for later; any other 3xx and 4xx refuses."""
+    """2xx is done; no answer, be it 1xx, 408, 425, 429 and 5xx are for later; any other 3xx and 4xx refuses."""
     status = answer.status
-    if status is None or status >= 500 or status in RETRIED_CLIENT_ERRORS:
+    if status is None or not 200 <= status < 500 or status in RETRIED_CLIENT_ERRORS:
         return Verdict.LATER
     return Verdict.DONE if 200 <= status < 300 else Verdict.REFUSED
 

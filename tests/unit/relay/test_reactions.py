@@ -28,7 +28,7 @@ RANDOM = Highest()
     ("status", "meant"),
     [
         *((status, Verdict.DONE) for status in (200, 201, 202, 204, 299)),
-        *((status, Verdict.LATER) for status in (None, 408, 425, 429, 500, 502, 503, 504, 599)),
+        *((status, Verdict.LATER) for status in (None, 103, 408, 425, 429, 500, 502, 503, 504, 599)),
         *((status, Verdict.REFUSED) for status in (301, 302, 307, 400, 401, 403, 404, 409, 410, 413, 422, 499)),
     ],
 )
