@@ -35,6 +35,15 @@ def test_an_answer_that_is_too_large_is_not_kept(simulator: Simulator) -> None:
     assert client.request("GET", f"{simulator.base}/contacts/small").body == b'{"x": "x"}'
 
 
+def test_a_connection_is_watched_for_one_answer_only(simulator: Simulator) -> None:
+    """It is kept for the next one: its time must not run out in the middle of that. So, too, after a failure."""
+    client = Client(1)
+    for behaviour in ("ok", "drop", "cut"):
+        simulator.behave("score", behaviour)
+        client.request("POST", f"{simulator.base}/score", json={})
+        assert not client._watch._sockets, behaviour
+
+
 def test_retry_after_is_taken_from_those_who_ask_for_patience(simulator: Simulator) -> None:
     """429 and 503: beside another status it says nothing, so a call that fails with it is charged as any other."""
     simulator.behave("score", "429:7", "503:7", "500:7", "502:7", "408:7", "400:7", "301:7")
