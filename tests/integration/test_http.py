@@ -1,11 +1,13 @@
 """The client of other people's services, against one that misbehaves: what it does not do, and where it stops."""
 
+import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from relay.http import ANSWER_BYTES, Answer, Client
+from relay.http import ANSWER_BYTES, READ_SECONDS, Answer, Client
 from tests.services.process import free_port
 from tests.simulator import Simulator
 
@@ -59,3 +61,19 @@ def test_who_says_nothing_is_not_waited_for(simulator: Simulator) -> None:
     assert client.request("POST", f"{simulator.base}/score", json={}) == Answer(None, "no answer in time")
     assert time.monotonic() - began < 3
     assert client.request("POST", f"http://127.0.0.1:{free_port()}/score", json={}).error == "ConnectionError"
+
+
+def test_a_connection_that_does_not_come_about_is_waited_for_less_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that takes no more connections, as one behind a firewall, is found out long before an answer is due."""
+    monkeypatch.setattr("relay.http.CONNECT_SECONDS", 0.5)
+    with socket.socket() as full, ExitStack() as queued:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):  # fill what waits to be accepted
+            waiting = queued.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        began = time.monotonic()
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/"
+        assert Client(1).request("GET", url) == Answer(None, "no answer in time")
+        assert time.monotonic() - began < READ_SECONDS / 2
