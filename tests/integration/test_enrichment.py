@@ -328,6 +328,9 @@ def test_few_are_asked_for_at_once_and_a_cycle_waits_for_two_seconds(store: Stor
         assert completing.complete() == []
         assert 1.9 < time.monotonic() - began < 8
     assert sorted(simulator.asked()) == ["i-0", "i-1", "i-2"]
+    assert len(completing.enricher._asking) == 3  # nor does anything queue up behind them
+    _, left = completing.enricher._known_and_left(["new", "i-2"])
+    assert list(left) == ["i-2", "new"]  # their answers are waited for first
     simulator.let_go()
 
 
@@ -355,6 +358,15 @@ def test_being_asked_to_come_later_counts_against_nobody(store: Store, simulator
     completing = Completing(store, simulator)
     assert completing.complete() == []
     assert not completing.enricher._failing
+
+
+def test_a_failure_begins_a_pause_for_all(store: Store, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CXone that fails is left alone: only what was under way goes on."""
+    monkeypatch.setattr("relay.backoff.jittered", lambda *_: 60.0)
+    simulator.behave("contact", "500")
+    store.record(lacking(*(f"i-{number}" for number in range(20))))
+    assert Completing(store, simulator, RELAY_LEASE_SECONDS="3").complete() == []
+    assert 1 <= len(simulator.asked()) <= 4
 
 
 def test_nobody_asks_before_retry_after_whatever_was_under_way(store: Store, simulator: Simulator) -> None:

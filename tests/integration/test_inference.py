@@ -446,11 +446,11 @@ def test_interactions_reach_scoring_through_a_whole_relay(world: World, simulato
 
 
 def test_status_tells_while_the_endpoint_fails(world: World, simulator: Simulator) -> None:
-    """Rows go on into Kafka; why their calls wait stands beside the shard until it is over."""
+    """Rows go on into Kafka; why their calls wait stands beside the shard until it is over; no token is told."""
     world.environ.update(simulator.inference)
     simulator.behave("score", "503:0")
     ids = world.record([new_row("a"), new_row("b")])
-    relay = world.relay(RELAY_LEASE_SECONDS="3")
+    relay = world.relay(RELAY_LEASE_SECONDS="3", INFERENCE_TOKEN="canary-token")
     told = "inference: the endpoint fails (HTTP 503)"
     wait_until(lambda: told in (world.store.status()[0].condition or ""), "status tells")
     assert "INFERENCE_URL" in relay.degraded()["inference"]
@@ -458,6 +458,7 @@ def test_status_tells_while_the_endpoint_fails(world: World, simulator: Simulato
     simulator.behave("score", "ok")
     wait_until(lambda: not relay.degraded() and not world.store.status()[0].condition, "all is well again")
     assert set(simulator.scored()) == set(ids)
+    assert "canary" not in relay.log.read_text() + relay.get("/readyz") + relay.get("/metrics")
 
 
 @pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)
