@@ -175,15 +175,20 @@ def test_while_cxone_fails_on_everything_nothing_is_parked(enriched: World, simu
 
 
 def test_with_the_other_setting_a_row_that_cxone_fails_on_alone_goes(enriched: World, simulator: Simulator) -> None:
-    """CXONE_ENRICH_WHEN_DOWN=send: it is sent as it is, though CXone is not down; so are those behind it."""
+    """CXONE_ENRICH_WHEN_DOWN=send: it is sent as it is, though CXone is not down; so are those behind it, unasked for."""
     simulator.contacts = {"bad": 500}
     ids = enriched.record([*lacking("bad"), new_row("bad")])
     impatient(enriched, CXONE_ENRICH_WHEN_DOWN="send")
     sent = "SELECT count(*) FROM outbox WHERE state = 'sent' AND interaction_id = 'bad'"
     ids += others_pass_until(enriched, lambda: enriched.query(sent) == [(2,)], "they are sent")
+    asked = simulator.asked().count("bad")
+    ids += enriched.record(lacking("bad"))
+    enriched.wait_drained()
+    assert simulator.asked().count("bad") == asked
     enriched.check_exactly_once(ids)
-    assert values(enriched)[0] == ("bad", None, None)
-    assert all(email for _, email, _ in values(enriched)[1:])
+    found = values(enriched)
+    assert (found[0], found[-1]) == (("bad", None, None), ("bad", None, None))
+    assert all(email for _, email, _ in found[1:-1])
 
 
 def test_429_is_honoured(enriched: World, simulator: Simulator) -> None:
