@@ -354,6 +354,7 @@ def test_a_short_failure_sends_nothing_without(store: Store, simulator: Simulato
     assert completing.complete() == []
     (row,) = wait_until(completing.complete, "it is completed")
     assert row.customer_email == "learned@example.com"
+    assert completing.enricher._failing_since == float("inf")  # the next failure is not added to this one
 
 
 def test_being_asked_to_come_later_counts_against_nobody(store: Store, simulator: Simulator) -> None:
