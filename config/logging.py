@@ -49,8 +49,9 @@ def configure_logging(settings: BaseSettings) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    for chatty in ("httpx", "httpx2", "urllib3"):  # a line for each request, with its URL
+    for chatty in ("httpx", "httpx2"):  # a line for each request, with its URL
         logging.getLogger(chatty).setLevel("WARNING")
+    logging.getLogger("urllib3").setLevel("ERROR")  # its warnings quote URLs and answers
 
 
 def frames(error: BaseException) -> list[str]:

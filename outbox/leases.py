@@ -50,7 +50,7 @@ class Leases:
         Args:
             lease: held.
             rows_per_second: since the last renewal.
-            condition: why some of its rows wait nevertheless; None: none do.
+            condition: why rows of it, or their calls, wait nevertheless; None: none do.
 
         Raises:
             LeaseLostError: another epoch holds the shard.

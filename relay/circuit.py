@@ -38,7 +38,7 @@ class Circuit:
 
 
 def succeeded(_circuit: Circuit) -> Circuit:
-    """The endpoint did its work: a call was answered for good, be it with a refusal."""
+    """A call that was made while the circuit was closed, or the probe, was answered for good, be it with a refusal."""
     return Circuit()
 
 

@@ -1,28 +1,28 @@
 """What an answer of CXone tells of an interaction: pure."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
 from outbox.rows import Contact
 from relay.errors import UnavailableError
-from relay.http import Answer, Verdict, verdict
+from relay.http import Answer, Verdict, json_of, verdict
 from relay.oauth import TokenError
-
-log = structlog.get_logger(__name__)
 
 NOTHING_KNOWN = Contact(None, None)
 EMAIL_CHARACTERS, AGENT_CHARACTERS = 320, 256
+TOO_MANY = 429
 
 
-class ThrottledError(UnavailableError):
-    """CXone works, and asks to be called less often: in so many seconds, or 0 if it does not say."""
+class LaterError(UnavailableError):
+    """CXone may tell later: in so many seconds, or 0 if it does not say."""
 
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)
         self.seconds = seconds
+
+
+class ThrottledError(LaterError):
+    """CXone works, and asks to be called less often."""
 
 
 def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
@@ -44,17 +44,18 @@ def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
         )
     meant = verdict(answer)
     if meant is Verdict.LATER:
-        if answer.retry_after_seconds is not None or answer.status == 429:
-            raise ThrottledError(
-                f"CXone asks to be called less often ({answer.error})", answer.retry_after_seconds or 0.0
-            )
-        raise UnavailableError(f"CXone does not answer the request for an interaction ({answer.error})")
+        seconds = answer.retry_after_seconds or 0.0
+        if answer.status == TOO_MANY:
+            raise ThrottledError(f"CXone asks to be called less often ({answer.error})", seconds)
+        raise LaterError(f"CXone does not answer the request for an interaction ({answer.error})", seconds)
     if meant is Verdict.REFUSED or answer.status == 204:
-        if answer.status not in (204, 404):
-            log.warning("CXone refuses a request for an interaction: %s", answer.error, action="enrichment_refused")
+        if 300 <= (answer.status or 0) < 400:
+            raise UnavailableError(
+                f"CXONE_ENRICH_URL answers {answer.status}, a redirect, which is not followed: name its target there"
+            )
         return NOTHING_KNOWN
     try:
-        document = json.loads(answer.body or b"")
+        document = json_of(answer)
     except ValueError:
         raise UnavailableError("CXONE_ENRICH_URL answers something that is no JSON, or broke off") from None
     return Contact(

@@ -20,10 +20,10 @@ from cachetools import TTLCache
 from outbox.rows import Contact, PendingRow
 from outbox.store import Store
 from relay.backoff import Backoff, jittered
-from relay.contacts import NOTHING_KNOWN, ThrottledError, contact_of
+from relay.contacts import NOTHING_KNOWN, LaterError, ThrottledError, contact_of
 from relay.errors import RowsAtFaultError, UnavailableError
 from relay.health import ENRICHMENT, Health
-from relay.http import Answer, Client
+from relay.http import Answer, Client, Verdict, verdict
 from relay.metrics import RelayMetrics
 from relay.oauth import TokenError, Tokens, lacks_scope
 from relay.settings import RelaySettings
@@ -116,7 +116,8 @@ class Enricher:
         self._bucket = Bucket(settings.cxone_enrich_rate, max(1.0, settings.cxone_enrich_rate))
         self._random, self._backoff = random, Backoff(random, base_seconds=0.5, cap_seconds=30.0)
         self._send_when_down = settings.cxone_enrich_when_down == "send"
-        self._paused_until, self._failing_since = 0.0, float("inf")
+        self._paused_until, self._asked_until = 0.0, 0.0  # after failures; as CXone asked for
+        self._failing_since = float("inf")
 
     def complete(self, rows: list[PendingRow]) -> list[PendingRow]:
         """Of these rows of a shard, those that may be sent now, completed, in their order.
@@ -150,7 +151,8 @@ class Enricher:
             if not (left or asked) or patience <= 0 or (self._send_when_down and self._down()):
                 break
             if not asked:
-                self._stop.wait(min(patience, max(0.01, self._paused_until - monotonic())))
+                pause = max(self._paused_until, self._asked_until) - monotonic()
+                self._stop.wait(min(patience, max(0.01, pause)))
                 continue
             done = [asked.pop(future) for future in wait(asked, patience, FIRST_COMPLETED).done]
             with self._lock:
@@ -179,7 +181,7 @@ class Enricher:
                 future = self._asking.get(left[0])
                 if future is None:
                     room = len(self._asking) < self._settings.cxone_enrich_concurrency
-                    if not room or monotonic() < self._paused_until:
+                    if not room or monotonic() < max(self._paused_until, self._asked_until):
                         return
                     future = self._asking[left[0]] = self._pool.submit(self._ask, left[0])
                 asked[future] = left.popleft()
@@ -204,7 +206,7 @@ class Enricher:
     def _ask(self, interaction: str) -> None:
         """Ask CXone for one interaction; in a thread of the pool."""
         try:
-            if self._stop.wait(self._bucket_wait()):
+            if self._stop.wait(self._bucket_wait()) or monotonic() < self._asked_until:
                 return
             contact = self._fetch(interaction)
         except UnavailableError as error:
@@ -231,28 +233,24 @@ class Enricher:
     def _fetch(self, interaction: str) -> Contact:
         if interaction in (".", ".."):  # no path segment can name them
             return NOTHING_KNOWN
-        url = (self._settings.cxone_enrich_url or "").replace("{interactionId}", quote(interaction, safe=""))
         token = self._tokens.get()
-        answer = self._get(url, token)
+        answer = ask_for(interaction, self._client, self._settings, token)
         if answer.status == 401:  # revoked, or expired by CXone's clock: once more with another one
-            answer = self._get(url, self._tokens.get(stale=token))
-        if answer.status == 403:
-            raise lacks_scope(self._settings)
-        return contact_of(answer, self._settings.cxone_enrich_email_path, self._settings.cxone_enrich_agent_path)
-
-    def _get(self, url: str, token: str) -> Answer:
-        return self._client.request(
-            "GET", url, headers={"Authorization": f"Bearer {token}", "Accept": "application/json"}
-        )
+            answer = ask_for(interaction, self._client, self._settings, self._tokens.get(stale=token))
+        contact = told_by(answer, self._settings)
+        if verdict(answer) is Verdict.REFUSED and answer.status != 404:
+            log.warning("CXone refuses a request for an interaction: %s", answer.error, action="enrichment_refused")
+        return contact
 
     def _failed(self, interaction: str, error: UnavailableError) -> None:
         """Leave CXone alone for a while, and the interaction for longer, and say why."""
-        asked_for = error.seconds if isinstance(error, ThrottledError) else 0.0
+        asked_for = error.seconds if isinstance(error, LaterError) else 0.0
         reason = error.outcome if isinstance(error, TokenError) else type(error).__name__
         self._metrics.retries.labels(ENRICHMENT, reason).inc()
         with self._lock:
             now = monotonic()
-            self._paused_until = max(self._paused_until, now + max(self._backoff.failed(), asked_for))
+            self._paused_until = max(self._paused_until, now + self._backoff.failed())
+            self._asked_until = max(self._asked_until, now + asked_for)
             if not isinstance(error, ThrottledError):
                 self._failing_since = min(self._failing_since, now)
                 before = self._failing.get(interaction)
@@ -261,6 +259,23 @@ class Enricher:
 
     def _down(self) -> bool:
         return monotonic() - self._failing_since >= DOWN_SECONDS
+
+
+def ask_for(interaction: str, client: Client, settings: RelaySettings, token: str) -> Answer:
+    """One request for an interaction."""
+    url = (settings.cxone_enrich_url or "").replace("{interactionId}", quote(interaction, safe=""))
+    return client.request("GET", url, headers={"Authorization": f"Bearer {token}", "Accept": "application/json"})
+
+
+def told_by(answer: Answer, settings: RelaySettings) -> Contact:
+    """What an answer tells of an interaction.
+
+    Raises:
+        UnavailableError: it may tell later, or once settings or rights are put right.
+    """
+    if answer.status == 403:
+        raise lacks_scope(settings)
+    return contact_of(answer, settings.cxone_enrich_email_path, settings.cxone_enrich_agent_path)
 
 
 def sendable(rows: Sequence[PendingRow], given_up: Container[str], *, as_they_are: bool) -> list[PendingRow]:

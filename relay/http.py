@@ -3,9 +3,11 @@
 ``requests`` bounds each read, not the answer: one that trickles, or never ends, is cut off here.
 """
 
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from http.client import HTTPException
@@ -28,6 +30,8 @@ LONGEST_SECONDS = CONNECT_SECONDS + ANSWER_SECONDS + 1.0
 ANSWER_BYTES = 65_536
 RETRY_AFTER_CAP_SECONDS = 300.0
 RETRIED_CLIENT_ERRORS = frozenset({408, 425, 429})
+ASKS_FOR_PATIENCE = frozenset({429, 503})
+"""Beside another status ``Retry-After`` says nothing of when the same request may succeed."""
 
 
 class Answer(NamedTuple):
@@ -37,7 +41,7 @@ class Answer(NamedTuple):
     error: str | None = None
     """None after 2xx; else what went wrong, without content of the answer."""
     retry_after_seconds: float | None = None
-    """As the service asked for, capped."""
+    """As the service asked for with 429 or 503, capped."""
     body: bytes | None = None
     """None if it broke off or was too large."""
 
@@ -53,9 +57,9 @@ class Verdict(Enum):
 
 
 def verdict(answer: Answer) -> Verdict:
-    """2xx is done; no answer, 408, 425, 429 and 5xx are for later; any other 3xx and 4xx refuses."""
+    """2xx is done; no answer, be it 1xx, 408, 425, 429 and 5xx are for later; any other 3xx and 4xx refuses."""
     status = answer.status
-    if status is None or status >= 500 or status in RETRIED_CLIENT_ERRORS:
+    if status is None or not 200 <= status < 500 or status in RETRIED_CLIENT_ERRORS:
         return Verdict.LATER
     return Verdict.DONE if 200 <= status < 300 else Verdict.REFUSED
 
@@ -67,9 +71,23 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
     if value.strip().isdecimal():
         return min(float(value.strip()[:12]), RETRY_AFTER_CAP_SECONDS)
     try:
-        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), RETRY_AFTER_CAP_SECONDS)
+        named = parsedate_to_datetime(value)
+        named = named if named.tzinfo else named.replace(tzinfo=UTC)  # as RFC 9110 says of every form
+        return min(max(0.0, named.timestamp() - now), RETRY_AFTER_CAP_SECONDS)
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def json_of(answer: Answer) -> Any:
+    """The JSON that an answer holds.
+
+    Raises:
+        ValueError: it broke off, is none, or is nested beyond reason.
+    """
+    try:
+        return json.loads(answer.body or b"")
+    except RecursionError:
+        raise ValueError("nested beyond reason") from None
 
 
 class Client:
@@ -113,10 +131,11 @@ class Client:
             ):
                 body = _body(response, until)
                 status = response.status_code
-                named = retry_after_seconds(response.headers.get("Retry-After"), time())
+                named = response.headers.get("Retry-After") if status in ASKS_FOR_PATIENCE else None
         except (OSError, HTTPError, HTTPException, ValueError) as error:  # as every error of requests and urllib3 is
             return Answer(None, "no answer in time" if "Timeout" in type(error).__name__ else type(error).__name__)
-        return Answer(status, None if 200 <= status < 300 else f"HTTP {status}", named, body)
+        wrong = None if 200 <= status < 300 else f"HTTP {status}"
+        return Answer(status, wrong, retry_after_seconds(named, time()), body)
 
 
 def _body(response: requests.Response, until: float) -> bytes | None:
@@ -125,7 +144,7 @@ def _body(response: requests.Response, until: float) -> bytes | None:
     try:
         while part := response.raw.read1(ANSWER_BYTES, decode_content=True):
             body += part
-            if len(body) > ANSWER_BYTES or monotonic() > until:
+            if len(body) > ANSWER_BYTES:
                 return None
     except (OSError, HTTPError, HTTPException, ValueError):
         return None

@@ -335,16 +335,19 @@ class InferenceWorker:
         works = verdict(answer) is not Verdict.LATER
         with self._lock:
             before = self._circuit
+            if not (before.closed or probe):  # under way when the circuit opened: it says nothing new
+                return False
             if works:
-                self._circuit = circuit.succeeded(before)
-            elif before.closed or probe:
-                self._circuit = circuit.failed(before, monotonic(), self._random, answer.retry_after_seconds)
-            after = self._circuit
+                after = circuit.succeeded(before)
+            else:
+                after = circuit.failed(before, monotonic(), self._random, answer.retry_after_seconds)
+            self._circuit = after
         self._metrics.circuit_open.set(not after.closed)
         if works:
             self._health.recovered(INFERENCE)
         elif not after.closed:
-            self._health.degraded(INFERENCE, f"the endpoint fails ({answer.error}): its calls wait until it answers")
+            cure = "its calls wait until it answers: start it, or correct INFERENCE_URL"
+            self._health.degraded(INFERENCE, f"the endpoint fails ({answer.error}): {cure}")
         return before.closed
 
 

@@ -1,6 +1,5 @@
 """Tokens of CXone: fetched once for all threads, kept until shortly before they expire, and said clearly if refused."""
 
-import json
 import threading
 from random import Random
 from time import monotonic
@@ -8,7 +7,7 @@ from urllib.parse import quote_plus
 
 from relay.backoff import Backoff
 from relay.errors import UnavailableError
-from relay.http import Answer, Client, Verdict, verdict
+from relay.http import Answer, Client, Verdict, json_of, verdict
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 
@@ -97,13 +96,13 @@ def ask_for_token(client: Client, settings: RelaySettings) -> Answer:
     return client.request("POST", settings.cxone_oauth_url or "", data=form, auth=login)
 
 
-def check_token(settings: RelaySettings) -> TokenError | None:
-    """Fetch a token once, for a diagnosis: what is wrong and what to do, or None if one came."""
-    try:
-        _token_of(ask_for_token(Client(1), settings), settings)
-    except TokenError as error:
-        return error
-    return None
+def fetch_token(settings: RelaySettings) -> str:
+    """A token, asked for once, for a diagnosis.
+
+    Raises:
+        TokenError: there is none.
+    """
+    return _token_of(ask_for_token(Client(1), settings), settings)[0]
 
 
 def lacks_scope(settings: RelaySettings) -> TokenError:
@@ -120,13 +119,14 @@ def _token_of(answer: Answer, settings: RelaySettings) -> tuple[str, float]:
     if verdict(answer) is not Verdict.DONE:
         raise _refusal(answer, settings)
     try:
-        told = json.loads(answer.body or b"")
-        token, seconds = str(told["access_token"]), float(told.get("expires_in", EXPIRES_SECONDS))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        told = json_of(answer)
+        token, seconds = told["access_token"], told.get("expires_in")
+        seconds = EXPIRES_SECONDS if seconds is None else float(seconds)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise TokenError(
             "refused", "CXONE_OAUTH_URL answers without an access_token: check that it is the token endpoint"
         ) from None
-    if not token.isascii() or not token.isprintable() or not token:
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
         raise TokenError("refused", "CXONE_OAUTH_URL gives a token that no header can hold")
     return token, max(0.0, seconds)
 
@@ -154,7 +154,7 @@ def _refusal(answer: Answer, settings: RelaySettings) -> TokenError:
 def _error_code(answer: Answer) -> str:
     """The ``error`` of RFC 6749, which comes with 400."""
     try:
-        code = json.loads(answer.body or b"")["error"]
+        code = json_of(answer)["error"]
     except (ValueError, KeyError, TypeError):
         return ""
     return code if isinstance(code, str) else ""

@@ -1,4 +1,4 @@
-"""The services behind HTTP: the Schema Registry, inference, and the OAuth server."""
+"""The services behind HTTP: the Schema Registry, inference, and CXone."""
 
 import socket
 from contextlib import closing
@@ -9,15 +9,20 @@ from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from relay.check.findings import Finding, failure, ok, unknown, warning
+from relay.contacts import ThrottledError
 from relay.encoding import SCHEMA_TEXT, registry_client
-from relay.errors import MisconfiguredError
+from relay.enrichment import ask_for, told_by
+from relay.errors import MisconfiguredError, UnavailableError
+from relay.http import Client
 from relay.inference import insist_on_allowed_host
-from relay.oauth import check_token
+from relay.oauth import TokenError, fetch_token
 from relay.settings import RelaySettings
 
 SECONDS = 5.0
 REFUSED = frozenset({401, 403})
-NOT_FOUND, CONFLICT, TOO_MANY = 404, 409, 429
+NOBODY = "0"
+"""An interaction that there is none of: whether CXone lets this client ask is seen without anybody's data."""
+NOT_FOUND, CONFLICT, TOO_MANY, UNKNOWN_METHOD = 404, 409, 429, 501
 COMPATIBLE = "make the versions there compatible with relay/schemas/interaction.avsc, or use another KAFKA_TOPIC"
 
 
@@ -108,24 +113,37 @@ def judge_inference(host: str, status: int) -> Finding:
         return failure("inference", seen, "check INFERENCE_TOKEN, or let the endpoint take it: calls would be parked")
     if status == NOT_FOUND:
         return warning("inference", seen, "check the path of INFERENCE_URL: a 404 to a call parks it")
-    if status == TOO_MANY or status >= 500:
+    if status == TOO_MANY or (status >= 500 and status != UNKNOWN_METHOD):
         return warning("inference", seen, "let it recover: calls wait in the outbox, and are made then")
     return ok("inference", seen)
 
 
-# OAuth ---------------------------------------------------------------------------------------------
+# CXone ---------------------------------------------------------------------------------------------
 
 
 def check_oauth(settings: RelaySettings) -> list[Finding]:
-    """Whether the OAuth server gives a token; it is thrown away."""
+    """Whether the OAuth server gives a token, and CXone takes it from this client; it is thrown away."""
     if settings.cxone_enrich_url is None:
         return [ok("oauth", "CXONE_ENRICH_URL is not set: nothing is asked of CXone")]
     host = urlsplit(settings.cxone_oauth_url or "").hostname or ""
-    refused = check_token(settings)
-    if refused is None:
-        return [ok("oauth", f"{host} gives a token")]
-    judged = warning if refused.outcome == "throttled" else failure
-    return [judged("oauth", f"{host} gives no token", str(refused))]
+    try:
+        token = fetch_token(settings)
+    except TokenError as error:
+        judged = warning if error.outcome == "throttled" else failure
+        return [judged("oauth", f"{host} gives no token", str(error))]
+    return [ok("oauth", f"{host} gives a token"), _check_enrichment(settings, token)]
+
+
+def _check_enrichment(settings: RelaySettings, token: str) -> Finding:
+    host = urlsplit(settings.cxone_enrich_url or "").hostname or ""
+    answer = ask_for(NOBODY, Client(1), settings, token)
+    seen = f"{host} answers {answer.status}" if answer.status else f"{host} does not answer ({answer.error})"
+    try:
+        told_by(answer, settings)
+    except UnavailableError as error:
+        judged = warning if isinstance(error, ThrottledError) else failure
+        return judged("enrichment", seen, str(error))
+    return ok("enrichment", f"{host} takes the token: asked for interaction {NOBODY} it answers {answer.status}")
 
 
 # Shared --------------------------------------------------------------------------------------------

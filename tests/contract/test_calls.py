@@ -91,6 +91,20 @@ def test_calls_are_due_for_the_rows_named_whatever_lies_between(engine: Engine, 
     assert claimed(calls.claim(10)) == [[old.id], [new.id]]
 
 
+def test_a_mark_leaves_the_calls_that_are_there(engine: Engine, calls: Calls) -> None:
+    """Where a transaction's rows are marked at different times, as two relays may, none of them is called anew."""
+    store = Store(engine)
+    store.record([new_row("a"), new_row("b")])
+    lease = Leases(engine, "shard's", 600).take(0)
+    assert lease is not None
+    first, second = store.pending(lease, 10)
+    store.mark_sent(0, lease.settled + 1, [first.ref], inference=True)
+    ((call,),) = calls.claim(10)
+    calls.settle([result(call)])
+    store.mark_sent(0, lease.settled + 1, [first.ref, second.ref], inference=True)
+    assert states(engine) == {"done": 1, "due": 1}
+
+
 def test_the_end_of_a_call_wakes_the_next_of_its_interaction(engine: Engine, calls: Calls, other: Calls) -> None:
     """Done or parked alike; what stands behind is not due before, and due at once after."""
     for ended in (CallState.DONE, CallState.PARKED):

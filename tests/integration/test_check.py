@@ -264,19 +264,19 @@ class Endpoints:
 
     def __init__(self) -> None:
         endpoints = self
-        self.status, self.asked = 200, list[str]()
+        self.status, self.contact, self.asked = 200, 404, list[str]()
 
         class Handler(BaseHTTPRequestHandler):
             def _answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 endpoints.asked.append(f"{self.command} {self.path}")
                 body = b'{"access_token": "token-canary", "expires_in": 3600}'
-                self.send_response(endpoints.status)
+                self.send_response(endpoints.contact if self.command == "GET" else endpoints.status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_OPTIONS = do_POST = _answer  # noqa: N815
+            do_OPTIONS = do_POST = do_GET = _answer  # noqa: N815
 
             def log_message(self, *_args: object) -> None:
                 """Quiet."""
@@ -296,7 +296,7 @@ def endpoints() -> Iterator[Endpoints]:
 
 
 def test_inference_is_reached_without_a_call(endpoints: Endpoints, tmp_path: Path) -> None:
-    """An OPTIONS request is all that the endpoint sees; a token is asked for, and never told."""
+    """An OPTIONS request is all that the endpoint sees; a token is asked for and tried, and never told."""
     environ: dict[str, Any] = {
         "DATABASE_URL": f"sqlite:///{tmp_path}/none.db",
         "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",
@@ -310,8 +310,13 @@ def test_inference_is_reached_without_a_call(endpoints: Endpoints, tmp_path: Pat
     told = command(environ, "check").stdout
     assert "ok       inference: 127.0.0.1 answers OPTIONS with 200" in told
     assert "ok       oauth: 127.0.0.1 gives a token" in told
-    assert endpoints.asked == ["OPTIONS /score", "POST /token"]
+    assert "ok       enrichment: 127.0.0.1 takes the token" in told
+    assert endpoints.asked == ["OPTIONS /score", "POST /token", "GET /contacts/0"]
     assert "canary" not in told
+    for endpoints.contact, seen in ((403, "the client lacks scope interaction:read"), (401, "of the same region")):
+        assert seen in failures(environ)["enrichment"]
+    endpoints.contact = 429
+    assert verdicts(environ)["enrichment"] == "warning"
     endpoints.status = 401
     failed = failures(environ)
     assert "INFERENCE_TOKEN" in failed["inference"]
@@ -319,6 +324,7 @@ def test_inference_is_reached_without_a_call(endpoints: Endpoints, tmp_path: Pat
     endpoints.status = 503
     found = verdicts(environ)
     assert (found["inference"], found["oauth"]) == ("warning", "failure")
+    assert "enrichment" not in found
     endpoints.status = 429
     found = verdicts(environ)
     assert (found["inference"], found["oauth"]) == ("warning", "warning")

@@ -20,7 +20,7 @@ from relay.encoding import SCHEMA_TEXT
 from relay.enrichment import Enricher
 from relay.health import Health
 from relay.metrics import RelayMetrics
-from relay.oauth import TokenError, Tokens, check_token
+from relay.oauth import TokenError, Tokens, fetch_token
 from relay.settings import RelaySettings
 from tests.relay_process import RelayProcess
 from tests.simulator import Simulator
@@ -96,10 +96,11 @@ def test_while_cxone_is_down_rows_wait_and_those_of_other_interactions_go(
     whole = [new_row("waits"), new_row("goes")]
     ids = enriched.record([*lacking("waits"), *whole])
     wait_until(lambda: enriched.pending() == 2, "the complete row of another interaction is sent")
+    epoch = enriched.store.status()[0].epoch
     relay.wait_degraded("enrichment", "CXone does not answer")
-    wait_until(lambda: enriched.store.status()[0].condition, "status tells")
-    assert "CXone does not answer" in (enriched.store.status()[0].condition or "")
-    assert enriched.store.status()[0].epoch == 1
+    told = "enrichment: CXone does not answer"
+    wait_until(lambda: told in (enriched.store.status()[0].condition or ""), "status tells")
+    assert enriched.store.status()[0].epoch == epoch
     simulator.behave("contact", "ok")
     simulator.let_go()
     enriched.wait_drained()
@@ -108,8 +109,8 @@ def test_while_cxone_is_down_rows_wait_and_those_of_other_interactions_go(
 
 
 def test_with_the_other_setting_rows_are_sent_without(enriched: World, simulator: Simulator) -> None:
-    """CXONE_ENRICH_WHEN_DOWN=send: once CXone stays down, rows go as they are, and may be completed at a replay."""
-    simulator.behave("contact", "500")
+    """CXONE_ENRICH_WHEN_DOWN=send: once CXone stays down, be it with a Retry-After, rows go as they are."""
+    simulator.behave("contact", "503:300")
     ids = enriched.record(lacking("a", "b"))
     enriched.relay(CXONE_ENRICH_WHEN_DOWN="send")
     enriched.wait_drained()
@@ -174,15 +175,20 @@ def test_while_cxone_fails_on_everything_nothing_is_parked(enriched: World, simu
 
 
 def test_with_the_other_setting_a_row_that_cxone_fails_on_alone_goes(enriched: World, simulator: Simulator) -> None:
-    """CXONE_ENRICH_WHEN_DOWN=send: it is sent as it is, though CXone is not down; so are those behind it."""
+    """CXONE_ENRICH_WHEN_DOWN=send: it goes as it is though CXone is not down, and those behind it unasked."""
     simulator.contacts = {"bad": 500}
     ids = enriched.record([*lacking("bad"), new_row("bad")])
     impatient(enriched, CXONE_ENRICH_WHEN_DOWN="send")
     sent = "SELECT count(*) FROM outbox WHERE state = 'sent' AND interaction_id = 'bad'"
     ids += others_pass_until(enriched, lambda: enriched.query(sent) == [(2,)], "they are sent")
+    asked = simulator.asked().count("bad")
+    ids += enriched.record(lacking("bad"))
+    enriched.wait_drained()
+    assert simulator.asked().count("bad") == asked
     enriched.check_exactly_once(ids)
-    assert values(enriched)[0] == ("bad", None, None)
-    assert all(email for _, email, _ in values(enriched)[1:])
+    found = values(enriched)
+    assert (found[0], found[-1]) == (("bad", None, None), ("bad", None, None))
+    assert all(email for _, email, _ in found[1:-1])
 
 
 def test_429_is_honoured(enriched: World, simulator: Simulator) -> None:
@@ -238,16 +244,23 @@ def settings(simulator: Simulator, **further: str) -> RelaySettings:
     return RelaySettings.model_validate({name.lower(): value for name, value in given.items()})
 
 
-def test_a_token_is_checked_for_both_grants(simulator: Simulator) -> None:
-    """For a diagnosis: nothing to say, or what is wrong; no secret in it, whatever the endpoint answers."""
+def refusal(simulator: Simulator, **further: str) -> str:
+    """Why there is no token."""
+    with pytest.raises(TokenError) as caught:
+        fetch_token(settings(simulator, **further))
+    return str(caught.value)
+
+
+def test_a_token_is_fetched_for_both_grants(simulator: Simulator) -> None:
+    """For a diagnosis: one comes, or what is wrong; no secret in it, whatever the endpoint answers."""
     keys = {"CXONE_ACCESS_KEY_ID": ACCESS_KEY, "CXONE_ACCESS_KEY_SECRET": ACCESS_SECRET}
     password = {"CXONE_OAUTH_GRANT": "password", **keys}
-    assert check_token(settings(simulator)) is None
-    assert check_token(settings(simulator, **password)) is None
+    assert fetch_token(settings(simulator)) == "token-1"
+    assert fetch_token(settings(simulator, **password)) == "token-2"
     forms = [parse_qs(request.body.decode()) for request in simulator.requests["token"]]
     assert forms[0] == {"grant_type": ["client_credentials"], "scope": ["interaction:read"]}
     assert forms[1]["grant_type"] == ["password"]
-    wrong = str(check_token(settings(simulator, **{**password, "CXONE_ACCESS_KEY_SECRET": "canary"})))
+    wrong = refusal(simulator, **{**password, "CXONE_ACCESS_KEY_SECRET": "canary"})
     assert "CXONE_ACCESS_KEY_SECRET" in wrong
     assert "canary" not in wrong
     for behaviour, told in [
@@ -260,7 +273,7 @@ def test_a_token_is_checked_for_both_grants(simulator: Simulator) -> None:
         ("drop", "ConnectionError"),
     ]:
         simulator.behave("token", behaviour)
-        assert told in str(check_token(settings(simulator))), behaviour
+        assert told in refusal(simulator), behaviour
 
 
 def test_many_threads_fetch_one_token(simulator: Simulator) -> None:
@@ -320,6 +333,9 @@ def test_few_are_asked_for_at_once_and_a_cycle_waits_for_two_seconds(store: Stor
         assert completing.complete() == []
         assert 1.9 < time.monotonic() - began < 8
     assert sorted(simulator.asked()) == ["i-0", "i-1", "i-2"]
+    assert len(completing.enricher._asking) == 3  # nor does anything queue up behind them
+    _, left = completing.enricher._known_and_left(["new", "i-2"])
+    assert list(left) == ["i-2", "new"]  # their answers are waited for first
     simulator.let_go()
 
 
@@ -338,6 +354,7 @@ def test_a_short_failure_sends_nothing_without(store: Store, simulator: Simulato
     assert completing.complete() == []
     (row,) = wait_until(completing.complete, "it is completed")
     assert row.customer_email == "learned@example.com"
+    assert completing.enricher._failing_since == float("inf")  # the next failure is not added to this one
 
 
 def test_being_asked_to_come_later_counts_against_nobody(store: Store, simulator: Simulator) -> None:
@@ -347,6 +364,25 @@ def test_being_asked_to_come_later_counts_against_nobody(store: Store, simulator
     completing = Completing(store, simulator)
     assert completing.complete() == []
     assert not completing.enricher._failing
+
+
+def test_a_failure_begins_a_pause_for_all(store: Store, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CXone that fails is left alone: only what was under way goes on."""
+    monkeypatch.setattr("relay.backoff.jittered", lambda *_: 60.0)
+    simulator.behave("contact", "500")
+    store.record(lacking(*(f"i-{number}" for number in range(20))))
+    assert Completing(store, simulator, RELAY_LEASE_SECONDS="3").complete() == []
+    assert 1 <= len(simulator.asked()) <= 4
+
+
+def test_nobody_asks_before_retry_after_whatever_was_under_way(store: Store, simulator: Simulator) -> None:
+    """Neither an answer to an earlier request nor one that has its turn by now ends the time that CXone asked for."""
+    simulator.behave("contact", "slow:0.4", "429:2", "ok")
+    store.record(lacking("a", "b", "c"))
+    completing = Completing(store, simulator, CXONE_ENRICH_CONCURRENCY="3", CXONE_ENRICH_RATE="2")
+    wait_until(lambda: len(completing.complete()) == 3, "all are completed")
+    _, throttled, *later = [request.at for request in simulator.requests["contact"]]
+    assert min(later) - throttled >= 1.9
 
 
 def test_an_interaction_that_failed_rests_while_others_are_asked_for(

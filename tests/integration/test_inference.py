@@ -119,6 +119,7 @@ def new_stage(engine: Engine, simulator: Simulator) -> Iterator[NewStage]:
 
 def test_each_call_carries_what_the_contract_says(new_stage: NewStage, simulator: Simulator) -> None:
     """Body, key, token and trace; one call each, settled with status and latency."""
+    simulator.behave("score", "slow:0.1")
     stage = new_stage(INFERENCE_TOKEN="canary-token")
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     Store(stage.engine).record([new_row("ünï/1", timestamp_ms=5, traceparent=trace)])
@@ -131,6 +132,9 @@ def test_each_call_carries_what_the_contract_says(new_stage: NewStage, simulator
     assert request.headers["Authorization"] == "Bearer canary-token"
     assert request.headers["traceparent"] == trace
     assert (stage.value("status", row_id), stage.value("attempts", row_id)) == (200, 1)
+    latency_ms = stage.value("latency_ms", row_id)
+    assert isinstance(latency_ms, int)
+    assert 100 <= latency_ms < 60_000
     assert stage.gauge("outbox_inference_calls_total", outcome="done") == 1
 
 
@@ -144,6 +148,8 @@ def test_what_may_pass_is_tried_again(new_stage: NewStage, simulator: Simulator,
     stage.wait_for(done=1)
     assert simulator.scored() == [row_id, row_id]
     assert stage.gauge("outbox_inference_calls_total", outcome="retried") == 1
+    reason = "ConnectionError" if behaviour == "drop" else f"HTTP {behaviour[:3]}"
+    assert stage.gauge("outbox_retries_total", stage="inference", reason=reason) == 1
 
 
 @pytest.mark.parametrize("behaviour", ["400", "422", "redirect"])
@@ -209,9 +215,9 @@ def test_a_slow_call_holds_up_no_other_interaction(new_stage: NewStage, simulato
     """Its thread waits, the others go on: there is no round whose slowest call all wait for."""
     simulator.behave("score", "hang", "ok")
     stage = new_stage(INFERENCE_CONCURRENCY="2")
-    stage.make_due(*(f"i-{number}" for number in range(200)))
+    stage.make_due(*(f"i-{number}" for number in range(50)))
     stage.start()
-    stage.wait_for(done=199, due=1)
+    stage.wait_for(done=49, due=1)  # before the slow one is given up and tried again
     simulator.let_go()
 
 
@@ -318,14 +324,20 @@ def test_a_run_whose_claim_could_run_out_is_given_back(new_stage: NewStage, simu
     assert not simulator.requests["score"]
 
 
-def test_a_call_that_fails_late_makes_no_pause_longer(new_stage: NewStage) -> None:
-    """While the circuit is open only the probe decides; what was under way when it opened says nothing new."""
+def test_only_the_probe_decides_while_the_circuit_is_open(new_stage: NewStage) -> None:
+    """What was under way when it opened says nothing new: no pause ends by it, and none gets longer."""
     worker = new_stage().worker("me", threading.Event())
-    worker._circuit = opened = Circuit(opened=1, open_until=time.monotonic() + 1)
-    assert not worker._judge(Answer(500, "HTTP 500"), probe=False)
-    assert worker._circuit == opened
+    assert worker._judge(Answer(429, "HTTP 429", 60.0), probe=False)
+    opened = worker._circuit
+    for late in (Answer(200), Answer(422, "HTTP 422"), Answer(500, "HTTP 500"), Answer(429, "HTTP 429", 1.0)):
+        assert not worker._judge(late, probe=False)
+        assert worker._circuit == opened
+        assert "HTTP 429" in worker._health.conditions()["inference"]
     assert not worker._judge(Answer(500, "HTTP 500"), probe=True)
     assert worker._circuit.opened == 2
+    worker._judge(Answer(200), probe=True)
+    assert worker._circuit.closed
+    assert not worker._health.conditions()
 
 
 def test_a_run_that_meets_an_error_nobody_expected_ends(new_stage: NewStage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +443,22 @@ def test_interactions_reach_scoring_through_a_whole_relay(world: World, simulato
     world.relay()
     wait_until(lambda: len(simulator.scored()) >= 100, "every call is made")
     assert sorted(simulator.scored()) == ids
+
+
+def test_status_tells_while_the_endpoint_fails(world: World, simulator: Simulator) -> None:
+    """Rows go on into Kafka; why their calls wait stands beside the shard until it is over; no token is told."""
+    world.environ.update(simulator.inference)
+    simulator.behave("score", "503:0")
+    ids = world.record([new_row("a"), new_row("b")])
+    relay = world.relay(RELAY_LEASE_SECONDS="3", INFERENCE_TOKEN="canary-token")
+    told = "inference: the endpoint fails (HTTP 503)"
+    wait_until(lambda: told in (world.store.status()[0].condition or ""), "status tells")
+    assert "INFERENCE_URL" in relay.degraded()["inference"]
+    world.check_exactly_once(ids)
+    simulator.behave("score", "ok")
+    wait_until(lambda: not relay.degraded() and not world.store.status()[0].condition, "all is well again")
+    assert set(simulator.scored()) == set(ids)
+    assert "canary" not in relay.log.read_text() + relay.get("/readyz") + relay.get("/metrics")
 
 
 @pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)

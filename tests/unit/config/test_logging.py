@@ -63,6 +63,14 @@ def test_the_level_holds_for_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_a_library_that_quotes_urls_and_answers_is_not_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    """What urllib3 says of an answer whose head is garbled holds the URL, with the interaction, and the head."""
+    configure_logging(load(BaseSettings, {"LOG_FORMAT": "json", "LOG_LEVEL": "debug"}))
+    logging.getLogger("urllib3.connection").warning("Failed to parse headers (url=%s): %s", "canary", "canary")
+    logging.getLogger("httpx").info("HTTP Request: GET %s", "canary")
+    assert capsys.readouterr().err == ""
+
+
 def test_frames_tell_where_and_not_what() -> None:
     """For errors whose message may quote what somebody sent."""
     try:

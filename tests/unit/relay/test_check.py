@@ -228,7 +228,16 @@ def test_refusals_of_the_registry_are_known_by_status(status: int, subject: str,
 
 @pytest.mark.parametrize(
     ("status", "verdict"),
-    [(200, "ok"), (204, "ok"), (405, "ok"), (400, "ok"), (401, "failure"), (404, "warning"), (503, "warning")],
+    [
+        (200, "ok"),
+        (204, "ok"),
+        (405, "ok"),
+        (501, "ok"),
+        (400, "ok"),
+        (401, "failure"),
+        (404, "warning"),
+        (503, "warning"),
+    ],
 )
 def test_any_answer_shows_that_inference_is_there(status: int, verdict: str) -> None:
     """An endpoint need not know OPTIONS."""

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from outbox.rows import Contact, PendingRow
-from relay.contacts import NOTHING_KNOWN, ThrottledError, contact_of
+from relay.contacts import NOTHING_KNOWN, LaterError, ThrottledError, contact_of
 from relay.enrichment import REST_CAP_SECONDS, Bucket, Failing, failing, sendable
 from relay.errors import UnavailableError
-from relay.http import Answer
+from relay.http import ANSWER_BYTES, Answer
 from relay.oauth import TokenError
 
 EMAIL, AGENT = "/customer/email,/fromAddress,/fromAddr", "/agent/id,/agentId"
@@ -26,6 +26,7 @@ def test_the_first_path_that_finds_something_counts() -> None:
     assert told({"customer": {"email": "a@b"}, "agent": {"id": "x"}}) == Contact("a@b", "x")
     assert told({"fromAddress": "a@b", "agentId": 7}) == Contact("a@b", "7")
     assert told({"x/y": [{"~": "a@b"}]}, email="/x~1y/0/~0").customer_email == "a@b"
+    assert told({"x": ["c@d"], "y": "a@b"}, email="/x/1,/x/-,/x/0/z,/y").customer_email == "a@b"
 
 
 @pytest.mark.parametrize(
@@ -54,9 +55,17 @@ def test_no_such_interaction_means_that_nothing_more_is_known(status: int) -> No
     assert contact_of(Answer(status, f"HTTP {status}"), EMAIL, AGENT) == NOTHING_KNOWN
 
 
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_a_mistake_in_the_settings(status: int) -> None:
+    """It is told and waited for: rows that go without would be taken for complete for ever."""
+    with pytest.raises(UnavailableError, match=f"CXONE_ENRICH_URL answers {status}"):
+        contact_of(Answer(status, f"HTTP {status}"), EMAIL, AGENT)
+
+
 def test_what_may_pass_is_waited_for() -> None:
-    """No answer, 5xx, 429 with or without a time, an answer that broke off."""
-    for answer in (Answer(None, "ConnectionError"), Answer(500, "HTTP 500"), Answer(200, body=None)):
+    """No answer, 5xx, 429 with or without a time, an answer that broke off; only 429 means that CXone works."""
+    broken = (Answer(200, body=None), Answer(200, body=b"\xff"), Answer(200, body=b"[" * ANSWER_BYTES))
+    for answer in (Answer(None, "ConnectionError"), Answer(500, "HTTP 500"), *broken):
         with pytest.raises(UnavailableError):
             contact_of(answer, EMAIL, AGENT)
     with pytest.raises(ThrottledError) as caught:
@@ -65,6 +74,10 @@ def test_what_may_pass_is_waited_for() -> None:
     with pytest.raises(ThrottledError) as caught:
         contact_of(Answer(429, "HTTP 429"), EMAIL, AGENT)
     assert caught.value.seconds == 0
+    with pytest.raises(LaterError) as away:
+        contact_of(Answer(503, "HTTP 503", 9.0), EMAIL, AGENT)
+    assert away.value.seconds == 9
+    assert not isinstance(away.value, ThrottledError)
     with pytest.raises(TokenError, match="invalid or expired"):
         contact_of(Answer(401, "HTTP 401"), EMAIL, AGENT)
 

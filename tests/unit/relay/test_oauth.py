@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.http import Answer
+from relay.http import ANSWER_BYTES, Answer
 from relay.oauth import TokenError, _token_of
 from relay.settings import RelaySettings
 
@@ -25,6 +25,10 @@ SETTINGS = RelaySettings(kafka_bootstrap_servers="x", schema_registry_url="http:
         (Answer(200, body=None), "refused"),
         (Answer(200, body=b'["canary"]'), "refused"),
         (Answer(200, body=b'{"access_token": ""}'), "refused"),
+        (Answer(200, body=b'{"access_token": null}'), "refused"),
+        (Answer(200, body=b"[" * ANSWER_BYTES), "refused"),
+        (Answer(400, "HTTP 400", body=b"[" * ANSWER_BYTES), "refused"),
+        (Answer(200, body=b'{"access_token": "canary", "expires_in": %s}' % (b"9" * 400)), "refused"),
         (Answer(200, body=b'{"access_token": "canary\\r\\nX: y"}'), "refused"),
         (Answer(200, body='{"access_token": "canaryü"}'.encode()), "refused"),
         (Answer(200, body=b'{"access_token": "canary", "expires_in": "soon"}'), "refused"),
@@ -42,4 +46,5 @@ def test_a_token_comes_with_its_seconds() -> None:
     """As told, an hour if not, never less than none."""
     assert _token_of(Answer(200, body=b'{"access_token": "t", "expires_in": "60"}'), SETTINGS) == ("t", 60)
     assert _token_of(Answer(200, body=b'{"access_token": "t"}'), SETTINGS) == ("t", 3600)
+    assert _token_of(Answer(200, body=b'{"access_token": "t", "expires_in": null}'), SETTINGS) == ("t", 3600)
     assert _token_of(Answer(200, body=b'{"access_token": "t", "expires_in": -5}'), SETTINGS) == ("t", 0)

@@ -1,5 +1,6 @@
 """What an answer means, how long to wait, and when the circuit opens and closes: pure decisions."""
 
+import time
 from email.utils import formatdate
 from random import Random
 
@@ -27,7 +28,7 @@ RANDOM = Highest()
     ("status", "meant"),
     [
         *((status, Verdict.DONE) for status in (200, 201, 202, 204, 299)),
-        *((status, Verdict.LATER) for status in (None, 408, 425, 429, 500, 502, 503, 504, 599)),
+        *((status, Verdict.LATER) for status in (None, 103, 408, 425, 429, 500, 502, 503, 504, 599)),
         *((status, Verdict.REFUSED) for status in (301, 302, 307, 400, 401, 403, 404, 409, 410, 413, 422, 499)),
     ],
 )
@@ -47,6 +48,18 @@ def test_retry_after_is_seconds_or_a_date_and_capped() -> None:
     assert retry_after_seconds(formatdate(now + 9e6, usegmt=True), now) == RETRY_AFTER_CAP_SECONDS
     for unreadable in (None, "", "soon", "-1", "1.5", "\u0663", "Wed, 99 Nov 2026"):
         assert retry_after_seconds(unreadable, now) in (None, 3.0), unreadable
+
+
+def test_a_date_without_a_zone_is_of_greenwich(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the old forms of RFC 9110 are, wherever the relay runs."""
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    try:
+        for given in ("Sun Nov  6 08:49:37 1994", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 -0000"):
+            assert retry_after_seconds(given, 784_111_777 - 30) == 30, given
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_failing_call_waits_longer_each_time_up_to_the_cap_and_is_parked_in_the_end() -> None:

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from config.settings import SettingsError, load
+from relay.errors import MisconfiguredError
+from relay.inference import insist_on_allowed_host
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
 
 NEEDED = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092", "SCHEMA_REGISTRY_URL": "http://localhost:8081"}
@@ -70,3 +72,45 @@ def test_settings_that_contradict_each_other_are_named(given: dict[str, str], to
         load(RelaySettings, {**NEEDED, **given})
     assert told in str(refused.value)
     assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("https://SCORING.example:8443/x", "other, Scoring.Example"),
+        ("http://[::1]:80/x", "::1"),
+        ("http://anywhere/x", None),
+    ],
+)
+def test_a_host_is_allowed_whatever_its_port_and_case(url: str, allowed: str | None) -> None:
+    """INFERENCE_ALLOW_HOSTS holds names or addresses, nothing else."""
+    insist_on_allowed_host(load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", allowed)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://elsewhere/",
+        "http://scoring.example@elsewhere/",
+        "http://elsewhere\\@scoring.example/",
+        "http://elsewhere#@scoring.example/",
+        "http://elsewhere/?@scoring.example",
+        "http://elsewhere\\.scoring.example/",
+        "http://scoring.example.elsewhere/",
+        "http://scoring.example./",
+        "http://[::ffff:127.0.0.1]/",
+        "file://scoring.example/etc/passwd",
+    ],
+)
+def test_nothing_but_an_allowed_host_is_let_through(url: str) -> None:
+    """However the URL tries to look like one, and by whatever way it is refused."""
+    with pytest.raises((SettingsError, MisconfiguredError)):
+        insist_on_allowed_host(
+            load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", "scoring.example,127.0.0.1"
+        )
+
+
+def test_a_list_of_nothing_allows_nobody() -> None:
+    """As a list that somebody emptied by half."""
+    with pytest.raises(MisconfiguredError):
+        insist_on_allowed_host("http://scoring.example/", " , ")
