@@ -110,12 +110,14 @@ def shown(shards: list[ShardStatus], calls: CallsLeft) -> Group:
     The table fits 80 columns: owners and conditions, which may be long, are lines of their own.
     """
     lines = [told(shard) for shard in shards]
-    made = Table(box=None, pad_edge=False)
-    for name in ("shard", *COUNTS, "oldest", "rows/s", "drained in"):
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("shard", "epoch", "lease", *COUNTS, "oldest", "rows/s", "drained in"):
         made.add_column(name, justify="right", no_wrap=True)
     for line in lines:
         made.add_row(
             str(line["shard"]),
+            str(line["epoch"]),
+            f"{line['lease_remaining_ms'] / 1000:.0f}s" if line["owner"] else "-",
             *(f"{line[name]:,}" for name in COUNTS),
             _seconds(line["oldest_age_ms"], 1000),
             f"{line['rows_per_second']:,.0f}" if line["owner"] else "-",
@@ -133,6 +135,8 @@ def _add_total(made: Table, lines: list[dict[str, Any]]) -> None:
     drains = [line["drained_in_seconds"] for line in lines]
     made.add_row(
         "total",
+        "",
+        "",
         *(f"{sum(line[name] for line in lines):,}" for name in COUNTS),
         _seconds(max((line["oldest_age_ms"] or 0 for line in lines), default=0) or None, 1000),
         f"{sum(line['rows_per_second'] for line in lines):,.0f}" if owned else "-",

@@ -124,7 +124,7 @@ def test_a_status_that_is_piped_is_not_folded(new_sqlite: NewDatabase, monkeypat
     environ = {"DATABASE_URL": new_sqlite()}
     head, shard, total, owner = command(environ, "status").stdout.splitlines()
     assert (head.split()[:3], shard.split()[:2], total.split()[:2], owner) == (
-        ["shard", "pending", "waiting"], ["0", "0"], ["total", "0"], "shard 0: sent by nobody",
+        ["shard", "epoch", "lease"], ["0", "0"], ["total", "0"], "shard 0: sent by nobody",
     )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_a_status_fits_eighty_columns() -> None:
     console.print(shown(shards, CallsLeft(1_000, 2)))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= 80
-    assert len([line for line in lines if "1,234,567" in line and "23,457" in line]) == 8
+    assert len([line for line in lines if "1234    9s 1,234,567" in line and "23,457" in line]) == 8, "epoch, lease, rate"
     assert [line for line in lines if "sent by" in line] == [f"shards 0, 1, 2, 3, 4, 5, 6, 7: sent by {status.owner}"]
     assert len([line for line in lines if line.startswith("shards 0, 1, 2, 3, 4, 5, 6, 7: no broker")]) == 1
     assert lines[-1] == "inference: 1,000 call(s) due, 2 parked (relay inference list --all)"
