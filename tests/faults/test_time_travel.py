@@ -1,6 +1,7 @@
 """The database, the progress topic or the settings are not those of before: nothing is lost or silently doubled."""
 
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +15,7 @@ from sqlalchemy import make_url
 from outbox.engine import sqlite
 from tests.integration.test_operators import relay
 from tests.services import Given, Kafka, Registry
-from tests.support import new_row, new_rows, wait_until
+from tests.support import new_row, new_rows, read_topic, wait_until
 from tests.world import NewWorld, World, settings_for
 
 
@@ -177,6 +178,30 @@ def test_an_outbox_made_anew_does_not_believe_the_old_ones_progress(new_world: N
     seen = arrivals(new)
     assert set(seen.values()) == {1}
     assert set(seen) == rows_of(old) | rows_of(new)
+
+
+def test_an_outbox_made_anew_under_a_running_relay_is_left_to_the_next_one(new_world: NewWorld) -> None:
+    """The old relay says what to do, binds nothing and keeps no shard from a relay that is started now."""
+    world = new_world(RELAY_LEASE_SECONDS="600")
+    world.record(new_rows(10))
+    old = world.relay()
+    world.wait_drained()
+    # As after a restore of an empty outbox: the running relay is connected to it.
+    world.execute("DELETE FROM outbox")
+    world.execute("UPDATE outbox_shard SET owner = NULL, epoch = 0, lease_expires_at = 0, settled = 0")
+    world.execute(
+        f"UPDATE outbox_identity SET outbox_id = '{uuid.uuid4()}', topic = NULL, progress_topic = NULL,"
+        " transactional_id_prefix = NULL, cluster_id = NULL"
+    )
+    old.wait_degraded("shard 0", "restart this relay")
+    assert world.query("SELECT topic FROM outbox_identity") == [(None,)]
+    other = f"{world.topic}-other"
+    new = world.relay(KAFKA_TOPIC=other)
+    world.record([new_row(f"new-{number}") for number in range(10)])
+    world.wait_drained()
+    assert new.running()
+    assert len(read_topic(world.client_config, other)) == 10
+    assert len(world.seen()) == 10
 
 
 @pytest.mark.parametrize(
