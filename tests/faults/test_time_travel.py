@@ -9,10 +9,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import make_url
 
 from outbox.engine import sqlite
+from relay.records import cut_short
 from tests.integration.test_operators import relay
 from tests.services import Given, Kafka, Registry
 from tests.support import new_row, new_rows, read_topic, wait_until
@@ -106,6 +108,20 @@ def test_a_restored_database_is_reconciled_without_a_duplicate(world: World) -> 
     verbs = [verb for (verb,) in world.query("SELECT verb FROM outbox_audit ORDER BY id")]
     assert verbs == ["reconcile shard 0", f"reconcile shard 0, settled 1 to {verbs[-1].rsplit(' ', 1)[-1]}"]
     assert relay(world, "audit", "--verify").returncode == 0
+
+
+def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | Given) -> None:
+    """Records that retention has removed cannot be found: each partition that may lack some is named."""
+    config, topic = {"bootstrap.servers": kafka.bootstrap_servers}, f"lost-{uuid.uuid4().hex[:8]}"
+    admin, producer = AdminClient(config), Producer(config)
+    admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(10)
+    for partition in (0, 1, 2):
+        for moment_ms in (1_000, 2_000, 3_000):
+            producer.produce(topic, b"value", b"key", partition, timestamp=moment_ms)
+    assert producer.flush(20) == 0
+    for future in admin.delete_records([TopicPartition(topic, 1, 1), TopicPartition(topic, 2, 3)]).values():
+        future.result(10)
+    assert [cut_short(admin, topic, since) for since in (-1, 1_500, 2_500)] == [[1, 2], [1, 2], [2]]
 
 
 def test_duplicates_are_accepted_on_purpose_only(world: World) -> None:
