@@ -77,7 +77,8 @@ def _places(admin: AdminClient, topic: str) -> list[TopicPartition]:
 
 
 def _at(moment_ms: int) -> OffsetSpec:
-    return OffsetSpec.for_timestamp(max(0, moment_ms))  # negative ones have meanings of their own
+    at: OffsetSpec = OffsetSpec.for_timestamp(max(0, moment_ms))  # negative ones have meanings of their own
+    return at
 
 
 def _seen(message: Message, positions: dict[int, int]) -> SeenRecord | None:

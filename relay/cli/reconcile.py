@@ -180,8 +180,8 @@ def _show(engine: Engine, plan: Plan, since: int | None) -> None:
             click.echo(escaped(f"    {told}"), err=True)
     for topic, partitions in plan.cut_short.items():
         click.echo(
-            f"  partition(s) {_told(partitions)} of {topic} begin later: records were removed from them (retention.ms), "
-            "and unsent rows that were among those are not found, and are sent again",
+            f"  partition(s) {_told(partitions)} of {topic} begin later, for records were removed (retention.ms): "
+            "unsent rows that were among those are not found, and are sent again",
             err=True,
         )
     if older := reconciling.unsent_before(engine, since):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -112,7 +113,8 @@ def test_a_restored_database_is_reconciled_without_a_duplicate(world: World) -> 
 
 def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | Given) -> None:
     """Records that retention has removed cannot be found: each partition that may lack some is named."""
-    config, topic = {"bootstrap.servers": kafka.bootstrap_servers}, f"lost-{uuid.uuid4().hex[:8]}"
+    config: dict[str, Any] = {"bootstrap.servers": kafka.bootstrap_servers}
+    topic = f"lost-{uuid.uuid4().hex[:8]}"
     admin, producer = AdminClient(config), Producer(config)
     admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(10)
     for partition in (0, 1, 2):
