@@ -197,7 +197,7 @@ class Store:
             known = _identity(connection)
         if known.outbox_id != wanted.outbox_id:
             raise OutboxMismatchError(
-                f"the database holds outbox {known.outbox_id} now, and held {wanted.outbox_id} when this relay started: "
+                f"the database holds outbox {known.outbox_id} now, and {wanted.outbox_id} when this relay started: "
                 "restart this relay"
             )
         differences = [
