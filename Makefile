@@ -9,6 +9,7 @@ DEEP ?=
 MINUTES ?= 5
 DATABASE ?= postgresql
 SEED ?=
+RELAYS ?= 2
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Tests and demos start hundreds of processes: none is to compile anew what the one before it has compiled.
@@ -48,8 +49,8 @@ test: export JDK_JAVA_OPTIONS := -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 test: lint tools ## lint, types and every test, on real services (TEST=path for some)
 	@$(BIN)/python -m tests.services -- $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 1 $(TEST)
 
-torture: tools ## faults under load, then the count (MINUTES=5 SEED=7 DATABASE=postgresql or sqlite)
-	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) $(if $(SEED),--seed $(SEED))
+torture: tools ## faults under load, then the count (MINUTES=5 SEED=7 DATABASE=postgresql or sqlite, RELAYS=2)
+	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
 
 lint: install ## ruff, mypy, import rules
 	$(BIN)/ruff format --check --quiet .

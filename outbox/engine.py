@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 BUSY_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 15_000
 LOCK_TIMEOUT_MS = 5_000
-IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000  # below the shortest lease: a frozen owner must not keep a shard locked
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000  # a frozen owner must not keep a shard locked for long
 
 ANSWER_SECONDS = 20.0
 """How long a server may leave a statement unanswered; longer than its own time-outs take."""

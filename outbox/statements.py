@@ -217,7 +217,7 @@ BIND_IDENTITY = statement("""
     UPDATE outbox_identity
     SET topic = :topic, progress_topic = :progress_topic,
         transactional_id_prefix = :transactional_id_prefix, cluster_id = :cluster_id
-    WHERE topic IS NULL
+    WHERE topic IS NULL AND outbox_id = :outbox_id
 """)
 NOW = statement("SELECT {now}")
 REVISION = statement("SELECT version_num FROM alembic_version")

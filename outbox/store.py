@@ -187,6 +187,7 @@ class Store:
             connection.execute(
                 sql.BIND_IDENTITY.on(connection),
                 {
+                    "outbox_id": wanted.outbox_id,
                     "topic": wanted.topic,
                     "progress_topic": wanted.progress_topic,
                     "transactional_id_prefix": wanted.transactional_id_prefix,
@@ -194,6 +195,11 @@ class Store:
                 },
             )
             known = _identity(connection)
+        if known.outbox_id != wanted.outbox_id:
+            raise OutboxMismatchError(
+                f"the database holds outbox {known.outbox_id} now, and {wanted.outbox_id} when this relay started: "
+                "restart this relay"
+            )
         differences = [
             f"{name.replace('_', ' ')} was {getattr(known, name)!r}, is {getattr(wanted, name)!r}"
             for name in Identity.__dataclass_fields__

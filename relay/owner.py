@@ -9,24 +9,42 @@ import os
 import secrets
 import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
-_FOLDER = Path(tempfile.gettempdir()) / f"cxone-outbox-relay-{os.getuid()}"
+import structlog
+
+log = structlog.get_logger(__name__)
 
 
 class Owner:
-    """This process as an owner of shards; the id is never used again."""
+    """This process as an owner of shards; the id is never used again.
+
+    Where no file can be made and locked (a read-only file system) it does without: then its leases have to run out.
+    """
 
     def __init__(self) -> None:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
-        _FOLDER.mkdir(mode=0o700, exist_ok=True)
-        self._file = _lock_path(self.id).open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file: IO[str] | None = None
+        try:
+            path = _lock_path(self.id)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._file = path.open("w")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()  # a file that nobody holds would say that this owner is dead
+            log.warning(
+                "no lock file (%s): after a crash the next relay waits for the lease. Set TMPDIR to a folder "
+                "that can be written to", error.strerror or error, action="no_lock_file",
+            )  # fmt: skip
 
     def close(self) -> None:
         """Let go: to be called when no shard is owned any more."""
-        _lock_path(self.id).unlink(missing_ok=True)
-        self._file.close()
+        if self._file is not None:
+            with suppress(OSError):
+                _lock_path(self.id).unlink(missing_ok=True)
+            self._file.close()
 
 
 def is_dead(owner: str) -> bool:
@@ -42,4 +60,4 @@ def is_dead(owner: str) -> bool:
 
 
 def _lock_path(owner: str) -> Path:
-    return _FOLDER / f"{owner.replace('/', '_')}.lock"
+    return Path(tempfile.gettempdir()) / f"cxone-outbox-relay-{os.getuid()}" / f"{owner.replace('/', '_')}.lock"

@@ -34,10 +34,7 @@ def committed_since(
         UnavailableError: the broker does not answer, or an open transaction is in the way.
     """
     memory = ErrorMemory()
-    with translated("tell about its topics", memory, UnavailableError):
-        partitions = admin.list_topics(topic, timeout=REQUEST_SECONDS).topics[topic].partitions
-    places = [TopicPartition(topic, number) for number in partitions]
-    spans = bounds(admin, places, OffsetSpec.for_timestamp(since_ms))
+    spans = bounds(admin, _places(admin, topic), _at(since_ms))
     positions = {number: low for number, (low, end) in spans.items() if 0 <= low < end}  # below 0: nothing since
     consumer = committed_reader(config, memory)
     try:
@@ -59,6 +56,29 @@ def committed_since(
                 )
     finally:
         consumer.close()
+
+
+def cut_short(admin: AdminClient, topic: str, since_ms: int) -> list[int]:
+    """Partitions whose records since that moment may have been removed (``retention.ms``, ``delete-records``).
+
+    Raises:
+        UnavailableError: the broker does not answer.
+    """
+    places = _places(admin, topic)
+    first, since = bounds(admin, places, OffsetSpec.earliest()), bounds(admin, places, _at(since_ms))
+    # Below 0: nothing since; then something may be gone only if nothing is left at all.
+    return [n for n, (low, end) in first.items() if low and (since[n][0] == low or (since[n][0] < 0 and low == end))]
+
+
+def _places(admin: AdminClient, topic: str) -> list[TopicPartition]:
+    with translated("tell about its topics", ErrorMemory(), UnavailableError):
+        partitions = admin.list_topics(topic, timeout=REQUEST_SECONDS).topics[topic].partitions
+    return [TopicPartition(topic, number) for number in partitions]
+
+
+def _at(moment_ms: int) -> OffsetSpec:
+    at: OffsetSpec = OffsetSpec.for_timestamp(max(0, moment_ms))  # negative ones have meanings of their own
+    return at
 
 
 def _seen(message: Message, positions: dict[int, int]) -> SeenRecord | None:

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from random import Random
 from time import monotonic, time
 
 import structlog
 
 from outbox.bell import Bell
-from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxError
+from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxError, OutboxMismatchError
 from outbox.leases import Leases
 from outbox.rows import Lease, PendingRow, Ref
 from outbox.store import Store
@@ -167,7 +168,11 @@ class ShardWorker:
             return None
         self._lease = lease
         self._step("leased")
-        self._parts.check_identity()  # before anyone is fenced
+        try:
+            self._parts.check_identity()  # before anyone is fenced
+        except OutboxMismatchError:
+            self.give_back()  # a relay that is right need not wait for the lease
+            raise
         publisher = self._parts.publisher(self.shard)
         try:
             publisher.fence()
@@ -352,7 +357,9 @@ class ShardWorker:
             held.renewed, held.sent_since = monotonic(), 0
 
     def _wait(self, error: Exception, reason: str) -> None:
-        if not isinstance(error, UnavailableError):  # neither Kafka nor the way to it
+        if isinstance(error, OutboxMismatchError):  # another relay may be right
+            self.able_at = -inf
+        elif not isinstance(error, UnavailableError):  # neither Kafka nor the way to it
             self.able_at = monotonic()
         self._parts.metrics.retries.labels("shard", type(error).__name__).inc()
         news = self._parts.health.degraded(self.subject, reason)

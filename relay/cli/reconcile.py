@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from time import monotonic
+from time import monotonic, time
 
 import click
 from rich.console import Console
 from sqlalchemy import Engine
 
 from outbox import reconciling
+from outbox.errors import OutboxError
 from outbox.reconciling import KnownRow, SeenRecord
 from outbox.rows import Order, Ref
 from outbox.states import RowState
@@ -30,8 +31,8 @@ from relay.cli.shared import (
     told_time,
 )
 from relay.custody import Custody, custody
-from relay.errors import UnavailableError
-from relay.records import OPEN_TRANSACTION_SECONDS, committed_since
+from relay.errors import RelayError, UnavailableError
+from relay.records import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
 from relay.settings import kafka_client_config
 
 CHUNK_ROWS = 500
@@ -51,6 +52,8 @@ class Plan:
     """Records whose rows are not here."""
     samples: list[SeenRecord] = field(default_factory=list)
     """Some of those."""
+    cut_short: dict[str, list[int]] = field(default_factory=dict)
+    """By topic, partitions of which not every record is left that may be looked for."""
 
     def add(self, records: Sequence[SeenRecord], known: Sequence[KnownRow]) -> None:
         """Take in a page of records, and the rows here that they are."""
@@ -94,9 +97,13 @@ def reconcile(
     """
     if (since is None) != accept_duplicates:
         raise click.UsageError("give --since TIME, or --accept-duplicates, and not both")
+    if since is not None and since > time() * 1000:
+        raise click.UsageError("--since is in the future: give a moment before the one that was restored")
     with outbox_of(OperatingSettings) as (engine, settings):
         order = order_of(actor, reason, settings)
         with custody(settings, engine) as held:
+            if strange := sorted(set(shards) - {each.shard for each in Store(engine).status()}):
+                nothing_matched(f"there is no shard {_told(strange)}")
             plan = _plan(engine, held, shards, since)
             if not plan.sequences:
                 nothing_matched("no shard waits to be reconciled: what Kafka holds, the database knows of")
@@ -125,6 +132,8 @@ def _plan(engine: Engine, held: Custody, wanted: tuple[int, ...], since: int | N
     console = Console(stderr=True)
     with console.status("reading the topic") if console.is_terminal else _silence() as status:
         config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
+        found = {topic: cut_short(prepared.admin, topic, since) for topic in topics}
+        plan.cut_short = {topic: partitions for topic, partitions in found.items() if partitions}
         for page in chain.from_iterable(committed_since(config, prepared.admin, topic, since) for topic in topics):
             plan.add(page, reconciling.recognise(engine, page))
             if status is not None:
@@ -169,6 +178,12 @@ def _show(engine: Engine, plan: Plan, since: int | None) -> None:
         for record in plan.samples:
             told = f"{record.outbox_id} {told_time(record.received_at_ms)} {record.interaction_id}"
             click.echo(escaped(f"    {told}"), err=True)
+    for topic, partitions in plan.cut_short.items():
+        click.echo(
+            f"  partition(s) {_told(partitions)} of {topic} begin later, for records were removed (retention.ms): "
+            "unsent rows that were among those are not found, and are sent again",
+            err=True,
+        )
     if older := reconciling.unsent_before(engine, since):
         click.echo(
             f"  {older} unsent row(s) were received before {told_time(since)}: what was sent of them before then is "
@@ -192,7 +207,7 @@ def _act(engine: Engine, held: Custody, plan: Plan, shard: int, order: Order, si
             held.renew()
         verb = "reconcile" if since is not None else "accept duplicates of"
         reconciling.overtake(engine, lease, sequence, verb, order)
-    except UnavailableError as error:
+    except (RelayError, OutboxError) as error:
         click.echo(str(error), err=True)
         return False
     finally:

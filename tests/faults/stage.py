@@ -32,9 +32,10 @@ class Stage:
         world: the outbox and its topics.
         kafka: the broker.
         postgres: the database server, or None with SQLite.
+        relays: how many.
     """
 
-    def __init__(self, world: World, kafka: ProxiedKafka, postgres: ProxiedPostgres | None) -> None:
+    def __init__(self, world: World, kafka: ProxiedKafka, postgres: ProxiedPostgres | None, relays: int) -> None:
         self.world, self.kafka, self._postgres = world, kafka, postgres
         self._product = {"DATABASE_URL": postgres.proxied(world.url) if postgres else world.url}
         # A service is started by threads that live as long as it: the kernel ends it with the one that started it.
@@ -45,7 +46,7 @@ class Stage:
         admin.create_topics([topic])[topic.topic].result(30)
         self.audience = Audience(world)
         self.start_web()
-        for place in range(RELAYS):
+        for place in range(relays):
             self.start_relay(place)
 
     @property

@@ -1,10 +1,14 @@
 """The torture, in short: every kind of database under load and under faults, and the count afterwards."""
 
+from itertools import islice
+from math import inf
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from tests.faults.ledger import Evidence, Injected, judge, table
+from tests.faults.nemesis import faults_of, schedule
 from tests.faults.torture import staged, torment
 from tests.services import Given, Registry
 from tests.support import Seen
@@ -41,3 +45,22 @@ def test_the_judge_counts_what_is_wrong_and_for_which_fault() -> None:
     assert second == ("cut", 1, 4, 2, 1, 0, 1, 6.0)
     assert everything == ("all", 2, 6, 2, 2, 1, 1, 6.0), "a record of no known row counts as doubled"
     assert not everything.exact
+
+
+def test_the_judge_does_not_pass_a_product_that_stands_still() -> None:
+    """Nothing came through any more after the fault, though nothing is missing."""
+    (_, everything) = judge([Injected("kill", 10.0, inf)], Evidence({}, {}, frozenset(), [], [9.0]))
+    assert (everything.longest_pause, everything.exact) == (inf, False)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_seed_is_a_schedule(kind: str) -> None:
+    """The same one each time: every fault once on its own, and in between two at a time that harm different things."""
+    faults = faults_of(kind)
+    count = len(faults) + len(faults) // 3
+    once, again = (list(islice(schedule(faults, Random(7)), count)) for _ in range(2))
+    assert once == again
+    assert once != list(islice(schedule(faults, Random(8)), count))
+    assert sorted(each[0].name for each in once if len(each) == 1) == sorted(fault.name for fault in faults)
+    assert all(len({fault.subject for fault in each}) == len(each) for each in once)
+    assert {len(each) for each in once} == {1, 2}

@@ -1,20 +1,24 @@
 """The database, the progress topic or the settings are not those of before: nothing is lost or silently doubled."""
 
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import make_url
 
 from outbox.engine import sqlite
+from relay.records import cut_short
 from tests.integration.test_operators import relay
 from tests.services import Given, Kafka, Registry
-from tests.support import new_row, new_rows, wait_until
+from tests.support import new_row, new_rows, read_topic, wait_until
 from tests.world import NewWorld, World, settings_for
 
 
@@ -107,6 +111,21 @@ def test_a_restored_database_is_reconciled_without_a_duplicate(world: World) -> 
     assert relay(world, "audit", "--verify").returncode == 0
 
 
+def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | Given) -> None:
+    """Records that retention has removed cannot be found: each partition that may lack some is named."""
+    config: dict[str, Any] = {"bootstrap.servers": kafka.bootstrap_servers}
+    topic = f"lost-{uuid.uuid4().hex[:8]}"
+    admin, producer = AdminClient(config), Producer(config)
+    admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(10)
+    for partition in (0, 1, 2):
+        for moment_ms in (1_000, 2_000, 3_000):
+            producer.produce(topic, b"value", b"key", partition, timestamp=moment_ms)
+    assert producer.flush(20) == 0
+    for future in admin.delete_records([TopicPartition(topic, 1, 1), TopicPartition(topic, 2, 3)]).values():
+        future.result(10)
+    assert [cut_short(admin, topic, since) for since in (-1, 1_500, 2_500)] == [[1, 2], [1, 2], [2]]
+
+
 def test_duplicates_are_accepted_on_purpose_only(world: World) -> None:
     """With --accept-duplicates the rows unsent in the restored database are sent again, and that is on record."""
     restored(world)
@@ -177,6 +196,30 @@ def test_an_outbox_made_anew_does_not_believe_the_old_ones_progress(new_world: N
     seen = arrivals(new)
     assert set(seen.values()) == {1}
     assert set(seen) == rows_of(old) | rows_of(new)
+
+
+def test_an_outbox_made_anew_under_a_running_relay_is_left_to_the_next_one(new_world: NewWorld) -> None:
+    """The old relay says what to do, binds nothing and keeps no shard from a relay that is started now."""
+    world = new_world(RELAY_LEASE_SECONDS="600")
+    world.record(new_rows(10))
+    old = world.relay()
+    world.wait_drained()
+    # As after a restore of an empty outbox: the running relay is connected to it.
+    world.execute("DELETE FROM outbox")
+    world.execute("UPDATE outbox_shard SET owner = NULL, epoch = 0, lease_expires_at = 0, settled = 0")
+    world.execute(
+        f"UPDATE outbox_identity SET outbox_id = '{uuid.uuid4()}', topic = NULL, progress_topic = NULL,"
+        " transactional_id_prefix = NULL, cluster_id = NULL"
+    )
+    old.wait_degraded("shard 0", "restart this relay")
+    assert world.query("SELECT topic FROM outbox_identity") == [(None,)]
+    other = f"{world.topic}-other"
+    new = world.relay(KAFKA_TOPIC=other)
+    world.record([new_row(f"new-{number}") for number in range(10)])
+    world.wait_drained()
+    assert new.running()
+    assert len(read_topic(world.client_config, other)) == 10
+    assert len(world.seen()) == 10
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,19 @@
-"""``python -m tests.faults.torture [--minutes M] [--seed N] [--database sqlite|postgresql]``.
+"""``python -m tests.faults.torture [--minutes M] [--seed N] [--database sqlite|postgresql] [--relays N]``.
 
 The product under load, on services of its own, while faults are inflicted on it; then the count: every
 interaction that was answered with 202 has to be in the topic exactly once and in order. Prints a table;
-exit code 1 if anything differs. A seed repeats which faults come in which order and for how long, not
-how the threads of a dozen processes meet.
+exit code 1 if anything differs, or if after a fault nothing comes through for two minutes. A seed repeats
+which faults come in which order and for how long, not how the threads of a dozen processes meet.
 """
 
 import argparse
-import os
+import signal
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import inf
 from pathlib import Path
 from random import Random
 from time import monotonic, time
@@ -23,8 +24,8 @@ from tests.faults.ledger import Evidence, Injected, Line, judge, table
 from tests.faults.load import Load
 from tests.faults.nemesis import Fault, faults_of, name_of, pause, schedule
 from tests.faults.services import ProxiedKafka, ProxiedPostgres
-from tests.faults.stage import SETTINGS, Stage
-from tests.services import Given, Registry
+from tests.faults.stage import RELAYS, SETTINGS, Stage
+from tests.services import Given, Registry, ServiceError
 from tests.support import wait_until
 
 RESUME_SECONDS = 120.0
@@ -35,7 +36,7 @@ SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 6, 5, 0.05
 
 
 @contextmanager
-def staged(kind: str, registry: Registry | Given, folder: Path) -> Iterator[Stage]:
+def staged(kind: str, registry: Registry | Given, folder: Path, relays: int = RELAYS) -> Iterator[Stage]:
     """A stage with this kind of database; everything on it is ended with the block."""
     with ExitStack() as ending:
         kafka = ProxiedKafka(folder / "kafka")
@@ -50,7 +51,7 @@ def staged(kind: str, registry: Registry | Given, folder: Path) -> Iterator[Stag
             url = postgres.create_database(f"torture_{uuid.uuid4().hex[:8]}")
         migrate(url, SHARDS[kind])
         url = url.replace("postgresql://", "postgresql+psycopg://")
-        stage = Stage(behind_proxy(url, kafka, registry, folder, SETTINGS), kafka, postgres)
+        stage = Stage(behind_proxy(url, kafka, registry, folder, SETTINGS), kafka, postgres, relays)
         ending.callback(stage.close)
         yield stage
 
@@ -68,6 +69,8 @@ def torment(stage: Stage, kind: str, seed: int, seconds: float, tell: Callable[[
             injected.append(inflict(stage, faults, chance))
             last = injected[-1]
             tell(f"{last.recovered - last.began:6.1f} s  {', '.join(fault.name for fault in faults)}\n")
+            if last.recovered == inf:
+                break
             pause(chance.uniform(0, 1))
     finally:
         load.stop()
@@ -81,9 +84,8 @@ def inflict(stage: Stage, faults: tuple[Fault, ...], chance: Random) -> Injected
     for each in doing:
         each.result()
     over, arrivals = time(), stage.audience.arrivals
-    told = f"rows come through after: {', '.join(fault.name for fault in faults)}"
-    wait_until(lambda: arrivals[-1] > over, told, RESUME_SECONDS)
-    return Injected(name_of(faults), began, next(at for at in arrivals if at > over))
+    wait_until(lambda: arrivals[-1] > over or time() > over + RESUME_SECONDS, "", 2 * RESUME_SECONDS)
+    return Injected(name_of(faults), began, next((at for at in arrivals if at > over), inf))
 
 
 def gather(stage: Stage, load: Load) -> Evidence:
@@ -109,25 +111,32 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=Random().randrange(10_000))
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="postgresql")
+    parser.add_argument("--relays", type=int, default=RELAYS, choices=range(1, 10), metavar="1..9")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="outbox-torture-"))
     tell = sys.stdout.write
     tell(f"seed {options.seed}, {options.minutes:g} minutes, {options.database}; logs in {folder}\n")
-    with ExitStack() as ending:
-        given = os.environ.get("SCHEMA_REGISTRY_URL")
-        if given:
-            user, password = (os.environ.get(f"SCHEMA_REGISTRY_{name}", "") for name in ("USERNAME", "PASSWORD"))
-            registry: Registry | Given = Given(given, "", user, password)
-        else:
-            registry = Registry(folder / "registry")
-            ending.callback(registry.stop)
-            registry.start()
-        stage = ending.enter_context(staged(options.database, registry, folder))
-        lines = torment(stage, options.database, options.seed, options.minutes * 60, tell)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or what was started here would stay
+    try:
+        lines = _run(options, folder, tell)
+    except ServiceError as error:
+        tell(f"{error}\n")
+        return 1
     tell(f"\n{table(lines)}")
     exact = all(line.exact for line in lines)
     tell("exact\n" if exact else f"NOT exact: see the logs in {folder}; the same schedule: --seed {options.seed}\n")
     return 0 if exact else 1
+
+
+def _run(options: argparse.Namespace, folder: Path, tell: Callable[[str], object]) -> list[Line]:
+    with ExitStack() as ending:
+        registry: Registry | Given | None = Given.registry()
+        if registry is None:
+            registry = Registry(folder / "registry")
+            ending.callback(registry.stop)
+            registry.start()
+        stage = ending.enter_context(staged(options.database, registry, folder, options.relays))
+        return torment(stage, options.database, options.seed, options.minutes * 60, tell)
 
 
 if __name__ == "__main__":

@@ -172,6 +172,9 @@ def test_a_pause_with_an_end_needs_no_resume(world: World) -> None:
         (["reconcile", "--reason", "x"], 2, "--since"),
         (["reconcile", "--reason", "x", "--since", "2h", "--accept-duplicates"], 2, "not both"),
         (["reconcile", "--reason", "x", "--since", "2h", "--yes"], 3, "no shard waits"),
+        (["reconcile", "--reason", "x", "--since", "2999-01-01"], 2, "in the future"),
+        (["reconcile", "--reason", "x", "--since", "2h", "--shard", "0", "--shard", "7", "--yes"], 3, "no shard 7"),
+        (["reconcile", "--reason", "x", "--since", "1900-01-01", "--shard", "0", "--dry-run"], 0, "of 0 record(s)"),
     ],
 )
 def test_what_is_asked_wrongly_or_changes_nothing(world: World, arguments: list[str], code: int, told: str) -> None:

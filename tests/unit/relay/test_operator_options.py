@@ -139,7 +139,7 @@ def test_a_status_fits_eighty_columns() -> None:
     console.print(shown(shards, CallsLeft(1_000, 2)))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= 80
-    assert len([line for line in lines if "1234    9s 1,234,567" in line and "23,457" in line]) == 8, "epoch, lease, rate"
+    assert len([line for line in lines if "1234    9s 1,234,567" in line and "23,457" in line]) == 8
     assert [line for line in lines if "sent by" in line] == [f"shards 0, 1, 2, 3, 4, 5, 6, 7: sent by {status.owner}"]
     assert len([line for line in lines if line.startswith("shards 0, 1, 2, 3, 4, 5, 6, 7: no broker")]) == 1
     assert lines[-1] == "inference: 1,000 call(s) due, 2 parked (relay inference list --all)"
