@@ -291,6 +291,18 @@ def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) 
     assert [s.settled for s in store.status()] == [5, 5, 0, 0]
 
 
+def test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is(store: Store, engine: Engine) -> None:
+    """What a transaction holds that the plan does not know of would be doubled; the next plan knows it."""
+    store.record(new_rows(2))
+    (lease,) = take_all(engine, 1)
+    plan = Plan({0: 5})
+    plan.marks[0] = {row.ref for row in store.pending(lease, 10)}
+    Leases(engine, "operator", 60).release(lease)
+    assert not _act(engine, custody_of(engine, lambda shard: Progress("o", shard, 1, 6, ())), plan, 0, ORDER, 0)
+    (status,) = store.status()
+    assert (status.settled, status.pending, status.owner) == (0, 2, None)
+
+
 class Forgetful(Leases):
     """Cannot store the first condition: the database is away just then."""
 
