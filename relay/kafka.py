@@ -5,11 +5,11 @@ Only this module, ``publisher``, ``progress``, ``topics``, ``sighting`` and ``ch
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from relay.errors import TransactionFailedError, UnavailableError
 
@@ -105,12 +105,14 @@ def translated(
         raise raised(memory.told(f"Kafka failed to {doing}: {type(exception).__name__}")) from None
 
 
-def of_the_group(error: KafkaError) -> bool:
-    """Whether an error is about a consumer's group: nobody joins it, so what may not be done with it is not missed.
+def of_partitions(read: Iterable[Message | None]) -> list[Message]:
+    """What a ``committed_reader`` has read of its partitions: records, their ends, and errors.
 
-    The client asks who coordinates it all the same, and the relay has no right to any group.
+    Left out are complaints about its group: nobody joins it, so what may not be done with it is not missed. The
+    client asks who coordinates it all the same, and the relay has no right to any group.
     """
-    return error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+    messages = ((message, message.error()) for message in read if message is not None)
+    return [m for m, error in messages if error is None or error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED]
 
 
 def committed_reader(config: dict[str, Any], memory: ErrorMemory) -> Consumer:

@@ -16,7 +16,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from outbox.rows import Ref
 from relay.errors import StoppedError, UnavailableError
-from relay.kafka import ErrorMemory, committed_reader, of_the_group, translated
+from relay.kafka import ErrorMemory, committed_reader, of_partitions, translated
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +140,7 @@ def _last_in_window(
     consumer.assign([TopicPartition(topic, partition, start)])
     found, position, moved_at = None, start, monotonic()
     while position < end:
-        message: Message | None = consumer.poll(0.2)
-        if message is not None:
+        for message in of_partitions([consumer.poll(0.2)]):
             before = position
             position, value = _seen(message, key, position)
             found = value or found
@@ -168,6 +167,4 @@ def _seen(message: Message, key: bytes, position: int) -> tuple[int, bytes | Non
     if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
         # Control records and aborted data are skipped silently; this tells how far.
         return max(position, offset), None
-    if of_the_group(error):
-        return position, None
     raise KafkaException(error)

@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from outbox.reconciling import SeenRecord
 from relay.errors import UnavailableError
-from relay.kafka import ErrorMemory, committed_reader, of_the_group, translated
+from relay.kafka import ErrorMemory, committed_reader, of_partitions, translated
 from relay.progress import REQUEST_SECONDS, bounds
 
 PAGE_RECORDS = 2_000
@@ -42,7 +42,7 @@ def committed_since(
         moved_at = monotonic()
         while behind := [number for number, at in positions.items() if at < spans[number][1]]:
             with translated(f"read {topic}", memory, UnavailableError):
-                messages = consumer.consume(PAGE_RECORDS, 0.2)
+                messages = of_partitions(consumer.consume(PAGE_RECORDS, 0.2))
                 found = [record for message in messages if (record := _seen(message, positions)) is not None]
             if messages:
                 moved_at = monotonic()
@@ -86,8 +86,6 @@ def _seen(message: Message, positions: dict[int, int]) -> SeenRecord | None:
     partition, offset = message.partition() or 0, message.offset() or 0
     error = message.error()
     if error is not None:
-        if of_the_group(error):
-            return None
         if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
             raise KafkaException(error)
         positions[partition] = max(positions[partition], offset)

@@ -19,7 +19,7 @@ from outbox.lookup import StoredRow
 from outbox.rows import PendingRow
 from relay.encoding import MAGIC_BYTE, SCHEMA_TEXT, Encoder
 from relay.errors import UnavailableError
-from relay.kafka import ErrorMemory, committed_reader, explain, of_the_group, translated
+from relay.kafka import ErrorMemory, committed_reader, explain, of_partitions, translated
 
 SEARCH_SECONDS = 20.0
 """For the whole search."""
@@ -129,11 +129,9 @@ def _window(
                 f"not found among {looked} records in {SEARCH_SECONDS:.0f} s, and there are more: "
                 f"look in {topic} for the header outbox-id {row.id}"
             )
-        for message in consumer.consume(1000, 0.2):
+        for message in of_partitions(consumer.consume(1000, 0.2)):
             number, position = message.partition() or 0, message.offset() or 0
             error = message.error()
-            if error is not None and of_the_group(error):
-                continue
             if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
                 raise UnavailableError(_told(topic, error))
             if error is not None or position >= ends[number] - 1:
