@@ -1,8 +1,8 @@
 """Recording new rows: the shortest way from values to a commit, for many rows at once.
 
-This is the one verb that speaks to the driver itself: SQLAlchemy's part was a third of its time. Insert and
-commit are one message: the thread that records competes for the interpreter with those that answer, and queues
-for it anew after each wait for the database.
+It speaks to the driver itself: SQLAlchemy's part was a third of its time. Insert and commit are one message: the
+thread that records competes for the interpreter with those that answer, and queues for it anew after each wait for
+the database.
 """
 
 import json
@@ -40,9 +40,8 @@ def _recorded(
             return [RowRefused(type(error).__name__)]
         half = len(rows) // 2  # one bad row must not fail its neighbours
         return [o for part in (rows[:half], rows[half:]) for o in _recorded(driver, dialect, part, row_errors)]
-    if len(ids) == len(rows):
-        return [Accepted(ids[tag], row.interaction_id, duplicate=False) for row, tag in zip(rows, tags, strict=True)]
-    known = _known(driver, dialect, [row.key for row, tag in zip(rows, tags, strict=True) if tag not in ids])
+    repeated = [row.key for row, tag in zip(rows, tags, strict=True) if tag not in ids]
+    known = _known(driver, dialect, repeated) if repeated else {}
     outcomes: list[RecordOutcome] = []
     for row, tag in zip(rows, tags, strict=True):
         if tag in ids:

@@ -43,7 +43,7 @@ class Store:
     # The door's verbs ------------------------------------------------------------------------------
 
     def record(self, rows: Sequence[NewRow]) -> list[RecordOutcome]:
-        """Commit new rows in one transaction; one outcome for each, in order.
+        """Commit new rows, in one transaction if none is refused; one outcome for each, in order.
 
         Raises:
             DatabaseUnavailableError: none of the rows is known to be committed. After an unanswered

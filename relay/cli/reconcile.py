@@ -102,7 +102,7 @@ def reconcile(
     with outbox_of(OperatingSettings) as (engine, settings):
         order = order_of(actor, reason, settings)
         with custody(settings, engine) as held:
-            if strange := sorted(set(shards) - {each.shard for each in Store(engine).status()}):
+            if strange := sorted(set(shards) - set(held.parts.leases.owners())):
                 nothing_matched(f"there is no shard {_told(strange)}")
             plan = _plan(engine, held, shards, since)
             if not plan.sequences:
@@ -120,7 +120,7 @@ def reconcile(
 
 def _plan(engine: Engine, held: Custody, wanted: tuple[int, ...], since: int | None) -> Plan:
     """Read the progress records before the topic: what they count is then among the records read."""
-    last = {each.shard: _last_sequence(held, each.shard) for each in Store(engine).status()}
+    last = {shard: _last_sequence(held, shard) for shard in held.parts.leases.owners()}
     # Kafka first: of a shard that is being sent the database then knows as much or more, never less by two.
     settled = {each.shard: each.settled for each in Store(engine).status()}
     waiting = wanted or [shard for shard, sequence in last.items() if sequence > settled.get(shard, sequence) + 1]
