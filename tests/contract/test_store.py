@@ -56,13 +56,11 @@ def test_each_answer_names_its_own_row(store: Store, engine: Engine, count: int)
     """The id that is told is the row's own, in batches of any size, and where some rows are repetitions."""
     first, known, second = new_rows(count), new_rows(2), new_rows(count)
     store.record(known)
-    batches = [first, [known[1], *second, known[0]]]
-    told = {
-        outcome.outbox_id: row.key
-        for batch in batches
-        for row, outcome in zip(batch, store.record(batch), strict=True)
-        if isinstance(outcome, Accepted)
-    }
+    rows = [*first, known[1], *second, known[0]]
+    outcomes = [outcome for batch in (first, rows[count:]) for outcome in store.record(batch)]
+    told = {o.outbox_id: row.key for row, o in zip(rows, outcomes, strict=True) if isinstance(o, Accepted)}
+    repeated = [row for row, o in zip(rows, outcomes, strict=True) if isinstance(o, Accepted) and o.duplicate]
+    assert repeated == [known[1], known[0]]
     with engine.connect() as connection:
         found = {row.id: row.key for row in connection.exec_driver_sql("SELECT id, key FROM outbox")}
     assert told == found

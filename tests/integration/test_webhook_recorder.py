@@ -137,6 +137,33 @@ def test_requests_that_come_together_share_one_transaction(engine: Engine, commi
     ]
 
 
+def test_where_requests_come_together_the_next_batch_is_given_a_moment(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a batch of several, what comes in that moment goes with the next; a lone request waits for none."""
+    store = TellingStore(engine)
+    recorder = Recorder(store)
+    late: list[Callable[[], list[Recorded]]] = []
+
+    def moment(_seconds: float) -> None:
+        late.append(recording(recorder, [new_row()]))
+        wait_until(lambda: recorder._queue.qsize() == 1, "one more waits")
+
+    monkeypatch.setattr("app.recorder.sleep", moment)
+    with writers_held(engine):
+        first = recording(recorder, [new_row()])
+        wait_until(lambda: store.batches, "the writer has taken the first row")
+        company = recording(recorder, [new_row(), new_row()])
+        wait_until(lambda: recorder._queue.qsize() == 2, "two wait", seconds=4)
+    first(), company()
+    assert store.batches == [1, 2]
+    assert not late
+    recorder.record(new_row())
+    assert isinstance(late[0]()[0], Accepted)
+    store.wait_rung()
+    assert store.batches == [1, 2, 2]
+
+
 def test_each_request_keeps_its_own_outcome(engine: Engine) -> None:
     """New, repeated, key reused: told apart within one transaction."""
     row = new_row()
