@@ -1,13 +1,16 @@
 """Bytes of a request to an interaction, or the list of what is wrong with them. Pure, and strict.
 
-Nothing is defaulted or repaired: what is missing or out of range is refused by name.
+Nothing is defaulted or repaired: what is missing or out of range is refused by name. ``openapi.json`` publishes the
+same rules, and a property test compares the two.
 """
 
+import codecs
 import json
-import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
+from decimal import Decimal, InvalidOperation
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,7 +18,18 @@ MAX_DEPTH = 64
 MAX_PROBLEMS = 20
 """How many problems are told at most: an answer must not be larger than what it answers."""
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+_DECIMAL_MIN, _DECIMAL_MAX = Decimal(INT64_MIN), Decimal(INT64_MAX)
 _INT64_DIGITS = 20
+_BEYOND = "is beyond 64 bits: a number lies between -2^63 and 2^63 - 1"
+_MILLISECONDS = "milliseconds expected: an integer since the epoch, from 0 to 2^63 - 1"
+_WIDE_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+"""Byte order marks, which are not UTF-8, and what they announce."""
+_BYTE_ORDER_MARK = "\ufeff"
 _ODD_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 """Nothing else brings NUL or a surrogate into a string (a valid pair of surrogates looks the same)."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -29,7 +43,7 @@ class Problem(NamedTuple):
 
 
 class _OddError(Exception):
-    """A key stands twice, or a number is out of range; where, the exact reading finds out."""
+    """A key is repeated, or a number is out of range; the second, exact reading finds out where."""
 
 
 class NotJsonError(Exception):
@@ -79,7 +93,7 @@ def parse(body: bytes) -> Interaction:
     found = _faults(document, "") if odd or _ODD_ESCAPE.search(body) else iter(())
     problems = list(islice(found, MAX_PROBLEMS))
     if not isinstance(document, dict):
-        raise InvalidInteractionError([Problem("", "must be a JSON object"), *problems][:MAX_PROBLEMS])
+        raise InvalidInteractionError([Problem("", "an object is expected"), *problems][:MAX_PROBLEMS])
     take = _Taker(document, problems)
     interaction_id = take.identifier("id", required=True)
     channel = take.text("channel", 64, required=True)
@@ -93,22 +107,43 @@ def parse(body: bytes) -> Interaction:
 
 def _decode(body: bytes) -> tuple[Any, bool]:
     """The document, and whether it has marks of what is odd: ``_OUT_OF_RANGE`` or ``_Repeated``."""
-    if not body.strip(b" \t\r\n"):
+    text = _text(body)
+    if not text.strip(" \t\r\n"):
         raise NotJsonError("the body is empty: send a JSON object")
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise NotJsonError(f"the body is not UTF-8 (byte {error.start})") from None
     try:
         document, odd = _read(text)
     except RecursionError:
         raise NotJsonError(f"the body is nested deeper than {MAX_DEPTH}") from None
     except json.JSONDecodeError as error:
-        raise NotJsonError(f"the body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
-    # A document cannot be deeper than it has brackets: most need no look.
+        raise NotJsonError(f"the body is not JSON: {_explain(error)}") from None
+    # A document cannot be deeper than it has brackets, so most need no further check.
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
         raise NotJsonError(f"the body is nested deeper than {MAX_DEPTH}")
     return document, odd
+
+
+def _text(body: bytes) -> str:
+    """The body as text, without the one byte order mark that may precede it (RFC 8259, 8.1)."""
+    try:
+        return body.decode().removeprefix(_BYTE_ORDER_MARK)
+    except UnicodeDecodeError as error:
+        found = next((name for mark, name in _WIDE_ENCODINGS if body.startswith(mark)), None)
+        raise NotJsonError(
+            f"the body is {found or f'not UTF-8 (byte {error.start})'}: send UTF-8, whatever charset the Content-Type "
+            "names"
+        ) from None
+
+
+def _explain(error: json.JSONDecodeError) -> str:
+    """What is wrong and where; a character that no one sees, or that only looks right, is called by its name."""
+    if "\0" in error.doc[:4]:
+        return "it looks like UTF-16 or UTF-32 (NUL bytes): send UTF-8"
+    place = f"(line {error.lineno}, column {error.colno})"
+    character = error.doc[error.pos : error.pos + 1]
+    if not character or (character.isascii() and character.isprintable()):
+        return f"{error.msg} {place}"
+    name = "byte order mark" if character == _BYTE_ORDER_MARK else unicodedata.name(character, "control character")
+    return f"unexpected U+{ord(character):04X} {name} {place}"
 
 
 def _read(text: str) -> tuple[Any, bool]:
@@ -139,10 +174,15 @@ def _integer(text: str) -> int:
     raise _OddError
 
 
-def _float(text: str) -> float:
-    if math.isinf(number := float(text)):
-        raise _OddError
-    return number
+def _decimal(text: str) -> Decimal:
+    """A number with a fraction or an exponent, exactly: a float would change the digits of a long id."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:  # an exponent of 19 digits and more
+        raise _OddError from None
+    if _DECIMAL_MIN <= number <= _DECIMAL_MAX:
+        return number
+    raise _OddError
 
 
 def _or_mark(read: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -159,11 +199,11 @@ def _constant(name: str) -> Any:
     raise NotJsonError(f"the body is not JSON: {name} is no JSON value")
 
 
-_PLAIN = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+_PLAIN = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_decimal, parse_constant=_constant)
 _MARKING = json.JSONDecoder(
     object_pairs_hook=_marked_object,
     parse_int=_or_mark(_integer),
-    parse_float=_or_mark(_float),
+    parse_float=_or_mark(_decimal),
     parse_constant=_constant,
 )
 
@@ -188,12 +228,12 @@ def _children(node: Any) -> list[Any]:
 def _faults(node: Any, pointer: str) -> Iterator[Problem]:
     """What no JSON value of ours may hold, wherever it stands."""
     if node is _OUT_OF_RANGE:
-        yield Problem(pointer, "number out of range: integers have 64 bits, others are finite")
+        yield Problem(pointer, _BEYOND)
     elif isinstance(node, str):
         yield from _text_problems(node, pointer)
     elif isinstance(node, dict):
         if isinstance(node, _Repeated):
-            yield from (Problem(f"{pointer}/{_token(name)}", "key stands twice") for name in node.keys_twice)
+            yield from (Problem(f"{pointer}/{_token(name)}", "key is repeated") for name in node.keys_twice)
         for name, value in node.items():
             here = f"{pointer}/{_token(name)}"
             yield from _text_problems(name, here)
@@ -216,6 +256,17 @@ def _token(name: str) -> str:
     return shown[:64].replace("~", "~0").replace("/", "~1")
 
 
+def _as_integer(value: Any) -> Any:
+    """A number without a fraction as an integer, however it is written; anything else as it is."""
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        return int(value)
+    return value
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 class _Taker:
     """Takes fields out of an object and notes what is wrong with them."""
 
@@ -230,46 +281,41 @@ class _Taker:
         return _Taker(value if isinstance(value, dict) else {}, self._problems, f"{self._pointer}/{name}")
 
     def text(self, name: str, longest: int, *, required: bool = False) -> str | None:
-        """A string of up to ``longest`` characters, not empty where it is required."""
+        """A string of up to ``longest`` characters; an empty one is refused if required, else None."""
         value = self._present(name, required=required)
-        return None if value is None else self._checked(name, value, longest, "must be a string", required=required)
+        return None if value is None else self._checked(name, value, longest, "must be a string")
 
     def identifier(self, name: str, *, required: bool = False) -> str | None:
         """As ``text`` of up to 256 characters, or an integer, which becomes a string."""
-        value = self._present(name, required=required)
+        value = _as_integer(self._present(name, required=required))
         if value is None:
             return None
-        if isinstance(value, int) and not isinstance(value, bool):
+        if _is_integer(value):
             return str(value)
-        return self._checked(name, value, 256, "must be a string or an integer", required=required)
+        return self._checked(name, value, 256, "must be a string or an integer")
 
     def timestamp(self, name: str) -> int | None:
-        """An integer from 0 to 2**63 - 1; None if absent."""
-        value = self._fields.get(name)
-        if value is None and name not in self._fields:
+        """An integer from 0 to 2**63 - 1, or None."""
+        value = _as_integer(self._present(name, required=False))
+        if value is None:
             return None
-        if value is _OUT_OF_RANGE:  # told by the walk
-            return None
-        if not isinstance(value, int) or isinstance(value, bool):
-            self._wrong(name, "must be an integer: milliseconds since the epoch")
-        elif value < 0:
-            self._wrong(name, "must not be negative: milliseconds since the epoch")
-        else:
-            return value
+        if _is_integer(value) and value >= 0:
+            return int(value)
+        self._wrong(name, _MILLISECONDS)
         return None
 
     def _present(self, name: str, *, required: bool) -> Any:
-        """The value, or None if there is none to check."""
+        """The value, or None if there is none to check. CXone sends an empty string for a variable that is not set."""
         value = self._fields.get(name)
         if value is None and required:
             self._wrong(name, "must not be null" if name in self._fields else "is missing")
-        return None if value is _OUT_OF_RANGE else value
+        if value == "" and required:
+            self._wrong(name, "must not be empty")
+        return None if value == "" or value is _OUT_OF_RANGE else value
 
-    def _checked(self, name: str, value: Any, longest: int, wanted: str, *, required: bool) -> str | None:
+    def _checked(self, name: str, value: Any, longest: int, wanted: str) -> str | None:
         if not isinstance(value, str):
             self._wrong(name, wanted)
-        elif required and not value:
-            self._wrong(name, "must not be empty")
         elif len(value) > longest:
             self._wrong(name, f"is longer than {longest} characters")
         else:

@@ -42,9 +42,33 @@ def test_what_is_optional_may_be_absent_or_null() -> None:
     assert parse(body(customer={"email": None}, agent=None)) == Interaction("i-1", "voice", None, None, None)
 
 
-def test_an_empty_email_or_agent_is_what_the_sender_says() -> None:
-    """CXone fills an unset variable as an empty string: kept as it is, neither refused nor made null."""
-    assert parse(body(customer={"email": ""}, agent={"id": ""})) == Interaction("i-1", "voice", None, "", "")
+def test_an_empty_string_in_an_optional_field_is_null() -> None:
+    """CXone fills a variable that is not set as an empty string: that is no address, no agent, no time."""
+    nothing = Interaction("i-1", "voice", None, None, None)
+    assert parse(body(customer={"email": ""})) == nothing
+    assert parse(body(agent={"id": ""})) == nothing
+    assert parse(body(timestamp="")) == nothing
+    assert parse(body(customer={"email": " "}, agent={"id": " "})) == Interaction("i-1", "voice", None, " ", " ")
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("12345.0", 12345),
+        ("12345.000", 12345),
+        ("1.2345e4", 12345),
+        ("123450e-1", 12345),
+        ("0.0", 0),
+        ("-0.0", 0),
+        ("4628930123450000001.0", 4628930123450000001),
+        ("9223372036854775807.0", 2**63 - 1),
+        ("9.223372036854775807e18", 2**63 - 1),
+    ],
+)
+def test_a_whole_number_is_that_integer_however_it_is_written(written: str, value: int) -> None:
+    """As JSON Schema has it, for each integer of the contract, and exactly: no digit of a long id changes."""
+    raw = f'{{"id": {written}, "channel": "v", "agent": {{"id": {written}}}, "timestamp": {written}}}'
+    assert parse(raw.encode()) == Interaction(str(value), "v", value, None, str(value))
 
 
 def test_strings_are_not_trimmed_and_counted_in_characters() -> None:
@@ -67,7 +91,8 @@ def test_an_integer_id_becomes_a_string(number: int) -> None:
         ({"id": "x" * 257}, "/id"),
         ({"id": None}, "/id"),
         ({"id": True}, "/id"),
-        ({"id": 1.0}, "/id"),
+        ({"id": 1.5}, "/id"),
+        ({"agent": {"id": 0.5}}, "/agent/id"),
         ({"id": ["a"]}, "/id"),
         ({"id": 2**63}, "/id"),
         ({"id": -(2**63) - 1}, "/id"),
@@ -86,7 +111,8 @@ def test_an_integer_id_becomes_a_string(number: int) -> None:
         ({"timestamp": 2**63}, "/timestamp"),
         ({"timestamp": 1.5}, "/timestamp"),
         ({"timestamp": "5"}, "/timestamp"),
-        ({"timestamp": None}, "/timestamp"),
+        ({"timestamp": " "}, "/timestamp"),
+        ({"timestamp": []}, "/timestamp"),
         ({"timestamp": True}, "/timestamp"),
         ({"other": "a\0b"}, "/other"),
         ({"other": {"a/b~c": ["\0"]}}, "/other/a~1b~0c/0"),
@@ -105,6 +131,11 @@ def test_a_wrong_value_is_refused_by_its_pointer(changes: dict[str, Any], pointe
         (b'{"id": 1, "id": 2, "channel": "v"}', "/id"),
         (b'{"id": 1, "channel": "v", "x": {"y": 1, "y": 1}}', "/x/y"),
         (b'{"id": 1, "channel": "v", "x": 1e400}', "/x"),
+        (b'{"id": 1, "channel": "v", "x": 1e19}', "/x"),
+        (b'{"id": 1, "channel": "v", "x": 1e99999999999999999999}', "/x"),
+        (b'{"id": 1, "channel": "v", "x": -9223372036854775808.5}', "/x"),
+        (b'{"id": 9223372036854775808.0, "channel": "v"}', "/id"),
+        (b'{"id": 1, "channel": "v", "agent": {"id": 1e30}}', "/agent/id"),
         (b'{"id": 1, "channel": "v", "x": [' + b"9" * 5000 + b"]}", "/x/0"),
         (b'{"id": ' + b"9" * 5000 + b', "channel": "v"}', "/id"),
         (b'{"id": 1, "channel": "v", "timestamp": 1e400}', "/timestamp"),
@@ -136,7 +167,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         b'{"id": Infinity}',
         b'{"id": -Infinity}',
         b'{"id": "\xff"}',
-        b'\xef\xbb\xbf{"id": 1, "channel": "v"}',
+        b"\xef\xbb\xbf",
         '{"id": 1}'.encode("utf-16"),
         b'{"id": "a\nb", "channel": "v"}',
         b'{"id": 01, "channel": "v"}',
@@ -150,6 +181,74 @@ def test_what_is_not_json_is_refused_as_such(raw: bytes) -> None:
     """Not RFC 8259, not UTF-8, empty, or nested deeper than 64."""
     with pytest.raises(NotJsonError):
         parse(raw)
+
+
+VALID = '{"id": "b", "channel": "v"}'
+
+
+def test_one_byte_order_mark_is_skipped() -> None:
+    """RFC 8259, 8.1 allows it; a mark inside a value belongs to the value."""
+    assert parse(f"\ufeff{VALID}".encode()) == parse(VALID.encode())
+    assert parse(body(id="\ufeffi")).interaction_id == "\ufeffi"
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        (f"\ufeff\ufeff{VALID}", "U+FEFF byte order mark (line 1, column 1)"),
+        (f"\n\ufeff{VALID}", "U+FEFF byte order mark (line 2, column 1)"),
+        (f"{VALID}\ufeff", "U+FEFF byte order mark"),
+        (f"{VALID}\u200b", "U+200B ZERO WIDTH SPACE"),
+        (f"{VALID}\r\n\u2060\n", "U+2060 WORD JOINER (line 2, column 1)"),
+        ('{"id":\u00a0"b", "channel": "v"}', "U+00A0 NO-BREAK SPACE (line 1, column 7)"),
+        ('{\u00a0"id": "b", "channel": "v"}', "U+00A0 NO-BREAK SPACE"),
+        ('{"id"\u00a0: "b", "channel": "v"}', "U+00A0 NO-BREAK SPACE"),
+        ('{"id": "b"\u00a0, "channel": "v"}', "U+00A0 NO-BREAK SPACE"),
+        ('{"id": "b",\u2028"channel": "v"}', "U+2028 LINE SEPARATOR"),
+        ('{"id": "b", \u3000"channel": "v"}', "U+3000 IDEOGRAPHIC SPACE"),
+        ('{\u201cid\u201d: "b"}', "U+201C LEFT DOUBLE QUOTATION MARK"),
+        (f"{VALID}\0", "U+0000 control character"),
+        (f"{VALID}\x0c", "U+000C control character"),
+        ('{"id": "a\tb", "channel": "v"}', "U+0009 control character"),
+    ],
+)
+def test_a_character_that_no_one_sees_is_named(raw: str, named: str) -> None:
+    """Who looks at the body finds nothing wrong with it: the answer says which character is there, and where."""
+    assert named in not_json(raw.encode())
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        (VALID.encode("utf-16"), "UTF-16"),
+        (VALID.encode("utf-16-be"), "UTF-16"),
+        (b"\xfe\xff" + VALID.encode("utf-16-be"), "UTF-16"),
+        (VALID.encode("utf-32"), "UTF-32"),
+        ('{"id": "caf\xe9", "channel": "v"}'.encode("latin-1"), "byte 11"),
+        ('{"id": "\u201cb\u201d", "channel": "v"}'.encode("cp1252"), "byte 8"),
+        (b'{"id": "\xed\xa0\x80", "channel": "v"}', "byte 8"),
+    ],
+)
+def test_another_encoding_is_answered_with_the_one_to_send(raw: bytes, named: str) -> None:
+    """Each message says UTF-8, and which encoding or byte it met."""
+    detail = not_json(raw)
+    assert named in detail
+    assert "send UTF-8" in detail
+
+
+def not_json(raw: bytes) -> str:
+    """What the refusal of a body that is not JSON says."""
+    with pytest.raises(NotJsonError) as caught:
+        parse(raw)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("written", ['"1764187200000"', '"2026-11-26T20:00:00.123+05:30"', "1.5", "-1", "true", "[]"])
+def test_a_time_in_another_form_is_answered_with_the_unit(written: str) -> None:
+    """A time as text, with an offset, as a fraction: milliseconds are expected."""
+    (problem,) = problems(f'{{"id": 1, "channel": "v", "timestamp": {written}}}'.encode())
+    assert problem.pointer == "/timestamp"
+    assert "milliseconds expected" in problem.detail
 
 
 def test_nesting_of_64_is_allowed() -> None:
