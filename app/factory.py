@@ -71,11 +71,7 @@ def create_app_from_environ() -> Flask:
 
 
 def _http_error(error: HTTPException) -> Response:
-    answer = problem(error.code or 500, error.description or "The request cannot be handled")
-    if error.code == 405:
-        allowed = getattr(error, "valid_methods", None) or ()
-        answer.headers["Allow"] = ", ".join(sorted(allowed))
-    return answer
+    return problem(error.code or 500, error.description or "The request cannot be handled")
 
 
 def _unexpected(error: Exception) -> Response:

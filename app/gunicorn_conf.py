@@ -60,6 +60,8 @@ keepalive = 15
 limit_request_fields = 100
 forwarder_headers = ""
 """No header of a proxy may change what path a request has."""
+secure_scheme_headers: dict[str, str] = {}
+"""What proxies say of the scheme is ignored: gunicorn refuses requests whose headers disagree."""
 control_socket_disable = True
 
 

@@ -30,6 +30,9 @@ COMMIT_SECONDS = Histogram(
 request_counter = cache(REQUESTS.labels)
 """The counter of an outcome and a secret's label; looking one up anew each time costs as much as the rest."""
 FORM_LABELLED = Counter("outbox_webhook_form_labelled", "JSON bodies that came labelled as form data.")
+PLACEHOLDERS = Counter(
+    "outbox_webhook_placeholders", "Interactions accepted with a placeholder, as {contactId}, in place of a value."
+)
 
 blueprint = Blueprint("metrics", __name__)
 

@@ -35,6 +35,10 @@ _ODD_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+_PLACEHOLDER = re.compile(r"\{\s*[A-Za-z_][\w.]*\s*\}")
+"""As ``{contactId}``, ``{{contact.id}}``, ``${id}``; the braces around a GUID hold hyphens."""
+
+
 class Problem(NamedTuple):
     """One thing wrong: where (RFC 6901) and what, without the value."""
 
@@ -103,6 +107,17 @@ def parse(body: bytes) -> Interaction:
     if problems or interaction_id is None or channel is None:
         raise InvalidInteractionError(sorted(set(problems))[:MAX_PROBLEMS])
     return Interaction(interaction_id, channel, timestamp_ms, customer_email, agent_id)
+
+
+def placeholders(interaction: Interaction) -> list[str]:
+    """JSON pointers of the fields in which a placeholder stands where the sender meant a value."""
+    fields = {
+        "/id": interaction.interaction_id,
+        "/channel": interaction.channel,
+        "/customer/email": interaction.customer_email,
+        "/agent/id": interaction.agent_id,
+    }
+    return [pointer for pointer, value in fields.items() if value and "{" in value and _PLACEHOLDER.search(value)]
 
 
 def _decode(body: bytes) -> tuple[Any, bool]:

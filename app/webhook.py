@@ -3,86 +3,123 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
 from time import time
 from typing import Any
 
-import structlog
 from flask import Blueprint, Response, current_app, request
+from werkzeug.exceptions import MethodNotAllowed
 
 from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, declared_length, read_body
+from app.bounded_log import BoundedLog
 from app.door import Door
-from app.metrics import FORM_LABELLED, request_counter
+from app.metrics import FORM_LABELLED, PLACEHOLDERS, request_counter
 from app.problems import problem
 from app.secrets import matching_label
-from app.validation import Interaction, InvalidInteractionError, NotJsonError, Problem, parse
+from app.validation import Interaction, InvalidInteractionError, NotJsonError, Problem, parse, placeholders
 from outbox.errors import OutboxError
 from outbox.rows import Accepted, KeyReused, NewRow, RecordOutcome
 
-log = structlog.get_logger(__name__)
 blueprint = Blueprint("webhook", __name__)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _FORMS = ("application/x-www-form-urlencoded", "multipart/")
+PATH = "/webhook/cxone-data-action"
 RETRY_AFTER_SECONDS = 2
 
 Environ = Mapping[str, Any]
 """A request as WSGI has it. The flow reads its headers here: flask's views on them cost more than the recording."""
 
+_log = BoundedLog()
+"""Refused and doubtful requests: their outcome, label and fields, never a value or an address."""
 
-@blueprint.post("/webhook/cxone-data-action")
+
+@blueprint.post(PATH)
 def receive() -> Response:
     """Accept an interaction: 202 once it is committed to the outbox."""
     door: Door = current_app.extensions["door"]
     environ = request.environ
     label = matching_label(door.secrets, environ.get("HTTP_X_CXONE_WEBHOOK_SECRET"))
     if label is None:  # the body is not read
-        outcome, answer = "unauthorized", problem(401, "Invalid CXone webhook secret", close=True)
-    else:
-        outcome, answer = _take(door, environ)
-    request_counter(outcome, label or "none").inc()
+        return _refuse("unauthorized", problem(401, "Invalid CXone webhook secret", close=True))
+    return _take(door, environ, label)
+
+
+@blueprint.app_errorhandler(404)
+def not_found(_error: Exception) -> Response:
+    """Name the path that a mistyped one was meant for: it is easily got wrong in CXone, and every 404 counts."""
+    return _refuse("not_found", problem(404, f"Nothing is at this path: interactions are sent to POST {PATH}"))
+
+
+@blueprint.app_errorhandler(MethodNotAllowed)
+def method_not_allowed(error: MethodNotAllowed) -> Response:
+    """Name the methods that this path has."""
+    allowed = ", ".join(sorted(error.valid_methods or ()))
+    answer = problem(405, f"The method is not allowed here: use {allowed}")
+    answer.headers["Allow"] = allowed
+    return _refuse("method_not_allowed", answer)
+
+
+def _refuse(outcome: str, answer: Response, label: str = "none", pointers: Iterable[str] = ()) -> Response:
+    """Count a refusal and note it in the log."""
+    request_counter(outcome, label).inc()
+    _log.note("refused", f"request refused: {outcome}", label, pointers)
     return answer
 
 
-def _take(door: Door, environ: Environ) -> tuple[str, Response]:
-    """Outcome for the metrics, and the answer, for an authenticated request."""
+def _take(door: Door, environ: Environ, label: str) -> Response:
+    """The answer to an authenticated request."""
     refused = _refused_unread(door, environ)
     if refused is not None:
-        return refused
+        return _refuse(*refused, label)
     try:
         body = read_body(environ, door.max_bytes)
     except BodyTooLargeError:
-        return "too_large", problem(413, f"The body has more than {door.max_bytes} bytes", close=True)
+        answer = problem(413, f"The body has more than {door.max_bytes} bytes", close=True)
+        return _refuse("too_large", answer, label)
     except BodyTooSlowError:
-        return "too_slow", problem(408, "The body did not arrive whole in time", close=True)
+        return _refuse("too_slow", problem(408, "The body did not arrive whole in time", close=True), label)
     except BodyMalformedError:
-        return "not_http", problem(400, "The body is not in chunks as HTTP/1.1 has them", close=True)
-    return _record(door, environ, body)
+        answer = problem(400, "The body is not in chunks as HTTP/1.1 has them", close=True)
+        return _refuse("not_http", answer, label)
+    return _record(door, environ, body, label)
 
 
-def _record(door: Door, environ: Environ, body: bytes) -> tuple[str, Response]:
+def _record(door: Door, environ: Environ, body: bytes, label: str) -> Response:
     try:
-        row = _row(environ, body, parse(body))
-        return _answered(door.recorder.record(row))
+        interaction = parse(body)
+        recorded = door.recorder.record(_row(environ, body, interaction))
     except NotJsonError as error:
-        return "not_json", problem(400, str(error))
+        return _refuse("not_json", problem(400, str(error)), label)
     except InvalidInteractionError as error:
-        return "invalid", problem(422, "The body is not a valid interaction: see errors", error.problems)
+        answer = problem(422, "The body is not a valid interaction: see errors", error.problems)
+        return _refuse("invalid", answer, label, [each.pointer for each in error.problems])
     except OutboxError:
         detail = "The interaction is not known to be stored: send it again, it is taken once"
-        return "unavailable", problem(503, detail, retry_after_seconds=RETRY_AFTER_SECONDS)
+        return _refuse("unavailable", problem(503, detail, retry_after_seconds=RETRY_AFTER_SECONDS), label)
+    _note_doubts(environ, interaction, label)
+    return _answer(recorded, label)
+
+
+def _note_doubts(environ: Environ, interaction: Interaction, label: str) -> None:
+    """Count what is accepted although the sender can hardly have meant it."""
+    if environ.get("CONTENT_TYPE", "").lstrip().lower().startswith(_FORMS):
+        FORM_LABELLED.inc()
+        subject = "JSON labelled as form data, accepted as JSON: set the content type to application/json"
+        _log.note("form_labelled", subject, label)
+    pointers = placeholders(interaction)
+    if pointers:
+        PLACEHOLDERS.inc()
+        subject = "placeholder not filled in, accepted as it is: look at the variables of the CXone action"
+        _log.note("placeholders", subject, label, pointers)
 
 
 def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
-    if environ.get("CONTENT_TYPE", "").lstrip().lower().startswith(_FORMS):
-        FORM_LABELLED.inc()
-        _warn_of_form_label()
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
     return NewRow(
-        # The two kinds of key, and those of replays, never meet.
-        key=f"key:{key}" if key is not None else f"body:{hashlib.sha256(body).hexdigest()}",
+        # The two kinds of key, and those of replays, never meet. CXone sends an empty one for a variable not set.
+        key=f"key:{key}" if key else f"body:{hashlib.sha256(body).hexdigest()}",
         interaction_id=interaction.interaction_id,
         channel=interaction.channel,
         timestamp_ms=int(time() * 1000) if interaction.timestamp_ms is None else interaction.timestamp_ms,
@@ -90,15 +127,6 @@ def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
         agent_id=interaction.agent_id,
         payload=body,
         traceparent=_traceparent(environ),
-    )
-
-
-@cache
-def _warn_of_form_label() -> None:
-    """Once a process: a line for each would drown the log, and the metric counts them."""
-    log.warning(
-        "JSON comes labelled as form data, and is taken as JSON: set the content type to application/json",
-        action="form_labelled",
     )
 
 
@@ -112,7 +140,7 @@ def _refused_unread(door: Door, environ: Environ) -> tuple[str, Response] | None
     if (declared_length(environ) or 0) > door.max_bytes:
         return "too_large", problem(413, f"The body has more than {door.max_bytes} bytes", close=True)
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
-    if key is not None and not _KEY.fullmatch(key):
+    if key and not _KEY.fullmatch(key):
         return "bad_key", problem(
             400, "Idempotency-Key must be 1 to 255 visible ASCII characters, given once", close=True
         )
@@ -122,7 +150,7 @@ def _refused_unread(door: Door, environ: Environ) -> tuple[str, Response] | None
     return None
 
 
-def _answered(outcome: RecordOutcome) -> tuple[str, Response]:
+def _answer(outcome: RecordOutcome, label: str) -> Response:
     if isinstance(outcome, Accepted):
         body: dict[str, object] = {
             "status": "accepted",
@@ -131,12 +159,13 @@ def _answered(outcome: RecordOutcome) -> tuple[str, Response]:
         }
         if outcome.duplicate:
             body["duplicate"] = True
-        named = "duplicate" if outcome.duplicate else "accepted"
-        return named, Response(json.dumps(body), 202, content_type="application/json")
+        request_counter("duplicate" if outcome.duplicate else "accepted", label).inc()
+        return Response(json.dumps(body), 202, content_type="application/json")
     if isinstance(outcome, KeyReused):
-        return "key_reused", problem(409, "The Idempotency-Key was used with another body: take a new key")
-    detail = "The database cannot store this interaction"
-    return "refused", problem(422, detail, [Problem("", "cannot be stored")])
+        answer = problem(409, "The Idempotency-Key was used with another body: take a new key")
+        return _refuse("key_reused", answer, label)
+    answer = problem(422, "The database cannot store this interaction", [Problem("", "cannot be stored")])
+    return _refuse("refused", answer, label, [""])
 
 
 def _traceparent(environ: Environ) -> str | None:

@@ -90,7 +90,6 @@ def test_the_contract_of_the_answers(web: WebProcess, url: str) -> None:
         (b'{"id": NaN, "channel": "v"}', {}, 400),
         (b"[" * 100_000, {}, 400),
         (b"\xff", {}, 400),
-        (VALID, {"Idempotency_Key": ""}, 400),
         (VALID, {"Idempotency_Key": "a b"}, 400),
         (VALID, {"Idempotency_Key": "x" * 256}, 400),
         (VALID, {"Idempotency_Key": "ä".encode().decode("latin-1")}, 400),
@@ -190,7 +189,68 @@ def test_the_other_resources(shared_web: tuple[WebProcess, str]) -> None:
     assert requests.get(f"{web.base}/readyz", timeout=5).json() == {"status": "ready"}
     validate(requests.get(f"{web.base}/openapi.json", timeout=5).json())
     assert requests.get(f"{web.base}/nowhere", timeout=5).headers["Content-Type"] == "application/problem+json"
-    assert requests.get(f"{web.base}{PATH}", timeout=5).status_code == 405
+
+
+@pytest.mark.parametrize("path", [f"{PATH}/", PATH.title(), "/cxone-data-action", "/", "/healthz/"])
+def test_a_wrong_path_is_answered_with_the_right_one(shared_web: tuple[WebProcess, str], path: str) -> None:
+    """A slash too many, another case, a prefix left out: 404 that names the path, never a redirect, and counted."""
+    web, _ = shared_web
+    not_found = 'outbox_webhook_requests_total{outcome="not_found",secret="none"}'
+    before = web.metric(not_found)
+    request = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}"
+    answer = web.raw(request.encode())
+    assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert f"POST {PATH}" in answer.json["detail"]
+    assert web.metric(not_found) == before + 1
+
+
+@pytest.mark.parametrize(("method", "path", "allow"), [("PUT", PATH, "OPTIONS, POST"), ("POST", "/healthz", "GET")])
+def test_a_wrong_method_is_answered_with_the_right_one(
+    shared_web: tuple[WebProcess, str], method: str, path: str, allow: str
+) -> None:
+    """405 with Allow, and a detail that says the same."""
+    web, _ = shared_web
+    answer = requests.request(method, f"{web.base}{path}", timeout=5)
+    assert answer.status_code == 405
+    assert allow in answer.headers["Allow"]
+    assert answer.headers["Allow"] in answer.json()["detail"]
+
+
+def refusals(web: WebProcess) -> list[dict[str, Any]]:
+    """What its log says of refused requests."""
+    lines = [json.loads(line) for line in web.log.read_text().splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("action") == "refused"]
+
+
+def test_what_is_refused_leaves_a_line_without_values(url: str, start_web: StartWeb) -> None:
+    """The first refusal of each outcome is logged at once, with label and JSON pointers; names and values never."""
+    web = start_web(url)
+    canary = "canary-mail@example.com"
+    bad_agent = {**VALID, "agent": {"id": [canary]}, canary: "\0", "customer": {canary: "\0"}}
+    assert web.post({**VALID, "timestamp": canary}).status_code == 422
+    assert web.post(f"{canary}".encode()).status_code == 400
+    assert web.post(VALID, secret=f"{canary}-secret").status_code == 401
+    for _ in range(30):
+        assert web.post(bad_agent).status_code == 422
+    seen = {(line["event"], line["secret"], *line["pointers"]) for line in refusals(web)}
+    assert seen == {
+        ("request refused: invalid (1)", "tests", "/timestamp"),
+        ("request refused: not_json (1)", "tests"),
+        ("request refused: unauthorized (1)", "none"),
+    }
+    assert canary not in web.log.read_text()
+    assert "127.0.0.1" not in "".join(line["event"] for line in refusals(web))
+
+
+def test_guesses_of_the_secret_are_logged_at_a_bounded_rate_and_stop_nobody(url: str, start_web: StartWeb) -> None:
+    """Two hundred guesses: each closes its connection and is counted, one line tells of them, honest ones pass."""
+    web = start_web(url)
+    for number in range(200):
+        answer = web.raw(head(f"X-CXone-Webhook-Secret: guess-{number}", "Content-Length: 0"))
+        assert (answer.status, answer.headers["connection"]) == (401, "close")
+    assert web.post(VALID).status_code == 202
+    assert web.metric('outbox_webhook_requests_total{outcome="unauthorized",secret="none"}') == 200
+    assert len(refusals(web)) == 1
 
 
 def test_metrics_stand_behind_their_token(url: str, start_web: StartWeb) -> None:
