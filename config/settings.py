@@ -71,6 +71,7 @@ KNOWN_NAMES = frozenset(
         "RELAY_SHARDS",
         "RELAY_BATCH_SIZE",
         "RELAY_LEASE_SECONDS",
+        "RELAY_METRICS_HOST",
         "RELAY_METRICS_PORT",
         "RELAY_ACTOR",
         "OUTBOX_RETENTION",

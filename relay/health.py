@@ -1,6 +1,8 @@
 """What is wrong right now, by subject, for ``/readyz``, the log and the shard's row: said once, not repeated."""
 
 import threading
+from collections.abc import Callable
+from time import monotonic
 
 import structlog
 
@@ -11,11 +13,21 @@ ENRICHMENT, INFERENCE = "enrichment", "inference"
 
 
 class Health:
-    """Conditions of one relay process; safe to use from many threads."""
+    """Conditions of one relay process, and whether its loop turns; safe to use from many threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._lock = threading.Lock()
         self._conditions: dict[str, str] = {}
+        self._clock = clock
+        self._turned_at = clock()
+
+    def turned(self) -> None:
+        """Note that the relay's loop has come round once more."""
+        self._turned_at = self._clock()
+
+    def seconds_since_turn(self) -> float:
+        """Since the relay's loop came round; a restart may help if that is long."""
+        return self._clock() - self._turned_at
 
     def degraded(self, subject: str, reason: str) -> bool:
         """Note that ``subject`` waits, and why; log it and return True if that is news."""

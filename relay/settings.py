@@ -128,6 +128,10 @@ class RelaySettings(BaseSettings):
     """Read by the first migration only; given later, it must be what the outbox has."""
     relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
     relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10
+    metrics_token: SecretStr | None = None
+    """Needed for the relay's metrics, and for the reasons in ``/readyz``; None: nothing is."""
+    relay_metrics_host: str = "127.0.0.1"
+    """Address that the relay's own HTTP port listens on."""
     relay_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
     outbox_parked_policy: Literal["wait", "pass"] = "wait"
     outbox_retention: Retention = 7 * DAY_SECONDS

@@ -67,7 +67,7 @@ class Supervisor:
         Raises:
             MisconfiguredError, OutboxMismatchError, UnsafeDatabaseError: at start, before anyone is fenced.
         """
-        server = MetricsServer(self._settings.relay_metrics_port, self._metrics.registry, self._health)
+        server = self._serve_metrics()
         owner, ended = Owner(), True
         try:
             # A relay works on few connections: one a shard, and some for the rest.
@@ -82,6 +82,12 @@ class Supervisor:
                 owner.close()
             server.close()
 
+    def _serve_metrics(self) -> MetricsServer:
+        settings = self._settings
+        token = settings.metrics_token.get_secret_value().encode() if settings.metrics_token else None
+        host, port = settings.relay_metrics_host, settings.relay_metrics_port
+        return MetricsServer(host, port, self._metrics.registry, self._health, token)
+
     def _refuse_other_shards(self, shards: int) -> None:
         if self._settings.relay_shards not in (None, shards):
             raise MisconfiguredError(
@@ -93,6 +99,7 @@ class Supervisor:
         """Try until it succeeds; what waiting cannot mend is raised."""
         backoff = Backoff(Random())  # noqa: S311 - jitter, not cryptography
         while not self._stop.is_set():
+            self._health.turned()
             try:
                 result = attempt()
             except (UnavailableError, DatabaseUnavailableError, SchemaOutdatedError) as error:
@@ -192,6 +199,7 @@ class Team:
         """Look again and again who is there and what is free, until the stop."""
         random = Random()  # noqa: S311 - jitter, not cryptography
         while not self._stop.is_set():
+            self._health.turned()
             try:
                 self._look()
                 self._health.recovered("sharing")
