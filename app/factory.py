@@ -8,10 +8,12 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response
+from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url
 from werkzeug.exceptions import HTTPException
 
 from app import health, metrics, webhook
+from app.backlog_metrics import BacklogMetrics
 from app.door import Door
 from app.health import Readiness
 from app.limits import BacklogLimit, RateLimit
@@ -51,6 +53,10 @@ def create_app(settings: WebSettings) -> Flask:
     parsed = make_url(url)
     is_file = parsed.get_backend_name() == "sqlite" and parsed.database is not None
     app.extensions["readiness"] = Readiness(store, Path(parsed.database or "") if is_file else None)
+    backlog_metrics = BacklogMetrics(url)
+    app.extensions["own_metrics"] = own_metrics = CollectorRegistry()
+    own_metrics.register(backlog_metrics)
+    app.extensions["backlog_metrics"] = backlog_metrics
     for blueprint in (webhook.blueprint, health.blueprint, metrics.blueprint):
         app.register_blueprint(blueprint)
     openapi = files("app").joinpath("openapi.json").read_bytes()
@@ -67,7 +73,9 @@ def create_app_from_environ() -> Flask:
     configure_logging(settings)
     for warning in unknown_names(os.environ):
         log.warning(warning, action="unknown_setting")
-    return create_app(settings)
+    app = create_app(settings)
+    app.extensions["backlog_metrics"].start()
+    return app
 
 
 def _http_error(error: HTTPException) -> Response:

@@ -11,11 +11,14 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.problems import problem
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series and tell nothing new
 
 REQUESTS = Counter(
     "outbox_webhook_requests",
@@ -51,4 +54,5 @@ def metrics() -> Response:
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    own = generate_latest(current_app.extensions["own_metrics"])  # of this process alone
+    return Response(generate_latest(registry) + own, content_type=CONTENT_TYPE_LATEST)

@@ -1,13 +1,15 @@
 """What is counted in the database for the metrics: in a thread of its own, for a long backlog takes long to count."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 import structlog
+from prometheus_client.core import GaugeMetricFamily, Metric
 
 from outbox.calls import Calls
 from outbox.errors import OutboxError
+from outbox.rows import ShardStatus
 from outbox.store import Store
 from relay.metrics import RelayMetrics
 
@@ -54,17 +56,32 @@ class Gauges:
             pause = max(PAUSE_SECONDS, (monotonic() - began) * PAUSE_TIMES)
 
     def _count(self) -> None:
-        metrics, owned = self._metrics, self._owned()
+        owned = self._owned()
         status = [shard for shard in self._store.status() if shard.shard in owned] if owned else []
-        calls_age_ms = self._calls.oldest_age_ms() if self._calls else None
-        metrics.shards_owned.set(len(owned))
-        metrics.rows.clear()  # a shard's gauges are exported by its owner only
-        metrics.oldest.clear()
-        for shard in status:
-            label = str(shard.shard)
-            for state in ("pending", "waiting", "parked", "discarded"):
-                metrics.rows.labels(state, label).set(getattr(shard, state))
-            metrics.oldest.labels("kafka", label).set((shard.oldest_age_ms or 0) / 1000)
-        if self._calls:  # they have no shard
-            metrics.oldest.labels("inference", "all").set((calls_age_ms or 0) / 1000)
-        metrics.lag.set(max((shard.oldest_age_ms or 0 for shard in status), default=0) / 1000)
+        calls_age_ms = self._calls.oldest_age_ms() or 0 if self._calls else None  # calls have no shard
+        self._metrics.counted.replace(_families(status, len(owned), calls_age_ms))
+
+
+def _families(status: Sequence[ShardStatus], owned: int, calls_age_ms: int | None) -> list[Metric]:
+    """What is exported of the shards that this relay owns."""
+    rows = GaugeMetricFamily("outbox_rows", "Rows by state (the owner's shards).", labels=["state", "shard"])
+    oldest = GaugeMetricFamily(
+        "outbox_oldest_age_seconds", "Age of the oldest row to do (the owner's shards).", labels=["stage", "shard"]
+    )
+    for shard in status:
+        for state in ("pending", "waiting", "parked", "discarded"):
+            rows.add_metric([state, str(shard.shard)], getattr(shard, state))
+        oldest.add_metric(["kafka", str(shard.shard)], (shard.oldest_age_ms or 0) / 1000)
+    if calls_age_ms is not None:
+        oldest.add_metric(["inference", "all"], calls_age_ms / 1000)
+    lag_seconds = max((shard.oldest_age_ms or 0 for shard in status), default=0) / 1000
+    return [
+        GaugeMetricFamily(
+            "cxone_kafka_producer_lag_estimate",
+            "Seconds: age of the oldest unsent row of the shards owned.",
+            value=lag_seconds,
+        ),
+        rows,
+        oldest,
+        GaugeMetricFamily("outbox_shards_owned", "Shards that this relay sends.", value=owned),
+    ]

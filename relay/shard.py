@@ -32,7 +32,7 @@ from relay.errors import (
 )
 from relay.health import Health
 from relay.marks import Marks
-from relay.metrics import DELIVERY_SAMPLES, RelayMetrics
+from relay.metrics import RelayMetrics
 from relay.progress import Progress
 from relay.publisher import Publisher
 from relay.turns import Turns
@@ -318,9 +318,8 @@ class ShardWorker:
         metrics.transaction_rows.observe(len(rows))
         metrics.commits.inc()
         metrics.processed.inc(len(rows))
-        now_ms = time() * 1000
-        for row in rows[:: max(1, len(rows) // DELIVERY_SAMPLES)]:
-            metrics.delivery.observe(max(0.0, (now_ms - row.received_at_ms) / 1000))
+        metrics.last_commit.set_to_current_time()
+        metrics.delivery.observe([row.received_at_ms for row in rows], int(time() * 1000))
 
     def _remember_refusal(self, rows: list[PendingRow], reason: str) -> None:
         """The broker refuses batches, not records: halve until the culprit is alone, then park it."""

@@ -22,7 +22,7 @@ from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.gauges import Gauges
 from relay.health import Health
 from relay.inference import InferenceWorker
-from relay.metrics import RelayMetrics
+from relay.metrics import DegradedGauge, RelayMetrics
 from relay.owner import Owner, is_dead
 from relay.preparing import Prepared, prepare
 from relay.retention import Retention
@@ -60,6 +60,7 @@ class Supervisor:
         self._step = step
         self._health = Health()
         self._metrics = RelayMetrics(CollectorRegistry())
+        DegradedGauge(self._metrics.registry, self._health.conditions)
 
     def run(self) -> None:
         """Prepare, send until the stop, and give the shards back.

@@ -1,0 +1,87 @@
+"""Counting what waits: on both databases alike, at a cost that does not follow history."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from outbox.backlog import BACKLOG, WALK_INDEXES, Backlog, count_backlog
+from outbox.engine import create_outbox_engine
+from outbox.leases import Leases
+from outbox.store import Store
+from tests.conftest import NewDatabase
+from tests.support import new_rows
+
+
+@pytest.fixture
+def four(new_database: NewDatabase) -> Iterator[Engine]:
+    """An outbox with four shards."""
+    engine = create_outbox_engine(new_database(4))
+    yield engine
+    engine.dispose()
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    """Change the database behind the product's back."""
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def test_an_empty_outbox_has_nothing_to_do(four: Engine) -> None:
+    """Zeros, and no shard owned."""
+    assert count_backlog(four) == Backlog(0, 0, 0, 0, 0, owned=0, unowned=4, paused=0)
+
+
+def test_rows_calls_and_shards_are_counted_by_state(four: Engine) -> None:
+    """A shard counts once: paused, whoever has it yet, else owned while its lease lasts, else unowned."""
+    Store(four).record(new_rows(20))
+    Leases(four, "a", 600).take(0)
+    Leases(four, "a", 600).take(1)
+    Leases(four, "a", 600).take(2)
+    execute(
+        four,
+        "UPDATE outbox SET state = 'parked', error = 'x' WHERE id <= 3",
+        "UPDATE outbox SET state = 'discarded' WHERE id = 4",
+        "UPDATE outbox SET state = 'sent', sent_at = 1, sequence = 1 WHERE id BETWEEN 5 AND 8",
+        "UPDATE outbox SET received_at = received_at - 90000 WHERE id = 20",
+        "UPDATE outbox_shard SET lease_expires_at = 1 WHERE shard = 2",
+        "INSERT INTO outbox_pause (shard, actor, reason) VALUES (1, 'ann', 'drill')",
+        "INSERT INTO outbox_pause (shard, actor, reason, until) VALUES (3, 'ann', 'over', 1)",
+        "INSERT INTO outbox_inference_call (row_id, interaction_id, due_at) VALUES (5, 'i', 1), (6, 'i', 1)",
+        "INSERT INTO outbox_inference_call (row_id, interaction_id, due_at) VALUES (7, 'i', 1)",
+        "UPDATE outbox_inference_call SET state = 'parked', error = 'x' WHERE row_id = 7",
+        "INSERT INTO outbox_inference_call (row_id, interaction_id, due_at, state) VALUES (8, 'i', 1, 'done')",
+    )
+    counted = count_backlog(four)
+    assert counted._replace(oldest_age_ms=0) == Backlog(12, 3, 0, 2, 1, owned=1, unowned=2, paused=1)
+
+
+def test_the_oldest_row_gives_the_age(four: Engine) -> None:
+    """The first pending row of a shard is its oldest; the oldest of all shards counts."""
+    Store(four).record(new_rows(20))
+    assert 0 <= count_backlog(four).oldest_age_ms < 60_000
+    execute(four, "UPDATE outbox SET received_at = received_at - 3600000 WHERE id = 1")
+    assert 3_600_000 <= count_backlog(four).oldest_age_ms < 3_660_000
+
+
+def test_sent_rows_are_never_read(four: Engine) -> None:
+    """Every state is found through its partial index, though statistics say that nearly all rows are pending."""
+    Store(four).record(new_rows(500))
+    execute(four, "ANALYZE")
+    execute(four, "UPDATE outbox SET state = 'sent', sent_at = 1, sequence = 1 WHERE id > 1")
+    plan = explain(four)
+    assert [index for index in ("ix_outbox_pending", "ix_outbox_parked") if index not in "\n".join(plan)] == [], plan
+    walks = [line for line in plan if "outbox" in line and "outbox_shard" not in line]
+    partial = ("ix_outbox_pending", "ix_outbox_parked", "ix_outbox_inference_call_")
+    assert [line for line in walks if not any(index in line for index in partial)] == []
+
+
+def explain(engine: Engine) -> list[str]:
+    """How the database goes about the count."""
+    word = "EXPLAIN" if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+    with engine.begin() as connection:
+        connection.execute(WALK_INDEXES.on(connection))
+        statement: Any = text(f"{word} {BACKLOG.on(connection).text}")
+        return [str(row[-1]) for row in connection.execute(statement, {"limit": 1_000_000})]

@@ -1,0 +1,86 @@
+"""Metrics of the backlog outlive the relay, and share no fate with the intake."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import time
+
+import pytest
+import requests
+
+from outbox.engine import create_outbox_engine
+from tests.conftest import NewDatabase
+from tests.support import wait_until
+from tests.web_process import WebProcess
+
+StartWeb = Callable[..., WebProcess]
+
+
+@pytest.fixture
+def start_web(tmp_path: Path) -> Iterator[StartWeb]:
+    """Starts web processes, which are ended with the test."""
+    started: list[WebProcess] = []
+
+    def start(url: str, **environ: str) -> WebProcess:
+        started.append(WebProcess({"DATABASE_URL": url, **environ}, tmp_path / f"web-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for web in started:
+        web.stop()
+
+
+def wait_counted(web: WebProcess, line: str, value: float) -> None:
+    """Wait until the web process exports this value."""
+    wait_until(lambda: line in exported(web) and web.metric(line) == value, f"{line} is {value}")
+
+
+def exported(web: WebProcess) -> str:
+    """All that one scrape sees."""
+    return requests.get(f"{web.base}/metrics", timeout=5).text
+
+
+def test_the_backlog_is_exported_without_a_relay(new_database: NewDatabase, start_web: StartWeb) -> None:
+    """Rows, oldest age, shards and calls, with the time of the count; each process of several has them."""
+    began = time()
+    web = start_web(new_database(2), WEB_CONCURRENCY="2")
+    for number in range(3):
+        assert web.post({"id": number, "channel": "v"}).status_code == 202
+    wait_counted(web, 'outbox_backlog_rows{state="pending"}', 3)
+    assert web.metric('outbox_backlog_rows{state="parked"}') == 0
+    assert web.metric("outbox_backlog_oldest_age_seconds") < time() - began
+    wait_counted(web, 'outbox_shards{state="unowned"}', 2)
+    assert 'outbox_calls{state="due"} 0.0' in exported(web)
+    assert began < web.metric("outbox_backlog_counted_timestamp_seconds") <= time()
+    assert 'outbox_build_info{version="' in exported(web)
+    wait_until(lambda: all("outbox_backlog_rows" in exported(web) for _ in range(20)), "both processes have counted")
+    assert "_created" not in exported(web)
+
+
+def test_the_last_count_stands_while_the_database_is_away(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
+    """Its file moved away: nothing makes a new one, the metrics keep their time, and counting comes back by itself."""
+    url = new_sqlite()
+    path = Path(url.removeprefix("sqlite:///"))
+    web = start_web(url)
+    assert web.post({"id": 1, "channel": "v"}).status_code == 202
+    wait_counted(web, 'outbox_backlog_rows{state="pending"}', 1)
+    web.stop()
+    aside = path.rename(path.with_suffix(".aside"))
+    web = start_web(url)
+    wait_until(lambda: "outbox_build_info" in exported(web), "metrics are served")
+    assert "outbox_backlog_rows" not in exported(web)
+    assert not path.exists()
+    aside.rename(path)
+    wait_counted(web, 'outbox_backlog_rows{state="pending"}', 1)
+
+
+def test_a_locked_outbox_is_counted_all_the_same(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
+    """While another writer holds SQLite nothing is accepted, and the backlog is still counted."""
+    url = new_sqlite()
+    web = start_web(url)
+    assert web.post({"id": 1, "channel": "v"}).status_code == 202
+    wait_counted(web, 'outbox_backlog_rows{state="pending"}', 1)
+    engine = create_outbox_engine(url)
+    with engine.begin():
+        before = web.metric("outbox_backlog_counted_timestamp_seconds")
+        wait_until(lambda: web.metric("outbox_backlog_counted_timestamp_seconds") > before, "it is counted again")
+    engine.dispose()
