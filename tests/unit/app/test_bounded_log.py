@@ -27,13 +27,17 @@ def test_repeats_become_one_line_at_the_end_of_the_interval() -> None:
         assert len(lines) == 5
 
 
-def test_an_interval_without_repeats_ends_without_a_line() -> None:
-    """A lone event has one line, and the next one after the interval has its own at once."""
+def test_interval_after_interval_every_event_is_counted_once() -> None:
+    """Lines of several intervals add up to the events, whichever interval each fell into."""
+    noted = 0
     with capture_logs() as lines:
         log = BoundedLog(interval_seconds=0.05)
 
-        def noted_at_once() -> bool:
+        def several_intervals() -> bool:
+            nonlocal noted
             log.note("refused", "invalid", "a")
-            return sum(line["count"] == 1 for line in lines) >= 3
+            noted += 1
+            return len(lines) >= 6
 
-        wait_until(noted_at_once, "new intervals begin")
+        wait_until(several_intervals, "new intervals begin")
+        wait_until(lambda: sum(line["count"] for line in lines) == noted, "the last interval ends")

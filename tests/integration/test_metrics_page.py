@@ -1,0 +1,96 @@
+"""docs/metrics.md describes exactly what web and relay export."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from outbox.engine import create_outbox_engine
+from outbox.store import Store
+from tests.conftest import ROOT, NewDatabase
+from tests.relay_process import RelayProcess
+from tests.services import Given, Kafka, Registry
+from tests.support import new_row, wait_until
+from tests.web_process import WebProcess
+from tests.world import settings_for
+
+DEAD = "http://127.0.0.1:9"
+"""Nothing listens there: every call is repeated."""
+LIBRARY = ("python_", "process_")
+
+
+class Described(NamedTuple):
+    """A metric, as the page or a scrape has it."""
+
+    kind: str
+    labels: frozenset[str]
+
+
+def page(heading: str) -> dict[str, Described]:
+    """The table under a heading of the page."""
+    section = (ROOT / "docs/metrics.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| `")]
+    return {
+        name.strip("`"): Described(kind, frozenset(re.findall(r"`(\w+)`", labels)))
+        for _, name, kind, labels, *_ in rows
+    }
+
+
+def scraped(text: str) -> dict[str, Described]:
+    """Every metric in a scrape that has values."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        if family.samples and not name.startswith(LIBRARY):
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            found[name] = Described(family.type, frozenset(labels))
+    return found
+
+
+def check(scrape: Callable[[], str], heading: str) -> None:
+    """Wait until everything that the page names has values, then compare."""
+    described = page(heading)
+    wait_until(lambda: described.keys() <= scraped(scrape()).keys(), f"all of {sorted(described)} have values")
+    assert scraped(scrape()) == described
+
+
+def test_the_page_is_what_web_exports(new_sqlite: NewDatabase, tmp_path: Path) -> None:
+    """Names, types and labels; neither a metric that the page leaves out nor one that there is not."""
+    web = WebProcess({"DATABASE_URL": new_sqlite()}, tmp_path / "web.log")
+    try:
+        web.post({"id": "{contactId}", "channel": "v"}, Content_Type="application/x-www-form-urlencoded")
+        check(lambda: requests.get(f"{web.base}/metrics", timeout=5).text, "Web")
+    finally:
+        web.stop()
+
+
+def test_the_page_is_what_the_relay_exports(
+    new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given, tmp_path: Path
+) -> None:
+    """The same of a relay that sends rows, while inference and CXone are down; its delivery counts every row."""
+    environ = {
+        **settings_for(kafka, registry, new_sqlite()),
+        "INFERENCE_URL": DEAD,
+        "CXONE_ENRICH_URL": f"{DEAD}/{{interactionId}}",
+        "CXONE_OAUTH_URL": DEAD,
+        "CXONE_CLIENT_ID": "id",
+        "CXONE_CLIENT_SECRET": "a-secret-of-the-tests",
+        "CXONE_ENRICH_WHEN_DOWN": "send",
+    }
+    engine = create_outbox_engine(environ["DATABASE_URL"])
+    store = Store(engine)
+    relay = RelayProcess(environ, tmp_path / "relay.log")
+    try:
+        store.record([new_row(f"i-{number}", customer_email=None) for number in range(700)])
+        wait_until(lambda: not store.status()[0].pending, "every row is sent")
+        check(lambda: relay.get("/metrics"), "Relay")
+        counts = [
+            line for line in relay.get("/metrics").splitlines() if line.startswith("outbox_delivery_seconds_count")
+        ]
+        assert counts == ["outbox_delivery_seconds_count 700.0"]
+    finally:
+        relay.kill()
+        engine.dispose()

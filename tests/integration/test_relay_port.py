@@ -1,0 +1,58 @@
+"""The HTTP port of a running relay: who reaches it, and what strangers can do to the relay through it."""
+
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from socket import create_connection
+
+import psutil
+import requests
+
+from tests.conftest import NewDatabase
+from tests.relay_process import RelayProcess
+from tests.support import new_rows, wait_until
+from tests.world import World
+
+NO_SERVICES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
+
+
+def test_it_listens_on_this_machine_only_and_asks_for_the_token(new_sqlite: NewDatabase, tmp_path: Path) -> None:
+    """127.0.0.1 unless RELAY_METRICS_HOST says otherwise; METRICS_TOKEN guards metrics and reasons, not health."""
+    environ = {**NO_SERVICES, "DATABASE_URL": new_sqlite(), "METRICS_TOKEN": "a-token"}
+    relay = RelayProcess(environ, tmp_path / "relay.log")
+    base = f"http://127.0.0.1:{relay.metrics_port}"
+    try:
+        wait_until(lambda: relay.get("/healthz"), "it listens")
+        listening = [
+            c.laddr for c in psutil.Process(relay.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN
+        ]
+        assert [tuple(address) for address in listening] == [("127.0.0.1", relay.metrics_port)]
+        assert requests.get(f"{base}/metrics", timeout=5).status_code == 401
+        known = {"Authorization": "Bearer a-token"}
+        assert "outbox_build_info" in requests.get(f"{base}/metrics", headers=known, timeout=5).text
+        wait_until(lambda: requests.get(f"{base}/readyz", timeout=5).json()["degraded"], "it waits for a service")
+        (stranger,) = requests.get(f"{base}/readyz", timeout=5).json()["degraded"]
+        (operator,) = requests.get(f"{base}/readyz", headers=known, timeout=5).json()["degraded"]
+        assert (set(stranger), set(operator)) == ({"subject"}, {"subject", "reason"})
+    finally:
+        assert relay.stop() == 0
+
+
+def test_hostile_connections_do_not_stop_the_relay(world: World) -> None:
+    """A thousand of them, half-open: rows are sent meanwhile, health answers, descriptors and threads stay bounded."""
+    relay = world.relay()
+    wait_until(lambda: relay.get("/metrics"), "it serves metrics")
+    ids = world.record(new_rows(10))
+    world.wait_drained()
+    process = psutil.Process(relay.pid)
+    descriptors, threads = process.num_fds(), process.num_threads()
+    with ExitStack() as stack:
+        for _ in range(1000):
+            connection = stack.enter_context(create_connection(("127.0.0.1", relay.metrics_port), timeout=10))
+            with suppress(OSError):  # it is cut already
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nX-Half: ")
+        ids += world.record(new_rows(100))
+        world.wait_drained()
+        assert relay.get("/healthz")
+        assert process.num_fds() <= descriptors + 40
+        assert process.num_threads() <= threads + 5
+    world.check_exactly_once(ids)
