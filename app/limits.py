@@ -50,14 +50,22 @@ class BacklogLimit:
         self._reached, self._good_until = False, 0.0
 
     def reached(self) -> bool:
-        """Whether new interactions are to be refused; unknown counts as no: the commit will tell."""
-        # One request looks; what was seen before counts meanwhile, so that a slow look holds up nobody else.
+        """Whether new interactions are to be refused; unknown counts as no: the commit decides.
+
+        No request waits for the look: a database that answers late would hold it beyond its time.
+        """
         if monotonic() >= self._good_until and self._lock.acquire(blocking=False):
             try:
-                self._reached = self._store.pending_at_least(self._rows)
-            except OutboxError:
-                self._reached = False
-            finally:
-                self._good_until = monotonic() + BACKLOG_SECONDS
+                threading.Thread(target=self._look, name="backlog-limit", daemon=True).start()
+            except RuntimeError:  # no thread to be had: what was seen before counts
                 self._lock.release()
         return self._reached
+
+    def _look(self) -> None:
+        try:
+            self._reached = self._store.pending_at_least(self._rows)
+        except OutboxError:
+            self._reached = False
+        finally:
+            self._good_until = monotonic() + BACKLOG_SECONDS
+            self._lock.release()

@@ -34,7 +34,7 @@ STALLED_SECONDS = 120.0
 """How long the relay's loop may take for one turn; each of its steps has a time-out far below."""
 ACCEPTED_AT_ONCE = 4
 """Fewer than ``MAX_CONNECTIONS``: what came with its request is answered before later ones can push it out."""
-QUEUED_CONNECTIONS = 128
+QUEUED_CONNECTIONS = 1024
 RENDER_PAUSE_TIMES = 9
 """Metrics are rendered anew after so many times what rendering took: whoever asks costs a tenth of a core at most."""
 
