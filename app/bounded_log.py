@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
@@ -13,6 +14,22 @@ _POINTERS = frozenset(
     ["", "/id", "/channel", "/timestamp", "/customer", "/customer/email", "/agent", "/agent/id"],
 )
 """Pointers that hold no word of the sender's: any other names fields that the sender has named."""
+
+
+class Kind(NamedTuple):
+    """What events are counted together.
+
+    Attributes:
+        action: key of the line.
+        outcome: of the request.
+        text: what happened, a constant, never a value of the request.
+        secret: label of the secret that was shown, or ``none``.
+    """
+
+    action: str
+    outcome: str
+    text: str
+    secret: str
 
 
 @dataclass
@@ -33,18 +50,15 @@ class BoundedLog:
     def __init__(self, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._interval_seconds = interval_seconds
         self._lock = threading.Lock()
-        self._repeats: dict[tuple[str, str, str], _Repeats] = {}
+        self._repeats: dict[Kind, _Repeats] = {}
 
-    def note(self, action: str, subject: str, secret: str, pointers: Iterable[str] = ()) -> None:
+    def note(self, kind: Kind, pointers: Iterable[str] = ()) -> None:
         """Count an event, and log it if it is the first of its kind.
 
         Args:
-            action: key of the line.
-            subject: what happened: a constant, never a value of the request.
-            secret: label of the secret that was shown, or ``none``.
+            kind: what happened to the request.
             pointers: JSON pointers of the fields concerned; those that the sender named are not logged.
         """
-        kind = (action, subject, secret)
         shown = {pointer if pointer in _POINTERS else "unknown field" for pointer in pointers}
         with self._lock:
             if not self._repeats:  # threads do not survive a fork, so there is none between intervals
@@ -67,9 +81,9 @@ class BoundedLog:
                 _write(kind, repeats)
 
 
-def _write(kind: tuple[str, str, str], repeats: _Repeats) -> None:
-    action, subject, secret = kind
+def _write(kind: Kind, repeats: _Repeats) -> None:
+    action, outcome, text, secret = kind
     log.warning(
-        "%s (%d)", subject, repeats.count, action=action, secret=secret, count=repeats.count,
+        "%s (%d)", text, repeats.count, action=action, outcome=outcome, secret=secret, count=repeats.count,
         pointers=sorted(repeats.pointers),
     )  # fmt: skip

@@ -157,7 +157,9 @@ def _explain(error: json.JSONDecodeError) -> str:
     character = error.doc[error.pos : error.pos + 1]
     if not character or (character.isascii() and character.isprintable()):
         return f"{error.msg} {place}"
-    name = "byte order mark" if character == _BYTE_ORDER_MARK else unicodedata.name(character, "control character")
+    name = unicodedata.name(character, "control character")
+    if character == _BYTE_ORDER_MARK:
+        name += ", the byte order mark (BOM)"
     return f"unexpected U+{ord(character):04X} {name} {place}"
 
 

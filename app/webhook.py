@@ -11,7 +11,7 @@ from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, declared_length, read_body
-from app.bounded_log import BoundedLog
+from app.bounded_log import BoundedLog, Kind
 from app.door import Door
 from app.metrics import FORM_LABELLED, PLACEHOLDERS, request_counter
 from app.problems import problem
@@ -64,7 +64,7 @@ def method_not_allowed(error: MethodNotAllowed) -> Response:
 def _refuse(outcome: str, answer: Response, label: str = "none", pointers: Iterable[str] = ()) -> Response:
     """Count a refusal and note it in the log."""
     request_counter(outcome, label).inc()
-    _log.note("refused", f"request refused: {outcome}", label, pointers)
+    _log.note(Kind("refused", outcome, f"request refused: {outcome}", label), pointers)
     return answer
 
 
@@ -106,13 +106,13 @@ def _note_doubts(environ: Environ, interaction: Interaction, label: str) -> None
     """Count what is accepted although the sender can hardly have meant it."""
     if environ.get("CONTENT_TYPE", "").lstrip().lower().startswith(_FORMS):
         FORM_LABELLED.inc()
-        subject = "JSON labelled as form data, accepted as JSON: set the content type to application/json"
-        _log.note("form_labelled", subject, label)
+        text = "JSON labelled as form data, accepted as JSON: set the content type to application/json"
+        _log.note(Kind("form_labelled", "accepted", text, label))
     pointers = placeholders(interaction)
     if pointers:
         PLACEHOLDERS.inc()
-        subject = "placeholder not filled in, accepted as it is: look at the variables of the CXone action"
-        _log.note("placeholders", subject, label, pointers)
+        text = "placeholder not filled in, accepted as it is: look at the variables of the CXone action"
+        _log.note(Kind("placeholders", "accepted", text, label), pointers)
 
 
 def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:

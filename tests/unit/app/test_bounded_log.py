@@ -2,19 +2,24 @@
 
 from structlog.testing import capture_logs
 
-from app.bounded_log import BoundedLog
+from app.bounded_log import BoundedLog, Kind
 from tests.support import wait_until
+
+
+def kind(secret: str) -> Kind:
+    """Refusals of requests with a secret."""
+    return Kind("refused", "invalid", "request refused: invalid", secret)
 
 
 def test_repeats_become_one_line_at_the_end_of_the_interval() -> None:
     """No event goes unmentioned, however many there are: the second line counts them, with the fields concerned."""
     with capture_logs() as lines:
         log = BoundedLog(interval_seconds=0.5)
-        log.note("refused", "invalid", "a", ["/id"])
+        log.note(kind("a"), ["/id"])
         assert [line["count"] for line in lines] == [1]
         for number in range(1000):
-            log.note("refused", "invalid", "a", ["/channel", f"/{number}"])
-            log.note("refused", "invalid", "b", ["/id"])
+            log.note(kind("a"), ["/channel", f"/{number}"])
+            log.note(kind("b"), ["/id"])
         wait_until(lambda: len(lines) == 4, "the interval ends")
         told = [(line["secret"], line["count"], line["pointers"]) for line in lines]
         assert told == [
@@ -23,7 +28,7 @@ def test_repeats_become_one_line_at_the_end_of_the_interval() -> None:
             ("a", 1000, ["/channel", "unknown field"]),
             ("b", 999, ["/id"]),
         ]
-        log.note("refused", "invalid", "a", [""])
+        log.note(kind("a"), [""])
         assert len(lines) == 5
 
 
@@ -35,7 +40,7 @@ def test_interval_after_interval_every_event_is_counted_once() -> None:
 
         def several_intervals() -> bool:
             nonlocal noted
-            log.note("refused", "invalid", "a")
+            log.note(kind("a"))
             noted += 1
             return len(lines) >= 6
 

@@ -195,9 +195,9 @@ def test_one_byte_order_mark_is_skipped() -> None:
 @pytest.mark.parametrize(
     ("raw", "named"),
     [
-        (f"\ufeff\ufeff{VALID}", "U+FEFF byte order mark (line 1, column 1)"),
-        (f"\n\ufeff{VALID}", "U+FEFF byte order mark (line 2, column 1)"),
-        (f"{VALID}\ufeff", "U+FEFF byte order mark"),
+        (f"\ufeff\ufeff{VALID}", "the byte order mark (BOM) (line 1, column 1)"),
+        (f"\n\ufeff{VALID}", "the byte order mark (BOM) (line 2, column 1)"),
+        (f"{VALID}\ufeff", "U+FEFF ZERO WIDTH NO-BREAK SPACE, the byte order mark"),
         (f"{VALID}\u200b", "U+200B ZERO WIDTH SPACE"),
         (f"{VALID}\r\n\u2060\n", "U+2060 WORD JOINER (line 2, column 1)"),
         ('{"id":\u00a0"b", "channel": "v"}', "U+00A0 NO-BREAK SPACE (line 1, column 7)"),
