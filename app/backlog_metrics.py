@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from config.version import VERSION
 from outbox.backlog import Backlog, count_backlog
 from outbox.engine import create_outbox_engine
-from outbox.errors import OutboxError
+from outbox.errors import DatabaseUnavailableError, OutboxError
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class BacklogMetrics(Collector):
         self._families: Sequence[Metric] = ()
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._failure: str | None = None
 
     def start(self) -> None:
         """Count from now on, unless the thread runs already: threads do not survive a fork."""
@@ -67,24 +68,32 @@ class BacklogMetrics(Collector):
 
     def _count(self) -> None:
         try:
-            if not _file_is_missing(self._url):
-                engine = create_outbox_engine(self._url)
-                try:
-                    self._families = _families(count_backlog(engine), time())
-                finally:
-                    engine.dispose()
+            self._families = _families(_counted(self._url), time())
         except OutboxError as error:
-            log.debug("the backlog is not counted for now: %s", error)
-        except Exception as error:  # noqa: BLE001 - metrics must not end for whatever happens
-            log.error(  # noqa: TRY400 - the message and its trace may quote the URL
-                "counting the backlog failed unexpectedly: %s", type(error).__name__, action="unexpected"
-            )
+            self._note(str(error))
+        except Exception as error:  # noqa: BLE001 - not its message, which may quote the URL
+            self._note(f"unexpected {type(error).__name__}")
+        else:
+            self._note(None)
+
+    def _note(self, failure: str | None) -> None:
+        """Log what keeps it from counting, once."""
+        if failure is not None and self._failure is None:
+            log.warning("the backlog is not counted, the last count stands: %s", failure, action="backlog_not_counted")
+        if failure is None and self._failure is not None:
+            log.info("the backlog is counted again", action="backlog_counted_again")
+        self._failure = failure
 
 
-def _file_is_missing(url: str) -> bool:
-    """Whether the file of an SQLite outbox is gone: connecting would make an empty one."""
+def _counted(url: str) -> Backlog:
     parsed = make_url(url)
-    return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+        raise DatabaseUnavailableError(f"{parsed.database} does not exist")  # connecting would make an empty one
+    engine = create_outbox_engine(url)
+    try:
+        return count_backlog(engine)
+    finally:
+        engine.dispose()
 
 
 def _families(backlog: Backlog, counted_at: float) -> list[Metric]:

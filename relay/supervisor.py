@@ -50,15 +50,20 @@ class Supervisor:
         settings: of the relay.
         stop: set by whoever wants it to stop.
         step: told each step of each shard as it is reached (for those who watch or kill).
+        health: what is wrong, and whether the loop turns.
     """
 
     def __init__(
-        self, settings: RelaySettings, stop: threading.Event, step: Callable[[str, int], None] = ignore_steps
+        self,
+        settings: RelaySettings,
+        stop: threading.Event,
+        step: Callable[[str, int], None] = ignore_steps,
+        health: Health | None = None,
     ) -> None:
         self._settings = settings
         self._stop = stop
         self._step = step
-        self._health = Health()
+        self._health = health or Health()
         self._metrics = RelayMetrics(CollectorRegistry())
         DegradedGauge(self._metrics.registry, self._health.conditions)
 

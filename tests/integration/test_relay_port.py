@@ -1,16 +1,25 @@
 """The HTTP port of a running relay: who reaches it, and what strangers can do to the relay through it."""
 
+import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from socket import create_connection
 
 import psutil
+import pytest
 import requests
 
+from config.settings import load
+from outbox.engine import create_outbox_engine
+from outbox.store import Store
+from relay.health import Health
+from relay.settings import RelaySettings
+from relay.supervisor import Supervisor
 from tests.conftest import NewDatabase
 from tests.relay_process import RelayProcess
+from tests.services import Given, Kafka, Registry
 from tests.support import new_rows, wait_until
-from tests.world import World
+from tests.world import World, settings_for
 
 NO_SERVICES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
 
@@ -56,3 +65,62 @@ def test_hostile_connections_do_not_stop_the_relay(world: World) -> None:
         assert process.num_fds() <= descriptors + 40
         assert process.num_threads() <= threads + 5
     world.check_exactly_once(ids)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """The time, in seconds."""
+        return self.now
+
+
+def turns_again(clock: Clock, health: Health) -> None:
+    """Move the clock on, and wait until the relay's loop has come round since."""
+    clock.now += 1000
+    wait_until(lambda: health.seconds_since_turn() == 0, "the loop turns")
+
+
+def run(environ: dict[str, str], health: Health) -> tuple[threading.Event, threading.Thread]:
+    """A relay in a thread of this process."""
+    stop = threading.Event()
+    settings = load(RelaySettings, {**environ, "RELAY_METRICS_PORT": "0"})
+    thread = threading.Thread(target=Supervisor(settings, stop, health=health).run)
+    thread.start()
+    return stop, thread
+
+
+def test_the_loop_turns_while_services_are_down(new_sqlite: NewDatabase) -> None:
+    """A relay that waits for its services at the start is alive: restarting it would not help."""
+    clock = Clock()
+    health = Health(clock)
+    stop, thread = run({**NO_SERVICES, "DATABASE_URL": new_sqlite()}, health)
+    try:
+        wait_until(health.conditions, "it waits for a service")
+        turns_again(clock, health)
+    finally:
+        stop.set()
+        thread.join(60)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its clients end with its process
+def test_the_loop_turns_while_shards_are_sent(
+    new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given
+) -> None:
+    """So does one that has its shards: ``/healthz`` follows the loop that shares them out."""
+    environ = settings_for(kafka, registry, new_sqlite())
+    engine = create_outbox_engine(environ["DATABASE_URL"])
+    store, clock = Store(engine), Clock()
+    health = Health(clock)
+    stop, thread = run(environ, health)
+    try:
+        store.record(new_rows(10))
+        wait_until(lambda: not store.status()[0].pending, "the rows are sent")
+        turns_again(clock, health)
+        turns_again(clock, health)
+    finally:
+        stop.set()
+        thread.join(60)
+        engine.dispose()
