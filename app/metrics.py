@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.problems import problem
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series and tell nothing new
+disable_created_metrics()  # type: ignore[no-untyped-call] # they double the number of series
 
 REQUESTS = Counter(
     "outbox_webhook_requests",

@@ -18,7 +18,7 @@ from prometheus_client.utils import floatToGoString
 
 from config.version import VERSION
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series and tell nothing that a restart does not
+disable_created_metrics()  # type: ignore[no-untyped-call] # they double the number of series
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 ROWS = (1, 10, 50, 100, 500, 1_000, 2_000, 5_000, 10_000, 50_000)

@@ -243,7 +243,7 @@ def test_what_is_refused_leaves_a_line_without_values(url: str, start_web: Start
 
 
 def test_guesses_of_the_secret_are_logged_at_a_bounded_rate_and_stop_nobody(url: str, start_web: StartWeb) -> None:
-    """Two hundred guesses: each closes its connection and is counted, one line tells of them, honest ones pass."""
+    """Two hundred guesses: each closes its connection and is counted, all have one line, honest ones pass."""
     web = start_web(url)
     for number in range(200):
         answer = web.raw(head(f"X-CXone-Webhook-Secret: guess-{number}", "Content-Length: 0"))

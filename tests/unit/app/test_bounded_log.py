@@ -21,8 +21,8 @@ def test_repeats_become_one_line_at_the_end_of_the_interval() -> None:
             log.note(kind("a"), ["/channel", f"/{number}"])
             log.note(kind("b"), ["/id"])
         wait_until(lambda: len(lines) == 4, "the interval ends")
-        told = [(line["secret"], line["count"], line["pointers"]) for line in lines]
-        assert told == [
+        logged = [(line["secret"], line["count"], line["pointers"]) for line in lines]
+        assert logged == [
             ("a", 1, ["/id"]),
             ("b", 1, ["/id"]),
             ("a", 1000, ["/channel", "unknown field"]),

@@ -158,7 +158,7 @@ def test_a_thousand_hostile_connections_cost_nothing(served: Served, kind: str) 
 
 
 def test_a_silent_connection_ends_by_itself(served: Served) -> None:
-    """Three seconds for a head, then 408 and the end: nothing waits for ever."""
+    """Three seconds for a head, then 408 and the end: no connection lasts."""
     with served.connect() as connection:
         connection.sendall(b"GET /metrics")
         assert read_answer(connection).status == 408
