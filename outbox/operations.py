@@ -8,10 +8,10 @@ alone. Its audit entry is written in the same transaction.
 import heapq
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine
 
@@ -29,6 +29,16 @@ WINDOW_IDS = 50_000
 SLACK_MS = 60_000
 """By how much the order of ids may differ from the order of receipt: ids are handed out before commits."""
 COUNTED_IDS = 10_000
+
+
+class EntrySpan(NamedTuple):
+    """The audit entries of one verb."""
+
+    first: int
+    last: int
+    """Ids; others may be between them."""
+    at_ms: int
+    """When the last one was written."""
 
 
 class Operations:
@@ -50,6 +60,10 @@ class Operations:
     def replayable(self, wanted: RowFilter, plan: str) -> Iterator[FoundRow]:
         """As ``find``, without rows that the plan has replayed or made."""
         return self._find(wanted, ["not replayed by the plan"], prefix=_prefix(plan))
+
+    def replayed(self, wanted: RowFilter, plan: str) -> Iterator[FoundRow]:
+        """As ``find``, those that the plan has replayed."""
+        return self._find(wanted, ["replayed by the plan"], prefix=_prefix(plan))
 
     def prunable(self, wanted: RowFilter, given_up: str = pruning.NONE_GIVEN_UP) -> Iterator[FoundRow]:
         """As ``find``, those that may be pruned: sent with their call settled, or discarded."""
@@ -75,6 +89,12 @@ class Operations:
         with transactions.read(self._engine) as connection:
             bound = sql.bind_planned(connection, rows)
             return int(connection.execute(sql.REPLAYED_BEFORE.on(connection), bound).scalar_one())
+
+    def count_with_address(self, rows: Sequence[Planned]) -> Counter[str]:
+        """How many of these rows hold a customer's address, by state."""
+        with transactions.read(self._engine) as connection:
+            bound = sql.bind_planned(connection, rows)
+            return Counter({row.state: row.rows for row in connection.execute(sql.WITH_ADDRESS.on(connection), bound)})
 
     def parked_by_error(self, wanted: RowFilter) -> list[ErrorGroup]:
         """Parked rows that the filter names, grouped by what their errors share; the largest group first."""
@@ -174,7 +194,7 @@ class Operations:
                 values = {"rows": json.dumps(new)}
             values |= {"prefix": _prefix(plan), "topic": topic}
             replayed = connection.execute(sql.REPLAY.on(connection), values).scalars()
-            return _on_record(connection, f"replay {plan}", order, replayed.all())
+            return _on_record(connection, replay_verb(plan), order, replayed.all())
 
     def call_again(self, plan: str, planned: Sequence[Planned], order: Order) -> list[int]:
         """Make the inference calls of sent rows due again; nothing is sent to Kafka."""
@@ -219,6 +239,11 @@ class Operations:
         """Every entry, or every one that concerns a row; oldest first."""
         return audit.entries(self._engine, row_id)
 
+    def entries_of(self, verb: str) -> EntrySpan | None:
+        """Which audit entries are of this verb; None if there is none."""
+        ((first, last, at_ms),) = self._ask(sql.AUDIT_SPAN, {"verb": verb})
+        return None if first is None else EntrySpan(first, last, at_ms)
+
     def verify(self, head: str | None = None) -> Verdict:
         """Whether the record is whole; ``head``: a hash noted earlier, which must still be in it."""
         return audit.verify(self._engine, head)
@@ -235,6 +260,11 @@ def _first_from(connection: Connection, at_ms: int, low: int, high: int) -> int:
         else:
             low = found.id + 1
     return low
+
+
+def replay_verb(plan: str) -> str:
+    """How the audit names it."""
+    return f"replay {plan}"
 
 
 def call_again_verb(plan: str) -> str:

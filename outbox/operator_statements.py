@@ -104,6 +104,7 @@ _CONDITIONS: dict[str, str | dict[str, str]] = {
     "holds a person's data": "(o.customer_email IS NOT NULL OR length(o.payload) > 0)",
     "not replayed by the plan": """substr(o.key, 1, length(:prefix)) <> :prefix
         AND NOT EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)""",
+    "replayed by the plan": "EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)",
     # Written out, not bound, so that the partial indexes serve.
     **{f"state {state}": f"o.state = '{state}'" for state in RowState},
 }
@@ -126,6 +127,10 @@ RECEIVED_FROM = statement("SELECT id, received_at FROM outbox WHERE id >= :id OR
 REPLAYED_BEFORE = _both("SELECT count(DISTINCT replay_of) FROM outbox WHERE {among}", among={
     name: text.replace("{column}", "replay_of") for name, text in _AMONG.items()
 })  # fmt: skip
+WITH_ADDRESS = _both(
+    "SELECT state, count(*) AS rows FROM outbox WHERE {among} AND customer_email IS NOT NULL GROUP BY state",
+    among={name: text.replace("{column}", "id") for name, text in _AMONG.items()},
+)
 # Changing ------------------------------------------------------------------------------------------
 
 _COLUMN_ID = {name: text.replace("{column}", "id") for name, text in _AMONG.items()}
@@ -263,4 +268,5 @@ AUDIT_OF_ROW = statement(
     postgresql=_AUDIT.replace("{concerning}", "AND CAST(row_ids AS jsonb) @> to_jsonb(CAST(:row_id AS bigint))"),
     sqlite=_AUDIT.replace("{concerning}", "AND :row_id IN (SELECT value FROM json_each(row_ids))"),
 )
+AUDIT_SPAN = statement("SELECT min(id), max(id), max(at) FROM outbox_audit WHERE verb = :verb")
 CALLED_AGAIN = statement("SELECT row_ids FROM outbox_audit WHERE verb = :verb ORDER BY id")

@@ -42,17 +42,19 @@ FORBIDDEN_KAFKA_PREFIXES = ("test.mock.", "ssl.engine.", "ssl.providers", "inter
 FORBIDDEN_KAFKA_SUFFIX = "_cb"
 """Callbacks are code, not settings."""
 
-AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-AGE = re.compile(r"(\d{1,6})([smhd])")
+AGE_UNITS = {"w": 7 * 86_400, "d": 86_400, "h": 3600, "m": 60, "s": 1}
+AGE = re.compile("(?=.)" + "".join(rf"(?:(\d{{1,6}}){unit})?" for unit in AGE_UNITS), re.IGNORECASE)
 DAY_SECONDS = 86_400.0
 SHORTEST_RETENTION_SECONDS = 60.0
 """Senders repeat a call within seconds, and find their row by its key only while the row is there."""
 
 
 def seconds_of(age: str) -> float | None:
-    """Seconds in an age as ``90s``, ``30m``, ``2h``, ``7d``; None if it is none."""
+    """Seconds in an age such as ``90s``, ``1h30m``, ``2d`` or ``1w``, larger units first; None if it is none."""
     found = AGE.fullmatch(age)
-    return float(int(found[1]) * AGE_UNITS[found[2]]) if found else None
+    if found is None:
+        return None
+    return float(sum(int(number or 0) * size for number, size in zip(found.groups(), AGE_UNITS.values(), strict=True)))
 
 
 def _retention(value: object) -> object:

@@ -85,10 +85,11 @@ def reconcile(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Let shards go on whose database went back in time (a restore, a failover to a stale replica).
+    """Let shards go on whose database went back in time.
 
-    Rows that the topic holds already are marked sent: id, interaction and time of receipt must all match.
-    Without --shard it is about the shards that wait for this.
+    That is after a restore, or a failover to a stale replica. Rows that the topic holds already are marked
+    sent: id, interaction and time of receipt must all match. Without --shard it is about the shards that
+    wait for this.
 
     \b
     Examples:

@@ -24,7 +24,9 @@ Python's usual pace (700) takes as long as encoding them."""
 
 @click.command()
 def run() -> None:
-    """Send outbox rows to Kafka until SIGTERM; exits within 25 s, broker there or not.
+    """Run the relay: send outbox rows to Kafka until SIGTERM.
+
+    It exits within 25 s, whether or not the broker answers.
 
     \b
     Examples:

@@ -136,7 +136,7 @@ def test_a_status_fits_eighty_columns() -> None:
     )  # fmt: skip
     shards = [status._replace(shard=number) for number in range(8)]
     console = Console(width=80, file=StringIO(), color_system=None)
-    console.print(shown(shards, CallsLeft(1_000, 2)))
+    console.print(shown(shards, CallsLeft(1_000, 2), 80))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= 80
     assert len([line for line in lines if "1234    9s 1,234,567" in line and "23,457" in line]) == 8
