@@ -5,6 +5,7 @@ from importlib import import_module
 import click
 
 VERBS = {
+    "migrate": "migrate.migrate",
     "run": "run.run",
     "status": "status.status",
     "list": "list.list_rows",

@@ -75,7 +75,7 @@ class Stage:
             StageError: it does not answer.
         """
         migrated = subprocess.run(
-            [sys.executable, "-m", "alembic", "-c", str(ROOT / "alembic.ini"), "upgrade", "head"],
+            [sys.executable, "-m", "relay", "migrate"],
             env=self.environ,
             capture_output=True,
             text=True,
