@@ -50,7 +50,7 @@ class Readiness:
         try:
             self._store.check_writable()
         except SchemaOutdatedError:
-            return "the database schema is older than this code needs: alembic upgrade head"
+            return "the database schema is older than this code needs: relay migrate"
         except UnsafeDatabaseError as error:
             log.error("the database is not safe to use: %s", error, action="unsafe")  # noqa: TRY400 - no trace
             return "the database is not safe to use, the log says why"

@@ -20,7 +20,7 @@ class UnsafeDatabaseError(OutboxError):
 
 
 class SchemaOutdatedError(OutboxError):
-    """The database schema is older than this code needs: run ``alembic upgrade head``."""
+    """The database schema is older than this code needs: run ``relay migrate``."""
 
 
 class LeaseLostError(OutboxError):

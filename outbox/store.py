@@ -74,7 +74,7 @@ class Store:
             revision = connection.execute(sql.REVISION.on(connection)).scalar_one_or_none() or "none"
             if revision < REQUIRED_REVISION:
                 raise SchemaOutdatedError(
-                    f"the database is at revision {revision}, this code needs {REQUIRED_REVISION}: alembic upgrade head"
+                    f"the database is at revision {revision}, this code needs {REQUIRED_REVISION}: relay migrate"
                 )
             connection.execute(sql.TOUCH.on(connection))
 
@@ -275,5 +275,5 @@ def _mark(
 def _identity(connection: Connection) -> Identity:
     row = connection.execute(sql.IDENTITY.on(connection)).one_or_none()
     if row is None:
-        raise SchemaOutdatedError("the outbox has no identity: alembic upgrade head")
+        raise SchemaOutdatedError("the outbox has no identity: relay migrate")
     return Identity(*row)

@@ -103,5 +103,5 @@ def _told(error: BaseException | None, *, is_programming: bool) -> OutboxError:
             f"the database did not do its work: {told}: grant the role SELECT, INSERT, UPDATE and DELETE on the outbox"
         )
     if is_programming or any(mark in told for mark in _MISSING):
-        return SchemaOutdatedError(f"the database lacks what this code needs ({told}): alembic upgrade head")
+        return SchemaOutdatedError(f"the database lacks what this code needs ({told}): relay migrate")
     return DatabaseUnavailableError(f"the database did not do its work: {told}")

@@ -5,9 +5,18 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from config.settings import BaseSettings, Shards
+from config.settings import BaseSettings, HostToBind, Shards
+from config.values import http_url, servers, topic
 
 FORBIDDEN_KAFKA_CONFIG = frozenset(
     {
@@ -71,25 +80,34 @@ def _retention(value: object) -> object:
 def _topics(value: object) -> object:
     if not isinstance(value, str):
         return value
-    names = tuple(name.strip() for name in value.split(","))
-    if not all(re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) for name in names):
-        raise ValueError("takes topic names, separated by commas")
-    return names
+    try:
+        return tuple(topic(name.strip()) for name in value.split(","))
+    except ValueError:
+        raise ValueError("takes topic names, separated by commas") from None
 
 
 Retention = Annotated[float | None, BeforeValidator(_retention)]
 """Seconds; None: nothing is pruned by itself."""
+Topic = Annotated[str, AfterValidator(topic)]
 Topics = Annotated[tuple[str, ...], BeforeValidator(_topics)]
 
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+LOGINS = {
+    "schema_registry_url": "SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD",
+    "inference_url": "INFERENCE_TOKEN",
+    "cxone_oauth_url": "CXONE_CLIENT_ID and CXONE_CLIENT_SECRET",
+    "cxone_enrich_url": "CXONE_CLIENT_ID and CXONE_CLIENT_SECRET",
+}
+"""What to use instead of a login in a URL, which errors and logs would quote."""
 
 
 class RelaySettings(BaseSettings):
     """Settings of the relay process and its command line."""
 
-    kafka_bootstrap_servers: str = Field(description="host:port,host:port of the brokers")
-    kafka_topic: str = "cxone-interactions-ml"
-    kafka_progress_topic: str = "cxone-interactions-ml-progress"
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(servers)] = Field(
+        description="host:port,host:port of the brokers"
+    )
+    kafka_topic: Topic = "cxone-interactions-ml"
+    kafka_progress_topic: Topic = "cxone-interactions-ml-progress"
     kafka_transactional_id_prefix: str = "cxone-ml-producer-"
     kafka_replay_topics: Topics = ()
     """Where replays may go besides ``kafka_topic``."""
@@ -101,23 +119,23 @@ class RelaySettings(BaseSettings):
     kafka_ssl_certificate_location: str | None = None
     kafka_ssl_key_location: str | None = None
     kafka_config: SecretStr | None = None
-    schema_registry_url: HttpUrl = Field(description="the http(s) URL of the Schema Registry")
+    schema_registry_url: str = Field(description="the http(s) URL of the Schema Registry")
     schema_registry_username: str | None = None
     schema_registry_password: SecretStr | None = None
-    inference_url: HttpUrl | None = None
+    inference_url: str | None = None
     inference_token: SecretStr | None = None
     inference_concurrency: Annotated[int, Field(ge=1, le=256)] = 16
     inference_max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
     inference_allow_hosts: str | None = None
     """Host names that may be called, separated by commas; None: the URL's own."""
-    cxone_oauth_url: HttpUrl | None = None
+    cxone_oauth_url: str | None = None
     cxone_client_id: str | None = None
     cxone_client_secret: SecretStr | None = None
     cxone_oauth_grant: Literal["client_credentials", "password"] = "client_credentials"
     cxone_access_key_id: str | None = None
     cxone_access_key_secret: SecretStr | None = None
     cxone_oauth_scope: str = "interaction:read"
-    cxone_enrich_url: HttpUrl | None = None
+    cxone_enrich_url: str | None = None
     """Of one interaction: ``{interactionId}`` is replaced; None: no enrichment."""
     cxone_enrich_email_path: str = "/customer/email,/fromAddress,/fromAddr"
     """JSON Pointers into the answer, separated by commas: the first that finds something counts."""
@@ -130,7 +148,11 @@ class RelaySettings(BaseSettings):
     """Read by the first migration only; given later, it must be what the outbox has."""
     relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
     relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10
+    relay_metrics_host: HostToBind = "127.0.0.1"
+    """Address that metrics and health are served on; in a container 0.0.0.0 or ::."""
     relay_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    metrics_token: SecretStr | None = None
+    """Asked for by ``/metrics``, and by ``/readyz`` for its reasons; None: whoever reaches the port may read them."""
     outbox_parked_policy: Literal["wait", "pass"] = "wait"
     outbox_retention: Retention = 7 * DAY_SECONDS
     """How long a settled row is kept."""
@@ -157,18 +179,10 @@ class RelaySettings(BaseSettings):
             raise ValueError(f"{', '.join(refused)} may not be set here: it would break the promise or has a variable")
         return value
 
-    @field_validator("inference_url", "cxone_oauth_url", "cxone_enrich_url")
+    @field_validator(*LOGINS)
     @classmethod
     def _callable_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if "@" in parts.netloc:
-            instead = "INFERENCE_TOKEN" if info.field_name == "inference_url" else "CXONE_CLIENT_ID"
-            raise ValueError(f"takes a URL without a login: use {instead}")
-        if not parts.hostname or parts.port == 0:  # asking for the port finds one that is none
-            raise ValueError("takes a URL with a host, as https://host/path")
-        return value
+        return None if value is None else http_url(value, LOGINS[info.field_name or ""])
 
     @field_validator("inference_token")
     @classmethod

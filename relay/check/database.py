@@ -1,11 +1,10 @@
 """The database: reachable, its version, whether it keeps what it acknowledged, its schema, its disk, its clock."""
 
-from importlib.resources import files
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, make_url
 
+from migrations.run import head
 from outbox import vitals
 from outbox.engine import create_outbox_engine, wal_is_safe
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError, UnsafeDatabaseError
@@ -21,7 +20,7 @@ OLDEST_SQLITE = (3, 38)
 LOW_DISK_BYTES, FULL_DISK_BYTES = 2_000_000_000, 100_000_000
 CLOCK_SECONDS = 5.0
 """Further apart, times of rows and times in logs tell different stories."""
-MIGRATE = "alembic upgrade head"
+MIGRATE = "relay migrate"
 LET_WRITE = "free its disk, end whatever holds its lock, and grant the role what it needs on the tables of the outbox"
 RECOVER = "start the database, or correct DATABASE_URL; the webhook answers 503 meanwhile, and nothing is lost"
 
@@ -75,11 +74,6 @@ def _write(engine: Engine) -> Finding:
     except DatabaseUnavailableError as error:
         return failure("database write", str(error), LET_WRITE)
     return ok("database write", "a write is committed")
-
-
-def head() -> str:
-    """The newest revision that this code brings."""
-    return ScriptDirectory(str(files("migrations"))).get_current_head() or ""
 
 
 def judge_vitals(seen: Vitals) -> list[Finding]:

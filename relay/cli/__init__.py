@@ -12,6 +12,7 @@ from relay.cli.failures import report
 from relay.cli.groups import Group
 
 VERBS = {
+    "migrate": "migrate.migrate",
     "run": "run.run",
     "status": "status.status",
     "list": "list.list_rows",

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from outbox.engine import create_outbox_engine
 from outbox.store import Store
-from relay.cli.shared import DONE, FAILED, WholeNumber 
+from relay.cli.shared import DONE, FAILED, WholeNumber
 from relay.demo.audience import Arrived, post_all, read_topic
 from relay.demo.stage import PATH, Stage, StageError
 
@@ -80,18 +81,18 @@ def _introduce(stage: Stage) -> None:
 
 def _stay(stage: Stage) -> int:
     stage.start_relay()
-    environ = ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPIC", "SCHEMA_REGISTRY_URL", "RELAY_ACTOR")
-    values = {"RELAY_ACTOR": "demo", **stage.environ}
-    relay = f"{sys.executable} -m relay"
+    names = ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPIC", "SCHEMA_REGISTRY_URL")
+    exports = " ".join(f"{name}={shlex.quote(stage.environ[name])}" for name in names)
+    relay = f"{shlex.quote(sys.executable)} -m relay"
     click.echo(
-        "\nPost an interaction:\n\n"
+        "\nIn another terminal, post an interaction:\n\n"
         f"  curl -i {stage.base}{PATH} -H 'X-CXone-Webhook-Secret: {stage.secret}' \\\n"
         """    -d '{"id": "interaction-1", "channel": "voice"}'\n\n"""
-        "Look at it, in the same terminal:\n\n"
-        f"  export {' '.join(f'{name}={values[name]}' for name in environ)}\n"
+        "Then look at it:\n\n"
+        f"  export {exports}\n"
         f"  {relay} status\n"
         f"  {relay} show 1\n\n"
-        "Ctrl-C stops everything."
+        "Ctrl-C here stops everything."
         + (" The mock cluster keeps about 5 MB a partition, and drops older records." if stage.mock else "")
     )
     while not stage.relay_gave_up():

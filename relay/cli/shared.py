@@ -324,7 +324,7 @@ def _refuse_missing_file(engine: Engine) -> None:
     if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
         raise UnsafeDatabaseError(
             f"DATABASE_URL names {engine.url.database}, which does not exist: "
-            "correct it, or make the outbox by alembic upgrade head"
+            "correct it, or make the outbox with relay migrate"
         )
 
 

@@ -65,7 +65,7 @@ def test_the_large_tables_are_vacuumed_early(new_postgresql: NewDatabase) -> Non
 def test_a_wrong_number_of_shards_stops_the_release(shards: str, tmp_path: object) -> None:
     """RELAY_SHARDS is checked before anything is built."""
     environ = {"DATABASE_URL": f"sqlite:///{tmp_path}/x.db", "RELAY_SHARDS": shards, "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    command = [sys.executable, "-m", "relay", "migrate"]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode
     assert f"RELAY_SHARDS='{shards}'" in done.stderr
