@@ -141,7 +141,6 @@ class _Kills:
     def __init__(self, stage: Stage) -> None:
         self._stage, self.count = stage, 0
         self._random = random.Random()  # noqa: S311 - moments, not secrets
-        self._next_kill = time.monotonic() + self._random.uniform(2, 4)
         self._start()
 
     @property
@@ -150,10 +149,8 @@ class _Kills:
         return self.count >= KILLS
 
     def go_on(self, sent: int, total: int) -> None:
-        """Kill when it is time, and start anew what was killed."""
-        if not self._stage.mock and not self.done and time.monotonic() > self._next_kill:
-            # With nothing left to send, a kill would show nothing: the rest is killed at once.
-            self._next_kill = time.monotonic() + self._random.uniform(0.5, 2.5) * (sent < total)
+        """Kill a relay that has sent its part of the rows, and start anew what was killed."""
+        if not self._stage.mock and not self.done and sent > self._part * total:
             self._stage.kill_relay()
         if self._stage.relay_was_killed():
             self.count += 1
@@ -161,6 +158,7 @@ class _Kills:
             self._start()
 
     def _start(self) -> None:
+        self._part = (self.count + self._random.uniform(0.1, 0.9)) / (KILLS + 1)
         if self._stage.mock and not self.done:
             self._stage.start_relay("committed", 1)
         else:

@@ -25,6 +25,7 @@ from relay.settings import RelaySettings, kafka_client_config
 ROOT = Path(__file__).parents[2]
 PATH = "/webhook/cxone-data-action"
 READY_SECONDS = 30.0
+KAFKA_SECONDS = 10.0
 
 
 PRODUCT = KNOWN_NAMES | {"DYNO", "PROMETHEUS_MULTIPROC_DIR", "WEB_CONCURRENCY", "WEB_THREADS"}
@@ -90,8 +91,9 @@ class Stage:
             self.bootstrap_servers = self.environ["KAFKA_BOOTSTRAP_SERVERS"] = self._start_cluster()
             return
         memory = ErrorMemory()
+        config: dict[str, Any] = {**self.client_config, "error_cb": memory, "log_level": 0}
         with translated(f"answer at {self.bootstrap_servers}", memory, StageError):
-            AdminClient({**self.client_config, "error_cb": memory, "log_level": 0}).list_topics(timeout=READY_SECONDS)
+            AdminClient(config).list_topics(timeout=KAFKA_SECONDS)
 
     def start_web(self) -> None:
         """Migrate, then serve the webhook with gunicorn.
