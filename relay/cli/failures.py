@@ -1,42 +1,23 @@
 """How a command that fails ends: with a line that says why, and an exit code; never with a traceback."""
 
+import errno
 import os
-import sys
 from contextlib import suppress
 from io import StringIO
-from typing import TextIO
 
 import click
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What a full disk, a quota or a terminal that is gone say; a pipe that is closed is ended silently by click."""
 
 
 def report(error: Exception) -> int:
     """Say on stderr why a command failed; with ``LOG_LEVEL=DEBUG`` also where. Returns the exit code."""
     from relay.cli.shared import FAILED
 
-    lost = _drop_unwritten(sys.stdout) or _drop_unwritten(sys.stderr)
-    code = error.exit_code if isinstance(error, click.ClickException) else FAILED
     with suppress(OSError):  # stderr may be what cannot be written
-        if lost:
-            click.echo(f"the output cannot be written: {lost}", err=True)
-        else:
-            _show(error)
-    _drop_unwritten(sys.stderr)
-    return code
-
-
-def _drop_unwritten(stream: TextIO | None) -> str | None:
-    """Why a stream cannot be written, if so; what it still holds is dropped, for Python would try again at its end."""
-    if stream is None:
-        return None
-    try:
-        stream.flush()
-    except OSError as error:
-        with suppress(OSError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
-        return error.strerror or type(error).__name__
-    return None
+        _show(error)
+    return error.exit_code if isinstance(error, click.ClickException) else FAILED
 
 
 def _show(error: Exception) -> None:
@@ -68,5 +49,6 @@ def _said(error: Exception) -> str:
     if isinstance(error, SQLAlchemyError):  # its message could quote a row
         return f"database error: {type(error).__name__}"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        what = error.filename or ("the output cannot be written" if error.errno in UNWRITABLE else type(error).__name__)
+        return f"{what}: {error.strerror}"
     return f"unexpected {type(error).__name__}: please report it with the output under LOG_LEVEL=DEBUG"

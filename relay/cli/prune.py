@@ -39,9 +39,10 @@ def prune(*, parked_calls: bool, **given: Any) -> None:
     """
     asked = Asked.taken_from(given)
     given_up = PARKED_CALLS_GIVEN_UP if parked_calls else NONE_GIVEN_UP
+    as_the_relay = not given["everything"] and all(given[name] == value for name, value in _NO_FILTER.items())
+    named = None if as_the_relay else rows_from(given)
     with operations() as (verbs, settings):
-        as_the_relay = not given["everything"] and all(given[name] == value for name, value in _NO_FILTER.items())
-        wanted = _retained(settings) if as_the_relay else rows_from(given)
+        wanted = named or _retained(settings)
         order = asked.order(wanted, settings)
         flag = ("--parked-calls",) if parked_calls else ()
         again = ("prune", *(() if as_the_relay else as_options(as_of_now(wanted))), *flag)

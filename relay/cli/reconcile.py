@@ -18,7 +18,7 @@ from outbox.reconciling import KnownRow, SeenRecord
 from outbox.rows import Order, Ref
 from outbox.states import RowState
 from outbox.store import Store
-from relay.cli.shards import OperatingSettings, order_of, planned
+from relay.cli.shards import SHARD, OperatingSettings, order_of, planned
 from relay.cli.shared import (
     DONE,
     PARTLY_DONE,
@@ -73,7 +73,7 @@ class Plan:
 @click.option(
     "--accept-duplicates", is_flag=True, help="Look for nothing: what was sent and is unsent here is sent again."
 )
-@click.option("--shard", "shards", type=click.IntRange(0, 98), multiple=True, help="This one; may be repeated.")
+@click.option("--shard", "shards", type=SHARD, multiple=True, help="This one; may be repeated.")
 @planned
 def reconcile(
     *,
