@@ -26,7 +26,7 @@ from outbox.rows import (
     ShardStatus,
 )
 
-REQUIRED_REVISION = "0005"
+REQUIRED_REVISION = "0007"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
 
 
