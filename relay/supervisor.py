@@ -16,6 +16,7 @@ from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedE
 from outbox.leases import Leases
 from outbox.rows import Holding, PendingRow
 from outbox.store import Store
+from relay.audit_log import AuditLog
 from relay.backoff import Backoff
 from relay.enrichment import Enricher
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
@@ -112,6 +113,7 @@ class Supervisor:
             threading.Thread(target=team.run, name="sharing", daemon=True),
             threading.Thread(target=team.listen, name="bell", daemon=True),
             threading.Thread(target=gauges.run, name="gauges", daemon=True),
+            threading.Thread(target=AuditLog(engine, self._stop).run, name="audit", daemon=True),
         ]
         if prepared.settings.inference_url is not None:
             owner = prepared.leases.owner
