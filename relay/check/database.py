@@ -10,6 +10,7 @@ from outbox import vitals
 from outbox.engine import create_outbox_engine, wal_is_safe
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError, UnsafeDatabaseError
 from outbox.private_file import open_to_others
+from outbox.rights import RELAY
 from outbox.rows import Identity
 from outbox.store import REQUIRED_REVISION, Store
 from outbox.vitals import Vitals
@@ -81,7 +82,7 @@ def _files(engine: Engine) -> list[Finding]:
 
 def _write(engine: Engine) -> Finding:
     try:
-        Store(engine).check_writable()
+        Store(engine).check_writable(RELAY)
     except SchemaOutdatedError as error:
         return failure("database write", str(error), MIGRATE)
     except DatabaseUnavailableError as error:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import BaseSettings, SettingsError, load
+from outbox import rights
 from outbox.audit import os_user
 from outbox.engine import ANSWER_SECONDS, create_outbox_engine
 from outbox.errors import OutboxError, UnsafeDatabaseError
@@ -255,6 +256,8 @@ def outbox_of(kind: type[S], *, answer_seconds: float = ANSWER_SECONDS) -> Itera
         try:
             _refuse_missing_file(engine)
             yield engine, settings
+        except OutboxError as error:
+            raise rights.named(engine, rights.OPERATOR, error) from None
         finally:
             engine.dispose()
     except (SettingsError, OutboxError, RelayError) as error:
