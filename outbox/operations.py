@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine
 
-from outbox import audit, pruning, statements, transactions
+from outbox import audit, erasing, pruning, statements, transactions
 from outbox import operator_statements as sql
 from outbox.audit import Verdict
 from outbox.hashing import interaction_hash
@@ -26,6 +26,8 @@ FIRST_PAGE_ROWS, PAGE_ROWS = 50, 1000
 """Somebody waits for the first rows."""
 WINDOW_IDS = 50_000
 """Ids that one statement walks over where no index serves: a statement may not take long."""
+BODY_WINDOW_IDS = 5_000
+"""The same where each body is gone through."""
 SLACK_MS = 60_000
 """By how much the order of ids may differ from the order of receipt: ids are handed out before commits."""
 COUNTED_IDS = 10_000
@@ -71,7 +73,10 @@ class Operations:
 
     def erasable(self, wanted: RowFilter) -> Iterator[FoundRow]:
         """As ``find``, those that hold a person's data."""
-        return self._find(wanted, ["holds a person's data"])
+        if wanted.email is None:
+            return self._find(wanted, ["holds a person's data"])
+        wanted = replace(wanted, email=erasing.folded(wanted.email))
+        return erasing.holding(self._engine, self._find(wanted, ["holds a person's data"]), wanted.email or "")
 
     def parked_calls(self, wanted: RowFilter) -> Iterator[FoundRow]:
         """Rows whose inference call is parked, with the state and the error of the call."""
@@ -122,7 +127,8 @@ class Operations:
             walks = (self._pages(query, {**values, "shard": shard}, [span]) for shard in shards)
             return heapq.merge(*walks, key=lambda row: row.id)
         first, last = span
-        windows = ((start, min(start + WINDOW_IDS, last)) for start in range(first, last, WINDOW_IDS))
+        step = WINDOW_IDS if wanted.email is None else BODY_WINDOW_IDS
+        windows = ((start, min(start + step, last)) for start in range(first, last, step))
         return self._pages(query, values, windows)
 
     def _pages(

@@ -1,5 +1,6 @@
 """The database: reachable, its version, whether it keeps what it acknowledged, its schema, its disk, its clock."""
 
+import shlex
 from pathlib import Path
 
 from sqlalchemy import Engine, make_url
@@ -8,6 +9,8 @@ from migrations.run import head
 from outbox import vitals
 from outbox.engine import create_outbox_engine, wal_is_safe
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError, UnsafeDatabaseError
+from outbox.private_file import open_to_others
+from outbox.rights import RELAY
 from outbox.rows import Identity
 from outbox.store import REQUIRED_REVISION, Store
 from outbox.vitals import Vitals
@@ -49,7 +52,7 @@ def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
         return [ok("database", f"{shown} answers"), failure("database durability", str(error), cure)], None
     except OutboxError as error:
         return [failure("database", f"{shown}: {error}", RECOVER)], None
-    findings = [ok("database", f"{shown} answers"), *judge_vitals(seen)]
+    findings = [ok("database", f"{shown} answers"), *judge_vitals(seen), *_files(engine)]
     try:
         revision = vitals.revision(engine)
     except SchemaOutdatedError:
@@ -66,9 +69,20 @@ def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
         return [*findings, failure("database identity", str(error), MIGRATE)], None
 
 
+def _files(engine: Engine) -> list[Finding]:
+    if engine.dialect.name != "sqlite":
+        return []
+    path = Path(engine.url.database or "").resolve()
+    if found := open_to_others(path):
+        seen = ", ".join(f"{file} (mode {mode:04o})" for file, mode in found.items())
+        cure = f"chmod 600 {shlex.join(map(str, found))}; rows hold addresses and bodies"
+        return [warning("database file", f"others than the owner have rights on {seen}", cure)]
+    return [ok("database file", f"{path} is the owner's alone")]
+
+
 def _write(engine: Engine) -> Finding:
     try:
-        Store(engine).check_writable()
+        Store(engine).check_writable(RELAY)
     except SchemaOutdatedError as error:
         return failure("database write", str(error), MIGRATE)
     except DatabaseUnavailableError as error:

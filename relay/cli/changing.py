@@ -75,7 +75,7 @@ class Asked(NamedTuple):
 
     def order(self, wanted: RowFilter, settings: OperatorSettings) -> Order:
         """Who, why, and which rows. Raises ``UsageError`` if nobody knows who acts."""
-        return Order(who_acts(self.actor, settings), self.reason, wanted)
+        return Order(who_acts(self.actor, settings), self.reason, wanted, settings.pseudonym_key)
 
 
 @dataclass(frozen=True)

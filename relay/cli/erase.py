@@ -11,10 +11,16 @@ from outbox.states import RowState
 from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
 from relay.cli.shared import DONE, PARTLY_DONE, Value, as_options, operations
 
+SEARCHED = (
+    "the address was looked for as the customer's and in every text of the bodies, upper and lower case and JSON "
+    "escapes alike; not in interaction ids, agent ids, channels and Idempotency-Keys, which stay (--interaction "
+    "erases by an id), nor where a body encodes it otherwise, as in base64"
+)
+
 
 @click.command()
 @changing
-@click.option("--email", type=Value(), help="Rows with this customer address, or whose body contains it.")
+@click.option("--email", type=Value(), help="Rows with this address, or whose body contains it in any spelling.")
 @click.option("--interaction", type=Value(), help="Rows of the interaction with this id.")
 def erase(*, email: str | None, interaction: str | None, **given: object) -> None:
     """Remove a person's data from the outbox.
@@ -37,7 +43,7 @@ def erase(*, email: str | None, interaction: str | None, **given: object) -> Non
         plan = plan_of(verbs.erasable(wanted))
         again = ("erase", *as_options(wanted))
         nothing = "" if plan else _nothing_left(verbs, wanted)
-        told = _consequences(verbs, plan)
+        told = _consequences(verbs, plan, email)
         change = Change("erase", plan, lambda chunk: verbs.erase(chunk, order), told, again, nothing)
         code = carry_out(change, asked)
         if code in (DONE, PARTLY_DONE) and not asked.dry_run and any(True for _ in verbs.erasable(wanted)):
@@ -51,10 +57,13 @@ def _nothing_left(verbs: Operations, wanted: RowFilter) -> str:
     return f"{rows} row(s) match, and hold no personal data any more" if rows else "no row matches"
 
 
-def _consequences(verbs: Operations, plan: Plan) -> tuple[str, ...]:
+def _consequences(verbs: Operations, plan: Plan, email: str | None) -> tuple[str, ...]:
     held = sum((verbs.count_with_address(chunk) for chunk in plan.chunks(COUNTED_IDS)), Counter[str]())
     what = "the customer's address and the received body are" if held else "the received body is"
-    told = [f"{what} removed; ids, channel, agent, times and state stay"]
+    told = [
+        *(() if email is None else (SEARCHED,)),
+        f"{what} removed; ids, channel, agent, times and state stay",
+    ]
     if sent := held[RowState.SENT]:
         told.append(
             f"{sent} of them are sent with the address: their records stay in Kafka until the topic's retention "

@@ -40,4 +40,4 @@ def planned(command: F) -> F:
 
 def order_of(actor: str | None, reason: str, settings: OperatorSettings) -> Order:
     """Who acts, and why."""
-    return Order(who_acts(actor, settings), reason, RowFilter())
+    return Order(who_acts(actor, settings), reason, RowFilter(), settings.pseudonym_key)

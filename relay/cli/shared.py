@@ -1,6 +1,5 @@
 """What the operators' verbs share: exit codes, filters, who acts, and data made safe for a terminal."""
 
-import getpass
 import json
 import os
 import re
@@ -13,11 +12,14 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from pydantic import SecretStr, field_validator
 from sqlalchemy import Engine
 
 from config.settings import BaseSettings, load
+from outbox import rights
+from outbox.audit import os_user
 from outbox.engine import ANSWER_SECONDS, create_outbox_engine
-from outbox.errors import UnsafeDatabaseError
+from outbox.errors import OutboxError, UnsafeDatabaseError
 from outbox.operations import Operations
 from outbox.rows import INT64_MAX, RowFilter
 from outbox.states import RowState
@@ -29,6 +31,7 @@ DONE, FAILED, USAGE, NOTHING_MATCHED, CHECK_FAILED, PARTLY_DONE = range(6)
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=BaseSettings)
+LEAST_KEY_BYTES = 16
 MOST_CHARACTERS = 1_000
 """Of a text that goes on record."""
 _ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
@@ -39,8 +42,22 @@ class OperatorSettings(BaseSettings):
 
     relay_actor: str | None = None
     """Who is on record as the one who acts."""
+    audit_pseudonym_key: SecretStr | None = None
+    """Turns interaction ids and addresses of filters into pseudonyms; without it they are not recorded."""
     kafka_replay_topics: Topics = ()
     outbox_retention: Retention = 7 * DAY_SECONDS
+
+    @field_validator("audit_pseudonym_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and len(value.get_secret_value().encode()) < LEAST_KEY_BYTES:
+            raise ValueError(f"takes {LEAST_KEY_BYTES} bytes or more, as openssl rand -hex 32 makes them")
+        return value
+
+    @property
+    def pseudonym_key(self) -> bytes | None:
+        """The key as bytes."""
+        return self.audit_pseudonym_key.get_secret_value().encode() if self.audit_pseudonym_key else None
 
 
 class Instant(int):
@@ -286,11 +303,8 @@ def who_acts(named: str | None, settings: OperatorSettings) -> str:
         if not named and (len(actor) > MOST_CHARACTERS or not actor.isprintable()):
             raise click.UsageError("RELAY_ACTOR is too long, or holds characters that cannot be shown")
         return actor
-    try:
-        user = getpass.getuser() if os.getuid() else "root"
-    except (KeyError, OSError):
-        user = "an unknown user"
-    if user in ("root", "an unknown user") and not is_dry_run(click.get_current_context()):
+    user = os_user()
+    if (user == "root" or user.startswith("uid ")) and not is_dry_run(click.get_current_context()):
         raise click.UsageError(f"this runs as {user}: say who you are with --as NAME or RELAY_ACTOR")
     return user
 
@@ -315,6 +329,8 @@ def outbox_of(kind: type[S], *, answer_seconds: float = ANSWER_SECONDS) -> Itera
     try:
         _refuse_missing_file(engine)
         yield engine, settings
+    except OutboxError as error:
+        raise rights.named(engine, rights.OPERATOR, error) from None
     finally:
         engine.dispose()
 

@@ -75,7 +75,9 @@ def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: 
     with outbox_of(OperatorSettings) as (engine, settings):
         lookup = Lookup(engine)
         if reveal:
-            payload = lookup.reveal(row_id, Order(who_acts(actor, settings), reason or "", RowFilter(ids=(row_id,))))
+            asked = RowFilter(ids=(row_id,))
+            order = Order(who_acts(actor, settings), reason or "", asked, settings.pseudonym_key)
+            payload = lookup.reveal(row_id, order)
         life = lookup.life(row_id)
     if life is None:
         nothing_matched(f"the outbox holds no row {row_id}")

@@ -321,8 +321,8 @@ BREAKAGES = [
     Breakage(
         "an erased row takes its body again",
         "outbox/recording.py",
-        "in (row.payload, ERASED_PAYLOAD)",
-        "in (row.payload, None)",
+        "in (_digest(row), UNKNOWN_DIGEST)",
+        "in (_digest(row), b'')",
         f"{RETENTION}::test_a_delivery_repeated_after_the_erasure_is_still_a_duplicate[sqlite]",
     ),
     Breakage(

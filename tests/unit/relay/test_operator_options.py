@@ -1,6 +1,8 @@
 """Options that several verbs share mean the same with each of them, and are judged before anything is asked."""
 
 import json
+import os
+import pwd
 import re
 import subprocess
 from collections.abc import Iterator
@@ -156,7 +158,22 @@ def test_a_change_without_rows_tells_of_none(new_sqlite: NewDatabase) -> None:
     """A pause is of shards."""
     environ = {"DATABASE_URL": new_sqlite()}
     command(environ, "pause", "--reason", "broker upgrade")
-    assert "ann pause every shard: broker upgrade" in command(environ, "audit").stdout
+    assert re.search(r"ann( \(as .+\))? pause every shard: broker upgrade", command(environ, "audit").stdout)
+
+
+def test_the_user_of_the_process_stands_beside_who_they_say_they_are(new_sqlite: NewDatabase) -> None:
+    """By the system's word: the environment's is as good as --as."""
+    environ = {"DATABASE_URL": new_sqlite()}
+    command(environ, "pause", "--reason", "broker upgrade", "--as", "somebody", LOGNAME="else", USER="else")
+    entry = json.loads(command(environ, "audit", "--json").stdout)
+    assert (entry["actor"], entry["os_user"]) == ("somebody", pwd.getpwuid(os.getuid()).pw_name)
+
+
+def test_a_key_for_pseudonyms_is_no_short_one(new_sqlite: NewDatabase) -> None:
+    """Whoever can guess it can guess telephone numbers."""
+    given = command({"DATABASE_URL": new_sqlite()}, "audit", AUDIT_PSEUDONYM_KEY="canary")
+    assert (given.returncode, "takes 16 bytes or more" in given.stderr) == (1, True)
+    assert "canary" not in given.stderr
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("retyr", "retry"), ("lst", "list"), ("reconsile", "reconcile")])
