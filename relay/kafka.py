@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka.admin import AdminClient
 
-from relay.errors import TransactionFailedError, UnavailableError
+from relay.errors import MisconfiguredError, TransactionFailedError, UnavailableError
 
 REFUSED_RECORDS = frozenset(
     {
@@ -103,6 +104,17 @@ def translated(
         raise raised(memory.told(f"Kafka failed to {doing}: {explain(exception.args[0])}")) from None
     except (SystemError, BufferError, RuntimeError) as exception:
         raise raised(memory.told(f"Kafka failed to {doing}: {type(exception).__name__}")) from None
+
+
+def admin_client(config: dict[str, Any], memory: ErrorMemory) -> AdminClient:
+    """A client for questions and topics, to be dropped after use: the next one reads certificates and keys anew.
+
+    Raises:
+        MisconfiguredError: the client refuses its settings, or cannot read a file that they name.
+    """
+    with translated("make an admin client", memory, MisconfiguredError):
+        complete: dict[str, Any] = {**config, "error_cb": memory}
+        return AdminClient(complete, logger=logging.getLogger("relay.librdkafka"))
 
 
 def of_partitions(read: Iterable[Message | None]) -> list[Message]:

@@ -66,7 +66,7 @@ def read_topic(bootstrap_servers: str, topic: str) -> list[Arrived]:
             "log_level": 0,
         }
     )
-    waiting = set(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+    waiting = set(consumer.list_topics(topic, timeout=10).topics[topic].partitions)  # a consumer's look creates nothing
     consumer.assign([TopicPartition(topic, number, 0) for number in waiting])
     found, deadline = [], monotonic() + READ_SECONDS
     while waiting and monotonic() < deadline:

@@ -38,9 +38,10 @@ class Stage:
         self.base = f"http://127.0.0.1:{self.port}"
         self.standins = StandIns()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.bootstrap_servers = kafka or self._start_cluster()
         run = secrets.token_hex(3)
         self.topic = f"cxone-interactions-ml-demo-{run}"
+        progress_topic = f"{self.topic}-progress"
+        self.bootstrap_servers = kafka or self._start_cluster(self.topic, progress_topic)
         self.database = self.folder / "outbox.db"
         self.environ = {
             **os.environ,
@@ -51,7 +52,7 @@ class Stage:
             "PORT": str(self.port),
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
             "KAFKA_TOPIC": self.topic,
-            "KAFKA_PROGRESS_TOPIC": f"{self.topic}-progress",
+            "KAFKA_PROGRESS_TOPIC": progress_topic,
             "KAFKA_TRANSACTIONAL_ID_PREFIX": f"cxone-demo-{run}-",
             "INFERENCE_URL": f"{self.standins.base}/score",
             "RELAY_BATCH_SIZE": "250",
@@ -129,9 +130,9 @@ class Stage:
                 process.wait()
         self.standins.close()
 
-    def _start_cluster(self) -> str:
+    def _start_cluster(self, *topics: str) -> str:
         process = subprocess.Popen(
-            [sys.executable, "-m", "relay.demo.cluster"],
+            [sys.executable, "-m", "relay.demo.cluster", *topics],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             start_new_session=True,
