@@ -21,11 +21,12 @@ REFUSED_RECORDS = frozenset(
         KafkaError.INVALID_MSG,
         KafkaError.INVALID_MSG_SIZE,
         KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
         KafkaError.POLICY_VIOLATION,
     }
 )
 """Error codes that a record brings about, not the state of a service."""
+REFUSED_WHOLE = frozenset({KafkaError.INVALID_TIMESTAMP})
+"""Error codes that come with a record and are not its fault: its time stamp is this host's clock."""
 
 CURES: dict[int, str] = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
@@ -39,6 +40,10 @@ CURES: dict[int, str] = {
     KafkaError.SASL_AUTHENTICATION_FAILED: "check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM",
     KafkaError._AUTHENTICATION: "check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM",  # noqa: SLF001
     KafkaError._SSL: "check KAFKA_SSL_CA_LOCATION and the broker's certificate",  # noqa: SLF001
+    KafkaError.INVALID_TIMESTAMP: (
+        "the clocks of this host and of the broker differ by more than the topic's message.timestamp.before.max.ms or "
+        "message.timestamp.after.max.ms (an hour): let both hosts follow NTP"
+    ),
     KafkaError.INVALID_TRANSACTION_TIMEOUT: (
         "raise the broker's transaction.max.timeout.ms, or lower transaction.timeout.ms in KAFKA_CONFIG"
     ),

@@ -22,7 +22,7 @@ from relay.owner import is_dead
 from relay.publisher import Publisher
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
 from relay.shard import Parts, ignore_steps
-from relay.topics import compact_progress_topic, prepare_topics
+from relay.topics import Topics
 from relay.turns import Turns
 
 T = TypeVar("T")
@@ -54,6 +54,7 @@ class Prepared:
     settings: RelaySettings
     store: Store
     leases: Leases
+    topics: Topics
     bound: Identity
     encoder: Encoder
     bell: Bell
@@ -108,9 +109,7 @@ class Prepared:
     def check_identity(self) -> None:
         """At each taking, for the brokers behind an address, and the database behind its, can change."""
         shards = self.store.identity().shards  # resharding changes it under a running relay
-        memory = ErrorMemory()
-        admin = admin_client(kafka_client_config(self.settings), memory)
-        cluster_id = prepare_topics(admin, self.settings, shards, memory)
+        cluster_id = self.topics.prepare(shards, used=True)
         self.store.bind_identity(replace(self.bound, shards=shards, cluster_id=cluster_id))
 
     def read_back(self, shard: int, stop: threading.Event) -> progress.Progress | None:
@@ -155,7 +154,8 @@ def prepare(
     """
     store = Store(engine)
     identity = insist("database", store.identity)
-    cluster_id = insist("kafka", lambda: _find_topics(settings, identity))
+    topics, used = Topics(settings), identity.progress_topic == settings.kafka_progress_topic
+    cluster_id = insist("kafka", lambda: topics.prepare(identity.shards, used=used))
     bound = Identity(
         identity.outbox_id,
         identity.shards,
@@ -168,14 +168,4 @@ def prepare(
     made = insist("schema registry", lambda: encoder(settings))
     # A shard that asks CXone waits for its answers most of the time, and rows gather meanwhile.
     turns = Turns(identity.shards) if settings.cxone_enrich_url else Turns()
-    return Prepared(settings, store, leases, bound, made, Bell(engine), turns)
-
-
-def _find_topics(settings: RelaySettings, identity: Identity) -> str:
-    """See that the topics are there as wanted; the cluster's id."""
-    memory = ErrorMemory()
-    admin = admin_client(kafka_client_config(settings), memory)
-    used = identity.progress_topic == settings.kafka_progress_topic
-    cluster_id = prepare_topics(admin, settings, identity.shards, memory, used=used)
-    compact_progress_topic(admin, settings, memory, used=used)
-    return cluster_id
+    return Prepared(settings, store, leases, topics, bound, made, Bell(engine), turns)

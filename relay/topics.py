@@ -20,9 +20,9 @@ from confluent_kafka.admin import (
 )
 
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.kafka import ErrorMemory, explain, seen_of, translated
+from relay.kafka import ErrorMemory, admin_client, explain, seen_of, translated
 from relay.progress import bounds
-from relay.settings import RelaySettings
+from relay.settings import RelaySettings, kafka_client_config
 
 log = structlog.get_logger(__name__)
 
@@ -43,34 +43,110 @@ _REFUSED = _UNAUTHORIZED | {
 """Answers that stay the same until an administrator does something."""
 
 
-def prepare_topics(
-    admin: AdminClient, settings: RelaySettings, shards: int, memory: ErrorMemory, *, used: bool = True
-) -> str:
-    """See that the topics are there and have partitions enough; return the cluster's id.
+class Topics:
+    """The topics of one outbox, seen to whenever a shard is taken. Safe to use from the threads of many shards.
 
     Args:
-        admin: a client of the broker.
         settings: of the relay.
-        shards: of the outbox.
-        memory: the client's ``error_cb``.
-        used: whether this outbox was used with the progress topic before.
-
-    Raises:
-        UnavailableError: the broker does not answer.
-        MisconfiguredError: a topic is missing, or has too few partitions, and the relay may not change that.
     """
-    cluster_id = ""
-    for new in wanted_topics(settings, shards):
-        cluster_id, partitions = _look(admin, new.topic, memory)
-        while not partitions:
-            if _create(admin, new, settings, memory):
-                partitions = new.num_partitions
-            else:  # another relay was faster, or the broker made it for somebody who asked about it
+
+    def __init__(self, settings: RelaySettings) -> None:
+        self._settings = settings
+        self._reported_hidden = False
+
+    def prepare(self, shards: int, *, used: bool) -> str:
+        """See that the topics are there, with partitions enough, the progress topic compacted; the cluster's id.
+
+        Without the right to see the progress topic's settings a warning names it, and the relay works all the same.
+
+        Args:
+            shards: of the outbox.
+            used: whether this outbox was used with the progress topic before.
+
+        Raises:
+            UnavailableError: the broker does not answer.
+            MisconfiguredError: a topic is missing or not as it has to be, and the relay may not or should not
+                change that.
+        """
+        memory = ErrorMemory()
+        admin = admin_client(kafka_client_config(self._settings), memory)
+        cluster_id = ""
+        for new in wanted_topics(self._settings, shards):
+            cluster_id, partitions = _look(admin, new.topic, memory)
+            while not partitions:
+                if _create(admin, new, self._settings, memory):
+                    break
+                # Another relay was faster, or the broker made it for somebody who asked about it.
                 cluster_id, partitions = _look(admin, new.topic, memory)
-        if new.topic == settings.kafka_progress_topic and partitions < shards:
-            _refuse_foreign(admin, settings, partitions, used=used, cure=_too_few(settings, shards))
-            grow_progress_topic(admin, settings, shards)
-    return cluster_id
+            if partitions and new.topic == self._settings.kafka_progress_topic:
+                self._grow(admin, partitions, shards, used=used)
+                self._compact(admin, partitions, memory, used=used)
+        return cluster_id
+
+    def _grow(self, admin: AdminClient, partitions: int, shards: int, *, used: bool) -> None:
+        if partitions < shards:
+            self._refuse_foreign(admin, partitions, _too_few(self._settings, shards), used=used)
+            grow_progress_topic(admin, self._settings, shards)
+
+    def _compact(self, admin: AdminClient, partitions: int, memory: ErrorMemory, *, used: bool) -> None:
+        """Compacted and nothing else: a record that expires cannot be read back."""
+        topic = self._settings.kafka_progress_topic
+        policy = self._cleanup_policy(admin, memory)
+        if policy in (None, COMPACT):
+            return
+        command = (
+            f"kafka-configs.sh --bootstrap-server {self._settings.kafka_bootstrap_servers} --topic {topic} "
+            f"--alter --add-config {CLEANUP_POLICY}={COMPACT}"
+        )
+        cure = f"topic {topic} has {CLEANUP_POLICY}={policy}, so that progress records expire: {command}"
+        self._refuse_foreign(admin, partitions, cure, used=used)
+        entry = ConfigEntry(CLEANUP_POLICY, COMPACT, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+        (future,) = admin.incremental_alter_configs([resource], request_timeout=REQUEST_SECONDS).values()
+        if error := _error_of(future):
+            if error.code() in _REFUSED:
+                raise MisconfiguredError(f"{cure} ({seen_of(error)})")
+            raise UnavailableError(memory.told(f"topic {topic} cannot be altered: {explain(error)}"))
+        log.warning(
+            "topic %s had %s=%s and is compacted now", topic, CLEANUP_POLICY, policy,
+            action="topic_compacted", topic=topic, before=policy,
+        )  # fmt: skip
+
+    def _cleanup_policy(self, admin: AdminClient, memory: ErrorMemory) -> str | None:
+        """None: the broker does not show it to us."""
+        topic = self._settings.kafka_progress_topic
+        metadata = _metadata(admin, topic, memory)
+        if metadata.controller_id not in metadata.brokers:
+            return self._report_hidden("the cluster has no controller")
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        (future,) = admin.describe_configs([resource], request_timeout=REQUEST_SECONDS).values()
+        error = _error_of(future)
+        if error is None:
+            return str(future.result()[CLEANUP_POLICY].value).replace(" ", "")
+        if error.code() in _REFUSED:
+            return self._report_hidden(seen_of(error))
+        raise UnavailableError(memory.told(f"the settings of topic {topic} cannot be read: {explain(error)}"))
+
+    def _report_hidden(self, reason: str) -> str | None:
+        topic = self._settings.kafka_progress_topic
+        if not self._reported_hidden:
+            self._reported_hidden = True
+            log.warning(
+                "the settings of topic %s cannot be seen (%s): grant DescribeConfigs on it, or see to it that it has "
+                "%s=%s", topic, reason, CLEANUP_POLICY, COMPACT, action="topic_settings_hidden", topic=topic,
+            )  # fmt: skip
+        return None
+
+    def _refuse_foreign(self, admin: AdminClient, partitions: int, cure: str, *, used: bool) -> None:
+        """Change no topic that holds records and was never ours: the setting may name somebody else's."""
+        if used:
+            return
+        places = [TopicPartition(self._settings.kafka_progress_topic, number) for number in range(partitions)]
+        if any(low < end for low, end in bounds(admin, places, OffsetSpec.earliest()).values()):
+            raise MisconfiguredError(
+                f"{cure} (it holds records, and this outbox was never used with it, so the relay leaves it as it is: "
+                "see that KAFKA_PROGRESS_TOPIC names the right topic)"
+            )
 
 
 def grow_progress_topic(admin: AdminClient, settings: RelaySettings, shards: int) -> int:
@@ -92,38 +168,6 @@ def grow_progress_topic(admin: AdminClient, settings: RelaySettings, shards: int
             raise UnavailableError(memory.told(f"topic {topic} cannot be grown: {explain(error)}"))
     log.info("topic %s has %d partitions now", topic, shards, action="topic_grown", topic=topic, partitions=shards)
     return before
-
-
-def compact_progress_topic(admin: AdminClient, settings: RelaySettings, memory: ErrorMemory, *, used: bool) -> None:
-    """See that the progress topic is compacted and nothing else: a record that expires cannot be read back.
-
-    Without the right to see the topic's settings a warning names it, and the relay starts all the same.
-
-    Raises:
-        UnavailableError: the broker does not answer.
-        MisconfiguredError: the topic is not compacted, and the relay may not or should not change that.
-    """
-    topic = settings.kafka_progress_topic
-    policy = _cleanup_policy(admin, topic, memory)
-    if policy in (None, COMPACT):
-        return
-    command = (
-        f"kafka-configs.sh --bootstrap-server {settings.kafka_bootstrap_servers} --topic {topic} "
-        f"--alter --add-config {CLEANUP_POLICY}={COMPACT}"
-    )
-    cure = f"topic {topic} has {CLEANUP_POLICY}={policy}, so that progress records expire: {command}"
-    _refuse_foreign(admin, settings, _look(admin, topic, memory)[1], used=used, cure=cure)
-    entry = ConfigEntry(CLEANUP_POLICY, COMPACT, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    (future,) = admin.incremental_alter_configs([resource], request_timeout=REQUEST_SECONDS).values()
-    if error := _error_of(future):
-        if error.code() in _REFUSED:
-            raise MisconfiguredError(f"{cure} ({seen_of(error)})")
-        raise UnavailableError(memory.told(f"topic {topic} cannot be altered: {explain(error)}"))
-    log.warning(
-        "topic %s had %s=%s and is compacted now", topic, CLEANUP_POLICY, policy,
-        action="topic_compacted", topic=topic, before=policy,
-    )  # fmt: skip
 
 
 def wanted_topics(settings: RelaySettings, shards: int) -> list[NewTopic]:
@@ -152,19 +196,6 @@ def _too_few(settings: RelaySettings, shards: int) -> str:
     )
 
 
-def _refuse_foreign(admin: AdminClient, settings: RelaySettings, partitions: int, *, used: bool, cure: str) -> None:
-    """Change no topic that holds records and was never ours: ``KAFKA_PROGRESS_TOPIC`` may name somebody else's."""
-    topic = settings.kafka_progress_topic
-    if used:
-        return
-    places = [TopicPartition(topic, number) for number in range(partitions)]
-    if any(low < end for low, end in bounds(admin, places, OffsetSpec.earliest()).values()):
-        raise MisconfiguredError(
-            f"{cure} (it holds records, and this outbox was never used with it, so the relay leaves it as it is: "
-            "see that KAFKA_PROGRESS_TOPIC names the right topic)"
-        )
-
-
 def _look(admin: AdminClient, topic: str, memory: ErrorMemory) -> tuple[str, int]:
     """The cluster's id, and the topic's number of partitions: 0 if it is missing."""
     metadata = _metadata(admin, topic, memory)
@@ -182,30 +213,6 @@ def _metadata(admin: AdminClient, topic: str, memory: ErrorMemory) -> ClusterMet
             return admin.list_topics(topic, timeout=REQUEST_SECONDS)
         finally:
             admin.poll(0)  # serves error_cb: why it failed
-
-
-def _cleanup_policy(admin: AdminClient, topic: str, memory: ErrorMemory) -> str | None:
-    """None: the broker does not show it to us, and a warning says so."""
-    metadata = _metadata(admin, topic, memory)
-    if metadata.controller_id not in metadata.brokers:
-        _report_hidden(topic, "the cluster has no controller")
-        return None
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-    (future,) = admin.describe_configs([resource], request_timeout=REQUEST_SECONDS).values()
-    error = _error_of(future)
-    if error is None:
-        return str(future.result()[CLEANUP_POLICY].value).replace(" ", "")
-    if error.code() in _REFUSED:
-        _report_hidden(topic, seen_of(error))
-        return None
-    raise UnavailableError(memory.told(f"the settings of topic {topic} cannot be read: {explain(error)}"))
-
-
-def _report_hidden(topic: str, reason: str) -> None:
-    log.warning(
-        "the settings of topic %s cannot be seen (%s): grant DescribeConfigs on it, or see to it that it has %s=%s",
-        topic, reason, CLEANUP_POLICY, COMPACT, action="topic_settings_hidden", topic=topic,
-    )  # fmt: skip
 
 
 def _create(admin: AdminClient, new: NewTopic, settings: RelaySettings, memory: ErrorMemory) -> bool:

@@ -154,6 +154,14 @@ class Kafka:
         """A client with every right."""
         return AdminClient(self.client_config)
 
+    def limit_producers(self, bytes_per_second: int) -> None:
+        """Set the quota of every producer, as an administrator does."""
+        command = [java(17), "-cp", f"{jars()}/*", "kafka.admin.ConfigCommand"]
+        command += ["--bootstrap-server", self.bootstrap_servers, "--alter"]
+        command += ["--add-config", f"producer_byte_rate={bytes_per_second}"]
+        command += ["--entity-type", "clients", "--entity-default"]
+        subprocess.run(command, check=True, capture_output=True)
+
     def stop(self) -> None:
         """Stop it for good; nothing of its data is needed, so it need not shut down in order."""
         if self._process is not None:
