@@ -21,6 +21,7 @@ from config.values import http_url, servers, topic
 FORBIDDEN_KAFKA_CONFIG = frozenset(
     {
         "acks",
+        "allow.auto.create.topics",
         "request.required.acks",
         "auto.offset.reset",
         "bootstrap.servers",
@@ -256,6 +257,8 @@ def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
         "ssl.key.location": settings.kafka_ssl_key_location,
     }
     config |= {name: path for name, path in locations.items() if path}
+    # A broker creates a topic that a client asks about, with its own defaults, unless the client forbids it.
+    config["allow.auto.create.topics"] = False
     return config | (json.loads(settings.kafka_config.get_secret_value()) if settings.kafka_config else {})
 
 

@@ -70,7 +70,7 @@ def read_topic(config: dict[str, Any], topic: str) -> list[Arrived]:
             "log_level": 0,
         }
     )
-    waiting = set(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+    waiting = set(consumer.list_topics(topic, timeout=10).topics[topic].partitions)  # a consumer's look creates nothing
     consumer.assign([TopicPartition(topic, number, 0) for number in waiting])
     found, deadline = [], monotonic() + READ_SECONDS
     while waiting and monotonic() < deadline:

@@ -160,7 +160,8 @@ class Stage:
         self.standins.close()
 
     def _start_cluster(self) -> str:
-        command = [sys.executable, "-m", "relay.demo.cluster"]
+        topics = (self.topic, self.environ["KAFKA_PROGRESS_TOPIC"])
+        command = [sys.executable, "-m", "relay.demo.cluster", *topics]
         process = self._spawn("cluster", command, stdout=subprocess.PIPE)
         address = process.stdout.readline().decode().strip() if process.stdout else ""
         if not address:
