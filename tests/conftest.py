@@ -19,7 +19,7 @@ from outbox.store import Store
 from tests.services import Given, Postgres
 from tests.services.java import cached
 
-pytest_plugins = ["tests.services.fixtures", "tests.simulator.fixtures", "tests.world"]
+pytest_plugins = ["tests.services.fixtures", "tests.simulator.fixtures", "tests.world", "tests.wheel"]
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = "TEST_TEMPLATES"

@@ -54,6 +54,16 @@ def test_nothing_of_its_output_looks_like_a_failure(cluster: dict[str, str], col
     assert re.search(r"kills of the relay [123] ", words), words
 
 
+def test_it_works_without_a_checkout(wheel_environment: Path, tmp_path: Path) -> None:
+    """Installed from the wheel, in a folder that holds nothing of the product."""
+    done = subprocess.run(
+        [wheel_environment / "relay", "demo", "--count", "50"],
+        cwd=tmp_path, env=environ(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "Each accepted interaction is in the topic exactly once." in done.stdout
+
+
 def test_a_caller_that_is_killed_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
     """A connection that is reset in the middle of a request, or before its answer, prints nothing."""
     stand_ins = StandIns()

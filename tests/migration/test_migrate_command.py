@@ -1,12 +1,10 @@
 """``relay migrate``, from a checkout and from a wheel in an environment of its own, on both databases."""
 
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,33 +14,7 @@ from outbox.engine import create_outbox_engine
 from tests.conftest import ROOT
 from tests.services import Given, Postgres
 
-SOURCES = ("app", "config", "migrations", "outbox", "relay", "pyproject.toml", "README.md")
 Relay = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="session")
-def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ``bin`` folder of an environment with the wheel installed, far from the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / "source" / name)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(folder / "source")])
-    (wheel,) = folder.glob("*.whl")
-    _run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
-    _run([*pip, "--python", str(folder / "venv/bin/python"), "install", "--no-deps", str(wheel)])
-    (packages,) = (folder / "venv/lib").glob("python*/site-packages")
-    (packages / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
-    return folder / "venv/bin"
-
-
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(params=["checkout", "wheel"])
