@@ -6,8 +6,8 @@ import sys
 import click
 
 from outbox.operations import Operations
-from outbox.rows import AuditEntry
-from relay.cli.shared import CHECK_FAILED, DONE, JSON, RowId, escaped, nothing_matched, operations, to_json, told_time
+from relay.cli.output import escaped, to_json, told_actor, told_time
+from relay.cli.shared import CHECK_FAILED, DONE, JSON, RowId, nothing_matched, operations
 
 SHOWN_IDS = 10
 
@@ -45,15 +45,10 @@ def audit(*, row_id: int | None, verify: bool, head: str | None, json_lines: boo
             else:
                 shown = ", ".join(map(str, ids[:SHOWN_IDS])) + (", …" if len(ids) > SHOWN_IDS else "")
                 rows = f" {len(ids)} row(s) ({shown})" if ids else ""  # a pause is of shards
-                line = f"{told_time(entry.at_ms)} {_who(entry)} {entry.verb}{rows}"
+                line = f"{told_time(entry.at_ms)} {told_actor(entry)} {entry.verb}{rows}"
                 click.echo(escaped(f"{line}: {entry.reason} {entry.filter}"))
     if not matched:
         nothing_matched("audit: no entry")
-
-
-def _who(entry: AuditEntry) -> str:
-    """The actor as named, and the user of the process where that is another."""
-    return entry.actor if entry.os_user in (None, entry.actor) else f"{entry.actor} (as {entry.os_user})"
 
 
 def _verify(verbs: Operations, head: str | None, *, json_lines: bool) -> None:

@@ -16,6 +16,7 @@ from outbox.errors import OutboxError
 from outbox.operations import Operations
 from outbox.rows import FoundRow, Order, Plan, Planned, RowFilter
 from relay.cli.list import told_row
+from relay.cli.output import as_command, escaped
 from relay.cli.shared import (
     ACTOR,
     DONE,
@@ -28,9 +29,7 @@ from relay.cli.shared import (
     F,
     OperatorSettings,
     WholeNumber,
-    as_command,
     confirmed,
-    escaped,
     who_acts,
 )
 

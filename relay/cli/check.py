@@ -6,7 +6,8 @@ from collections import Counter
 
 import click
 
-from relay.cli.shared import CHECK_FAILED, DONE, JSON, escaped, to_json
+from relay.cli.output import escaped, to_json
+from relay.cli.shared import CHECK_FAILED, DONE, JSON
 
 WIDTH = 8
 COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "failure": "red"}

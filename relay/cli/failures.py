@@ -22,7 +22,7 @@ def report(error: Exception) -> int:
 
 def _show(error: Exception) -> None:
     from config.logging import frames
-    from relay.cli.shared import escaped
+    from relay.cli.output import escaped
 
     for line in _said(error).rstrip("\n").split("\n"):
         click.echo(escaped(line), err=True)

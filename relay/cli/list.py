@@ -6,18 +6,8 @@ import click
 
 from outbox.rows import FoundRow, RowFilter
 from outbox.states import RowState
-from relay.cli.shared import (
-    JSON,
-    escaped,
-    filter_from,
-    nothing_matched,
-    operations,
-    row_filters,
-    rows_from,
-    to_json,
-    told_age,
-    told_time,
-)
+from relay.cli.output import escaped, to_json, told_age, told_time
+from relay.cli.shared import JSON, filter_from, nothing_matched, operations, row_filters, rows_from
 
 
 @click.command("list")

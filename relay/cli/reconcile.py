@@ -18,18 +18,9 @@ from outbox.reconciling import KnownRow, SeenRecord
 from outbox.rows import Order, Ref
 from outbox.states import RowState
 from outbox.store import Store
+from relay.cli.output import escaped, told_time
 from relay.cli.shards import SHARD, OperatingSettings, order_of, planned
-from relay.cli.shared import (
-    DONE,
-    PARTLY_DONE,
-    USAGE,
-    Moment,
-    confirmed,
-    escaped,
-    nothing_matched,
-    outbox_of,
-    told_time,
-)
+from relay.cli.shared import DONE, PARTLY_DONE, USAGE, Moment, confirmed, nothing_matched, outbox_of
 from relay.custody import Custody, custody
 from relay.errors import RelayError, UnavailableError
 from relay.records import OPEN_TRANSACTION_SECONDS, committed_since, cut_short

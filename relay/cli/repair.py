@@ -15,7 +15,8 @@ from outbox.operations import COUNTED_IDS, Operations, call_again_verb, replay_v
 from outbox.rows import FoundRow, Order, Planned, RowFilter
 from outbox.states import RowState
 from relay.cli.changing import Asked, Change, carry_out, changing, nothing_to, plan_of
-from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from, told_time
+from relay.cli.output import told_time
+from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
 
 
 @click.command()

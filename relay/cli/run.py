@@ -10,7 +10,7 @@ from types import FrameType
 
 import click
 
-from config.logging import configure_logging
+from config.logging import configure_logging, frames
 from config.settings import SettingsError, load, unknown_names
 from outbox.errors import OutboxError
 from relay.errors import RelayError
@@ -70,6 +70,10 @@ def work(step: Callable[[str, int], None] = ignore_steps) -> int:
         Supervisor(settings, stop, step).run()
     except (RelayError, OutboxError) as error:
         log.error("the relay cannot run: %s", error, action="refused")  # noqa: TRY400 - a message, not a trace
+        return 1
+    except Exception as error:  # noqa: BLE001 - its text may quote a row
+        kind = type(error).__name__
+        log.error("the relay ends: unexpected %s", kind, action="crashed", frames=frames(error))  # noqa: TRY400
         return 1
     sys.stdout.flush()
     sys.stderr.flush()

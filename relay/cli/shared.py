@@ -1,11 +1,9 @@
 """What the operators' verbs share: exit codes, filters, who acts, and data made safe for a terminal."""
 
-import json
 import os
 import re
-import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +22,7 @@ from outbox.operations import Operations
 from outbox.rows import INT64_MAX, RowFilter
 from outbox.states import RowState
 from relay.cli import times
+from relay.cli.output import told_time
 from relay.settings import DAY_SECONDS, Retention, Topics
 
 DONE, FAILED, USAGE, NOTHING_MATCHED, CHECK_FAILED, PARTLY_DONE = range(6)
@@ -162,9 +161,9 @@ class Reason(Words):
         return value
 
 
-def _needed_unless_dry(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+def _needed_unless_dry(ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
     if value is None and not is_dry_run(ctx):
-        raise click.MissingParameter(ctx=ctx, param=param)
+        raise click.UsageError("--reason is missing: every change says why, for the audit", ctx)
     return value or ""
 
 
@@ -282,18 +281,6 @@ def as_options(wanted: RowFilter) -> list[str]:
     return options
 
 
-def as_command(*arguments: str) -> str:
-    """``relay`` with arguments, to be copied into a shell; what cannot be shown as ``$'…'``, which most shells know."""
-    return " ".join(["relay", *map(_quoted, arguments)])
-
-
-def _quoted(argument: str) -> str:
-    if argument.isprintable():
-        return shlex.quote(argument)
-    shown = "".join(f"\\{c}" if c in "\\'" else escaped(c) for c in argument)
-    return f"$'{shown}'"
-
-
 def who_acts(named: str | None, settings: OperatorSettings) -> str:
     """The actor on record: ``--as``, ``RELAY_ACTOR``, or the OS user; root and unknown users must be named.
 
@@ -348,42 +335,3 @@ def nothing_matched(told: str) -> NoReturn:
     """End with exit code 3, and a word of why."""
     click.echo(told, err=True)
     sys.exit(NOTHING_MATCHED)
-
-
-def escaped(value: object) -> str:
-    """Data that reaches a terminal must not steer it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
-
-
-LARGEST_EXACT = 2**53 - 1
-"""Beyond it, readers of JSON that keep numbers as doubles (jq, JavaScript) lose digits."""
-_TEXT_FIELDS = ("tag", "timestamp_ms")
-"""Numbers of 64 bits that chance or the sender chooses."""
-
-
-def to_json(value: object) -> str:
-    """A value as one line of JSON; a number that not every reader keeps exactly is text, some fields always."""
-    return json.dumps(_exact(value))
-
-
-def _exact(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {n: str(v) if n in _TEXT_FIELDS and isinstance(v, int) else _exact(v) for n, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_exact(part) for part in value]
-    return str(value) if isinstance(value, int) and abs(value) > LARGEST_EXACT else value
-
-
-def told_age(age_ms: int) -> str:
-    """An age for people, in its two largest units."""
-    seconds = age_ms // 1000
-    sizes = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
-    parts = [f"{seconds // size % limit}{unit}" for (unit, size), limit in zip(sizes, (10**9, 24, 60, 60), strict=True)]
-    while len(parts) > 1 and parts[0].startswith("0"):
-        parts.pop(0)
-    return " ".join(parts[:2])
-
-
-def told_time(at_ms: int) -> str:
-    """A time for people, that ``--since`` takes as well: local, to the second, with its offset."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().isoformat(timespec="seconds")

@@ -13,6 +13,7 @@ from config.settings import SettingsError, load
 from outbox.lookup import Life, Lookup, StoredRow
 from outbox.rows import Order, RowFilter
 from outbox.states import CallState, RowState
+from relay.cli.output import escaped, to_json, told_actor, told_time
 from relay.cli.shared import (
     ACTOR,
     CHECK_FAILED,
@@ -22,11 +23,8 @@ from relay.cli.shared import (
     OperatorSettings,
     Reason,
     RowId,
-    escaped,
     nothing_matched,
     outbox_of,
-    to_json,
-    told_time,
     who_acts,
 )
 from relay.errors import UnavailableError
@@ -173,7 +171,8 @@ def _told(life: Life, looked: Looked, payload: bytes | None) -> Iterator[str]:
     for link in life.replays:
         yield f"  replayed as   {link.id} ({link.state}), of {link.replay_of}"
     for entry in life.audit:
-        yield f"  on record     {told_time(entry.at_ms)} {entry.actor} {entry.verb}: {entry.reason} (entry {entry.id})"
+        who = f"{told_time(entry.at_ms)} {told_actor(entry)}"
+        yield f"  on record     {who} {entry.verb}: {entry.reason} (entry {entry.id})"
 
 
 def _told_content(row: StoredRow, payload: bytes | None) -> Iterator[str]:

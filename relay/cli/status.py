@@ -17,7 +17,9 @@ from config.settings import BaseSettings
 from outbox.errors import OutboxError
 from outbox.rows import CallsLeft, ShardStatus
 from outbox.store import Store
-from relay.cli.shared import JSON, escaped, outbox_of, to_json, told_time
+from relay.cli.output import escaped, to_json, told_time
+from relay.cli.shared import JSON, outbox_of
+from relay.settings import seconds_of
 
 WATCH_SECONDS = 2.0
 """Unless given."""
@@ -29,7 +31,7 @@ TOTAL = "total"
 
 
 class Pause(click.ParamType[float]):
-    """A pause between two looks."""
+    """A pause between two looks, in seconds or as a span."""
 
     name = "seconds"
 
@@ -38,7 +40,7 @@ class Pause(click.ParamType[float]):
         try:
             seconds = float(value)
         except ValueError:
-            seconds = 0.0
+            seconds = seconds_of(str(value)) or 0.0
         if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
             self.fail(f"{value!r} is not a number of seconds from {SHORTEST_SECONDS} to {LONGEST_SECONDS}", param, ctx)
         return seconds
@@ -94,7 +96,7 @@ def _watch(store: Store, seconds: float) -> NoReturn:
     console = Console()
     if not console.is_terminal or console.is_dumb_terminal:
         _repeat(lambda: _print_table(store, told_time(round(time.time() * 1000))), seconds)
-    with Live(auto_refresh=False) as live:
+    with Live(auto_refresh=False, vertical_overflow="visible") as live:  # never hide what is in the way
 
         def update() -> None:
             live.update(shown(store.status(), store.calls_left(), console.width), refresh=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from outbox.errors import DatabaseUnavailableError
 from outbox.rows import CallsLeft, ShardStatus
-from relay.cli import main, shared
+from relay.cli import main, output, shared
 from relay.cli.status import shown
 from tests.command_line import command
 from tests.conftest import NewDatabase
@@ -138,7 +138,7 @@ def test_rows_are_found_whatever_their_sender_called_them(new_sqlite: NewDatabas
     for name in (" ", odd):
         ended = command(environ, "erase", "--interaction", name, "--reason", "asked for", "--dry-run")
         assert (ended.returncode, "no row matches" in ended.stderr) == (3, True)
-    again = shared.as_command("erase", "--interaction", odd)
+    again = output.as_command("erase", "--interaction", odd)
     assert again.isprintable()
     told = subprocess.run(["bash", "-c", f'relay() {{ printf %s "$3"; }}; {again}'], capture_output=True, check=True)
     assert told.stdout.decode() == odd
@@ -194,7 +194,7 @@ def test_what_was_typed_steers_no_terminal(tmp_path: Path) -> None:
 
 def test_numbers_of_64_bits_are_text_in_json() -> None:
     """Readers that use doubles would lose their digits; a field is text always or never, as far as it is exact."""
-    said = shared.to_json({"id": 5, "tag": 7, "rows": [2**53 - 1, {"timestamp_ms": 1, "epoch": -(2**60)}], "x": True})
+    said = output.to_json({"id": 5, "tag": 7, "rows": [2**53 - 1, {"timestamp_ms": 1, "epoch": -(2**60)}], "x": True})
     assert json.loads(said) == {
         "id": 5, "tag": "7", "rows": [2**53 - 1, {"timestamp_ms": "1", "epoch": str(-(2**60))}], "x": True,
     }  # fmt: skip

@@ -3,7 +3,8 @@
 import pytest
 
 from config.settings import SettingsError, load
-from relay.cli.shared import OperatorSettings, told_age
+from relay.cli.output import told_age
+from relay.cli.shared import OperatorSettings
 from relay.settings import RelaySettings
 
 NEEDED = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "SCHEMA_REGISTRY_URL": "http://localhost:2"}

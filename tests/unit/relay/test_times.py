@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.cli.shared import told_time
+from relay.cli.output import told_time
 from relay.cli.times import parse_time
 
 
