@@ -53,6 +53,8 @@ def erase(*, email: str | None, interaction: str | None, **given: object) -> Non
 
 
 def _nothing_left(verbs: Operations, wanted: RowFilter) -> str:
+    if wanted.email is not None:
+        return f"no row matches; {SEARCHED}"
     rows = sum(1 for _ in verbs.find(wanted))
     return f"{rows} row(s) match, and hold no personal data any more" if rows else "no row matches"
 

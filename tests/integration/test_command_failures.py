@@ -175,6 +175,13 @@ def test_errors_that_cannot_be_written_keep_their_exit_code(new_sqlite: NewDatab
     assert in_a_shell("relay list --all 2> /dev/full", "sqlite:////nowhere/none.db").returncode == 1
 
 
+def test_without_stdout_or_stderr_the_work_is_done(new_sqlite: NewDatabase) -> None:
+    """As some supervisors and cron jobs start commands."""
+    url = new_sqlite()
+    assert in_a_shell("relay pause --reason upgrade >&- 2>&-", url).returncode == 0
+    assert "paused by ann" in in_a_shell("relay status 2>&-", url).stdout
+
+
 def test_ctrl_c_is_one_line(new_sqlite: NewDatabase) -> None:
     """With exit code 1, and nothing done; here while a command waits for a lock."""
     url = new_sqlite()
