@@ -47,7 +47,7 @@ _web = _settings()
 _folder, _folder_is_ours = _metrics_folder()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_folder)  # before prometheus-client is imported
 
-bind = f"{_web.web_host}:{_web.port}"
+bind = _web.bind
 worker_class = "app.worker.Worker"
 logger_class = "app.worker.RoutedLogger"
 loglevel = _web.log_level.lower()
@@ -56,7 +56,7 @@ threads = _web.web_threads
 graceful_timeout = 25
 """SIGTERM: requests in hand are finished and answered within this time, in seconds."""
 timeout = 60
-keepalive = 15
+keepalive = _web.web_keepalive_seconds
 limit_request_fields = 100
 forwarder_headers = ""
 """No header of a proxy may change what path a request has."""

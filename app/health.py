@@ -31,6 +31,7 @@ class Readiness:
         self._store, self._database_file = store, database_file
         self._lock = threading.Lock()
         self._reason: str | None = None
+        self._cause: str | None = None  # in the database's words, which are for the log alone
         self._good_until = 0.0
 
     def reason(self) -> str | None:
@@ -50,12 +51,16 @@ class Readiness:
         try:
             self._store.check_writable()
         except SchemaOutdatedError:
-            return "the database schema is older than this code needs: alembic upgrade head"
+            return "the database schema is older than this code needs: relay migrate"
         except UnsafeDatabaseError as error:
             log.error("the database is not safe to use: %s", error, action="unsafe")  # noqa: TRY400 - no trace
             return "the database is not safe to use, the log says why"
-        except OutboxError:
+        except OutboxError as error:
+            if str(error) != self._cause:
+                log.warning("the database takes no write: %s", error, action="not_writable")
+            self._cause = str(error)
             return "the database takes no write"
+        self._cause = None
         if self._database_file and shutil.disk_usage(self._database_file.resolve().parent).free < MIN_FREE_BYTES:
             return "the disk of the database is full"
         return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,8 +21,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+
+from config.database_url import normalised
+from config.values import clean, host_to_bind
 
 KNOWN_NAMES = frozenset(
     [
@@ -34,6 +36,10 @@ KNOWN_NAMES = frozenset(
         "WEBHOOK_MAX_BYTES",
         "WEBHOOK_RATE_LIMIT",
         "WEBHOOK_BACKLOG_LIMIT",
+        "WEB_CONCURRENCY",
+        "WEB_HOST",
+        "WEB_KEEPALIVE_SECONDS",
+        "WEB_THREADS",
         "KAFKA_BOOTSTRAP_SERVERS",
         "KAFKA_TOPIC",
         "KAFKA_PROGRESS_TOPIC",
@@ -74,6 +80,7 @@ KNOWN_NAMES = frozenset(
         "RELAY_METRICS_HOST",
         "RELAY_METRICS_PORT",
         "RELAY_ACTOR",
+        "AUDIT_PSEUDONYM_KEY",
         "OUTBOX_RETENTION",
         "OUTBOX_PARKED_POLICY",
     ]
@@ -92,11 +99,14 @@ SECRET_NAMES = frozenset(
         "INFERENCE_TOKEN",
         "CXONE_CLIENT_SECRET",
         "CXONE_ACCESS_KEY_SECRET",
+        "AUDIT_PSEUDONYM_KEY",
     ]
 )
 """Those whose value is never shown, and that can be given as a file: NAME_FILE."""
 
-PREFIXES = ("CXONE_", "WEBHOOK_", "KAFKA_", "SCHEMA_REGISTRY_", "INFERENCE_", "RELAY_", "OUTBOX_", "METRICS_")
+PREFIXES = ("CXONE_", "WEBHOOK_", "KAFKA_", "SCHEMA_REGISTRY_", "INFERENCE_", "RELAY_", "OUTBOX_", "METRICS_", "AUDIT_")
+SEVERAL_LINES = frozenset(["KAFKA_CONFIG"])
+"""Those whose value may be laid out in lines."""
 PLATFORM_NAMES = re.compile(
     r"KAFKA_(URL|PLUS_URL|PORT.*|PREFIX|TRUSTED_CERT|CLIENT_CERT|CLIENT_CERT_KEY)"
     r"|.*_SERVICE_(HOST|PORT.*)|.*_PORT_\d+_(TCP|UDP)(_(ADDR|PORT|PROTO))?"
@@ -104,10 +114,10 @@ PLATFORM_NAMES = re.compile(
 """Names that platforms inject beside ours (container links, service discovery, add-ons)."""
 _LINK = re.compile(r"(tcp|udp)://")
 """What a platform puts into ``<SERVICE>_PORT``: a name that might as well be a typing error of ours."""
-_LOGIN = re.compile(r"//[^/\s]*@")
+_LOGIN = re.compile(r"(?P<scheme>[a-z+]+://)?[^\s'\",]*@")
+"""What may be a login, wherever it ends: an unencoded password may hold any character of a URL."""
 
 MASK = "***"
-_TAKES_DATABASE = "takes sqlite:///file or postgresql://user:password@host/name"
 
 
 class SettingsError(Exception):
@@ -121,7 +131,7 @@ class BaseSettings(BaseModel):
 
     database_url: SecretStr = SecretStr("sqlite:///outbox.db")
     """Where the outbox is; ``postgres://`` and ``postgresql://`` both mean psycopg 3."""
-    log_format: Literal["console", "json"] = Field(default_factory=lambda: "console" if sys.stderr.isatty() else "json")
+    log_format: Literal["console", "json"] = Field(default_factory=lambda: "console" if sys.stderr and sys.stderr.isatty() else "json")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     dyno: str | None = None
     """Set by platforms whose processes share no disk; not a setting of ours."""
@@ -134,15 +144,7 @@ class BaseSettings(BaseModel):
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: SecretStr) -> SecretStr:
-        try:
-            url = make_url(value.get_secret_value())
-        except (ArgumentError, ValueError):  # the message would show a part of the URL
-            raise ValueError(_TAKES_DATABASE) from None
-        if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
-            url = url.set(drivername="postgresql+psycopg")
-        elif url.drivername != "sqlite":
-            raise ValueError(_TAKES_DATABASE)
-        return SecretStr(url.render_as_string(hide_password=False))
+        return SecretStr(normalised(value.get_secret_value()))
 
     @model_validator(mode="after")
     def _shared_disk(self) -> Self:
@@ -154,6 +156,9 @@ class BaseSettings(BaseModel):
 S = TypeVar("S", bound=BaseSettings)
 PositiveInt = Annotated[int, Field(ge=1)]
 Shards = Annotated[int, Field(ge=1, le=99)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+HostToBind = Annotated[str, AfterValidator(host_to_bind)]
+"""An address or host name to listen on; ``config.values.address`` joins it with a port."""
 
 
 def load(kind: type[S], environ: Mapping[str, str]) -> S:
@@ -163,19 +168,23 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
         SettingsError: a value is missing or wrong; nothing has been done yet.
     """
     values: dict[str, Any] = {}
-    complaints = []
+    complaints, refused = [], set()
     for name, field in kind.model_fields.items():
         try:
             value = _given(name.upper(), environ, secret=_is_secret(field.annotation))
         except SettingsError as error:
             complaints.append(str(error))
+            refused.add(name)
             continue
         if value is not None:
             values[name] = value
     try:
         settings = kind.model_validate(values)
     except ValidationError as error:
-        complaints += [_told(kind, detail, values) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        if refused:  # what is said of one that is missing, or of several together, would mislead
+            details = [detail for detail in details if detail["loc"] and detail["loc"][0] not in refused]
+        complaints += [_told(kind, detail, values) for detail in details]
     if complaints:
         raise SettingsError("\n".join(complaints))
     return settings
@@ -204,16 +213,29 @@ def _given(name: str, environ: Mapping[str, str], *, secret: bool) -> str | None
     """The variable's value; an empty one counts as not set, as compose files and dashboards leave them."""
     value, path = environ.get(name) or None, environ.get(f"{name}_FILE") or None
     if not secret or path is None:
-        return value
+        shown = f"{name}={MASK if secret else _masked(value)}"
+        return None if value is None else _cleaned(name, value, shown)
     if value is not None:
         raise SettingsError(f"{name} and {name}_FILE are both set: takes one of them")
     try:
-        read = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+        read = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SettingsError(f"{name}_FILE={path} cannot be read ({type(error).__name__}): takes a text file") from None
-    if not read:  # an empty secret would let everybody in
+    if not read.strip():  # an empty secret would let everybody in
         raise SettingsError(f"{name}_FILE={path} is empty: takes a file that holds the secret")
-    return read
+    return _cleaned(name, read, f"{name}_FILE={path}")
+
+
+def _cleaned(name: str, value: str, shown: str) -> str:
+    try:
+        return clean(value, several_lines=name in SEVERAL_LINES)
+    except ValueError as error:
+        raise SettingsError(f"{shown}: {error}") from None
+
+
+def _masked(value: object) -> str:
+    """A value that is no secret, without a login that it may hold."""
+    return _LOGIN.sub(lambda found: f"{found['scheme'] or ''}{MASK}@", repr(value))
 
 
 def _is_secret(annotation: object) -> bool:
@@ -230,5 +252,5 @@ def _told(kind: type[BaseSettings], detail: ErrorDetails, values: Mapping[str, A
         takes = kind.model_fields[field].description or "a value"
         return f"{name} is not set: takes {takes}"
     secret = _is_secret(kind.model_fields[field].annotation)
-    got = MASK if secret else _LOGIN.sub(f"//{MASK}@", repr(values.get(field)))
+    got = MASK if secret else _masked(values.get(field))
     return f"{name}={got}: {message}"

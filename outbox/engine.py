@@ -13,6 +13,7 @@ import psutil
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 
 from outbox.errors import UnsafeDatabaseError
+from outbox.private_file import create_private
 
 try:
     from pysqlite3 import dbapi2 as sqlite
@@ -116,6 +117,11 @@ def _sqlite_engine(url: URL) -> Engine:
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
         max_overflow=-1,
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _create(*_: Any) -> None:
+        create_private(path)
+
     pragmas = {"journal_mode": journal, "synchronous": 2, "busy_timeout": BUSY_TIMEOUT_MS, "foreign_keys": 1}
 
     @event.listens_for(engine, "connect")

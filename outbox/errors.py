@@ -12,6 +12,10 @@ class DatabaseUnavailableError(OutboxError):
     """
 
 
+class NotAllowedError(DatabaseUnavailableError):
+    """The database role lacks a right: grant it, then it works again by itself."""
+
+
 class UnsafeDatabaseError(OutboxError):
     """The database would not keep what it acknowledged, or cannot be used as it is configured.
 
@@ -20,7 +24,7 @@ class UnsafeDatabaseError(OutboxError):
 
 
 class SchemaOutdatedError(OutboxError):
-    """The database schema is older than this code needs: run ``alembic upgrade head``."""
+    """The database schema is older than this code needs: run ``relay migrate``."""
 
 
 class LeaseLostError(OutboxError):

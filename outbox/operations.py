@@ -8,14 +8,14 @@ alone. Its audit entry is written in the same transaction.
 import heapq
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine
 
-from outbox import audit, pruning, statements, transactions
+from outbox import audit, erasing, pruning, statements, transactions
 from outbox import operator_statements as sql
 from outbox.audit import Verdict
 from outbox.hashing import interaction_hash
@@ -26,9 +26,21 @@ FIRST_PAGE_ROWS, PAGE_ROWS = 50, 1000
 """Somebody waits for the first rows."""
 WINDOW_IDS = 50_000
 """Ids that one statement walks over where no index serves: a statement may not take long."""
+BODY_WINDOW_IDS = 5_000
+"""The same where each body is gone through."""
 SLACK_MS = 60_000
 """By how much the order of ids may differ from the order of receipt: ids are handed out before commits."""
 COUNTED_IDS = 10_000
+
+
+class EntrySpan(NamedTuple):
+    """The audit entries of one verb."""
+
+    first: int
+    last: int
+    """Ids; others may be between them."""
+    at_ms: int
+    """When the last one was written."""
 
 
 class Operations:
@@ -51,13 +63,20 @@ class Operations:
         """As ``find``, without rows that the plan has replayed or made."""
         return self._find(wanted, ["not replayed by the plan"], prefix=_prefix(plan))
 
+    def replayed(self, wanted: RowFilter, plan: str) -> Iterator[FoundRow]:
+        """As ``find``, those that the plan has replayed."""
+        return self._find(wanted, ["replayed by the plan"], prefix=_prefix(plan))
+
     def prunable(self, wanted: RowFilter, given_up: str = pruning.NONE_GIVEN_UP) -> Iterator[FoundRow]:
         """As ``find``, those that may be pruned: sent with their call settled, or discarded."""
         return self._find(wanted, ["settled"], given_up=given_up)
 
     def erasable(self, wanted: RowFilter) -> Iterator[FoundRow]:
         """As ``find``, those that hold a person's data."""
-        return self._find(wanted, ["holds a person's data"])
+        if wanted.email is None:
+            return self._find(wanted, ["holds a person's data"])
+        wanted = replace(wanted, email=erasing.folded(wanted.email))
+        return erasing.holding(self._engine, self._find(wanted, ["holds a person's data"]), wanted.email or "")
 
     def parked_calls(self, wanted: RowFilter) -> Iterator[FoundRow]:
         """Rows whose inference call is parked, with the state and the error of the call."""
@@ -75,6 +94,12 @@ class Operations:
         with transactions.read(self._engine) as connection:
             bound = sql.bind_planned(connection, rows)
             return int(connection.execute(sql.REPLAYED_BEFORE.on(connection), bound).scalar_one())
+
+    def count_with_address(self, rows: Sequence[Planned]) -> Counter[str]:
+        """How many of these rows hold a customer's address, by state."""
+        with transactions.read(self._engine) as connection:
+            bound = sql.bind_planned(connection, rows)
+            return Counter({row.state: row.rows for row in connection.execute(sql.WITH_ADDRESS.on(connection), bound)})
 
     def parked_by_error(self, wanted: RowFilter) -> list[ErrorGroup]:
         """Parked rows that the filter names, grouped by what their errors share; the largest group first."""
@@ -102,7 +127,8 @@ class Operations:
             walks = (self._pages(query, {**values, "shard": shard}, [span]) for shard in shards)
             return heapq.merge(*walks, key=lambda row: row.id)
         first, last = span
-        windows = ((start, min(start + WINDOW_IDS, last)) for start in range(first, last, WINDOW_IDS))
+        step = WINDOW_IDS if wanted.email is None else BODY_WINDOW_IDS
+        windows = ((start, min(start + step, last)) for start in range(first, last, step))
         return self._pages(query, values, windows)
 
     def _pages(
@@ -174,7 +200,7 @@ class Operations:
                 values = {"rows": json.dumps(new)}
             values |= {"prefix": _prefix(plan), "topic": topic}
             replayed = connection.execute(sql.REPLAY.on(connection), values).scalars()
-            return _on_record(connection, f"replay {plan}", order, replayed.all())
+            return _on_record(connection, replay_verb(plan), order, replayed.all())
 
     def call_again(self, plan: str, planned: Sequence[Planned], order: Order) -> list[int]:
         """Make the inference calls of sent rows due again; nothing is sent to Kafka."""
@@ -219,6 +245,11 @@ class Operations:
         """Every entry, or every one that concerns a row; oldest first."""
         return audit.entries(self._engine, row_id)
 
+    def entries_of(self, verb: str) -> EntrySpan | None:
+        """Which audit entries are of this verb; None if there is none."""
+        ((first, last, at_ms),) = self._ask(sql.AUDIT_SPAN, {"verb": verb})
+        return None if first is None else EntrySpan(first, last, at_ms)
+
     def verify(self, head: str | None = None) -> Verdict:
         """Whether the record is whole; ``head``: a hash noted earlier, which must still be in it."""
         return audit.verify(self._engine, head)
@@ -235,6 +266,11 @@ def _first_from(connection: Connection, at_ms: int, low: int, high: int) -> int:
         else:
             low = found.id + 1
     return low
+
+
+def replay_verb(plan: str) -> str:
+    """How the audit names it."""
+    return f"replay {plan}"
 
 
 def call_again_verb(plan: str) -> str:

@@ -78,11 +78,18 @@ _ERROR = {
     "postgresql": "strpos(lower({row}.error), lower(:error)) > 0",
     "sqlite": "instr(lower({row}.error), lower(:error)) > 0",
 }
-_EMAIL = {
+_MAY_HOLD_EMAIL = {
     "postgresql": """(lower(o.customer_email) = lower(:email)
-        OR position(convert_to(:email, 'UTF8') IN o.payload) > 0)""",
-    "sqlite": """(lower(o.customer_email) = lower(:email) OR instr(o.payload, CAST(:email AS BLOB)) > 0)""",
+        OR octet_length(o.customer_email) > length(o.customer_email)
+        OR strpos(encode(o.payload, 'escape'), CHR(92)) > 0
+        OR strpos(lower(encode(o.payload, 'escape') COLLATE "C"), lower(:email COLLATE "C")) > 0)""",
+    "sqlite": """(lower(o.customer_email) = lower(:email)
+        OR length(CAST(o.customer_email AS BLOB)) > length(o.customer_email)
+        OR length(o.payload) > length(CAST(o.payload AS TEXT)) OR instr(o.payload, CAST(char(92) AS BLOB)) > 0
+        OR instr(lower(CAST(o.payload AS TEXT)), lower(:email)) > 0)""",
 }
+"""Every row that holds the address as it is written here in ASCII, in either case; and every row with a backslash
+or a character beyond ASCII, which may spell it otherwise. PostgreSQL's ``escape`` writes either with a backslash."""
 _IDS = {
     "postgresql": "o.id = ANY(CAST(:ids AS bigint[]))",
     "sqlite": "o.id IN (SELECT value FROM json_each(:ids))",
@@ -98,12 +105,13 @@ _CONDITIONS: dict[str, str | dict[str, str]] = {
     "error of the call": {name: text.replace("{row}", "c") for name, text in _ERROR.items()},
     "since_ms": "o.received_at >= :since_ms",
     "until_ms": "o.received_at < :until_ms",
-    "email": _EMAIL,
+    "email": _MAY_HOLD_EMAIL,
     "shard": "o.shard = :shard",
     "settled": _SETTLED.replace("{row}", "o"),
     "holds a person's data": "(o.customer_email IS NOT NULL OR length(o.payload) > 0)",
     "not replayed by the plan": """substr(o.key, 1, length(:prefix)) <> :prefix
         AND NOT EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)""",
+    "replayed by the plan": "EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)",
     # Written out, not bound, so that the partial indexes serve.
     **{f"state {state}": f"o.state = '{state}'" for state in RowState},
 }
@@ -118,6 +126,11 @@ def with_conditions(template: str, names: Sequence[str]) -> Statement:
     return statement(*texts)
 
 
+CONTENTS = statement(
+    postgresql="SELECT id, customer_email, payload FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
+    sqlite="SELECT id, customer_email, payload FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))",
+)
+"""Of rows that may hold an address."""
 ID_BOUNDS = statement("""
     SELECT coalesce((SELECT min(id) FROM outbox), 0) AS first, coalesce((SELECT max(id) FROM outbox), 0) AS last
 """)
@@ -126,6 +139,10 @@ RECEIVED_FROM = statement("SELECT id, received_at FROM outbox WHERE id >= :id OR
 REPLAYED_BEFORE = _both("SELECT count(DISTINCT replay_of) FROM outbox WHERE {among}", among={
     name: text.replace("{column}", "replay_of") for name, text in _AMONG.items()
 })  # fmt: skip
+WITH_ADDRESS = _both(
+    "SELECT state, count(*) AS rows FROM outbox WHERE {among} AND customer_email IS NOT NULL GROUP BY state",
+    among={name: text.replace("{column}", "id") for name, text in _AMONG.items()},
+)
 # Changing ------------------------------------------------------------------------------------------
 
 _COLUMN_ID = {name: text.replace("{column}", "id") for name, text in _AMONG.items()}
@@ -163,7 +180,7 @@ _PARKED = "outbox.state = 'parked' AND {in_locked_shards}"
 RETRY = _change("state = 'pending', error = NULL, changed_at = {now}", _PARKED)
 DISCARD = _change("state = 'discarded', changed_at = {now}", _PARKED)
 ERASE = _change(
-    "customer_email = NULL, payload = :erased, enriched_at = coalesce(enriched_at, {now})",
+    "customer_email = NULL, payload = :erased, payload_digest = NULL, enriched_at = coalesce(enriched_at, {now})",
     "(outbox.state = 'sent' OR {in_locked_shards})",
 )
 """All three run under the shards' locks; ``ERASE`` too, lest it and a mark wait for each other's rows: a sent
@@ -245,17 +262,21 @@ PRUNE_CALLS = statement(
 
 # Audit ---------------------------------------------------------------------------------------------
 
+AUDITING = 0x6F757462_6F780003
+"""Advisory lock of the audit ("outbox", 3). A lock of the table would need the right to change entries."""
 LOCK_AUDIT = statement(
-    postgresql="LOCK TABLE outbox_audit IN EXCLUSIVE MODE",
+    postgresql=f"SELECT pg_advisory_xact_lock({AUDITING})",
     sqlite="SELECT 1",  # BEGIN IMMEDIATE has locked
 )
+AUDIT_HEAD = statement("SELECT id, hash FROM outbox_audit ORDER BY id DESC LIMIT 1")
+AUDIT_HASH = statement("SELECT hash FROM outbox_audit WHERE id = :id")
 LAST_AUDIT = statement("SELECT hash FROM outbox_audit ORDER BY id DESC LIMIT 1")
 ADD_AUDIT = statement("""
-    INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash)
-    VALUES (:at, :actor, :verb, :filter, :reason, :row_ids, :hash)
+    INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash, os_user)
+    VALUES (:at, :actor, :verb, :filter, :reason, :row_ids, :hash, :os_user)
 """)
 _AUDIT = """
-    SELECT id, at, actor, verb, filter, reason, row_ids, hash FROM outbox_audit
+    SELECT id, at, actor, verb, filter, reason, row_ids, hash, os_user FROM outbox_audit
     WHERE id > :after {concerning} ORDER BY id LIMIT :limit
 """
 AUDIT = statement(_AUDIT.replace("{concerning}", ""))
@@ -263,4 +284,5 @@ AUDIT_OF_ROW = statement(
     postgresql=_AUDIT.replace("{concerning}", "AND CAST(row_ids AS jsonb) @> to_jsonb(CAST(:row_id AS bigint))"),
     sqlite=_AUDIT.replace("{concerning}", "AND :row_id IN (SELECT value FROM json_each(row_ids))"),
 )
+AUDIT_SPAN = statement("SELECT min(id), max(id), max(at) FROM outbox_audit WHERE verb = :verb")
 CALLED_AGAIN = statement("SELECT row_ids FROM outbox_audit WHERE verb = :verb ORDER BY id")

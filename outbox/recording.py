@@ -5,6 +5,7 @@ thread that records competes for the interpreter with those that answer, and que
 the database.
 """
 
+import hashlib
 import json
 from base64 import b64encode
 from collections.abc import Sequence
@@ -16,10 +17,12 @@ from outbox import statements as sql
 from outbox import transactions
 from outbox.engine import BEGIN, TIME_OUTS
 from outbox.hashing import interaction_hash
-from outbox.rows import ERASED_PAYLOAD, Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, new_tag
+from outbox.rows import Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, new_tag
 
 _ROWS_A_STATEMENT = 1_000
 """On SQLite, which binds 32,766 values at most."""
+UNKNOWN_DIGEST = None
+"""Of a body that was erased, or that a release before digests stored: a repeated key counts as the same."""
 
 
 def record(engine: Engine, rows: Sequence[NewRow]) -> list[RecordOutcome]:
@@ -53,15 +56,19 @@ def _recorded(
     return outcomes
 
 
-def _repeated(row: NewRow, outbox_id: int, interaction_id: str, payload: bytes) -> RecordOutcome:
-    same = payload in (row.payload, ERASED_PAYLOAD)
+def _repeated(row: NewRow, outbox_id: int, interaction_id: str, digest: bytes | None) -> RecordOutcome:
+    same = digest in (_digest(row), UNKNOWN_DIGEST)
     return Accepted(outbox_id, interaction_id, duplicate=True) if same else KeyReused()
 
 
-def _known(driver: Any, dialect: str, keys: list[str]) -> dict[str, tuple[int, str, bytes]]:
-    """Id, interaction id and payload of the rows that have these keys."""
-    found = driver.execute(sql.PAYLOADS_BY_KEY[dialect], (json.dumps(keys),))
-    return {key: (number, interaction_id, bytes(payload)) for key, number, interaction_id, payload in found}
+def _known(driver: Any, dialect: str, keys: list[str]) -> dict[str, tuple[int, str, bytes | None]]:
+    """Id, interaction id and digest of the body of the rows that have these keys."""
+    found = driver.execute(sql.DIGESTS_BY_KEY[dialect], (json.dumps(keys),))
+    return {key: (number, interaction_id, digest and bytes(digest)) for key, number, interaction_id, digest in found}
+
+
+def _digest(row: NewRow) -> bytes:
+    return hashlib.sha256(row.payload).digest()
 
 
 def _insert_postgresql(driver: Any, rows: Sequence[NewRow], tags: Sequence[int]) -> dict[int, int]:
@@ -85,6 +92,7 @@ def as_json(rows: Sequence[NewRow], tags: Sequence[int]) -> str:
             "customer_email": row.customer_email,
             "agent_id": row.agent_id,
             "payload": b64encode(row.payload).decode(),
+            "payload_digest": _digest(row).hex(),
             "traceparent": row.traceparent,
         }
         for row, tag in zip(rows, tags, strict=True)
@@ -109,7 +117,7 @@ def _insert_chunk(driver: Any, rows: Sequence[NewRow], tags: Sequence[int]) -> d
     values: list[object] = []
     for row, tag in zip(rows, tags, strict=True):
         values += (tag, row.key, interaction_hash(row.interaction_id), row.interaction_id, row.channel)
-        values += (row.timestamp_ms, row.customer_email, row.agent_id, row.payload, row.traceparent)
+        values += (row.timestamp_ms, row.customer_email, row.agent_id, row.payload, _digest(row), row.traceparent)
     cursor = driver.execute(sql.record_sqlite(len(rows)), values)
     if cursor.rowcount == len(rows):  # AUTOINCREMENT: each is one above the one before, and no one else writes
         return dict(zip(tags, range(cursor.lastrowid - len(rows) + 1, cursor.lastrowid + 1), strict=True))

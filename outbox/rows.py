@@ -4,15 +4,14 @@ import secrets
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outbox.hashing import interaction_hash
 
 INT64_MAX = 2**63 - 1
 ERASED_PAYLOAD = b""
-"""What is left of a body whose person was erased; no accepted body is empty. What it said is not known any
-more, so a repeated delivery counts as the same."""
+"""What is left of a body whose person was erased; no accepted body is empty."""
 
 
 def shard_of(interaction_id: str, shards: int) -> int:
@@ -240,7 +239,7 @@ class RowFilter:
     until_ms: int | None = None
     """Received before this moment."""
     email: str | None = None
-    """The customer's address, upper and lower case alike; or it stands in the payload as it is written here."""
+    """The customer's address, or one that stands anywhere in the body; for ``erasable`` alone."""
 
 
 class Planned(NamedTuple):
@@ -338,6 +337,8 @@ class Order:
     reason: str
     rows: RowFilter
     """What the operator asked for; the change acts on the rows that were found by it."""
+    pseudonym_key: bytes | None = field(default=None, repr=False)
+    """With it, values of the filter that may name a person go on record as pseudonyms; without, not at all."""
 
 
 class AuditEntry(NamedTuple):
@@ -348,8 +349,10 @@ class AuditEntry(NamedTuple):
     actor: str
     verb: str
     filter: str
-    """JSON of the conditions; values that name a person are keyed hashes."""
+    """JSON of the conditions; values that may name a person are pseudonyms, or are left out."""
     reason: str
     row_ids: str
     """JSON list of the rows that were changed."""
     hash: str
+    os_user: str | None = None
+    """User of the process that wrote it, whatever the actor said; None: of a release before it was kept."""

@@ -52,6 +52,7 @@ outbox = Table(
     Column("enriched_at", BigInteger),
     Column("topic", Text),
     Column("changed_at", BigInteger),
+    Column("payload_digest", LargeBinary),
     CheckConstraint("state IN ('pending', 'sent', 'parked', 'discarded')", name="state_known"),
     CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name="sent_has_time"),
     CheckConstraint("(state = 'sent') = (sequence IS NOT NULL)", name="sent_has_sequence"),
@@ -100,7 +101,9 @@ outbox = Table(
 """One row an interaction, from its acceptance until it is pruned.
 
 ``topic``: where a replay goes, if not to the usual topic. ``changed_at``: when the row was last parked,
-retried or discarded. An empty ``payload``: the person's data was erased."""
+retried or discarded. An empty ``payload``: the person's data was erased. ``payload_digest``: SHA-256 of the
+body, by which a repeated key is compared without reading bodies; NULL: erased, or of a release before it, or
+of a replay, whose key no sender has."""
 
 outbox_identity = Table(
     "outbox_identity",
@@ -200,6 +203,8 @@ outbox_audit = Table(
     Column("reason", Text, nullable=False),
     Column("row_ids", Text, nullable=False),
     Column("hash", Text, nullable=False),
+    Column("os_user", Text),
     sqlite_autoincrement=True,
 )
-"""What operators did, each entry written with its effect; ``hash`` covers the entry and the one before."""
+"""What operators did, each entry written with its effect; ``hash`` covers the entry and the one before.
+``actor`` is who they said they were, ``os_user`` the user of the process; NULL: of a release before it."""

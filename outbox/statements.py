@@ -68,20 +68,22 @@ def bind_refs(connection: Connection, refs: Sequence[Ref]) -> dict[str, object]:
 # Recording -----------------------------------------------------------------------------------------
 
 _COLUMNS = """
-    tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, traceparent, received_at
+    tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
+    traceparent, received_at
 """
 
 RECORD_POSTGRESQL = f"""
     INSERT INTO outbox ({_COLUMNS})
     SELECT r.tag, r.key, mod(r.hash, i.shards), r.interaction_id, r.channel, r.timestamp_ms,
-           r.customer_email, r.agent_id, decode(r.payload, 'base64'), r.traceparent, {_NOW["postgresql"]}
+           r.customer_email, r.agent_id, decode(r.payload, 'base64'), decode(r.payload_digest, 'hex'),
+           r.traceparent, {_NOW["postgresql"]}
     FROM outbox_identity AS i,
          ROWS FROM (json_to_recordset(%s) AS (
              tag bigint, key text, hash bigint, interaction_id text, channel text, timestamp_ms bigint,
-             customer_email text, agent_id text, payload text, traceparent text
+             customer_email text, agent_id text, payload text, payload_digest text, traceparent text
          )) WITH ORDINALITY
            AS r(tag, key, hash, interaction_id, channel, timestamp_ms,
-                customer_email, agent_id, payload, traceparent, ordinal)
+                customer_email, agent_id, payload, payload_digest, traceparent, ordinal)
     ORDER BY r.ordinal
     ON CONFLICT (key) DO NOTHING
     RETURNING tag, id
@@ -91,12 +93,12 @@ The number of shards is read by the insert, so that resharding never races with 
 
 
 def record_sqlite(rows: int) -> str:
-    """One statement for so many rows, of ten values each, inserted in their order; otherwise as above."""
+    """One statement for so many rows, of eleven values each, inserted in their order; otherwise as above."""
     return f"""
     INSERT INTO outbox ({_COLUMNS})
     SELECT column1, column2, column3 % (SELECT shards FROM outbox_identity), column4, column5, column6,
-           column7, column8, column9, column10, {_NOW["sqlite"]}
-    FROM (VALUES {", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)}) WHERE true
+           column7, column8, column9, column10, column11, {_NOW["sqlite"]}
+    FROM (VALUES {", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)}) WHERE true
     ON CONFLICT (key) DO NOTHING
     """
 
@@ -107,12 +109,14 @@ IDS_SQLITE = """
 """
 """Of the rows with these keys, those that have one of these tags: the ones just inserted."""
 
-PAYLOADS_BY_KEY = {
+DIGESTS_BY_KEY = {
     "postgresql": """
-    SELECT key, id, interaction_id, payload FROM outbox
+    SELECT key, id, interaction_id, payload_digest FROM outbox
     WHERE key IN (SELECT json_array_elements_text(%s))
     """,
-    "sqlite": "SELECT key, id, interaction_id, payload FROM outbox WHERE key IN (SELECT value FROM json_each(?))",
+    "sqlite": """
+    SELECT key, id, interaction_id, payload_digest FROM outbox WHERE key IN (SELECT value FROM json_each(?))
+    """,
 }
 
 RING = """

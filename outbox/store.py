@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
-from outbox import bell, call_statements, recording, transactions
+from outbox import bell, call_statements, recording, rights, transactions
 from outbox import shard_statements as shard_sql
 from outbox import statements as sql
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
@@ -26,7 +26,7 @@ from outbox.rows import (
     ShardStatus,
 )
 
-REQUIRED_REVISION = "0005"
+REQUIRED_REVISION = "0007"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
 
 
@@ -64,17 +64,21 @@ class Store:
         with transactions.read(self._engine) as connection:
             return bool(connection.execute(sql.BACKLOG.on(connection), {"limit": limit}).scalar_one() >= limit)
 
-    def check_writable(self) -> None:
-        """Return if the schema is recent enough and a write goes through.
+    def check_writable(self, role: str = rights.WEB) -> None:
+        """Return if the role has its rights, the schema is recent enough and a write goes through.
+
+        Args:
+            role: whose rights are asked for, of ``outbox.rights``.
 
         Raises:
             SchemaOutdatedError, DatabaseUnavailableError
         """
         with transactions.write(self._engine) as connection:
+            rights.insist(connection, role)
             revision = connection.execute(sql.REVISION.on(connection)).scalar_one_or_none() or "none"
             if revision < REQUIRED_REVISION:
                 raise SchemaOutdatedError(
-                    f"the database is at revision {revision}, this code needs {REQUIRED_REVISION}: alembic upgrade head"
+                    f"the database is at revision {revision}, this code needs {REQUIRED_REVISION}: relay migrate"
                 )
             connection.execute(sql.TOUCH.on(connection))
 
@@ -275,5 +279,5 @@ def _mark(
 def _identity(connection: Connection) -> Identity:
     row = connection.execute(sql.IDENTITY.on(connection)).one_or_none()
     if row is None:
-        raise SchemaOutdatedError("the outbox has no identity: alembic upgrade head")
+        raise SchemaOutdatedError("the outbox has no identity: relay migrate")
     return Identity(*row)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, CursorResult, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from outbox.engine import READ_ONLY, SINGLE
-from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
+from outbox.errors import DatabaseUnavailableError, NotAllowedError, OutboxError, SchemaOutdatedError
 
 ROW_ERRORS = (DataError, IntegrityError)
 """Errors that a row brings about by its values, not the database by its state."""
@@ -99,9 +99,9 @@ def _translated() -> Iterator[None]:
 def _told(error: BaseException | None, *, is_programming: bool) -> OutboxError:
     told = str(error).strip().split("\n", 1)[0]
     if getattr(error, "sqlstate", None) == NOT_ALLOWED:
-        return DatabaseUnavailableError(
-            f"the database did not do its work: {told}: grant the role SELECT, INSERT, UPDATE and DELETE on the outbox"
+        return NotAllowedError(
+            f"the database did not do its work: {told}: grant the role what outbox/roles.sql lists for it"
         )
     if is_programming or any(mark in told for mark in _MISSING):
-        return SchemaOutdatedError(f"the database lacks what this code needs ({told}): alembic upgrade head")
+        return SchemaOutdatedError(f"the database lacks what this code needs ({told}): relay migrate")
     return DatabaseUnavailableError(f"the database did not do its work: {told}")

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka.admin import AdminClient
 
-from relay.errors import TransactionFailedError, UnavailableError
+from relay.errors import MisconfiguredError, TransactionFailedError, UnavailableError
 
 REFUSED_RECORDS = frozenset(
     {
@@ -20,11 +21,12 @@ REFUSED_RECORDS = frozenset(
         KafkaError.INVALID_MSG,
         KafkaError.INVALID_MSG_SIZE,
         KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
         KafkaError.POLICY_VIOLATION,
     }
 )
 """Error codes that a record brings about, not the state of a service."""
+REFUSED_WHOLE = frozenset({KafkaError.INVALID_TIMESTAMP})
+"""Error codes that come with a record and are not its fault: its time stamp is this host's clock."""
 
 CURES: dict[int, str] = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
@@ -38,6 +40,10 @@ CURES: dict[int, str] = {
     KafkaError.SASL_AUTHENTICATION_FAILED: "check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM",
     KafkaError._AUTHENTICATION: "check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM",  # noqa: SLF001
     KafkaError._SSL: "check KAFKA_SSL_CA_LOCATION and the broker's certificate",  # noqa: SLF001
+    KafkaError.INVALID_TIMESTAMP: (
+        "the clocks of this host and of the broker differ by more than the topic's message.timestamp.before.max.ms or "
+        "message.timestamp.after.max.ms (an hour): let both hosts follow NTP"
+    ),
     KafkaError.INVALID_TRANSACTION_TIMEOUT: (
         "raise the broker's transaction.max.timeout.ms, or lower transaction.timeout.ms in KAFKA_CONFIG"
     ),
@@ -103,6 +109,17 @@ def translated(
         raise raised(memory.told(f"Kafka failed to {doing}: {explain(exception.args[0])}")) from None
     except (SystemError, BufferError, RuntimeError) as exception:
         raise raised(memory.told(f"Kafka failed to {doing}: {type(exception).__name__}")) from None
+
+
+def admin_client(config: dict[str, Any], memory: ErrorMemory) -> AdminClient:
+    """A client for questions and topics, to be dropped after use: the next one reads certificates and keys anew.
+
+    Raises:
+        MisconfiguredError: the client refuses its settings, or cannot read a file that they name.
+    """
+    with translated("make an admin client", memory, MisconfiguredError):
+        complete: dict[str, Any] = {**config, "error_cb": memory}
+        return AdminClient(complete, logger=logging.getLogger("relay.librdkafka"))
 
 
 def of_partitions(read: Iterable[Message | None]) -> list[Message]:

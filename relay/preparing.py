@@ -1,6 +1,5 @@
 """What every shard's worker needs, made once for a process: services found, identity insisted on."""
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,19 +14,16 @@ from outbox.rows import Identity, PendingRow
 from outbox.store import Store
 from relay import progress
 from relay.encoding import Encoder, make_encoder
-from relay.errors import MisconfiguredError
 from relay.health import Health
-from relay.kafka import ErrorMemory, translated
+from relay.kafka import ErrorMemory, admin_client
 from relay.marks import Marks
 from relay.metrics import RelayMetrics
 from relay.owner import is_dead
 from relay.publisher import Publisher
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
 from relay.shard import Parts, ignore_steps
-from relay.topics import prepare_topics
+from relay.topics import Topics
 from relay.turns import Turns
-
-ADMIN_SOCKET_MS = 10_000
 
 T = TypeVar("T")
 
@@ -58,8 +54,7 @@ class Prepared:
     settings: RelaySettings
     store: Store
     leases: Leases
-    admin: AdminClient
-    memory: ErrorMemory
+    topics: Topics
     bound: Identity
     encoder: Encoder
     bell: Bell
@@ -106,10 +101,15 @@ class Prepared:
             step=step,
         )
 
+    @property
+    def admin(self) -> AdminClient:
+        """A new client: it reads certificates and keys as they are now."""
+        return admin_client(kafka_client_config(self.settings), ErrorMemory())
+
     def check_identity(self) -> None:
         """At each taking, for the brokers behind an address, and the database behind its, can change."""
         shards = self.store.identity().shards  # resharding changes it under a running relay
-        cluster_id = prepare_topics(self.admin, self.settings, shards, self.memory)
+        cluster_id = self.topics.prepare(shards, used=True)
         self.store.bind_identity(replace(self.bound, shards=shards, cluster_id=cluster_id))
 
     def read_back(self, shard: int, stop: threading.Event) -> progress.Progress | None:
@@ -154,14 +154,8 @@ def prepare(
     """
     store = Store(engine)
     identity = insist("database", store.identity)
-    memory = ErrorMemory()
-    with translated("make an admin client", memory, MisconfiguredError):
-        admin = AdminClient(
-            # It lives as long as the relay: a connection that swallows what it is sent is not to be kept a minute.
-            {"socket.timeout.ms": ADMIN_SOCKET_MS, **kafka_client_config(settings), "error_cb": memory},  # type: ignore[dict-item]
-            logger=logging.getLogger("relay.librdkafka"),
-        )
-    cluster_id = insist("kafka", lambda: prepare_topics(admin, settings, identity.shards, memory))
+    topics, used = Topics(settings), identity.progress_topic == settings.kafka_progress_topic
+    cluster_id = insist("kafka", lambda: topics.prepare(identity.shards, used=used))
     bound = Identity(
         identity.outbox_id,
         identity.shards,
@@ -174,4 +168,4 @@ def prepare(
     made = insist("schema registry", lambda: encoder(settings))
     # A shard that asks CXone waits for its answers most of the time, and rows gather meanwhile.
     turns = Turns(identity.shards) if settings.cxone_enrich_url else Turns()
-    return Prepared(settings, store, leases, admin, memory, bound, made, Bell(engine), turns)
+    return Prepared(settings, store, leases, topics, bound, made, Bell(engine), turns)

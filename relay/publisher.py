@@ -11,15 +11,19 @@ from time import monotonic
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from relay.errors import BatchRefusedError, MisconfiguredError, RelayError, StoppedError, TransactionFailedError
-from relay.kafka import REFUSED_RECORDS, ErrorMemory, explain, translated
+from relay.kafka import REFUSED_RECORDS, REFUSED_WHOLE, ErrorMemory, explain, translated
 
 log = logging.getLogger("relay.librdkafka")
 
 SLICE_SECONDS = 1.0
 """Longest single call into the client, so that a stop is heard."""
 PATIENCE_SECONDS = 15.0
-"""For fencing, for the records to arrive, and for the commit, each. Giving up early is safe, for the
-progress record tells what was committed; giving up late would leave an outage unsaid."""
+"""For fencing, for the next records to arrive, and for the commit, each. Giving up early is safe, because the
+progress record shows what was committed; giving up late would leave an outage unsaid."""
+TRANSACTION_SECONDS = 60.0
+"""``transaction.timeout.ms`` where nobody sets another one."""
+DELIVERY_SHARE = 0.75
+"""Of the transaction's time-out: for its records to arrive; the rest is for the commit."""
 STOP_GRACE_SECONDS = 5.0
 """How long a transaction in hand may still take once the relay was asked to stop."""
 ABORT_SECONDS = 2.0
@@ -58,6 +62,9 @@ class Publisher:
         self._stopping = stopping
         self._memory = ErrorMemory()
         self._refusals: list[tuple[str, KafkaError]] = []
+        timeout_ms = config.get("transaction.timeout.ms")
+        seconds = float(str(timeout_ms)) / 1000 if timeout_ms is not None else TRANSACTION_SECONDS
+        self._delivery_seconds = seconds * DELIVERY_SHARE
         with translated("make a producer", self._memory):
             self._producer = Producer(
                 {
@@ -84,12 +91,19 @@ class Publisher:
         with translated("fence earlier producers (init_transactions)", self._memory):
             self._patiently(answered(self._producer.init_transactions), 0)
 
-    def publish(self, records: Sequence[Record], progress: bytes) -> None:
+    def publish(self, records: Sequence[Record], progress: bytes, moves: Callable[[], None] = lambda: None) -> None:
         """Commit the records and the progress record in one transaction.
+
+        Args:
+            records: of the rows.
+            progress: value of the progress record.
+            moves: called once a second at most while the broker takes more of the records; what it raises ends
+                the transaction.
 
         Raises:
             BatchRefusedError: a row's record was refused, nothing is committed.
             MisconfiguredError: the progress record was refused, nothing is committed.
+            UnavailableError: the transaction was refused as a whole, nothing is committed.
             TransactionFailedError: anything else; the outcome is unknown.
         """
         self._refusals.clear()
@@ -100,10 +114,10 @@ class Publisher:
                 self._produce(self._topic, ANY_PARTITION, records)
                 proof: Record = (self._progress_key, progress, [], None)
                 self._produce(self._progress_topic, self._progress_partition, [proof])
-                self._patiently(self._all_delivered, 0)
+                self._deliver(len(records) + 1, moves)
                 asked = True
                 self._patiently(answered(self._producer.commit_transaction), STOP_GRACE_SECONDS)
-        except RelayError:
+        except Exception:
             if not asked:
                 self._abort()
             if self._refusals and not asked:
@@ -129,7 +143,7 @@ class Publisher:
                     except BufferError:
                         self._let_drain()
         except KafkaException as exception:
-            if exception.args[0].code() in REFUSED_RECORDS:
+            if exception.args[0].code() in REFUSED_RECORDS | REFUSED_WHOLE:
                 self._refusals.append((topic, exception.args[0]))
             raise
 
@@ -139,12 +153,32 @@ class Publisher:
         if self._refusals:
             raise TransactionFailedError("a record was refused") from None
 
-    def _all_delivered(self, seconds: float) -> bool:
-        """Whether the broker has every record, so that refusals are known before the commit is asked for."""
-        left = self._producer.flush(seconds)
+    def _deliver(self, count: int, moves: Callable[[], None]) -> None:
+        """Wait until the broker has every record, so that refusals are known before the commit is asked for.
+
+        That may take long, as long as the broker takes some records in each ``PATIENCE_SECONDS`` and does not give
+        the transaction up meanwhile.
+        """
+        began = moved_at = monotonic()
+        left = count
+        while now_left := self._producer.flush(SLICE_SECONDS):
+            if self._refusals:
+                break
+            if self._stopping():
+                raise StoppedError("asked to stop while Kafka did not answer")
+            now = monotonic()
+            if now_left < left:
+                left, moved_at = now_left, now
+                moves()
+            if now > moved_at + PATIENCE_SECONDS:
+                raise TransactionFailedError(self._memory.told(f"Kafka did not answer in {PATIENCE_SECONDS:.0f} s"))
+            if now > began + self._delivery_seconds:
+                raise TransactionFailedError(
+                    f"Kafka took {count - left} of {count} records in {now - began:.0f} s: the way to it is slow, the "
+                    "next transaction is smaller"
+                )
         if self._refusals:
             raise TransactionFailedError("a record was refused")
-        return not left
 
     def _patiently(self, done: Callable[[float], bool], stop_grace_seconds: float) -> None:
         """Ask until it is done, in short calls, so that a stop is heard; not for longer than patience lasts."""
@@ -158,13 +192,17 @@ class Publisher:
                 raise TransactionFailedError(self._memory.told(f"Kafka did not answer in {PATIENCE_SECONDS:.0f} s"))
 
     def _refused(self) -> RelayError:
-        topic, error = self._refusals[0]
-        if topic != self._progress_topic:
-            return BatchRefusedError(f"refused: {explain(error)}")
-        return MisconfiguredError(
-            f"the progress record is refused by {topic}: {explain(error)}. It grows with the rows of a transaction: "
-            "raise the topic's max.message.bytes (1048576 is enough for any batch), or lower RELAY_BATCH_SIZE"
-        )
+        for _, error in self._refusals:
+            if error.code() in REFUSED_WHOLE:
+                return TransactionFailedError(f"the transaction is refused as a whole: {explain(error)}")
+        for topic, error in self._refusals:
+            if topic == self._progress_topic:
+                return MisconfiguredError(
+                    f"the progress record is refused by {topic}: {explain(error)}. It grows with the rows of a "
+                    "transaction: raise the topic's max.message.bytes (1048576 is enough for any batch), or lower "
+                    "RELAY_BATCH_SIZE"
+                )
+        return BatchRefusedError(f"refused: {explain(self._refusals[0][1])}")
 
     def _abort(self) -> None:
         """Free the topic's readers early; taking the shard anew would abort the transaction as well."""
@@ -174,7 +212,7 @@ class Publisher:
             log.debug("a transaction could not be aborted; taking the shard anew will")
 
     def _delivery_failed(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and error.code() in REFUSED_RECORDS:
+        if error is not None and error.code() in REFUSED_RECORDS | REFUSED_WHOLE:
             self._refusals.append((message.topic() or "", error))
 
 

@@ -5,13 +5,23 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from config.settings import BaseSettings, Shards
+from config.settings import BaseSettings, HostToBind, Shards
+from config.values import http_url, servers, topic
 
 FORBIDDEN_KAFKA_CONFIG = frozenset(
     {
         "acks",
+        "allow.auto.create.topics",
         "request.required.acks",
         "auto.offset.reset",
         "bootstrap.servers",
@@ -42,17 +52,19 @@ FORBIDDEN_KAFKA_PREFIXES = ("test.mock.", "ssl.engine.", "ssl.providers", "inter
 FORBIDDEN_KAFKA_SUFFIX = "_cb"
 """Callbacks are code, not settings."""
 
-AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-AGE = re.compile(r"(\d{1,6})([smhd])")
+AGE_UNITS = {"w": 7 * 86_400, "d": 86_400, "h": 3600, "m": 60, "s": 1}
+AGE = re.compile("(?=.)" + "".join(rf"(?:(\d{{1,6}}){unit})?" for unit in AGE_UNITS), re.IGNORECASE)
 DAY_SECONDS = 86_400.0
 SHORTEST_RETENTION_SECONDS = 60.0
 """Senders repeat a call within seconds, and find their row by its key only while the row is there."""
 
 
 def seconds_of(age: str) -> float | None:
-    """Seconds in an age as ``90s``, ``30m``, ``2h``, ``7d``; None if it is none."""
+    """Seconds in an age such as ``90s``, ``1h30m``, ``2d`` or ``1w``, larger units first; None if it is none."""
     found = AGE.fullmatch(age)
-    return float(int(found[1]) * AGE_UNITS[found[2]]) if found else None
+    if found is None:
+        return None
+    return float(sum(int(number or 0) * size for number, size in zip(found.groups(), AGE_UNITS.values(), strict=True)))
 
 
 def _retention(value: object) -> object:
@@ -69,25 +81,34 @@ def _retention(value: object) -> object:
 def _topics(value: object) -> object:
     if not isinstance(value, str):
         return value
-    names = tuple(name.strip() for name in value.split(","))
-    if not all(re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) for name in names):
-        raise ValueError("takes topic names, separated by commas")
-    return names
+    try:
+        return tuple(topic(name.strip()) for name in value.split(","))
+    except ValueError:
+        raise ValueError("takes topic names, separated by commas") from None
 
 
 Retention = Annotated[float | None, BeforeValidator(_retention)]
 """Seconds; None: nothing is pruned by itself."""
+Topic = Annotated[str, AfterValidator(topic)]
 Topics = Annotated[tuple[str, ...], BeforeValidator(_topics)]
 
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+LOGINS = {
+    "schema_registry_url": "SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD",
+    "inference_url": "INFERENCE_TOKEN",
+    "cxone_oauth_url": "CXONE_CLIENT_ID and CXONE_CLIENT_SECRET",
+    "cxone_enrich_url": "CXONE_CLIENT_ID and CXONE_CLIENT_SECRET",
+}
+"""What to use instead of a login in a URL, which errors and logs would quote."""
 
 
 class RelaySettings(BaseSettings):
     """Settings of the relay process and its command line."""
 
-    kafka_bootstrap_servers: str = Field(description="host:port,host:port of the brokers")
-    kafka_topic: str = "cxone-interactions-ml"
-    kafka_progress_topic: str = "cxone-interactions-ml-progress"
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(servers)] = Field(
+        description="host:port,host:port of the brokers"
+    )
+    kafka_topic: Topic = "cxone-interactions-ml"
+    kafka_progress_topic: Topic = "cxone-interactions-ml-progress"
     kafka_transactional_id_prefix: str = "cxone-ml-producer-"
     kafka_replay_topics: Topics = ()
     """Where replays may go besides ``kafka_topic``."""
@@ -99,23 +120,23 @@ class RelaySettings(BaseSettings):
     kafka_ssl_certificate_location: str | None = None
     kafka_ssl_key_location: str | None = None
     kafka_config: SecretStr | None = None
-    schema_registry_url: HttpUrl = Field(description="the http(s) URL of the Schema Registry")
+    schema_registry_url: str = Field(description="the http(s) URL of the Schema Registry")
     schema_registry_username: str | None = None
     schema_registry_password: SecretStr | None = None
-    inference_url: HttpUrl | None = None
+    inference_url: str | None = None
     inference_token: SecretStr | None = None
     inference_concurrency: Annotated[int, Field(ge=1, le=256)] = 16
     inference_max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
     inference_allow_hosts: str | None = None
     """Host names that may be called, separated by commas; None: the URL's own."""
-    cxone_oauth_url: HttpUrl | None = None
+    cxone_oauth_url: str | None = None
     cxone_client_id: str | None = None
     cxone_client_secret: SecretStr | None = None
     cxone_oauth_grant: Literal["client_credentials", "password"] = "client_credentials"
     cxone_access_key_id: str | None = None
     cxone_access_key_secret: SecretStr | None = None
     cxone_oauth_scope: str = "interaction:read"
-    cxone_enrich_url: HttpUrl | None = None
+    cxone_enrich_url: str | None = None
     """Of one interaction: ``{interactionId}`` is replaced; None: no enrichment."""
     cxone_enrich_email_path: str = "/customer/email,/fromAddress,/fromAddr"
     """JSON Pointers into the answer, separated by commas: the first that finds something counts."""
@@ -128,11 +149,11 @@ class RelaySettings(BaseSettings):
     """Read by the first migration only; given later, it must be what the outbox has."""
     relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
     relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10
-    metrics_token: SecretStr | None = None
-    """Needed for the relay's metrics, and for the reasons in ``/readyz``; None: nothing is."""
-    relay_metrics_host: str = "127.0.0.1"
-    """Address that the relay's own HTTP port listens on."""
+    relay_metrics_host: HostToBind = "127.0.0.1"
+    """Address that metrics and health are served on; in a container 0.0.0.0 or ::."""
     relay_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    metrics_token: SecretStr | None = None
+    """Asked for by ``/metrics``, and by ``/readyz`` for its reasons; None: whoever reaches the port may read them."""
     outbox_parked_policy: Literal["wait", "pass"] = "wait"
     outbox_retention: Retention = 7 * DAY_SECONDS
     """How long a settled row is kept."""
@@ -159,18 +180,10 @@ class RelaySettings(BaseSettings):
             raise ValueError(f"{', '.join(refused)} may not be set here: it would break the promise or has a variable")
         return value
 
-    @field_validator("inference_url", "cxone_oauth_url", "cxone_enrich_url")
+    @field_validator(*LOGINS)
     @classmethod
     def _callable_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if "@" in parts.netloc:
-            instead = "INFERENCE_TOKEN" if info.field_name == "inference_url" else "CXONE_CLIENT_ID"
-            raise ValueError(f"takes a URL without a login: use {instead}")
-        if not parts.hostname or parts.port == 0:  # asking for the port finds one that is none
-            raise ValueError("takes a URL with a host, as https://host/path")
-        return value
+        return None if value is None else http_url(value, LOGINS[info.field_name or ""])
 
     @field_validator("inference_token")
     @classmethod
@@ -244,6 +257,8 @@ def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
         "ssl.key.location": settings.kafka_ssl_key_location,
     }
     config |= {name: path for name, path in locations.items() if path}
+    # A broker creates a topic that a client asks about, with its own defaults, unless the client forbids it.
+    config["allow.auto.create.topics"] = False
     return config | (json.loads(settings.kafka_config.get_secret_value()) if settings.kafka_config else {})
 
 

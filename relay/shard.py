@@ -21,6 +21,7 @@ from outbox.rows import Lease, PendingRow, Ref
 from outbox.store import Store
 from relay import progress
 from relay.backoff import Backoff
+from relay.batch_size import BatchSize
 from relay.encoding import Encoder
 from relay.errors import (
     BatchRefusedError,
@@ -117,9 +118,10 @@ class ShardWorker:
         """Set when the shard has new rows, and at the stop."""
         self._parts = parts
         self._lease: Lease | None = None
-        self._backoff = Backoff(Random())  # noqa: S311 - jitter, not cryptography
+        random = Random()  # noqa: S311 - jitter, not cryptography
+        self._backoff = Backoff(random)
+        self._batch = BatchSize(parts.batch_size, random)
         self._suspects: dict[Ref, str] = {}
-        self._narrow: tuple[int, int] | None = None  # rows a transaction, up to this id: a culprit is among them
 
     def run(self) -> None:
         """Take the shard and send, through every error, until the stop or until the shard is somebody else's."""
@@ -263,23 +265,24 @@ class ShardWorker:
     def _cycle(self, held: Held) -> Left:
         """Select, encode, commit, mark: one transaction's rows. Returns what is left to send."""
         parts, lease = self._parts, held.lease
-        limit = self._narrow[0] if self._narrow else parts.batch_size
+        limit = self._batch.limit
         rows = parts.store.pending(lease, limit, waiting=parts.parked_rows_hold)
         left = Left.MORE if len(rows) == limit or not parts.bell.heard else Left.NONE
-        full = len(rows) == parts.batch_size
+        full = len(rows) == limit
         if not full:
             parts.marks.keeps_up(self.shard)
         if not rows:
-            self._narrow = None
+            self._batch.nothing_left()
             return Left.NONE
         self._step("selected")
         try:
             selected, rows = len(rows), parts.complete(rows)
-            if full and len(rows) < parts.batch_size / 2:  # most wait for CXone: that is no drain
+            if full and len(rows) < limit / 2:  # most wait for CXone: that is no drain
                 full = False
                 parts.marks.keeps_up(self.shard)
             if not rows:
                 return Left.SOME
+            rows = self._batch.choose(rows)
             if len(rows) < selected:
                 left = Left.MORE
             records = parts.encoder.records(rows)
@@ -291,7 +294,7 @@ class ShardWorker:
         sequence = lease.settled + 1
         proof = progress.encode(Progress(parts.outbox_id, self.shard, lease.epoch, sequence, refs))
         self._step("encoded")
-        self._commit(rows, lambda: held.publisher.publish(records, proof))
+        self._commit(rows, lambda: held.publisher.publish(records, proof, lambda: self._moves(held)))
         self._step("committed")
         parts.store.mark_sent(self.shard, sequence, refs, inference=parts.inference)
         self._step("marked")
@@ -299,8 +302,6 @@ class ShardWorker:
         # What this relay settled; if the database says otherwise, the next select finds out.
         held.lease = lease._replace(settled=sequence)
         held.sent_since += len(rows)
-        if self._narrow and rows[-1].id >= self._narrow[1]:
-            self._narrow = None
         return left
 
     def _commit(self, rows: list[PendingRow], publish: Callable[[], None]) -> None:
@@ -311,10 +312,13 @@ class ShardWorker:
             metrics.aborts.inc()
             self._remember_refusal(rows, str(refused))
             raise
-        except RelayError:
+        except (RelayError, OutboxError):
             metrics.aborts.inc()
+            self._batch.failed(rows, monotonic() - began)
             raise
-        metrics.transaction_seconds.observe(monotonic() - began)
+        seconds = monotonic() - began
+        self._batch.committed(rows, seconds)
+        metrics.transaction_seconds.observe(seconds)
         metrics.transaction_rows.observe(len(rows))
         metrics.commits.inc()
         metrics.processed.inc(len(rows))
@@ -322,14 +326,12 @@ class ShardWorker:
         metrics.delivery.observe([row.received_at_ms for row in rows], int(time() * 1000))
 
     def _remember_refusal(self, rows: list[PendingRow], reason: str) -> None:
-        """The broker refuses batches, not records: halve until the culprit is alone, then park it."""
+        """The broker refuses batches, not records: only a row that is refused alone is parked."""
         self._parts.metrics.retries.labels("kafka", "refused").inc()
-        if len(rows) == 1:
-            self._suspects = {rows[0].ref: reason}
-            self._narrow = None
-        else:
-            until = max(rows[-1].id, self._narrow[1] if self._narrow else 0)
-            self._narrow = (len(rows) // 2, until)
+        culprit = self._batch.refused(rows, reason)
+        if culprit is not None:
+            self._suspects = {culprit.ref: reason}
+            self._batch.parked(1)
 
     def _park_suspects(self, lease: Lease) -> None:
         """Nothing is in flight here: park, under the shard's lock, the rows known to be at fault."""
@@ -348,12 +350,21 @@ class ShardWorker:
         """The cycle makes progress or idles healthily: say so, and prolong the lease when it is time."""
         self._backoff.succeeded()
         self.able_at = monotonic()
-        news = self._parts.health.recovered(self.subject)
-        elapsed = self.able_at - held.renewed
-        if news or elapsed >= self._parts.leases.lease_seconds / 3:
-            condition = self._parts.health.beside_shards()
-            self._parts.leases.renew(held.lease, held.sent_since / max(elapsed, 0.001), condition)
-            held.renewed, held.sent_since = monotonic(), 0
+        slow, health = self._batch.slow, self._parts.health
+        news = health.degraded(self.subject, slow) if slow else health.recovered(self.subject)
+        if news or self.able_at - held.renewed >= self._parts.leases.lease_seconds / 3:
+            self._renew(held, slow or health.beside_shards())
+
+    def _moves(self, held: Held) -> None:
+        """Prolong the lease when it is time, while Kafka takes more and more of the transaction in hand."""
+        self.able_at = monotonic()
+        if self.able_at - held.renewed >= self._parts.leases.lease_seconds / 3:
+            self._renew(held, self._batch.slow or self._parts.health.beside_shards())
+
+    def _renew(self, held: Held, condition: str | None) -> None:
+        elapsed = monotonic() - held.renewed
+        self._parts.leases.renew(held.lease, held.sent_since / max(elapsed, 0.001), condition)
+        held.renewed, held.sent_since = monotonic(), 0
 
     def _wait(self, error: Exception, reason: str) -> None:
         if isinstance(error, OutboxMismatchError):  # another relay may be right

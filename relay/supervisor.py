@@ -14,8 +14,10 @@ from outbox.calls import Calls
 from outbox.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
 from outbox.leases import Leases
+from outbox.rights import RELAY
 from outbox.rows import Holding, PendingRow
 from outbox.store import Store
+from relay.audit_log import AuditLog
 from relay.backoff import Backoff
 from relay.enrichment import Enricher
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
@@ -78,6 +80,7 @@ class Supervisor:
         try:
             # A relay works on few connections: one a shard, and some for the rest.
             engine = create_outbox_engine(self._settings.database_url.get_secret_value())
+            self._insist("database", lambda: Store(engine).check_writable(RELAY))
             self._refuse_other_shards(self._insist("database", Store(engine).identity).shards)
             leases = Leases(engine, owner.id, self._settings.relay_lease_seconds)
             ended = self._work(prepare(self._settings, engine, leases, self._insist), engine)
@@ -125,6 +128,7 @@ class Supervisor:
             threading.Thread(target=team.run, name="sharing", daemon=True),
             threading.Thread(target=team.listen, name="bell", daemon=True),
             threading.Thread(target=gauges.run, name="gauges", daemon=True),
+            threading.Thread(target=AuditLog(engine, self._stop).run, name="audit", daemon=True),
         ]
         if prepared.settings.inference_url is not None:
             owner = prepared.leases.owner

@@ -19,7 +19,7 @@ from outbox.store import Store
 from tests.services import Given, Postgres
 from tests.services.java import cached
 
-pytest_plugins = ["tests.services.fixtures", "tests.simulator.fixtures", "tests.world"]
+pytest_plugins = ["tests.services.fixtures", "tests.simulator.fixtures", "tests.world", "tests.wheel"]
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = "TEST_TEMPLATES"
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def migrate(url: str, shards: int) -> None:
     """Run the release phase on a database."""
     environ = {**os.environ, "DATABASE_URL": url, "RELAY_SHARDS": str(shards), "LOG_LEVEL": "WARNING"}
-    subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT, env=environ, check=True)
+    subprocess.run([sys.executable, "-m", "relay", "migrate"], cwd=ROOT, env=environ, check=True)
 
 
 NewDatabase = Callable[..., str]

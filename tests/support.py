@@ -61,7 +61,7 @@ class Seen(NamedTuple):
 
 def read_topic(config: dict[str, Any], topic: str) -> list[Seen]:
     """Every record of the topic that a ``read_committed`` consumer sees, partition by partition."""
-    admin = AdminClient(config)
+    admin = AdminClient({**config, "allow.auto.create.topics": False})
     partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
     places = [TopicPartition(topic, number) for number in partitions]
     latest: dict[TopicPartition, Any] = {place: OffsetSpec.latest() for place in places}

@@ -1,14 +1,16 @@
 """The database: reachable, its version, whether it keeps what it acknowledged, its schema, its disk, its clock."""
 
-from importlib.resources import files
+import shlex
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, make_url
 
+from migrations.run import head
 from outbox import vitals
 from outbox.engine import create_outbox_engine, wal_is_safe
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError, UnsafeDatabaseError
+from outbox.private_file import open_to_others
+from outbox.rights import RELAY
 from outbox.rows import Identity
 from outbox.store import REQUIRED_REVISION, Store
 from outbox.vitals import Vitals
@@ -21,7 +23,7 @@ OLDEST_SQLITE = (3, 38)
 LOW_DISK_BYTES, FULL_DISK_BYTES = 2_000_000_000, 100_000_000
 CLOCK_SECONDS = 5.0
 """Further apart, times of rows and times in logs tell different stories."""
-MIGRATE = "alembic upgrade head"
+MIGRATE = "relay migrate"
 LET_WRITE = "free its disk, end whatever holds its lock, and grant the role what it needs on the tables of the outbox"
 RECOVER = "start the database, or correct DATABASE_URL; the webhook answers 503 meanwhile, and nothing is lost"
 
@@ -50,7 +52,7 @@ def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
         return [ok("database", f"{shown} answers"), failure("database durability", str(error), cure)], None
     except OutboxError as error:
         return [failure("database", f"{shown}: {error}", RECOVER)], None
-    findings = [ok("database", f"{shown} answers"), *judge_vitals(seen)]
+    findings = [ok("database", f"{shown} answers"), *judge_vitals(seen), *_files(engine)]
     try:
         revision = vitals.revision(engine)
     except SchemaOutdatedError:
@@ -67,19 +69,25 @@ def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
         return [*findings, failure("database identity", str(error), MIGRATE)], None
 
 
+def _files(engine: Engine) -> list[Finding]:
+    if engine.dialect.name != "sqlite":
+        return []
+    path = Path(engine.url.database or "").resolve()
+    if found := open_to_others(path):
+        seen = ", ".join(f"{file} (mode {mode:04o})" for file, mode in found.items())
+        cure = f"chmod 600 {shlex.join(map(str, found))}; rows hold addresses and bodies"
+        return [warning("database file", f"others than the owner have rights on {seen}", cure)]
+    return [ok("database file", f"{path} is the owner's alone")]
+
+
 def _write(engine: Engine) -> Finding:
     try:
-        Store(engine).check_writable()
+        Store(engine).check_writable(RELAY)
     except SchemaOutdatedError as error:
         return failure("database write", str(error), MIGRATE)
     except DatabaseUnavailableError as error:
         return failure("database write", str(error), LET_WRITE)
     return ok("database write", "a write is committed")
-
-
-def head() -> str:
-    """The newest revision that this code brings."""
-    return ScriptDirectory(str(files("migrations"))).get_current_head() or ""
 
 
 def judge_vitals(seen: Vitals) -> list[Finding]:

@@ -1,10 +1,18 @@
 """The command line: ``relay``, also ``python -m relay``."""
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from shutil import get_terminal_size
+from typing import Any, NoReturn
 
 import click
 
+from relay.cli.failures import report
+from relay.cli.groups import Group
+
 VERBS = {
+    "migrate": "migrate.migrate",
     "run": "run.run",
     "status": "status.status",
     "list": "list.list_rows",
@@ -24,13 +32,26 @@ VERBS = {
     "demo": "demo.demo",
 }
 """Where in this package each verb is."""
+NARROW_COLUMNS = 52
+"""Below, click would fold its help at 50 columns nevertheless."""
 
 
-class Verbs(click.Group):
+class Verbs(Group):
     """Loads a verb when it is asked for: loading all of them takes longer than most need for their answer."""
 
+    def main(self, args: Sequence[str] | None = None, *arguments: Any, **further: Any) -> NoReturn:
+        """Run a command and exit; whatever goes wrong ends as a line on stderr and an exit code."""
+        further["standalone_mode"] = False
+        if (columns := get_terminal_size().columns) < NARROW_COLUMNS:
+            further["terminal_width"] = columns
+        try:
+            code = super().main(args, *arguments, **further)
+        except Exception as error:  # noqa: BLE001 - no traceback reaches an operator
+            code = report(error)
+        sys.exit(code)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click asks so
-        """Every verb, as the help tells them."""
+        """Every verb, in alphabetical order."""
         return sorted(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -6,18 +6,23 @@ import sys
 import click
 
 from outbox.operations import Operations
-from relay.cli.shared import CHECK_FAILED, DONE, escaped, nothing_matched, operations, told_time
+from relay.cli.output import escaped, to_json, told_actor, told_time
+from relay.cli.shared import CHECK_FAILED, DONE, JSON, RowId, nothing_matched, operations
 
 SHOWN_IDS = 10
 
 
 @click.command()
-@click.option("--id", "row_id", type=click.IntRange(1, 2**63 - 1), help="Only what was done to this row.")
-@click.option("--verify", is_flag=True, help="Check the chain of hashes; exit code 4 if an entry was changed.")
-@click.option("--head", help="With --verify: a hash it ended with once, which must still be in it.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def audit(*, row_id: int | None, verify: bool, head: str | None, as_json: bool) -> None:
-    """Who changed which rows, when and why; oldest first.
+@click.option("--id", "row_id", type=RowId(), help="Only changes of the row with this outbox id.")
+@click.option(
+    "--verify", is_flag=True, help="Check the chain of hashes; exit code 4 if an entry was changed or removed."
+)
+@click.option("--head", metavar="HASH", help="With --verify: a hash noted earlier, which an entry must still have.")
+@JSON
+def audit(*, row_id: int | None, verify: bool, head: str | None, json_lines: bool) -> None:
+    """Show who changed which rows, when and why.
+
+    The oldest entry comes first.
 
     \b
     Examples:
@@ -28,30 +33,30 @@ def audit(*, row_id: int | None, verify: bool, head: str | None, as_json: bool) 
         raise click.UsageError("--head goes with --verify")
     with operations() as (verbs, _):
         if verify:
-            _verify(verbs, head, as_json=as_json)
+            _verify(verbs, head, json_lines=json_lines)
             return
         matched = False
         for entry in verbs.audit(row_id):
             matched = True
             ids = json.loads(entry.row_ids)
-            if as_json:
+            if json_lines:
                 told = {**entry._asdict(), "filter": json.loads(entry.filter), "rows": len(ids), "row_ids": ids}
-                click.echo(json.dumps(told))
+                click.echo(to_json(told))
             else:
                 shown = ", ".join(map(str, ids[:SHOWN_IDS])) + (", …" if len(ids) > SHOWN_IDS else "")
                 rows = f" {len(ids)} row(s) ({shown})" if ids else ""  # a pause is of shards
-                line = f"{told_time(entry.at_ms)} {entry.actor} {entry.verb}{rows}"
+                line = f"{told_time(entry.at_ms)} {told_actor(entry)} {entry.verb}{rows}"
                 click.echo(escaped(f"{line}: {entry.reason} {entry.filter}"))
     if not matched:
         nothing_matched("audit: no entry")
 
 
-def _verify(verbs: Operations, head: str | None, *, as_json: bool) -> None:
+def _verify(verbs: Operations, head: str | None, *, json_lines: bool) -> None:
     found = verbs.verify(head)
-    if as_json:
+    if json_lines:
         broken = found.broken.id if found.broken else None
         told = {"entries": found.entries, "last_hash": found.last_hash, "broken": broken, "holds": found.holds}
-        click.echo(json.dumps(told))
+        click.echo(to_json(told))
         sys.exit(DONE if broken is None and found.holds else CHECK_FAILED)
     if found.broken is not None:
         click.echo(f"entry {found.broken.id} or one just before it was changed or removed", err=True)

@@ -1,9 +1,10 @@
 """What the verbs that change rows share: show the plan, ask, act on exactly the planned rows, stop in good order."""
 
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic, sleep
 from typing import Any, NamedTuple, Self
 
@@ -12,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from outbox.errors import OutboxError
+from outbox.operations import Operations
 from outbox.rows import FoundRow, Order, Plan, Planned, RowFilter
 from relay.cli.list import told_row
+from relay.cli.output import as_command, escaped
 from relay.cli.shared import (
     ACTOR,
     DONE,
@@ -25,7 +28,7 @@ from relay.cli.shared import (
     YES,
     F,
     OperatorSettings,
-    as_command,
+    WholeNumber,
     confirmed,
     who_acts,
 )
@@ -39,7 +42,7 @@ _OPTIONS = (
     YES,
     REASON,
     ACTOR,
-    click.option("--rate", type=click.IntRange(1), help="At most so many rows a second."),
+    click.option("--rate", type=WholeNumber(1), help="Change at most this many rows a second."),
 )
 
 
@@ -71,7 +74,7 @@ class Asked(NamedTuple):
 
     def order(self, wanted: RowFilter, settings: OperatorSettings) -> Order:
         """Who, why, and which rows. Raises ``UsageError`` if nobody knows who acts."""
-        return Order(who_acts(self.actor, settings), self.reason, wanted)
+        return Order(who_acts(self.actor, settings), self.reason, wanted, settings.pseudonym_key)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Change:
         apply: changes a chunk of them, with its audit entry; returns the ids of those that were changed.
         consequences: what will happen, a sentence each.
         again: arguments of the command that continues it.
+        nothing: why the plan is empty, if it is.
     """
 
     verb: str
@@ -91,6 +95,21 @@ class Change:
     apply: Callable[[list[Planned]], list[int]]
     consequences: tuple[str, ...]
     again: tuple[str, ...]
+    nothing: str = "no row matches"
+
+
+def nothing_to(verbs: Operations, wanted: RowFilter, kind: str) -> str:
+    """Why no row is left to be changed: rows that are named by id or interaction may be there in another state.
+
+    Args:
+        wanted: what the operator asked for.
+        kind: of rows that the verb takes.
+    """
+    named = bool(wanted.ids) or wanted.interaction_id is not None
+    states = Counter(row.state for row in verbs.find(replace(wanted, state=None))) if named else None
+    if not states:
+        return "no row matches"
+    return f"no {kind} row matches, only {', '.join(f'{count} {state}' for state, count in states.items())}"
 
 
 def plan_of(rows: Iterable[FoundRow]) -> Plan:
@@ -104,7 +123,7 @@ def carry_out(change: Change, asked: Asked) -> int:
     """Show, ask, act; returns the exit code."""
     total = len(change.plan)
     if not total:
-        click.echo(f"{change.verb}: no row matches", err=True)
+        click.echo(escaped(f"{change.verb}: {change.nothing}"), err=True)
         return NOTHING_MATCHED
     _show(change)
     if asked.dry_run:
@@ -117,7 +136,7 @@ def carry_out(change: Change, asked: Asked) -> int:
         click.echo(f"{seen - done} row(s) changed since they were shown, and are left as they are", err=True)
     if seen < total:
         again = as_command(*change.again, *asked.as_options())
-        click.echo(f"{stopped}: {total - seen} row(s) are as they were. To continue: {again}", err=True)
+        click.echo(f"{escaped(stopped)}: {total - seen} row(s) are as they were. To continue: {again}", err=True)
     return DONE if done == total else PARTLY_DONE
 
 

@@ -1,25 +1,26 @@
-"""``relay check``: what the relay rests on, each with its cure."""
+"""``relay check``: what the relay needs, each problem with its cure."""
 
-import json
 import os
 import sys
 from collections import Counter
 
 import click
 
-from relay.cli.shared import CHECK_FAILED, DONE, escaped
+from relay.cli.output import escaped, to_json
+from relay.cli.shared import CHECK_FAILED, DONE, JSON
 
 WIDTH = 8
 COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "failure": "red"}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a finding and line.")
-def check(*, as_json: bool) -> None:
-    """Diagnose settings, database, broker, rights, topics, registry, inference and OAuth, each with its cure.
+@JSON
+def check(*, json_lines: bool) -> None:
+    """Check settings and services, and say how to fix each.
 
-    Safe beside running relays: it never uses a shard's transactional id, writes nothing to a topic and
-    registers nothing. Exit code 4 if a check failed; warnings are 0.
+    Looks at settings, database, broker, rights, topics, registry, inference and OAuth. Safe beside running
+    relays: it never uses a shard's transactional id, writes nothing to a topic and registers nothing. Exit
+    code 4 if a check failed; warnings are 0.
 
     \b
     Examples:
@@ -32,8 +33,8 @@ def check(*, as_json: bool) -> None:
     counts: Counter[Verdict] = Counter()
     for finding in check_all(os.environ):
         counts[finding.verdict] += 1
-        if as_json:
-            click.echo(json.dumps(finding._asdict()))
+        if json_lines:
+            click.echo(to_json(finding._asdict()))
             continue
         verdict = click.style(f"{finding.verdict:<{WIDTH}}", fg=COLOURS[finding.verdict])
         click.echo(f"{verdict} {escaped(finding.subject)}: {escaped(finding.seen)}")

@@ -1,6 +1,5 @@
 """``relay inference``: calls that the endpoint refused, or that failed too often."""
 
-import json
 import sys
 from dataclasses import replace
 from typing import Any
@@ -10,21 +9,28 @@ import click
 from outbox.rows import RowFilter
 from outbox.states import RowState
 from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
+from relay.cli.groups import Group
 from relay.cli.list import told_row
+from relay.cli.output import to_json
 from relay.cli.repair import as_of_now
-from relay.cli.shared import as_options, nothing_matched, operations, row_filters, rows_from
+from relay.cli.shared import JSON, as_options, nothing_matched, operations, row_filters, rows_from
 
 
-@click.group()
+@click.group(cls=Group)
 def inference() -> None:
-    """Look after inference calls that are parked. --error is a part of the call's error here."""
+    """Look after parked inference calls.
+
+    The endpoint refused them, or they failed too often. Here --error looks in the error of the call.
+    """
 
 
 @inference.command("list")
 @row_filters
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def list_calls(*, as_json: bool, **given: Any) -> None:
-    """Rows whose inference call is parked, with the error of the call.
+@JSON
+def list_calls(*, json_lines: bool, **given: Any) -> None:
+    """List rows whose inference call is parked.
+
+    Each is shown with the error of its call.
 
     \b
     Examples:
@@ -36,7 +42,7 @@ def list_calls(*, as_json: bool, **given: Any) -> None:
     with operations() as (verbs, _):
         for row in verbs.parked_calls(wanted):
             matched = True
-            click.echo(json.dumps(row._asdict()) if as_json else told_row(row))
+            click.echo(to_json(row._asdict()) if json_lines else told_row(row))
     if not matched:
         nothing_matched("inference list: no parked call matches")
 
@@ -45,12 +51,14 @@ def list_calls(*, as_json: bool, **given: Any) -> None:
 @row_filters
 @changing
 def retry_calls(**given: Any) -> None:
-    """Make parked inference calls due again, with all their attempts before them.
+    """Call the inference endpoint again for parked calls.
+
+    Each call is due again, with all its attempts ahead of it.
 
     \b
     Examples:
       relay inference retry --error "HTTP 422" --reason "model 7 takes these"
-      relay inference retry --since 2h --dry-run --reason "looking"
+      relay inference retry --since 2h --dry-run
     """
     asked = Asked.taken_from(given)
     wanted = _parked(rows_from(given))
@@ -59,7 +67,8 @@ def retry_calls(**given: Any) -> None:
         again = ("inference", "retry", *as_options(as_of_now(wanted)))
         plan = plan_of(verbs.parked_calls(wanted))
         told = "the endpoint is called again for each, with the same Idempotency-Key"
-        change = Change("inference retry", plan, lambda chunk: verbs.retry_calls(chunk, order), (told,), again)
+        nothing = "no row matches whose inference call is parked"
+        change = Change("inference retry", plan, lambda chunk: verbs.retry_calls(chunk, order), (told,), again, nothing)
         sys.exit(carry_out(change, asked))
 
 

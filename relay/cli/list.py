@@ -1,30 +1,28 @@
 """``relay list``: rows, or parked rows by their errors."""
 
-import json
 from typing import Any
 
 import click
 
 from outbox.rows import FoundRow, RowFilter
 from outbox.states import RowState
-from relay.cli.shared import (
-    escaped,
-    filter_from,
-    nothing_matched,
-    operations,
-    row_filters,
-    rows_from,
-    told_age,
-    told_time,
-)
+from relay.cli.output import escaped, to_json, told_age, told_time
+from relay.cli.shared import JSON, filter_from, nothing_matched, operations, row_filters, rows_from
 
 
 @click.command("list")
 @row_filters
-@click.option("--group-by", type=click.Choice(["error"]), help="Parked rows by error, with count and age.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def list_rows(*, group_by: str | None, as_json: bool, **filters: Any) -> None:
-    """Rows by filter, in the order of their ids; nothing of their content is shown.
+@click.option(
+    "--group-by",
+    type=click.Choice(["error"]),
+    metavar="error",
+    help="Show parked rows by error, with their number and age.",
+)
+@JSON
+def list_rows(*, group_by: str | None, json_lines: bool, **filters: Any) -> None:
+    """List rows, or parked rows by error.
+
+    Rows come in the order of their ids; nothing of their content is shown.
 
     \b
     Examples:
@@ -34,14 +32,14 @@ def list_rows(*, group_by: str | None, as_json: bool, **filters: Any) -> None:
     if group_by:
         if filters["state"] not in (None, RowState.PARKED):
             raise click.UsageError(f"--group-by error shows parked rows, not {filters['state']} ones")
-        _list_groups(filter_from(filters), as_json=as_json)
+        _list_groups(filter_from(filters), json_lines=json_lines)
         return
     wanted = rows_from(filters)
     matched = False
     with operations() as (verbs, _):
         for row in verbs.find(wanted):
             matched = True
-            click.echo(json.dumps(row._asdict()) if as_json else told_row(row))
+            click.echo(to_json(row._asdict()) if json_lines else told_row(row))
     if not matched:
         nothing_matched("list: no row matches")
 
@@ -55,11 +53,11 @@ def told_row(row: FoundRow) -> str:
     return escaped(f"{row.id:>8} {row.state:<9} {told_time(row.received_at_ms)} {what}{replay}{error}")
 
 
-def _list_groups(wanted: RowFilter, *, as_json: bool) -> None:
+def _list_groups(wanted: RowFilter, *, json_lines: bool) -> None:
     with operations() as (verbs, _):
         groups = verbs.parked_by_error(wanted)
     for group in groups:
         line = f"{group.rows:>8} for {told_age(group.age_ms):>7}, since {told_time(group.oldest_at_ms)} {group.error}"
-        click.echo(json.dumps(group._asdict()) if as_json else escaped(line))
+        click.echo(to_json(group._asdict()) if json_lines else escaped(line))
     if not groups:
         nothing_matched("list: no parked row matches")

@@ -1,22 +1,23 @@
-"""``relay pause`` and ``relay resume``: keep relays from sending, and let them go on."""
+"""``relay pause`` and ``relay resume``: keep relays from sending, and let them send again."""
 
 import click
 
 from outbox import pausing
-from relay.cli.shards import Span, on_record, order_of
+from relay.cli.shards import SHARD, Span, on_record, order_of
 from relay.cli.shared import OperatorSettings, nothing_matched, outbox_of
 
-_SHARD = click.option("--shard", type=click.IntRange(0, 98), help="This one only; every shard without.")
+_SHARD = click.option("--shard", type=SHARD, help="Only this shard [default: all]")
 
 
 @click.command()
 @_SHARD
-@click.option("--for", "for_seconds", type=Span(), help="Resume by itself after 90s, 30m, 2h, 7d.")
+@click.option("--for", "for_seconds", type=Span(), help="Resume after this time, such as 30m or 1h30m.")
 @on_record
 def pause(*, shard: int | None, for_seconds: float | None, actor: str | None, reason: str) -> None:
-    """Keep relays from sending: each gives its paused shards back after the batch in hand.
+    """Pause sending, of all shards or of one.
 
-    The webhook goes on accepting. Pausing again replaces reason and expiry.
+    Relays give their paused shards back after the batch in hand. The webhook still accepts. Pausing
+    again replaces reason and expiry.
 
     \b
     Examples:
@@ -35,7 +36,7 @@ def pause(*, shard: int | None, for_seconds: float | None, actor: str | None, re
 @_SHARD
 @on_record
 def resume(*, shard: int | None, actor: str | None, reason: str) -> None:
-    """Let relays send again what was paused.
+    """Resume sending after a pause.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ import click
 
 from outbox.pruning import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP
 from outbox.rows import FoundRow, RowFilter
-from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
+from relay.cli.changing import Asked, Change, carry_out, changing, nothing_to, plan_of
 from relay.cli.repair import as_of_now
 from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
 
@@ -21,28 +21,36 @@ _NO_FILTER: dict[str, Any] = {
 @click.command()
 @row_filters
 @changing
-@click.option("--parked-calls", is_flag=True, help="Also rows whose inference call is parked: none can retry it then.")
+@click.option(
+    "--parked-calls",
+    is_flag=True,
+    help="Also remove rows whose inference call is parked, which then cannot be retried.",
+)
 def prune(*, parked_calls: bool, **given: Any) -> None:
-    """Remove settled rows: sent with their inference call done, or discarded. The relay does so by itself
-    after OUTBOX_RETENTION; without a filter, this does the same now.
+    """Remove settled rows.
+
+    Those are sent with their inference call done, or discarded. The relay removes them by itself after
+    OUTBOX_RETENTION; without a filter, this does the same now.
 
     \b
     Examples:
       relay prune --reason "disk is short"
-      relay prune --until 2d --dry-run --reason "looking"
+      relay prune --until 2d --dry-run
     """
     asked = Asked.taken_from(given)
     given_up = PARKED_CALLS_GIVEN_UP if parked_calls else NONE_GIVEN_UP
+    as_the_relay = not given["everything"] and all(given[name] == value for name, value in _NO_FILTER.items())
+    named = None if as_the_relay else rows_from(given)
     with operations() as (verbs, settings):
-        as_the_relay = not given["everything"] and all(given[name] == value for name, value in _NO_FILTER.items())
-        wanted = _retained(settings) if as_the_relay else rows_from(given)
+        wanted = named or _retained(settings)
         order = asked.order(wanted, settings)
         flag = ("--parked-calls",) if parked_calls else ()
         again = ("prune", *(() if as_the_relay else as_options(as_of_now(wanted))), *flag)
         rows = verbs.prunable(wanted, given_up)
         plan = plan_of(filter(_settled_before(wanted.until_ms or 0), rows) if as_the_relay else rows)
         told = "they are removed for good: a repeated delivery of one of them would be a new row"
-        change = Change("prune", plan, lambda chunk: verbs.prune(chunk, order, given_up), (told,), again)
+        nothing = "" if plan else nothing_to(verbs, wanted, "settled")
+        change = Change("prune", plan, lambda chunk: verbs.prune(chunk, order, given_up), (told,), again, nothing)
         sys.exit(carry_out(change, asked))
 
 

@@ -18,18 +18,9 @@ from outbox.reconciling import KnownRow, SeenRecord
 from outbox.rows import Order, Ref
 from outbox.states import RowState
 from outbox.store import Store
-from relay.cli.shards import OperatingSettings, order_of, planned
-from relay.cli.shared import (
-    DONE,
-    PARTLY_DONE,
-    USAGE,
-    Moment,
-    confirmed,
-    escaped,
-    nothing_matched,
-    outbox_of,
-    told_time,
-)
+from relay.cli.output import escaped, told_time
+from relay.cli.shards import SHARD, OperatingSettings, order_of, planned
+from relay.cli.shared import DONE, PARTLY_DONE, USAGE, Moment, confirmed, nothing_matched, outbox_of
 from relay.custody import Custody, custody
 from relay.errors import RelayError, UnavailableError
 from relay.records import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
@@ -73,7 +64,7 @@ class Plan:
 @click.option(
     "--accept-duplicates", is_flag=True, help="Look for nothing: what was sent and is unsent here is sent again."
 )
-@click.option("--shard", "shards", type=click.IntRange(0, 98), multiple=True, help="This one; may be repeated.")
+@click.option("--shard", "shards", type=SHARD, multiple=True, help="This one; may be repeated.")
 @planned
 def reconcile(
     *,
@@ -85,10 +76,11 @@ def reconcile(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Let shards go on whose database went back in time (a restore, a failover to a stale replica).
+    """Let shards go on whose database went back in time.
 
-    Rows that the topic holds already are marked sent: id, interaction and time of receipt must all match.
-    Without --shard it is about the shards that wait for this.
+    That is after a restore, or a failover to a stale replica. Rows that the topic holds already are marked
+    sent: id, interaction and time of receipt must all match. Without --shard it is about the shards that
+    wait for this.
 
     \b
     Examples:

@@ -4,17 +4,18 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from time import time
 from typing import Any
 
 import click
 
-from outbox.operations import COUNTED_IDS, Operations
-from outbox.rows import Order, Planned, RowFilter
+from outbox.operations import COUNTED_IDS, Operations, call_again_verb, replay_verb
+from outbox.rows import FoundRow, Order, Planned, RowFilter
 from outbox.states import RowState
-from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
+from relay.cli.changing import Asked, Change, carry_out, changing, nothing_to, plan_of
+from relay.cli.output import told_time
 from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
 
 
@@ -22,12 +23,14 @@ from relay.cli.shared import OperatorSettings, as_options, operations, row_filte
 @row_filters
 @changing
 def retry(**given: Any) -> None:
-    """Make parked rows pending again: each is sent before the rows that wait behind it.
+    """Send parked rows again, before the rows behind them.
+
+    They are pending again, and keep their place in their interaction.
 
     \b
     Examples:
       relay retry --id 4711 --reason "topic limit raised"
-      relay retry --error MSG_SIZE_TOO_LARGE --since 2h --dry-run --reason "looking"
+      relay retry --error MSG_SIZE_TOO_LARGE --since 2h --dry-run
     """
     told = "each is sent before the rows that wait behind it: {} now"
     sys.exit(_change_parked("retry", Operations.retry, told, given))
@@ -37,29 +40,31 @@ def retry(**given: Any) -> None:
 @row_filters
 @changing
 def discard(**given: Any) -> None:
-    """Decide that parked rows are not sent; the rows that wait behind them go on. The rows are kept.
+    """Give up parked rows, so that the rows behind them are sent.
+
+    A discarded row is kept, and can be replayed later.
 
     \b
     Examples:
       relay discard --id 4711 --reason "test call, agreed with the integrator"
-      relay discard --interaction abc-1 --dry-run --reason "looking"
+      relay discard --interaction abc-1 --dry-run
     """
-    told = "they are not sent; the rows that wait behind them go on: {} now"
+    told = "they are not sent; the rows that wait behind them are: {} now"
     sys.exit(_change_parked("discard", Operations.discard, told, given))
 
 
 @click.command()
 @row_filters
 @changing
-@click.option("--topic", help="Send them to this topic, one of KAFKA_REPLAY_TOPICS, instead of the usual one.")
-@click.option("--inference-only", is_flag=True, help="Call the inference endpoint again; nothing goes to Kafka.")
-@click.option("--plan", help="The replay's name. No row is replayed twice under one name.")
+@click.option("--topic", help="Send to this topic, one of KAFKA_REPLAY_TOPICS [default: KAFKA_TOPIC]")
+@click.option("--inference-only", is_flag=True, help="Call the inference endpoint again; send nothing to Kafka.")
+@click.option("--plan", metavar="NAME", help="Name of the replay; no row is replayed twice under one name.")
 def replay(*, topic: str | None, inference_only: bool, plan: str | None, **given: Any) -> None:
-    """Send rows again that are sent (or, with --state discarded, discarded): deliberate duplicates.
+    """Send rows again, as deliberate duplicates.
 
-    Each becomes a new row, in the old order, and its record carries the header replay-of. The same
-    command given again continues an interrupted replay; to replay the same rows once more, give
-    another reason or another --plan.
+    Takes sent rows or, with --state discarded, discarded ones. Each becomes a new row, in the old order,
+    and its record carries the header replay-of. The same command given again continues an interrupted
+    replay; to replay the same rows once more, give another reason or another --plan.
 
     \b
     Examples:
@@ -70,7 +75,7 @@ def replay(*, topic: str | None, inference_only: bool, plan: str | None, **given
         raise click.UsageError(f"--plan {plan!r}: takes 1 to 64 letters, digits, hyphens and underscores")
     if topic and inference_only:
         raise click.UsageError("--inference-only sends nothing to Kafka: give no --topic with it")
-    name = plan or _plan_name(topic, given)
+    name = plan or (_plan_name(topic, given) if given["reason"] else NO_NAME)
     asked = Asked.taken_from(given)
     states = (RowState.SENT,) if inference_only else (RowState.SENT, RowState.DISCARDED)
     wanted = _in_state("replay", states, rows_from(given))
@@ -91,8 +96,13 @@ def _change_parked(
         again = (verb, *as_options(as_of_now(wanted)))
         plan = plan_of(verbs.find(wanted))
         behind = verbs.count_behind(wanted) if plan else 0
-        change = Change(verb, plan, lambda chunk: apply(verbs, chunk, order), (told.format(behind),), again)
+        nothing = "" if plan else nothing_to(verbs, wanted, RowState.PARKED)
+        change = Change(verb, plan, lambda chunk: apply(verbs, chunk, order), (told.format(behind),), again, nothing)
         return carry_out(change, asked)
+
+
+NO_NAME = ""
+"""Of the plan in a dry run without ``--plan`` and ``--reason``: no replay was ever made by it."""
 
 
 def _sent_again(verbs: Operations, order: Order, name: str, topic: str | None) -> Change:
@@ -100,22 +110,49 @@ def _sent_again(verbs: Operations, order: Order, name: str, topic: str | None) -
     plan = plan_of(verbs.replayable(order.rows, name))
     before = sum(verbs.count_replayed(chunk) for chunk in plan.chunks(COUNTED_IDS))
     where = topic or "the usual topic"
-    consequences = [f"each is sent again to {where} with the header replay-of, under plan {name}"]
+    consequences = [f"each is sent again to {where} with the header replay-of, under {_told_plan(name)}"]
     if before:
         consequences.append(f"{before} of them were replayed before, by another plan: consumers see them once more")
     if plan.replays:
         consequences.append(
             f"{plan.replays} of them are replays themselves: their originals may be among the rows, too"
         )
-    return Change("replay", plan, lambda chunk: verbs.replay(name, chunk, order, topic), tuple(consequences), again)
+    nothing = "" if plan else _nothing_left(verbs, order.rows, verbs.replayed(order.rows, name), replay_verb(name))
+    return Change(
+        "replay", plan, lambda chunk: verbs.replay(name, chunk, order, topic), tuple(consequences), again, nothing
+    )
 
 
 def _calls_again(verbs: Operations, order: Order, name: str, _topic: str | None) -> Change:
     again = ("replay", "--inference-only", *as_options(as_of_now(order.rows)), "--plan", name)
     done = verbs.called_again(name)
     plan = plan_of(row for row in verbs.find(order.rows) if row.id not in done)
-    told = f"the inference endpoint is called again for each, with the same Idempotency-Key, under plan {name}"
-    return Change("replay", plan, lambda chunk: verbs.call_again(name, chunk, order), (told,), again)
+    told = f"the inference endpoint is called again for each, with the same Idempotency-Key, under {_told_plan(name)}"
+    called = (row for row in verbs.find(order.rows) if row.id in done)
+    nothing = "" if plan else _nothing_left(verbs, order.rows, called, call_again_verb(name))
+    return Change("replay", plan, lambda chunk: verbs.call_again(name, chunk, order), (told,), again, nothing)
+
+
+def _nothing_left(verbs: Operations, wanted: RowFilter, done: Iterable[FoundRow], verb: str) -> str:
+    """Why no row is left to be replayed.
+
+    Args:
+        wanted: what the operator asked for.
+        done: rows of it that the plan has replayed.
+        verb: of the plan, in the audit.
+    """
+    count = sum(1 for _ in done)
+    if not count:
+        return nothing_to(verbs, wanted, wanted.state or "sent")
+    said = f"all {count} row(s) that match were replayed already: {verb}"
+    if span := verbs.entries_of(verb):
+        numbers = f"{span.first}" if span.first == span.last else f"{span.first} to {span.last}"
+        said += f", audit entry {numbers}, {told_time(span.at_ms)}"
+    return f"{said}. To replay them once more, give another --reason or --plan"
+
+
+def _told_plan(name: str) -> str:
+    return f"plan {name}" if name else "a plan that is named after the reason"
 
 
 def as_of_now(wanted: RowFilter) -> RowFilter:

@@ -12,23 +12,24 @@ from outbox.resharding import ReshardPlan
 from outbox.rows import Order, ShardStatus
 from outbox.store import Store
 from relay.cli.shards import OperatingSettings, order_of, planned
-from relay.cli.shared import DONE, FAILED, USAGE, confirmed, nothing_matched, outbox_of
+from relay.cli.shared import DONE, FAILED, USAGE, WholeNumber, confirmed, nothing_matched, outbox_of
 from relay.custody import Custody, custody
 from relay.topics import grow_progress_topic
 
 
 @click.command()
-@click.argument("shards", type=click.IntRange(1, 99))
+@click.argument("shards", type=WholeNumber(1, 99))
 @planned
 def reshard(*, shards: int, actor: str | None, reason: str, dry_run: bool, yes: bool) -> None:
-    """Spread the outbox over another number of shards; relays must be paused or stopped.
+    """Change the number of shards.
 
-    Each old shard is taken and settled first. The number and the shard of each row not yet sent then change
-    in one transaction; the webhook waits for it, and answers 503 if it takes more than some seconds.
+    Relays must be paused or stopped. Each old shard is taken and settled first. The number and the shard of
+    each row not yet sent then change in one transaction; the webhook waits for it, and answers 503 if it
+    takes more than some seconds.
 
     \b
     Examples:
-      relay pause --reason "reshard" && relay reshard 16 --dry-run --reason "reshard"
+      relay pause --reason "reshard" && relay reshard 16 --dry-run
       relay reshard 16 --reason "four more relays" --yes && relay resume --reason "reshard done"
     """
     with outbox_of(OperatingSettings, answer_seconds=LONG_ANSWER_SECONDS) as (engine, settings):

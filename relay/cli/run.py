@@ -10,7 +10,7 @@ from types import FrameType
 
 import click
 
-from config.logging import configure_logging
+from config.logging import configure_logging, frames
 from config.settings import SettingsError, load, unknown_names
 from outbox.errors import OutboxError
 from relay.errors import RelayError
@@ -24,7 +24,9 @@ Python's usual pace (700) takes as long as encoding them."""
 
 @click.command()
 def run() -> None:
-    """Send outbox rows to Kafka until SIGTERM; exits within 25 s, broker there or not.
+    """Run the relay: send outbox rows to Kafka until SIGTERM.
+
+    It exits within 25 s, whether or not the broker answers.
 
     \b
     Examples:
@@ -68,6 +70,10 @@ def work(step: Callable[[str, int], None] = ignore_steps) -> int:
         Supervisor(settings, stop, step).run()
     except (RelayError, OutboxError) as error:
         log.error("the relay cannot run: %s", error, action="refused")  # noqa: TRY400 - a message, not a trace
+        return 1
+    except Exception as error:  # noqa: BLE001 - its text may quote a row
+        kind = type(error).__name__
+        log.error("the relay ends: unexpected %s", kind, action="crashed", frames=frames(error))  # noqa: TRY400
         return 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -3,7 +3,7 @@
 import click
 
 from outbox.rows import Order, RowFilter
-from relay.cli.shared import ACTOR, DRY_RUN, REASON, YES, F, OperatorSettings, who_acts
+from relay.cli.shared import ACTOR, DRY_RUN, REASON, YES, F, OperatorSettings, WholeNumber, who_acts
 from relay.settings import RelaySettings, seconds_of
 
 
@@ -11,8 +11,12 @@ class OperatingSettings(RelaySettings, OperatorSettings):
     """Settings of the verbs that go to Kafka like a relay, on an operator's word."""
 
 
+SHARD = WholeNumber(0, 98)
+"""Type of a shard's number."""
+
+
 class Span(click.ParamType[float]):
-    """A time span as ``90s``, ``30m``, ``2h``, ``7d``; in seconds."""
+    """A time span such as ``90s``, ``1h30m`` or ``2d``; in seconds."""
 
     name = "span"
 
@@ -20,7 +24,7 @@ class Span(click.ParamType[float]):
         """Seconds."""
         seconds = seconds_of(value)
         if not seconds:
-            self.fail(f"{value!r} is no time span: give 90s, 30m, 2h or 7d", param, ctx)
+            self.fail(f"{value!r} is no time span: expected one such as 90s, 30m, 1h30m or 2d", param, ctx)
         return seconds
 
 
@@ -36,4 +40,4 @@ def planned(command: F) -> F:
 
 def order_of(actor: str | None, reason: str, settings: OperatorSettings) -> Order:
     """Who acts, and why."""
-    return Order(who_acts(actor, settings), reason, RowFilter())
+    return Order(who_acts(actor, settings), reason, RowFilter(), settings.pseudonym_key)

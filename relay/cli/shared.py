@@ -1,34 +1,36 @@
 """What the operators' verbs share: exit codes, filters, who acts, and data made safe for a terminal."""
 
-import getpass
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from pydantic import SecretStr, field_validator
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from config.settings import BaseSettings, SettingsError, load
+from config.settings import BaseSettings, load
+from outbox import rights
+from outbox.audit import os_user
 from outbox.engine import ANSWER_SECONDS, create_outbox_engine
 from outbox.errors import OutboxError, UnsafeDatabaseError
 from outbox.operations import Operations
-from outbox.rows import RowFilter
+from outbox.rows import INT64_MAX, RowFilter
 from outbox.states import RowState
-from relay.errors import RelayError
-from relay.settings import DAY_SECONDS, Retention, Topics, seconds_of
+from relay.cli import times
+from relay.cli.output import told_time
+from relay.settings import DAY_SECONDS, Retention, Topics
 
 DONE, FAILED, USAGE, NOTHING_MATCHED, CHECK_FAILED, PARTLY_DONE = range(6)
 """Exit codes."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=BaseSettings)
+LEAST_KEY_BYTES = 16
 MOST_CHARACTERS = 1_000
 """Of a text that goes on record."""
 _ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
@@ -39,8 +41,22 @@ class OperatorSettings(BaseSettings):
 
     relay_actor: str | None = None
     """Who is on record as the one who acts."""
+    audit_pseudonym_key: SecretStr | None = None
+    """Turns interaction ids and addresses of filters into pseudonyms; without it they are not recorded."""
     kafka_replay_topics: Topics = ()
     outbox_retention: Retention = 7 * DAY_SECONDS
+
+    @field_validator("audit_pseudonym_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and len(value.get_secret_value().encode()) < LEAST_KEY_BYTES:
+            raise ValueError(f"takes {LEAST_KEY_BYTES} bytes or more, as openssl rand -hex 32 makes them")
+        return value
+
+    @property
+    def pseudonym_key(self) -> bytes | None:
+        """The key as bytes."""
+        return self.audit_pseudonym_key.get_secret_value().encode() if self.audit_pseudonym_key else None
 
 
 class Instant(int):
@@ -50,23 +66,58 @@ class Instant(int):
 
 
 class Moment(click.ParamType[Instant]):
-    """A time: ISO 8601 (local time without an offset), or an age as ``90s``, ``30m``, ``2h``, ``7d``."""
+    """A time in one of the forms of ``times.EXPECTED``; ages of one command count from the same moment."""
 
     name = "time"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Instant:
         """Milliseconds since the epoch."""
+        now = datetime.now().astimezone()
+        if ctx is not None:
+            now = ctx.find_root().meta.setdefault("relay.now", now)
         try:
-            seconds = seconds_of(value)
-            if seconds is not None:
-                moment = datetime.now(UTC) - timedelta(seconds=seconds)
-            else:
-                moment = datetime.fromisoformat(value)
-            instant = Instant(round(moment.timestamp() * 1000))
-            instant.given = value
-            return instant  # noqa: TRY300 - what fails is above
+            instant = Instant(round(times.parse_time(value, now).timestamp() * 1000))
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time: give 2026-01-31T08:00 or an age as 30m, 2h, 7d", param, ctx)
+            self.fail(f"{value!r} is not a time: {times.EXPECTED}", param, ctx)
+        instant.given = value
+        return instant
+
+
+class WholeNumber(click.ParamType[int]):
+    """A whole number between two others, both included."""
+
+    name = "number"
+
+    def __init__(self, low: int, high: int = INT64_MAX) -> None:
+        self._low, self._high = low, high
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = None
+        if number is None or not self._low <= number <= self._high:
+            allowed = f"of {self._low} or more" if self._high == INT64_MAX else f"from {self._low} to {self._high}"
+            self.fail(f"{value!r} is not a whole number {allowed}", param, ctx)
+        return number
+
+
+class RowId(click.ParamType[int]):
+    """An outbox id, as ``4711`` or ``#4711``."""
+
+    name = "id"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The id."""
+        digits = str(value).removeprefix("#")
+        if not re.fullmatch(r"[0-9]{1,19}", digits) or not 1 <= int(digits) <= INT64_MAX:
+            self.fail(
+                f"{value!r} is not an outbox id: expected a number such as 4711, the outboxId of the webhook's answer",
+                param,
+                ctx,
+            )
+        return int(digits)
 
 
 class Words(click.ParamType[str]):
@@ -110,10 +161,28 @@ class Reason(Words):
         return value
 
 
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would happen, change nothing.")
-YES = click.option("--yes", is_flag=True, help="Do not ask.")
-REASON = click.option("--reason", type=Reason(), required=True, help="Why, for the record.")
-ACTOR = click.option("--as", "actor", type=Words(), help="Who is on record; RELAY_ACTOR or the OS user without.")
+def _needed_unless_dry(ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
+    if value is None and not is_dry_run(ctx):
+        raise click.UsageError("--reason is missing: every change says why, for the audit", ctx)
+    return value or ""
+
+
+def is_dry_run(ctx: click.Context) -> bool:
+    """Whether the command only shows what it would do: nothing goes on record, so it needs no reason and no actor."""
+    return bool(ctx.params.get("dry_run"))
+
+
+JSON = click.option("--json", "json_lines", is_flag=True, help="Print JSON, one object per line.")
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, is_eager=True, help="Show what would happen and change nothing; needs no --reason."
+)
+YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+REASON = click.option(
+    "--reason", type=Reason(), callback=_needed_unless_dry, help="Why, for the audit; needed for every change."
+)
+ACTOR = click.option(
+    "--as", "actor", type=Words(), help="Who acts, for the audit [default: RELAY_ACTOR or the OS user]"
+)
 """The options of every verb that changes something."""
 
 
@@ -124,19 +193,28 @@ def confirmed(question: str, *, yes: bool) -> bool:
     if not sys.stdin.isatty():
         click.echo("nothing is changed: without a terminal, give --yes", err=True)
         return False
-    click.confirm(question, abort=True, err=True)
+    if not click.confirm(question, err=True):
+        click.echo("nothing is changed", err=True)
+        raise click.exceptions.Exit(FAILED)
     return True
 
 
 _FILTERS = (
-    click.option("--id", "ids", multiple=True, type=click.IntRange(1, 2**63 - 1), help="Outbox id; may be repeated."),
-    click.option("--interaction", type=Value(), help="Interaction id."),
-    click.option("--state", type=click.Choice([state.value for state in RowState])),
-    click.option("--channel", type=Value()),
-    click.option("--error", type=Value(), help="A part of the row's error."),
-    click.option("--since", type=Moment(), help="Received then or later: ISO 8601, or an age as 2h."),
-    click.option("--until", type=Moment(), help="Received before: ISO 8601, or an age as 30m."),
-    click.option("--all", "everything", is_flag=True, help="Every row; never implied."),
+    click.option("--id", "ids", multiple=True, type=RowId(), help="The row with this outbox id; may be repeated."),
+    click.option("--interaction", type=Value(), help="Rows of the interaction with this id."),
+    click.option(
+        "--state",
+        type=click.Choice([state.value for state in RowState]),
+        metavar="STATE",
+        help=f"Rows in this state: {', '.join(RowState)}.",
+    ),
+    click.option("--channel", type=Value(), help="Rows of this channel, such as voice."),
+    click.option("--error", type=Value(), help="Rows whose error contains this text, in upper or lower case."),
+    click.option(
+        "--since", type=Moment(), help="Rows received at this time or later: 2026-01-31T08:00, 21:00, yesterday, 1h30m."
+    ),
+    click.option("--until", type=Moment(), help="Rows received before this time; takes the same forms as --since."),
+    click.option("--all", "everything", is_flag=True, help="All rows, instead of a filter."),
 )
 
 
@@ -152,15 +230,24 @@ def filter_from(given: dict[str, Any]) -> RowFilter:
 
     Args:
         given: the values of ``row_filters``' options; they are taken out of it.
+
+    Raises:
+        click.UsageError: no time is both since ``--since`` and before ``--until``.
     """
+    since, until = given.pop("since"), given.pop("until")
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError(
+            f"--since {since.given} ({told_time(since)}) is not before --until {until.given} ({told_time(until)}): "
+            "--since takes the earlier time, --until the later one"
+        )
     return RowFilter(
         ids=given.pop("ids"),
         interaction_id=given.pop("interaction"),
         state=given.pop("state"),
         channel=given.pop("channel"),
         error=given.pop("error"),
-        since_ms=given.pop("since"),
-        until_ms=given.pop("until"),
+        since_ms=since,
+        until_ms=until,
     )
 
 
@@ -169,7 +256,7 @@ def rows_from(given: dict[str, Any]) -> RowFilter:
     everything = given.pop("everything")
     wanted = filter_from(given)
     if (wanted == RowFilter()) != everything:
-        raise click.UsageError("name the rows by a filter, or every row by --all, not both and not neither")
+        raise click.UsageError("name the rows by a filter such as --id or --since, or all of them by --all, not both")
     return wanted
 
 
@@ -194,62 +281,45 @@ def as_options(wanted: RowFilter) -> list[str]:
     return options
 
 
-def as_command(*arguments: str) -> str:
-    """``relay`` with arguments, to be copied into a shell; what cannot be shown as ``$'…'``, which most shells know."""
-    return " ".join(["relay", *map(_quoted, arguments)])
-
-
-def _quoted(argument: str) -> str:
-    if argument.isprintable():
-        return shlex.quote(argument)
-    shown = "".join(f"\\{c}" if c in "\\'" else escaped(c) for c in argument)
-    return f"$'{shown}'"
-
-
 def who_acts(named: str | None, settings: OperatorSettings) -> str:
-    """The actor on record: ``--as``, ``RELAY_ACTOR``, or the OS user; root and unknown users must be named."""
+    """The actor on record: ``--as``, ``RELAY_ACTOR``, or the OS user; root and unknown users must be named.
+
+    A dry run goes on no record, so it works for everybody.
+    """
     if actor := (named or settings.relay_actor or "").strip():
         if not named and (len(actor) > MOST_CHARACTERS or not actor.isprintable()):
             raise click.UsageError("RELAY_ACTOR is too long, or holds characters that cannot be shown")
         return actor
-    try:
-        user = getpass.getuser() if os.getuid() else "root"
-    except (KeyError, OSError):
-        user = "an unknown user"
-    if user in ("root", "an unknown user"):
+    user = os_user()
+    if (user == "root" or user.startswith("uid ")) and not is_dry_run(click.get_current_context()):
         raise click.UsageError(f"this runs as {user}: say who you are with --as NAME or RELAY_ACTOR")
     return user
 
 
 @contextmanager
 def operations() -> Iterator[tuple[Operations, OperatorSettings]]:
-    """The operators' verbs on the outbox of the environment; what goes wrong is one line and exit code 1."""
+    """The operators' verbs on the outbox of the environment."""
     with outbox_of(OperatorSettings) as (engine, settings):
         yield Operations(engine), settings
 
 
 @contextmanager
 def outbox_of(kind: type[S], *, answer_seconds: float = ANSWER_SECONDS) -> Iterator[tuple[Engine, S]]:
-    """The outbox of the environment, with its settings; what goes wrong is one line and exit code 1.
+    """The outbox of the environment, with its settings.
 
     Args:
         kind: of settings.
         answer_seconds: how long the database may leave one statement unanswered.
     """
+    settings = load(kind, os.environ)
+    engine = create_outbox_engine(settings.database_url.get_secret_value(), answer_seconds=answer_seconds)
     try:
-        settings = load(kind, os.environ)
-        engine = create_outbox_engine(settings.database_url.get_secret_value(), answer_seconds=answer_seconds)
-        try:
-            _refuse_missing_file(engine)
-            yield engine, settings
-        finally:
-            engine.dispose()
-    except (SettingsError, OutboxError, RelayError) as error:
-        click.echo(str(error), err=True)
-        sys.exit(FAILED)
-    except SQLAlchemyError as error:  # its message could quote a row
-        click.echo(f"the database did not do its work: {type(error).__name__}", err=True)
-        sys.exit(FAILED)
+        _refuse_missing_file(engine)
+        yield engine, settings
+    except OutboxError as error:
+        raise rights.named(engine, rights.OPERATOR, error) from None
+    finally:
+        engine.dispose()
 
 
 def _refuse_missing_file(engine: Engine) -> None:
@@ -257,7 +327,7 @@ def _refuse_missing_file(engine: Engine) -> None:
     if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
         raise UnsafeDatabaseError(
             f"DATABASE_URL names {engine.url.database}, which does not exist: "
-            "correct it, or make the outbox by alembic upgrade head"
+            "correct it, or make the outbox with relay migrate"
         )
 
 
@@ -265,23 +335,3 @@ def nothing_matched(told: str) -> NoReturn:
     """End with exit code 3, and a word of why."""
     click.echo(told, err=True)
     sys.exit(NOTHING_MATCHED)
-
-
-def escaped(value: object) -> str:
-    """Data that reaches a terminal must not steer it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
-
-
-def told_age(age_ms: int) -> str:
-    """An age for people, in its two largest units."""
-    seconds = age_ms // 1000
-    sizes = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
-    parts = [f"{seconds // size % limit}{unit}" for (unit, size), limit in zip(sizes, (10**9, 24, 60, 60), strict=True)]
-    while len(parts) > 1 and parts[0].startswith("0"):
-        parts.pop(0)
-    return " ".join(parts[:2])
-
-
-def told_time(at_ms: int) -> str:
-    """A time for people: local, to the second."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -13,17 +13,18 @@ from config.settings import SettingsError, load
 from outbox.lookup import Life, Lookup, StoredRow
 from outbox.rows import Order, RowFilter
 from outbox.states import CallState, RowState
+from relay.cli.output import escaped, to_json, told_actor, told_time
 from relay.cli.shared import (
     ACTOR,
     CHECK_FAILED,
     DONE,
     FAILED,
+    JSON,
     OperatorSettings,
     Reason,
-    escaped,
+    RowId,
     nothing_matched,
     outbox_of,
-    told_time,
     who_acts,
 )
 from relay.errors import UnavailableError
@@ -49,16 +50,17 @@ class Looked(NamedTuple):
 
 
 @click.command()
-@click.argument("row_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@click.argument("row_id", metavar="ID", type=RowId())
 @click.option("--verify", is_flag=True, help="Compare the record in Kafka with the row; exit code 4 if different.")
-@click.option("--reveal", is_flag=True, help="Show the payload and personal values; goes on record, needs --reason.")
-@click.option("--reason", type=Reason(), help="Why, for the record.")
+@click.option("--reveal", is_flag=True, help="Show payload and personal values; needs --reason, for the audit.")
+@click.option("--reason", type=Reason(), help="Why, for the audit; needed with --reveal.")
 @ACTOR
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: str | None, as_json: bool) -> None:
-    """A row's whole life: received, sent, its record in Kafka, inference, what waits, replays, and who did what.
+@JSON
+def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: str | None, json_lines: bool) -> None:
+    """Show everything known about one row.
 
-    Personal values are masked. Where Kafka cannot be reached, the record is "not looked up".
+    When it was received and sent, its record in Kafka, its inference call, what it waits for, its replays,
+    and who changed it. Personal values are masked. Where Kafka cannot be reached, the record is "not looked up".
 
     \b
     Examples:
@@ -66,18 +68,20 @@ def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: 
       relay show 4711 --reveal --reason "the customer asks what we hold"
     """
     if reveal and reason is None:
-        raise click.UsageError("--reveal goes on record: give --reason")
+        raise click.UsageError("--reveal goes into the audit: give --reason")
     payload = None
     with outbox_of(OperatorSettings) as (engine, settings):
         lookup = Lookup(engine)
         if reveal:
-            payload = lookup.reveal(row_id, Order(who_acts(actor, settings), reason or "", RowFilter(ids=(row_id,))))
+            asked = RowFilter(ids=(row_id,))
+            order = Order(who_acts(actor, settings), reason or "", asked, settings.pseudonym_key)
+            payload = lookup.reveal(row_id, order)
         life = lookup.life(row_id)
     if life is None:
         nothing_matched(f"the outbox holds no row {row_id}")
     looked = _look_up(life.row, compare=verify)
-    if as_json:
-        click.echo(json.dumps(_as_json(life, looked, payload)))
+    if json_lines:
+        click.echo(to_json(_as_json(life, looked, payload)))
     else:
         for line in _told(life, looked, payload):
             click.echo(escaped(line))
@@ -134,7 +138,7 @@ def _as_json(life: Life, looked: Looked, payload: bytes | None) -> dict[str, Any
         told["differences"] = None if looked.differences is None else sorted(looked.differences)
     return {
         **row,
-        "payload": MASKED if payload is None else payload.decode(errors="replace"),
+        "payload": _payload(life.row, payload),
         "kafka": told,
         "inference": life.call._asdict() if life.call else None,
         "ahead": life.ahead,
@@ -144,6 +148,13 @@ def _as_json(life: Life, looked: Looked, payload: bytes | None) -> dict[str, Any
         "replays": [link._asdict() for link in life.replays],
         "audit": [{**entry._asdict(), "row_ids": json.loads(entry.row_ids)} for entry in life.audit],
     }
+
+
+def _payload(row: StoredRow, payload: bytes | None) -> str | None:
+    """None: it was erased, and there is nothing to reveal."""
+    if not row.payload_bytes:
+        return None
+    return MASKED if payload is None else payload.decode(errors="replace")
 
 
 def _told(life: Life, looked: Looked, payload: bytes | None) -> Iterator[str]:
@@ -160,16 +171,24 @@ def _told(life: Life, looked: Looked, payload: bytes | None) -> Iterator[str]:
     for link in life.replays:
         yield f"  replayed as   {link.id} ({link.state}), of {link.replay_of}"
     for entry in life.audit:
-        yield f"  on record     {told_time(entry.at_ms)} {entry.actor} {entry.verb}: {entry.reason} (entry {entry.id})"
+        who = f"{told_time(entry.at_ms)} {told_actor(entry)}"
+        yield f"  on record     {who} {entry.verb}: {entry.reason} (entry {entry.id})"
 
 
 def _told_content(row: StoredRow, payload: bytes | None) -> Iterator[str]:
-    if payload is None:
-        yield f"  payload       {row.payload_bytes} bytes, masked (--reveal --reason WHY shows it, on the record)"
+    said = _payload(row, payload) or "erased"
+    if payload is not None:
+        yield f"  customer      {row.customer_email or '-'}"
+        yield f"  agent         {row.agent_id or '-'}"
+        yield f"  payload       {said}"
         return
-    yield f"  customer      {row.customer_email or '-'}"
-    yield f"  agent         {row.agent_id or '-'}"
-    yield f"  payload       {payload.decode(errors='replace')}"
+    masked = [name for name, value in (("customer", row.customer_email), ("agent", row.agent_id)) if value]
+    if row.payload_bytes:
+        masked.append("payload")
+        said = f"{row.payload_bytes} bytes"
+    yield f"  payload       {said}"
+    if masked:
+        yield f"  masked        {', '.join(masked)} (--reveal --reason WHY shows them, and goes into the audit)"
 
 
 def _told_way(life: Life) -> Iterator[str]:

@@ -33,6 +33,7 @@ def post_all(url: str, secret: str, count: int, accepted: Callable[[int], None])
     An answer other than 202 is sent again, as CXone does: the repeated delivery finds its row.
     """
     session = requests.Session()
+    session.trust_env = False  # a proxy does not know this machine
     session.mount(url, requests.adapters.HTTPAdapter(pool_maxsize=SENDERS))
 
     def post(number: int) -> None:
@@ -44,7 +45,10 @@ def post_all(url: str, secret: str, count: int, accepted: Callable[[int], None])
             "turn": number,
         }
         for _attempt in range(10):
-            answer = session.post(url, json=body, headers={"X-CXone-Webhook-Secret": secret}, timeout=30)
+            try:
+                answer = session.post(url, json=body, headers={"X-CXone-Webhook-Secret": secret}, timeout=30)
+            except requests.RequestException:
+                continue
             if answer.status_code == requests.codes.accepted:
                 accepted(answer.json()["outboxId"])
                 return
@@ -53,11 +57,11 @@ def post_all(url: str, secret: str, count: int, accepted: Callable[[int], None])
         list(pool.map(post, range(count)))
 
 
-def read_topic(bootstrap_servers: str, topic: str) -> list[Arrived]:
+def read_topic(config: dict[str, Any], topic: str) -> list[Arrived]:
     """Every record that a ``read_committed`` consumer sees in the topic, up to its present end."""
     consumer = Consumer(
         {
-            "bootstrap.servers": bootstrap_servers,
+            **config,
             "group.id": f"demo-{uuid.uuid4()}",
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
@@ -66,7 +70,7 @@ def read_topic(bootstrap_servers: str, topic: str) -> list[Arrived]:
             "log_level": 0,
         }
     )
-    waiting = set(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+    waiting = set(consumer.list_topics(topic, timeout=10).topics[topic].partitions)  # a consumer's look creates nothing
     consumer.assign([TopicPartition(topic, number, 0) for number in waiting])
     found, deadline = [], monotonic() + READ_SECONDS
     while waiting and monotonic() < deadline:

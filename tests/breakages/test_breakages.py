@@ -136,7 +136,7 @@ BREAKAGES = [
     Breakage(
         "a refused batch is parked whole",
         "relay/shard.py",
-        "if len(rows) == 1:\n            self._suspects = {rows[0].ref: reason}",
+        "if culprit is not None:\n            self._suspects = {culprit.ref: reason}",
         "if rows:\n            self._suspects = {row.ref: reason for row in rows}",
         "tests/faults/test_parking.py::test_a_kill_on_the_way_to_parking_parks_the_same_row[sqlite]",
     ),
@@ -321,8 +321,8 @@ BREAKAGES = [
     Breakage(
         "an erased row takes its body again",
         "outbox/recording.py",
-        "in (row.payload, ERASED_PAYLOAD)",
-        "in (row.payload, None)",
+        "in (_digest(row), UNKNOWN_DIGEST)",
+        "in (_digest(row), b'')",
         f"{RETENTION}::test_a_delivery_repeated_after_the_erasure_is_still_a_duplicate[sqlite]",
     ),
     Breakage(
@@ -349,14 +349,14 @@ BREAKAGES = [
     Breakage(
         "an unanswered commit counts as an abort and the same rows are sent again",
         "relay/shard.py",
-        "        self._commit(rows, lambda: held.publisher.publish(records, proof))\n",
+        "        self._commit(rows, lambda: held.publisher.publish(records, proof, lambda: self._moves(held)))\n",
         "        try:\n"
-        "            self._commit(rows, lambda: held.publisher.publish(records, proof))\n"
+        "            self._commit(rows, lambda: held.publisher.publish(records, proof, lambda: self._moves(held)))\n"
         "        except RelayError:\n"
         "            held.publisher.close()\n"
         "            held.publisher = parts.publisher(self.shard)\n"
         "            held.publisher.fence()\n"
-        "            self._commit(rows, lambda: held.publisher.publish(records, proof))\n",
+        "            self._commit(rows, lambda: held.publisher.publish(records, proof, lambda: self._moves(held)))\n",
         "tests/faults/test_unknown_outcomes.py::test_the_commit_is_not_answered_for_longer_than_patience_lasts"
         "[before-its-answer-comes-back]",
     ),

@@ -1,10 +1,13 @@
 """The operators' verbs on both databases: what they find, what they change, and what goes on record."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine, text
 
+from outbox import audit
+from outbox.audit import os_user
 from outbox.engine import create_outbox_engine
 from outbox.leases import Leases
 from outbox.operations import Operations
@@ -100,16 +103,68 @@ def test_a_change_that_does_nothing_leaves_no_entry(operations: Operations, stor
 
 
 def test_the_record_names_who_and_why_and_no_person(operations: Operations, store: Store, engine: Engine) -> None:
-    """The interaction of the filter stands there as a keyed hash."""
+    """Without a key the interaction of the filter is not recorded, only that one was named."""
     ids = record(store, new_rows(1))
     park(store, engine, {ids[0]: "too large"})
     operations.retry(planned(operations, state="parked"), ORDER)
     (entry,) = operations.audit()
+    assert entry.os_user == os_user()
     assert (entry.actor, entry.verb, entry.reason) == ("ann", "retry", "topic limit raised")
     given = json.loads(entry.filter)
     assert given["state"] == "parked"
-    assert given["interaction_id"].startswith("hmac-sha256:")
-    assert "i-1" not in entry.filter
+    assert given["interaction_id"] == "not recorded"
+
+
+def test_a_pseudonym_needs_a_key_that_the_database_does_not_hold(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """The same for the same key, another for another; nothing that stands in the database leads to it."""
+    ids = record(store, new_rows(3))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    for row, key in zip(planned(operations, state="parked"), (b"a" * 16, b"a" * 16, b"b" * 16), strict=True):
+        operations.retry([row], replace(ORDER, pseudonym_key=key))
+    first, same, other = (json.loads(entry.filter)["interaction_id"] for entry in operations.audit())
+    assert first == same != other
+    identity = store.identity().outbox_id
+    assert first == audit.pseudonym(b"a" * 16, "i-1") != audit.pseudonym(identity.encode(), "i-1")
+    assert operations.verify().broken is None
+
+
+def test_entries_of_a_release_that_named_no_user_still_verify(operations: Operations, engine: Engine) -> None:
+    """Their hash covers what they had; a user that is written in later is noticed."""
+    texts = ("ann", "discard", "{}", "a test", "[1]")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash)"
+                " VALUES (7, :actor, :verb, :filter, :reason, :row_ids, :hash)"
+            ),
+            {**dict(zip(("actor", "verb", "filter", "reason", "row_ids"), texts, strict=True)),
+             "hash": audit.chained("", 7, texts)},
+        )  # fmt: skip
+    assert operations.verify().broken is None
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox_audit SET os_user = 'bob'"))
+    assert operations.verify().broken is not None
+
+
+def test_a_record_that_is_written_anew_is_noticed_by_who_knows_its_last_hash(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """A chain built anew is whole by itself; the hash that somebody saw before is not in it."""
+    heads = audit.Heads(engine)
+    assert heads.look() == (audit.Head(0, ""), audit.Head(0, ""), False)
+    ids = record(store, new_rows(2))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    for row in planned(operations, state="parked"):
+        operations.retry([row], ORDER)
+    last = list(operations.audit())[-1]
+    assert heads.look() == (audit.Head(0, ""), audit.Head(last.id, last.hash), False)
+    assert heads.look() == (audit.Head(last.id, last.hash), audit.Head(last.id, last.hash), False)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outbox_audit WHERE id = :id"), {"id": last.id})
+    assert heads.look().rewritten
+    assert not heads.look().rewritten
 
 
 def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: Store, engine: Engine) -> None:

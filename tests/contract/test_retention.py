@@ -1,5 +1,6 @@
 """What may leave the outbox, and what must not: pruning and erasing, on both databases."""
 
+import json
 import threading
 
 import pytest
@@ -191,11 +192,53 @@ def test_a_persons_data_goes_from_rows_in_every_state(operations: Operations, st
         assert (
             connection.execute(text("SELECT count(*) FROM outbox WHERE customer_email IS NOT NULL")).scalar_one() == 1
         )
+        assert (
+            connection.execute(text("SELECT count(*) FROM outbox WHERE payload_digest IS NOT NULL")).scalar_one() == 1
+        )
     assert not list(operations.erasable(RowFilter(email="someone@example.com")))
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     assert [row.customer_email for row in store.pending(lease, 10)] == [None, "other@example.com", None]
     assert all("someone" not in entry.filter.lower() for entry in operations.audit())
+
+
+@pytest.mark.parametrize(
+    ("email", "body"),
+    [
+        ("someone@example.com", '{"note": "SomeOne@Example.COM"}'),
+        ("SOMEONE@example.com", '{"note": "<someone@example.com>"}'),
+        ("someone@example.com", r'{"note": "someone\u0040example.com"}'),
+        ("someone@example.com", r'{"note": "\u0053\u006fmeone\u0040example\u002ecom"}'),
+        ("some/one@example.com", r'{"note": "some\/one@example.com"}'),
+        ("someone@example.com", r'{"deep": [{"SOMEONE\u0040example.com": 1}]}'),
+        ("someone@example.com", '{"note": "日本 someone@EXAMPLE.com"}'),
+        ("rené.weiß@example.com", '{"note": "RENÉ.WEISS@example.com"}'),
+        ("rené@example.com", r'{"note": "ren\u00c9@example.com"}'),
+        ("rené@example.com", r'{"note": "rene\u0301@example.com"}'),
+        ("kim@example.com", '{"note": "\N{KELVIN SIGN}im@example.com"}'),
+        ("someone@example.com", '{"note": "someone\N{FULLWIDTH COMMERCIAL AT}example.com"}'),
+        ('"some\\one"@example.com', json.dumps({"note": '"some\\one"@example.com'})),
+        ("weiß@example.com", '{"note": "WEISS@example.com"}'),
+        ("someone\N{FULLWIDTH COMMERCIAL AT}example.com", '{"note": "someone@example.com"}'),
+        ("i@example.com", '{"note": "I@example.com"}'),
+        ("someone@example.com", '\ufeff{"note": "someone@example.com"}'),
+    ],
+)
+def test_an_address_is_found_however_a_body_spells_it(
+    email: str, body: str, operations: Operations, store: Store
+) -> None:
+    """Case, escapes, letters beyond ASCII; a body that holds another address is left alone."""
+    others = [r'{"note": "other\u0040example.com"}', '{"note": "日本 other@example.com"}', r'{"note": "\\u0040"}']
+    ids = record(store, [new_row(payload=each.encode(), customer_email=None) for each in (body, *others)])
+    assert [row.id for row in operations.erasable(RowFilter(email=email))] == ids[:1]
+
+
+def test_a_customer_is_found_in_any_case_of_any_letter(operations: Operations, store: Store) -> None:
+    """Databases fold letters beyond ASCII as their locale has them, or not at all."""
+    ids = record(
+        store, [new_row(customer_email=each, payload=b"{}") for each in ("RENÉ@example.com", "rene@example.com")]
+    )
+    assert [row.id for row in operations.erasable(RowFilter(email="rené@EXAMPLE.com"))] == ids[:1]
 
 
 def test_an_interaction_is_erased_and_keeps_its_name(operations: Operations, store: Store) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
+from time import monotonic
 
 END_TXN = 26
 """API key of the request that commits or aborts a transaction."""
@@ -94,6 +95,9 @@ class Proxy:
         self._connections: set[_Connection] = set()
         self.refusing = False
         self.delay_seconds = 0.0
+        self.bytes_per_second: float | None = None
+        """What all connections together carry to the service; None: as much as they can."""
+        self._free_at = 0.0
         self.swallowing: frozenset[Direction] = frozenset()
         self.pending_hold: Hold | None = None
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -154,6 +158,15 @@ class Proxy:
             yield
         finally:
             self.delay_seconds = 0.0
+
+    def seconds_for(self, size: int) -> float:
+        """How long a message waits until the way to the service has carried it and those before it."""
+        if self.bytes_per_second is None:
+            return 0.0
+        with self._lock:
+            now = monotonic()
+            self._free_at = max(now, self._free_at) + size / self.bytes_per_second
+            return self._free_at - now
 
     @contextmanager
     def half_open(self, directions: frozenset[Direction]) -> Iterator[None]:
@@ -233,6 +246,8 @@ class _Connection:
                 patience.wait(self._proxy.delay_seconds)
             if direction in self.swallows:
                 continue
+            if direction is Direction.TO_SERVICE:
+                patience.wait(self._proxy.seconds_for(len(message)))
             hold = self._hold_of(direction, message)
             if hold is not None and not hold.passes():
                 return

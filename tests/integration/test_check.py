@@ -180,7 +180,7 @@ def test_the_database_is_behind_the_code(world: World) -> None:
     """A schema that is not at head, and one that is not there at all, are named with the command."""
     make_topics(world)
     world.execute("UPDATE alembic_version SET version_num = '0001'")
-    assert "alembic upgrade head" in failures(world.environ)["database schema"]
+    assert "relay migrate" in failures(world.environ)["database schema"]
     world.execute("DROP TABLE alembic_version")
     assert "no migration has run" in failures(world.environ)["database schema"]
 
@@ -215,7 +215,7 @@ def test_a_database_role_without_rights_is_told_to_be_one(new_world: NewWorld) -
             world.execute(f"GRANT {granted} TO {role}")
             failed = failures(environ)
             assert "permission denied" in failed[subject]
-            assert ("grant the role" in failed[subject], "alembic upgrade" in failed[subject]) == (True, False)
+            assert ("grant the role" in failed[subject], "relay migrate" in failed[subject]) == (True, False)
         world.execute(f"GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
         assert not [subject for subject in failures(environ) if subject.startswith("database")]
     finally:

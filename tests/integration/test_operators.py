@@ -4,10 +4,13 @@ import contextlib
 import json
 import os
 import pty
+import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 
 import click
 import pytest
@@ -56,7 +59,7 @@ def test_an_operator_finds_mends_and_retries(world: World) -> None:
     assert json.loads(groups.stdout)["rows"] == 1
     listed = relay(world, "list", "--state", "parked", "--json")
     assert json.loads(listed.stdout)["id"] == ids[1]
-    looked = relay(world, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--dry-run", "--reason", "looking")
+    looked = relay(world, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--dry-run")
     assert (looked.returncode, "wait behind it: 1 now" in looked.stderr) == (0, True)
     raise_limit(world)
     asked = relay(world, "retry", "--id", str(ids[1]), "--reason", "limit raised")
@@ -100,7 +103,8 @@ def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
     assert {record.key for record in again} == {"i-1"}
     assert len(world.seen()) == 25
     given_again = relay(world, *arguments)
-    assert (given_again.returncode, "no row matches" in given_again.stderr) == (3, True)
+    said = "all 5 row(s) that match were replayed already: replay p1, audit entry 1, 20"
+    assert (given_again.returncode, said in given_again.stderr) == (3, True), given_again.stderr
     assert len(relay(world, "list", "--interaction", "i-1").stdout.splitlines()) == 10
 
 
@@ -109,7 +113,7 @@ def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
     [
         (["list"], 2, "name the rows by a filter"),
         (["list", "--all", "--channel", "voice"], 2, "not both"),
-        (["list", "--since", "yesterday"], 2, "is no time"),
+        (["list", "--since", "soon"], 2, "'soon' is not a time"),
         (["list", "--all"], 3, ""),
         (["list", "--group-by", "error"], 3, ""),
         (["audit"], 3, ""),
@@ -225,12 +229,113 @@ def test_root_must_say_who_it_is(world: World) -> None:
     assert named.returncode == 3
 
 
-def test_data_cannot_steer_the_terminal(world: World) -> None:
-    """Control characters of an interaction's id are escaped in the table."""
-    world.record([new_row("a\x1b[2Jb")])
-    listed = relay(world, "list", "--all")
-    assert "\x1b" not in listed.stdout
-    assert "a\\x1b[2Jb" in listed.stdout
+def test_data_cannot_steer_the_terminal(store: Store, engine: Engine) -> None:
+    """Control characters and marks that turn the direction are escaped, whatever shows them: rows, plans, errors."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    odd = "a\x1b[2Jb\u202ec\u200fd\x9be"
+    ids = record(store, [new_row(odd, channel="voice\x07"), new_row("i-2")])
+    park(store, engine, {ids[0]: "too large\x1b[31m"})
+    shown = [
+        on_command_line(environ, *arguments)
+        for arguments in (
+            ["list", "--all"],
+            ["list", "--group-by", "error"],
+            ["show", str(ids[0])],
+            ["show", str(ids[0]), "--json"],
+            ["retry", "--all", "--dry-run"],
+            ["retry", "--interaction", odd, "--reason", "seen", "--yes"],
+            ["audit"],
+            ["audit", "--json"],
+        )
+    ]
+    for ended in shown:
+        assert ended.returncode == 0, ended.stderr
+        assert not set("\x1b\u202e\u200f\x9b\x07") & set(ended.stdout + ended.stderr), ended
+    assert "a\\x1b[2Jb\\u202ec\\u200fd\\x9be voice\\x07: too large\\x1b[31m" in shown[0].stdout
+
+
+def test_tags_are_text_in_json(store: Store, engine: Engine) -> None:
+    """Also a sender's own time, which may have 64 bits; what is read with doubles is what is stored."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    (row_id,) = record(store, [new_row("i-1", timestamp_ms=2**63 - 1)])
+    (listed,) = map(json.loads, on_command_line(environ, "list", "--all", "--json").stdout.splitlines())
+    shown = json.loads(on_command_line(environ, "show", str(row_id), "--json").stdout)
+    with engine.connect() as connection:
+        tag = connection.execute(text("SELECT tag FROM outbox")).scalar_one()
+    assert (listed["tag"], shown["timestamp_ms"]) == (str(tag), str(2**63 - 1))
+    assert (listed["id"], isinstance(listed["received_at_ms"], int)) == (row_id, True)
+
+
+def test_a_status_is_watched_through_a_pipe(engine: Engine) -> None:
+    """A plain table after the other, each with its time; Ctrl-C ends it in order."""
+    url = engine.url.render_as_string(hide_password=False)
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "relay", "status", "--watch", "0.2"],
+        cwd=ROOT, env={**os.environ, "DATABASE_URL": url}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert watching.stdout is not None
+    lines = [watching.stdout.readline() for _ in range(10)]
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=60)
+    assert (watching.returncode, said) == (0, "")
+    for first in (0, 5):
+        moment, head, shard, total, owner = lines[first : first + 5]
+        assert datetime.fromisoformat(moment.strip()).tzinfo is not None
+        assert (head.split()[:2], shard.split()[:1], total.split()[:1]) == (["shard", "epoch"], ["0"], ["total"])
+        assert owner == "shard 0: sent by nobody\n"
+
+
+def test_a_finished_plan_says_so(store: Store, engine: Engine) -> None:
+    """Sixty rows match, and all were replayed: by which plan, entry and when; not that nothing matches."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    record(store, new_rows(60))
+    mark_sent(store, 1, planned(Operations(engine)))
+    for further, verb in (((), "replay "), (("--inference-only",), "replay ")):
+        arguments = ("replay", "--channel", "voice", *further, "--until", "1s", "--reason", "lost", "--plan", "p-1")
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE outbox SET received_at = received_at - 10000 WHERE replay_of IS NULL"))
+        assert on_command_line(environ, *arguments, "--yes").stdout == "replay: 60 row(s) done\n"
+        for again in ("--yes", "--dry-run"):
+            finished = on_command_line(environ, *arguments, again)
+            assert finished.returncode == 3
+            assert f"all 60 row(s) that match were replayed already: {verb}p-1" in finished.stderr, finished.stderr
+            assert re.search(r"audit entry \d+, 20\d\d-.*T.*[+-]\d\d:\d\d\. To replay them", finished.stderr)
+
+
+def test_rows_in_another_state_are_named(store: Store, engine: Engine) -> None:
+    """A retry of a row that is sent, or given twice: not that there is no such row."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    ids = record(store, new_rows(3, interactions=1))
+    park(store, engine, {ids[0]: "too large"})
+    retry = ("retry", "--interaction", "i-0", "--reason", "limit raised", "--yes")
+    assert on_command_line(environ, *retry).returncode == 0
+    again = on_command_line(environ, *retry)
+    assert (again.returncode, again.stderr) == (3, "retry: no parked row matches, only 3 pending\n")
+    pruned = on_command_line(environ, "prune", "--id", str(ids[0]), "--dry-run")
+    assert (pruned.returncode, pruned.stderr) == (3, "prune: no settled row matches, only 1 pending\n")
+    none = on_command_line(environ, "retry", "--id", "4711", "--dry-run")
+    assert (none.returncode, none.stderr) == (3, "retry: no row matches\n")
+
+
+def test_what_an_erasure_says_is_true_of_the_rows(store: Store, engine: Engine) -> None:
+    """Records with the address stay in Kafka where there was one; afterwards nothing is left to reveal."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False), "KAFKA_BOOTSTRAP_SERVERS": ""}
+    ids = record(store, [new_row("with"), new_row("without", customer_email=None, agent_id=None)])
+    mark_sent(store, 1, planned(Operations(engine)))
+    why = ("--reason", "request 17", "--yes")
+    without = on_command_line(environ, "erase", "--interaction", "without", *why)
+    assert (without.returncode, "address" in without.stderr) == (0, False), without.stderr
+    assert "the received body is removed" in without.stderr
+    with_address = on_command_line(environ, "erase", "--interaction", "with", *why)
+    assert "1 of them are sent with the address: their records stay in Kafka" in with_address.stderr
+    again = on_command_line(environ, "erase", "--interaction", "with", *why)
+    assert (again.returncode, again.stderr) == (3, "erase: 1 row(s) match, and hold no personal data any more\n")
+    agent, nothing = (on_command_line(environ, "show", str(row_id)).stdout for row_id in ids)
+    assert ("payload       erased" in agent, "masked        agent (--reveal" in agent) == (True, True)
+    assert ("payload       erased" in nothing, "masked" in nothing, "--reveal" in nothing) == (True, False, False)
+    assert json.loads(on_command_line(environ, "show", str(ids[1]), "--json").stdout)["payload"] is None
+    revealed = on_command_line(environ, "show", str(ids[1]), "--reveal", "--reason", "looking").stdout
+    assert "payload       erased" in revealed
 
 
 def test_the_help_of_each_verb_has_two_examples() -> None:

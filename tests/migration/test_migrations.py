@@ -3,17 +3,22 @@
 import os
 import subprocess
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from outbox.engine import create_outbox_engine
+from outbox.rows import Accepted, KeyReused
 from outbox.schema import metadata
+from outbox.store import Store
 from tests.conftest import ROOT, NewDatabase, migrate
 from tests.services import Given, Postgres
+from tests.support import new_row
 
 
 def test_head_equals_the_metadata(engine: Engine) -> None:
@@ -39,8 +44,6 @@ def test_head_has_the_same_checks_as_the_metadata(engine: Engine) -> None:
 
 def test_releases_that_start_together_migrate_once(postgres: Postgres | Given) -> None:
     """Two release phases at the same moment: one migrates, the other finds it done."""
-    import uuid
-
     url = postgres.create_database(f"twice_{uuid.uuid4().hex[:8]}")
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: migrate(url, 3), range(2)))
@@ -65,10 +68,46 @@ def test_the_large_tables_are_vacuumed_early(new_postgresql: NewDatabase) -> Non
 def test_a_wrong_number_of_shards_stops_the_release(shards: str, tmp_path: object) -> None:
     """RELAY_SHARDS is checked before anything is built."""
     environ = {"DATABASE_URL": f"sqlite:///{tmp_path}/x.db", "RELAY_SHARDS": shards, "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    command = [sys.executable, "-m", "relay", "migrate"]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode
     assert f"RELAY_SHARDS='{shards}'" in done.stderr
+
+
+def test_a_key_of_a_row_from_before_digests_still_takes_one_body_only(new_empty_database: str) -> None:
+    """Whoever gave a key of their own gets 409 for another body, also for what an earlier release stored."""
+    alembic(new_empty_database, "0005")
+    engine = create_outbox_engine(new_empty_database)
+    stored = [new_row(key=f"key:{n}", payload=b'{"id": %d}' % n) for n in range(3)]
+    insert = text(
+        "INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, payload, received_at)"
+        " VALUES (1, :key, 0, 'i', 'voice', 1, :payload, 1)"
+    )
+    with engine.begin() as connection:
+        connection.execute(insert, [{"key": row.key, "payload": row.payload} for row in stored])
+        connection.execute(text("UPDATE outbox SET payload = '' WHERE key = 'key:2'"))  # as erased
+    migrate(new_empty_database, 1)
+    same, other, erased = Store(engine).record([stored[0], *(row._replace(payload=b"{}") for row in stored[1:])])
+    assert isinstance(same, Accepted)
+    assert isinstance(erased, Accepted)
+    assert (same.duplicate, other, erased.duplicate) == (True, KeyReused(), True)
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without tables; the test runs once for each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/empty.db"
+    server: Postgres | Given = request.getfixturevalue("postgres")
+    url = server.create_database(f"empty_{uuid.uuid4().hex[:8]}")
+    return url.replace("postgresql://", "postgresql+psycopg://")
+
+
+def alembic(url: str, revision: str) -> None:
+    """Bring a database to a revision, as developers do."""
+    environ = {**os.environ, "DATABASE_URL": url, "RELAY_SHARDS": "1", "LOG_LEVEL": "WARNING"}
+    subprocess.run([sys.executable, "-m", "alembic", "upgrade", revision], cwd=ROOT, env=environ, check=True)
 
 
 OLD_CODE = """

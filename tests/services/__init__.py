@@ -1,9 +1,9 @@
 """Real services on loopback for tests, benches and the demo: Kafka, a Schema Registry, PostgreSQL."""
 
 from tests.services.given import Given
-from tests.services.kafka import Kafka, SecureKafka
+from tests.services.kafka import Kafka, SecureKafka, StockKafka
 from tests.services.postgres import Postgres
 from tests.services.process import ServiceError
-from tests.services.registry import Registry
+from tests.services.registry import Registry, StockRegistry
 
-__all__ = ["Given", "Kafka", "Postgres", "Registry", "SecureKafka", "ServiceError"]
+__all__ = ["Given", "Kafka", "Postgres", "Registry", "SecureKafka", "ServiceError", "StockKafka", "StockRegistry"]

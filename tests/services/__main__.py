@@ -67,7 +67,8 @@ def _start(service: Kafka | Registry | Postgres, started: list[Kafka | Registry 
     except ServiceError as error:
         if needed:
             raise
-        sys.stderr.write(f"NOT THERE, what needs it is not tested: {error}\n")
+        name = type(service).__name__
+        sys.stderr.write(f"{name} is not available here, so the tests that need it are skipped: {error}\n")
     else:
         started.append(service)
 

@@ -7,7 +7,7 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
-from tests.services import Given, Kafka, Postgres, Registry, SecureKafka, ServiceError
+from tests.services import Given, Kafka, Postgres, Registry, SecureKafka, ServiceError, StockKafka, StockRegistry
 
 S = TypeVar("S", bound=Kafka | Registry | Postgres)
 
@@ -47,6 +47,12 @@ def own_kafka(tmp_path: Path) -> Iterator[Kafka]:
 
 
 @pytest.fixture(scope="session")
+def stock_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StockKafka]:
+    """A broker with the settings that it ships with."""
+    yield from started(StockKafka(tmp_path_factory.mktemp("stock-kafka") / "kafka"))
+
+
+@pytest.fixture(scope="session")
 def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     """A broker with SASL_SSL, SCRAM-SHA-512 and ACLs."""
     yield from started(SecureKafka(tmp_path_factory.mktemp("secure-kafka") / "kafka"))
@@ -59,6 +65,12 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry | Gi
         yield given
     else:
         yield from started(Registry(tmp_path_factory.mktemp("registry")))
+
+
+@pytest.fixture(scope="session")
+def stock_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StockRegistry]:
+    """A Schema Registry as it comes: without a login, compatibility NONE."""
+    yield from started(StockRegistry(tmp_path_factory.mktemp("stock-registry")))
 
 
 @pytest.fixture

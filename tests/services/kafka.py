@@ -31,7 +31,28 @@ from cryptography.hazmat.primitives.serialization import (
 from tests.services.java import cached, java, maven
 from tests.services.process import Process, ServiceError, free_port
 
-DEFAULTS = {
+SHIPPED = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "num.network.threads": "3",
+    "num.io.threads": "8",
+    "socket.send.buffer.bytes": "102400",
+    "socket.receive.buffer.bytes": "102400",
+    "socket.request.max.bytes": "104857600",
+    "num.partitions": "1",
+    "num.recovery.threads.per.data.dir": "1",
+    "offsets.topic.replication.factor": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "log.retention.hours": "168",
+    "log.segment.bytes": "1073741824",
+    "log.retention.check.interval.ms": "300000",
+}
+"""``config/server.properties`` as Kafka 4 ships it, without addresses and folders."""
+TUNED = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
@@ -43,9 +64,9 @@ DEFAULTS = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
-    "auto.create.topics.enable": "false",
     "log.cleaner.dedupe.buffer.size": "4194304",
 }
+"""Small and quick to start; what a client notices (topics created on demand, with one partition) is as shipped."""
 ADMIN, PASSWORD = "admin", "admin-secret"
 
 
@@ -62,15 +83,17 @@ class Kafka:
 
     Args:
         directory: for its data, settings and log.
-        settings: of the broker, over the defaults.
+        settings: of the broker, over those of its class.
     """
+
+    base: Mapping[str, str] = TUNED
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
         self._directory = directory
         self._port, controller = free_port(), free_port()
         self.bootstrap_servers = f"127.0.0.1:{self._port}"
         self.settings = {
-            **DEFAULTS,
+            **self.base,
             "log.dirs": str(directory / "data"),
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             **self._listeners(controller),
@@ -131,10 +154,24 @@ class Kafka:
         """A client with every right."""
         return AdminClient(self.client_config)
 
+    def limit_producers(self, bytes_per_second: int) -> None:
+        """Set the quota of every producer, as an administrator does."""
+        command = [java(17), "-cp", f"{jars()}/*", "kafka.admin.ConfigCommand"]
+        command += ["--bootstrap-server", self.bootstrap_servers, "--alter"]
+        command += ["--add-config", f"producer_byte_rate={bytes_per_second}"]
+        command += ["--entity-type", "clients", "--entity-default"]
+        subprocess.run(command, check=True, capture_output=True)
+
     def stop(self) -> None:
         """Stop it for good; nothing of its data is needed, so it need not shut down in order."""
         if self._process is not None:
             self._process.kill()
+
+
+class StockKafka(Kafka):
+    """A broker with the settings that it ships with, and no others."""
+
+    base = SHIPPED
 
 
 class SecureKafka(Kafka):

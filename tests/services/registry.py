@@ -38,6 +38,8 @@ class Registry:
     """
 
     username, password = "relay", "registry-secret"
+    compatibility: str | None = "BACKWARD"
+    """Set at the start; None: as it comes."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -49,12 +51,25 @@ class Registry:
     def start(self) -> Self:
         """Start and wait until it answers."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        users = "quarkus.security.users.embedded"
         options = {
             "quarkus.http.host": "127.0.0.1",
             "quarkus.http.port": self._port,
             "quarkus.management.host": "127.0.0.1",
             "quarkus.management.port": self._management,
+            **self._login_options(),
+        }
+        flags = [f"-D{name}={value}" for name, value in options.items()]
+        command = [java(21), "-Xmx300m", "-XX:TieredStopAtLevel=1", *flags, "-jar", str(_home())]
+        self._process = Process(command, self._directory / "registry.log", self._answers)
+        self._process.start()
+        if self.compatibility:
+            compatibility = {"compatibility": self.compatibility}
+            requests.put(f"{self.url}/config", json=compatibility, auth=self.login, timeout=10).raise_for_status()
+        return self
+
+    def _login_options(self) -> dict[str, str]:
+        users = "quarkus.security.users.embedded"
+        return {
             "quarkus.http.auth.basic": "true",
             f"{users}.enabled": "true",
             f"{users}.plain-text": "true",
@@ -63,17 +78,10 @@ class Registry:
             "quarkus.http.auth.permission.ccompat.paths": "/apis/*",
             "quarkus.http.auth.permission.ccompat.policy": "authenticated",
         }
-        flags = [f"-D{name}={value}" for name, value in options.items()]
-        command = [java(21), "-Xmx300m", "-XX:TieredStopAtLevel=1", *flags, "-jar", str(_home())]
-        self._process = Process(command, self._directory / "registry.log", self._answers)
-        self._process.start()
-        compatibility = {"compatibility": "BACKWARD"}
-        requests.put(f"{self.url}/config", json=compatibility, auth=self.login, timeout=10).raise_for_status()
-        return self
 
     @property
-    def login(self) -> tuple[str, str]:
-        """User and password."""
+    def login(self) -> tuple[str, str] | None:
+        """User and password, if it asks for them."""
         return self.username, self.password
 
     @property
@@ -93,3 +101,16 @@ class Registry:
         """Stop it; it keeps nothing."""
         if self._process is not None:
             self._process.kill()
+
+
+class StockRegistry(Registry):
+    """A registry as it comes: no login, compatibility NONE."""
+
+    compatibility = None
+
+    @property
+    def login(self) -> None:
+        """None: it asks for no login."""
+
+    def _login_options(self) -> dict[str, str]:
+        return {}

@@ -25,13 +25,24 @@ def test_either_name_takes_either_form(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["canary", "canary=canary,", "ab,cd" * 5, f"canary {SECRET}=x", f"a={SECRET}\ncanary"]
+    "value",
+    [
+        "canary",
+        "canary=canary,",
+        "ab,cd" * 5,
+        f"canary {SECRET}=x",
+        f"a={SECRET}\ncanary",
+        f'"canary{SECRET}"',
+        f"a='canary{SECRET}'",
+        f"a={SECRET},b=canary\u200b{SECRET}",
+    ],
 )
-def test_a_wrong_secret_is_named_and_not_shown(value: str) -> None:
+@pytest.mark.parametrize("name", ["CXONE_WEBHOOK_SECRETS", "CXONE_WEBHOOK_SECRET"])
+def test_a_wrong_secret_is_named_and_not_shown(name: str, value: str) -> None:
     """The line names the variable; nothing of the value is in it."""
     with pytest.raises(SettingsError) as caught:
-        load(WebSettings, {"CXONE_WEBHOOK_SECRETS": value})
-    assert str(caught.value).startswith("CXONE_WEBHOOK_SECRETS=***: ")
+        load(WebSettings, {name: value})
+    assert str(caught.value).startswith(f"{name}=***: ")
     assert "canary" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -48,6 +59,10 @@ def test_a_wrong_secret_is_named_and_not_shown(value: str) -> None:
         ("PORT", "70000"),
         ("WEB_CONCURRENCY", "0"),
         ("WEB_THREADS", "x"),
+        ("WEB_KEEPALIVE_SECONDS", "0"),
+        ("WEB_HOST", "localhost:8000"),
+        ("WEB_HOST", "http://localhost"),
+        ("WEB_HOST", "::g"),
     ],
 )
 def test_a_number_out_of_range_is_told(name: str, value: str) -> None:
@@ -55,6 +70,20 @@ def test_a_number_out_of_range_is_told(name: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(WebSettings, {"CXONE_WEBHOOK_SECRETS": SECRET, name: value})
     assert str(caught.value).startswith(f"{name}='{value}': ")
+
+
+@pytest.mark.parametrize(
+    ("host", "bind"),
+    [("::", "[::]:9"), ("[::1]", "[::1]:9"), ("0.0.0.0", "0.0.0.0:9"), ("localhost", "localhost:9")],
+)
+def test_it_listens_on_addresses_of_either_kind(host: str, bind: str) -> None:
+    """An IPv6 address stands in brackets beside its port."""
+    assert load(WebSettings, {"CXONE_WEBHOOK_SECRETS": SECRET, "WEB_HOST": host, "PORT": "9"}).bind == bind
+
+
+def test_a_connection_is_kept_longer_than_balancers_keep_it() -> None:
+    """The usual ones close after 60 s; whoever closes first must not be this side."""
+    assert load(WebSettings, {"CXONE_WEBHOOK_SECRETS": SECRET}).web_keepalive_seconds > 60
 
 
 def test_sqlite_has_one_web_process_unless_told_otherwise() -> None:

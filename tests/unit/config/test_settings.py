@@ -1,10 +1,12 @@
 """Settings: what is taken, what is refused, and that no secret is shown."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import Field, SecretStr
+from sqlalchemy import make_url
 
 from app.settings import WebSettings
 from config.settings import (
@@ -60,13 +62,95 @@ def test_sqlite_is_the_default_and_refused_on_dynos() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://u:canary@h/d", "postgres://host:canary", "canary", "postgres://u:canary@h:port/d", "://canary"]
+    "url",
+    [
+        "mysql://u:canary@h/d",
+        "postgres://host:canary",
+        "canary",
+        "postgres://u:canary@h:port/d",
+        "://canary",
+        "postgres://u:p@h:0/d",
+        "postgres://u:p@h:65536/canary",
+        "sqlite://canary.db",
+    ],
 )
 def test_a_wrong_database_url_is_never_shown(url: str) -> None:
     """It may hold a password, also where it cannot be parsed."""
     (line,) = refusal({"DATABASE_URL": url})
     assert line.startswith("DATABASE_URL=***: takes ")
     assert "canary" not in line
+
+
+@pytest.mark.parametrize("character", ["@", "#", "%", "/", "?", "%x", "@h/", "/?", "#@"])
+def test_a_password_that_is_not_encoded_is_refused_with_the_cure(character: str) -> None:
+    """Taken apart at the wrong place, pieces of it would be a host or a database, which errors quote."""
+    (line,) = refusal({"DATABASE_URL": f"postgres://u:can{character}ary@h:5432/d?sslmode=require"})
+    assert line.startswith("DATABASE_URL=***: takes ")
+    assert "@ is written %40, # %23, % %25, / %2F" in line
+    assert not re.search("can|ary", line)
+
+
+def test_an_encoded_password_and_a_socket_are_taken() -> None:
+    """What is encoded arrives as it was."""
+    used = make_url(database("postgres://u:a%40b%23c%25d%2Fe%3F@h/d"))
+    assert (used.password, used.host) == ("a@b#c%d/e?", "h")
+    assert make_url(database("postgres://u@/d?host=/run/postgresql")).query["host"] == "/run/postgresql"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "names", "ports"),
+    [
+        ("h1:5432,h2:5433", "h1,h2", "5432,5433"),
+        ("h1,h2:5433", "h1,h2", ",5433"),
+        ("[::1]:5432,h2", "::1,h2", "5432,"),
+    ],
+)
+def test_several_servers_are_named_as_libpq_names_them(hosts: str, names: str, ports: str) -> None:
+    """The driver gets them as libpq wants them, and survives a promotion."""
+    url = make_url(database(f"postgres://u:p%40@{hosts}/d?target_session_attrs=read-write"))
+    _, given = url.get_dialect()().create_connect_args(url)
+    assert (given["host"], given["port"]) == (names, ports)
+    assert (given["password"], given["dbname"], given["target_session_attrs"]) == ("p@", "d", "read-write")
+
+
+@pytest.mark.parametrize("hosts", ["h1:5432,", "h1:x,h2", "h1:0,h2", "h1:65536,h2", ",h2", "h 1,h2"])
+def test_servers_that_cannot_be_are_refused_with_the_form_that_works(hosts: str) -> None:
+    """One line, and nothing of the URL in it."""
+    (line,) = refusal({"DATABASE_URL": f"postgres://u:canary@{hosts}/d"})
+    assert line.startswith("DATABASE_URL=***: takes ")
+    assert "host1:5432,host2:5432" in line
+    assert "canary" not in line
+
+
+@pytest.mark.parametrize("around", ['"{}"', "'{}'", "{}\u200b", "\u00a0{}", "{}\x00", "{}\x1b[0m", "{}\nx", "{}\udcff"])
+@pytest.mark.parametrize("name", ["INFERENCE_TOKEN", "KAFKA_TOPIC", "DATABASE_URL", "LOG_LEVEL"])
+def test_what_an_env_file_left_around_a_value_is_named(name: str, around: str) -> None:
+    """Quotes would be part of the value, and what cannot be seen could not be found: every setting alike."""
+    (line,) = refusal({name: around.format("canary")})
+    assert line.startswith(f"{name}=")
+    assert line.endswith(("remove it", "remove them"))
+    if name in SECRET_NAMES:
+        assert "canary" not in line
+
+
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {} ", "\t{}\n\n", "\ufeff{}"])
+@pytest.mark.parametrize("given_as", ["value", "file"])
+def test_white_space_and_a_byte_order_mark_around_a_value_are_no_part_of_it(
+    around: str, given_as: str, tmp_path: Path
+) -> None:
+    """Mounted secrets end with a line break; files of Windows begin with a mark and end with two characters."""
+    file = tmp_path / "token"
+    file.write_bytes(around.format("canary").encode())
+    token = {"INFERENCE_TOKEN_FILE": str(file)} if given_as == "file" else {"INFERENCE_TOKEN": around.format("canary")}
+    settings = load(Sample, {"KAFKA_TOPIC": around.format("t"), **token})
+    assert settings.inference_token is not None
+    assert (settings.inference_token.get_secret_value(), settings.kafka_topic) == ("canary", "t")
+
+
+def test_nothing_but_white_space_is_no_value() -> None:
+    """An empty token would let everybody in, so it does not count as one that is not set."""
+    (line,) = refusal({"INFERENCE_TOKEN": " \n"})
+    assert line == "INFERENCE_TOKEN=***: holds nothing but white space: set a value, or unset it"
 
 
 def test_each_wrong_variable_has_a_line_of_its_own() -> None:
@@ -93,6 +177,9 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert settings.inference_token is not None
     assert settings.inference_token.get_secret_value() == "canary"
     assert "canary" not in repr(settings)
+    file.write_bytes(b'"canary"\n')
+    (line,) = refusal({"INFERENCE_TOKEN_FILE": str(file)})
+    assert line.startswith(f"INFERENCE_TOKEN_FILE={file}: is surrounded by quotes")
     file.write_text("postgres://u:p@h/d\n")
     assert database("", DATABASE_URL_FILE=str(file)) == "postgresql+psycopg://u:p@h/d"
 
@@ -147,7 +234,7 @@ def test_known_and_injected_names_are_no_typing_errors() -> None:
 def test_every_setting_of_every_process_is_known(kind: Any) -> None:
     """A new field must be entered where all processes know it, a secret also among the secrets."""
     fields = {name.upper(): field for name, field in kind.model_fields.items()}
-    own = {"DYNO", "PORT", "WEB_HOST", "WEB_CONCURRENCY", "WEB_THREADS"}  # without a prefix of ours
+    own = {"DYNO", "PORT"}  # names of the platforms
     assert fields.keys() - own <= KNOWN_NAMES
     secret = {name for name, field in fields.items() if "SecretStr" in str(field.annotation)}
     assert secret == fields.keys() & SECRET_NAMES

@@ -3,14 +3,26 @@
 import pytest
 
 from config.settings import SettingsError, load
-from relay.cli.shared import OperatorSettings, told_age
+from relay.cli.output import told_age
+from relay.cli.shared import OperatorSettings
 from relay.settings import RelaySettings
 
 NEEDED = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "SCHEMA_REGISTRY_URL": "http://localhost:2"}
 
 
 @pytest.mark.parametrize(
-    ("given", "seconds"), [("7d", 604_800), ("12h", 43_200), ("90m", 5_400), ("60s", 60), ("off", None), ("OFF", None)]
+    ("given", "seconds"),
+    [
+        ("7d", 604_800),
+        ("12h", 43_200),
+        ("90m", 5_400),
+        ("60s", 60),
+        ("1w", 604_800),
+        ("1h30m", 5_400),
+        ("1W2D", 777_600),
+        ("off", None),
+        ("OFF", None),
+    ],
 )
 def test_an_age_has_a_unit(given: str, seconds: float | None) -> None:
     """Seconds, minutes, hours or days; off means never; a week unless set."""
@@ -19,7 +31,7 @@ def test_an_age_has_a_unit(given: str, seconds: float | None) -> None:
     assert load(RelaySettings, NEEDED).outbox_retention == 604_800
 
 
-@pytest.mark.parametrize("given", ["7", "0", "0d", "59s", "-1d", "7 d", "1w", "soon"])
+@pytest.mark.parametrize("given", ["7", "0", "0d", "59s", "-1d", "7 d", "1y", "30m1h", "soon"])
 def test_an_age_that_may_be_meant_otherwise_is_refused(given: str) -> None:
     """A number alone, less than a minute, another unit."""
     with pytest.raises(SettingsError, match=r"OUTBOX_RETENTION=.*takes an age of a minute or more"):

@@ -37,7 +37,7 @@ def test_what_would_break_the_promise_is_refused_by_name(name: str) -> None:
     assert "canary" not in str(refused.value)
 
 
-@pytest.mark.parametrize("given", ["[]", "{", '"x"', '{"a": {"b": 1}}', '{"a": [1]}', "null"])
+@pytest.mark.parametrize("given", ["[]", "{", "7", '{"a": {"b": 1}}', '{"a": [1]}', "null"])
 def test_kafka_config_is_an_object_of_plain_values(given: str) -> None:
     """Anything but a JSON object of plain values is refused, with an example."""
     with pytest.raises(SettingsError, match="takes a JSON object"):
@@ -62,6 +62,12 @@ def test_further_settings_reach_every_client_and_beat_the_defaults() -> None:
         ({"INFERENCE_URL": "ftp://host/score"}, "INFERENCE_URL"),
         ({"INFERENCE_URL": "http:///score"}, "takes a URL with a host"),
         ({"INFERENCE_URL": "http://host:99999/score"}, "Port out of range"),
+        ({"INFERENCE_URL": "http://me:can/ary@host/score"}, "INFERENCE_URL='http://***@host/score'"),
+        ({"INFERENCE_URL": "http://me:can#ary@host/score"}, "INFERENCE_URL='http://***@host/score'"),
+        ({"SCHEMA_REGISTRY_URL": "http://key:canary@host"}, "SCHEMA_REGISTRY_USERNAME"),
+        ({"SCHEMA_REGISTRY_URL": "localhost:8081"}, "takes a URL with a host"),
+        ({"SCHEMA_REGISTRY_URL": "http://"}, "takes a URL with a host"),
+        ({"CXONE_OAUTH_URL": "https://host:port/token"}, "takes a URL with a host"),
         ({"INFERENCE_TOKEN": "canary of two lines\n"}, "INFERENCE_TOKEN"),
         ({"INFERENCE_TOKEN": "canary-ü"}, "INFERENCE_TOKEN"),
     ],
@@ -72,6 +78,68 @@ def test_settings_that_contradict_each_other_are_named(given: dict[str, str], to
         load(RelaySettings, {**NEEDED, **given})
     assert told in str(refused.value)
     assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("a:9092,b:9092", "a:9092,b:9092"),
+        (" a:9092, b:9092 ,", "a:9092,b:9092"),
+        ("[::1]:9092", "[::1]:9092"),
+        ("a.example", "a.example"),
+    ],
+)
+def test_brokers_are_named_by_host_and_port(given: str, used: str) -> None:
+    """Spaces after commas, which people write, are not part of a name."""
+    assert load(RelaySettings, {**NEEDED, "KAFKA_BOOTSTRAP_SERVERS": given}).kafka_bootstrap_servers == used
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "SASL_SSL://a:9092",
+        "https://a:9092",
+        "me:canary@a:9092",
+        "a:0",
+        "a:65536",
+        "a:nine",
+        "a:",
+        "::1:9092",
+        "[::g]:9092",
+        "a b:9092",
+        ",",
+        "a:9092/topic",
+    ],
+)
+def test_what_names_no_broker_is_refused(given: str) -> None:
+    """One line, with the form that works."""
+    with pytest.raises(SettingsError, match=r"\AKAFKA_BOOTSTRAP_SERVERS=.*takes host:port,host:port") as refused:
+        load(RelaySettings, {**NEEDED, "KAFKA_BOOTSTRAP_SERVERS": given})
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC"])
+@pytest.mark.parametrize("given", ["two words", "..", "x" * 250, "a/b"])
+def test_a_topic_has_a_name_that_kafka_takes(name: str, given: str) -> None:
+    """Each by itself, before anything is asked of a broker."""
+    with pytest.raises(SettingsError, match=rf"\A{name}=.*takes a topic's name"):
+        load(RelaySettings, {**NEEDED, name: given})
+
+
+@pytest.mark.parametrize(
+    ("given", "host"), [("::", "::"), ("[::1]", "::1"), ("0.0.0.0", "0.0.0.0"), ("localhost", "localhost")]
+)
+def test_metrics_are_served_on_an_address(given: str, host: str) -> None:
+    """Of either kind; on this machine alone unless set."""
+    assert load(RelaySettings, {**NEEDED, "RELAY_METRICS_HOST": given}).relay_metrics_host == host
+    assert load(RelaySettings, NEEDED).relay_metrics_host == "127.0.0.1"
+
+
+def test_the_token_of_the_metrics_holds_for_the_relay_too() -> None:
+    """The same variable as the web process's."""
+    token = load(RelaySettings, {**NEEDED, "METRICS_TOKEN": "canary\n"}).metrics_token
+    assert token is not None
+    assert token.get_secret_value() == "canary"
 
 
 @pytest.mark.parametrize(

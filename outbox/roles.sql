@@ -1,0 +1,69 @@
+-- The rights that each process needs on PostgreSQL, and no more. docs/postgresql-roles.md says how to use them.
+--
+-- Run by the owner of the tables (cxone_migrate), after each `relay migrate`; it may be run again at any time:
+--   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f outbox/roles.sql
+--
+-- The processes read this file, too: a right that is missing is named in `relay check`, in the log of the
+-- process that lacks it, and in the error of an operator's command.
+
+-- web: stores interactions, and reads no body. It sees a row's state and time for the backlog, not whose it is.
+GRANT USAGE ON SCHEMA public TO cxone_web;
+GRANT SELECT ON alembic_version TO cxone_web;
+GRANT SELECT, UPDATE (id) ON outbox_identity TO cxone_web;
+GRANT INSERT (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+              payload_digest, traceparent, received_at) ON outbox TO cxone_web;
+GRANT SELECT (id, tag, key, shard, interaction_id, payload_digest, state, received_at, sent_at) ON outbox TO cxone_web;
+GRANT SELECT ON outbox_shard TO cxone_web;
+GRANT SELECT (shard, until) ON outbox_pause TO cxone_web;
+GRANT SELECT (row_id, state, due_at) ON outbox_inference_call TO cxone_web;
+
+-- relay: sends, marks, parks, completes and prunes rows; it reads no body either.
+GRANT USAGE ON SCHEMA public TO cxone_relay;
+GRANT SELECT ON alembic_version TO cxone_relay;
+GRANT SELECT, UPDATE (id, topic, progress_topic, transactional_id_prefix, cluster_id) ON outbox_identity TO cxone_relay;
+GRANT SELECT (id, tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent,
+              replay_of, state, error, received_at, sent_at, sequence, enriched_at, topic, changed_at)
+      ON outbox TO cxone_relay;
+GRANT UPDATE (state, error, sent_at, sequence, changed_at, customer_email, agent_id, enriched_at), DELETE
+      ON outbox TO cxone_relay;
+GRANT SELECT, UPDATE ON outbox_shard TO cxone_relay;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_relay TO cxone_relay;
+GRANT SELECT ON outbox_pause TO cxone_relay;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_relay;
+GRANT SELECT (id, hash) ON outbox_audit TO cxone_relay;
+
+-- operator: every command but migrate. It adds to the audit, and cannot change or remove what stands there.
+GRANT USAGE ON SCHEMA public TO cxone_operator;
+GRANT SELECT ON alembic_version TO cxone_operator;
+GRANT SELECT, UPDATE ON outbox_identity TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_shard TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_relay TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pause TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_operator;
+GRANT SELECT, INSERT ON outbox_audit TO cxone_operator;
+
+-- console_read: looks, without bodies and without who the customer is.
+GRANT USAGE ON SCHEMA public TO cxone_console_read;
+GRANT SELECT ON alembic_version TO cxone_console_read;
+GRANT SELECT ON outbox_identity TO cxone_console_read;
+GRANT SELECT (id, tag, key, shard, interaction_id, channel, timestamp_ms, replay_of, state, error, received_at,
+              sent_at, sequence, enriched_at, topic, changed_at) ON outbox TO cxone_console_read;
+GRANT SELECT ON outbox_shard TO cxone_console_read;
+GRANT SELECT ON outbox_relay TO cxone_console_read;
+GRANT SELECT ON outbox_pause TO cxone_console_read;
+GRANT SELECT ON outbox_inference_call TO cxone_console_read;
+GRANT SELECT ON outbox_audit TO cxone_console_read;
+
+-- console_act: retries, discards, replays, reveals, erases, prunes and pauses; it holds no shard.
+GRANT USAGE ON SCHEMA public TO cxone_console_act;
+GRANT SELECT ON alembic_version TO cxone_console_act;
+GRANT SELECT, UPDATE (id) ON outbox_identity TO cxone_console_act;
+GRANT SELECT, INSERT, DELETE ON outbox TO cxone_console_act;
+GRANT UPDATE (state, error, changed_at, customer_email, payload, payload_digest, enriched_at)
+      ON outbox TO cxone_console_act;
+GRANT SELECT, UPDATE (condition) ON outbox_shard TO cxone_console_act;
+GRANT SELECT ON outbox_relay TO cxone_console_act;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pause TO cxone_console_act;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_console_act;
+GRANT SELECT, INSERT ON outbox_audit TO cxone_console_act;

@@ -1,0 +1,70 @@
+"""Times as operators write them: an ISO time, a time of day, a day, an age, or seconds or milliseconds since 1970."""
+
+import re
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from relay.settings import seconds_of
+
+EXPECTED = (
+    "expected an ISO time (2026-01-31T08:00, local unless it ends in Z, +01:00 or a zone such as Europe/Berlin), "
+    "a time of day (21:00), today, yesterday, an age (30m, 1h30m, 2d, 1w), "
+    "or the seconds or milliseconds since 1970 (10 or 13 digits)"
+)
+_EPOCH = re.compile(r"(?P<seconds>\d{10})((?P<milliseconds>\d{3})|\.\d+)?")
+_TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
+_DAYS_BACK = {"today": 0, "yesterday": 1}
+_ZONE = re.compile(r"\s*\[?(?P<zone>UTC|GMT|[A-Za-z_]+/[A-Za-z0-9_+/-]+)\]?$")
+
+
+def parse_time(text: str, now: datetime) -> datetime:
+    """The moment that a text names.
+
+    Args:
+        text: as ``EXPECTED`` lists the forms; upper and lower case are alike, and a trailing "ago" is allowed.
+        now: local time, with its offset. Ages and days count back from it; a time of day is the last one before it.
+
+    Raises:
+        ValueError: the text names no time.
+    """
+    try:
+        return _parse(text.strip(), now)
+    except (ZoneInfoNotFoundError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _parse(text: str, now: datetime) -> datetime:
+    seconds = seconds_of(re.sub(r"\s|ago$", "", text.lower()))
+    if seconds is not None:
+        return now - timedelta(seconds=seconds)
+    if epoch := _EPOCH.fullmatch(text):
+        return datetime.fromtimestamp(int(text) / 1000 if epoch["milliseconds"] else float(text), UTC)
+    if text.lower() == "now":
+        return now
+    day, _, clock = text.partition(" ")
+    if day.lower() in _DAYS_BACK:
+        return _at(now, _DAYS_BACK[day.lower()], clock or "00:00")
+    if _TIME_OF_DAY.fullmatch(text):
+        today = _at(now, 0, text)
+        return today if today <= now else _at(now, 1, text)
+    return _iso(text)
+
+
+def _at(now: datetime, days_back: int, clock: str) -> datetime:
+    """A time of day, so many days before today."""
+    hour, _, rest = clock.partition(":")
+    moment = time.fromisoformat(f"{hour:0>2}:{rest}")
+    return _localized(datetime.combine(now.date() - timedelta(days=days_back), moment))
+
+
+def _iso(text: str) -> datetime:
+    zone = _ZONE.search(text)
+    if zone is None:
+        return _localized(datetime.fromisoformat(text))
+    moment = datetime.fromisoformat(text[: zone.start()])
+    return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone["zone"]))
+
+
+def _localized(moment: datetime) -> datetime:
+    """A time as it is if it has an offset, else in this machine's zone."""
+    return moment if moment.tzinfo else moment.astimezone()

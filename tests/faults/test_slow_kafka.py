@@ -1,0 +1,56 @@
+"""A slow way to Kafka: rows go on, however slowly, and the relay says how slow it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from outbox.rows import NewRow
+from tests.faults.conftest import NewProxiedWorld
+from tests.faults.services import ProxiedKafka
+from tests.services import Given, Kafka, Registry
+from tests.support import new_row, wait_until
+from tests.world import World, settings_for
+
+QUOTA_BYTES = 65_536
+ROW_BYTES = 400
+
+
+def large_rows(count: int, interactions: int = 100) -> list[NewRow]:
+    """Rows whose records take about 400 bytes."""
+    long = {"customer_email": "e" * 200, "agent_id": "a" * 100}
+    return [new_row(f"i-{number % interactions}", timestamp_ms=number, **long) for number in range(count)]
+
+
+def test_a_producer_quota_slows_rows_down_and_stops_none(
+    new_sqlite: Callable[[], str], own_kafka: Kafka, registry: Registry | Given, tmp_path: Path, worlds: list[World]
+) -> None:
+    """A backlog that takes the broker a minute arrives with default settings, and the condition says why it lasts."""
+    world = World((url := new_sqlite()), settings_for(own_kafka, registry, url), own_kafka.client_config, tmp_path)
+    worlds.append(world)
+    own_kafka.limit_producers(QUOTA_BYTES)
+    ids = world.record(large_rows(8_000))
+    relay = world.relay()
+    relay.wait_degraded("shard 0", "the way to Kafka is slow: about")
+    world.wait_drained(240)
+    world.check_exactly_once(ids)
+    world.record(large_rows(1))
+    world.wait_drained()
+    wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
+
+
+@pytest.mark.parametrize("relays", [1, 2])
+def test_a_thin_link_shared_by_many_shards(
+    relays: int, new_postgresql: Callable[[int], str], proxied_kafka: ProxiedKafka, new_proxied_world: NewProxiedWorld
+) -> None:
+    """Shards that share a link which carries a full batch of each in a minute send all the same, and none is fenced."""
+    world = new_proxied_world(new_postgresql(8))
+    ids = world.record(large_rows(10_000))
+    proxied_kafka.proxy.bytes_per_second = 125_000
+    try:
+        processes = [world.relay() for _ in range(relays)]
+        world.wait_drained(300)
+    finally:
+        proxied_kafka.proxy.bytes_per_second = None
+    world.check_exactly_once(ids)
+    assert all(process.running() for process in processes)
