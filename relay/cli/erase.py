@@ -40,6 +40,8 @@ def erase(*, email: str | None, interaction: str | None, **given: object) -> Non
         plan = plan_of(verbs.erasable(wanted))
         again = ("erase", *as_options(wanted))
         change = Change("erase", plan, lambda chunk: verbs.erase(chunk, order), _consequences(plan, email), again)
+        if email is not None and not plan:
+            click.echo(SEARCHED, err=True)
         code = carry_out(change, asked)
         if code in (DONE, PARTLY_DONE) and not asked.dry_run and any(True for _ in verbs.erasable(wanted)):
             click.echo("rows of this person came in meanwhile, or are left: give the command again", err=True)
