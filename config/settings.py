@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -25,7 +26,9 @@ from sqlalchemy.exc import ArgumentError
 
 KNOWN_NAMES = frozenset(
     [
+        "ALLOW_PLAINTEXT_CREDENTIALS",
         "DATABASE_URL",
+        "HTTP_CA_LOCATION",
         "LOG_FORMAT",
         "LOG_LEVEL",
         "METRICS_TOKEN",
@@ -95,7 +98,18 @@ SECRET_NAMES = frozenset(
 )
 """Those whose value is never shown, and that can be given as a file: NAME_FILE."""
 
-PREFIXES = ("CXONE_", "WEBHOOK_", "KAFKA_", "SCHEMA_REGISTRY_", "INFERENCE_", "RELAY_", "OUTBOX_", "METRICS_")
+PREFIXES = (
+    "ALLOW_PLAINTEXT",
+    "HTTP_CA",
+    "CXONE_",
+    "WEBHOOK_",
+    "KAFKA_",
+    "SCHEMA_REGISTRY_",
+    "INFERENCE_",
+    "RELAY_",
+    "OUTBOX_",
+    "METRICS_",
+)
 PLATFORM_NAMES = re.compile(
     r"KAFKA_(URL|PLUS_URL|PORT.*|PREFIX|TRUSTED_CERT|CLIENT_CERT|CLIENT_CERT_KEY)"
     r"|.*_SERVICE_(HOST|PORT.*)|.*_PORT_\d+_(TCP|UDP)(_(ADDR|PORT|PROTO))?"
@@ -104,6 +118,8 @@ PLATFORM_NAMES = re.compile(
 _LINK = re.compile(r"(tcp|udp)://")
 """What a platform puts into ``<SERVICE>_PORT``: a name that might as well be a typing error of ours."""
 _LOGIN = re.compile(r"//[^/\s]*@")
+_QUERY = re.compile(r"(?<=\?)[^'\"]+")
+"""Of a URL: where some services want their key."""
 
 MASK = "***"
 _TAKES_DATABASE = "takes sqlite:///file or postgresql://user:password@host/name"
@@ -118,6 +134,8 @@ class BaseSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, validate_default=True)
 
+    allow_plaintext_credentials: bool = False
+    """Let logins travel unencrypted to other machines."""
     database_url: SecretStr = SecretStr("sqlite:///outbox.db")
     """Where the outbox is; ``postgres://`` and ``postgresql://`` both mean psycopg 3."""
     log_format: Literal["console", "json"] = Field(default_factory=lambda: "console" if sys.stderr.isatty() else "json")
@@ -132,13 +150,15 @@ class BaseSettings(BaseModel):
 
     @field_validator("database_url")
     @classmethod
-    def _known_database(cls, value: SecretStr) -> SecretStr:
+    def _known_database(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         try:
             url = make_url(value.get_secret_value())
         except (ArgumentError, ValueError):  # the message would show a part of the URL
             raise ValueError(_TAKES_DATABASE) from None
         if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
             url = url.set(drivername="postgresql+psycopg")
+            if info.data.get("allow_plaintext_credentials") and "sslmode" not in url.query:
+                url = url.update_query_dict({"sslmode": "prefer"})  # else TLS is required of other machines
         elif url.drivername != "sqlite":
             raise ValueError(_TAKES_DATABASE)
         return SecretStr(url.render_as_string(hide_password=False))
@@ -229,5 +249,5 @@ def _told(kind: type[BaseSettings], detail: ErrorDetails, values: Mapping[str, A
         takes = kind.model_fields[field].description or "a value"
         return f"{name} is not set: takes {takes}"
     secret = _is_secret(kind.model_fields[field].annotation)
-    got = MASK if secret else _LOGIN.sub(f"//{MASK}@", repr(values.get(field)))
+    got = MASK if secret else _QUERY.sub(MASK, _LOGIN.sub(f"//{MASK}@", repr(values.get(field))))
     return f"{name}={got}: {message}"

@@ -105,7 +105,7 @@ class Enricher:
         self._health, self._metrics = health, metrics
         random = Random()  # noqa: S311 - jitter, not cryptography
         self._tokens = Tokens(settings, random, metrics)
-        self._client = Client(settings.cxone_enrich_concurrency)
+        self._client = Client(settings.cxone_enrich_concurrency, ca_location=settings.http_ca_location)
         self._pool = ThreadPoolExecutor(settings.cxone_enrich_concurrency, thread_name_prefix=ENRICHMENT)
         self._cycle_seconds = min(CYCLE_SECONDS, settings.relay_lease_seconds / 4)
         self._lock = threading.Lock()

@@ -2,12 +2,14 @@
 
 import json
 import re
+import ssl
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from config.settings import BaseSettings, Shards
+from outbox.network import is_loopback
 
 FORBIDDEN_KAFKA_CONFIG = frozenset(
     {
@@ -41,6 +43,8 @@ FORBIDDEN_KAFKA_CONFIG = frozenset(
 FORBIDDEN_KAFKA_PREFIXES = ("test.mock.", "ssl.engine.", "ssl.providers", "interceptor")
 FORBIDDEN_KAFKA_SUFFIX = "_cb"
 """Callbacks are code, not settings."""
+
+PLAIN_SASL = "SASL_PLAINTEXT"
 
 AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 AGE = re.compile(r"(\d{1,6})([smhd])")
@@ -79,7 +83,15 @@ Retention = Annotated[float | None, BeforeValidator(_retention)]
 """Seconds; None: nothing is pruned by itself."""
 Topics = Annotated[tuple[str, ...], BeforeValidator(_topics)]
 
-HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+
+def _http_url(value: str) -> str:
+    # Where a backslash ends the host is read in two ways: it could be checked as one host, and be asked as another.
+    if not re.fullmatch(r"https?://[^\s\\\x00-\x1f\x7f]+", value):
+        raise ValueError("takes a URL that begins with http:// or https:// and holds no space or backslash")
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class RelaySettings(BaseSettings):
@@ -99,6 +111,8 @@ class RelaySettings(BaseSettings):
     kafka_ssl_certificate_location: str | None = None
     kafka_ssl_key_location: str | None = None
     kafka_config: SecretStr | None = None
+    http_ca_location: str | None = None
+    """File of PEM certificates that every HTTPS service may have its own from, besides the public authorities."""
     schema_registry_url: HttpUrl = Field(description="the http(s) URL of the Schema Registry")
     schema_registry_username: str | None = None
     schema_registry_password: SecretStr | None = None
@@ -168,6 +182,22 @@ class RelaySettings(BaseSettings):
             raise ValueError("takes a URL with a host, as https://host/path")
         return value
 
+    @field_validator("schema_registry_url")
+    @classmethod
+    def _without_login(cls, value: str) -> str:
+        if any("@" in urlsplit(url).netloc for url in value.split(",")):
+            raise ValueError("takes a URL without a login: use SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD")
+        return value
+
+    @field_validator("http_ca_location")
+    @classmethod
+    def _holds_certificates(cls, value: str | None) -> str | None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value) if value else None
+        except OSError:
+            raise ValueError("takes a file of PEM certificates that this process may read") from None
+        return value
+
     @field_validator("inference_token")
     @classmethod
     def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
@@ -179,8 +209,8 @@ class RelaySettings(BaseSettings):
     @field_validator("cxone_enrich_url")
     @classmethod
     def _names_the_interaction(cls, value: str | None) -> str | None:
-        if value and "{interactionId}" not in urlsplit(value).path:
-            raise ValueError("takes a URL with {interactionId} in its path")
+        if value and (value.count("{interactionId}") != 1 or "{interactionId}" not in urlsplit(value).path):
+            raise ValueError("takes a URL with {interactionId} once, in its path")
         return value
 
     @field_validator("cxone_enrich_email_path", "cxone_enrich_agent_path")
@@ -211,10 +241,49 @@ class RelaySettings(BaseSettings):
             raise ValueError("KAFKA_REPLAY_TOPICS: takes other topics than KAFKA_PROGRESS_TOPIC")
         return self
 
+    @model_validator(mode="after")
+    def _encrypted(self) -> Self:
+        if not self.allow_plaintext_credentials and (sent := self.plaintext_credentials()):
+            raise ValueError("\n".join(f"{line}, or set ALLOW_PLAINTEXT_CREDENTIALS=true" for line in sent))
+        return self
+
+    def plaintext_credentials(self) -> list[str]:
+        """Logins that would travel unencrypted to another machine, a line for each variable that makes them."""
+        config = kafka_client_config(self)
+        urls = [
+            ("SCHEMA_REGISTRY_URL", self.schema_registry_username and self.schema_registry_url),
+            ("INFERENCE_URL", self.inference_token and self.inference_url),
+            ("CXONE_OAUTH_URL", self.cxone_oauth_url),
+            ("CXONE_ENRICH_URL", self.cxone_enrich_url),
+            ("KAFKA_CONFIG", str(config.get("sasl.oauthbearer.token.endpoint.url") or "")),
+        ]
+        told = "a secret would be sent unencrypted to"
+        sent = [f"{name}: {told} {host}: takes an https URL" for name, url in urls for host in plain_hosts(url or "")]
+        brokers = sasl_plaintext_hosts(self.kafka_bootstrap_servers, str(config["security.protocol"]))
+        return sent + [f"KAFKA_SECURITY_PROTOCOL: {told} {host}: takes SASL_SSL" for host in brokers]
+
     @property
     def kafka_topics(self) -> tuple[str, ...]:
         """Every topic that rows may go to, the usual one first, each once."""
         return tuple(dict.fromkeys((self.kafka_topic, *self.kafka_replay_topics)))
+
+
+def plain_hosts(urls: str) -> list[str]:
+    """Other machines that are spoken to without TLS, of one or more URLs with commas between them."""
+    parts = [urlsplit(url) for url in re.split(r"\s*,\s*(?=https?:)", urls.strip()) if url]
+    return [part.hostname or "" for part in parts if part.scheme != "https" and not is_loopback(part.hostname or "")]
+
+
+def sasl_plaintext_hosts(servers: str, protocol: str) -> list[str]:
+    """Other machines among Kafka's bootstrap servers that are logged in to without TLS.
+
+    Args:
+        servers: as ``KAFKA_BOOTSTRAP_SERVERS``; one may name a protocol of its own, as ``SASL_PLAINTEXT://host:port``.
+        protocol: of the others.
+    """
+    named = [server.strip().rpartition("://") for server in servers.split(",")]
+    hosts = [at.rpartition(":")[0].strip("[]") or at for own, _, at in named if (own or protocol).upper() == PLAIN_SASL]
+    return [host for host in hosts if not is_loopback(host)]
 
 
 def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
