@@ -5,7 +5,9 @@ of yet are left for a later cycle, and so are those behind them in their interac
 CXone is down rows wait; an interaction that it fails on again and again while it tells of others is given up.
 """
 
+import re
 import threading
+import unicodedata
 from collections import deque
 from collections.abc import Container, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -39,6 +41,19 @@ MOST_FAILURES = 20
 """An interaction is given up after so many failures that count; see ``failing``."""
 REST_SECONDS, REST_CAP_SECONDS, FAILING_SECONDS = 1.0, 60.0, 3600.0
 """Pause of one interaction after a failure, first and longest; when it is forgotten that it failed."""
+
+
+_SEPARATORS = re.compile(r"[/\\%?#;]")
+
+
+def askable(interaction: str) -> bool:
+    """Whether an interaction can be asked for: its id is one segment of a path, however often a server decodes it.
+
+    Proxies and servers decode ``%2F`` and take dot segments out, so an id with separators, of dots alone or with
+    characters that nobody sees could name another resource, which would be asked for with our token.
+    """
+    name = unicodedata.normalize("NFKC", interaction)  # some make a slash of what looks like one
+    return name.isprintable() and not _SEPARATORS.search(name) and bool(name.strip(". "))
 
 
 class Bucket:
@@ -168,6 +183,14 @@ class Enricher:
                 failed = self._failing.get(interaction) if self._failing else None
                 if (contact := self._known.get(interaction)) is not None:
                     known[interaction] = contact
+                elif not askable(interaction):
+                    known[interaction] = NOTHING_KNOWN
+                    self._metrics.not_asked.inc()
+                    log.warning(
+                        "an interaction is not asked for at CXone: its id is no single segment of a URL's path; its "
+                        "rows are sent as they are",
+                        action="enrichment_not_asked",
+                    )
                 elif interaction in self._asking:
                     under_way.append(interaction)
                 elif failed is None or (failed.failures < MOST_FAILURES and now >= failed.rest_until):
@@ -231,8 +254,6 @@ class Enricher:
             return self._bucket.take(monotonic())
 
     def _fetch(self, interaction: str) -> Contact:
-        if interaction in (".", ".."):  # no path segment can name them
-            return NOTHING_KNOWN
         token = self._tokens.get()
         answer = ask_for(interaction, self._client, self._settings, token)
         if answer.status == 401:  # revoked, or expired by CXone's clock: once more with another one

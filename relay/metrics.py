@@ -65,4 +65,9 @@ class RelayMetrics:
         self.token_refreshes = Counter(
             "outbox_token_refreshes", "Requests for a CXone token by outcome.", ["outcome"], registry=registry
         )
+        self.not_asked = Counter(
+            "outbox_enrichment_not_asked",
+            "Interactions that CXone is not asked for: their id is no single segment of a URL's path.",
+            registry=registry,
+        )
         self.shards_owned = Gauge("outbox_shards_owned", "Shards that this relay sends.", registry=registry)
