@@ -4,6 +4,7 @@ Every secret ``NAME`` can be given as ``NAME_FILE`` instead, the path of a file 
 """
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -118,8 +119,6 @@ PLATFORM_NAMES = re.compile(
 _LINK = re.compile(r"(tcp|udp)://")
 """What a platform puts into ``<SERVICE>_PORT``: a name that might as well be a typing error of ours."""
 _LOGIN = re.compile(r"//[^/\s]*@")
-_QUERY = re.compile(r"(?<=\?)[^'\"]+")
-"""Of a URL: where some services want their key."""
 
 MASK = "***"
 _TAKES_DATABASE = "takes sqlite:///file or postgresql://user:password@host/name"
@@ -150,15 +149,13 @@ class BaseSettings(BaseModel):
 
     @field_validator("database_url")
     @classmethod
-    def _known_database(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _known_database(cls, value: SecretStr) -> SecretStr:
         try:
             url = make_url(value.get_secret_value())
         except (ArgumentError, ValueError):  # the message would show a part of the URL
             raise ValueError(_TAKES_DATABASE) from None
         if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
             url = url.set(drivername="postgresql+psycopg")
-            if info.data.get("allow_plaintext_credentials") and "sslmode" not in url.query:
-                url = url.update_query_dict({"sslmode": "prefer"})  # else TLS is required of other machines
         elif url.drivername != "sqlite":
             raise ValueError(_TAKES_DATABASE)
         return SecretStr(url.render_as_string(hide_password=False))
@@ -168,6 +165,15 @@ class BaseSettings(BaseModel):
         if self.dyno and self.database_url.get_secret_value().startswith("sqlite"):
             raise ValueError("DATABASE_URL: SQLite is a file, and dynos share no disk; takes a postgres:// URL here")
         return self
+
+    @field_validator("database_url")
+    @classmethod
+    def _allowed_plaintext(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        url = make_url(value.get_secret_value())
+        said = url.get_backend_name() == "sqlite" or url.query.keys() & {"sslmode", "service"} or os.getenv("PGSSLMODE")
+        if said or not info.data.get("allow_plaintext_credentials"):  # the engine requires TLS of other machines
+            return value
+        return SecretStr(url.update_query_dict({"sslmode": "prefer"}).render_as_string(hide_password=False))
 
 
 S = TypeVar("S", bound=BaseSettings)
@@ -249,5 +255,5 @@ def _told(kind: type[BaseSettings], detail: ErrorDetails, values: Mapping[str, A
         takes = kind.model_fields[field].description or "a value"
         return f"{name} is not set: takes {takes}"
     secret = _is_secret(kind.model_fields[field].annotation)
-    got = MASK if secret else _QUERY.sub(MASK, _LOGIN.sub(f"//{MASK}@", repr(values.get(field))))
+    got = MASK if secret else _LOGIN.sub(f"//{MASK}@", repr(values.get(field)))
     return f"{name}={got}: {message}"

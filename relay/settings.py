@@ -6,7 +6,7 @@ import ssl
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from config.settings import BaseSettings, Shards
 from outbox.network import is_loopback
@@ -43,8 +43,6 @@ FORBIDDEN_KAFKA_CONFIG = frozenset(
 FORBIDDEN_KAFKA_PREFIXES = ("test.mock.", "ssl.engine.", "ssl.providers", "interceptor")
 FORBIDDEN_KAFKA_SUFFIX = "_cb"
 """Callbacks are code, not settings."""
-
-PLAIN_SASL = "SASL_PLAINTEXT"
 
 AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 AGE = re.compile(r"(\d{1,6})([smhd])")
@@ -83,15 +81,7 @@ Retention = Annotated[float | None, BeforeValidator(_retention)]
 """Seconds; None: nothing is pruned by itself."""
 Topics = Annotated[tuple[str, ...], BeforeValidator(_topics)]
 
-
-def _http_url(value: str) -> str:
-    # Where a backslash ends the host is read in two ways: it could be checked as one host, and be asked as another.
-    if not re.fullmatch(r"https?://[^\s\\\x00-\x1f\x7f]+", value):
-        raise ValueError("takes a URL that begins with http:// or https:// and holds no space or backslash")
-    return value
-
-
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
 
 
 class RelaySettings(BaseSettings):
@@ -182,13 +172,6 @@ class RelaySettings(BaseSettings):
             raise ValueError("takes a URL with a host, as https://host/path")
         return value
 
-    @field_validator("schema_registry_url")
-    @classmethod
-    def _without_login(cls, value: str) -> str:
-        if any("@" in urlsplit(url).netloc for url in value.split(",")):
-            raise ValueError("takes a URL without a login: use SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD")
-        return value
-
     @field_validator("http_ca_location")
     @classmethod
     def _holds_certificates(cls, value: str | None) -> str | None:
@@ -258,9 +241,15 @@ class RelaySettings(BaseSettings):
             ("KAFKA_CONFIG", str(config.get("sasl.oauthbearer.token.endpoint.url") or "")),
         ]
         told = "a secret would be sent unencrypted to"
-        sent = [f"{name}: {told} {host}: takes an https URL" for name, url in urls for host in plain_hosts(url or "")]
-        brokers = sasl_plaintext_hosts(self.kafka_bootstrap_servers, str(config["security.protocol"]))
-        return sent + [f"KAFKA_SECURITY_PROTOCOL: {told} {host}: takes SASL_SSL" for host in brokers]
+        sent = [
+            f"{name}: {told} {host}: takes an https URL"
+            for name, url in urls
+            if url and (host := plain_host(url)) is not None
+        ]
+        if str(config["security.protocol"]).upper() == "SASL_PLAINTEXT":
+            hosts = kafka_hosts(self.kafka_bootstrap_servers)
+            sent += [f"KAFKA_SECURITY_PROTOCOL: {told} {host}: takes SASL_SSL" for host in hosts]
+        return sent
 
     @property
     def kafka_topics(self) -> tuple[str, ...]:
@@ -268,21 +257,17 @@ class RelaySettings(BaseSettings):
         return tuple(dict.fromkeys((self.kafka_topic, *self.kafka_replay_topics)))
 
 
-def plain_hosts(urls: str) -> list[str]:
-    """Other machines that are spoken to without TLS, of one or more URLs with commas between them."""
-    parts = [urlsplit(url) for url in re.split(r"\s*,\s*(?=https?:)", urls.strip()) if url]
-    return [part.hostname or "" for part in parts if part.scheme != "https" and not is_loopback(part.hostname or "")]
+def plain_host(url: str) -> str | None:
+    """The machine that a URL speaks to without TLS; None: it uses TLS, or speaks to this one."""
+    parts = urlsplit(url)
+    host = parts.hostname or "an unknown host"
+    return None if parts.scheme == "https" or is_loopback(host) else host
 
 
-def sasl_plaintext_hosts(servers: str, protocol: str) -> list[str]:
-    """Other machines among Kafka's bootstrap servers that are logged in to without TLS.
-
-    Args:
-        servers: as ``KAFKA_BOOTSTRAP_SERVERS``; one may name a protocol of its own, as ``SASL_PLAINTEXT://host:port``.
-        protocol: of the others.
-    """
-    named = [server.strip().rpartition("://") for server in servers.split(",")]
-    hosts = [at.rpartition(":")[0].strip("[]") or at for own, _, at in named if (own or protocol).upper() == PLAIN_SASL]
+def kafka_hosts(servers: str) -> list[str]:
+    """Other machines among Kafka's bootstrap servers."""
+    named = [server.strip() for server in servers.split(",") if server.strip()]
+    hosts = [server.rpartition(":")[0].strip("[]") or server for server in named]
     return [host for host in hosts if not is_loopback(host)]
 
 

@@ -4,7 +4,7 @@ from sqlalchemy import make_url
 
 from outbox.network import remote_hosts, sslmode, tls_arguments
 from relay.check.findings import Finding, ok, warning
-from relay.settings import RelaySettings, plain_hosts
+from relay.settings import RelaySettings, plain_host
 
 VERIFIED = "verify-full"
 ENCRYPTED = frozenset({"require", "verify-ca", VERIFIED})
@@ -32,7 +32,7 @@ def check_http_transport(settings: RelaySettings) -> list[Finding]:
     findings = [warning("unencrypted login", seen, cure) for seen, _, _ in sent]
     services = {"SCHEMA_REGISTRY_URL": settings.schema_registry_url, "INFERENCE_URL": settings.inference_url or ""}
     for name, url in services.items():
-        if hosts := plain_hosts(url):
-            seen = f"{name}: what {', '.join(hosts)} is asked and answers can be read and changed on the way"
+        if url and (host := plain_host(url)) is not None:
+            seen = f"{name}: what {host} is asked and answers can be read and changed on the way"
             findings.append(warning("unencrypted HTTP", seen, f"let {name} be an https URL"))
     return findings or [ok("HTTP TLS", "every service that is not on this machine is spoken to over TLS")]

@@ -82,8 +82,10 @@ def test_variables_of_libpq_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tls_arguments(make_url("postgresql+psycopg:///name")) == {}
 
 
-def test_one_setting_allows_plaintext_to_the_database_as_well() -> None:
-    """ALLOW_PLAINTEXT_CREDENTIALS=true leaves libpq's own default in force."""
+def test_one_setting_allows_plaintext_to_the_database_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALLOW_PLAINTEXT_CREDENTIALS=true leaves libpq's own default in force, and whatever was chosen."""
     given = {"DATABASE_URL": "postgres://u:p@db.example/name", "ALLOW_PLAINTEXT_CREDENTIALS": "true"}
     url = load(BaseSettings, given).database_url.get_secret_value()
     assert url == "postgresql+psycopg://u:p@db.example/name?sslmode=prefer"
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert "sslmode" not in load(BaseSettings, given).database_url.get_secret_value()
