@@ -11,7 +11,7 @@ import traceback
 from typing import Any, TextIO
 
 import structlog
-from structlog.typing import ExcInfo, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
 from config.settings import BaseSettings
 
@@ -35,7 +35,7 @@ def configure_logging(settings: BaseSettings) -> None:
             structlog.processors.JSONRenderer(),
         ]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_print_errors)]
+        last = [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_print_errors)]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -57,6 +57,15 @@ def configure_logging(settings: BaseSettings) -> None:
     for chatty in ("httpx", "httpx2"):  # a line for each request, with its URL
         logging.getLogger(chatty).setLevel("WARNING")
     logging.getLogger("urllib3").setLevel("ERROR")  # its warnings quote URLs and answers
+
+
+def _escape(_logger: Any, _method: str, line: EventDict) -> EventDict:
+    """What a service says, and stands in a line, must not steer the terminal; JSON escapes it by itself."""
+    return {name: _escaped(value) if isinstance(value, str) else value for name, value in line.items()}
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _errors(error: BaseException | None) -> list[dict[str, Any]]:

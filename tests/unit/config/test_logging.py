@@ -72,6 +72,16 @@ def test_debug_is_for_our_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(line)["event"] == "ours"
 
 
+def test_a_line_stays_a_line_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a broker or a database answers may hold line ends and escapes, and look like a line of ours."""
+    configure_logging(load(BaseSettings, {"LOG_FORMAT": "console"}))
+    structlog.get_logger("relay").warning("%s waits", "a\nb\x1b[2J\u202e", action="degraded", reason="c\rd")
+    written = capsys.readouterr().err
+    assert written.count("\n") == 1
+    assert "a\\nb\\x1b[2J\\u202e waits" in written
+    assert "\r" not in written
+
+
 def test_the_level_holds_for_all(capsys: pytest.CaptureFixture[str]) -> None:
     """LOG_LEVEL, in any case, silences what is below it."""
     configure_logging(load(BaseSettings, {"LOG_FORMAT": "json", "LOG_LEVEL": "warning"}))
