@@ -2,15 +2,19 @@
 
 import io
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import parse_qs
 
 import fastavro
 import pytest
+import trustme
 from prometheus_client import CollectorRegistry
 
 from outbox.leases import Leases
@@ -73,6 +77,24 @@ def test_what_a_row_lacks_is_learned_once_and_stored(enriched: World, simulator:
     assert {request.path for request in simulator.requests["contact"]} >= {"/contacts/a%20%C3%BC%3D"}
     assert enriched.query(ENRICHED) == [(5,)]
     assert len(simulator.requests["token"]) == 1
+
+
+def test_services_with_certificates_of_their_own_authority(world: World, tmp_path: Path) -> None:
+    """HTTP_CA_LOCATION: OAuth, CXone and scoring are refused until it names their authority, and work then."""
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with closing(Simulator(tls=tls)) as simulator:
+        world.environ.update({**simulator.enrichment, **simulator.inference, "INFERENCE_TOKEN": "t"})
+        ids = world.record(lacking("a"))
+        relay = world.relay()
+        relay.wait_degraded("enrichment", "HTTP_CA_LOCATION")
+        relay.stop()
+        world.relay(HTTP_CA_LOCATION=str(tmp_path / "ca.pem"))
+        world.wait_drained()
+        world.check_exactly_once(ids)
+        assert values(world) == [("a", "learned@example.com", "42")]
+        wait_until(lambda: simulator.scored() == ids, "it is scored")
 
 
 def test_a_token_that_is_refused_is_renewed_once(enriched: World, simulator: Simulator) -> None:
