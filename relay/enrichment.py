@@ -11,6 +11,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Container, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import cache
 from random import Random
 from time import monotonic
 from typing import NamedTuple
@@ -54,6 +55,16 @@ def askable(interaction: str) -> bool:
     """
     name = unicodedata.normalize("NFKC", interaction)  # some make a slash of what looks like one
     return name.isprintable() and not _SEPARATORS.search(name) and bool(name.strip(". "))
+
+
+@cache
+def _warn_of_id() -> None:
+    """Once a process: senders choose ids, and a line for each would drown the log; the metric counts them."""
+    log.warning(
+        "an interaction is not asked for at CXone: its id is no single segment of a URL's path; its rows are sent as "
+        "they are, and outbox_enrichment_not_asked_total counts such interactions",
+        action="enrichment_not_asked",
+    )
 
 
 class Bucket:
@@ -186,11 +197,7 @@ class Enricher:
                 elif not askable(interaction):
                     known[interaction] = NOTHING_KNOWN
                     self._metrics.not_asked.inc()
-                    log.warning(
-                        "an interaction is not asked for at CXone: its id is no single segment of a URL's path; its "
-                        "rows are sent as they are",
-                        action="enrichment_not_asked",
-                    )
+                    _warn_of_id()
                 elif interaction in self._asking:
                     under_way.append(interaction)
                 elif failed is None or (failed.failures < MOST_FAILURES and now >= failed.rest_until):
