@@ -233,8 +233,9 @@ class RelaySettings(BaseSettings):
     def plaintext_credentials(self) -> list[str]:
         """Logins that would travel unencrypted to another machine, a line for each variable that makes them."""
         config = kafka_client_config(self)
+        registries = self.schema_registry_url.split(",") if self.schema_registry_username else []
         urls = [
-            ("SCHEMA_REGISTRY_URL", self.schema_registry_username and self.schema_registry_url),
+            *(("SCHEMA_REGISTRY_URL", url.strip()) for url in registries),
             ("INFERENCE_URL", self.inference_token and self.inference_url),
             ("CXONE_OAUTH_URL", self.cxone_oauth_url),
             ("CXONE_ENRICH_URL", self.cxone_enrich_url),

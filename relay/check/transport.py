@@ -30,8 +30,8 @@ def check_http_transport(settings: RelaySettings) -> list[Finding]:
     sent = [line.partition(": takes ") for line in settings.plaintext_credentials()]
     cure = "unset ALLOW_PLAINTEXT_CREDENTIALS, and use TLS; HTTP_CA_LOCATION trusts a private authority"
     findings = [warning("unencrypted login", seen, cure) for seen, _, _ in sent]
-    services = {"SCHEMA_REGISTRY_URL": settings.schema_registry_url, "INFERENCE_URL": settings.inference_url or ""}
-    for name, url in services.items():
+    registries = [("SCHEMA_REGISTRY_URL", url.strip()) for url in settings.schema_registry_url.split(",")]
+    for name, url in (*registries, ("INFERENCE_URL", settings.inference_url or "")):
         if url and (host := plain_host(url)) is not None:
             seen = f"{name}: what {host} is asked and answers can be read and changed on the way"
             findings.append(warning("unencrypted HTTP", seen, f"let {name} be an https URL"))

@@ -55,6 +55,18 @@ def test_a_login_that_can_be_read_on_the_way_stops_the_start(name: str, given: d
     assert "canary" not in line
 
 
+def test_each_url_of_several_counts() -> None:
+    """A registry elsewhere beside one on this machine is refused all the same."""
+    urls = ["http://localhost:8081", "http://registry.example:8081"]
+    settings = RelaySettings(
+        kafka_bootstrap_servers="localhost:9092",
+        schema_registry_url="https://registry.example",
+        schema_registry_username="user",
+    ).model_copy(update={"schema_registry_url": ",".join(urls)})
+    (line,) = settings.plaintext_credentials()
+    assert "registry.example" in line
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.8.8", "[::1]"])
 def test_on_this_machine_nothing_has_to_be_encrypted(host: str) -> None:
     """A sidecar, a tunnel, a container beside: nobody else hears the login."""
