@@ -22,10 +22,10 @@ def _home() -> Path:
     """Folder of Connect's jars (``lib``) and of the connector (``plugins``)."""
     with cached(f"connect-{CONNECT}-debezium-{DEBEZIUM}") as (folder, building):
         if building:
-            maven("dependency:copy-dependencies", f"-DoutputDirectory={building / 'lib'}", pom=POM)
+            maven("dependency:copy-dependencies", building / "lib", pom=POM)
             plugins = building / "plugins"
             artifact = f"io.debezium:debezium-connector-postgres:{DEBEZIUM}:tar.gz:plugin"
-            maven("dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={plugins}", pom=POM)
+            maven("dependency:copy", plugins, f"-Dartifact={artifact}", pom=POM)
             (archive,) = plugins.glob("*.tar.gz")
             with tarfile.open(archive) as packed:
                 packed.extractall(plugins, filter="data")

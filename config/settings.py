@@ -4,6 +4,7 @@ Every secret ``NAME`` can be given as ``NAME_FILE`` instead, the path of a file 
 """
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -27,7 +29,9 @@ from config.values import clean, host_to_bind
 
 KNOWN_NAMES = frozenset(
     [
+        "ALLOW_PLAINTEXT_CREDENTIALS",
         "DATABASE_URL",
+        "HTTP_CA_LOCATION",
         "LOG_FORMAT",
         "LOG_LEVEL",
         "METRICS_TOKEN",
@@ -105,6 +109,8 @@ SECRET_NAMES = frozenset(
 """Those whose value is never shown, and that can be given as a file: NAME_FILE."""
 
 PREFIXES = (
+    "ALLOW_PLAINTEXT",
+    "HTTP_CA",
     "CXONE_",
     "WEB_",
     "WEBHOOK_",
@@ -140,9 +146,13 @@ class BaseSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, validate_default=True)
 
+    allow_plaintext_credentials: bool = False
+    """Let logins travel unencrypted to other machines."""
     database_url: SecretStr = SecretStr("sqlite:///outbox.db")
     """Where the outbox is; ``postgres://`` and ``postgresql://`` both mean psycopg 3."""
-    log_format: Literal["console", "json"] = Field(default_factory=lambda: "console" if sys.stderr and sys.stderr.isatty() else "json")
+    log_format: Literal["console", "json"] = Field(
+        default_factory=lambda: "console" if sys.stderr and sys.stderr.isatty() else "json"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     dyno: str | None = None
     """Set by platforms whose processes share no disk; not a setting of ours."""
@@ -162,6 +172,15 @@ class BaseSettings(BaseModel):
         if self.dyno and self.database_url.get_secret_value().startswith("sqlite"):
             raise ValueError("DATABASE_URL: SQLite is a file, and dynos share no disk; takes a postgres:// URL here")
         return self
+
+    @field_validator("database_url")
+    @classmethod
+    def _allowed_plaintext(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        url = make_url(value.get_secret_value())
+        said = url.get_backend_name() == "sqlite" or url.query.keys() & {"sslmode", "service"} or os.getenv("PGSSLMODE")
+        if said or not info.data.get("allow_plaintext_credentials"):  # the engine requires TLS of other machines
+            return value
+        return SecretStr(url.update_query_dict({"sslmode": "prefer"}).render_as_string(hide_password=False))
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -13,6 +13,7 @@ import psutil
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 
 from outbox.errors import UnsafeDatabaseError
+from outbox.network import tls_arguments
 from outbox.private_file import create_private
 
 try:
@@ -170,6 +171,7 @@ def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,
+            **tls_arguments(url),
             **({} if "application_name" in url.query else {"application_name": "cxone-outbox"}),
         },
     )

@@ -5,10 +5,13 @@ of yet are left for a later cycle, and so are those behind them in their interac
 CXone is down rows wait; an interaction that it fails on again and again while it tells of others is given up.
 """
 
+import re
 import threading
+import unicodedata
 from collections import deque
 from collections.abc import Container, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import cache
 from random import Random
 from time import monotonic
 from typing import NamedTuple
@@ -39,6 +42,29 @@ MOST_FAILURES = 20
 """An interaction is given up after so many failures that count; see ``failing``."""
 REST_SECONDS, REST_CAP_SECONDS, FAILING_SECONDS = 1.0, 60.0, 3600.0
 """Pause of one interaction after a failure, first and longest; when it is forgotten that it failed."""
+
+
+_SEPARATORS = re.compile(r"[/\\%?#;]")
+
+
+def askable(interaction: str) -> bool:
+    """Whether an interaction can be asked for: its id is one segment of a path, however often a server decodes it.
+
+    Proxies and servers decode ``%2F`` and take dot segments out, so an id with separators, of dots alone or with
+    characters that nobody sees could name another resource, which would be asked for with our token.
+    """
+    name = unicodedata.normalize("NFKC", interaction)  # some make a slash of what looks like one
+    return name.isprintable() and not _SEPARATORS.search(name) and bool(name.strip(". "))
+
+
+@cache
+def _warn_of_id() -> None:
+    """Once a process: senders choose ids, and a line for each would drown the log; the metric counts them."""
+    log.warning(
+        "an interaction is not asked for at CXone: its id is no single segment of a URL's path; its rows are sent as "
+        "they are, and outbox_enrichment_not_asked_total counts such interactions",
+        action="enrichment_not_asked",
+    )
 
 
 class Bucket:
@@ -105,7 +131,7 @@ class Enricher:
         self._health, self._metrics = health, metrics
         random = Random()  # noqa: S311 - jitter, not cryptography
         self._tokens = Tokens(settings, random, metrics)
-        self._client = Client(settings.cxone_enrich_concurrency)
+        self._client = Client(settings.cxone_enrich_concurrency, ca_location=settings.http_ca_location)
         self._pool = ThreadPoolExecutor(settings.cxone_enrich_concurrency, thread_name_prefix=ENRICHMENT)
         self._cycle_seconds = min(CYCLE_SECONDS, settings.relay_lease_seconds / 4)
         self._lock = threading.Lock()
@@ -168,6 +194,10 @@ class Enricher:
                 failed = self._failing.get(interaction) if self._failing else None
                 if (contact := self._known.get(interaction)) is not None:
                     known[interaction] = contact
+                elif not askable(interaction):
+                    known[interaction] = NOTHING_KNOWN
+                    self._metrics.not_asked.inc()
+                    _warn_of_id()
                 elif interaction in self._asking:
                     under_way.append(interaction)
                 elif failed is None or (failed.failures < MOST_FAILURES and now >= failed.rest_until):
@@ -231,8 +261,6 @@ class Enricher:
             return self._bucket.take(monotonic())
 
     def _fetch(self, interaction: str) -> Contact:
-        if interaction in (".", ".."):  # no path segment can name them
-            return NOTHING_KNOWN
         token = self._tokens.get()
         answer = ask_for(interaction, self._client, self._settings, token)
         if answer.status == 401:  # revoked, or expired by CXone's clock: once more with another one

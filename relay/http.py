@@ -1,10 +1,12 @@
-"""Calls to other people's HTTP services: pooled, never redirected, bounded in time and size, and judged.
+"""The one HTTP client of the relay: pooled, verified, never redirected, bounded in time and size; and its verdicts.
 
-``requests`` bounds each read, not the answer: one that trickles, or never ends, is cut off here.
+Nothing is taken from the environment (proxies, ``.netrc``, certificates), no cookie is kept. ``requests`` bounds each
+read, not the answer: one that trickles, or never ends, is cut off here.
 """
 
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC
@@ -13,6 +15,7 @@ from enum import Enum
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
 from socket import SHUT_RDWR, socket
+from ssl import SSLContext, SSLError
 from time import monotonic, time
 from typing import Any, NamedTuple
 
@@ -20,7 +23,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NameResolutionError
+from urllib3.util.ssl_ import create_urllib3_context
 
 CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
 ANSWER_SECONDS = 15.0
@@ -32,6 +36,9 @@ RETRY_AFTER_CAP_SECONDS = 300.0
 RETRIED_CLIENT_ERRORS = frozenset({408, 425, 429})
 ASKS_FOR_PATIENCE = frozenset({429, 503})
 """Beside another status ``Retry-After`` says nothing of when the same request may succeed."""
+TIMED_OUT = "no answer in time"
+TLS_FAILED = "TLS fails: check its certificate, and HTTP_CA_LOCATION"
+NAME_UNKNOWN = "its name cannot be resolved"
 
 
 class Answer(NamedTuple):
@@ -97,12 +104,18 @@ class Client:
         connections: kept open; more are made when needed, and closed.
         headers: sent with each request.
         answer_seconds: for a whole answer.
+        ca_location: file of PEM certificates that are trusted besides the public authorities; read anew for each
+            connection, so that a renewed one needs no restart.
     """
 
     def __init__(
-        self, connections: int, headers: Mapping[str, str] | None = None, answer_seconds: float = ANSWER_SECONDS
+        self,
+        connections: int,
+        headers: Mapping[str, str] | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
+        ca_location: str | None = None,
     ) -> None:
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.trust_env = False  # no proxies and no logins from the environment
         # No cookies: a balancer's would send every call to one of the servers behind it.
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -110,32 +123,66 @@ class Client:
         self._answer_seconds = answer_seconds
         self._watch = _Watch()
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(self._watch, connections))
+            self._session.mount(scheme, _Adapter(self._watch, connections, ca_location))
 
-    def request(self, method: str, url: str, **given: Any) -> Answer:
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        json: Any = None,
+        data: Mapping[str, str] | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+    ) -> Answer:
         """Ask, and read the answer: at most 64 KiB of it, for as long as a whole answer may take.
 
         Args:
             method: of HTTP.
             url: http or https.
-            given: as ``requests`` takes it (``json``, ``data``, ``headers``, ``auth``).
+            json: the body, encoded as JSON.
+            data: the body otherwise: a form, or bytes.
+            headers: besides those of each request.
+            auth: user and password of HTTP Basic, sent in UTF-8.
+
+        Returns:
+            The answer; whatever goes wrong is in it, nothing is raised, and no text of it quotes the request.
         """
         until = monotonic() + CONNECT_SECONDS + self._answer_seconds
         timeouts = (CONNECT_SECONDS, min(READ_SECONDS, self._answer_seconds))
+        login = {"Authorization": f"Basic {b64encode(':'.join(auth).encode()).decode()}"} if auth else {}
         try:
             with (
                 self._watch.until(until),
                 self._session.request(
-                    method, url, timeout=timeouts, allow_redirects=False, stream=True, **given
+                    method,
+                    url,
+                    json=json,
+                    data=data,
+                    headers={**(headers or {}), **login},
+                    timeout=timeouts,
+                    allow_redirects=False,
+                    stream=True,
                 ) as response,
             ):
                 body = _body(response, until)
                 status = response.status_code
                 named = response.headers.get("Retry-After") if status in ASKS_FOR_PATIENCE else None
         except (OSError, HTTPError, HTTPException, ValueError) as error:  # as every error of requests and urllib3 is
-            return Answer(None, "no answer in time" if "Timeout" in type(error).__name__ else type(error).__name__)
+            return Answer(None, TIMED_OUT if monotonic() >= until else _reason(error))
         wrong = None if 200 <= status < 300 else f"HTTP {status}"
         return Answer(status, wrong, retry_after_seconds(named, time()), body)
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no answer. The error's own text is left out: it quotes the URL, and parts of the answer."""
+    name = type(error).__name__
+    if "Timeout" in name:
+        return TIMED_OUT
+    if isinstance(error, requests.exceptions.SSLError):
+        return TLS_FAILED
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    return NAME_UNKNOWN if isinstance(cause, NameResolutionError) else name
 
 
 def _body(response: requests.Response, until: float) -> bytes | None:
@@ -149,6 +196,13 @@ def _body(response: requests.Response, until: float) -> bytes | None:
     except (OSError, HTTPError, HTTPException, ValueError):
         return None
     return body if monotonic() < until else None  # at the end of a socket that was shut
+
+
+class _Session(requests.Session):
+    """Looks for no redirects: even where none is followed, ``requests`` reads their whole body, however large."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None, whatever the answer says."""
 
 
 class _Watch:
@@ -196,17 +250,31 @@ def _shut(sock: socket) -> None:
         return
 
 
+def _trusting(ca_location: str) -> SSLContext:
+    """What a connection trusts besides the public authorities, which are added to it.
+
+    Raises:
+        SSLError: the file cannot be read, or holds no certificate.
+    """
+    context = create_urllib3_context()
+    try:
+        context.load_verify_locations(ca_location)
+    except OSError as error:
+        raise SSLError(type(error).__name__) from None
+    return context
+
+
 class _Adapter(HTTPAdapter):
     """Connections that tell the watch when the reading of an answer begins."""
 
-    def __init__(self, watch: _Watch, connections: int) -> None:
-        self._watch = watch
+    def __init__(self, watch: _Watch, connections: int, ca_location: str | None) -> None:
+        self._watch, self._ca_location = watch, ca_location
         super().__init__(pool_connections=4, pool_maxsize=connections)
 
     def init_poolmanager(self, *args: Any, **given: Any) -> None:
         """Make the pools, with watched connections."""
         super().init_poolmanager(*args, **given)
-        watch = self._watch
+        watch, ca_location = self._watch, self._ca_location
 
         class Plain(HTTPConnection):
             def getresponse(self) -> Any:
@@ -214,6 +282,11 @@ class _Adapter(HTTPAdapter):
                 return super().getresponse()
 
         class Secure(HTTPSConnection):
+            def connect(self) -> None:
+                if ca_location:
+                    self.ssl_context = _trusting(ca_location)
+                super().connect()
+
             def getresponse(self) -> Any:
                 watch.reads(self.sock)
                 return super().getresponse()

@@ -138,7 +138,7 @@ class InferenceWorker:
         self._random = Random()  # noqa: S311 - jitter, not cryptography
         token = settings.inference_token
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-        self._client = Client(settings.inference_concurrency, headers)
+        self._client = Client(settings.inference_concurrency, headers, ca_location=settings.http_ca_location)
         self._lock = threading.Lock()
         self._circuit = Circuit()
         self._rush = threading.Lock()

@@ -145,5 +145,10 @@ class RelayMetrics:
         self.token_refreshes = Counter(
             "outbox_token_refreshes", "Requests for a CXone token by outcome.", ["outcome"], registry=registry
         )
+        self.not_asked = Counter(
+            "outbox_enrichment_not_asked",
+            "Interactions that CXone is not asked for: their id is no single segment of a URL's path.",
+            registry=registry,
+        )
         build = Gauge("outbox_build_info", "1, by the version that runs.", ["version"], registry=registry)
         build.labels(VERSION).set(1)

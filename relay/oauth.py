@@ -41,7 +41,7 @@ class Tokens:
 
     def __init__(self, settings: RelaySettings, random: Random, metrics: RelayMetrics | None = None) -> None:
         self._settings, self._metrics = settings, metrics
-        self._client = Client(1)
+        self._client = Client(1, ca_location=settings.http_ca_location)
         self._lock = threading.Lock()
         self._token, self._renew_at = "", 0.0
         self._backoff = Backoff(random, base_seconds=1.0, cap_seconds=BACKOFF_CAP_SECONDS)
@@ -102,7 +102,7 @@ def fetch_token(settings: RelaySettings) -> str:
     Raises:
         TokenError: there is none.
     """
-    return _token_of(ask_for_token(Client(1), settings), settings)[0]
+    return _token_of(ask_for_token(Client(1, ca_location=settings.http_ca_location), settings), settings)[0]
 
 
 def lacks_scope(settings: RelaySettings) -> TokenError:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from pydantic import (
 
 from config.settings import BaseSettings, HostToBind, Shards
 from config.values import http_url, servers, topic
+from outbox.network import is_loopback
 
 FORBIDDEN_KAFKA_CONFIG = frozenset(
     {
@@ -120,7 +122,11 @@ class RelaySettings(BaseSettings):
     kafka_ssl_certificate_location: str | None = None
     kafka_ssl_key_location: str | None = None
     kafka_config: SecretStr | None = None
-    schema_registry_url: str = Field(description="the http(s) URL of the Schema Registry")
+    http_ca_location: str | None = None
+    """File of PEM certificates that every HTTPS service may have its own from, besides the public authorities."""
+    schema_registry_url: str = Field(
+        description="the http(s) URL of the Schema Registry, or several separated by commas"
+    )
     schema_registry_username: str | None = None
     schema_registry_password: SecretStr | None = None
     inference_url: str | None = None
@@ -183,7 +189,19 @@ class RelaySettings(BaseSettings):
     @field_validator(*LOGINS)
     @classmethod
     def _callable_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return None if value is None else http_url(value, LOGINS[info.field_name or ""])
+        if value is None:
+            return None
+        several = value.split(",") if info.field_name == "schema_registry_url" else [value]
+        return ",".join(http_url(url.strip(), LOGINS[info.field_name or ""]) for url in several)
+
+    @field_validator("http_ca_location")
+    @classmethod
+    def _holds_certificates(cls, value: str | None) -> str | None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value) if value else None
+        except OSError:
+            raise ValueError("takes a file of PEM certificates that this process may read") from None
+        return value
 
     @field_validator("inference_token")
     @classmethod
@@ -196,8 +214,8 @@ class RelaySettings(BaseSettings):
     @field_validator("cxone_enrich_url")
     @classmethod
     def _names_the_interaction(cls, value: str | None) -> str | None:
-        if value and "{interactionId}" not in urlsplit(value).path:
-            raise ValueError("takes a URL with {interactionId} in its path")
+        if value and (value.count("{interactionId}") != 1 or "{interactionId}" not in urlsplit(value).path):
+            raise ValueError("takes a URL with {interactionId} once, in its path")
         return value
 
     @field_validator("cxone_enrich_email_path", "cxone_enrich_agent_path")
@@ -228,10 +246,52 @@ class RelaySettings(BaseSettings):
             raise ValueError("KAFKA_REPLAY_TOPICS: takes other topics than KAFKA_PROGRESS_TOPIC")
         return self
 
+    @model_validator(mode="after")
+    def _encrypted(self) -> Self:
+        if not self.allow_plaintext_credentials and (sent := self.plaintext_credentials()):
+            raise ValueError("\n".join(f"{line}, or set ALLOW_PLAINTEXT_CREDENTIALS=true" for line in sent))
+        return self
+
+    def plaintext_credentials(self) -> list[str]:
+        """Logins that would travel unencrypted to another machine, a line for each variable that makes them."""
+        config = kafka_client_config(self)
+        registries = self.schema_registry_url.split(",") if self.schema_registry_username else []
+        urls = [
+            *(("SCHEMA_REGISTRY_URL", url.strip()) for url in registries),
+            ("INFERENCE_URL", self.inference_token and self.inference_url),
+            ("CXONE_OAUTH_URL", self.cxone_oauth_url),
+            ("CXONE_ENRICH_URL", self.cxone_enrich_url),
+            ("KAFKA_CONFIG", str(config.get("sasl.oauthbearer.token.endpoint.url") or "")),
+        ]
+        told = "a secret would be sent unencrypted to"
+        sent = [
+            f"{name}: {told} {host}: takes an https URL"
+            for name, url in urls
+            if url and (host := plain_host(url)) is not None
+        ]
+        if str(config["security.protocol"]).upper() == "SASL_PLAINTEXT":
+            hosts = kafka_hosts(self.kafka_bootstrap_servers)
+            sent += [f"KAFKA_SECURITY_PROTOCOL: {told} {host}: takes SASL_SSL" for host in hosts]
+        return sent
+
     @property
     def kafka_topics(self) -> tuple[str, ...]:
         """Every topic that rows may go to, the usual one first, each once."""
         return tuple(dict.fromkeys((self.kafka_topic, *self.kafka_replay_topics)))
+
+
+def plain_host(url: str) -> str | None:
+    """The machine that a URL speaks to without TLS; None: it uses TLS, or speaks to this one."""
+    parts = urlsplit(url)
+    host = parts.hostname or "an unknown host"
+    return None if parts.scheme == "https" or is_loopback(host) else host
+
+
+def kafka_hosts(servers: str) -> list[str]:
+    """Other machines among Kafka's bootstrap servers."""
+    named = [server.strip() for server in servers.split(",") if server.strip()]
+    hosts = [server.rpartition(":")[0].strip("[]") or server for server in named]
+    return [host for host in hosts if not is_loopback(host)]
 
 
 def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:

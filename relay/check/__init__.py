@@ -14,6 +14,7 @@ from relay.check.database import check_database
 from relay.check.findings import Finding, failure, ok, unknown, warning
 from relay.check.services import check_inference, check_oauth, check_registry
 from relay.check.topics import check_topics
+from relay.check.transport import check_database_transport, check_http_transport
 from relay.settings import RelaySettings
 
 S = TypeVar("S", bound=BaseSettings)
@@ -30,10 +31,12 @@ def check_all(environ: Mapping[str, str]) -> Iterator[Finding]:
     if base is not None:
         findings, identity = check_database(base.database_url.get_secret_value())
         yield from findings
+        yield from check_database_transport(base.database_url.get_secret_value())
     if settings is None:
         for subject in ("broker", "schema registry", "inference", "oauth"):
             yield unknown(subject, "not looked at", "correct the settings first")
     else:
+        yield from check_http_transport(settings)
         yield from _check_kafka(settings, identity)
         yield from check_registry(settings)
         yield from check_inference(settings)

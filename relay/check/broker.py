@@ -9,9 +9,10 @@ from typing import NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from outbox.network import is_loopback
 from relay.check.findings import Finding, failure, ok, unknown, warning
 from relay.kafka import CURES, seen_of
-from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
+from relay.settings import RelaySettings, kafka_client_config, kafka_hosts, kafka_producer_config
 
 log = logging.getLogger("relay.librdkafka")
 
@@ -20,7 +21,6 @@ REQUEST_SECONDS = 10.0
 TELLING = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION})  # noqa: SLF001
 """Complaints after which there is nothing to wait for."""
 TRANSACTION_SECONDS = 15.0
-LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 CHECK_PROTOCOL = "check KAFKA_SECURITY_PROTOCOL, for the listener may speak another one, and whether the broker hangs"
 REPLICAS_OF_STATE = (
     "see that the broker's __transaction_state has its replicas: transaction.state.log.replication.factor and "
@@ -132,7 +132,7 @@ def judge_cluster(settings: RelaySettings, cluster: Cluster, advertised: list[st
     servers, config = settings.kafka_bootstrap_servers, kafka_client_config(settings)  # with KAFKA_CONFIG
     if config["security.protocol"].upper().endswith("SSL"):
         tls = ok("broker TLS", "the broker's certificate is verified")
-    elif all(server.strip().startswith(LOOPBACK) for server in servers.split(",")):
+    elif not kafka_hosts(servers) and all(is_loopback(host) for host, _ in cluster.brokers):
         tls = ok("broker TLS", "off, on this machine")
     else:
         cure = "set KAFKA_SECURITY_PROTOCOL=SASL_SSL and KAFKA_SSL_CA_LOCATION"

@@ -13,7 +13,7 @@ from relay.contacts import ThrottledError
 from relay.encoding import SCHEMA_TEXT, registry_client
 from relay.enrichment import ask_for, told_by
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.http import Client
+from relay.http import NAME_UNKNOWN, TLS_FAILED, Answer, Client
 from relay.inference import insist_on_allowed_host
 from relay.oauth import TokenError, fetch_token
 from relay.settings import RelaySettings
@@ -96,14 +96,11 @@ def check_inference(settings: RelaySettings) -> list[Finding]:
     headers = {}
     if settings.inference_token:
         headers["Authorization"] = f"Bearer {settings.inference_token.get_secret_value()}"
-    try:
-        with (
-            _session() as session,
-            session.options(url, headers=headers, timeout=SECONDS, allow_redirects=False, stream=True) as response,
-        ):
-            return [judge_inference(host, response.status_code)]
-    except OSError as error:  # as every error of requests is
-        return [_no_answer("inference", host, error, "INFERENCE_URL")]
+    client = Client(1, headers, SECONDS, settings.http_ca_location)
+    answer = client.request("OPTIONS", url)
+    if answer.status is None:
+        return [_silence("inference", host, answer, "INFERENCE_URL")]
+    return [judge_inference(host, answer.status)]
 
 
 def judge_inference(host: str, status: int) -> Finding:
@@ -136,7 +133,7 @@ def check_oauth(settings: RelaySettings) -> list[Finding]:
 
 def _check_enrichment(settings: RelaySettings, token: str) -> Finding:
     host = urlsplit(settings.cxone_enrich_url or "").hostname or ""
-    answer = ask_for(NOBODY, Client(1), settings, token)
+    answer = ask_for(NOBODY, Client(1, ca_location=settings.http_ca_location), settings, token)
     seen = f"{host} answers {answer.status}" if answer.status else f"{host} does not answer ({answer.error})"
     try:
         told_by(answer, settings)
@@ -149,10 +146,14 @@ def _check_enrichment(settings: RelaySettings, token: str) -> Finding:
 # Shared --------------------------------------------------------------------------------------------
 
 
-def _session() -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
-    return session
+def _silence(subject: str, place: str, answer: Answer, name: str) -> Finding:
+    seen = f"{place} does not answer ({answer.error})"
+    if answer.error == TLS_FAILED:
+        cure = f"check its certificate and HTTP_CA_LOCATION, or let {name} name the host that the certificate is for"
+        return failure(subject, seen, cure)
+    if answer.error == NAME_UNKNOWN:
+        return failure(subject, seen, f"correct the host in {name}")
+    return failure(subject, seen, f"start it, open the way to it, or correct {name}")
 
 
 def _no_answer(subject: str, place: str, error: Exception, name: str) -> Finding:

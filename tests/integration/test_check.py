@@ -199,6 +199,19 @@ def test_a_database_that_may_lose_commits_is_a_failure(new_world: NewWorld, requ
     assert "secret-canary" not in str(away)
 
 
+def test_a_database_elsewhere_is_spoken_to_over_tls_or_not_at_all(new_world: NewWorld) -> None:
+    """A server without TLS under another machine's name: refused, and warned of once a setting allows it."""
+    world = new_world()
+    if world.engine.dialect.name == "sqlite":
+        return
+    elsewhere = world.engine.url.set(host="db.example").update_query_dict({"hostaddr": "127.0.0.1"})
+    environ = {**world.environ, "DATABASE_URL": elsewhere.render_as_string(hide_password=False)}
+    assert "does not support SSL" in failures(environ)["database"]
+    allowed = {**environ, "ALLOW_PLAINTEXT_CREDENTIALS": "true"}
+    found = verdicts(allowed)
+    assert (found["database"], found["database TLS"]) == ("ok", "warning")
+
+
 def test_a_database_role_without_rights_is_told_to_be_one(new_world: NewWorld) -> None:
     """Read rights, then write rights are missed, each with what to grant; no migration is blamed."""
     world = new_world()
@@ -330,3 +343,27 @@ def test_inference_is_reached_without_a_call(endpoints: Endpoints, tmp_path: Pat
     assert (found["inference"], found["oauth"]) == ("warning", "warning")
     refused = failures(environ, INFERENCE_ALLOW_HOSTS="elsewhere.example")
     assert "INFERENCE_ALLOW_HOSTS" in refused["inference"]
+    assert "correct the host" in failures(environ, INFERENCE_URL="http://nowhere.invalid/")["inference"]
+    tls = failures(environ, INFERENCE_URL=endpoints.url.replace("http", "https"))
+    assert "HTTP_CA_LOCATION" in tls["inference"]
+
+
+def test_a_login_that_is_not_encrypted_is_a_failure_and_allowed_a_warning(tmp_path: Path) -> None:
+    """Each variable has its line; the secret is in none."""
+    environ = {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/none.db",
+        "KAFKA_BOOTSTRAP_SERVERS": "nowhere.invalid:9",
+        "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "KAFKA_SASL_USERNAME": "user",
+        "KAFKA_SASL_PASSWORD": "canary",
+        "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9/",
+        "INFERENCE_URL": "http://nowhere.invalid/score",
+        "INFERENCE_TOKEN": "canary",
+    }
+    code, findings = checked(environ)
+    refused = [finding["seen"].split(":")[0] for finding in findings if finding["subject"] == "settings"]
+    assert (code, refused) == (4, ["INFERENCE_URL", "KAFKA_SECURITY_PROTOCOL"])
+    _, findings = checked(environ, ALLOW_PLAINTEXT_CREDENTIALS="true")
+    warned = [f["seen"].split(":")[0] for f in findings if f["subject"] == "unencrypted login"]
+    assert warned == ["INFERENCE_URL", "KAFKA_SECURITY_PROTOCOL"]
+    assert "canary" not in str(findings)

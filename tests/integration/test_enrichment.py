@@ -2,15 +2,19 @@
 
 import io
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import parse_qs
 
 import fastavro
 import pytest
+import trustme
 from prometheus_client import CollectorRegistry
 
 from outbox.leases import Leases
@@ -55,24 +59,42 @@ def lacking(*interactions: str, **further: Any) -> list[Any]:
 
 def test_what_a_row_lacks_is_learned_once_and_stored(enriched: World, simulator: Simulator) -> None:
     """Each interaction is asked for once; what the row has stays; nothing known is known as well."""
-    simulator.contacts = {"a/ü?": {"customer": {"email": "a@b"}, "agentId": 7}, "none": 404, "empty": 204}
-    rows = [*lacking("a/ü?", "none", "empty", "a/ü?"), new_row("half", customer_email=None), new_row("whole")]
+    simulator.contacts = {"a ü=": {"customer": {"email": "a@b"}, "agentId": 7}, "none": 404, "empty": 204}
+    rows = [*lacking("a ü=", "none", "empty", "a ü="), new_row("half", customer_email=None), new_row("whole")]
     ids = enriched.record(rows)
     enriched.relay()
     enriched.wait_drained()
     enriched.check_exactly_once(ids)
     assert values(enriched) == [
-        ("a/ü?", "a@b", "7"),
+        ("a ü=", "a@b", "7"),
         ("none", None, None),
         ("empty", None, None),
-        ("a/ü?", "a@b", "7"),
+        ("a ü=", "a@b", "7"),
         ("half", "learned@example.com", "agent-7"),
         ("whole", "someone@example.com", "agent-7"),
     ]
-    assert sorted(simulator.asked()) == ["a/ü?", "empty", "half", "none"]
-    assert {request.path for request in simulator.requests["contact"]} >= {"/contacts/a%2F%C3%BC%3F"}
+    assert sorted(simulator.asked()) == ["a ü=", "empty", "half", "none"]
+    assert {request.path for request in simulator.requests["contact"]} >= {"/contacts/a%20%C3%BC%3D"}
     assert enriched.query(ENRICHED) == [(5,)]
     assert len(simulator.requests["token"]) == 1
+
+
+def test_services_with_certificates_of_their_own_authority(world: World, tmp_path: Path) -> None:
+    """HTTP_CA_LOCATION: OAuth, CXone and scoring are refused until it names their authority, and work then."""
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with closing(Simulator(tls=tls)) as simulator:
+        world.environ.update({**simulator.enrichment, **simulator.inference, "INFERENCE_TOKEN": "t"})
+        ids = world.record(lacking("a"))
+        relay = world.relay()
+        relay.wait_degraded("enrichment", "HTTP_CA_LOCATION")
+        relay.stop()
+        world.relay(HTTP_CA_LOCATION=str(tmp_path / "ca.pem"))
+        world.wait_drained()
+        world.check_exactly_once(ids)
+        assert values(world) == [("a", "learned@example.com", "42")]
+        wait_until(lambda: simulator.scored() == ids, "it is scored")
 
 
 def test_a_token_that_is_refused_is_renewed_once(enriched: World, simulator: Simulator) -> None:
@@ -312,10 +334,12 @@ class Completing:
 
     def __init__(self, store: Store, simulator: Simulator, **further: str) -> None:
         self._store, self._lease = store, Leases(store._engine, "me", 600).take(0)
-        self.stop = threading.Event()
-        self.enricher = Enricher(
-            settings(simulator, **further), store, self.stop, Health(), RelayMetrics(CollectorRegistry())
-        )
+        self.stop, self._metrics = threading.Event(), RelayMetrics(CollectorRegistry())
+        self.enricher = Enricher(settings(simulator, **further), store, self.stop, Health(), self._metrics)
+
+    def not_asked(self) -> float | None:
+        """Interactions counted as not asked for."""
+        return self._metrics.registry.get_sample_value("outbox_enrichment_not_asked_total")
 
     def complete(self) -> list[PendingRow]:
         """What may be sent of what is pending."""
@@ -339,11 +363,33 @@ def test_few_are_asked_for_at_once_and_a_cycle_waits_for_two_seconds(store: Stor
     simulator.let_go()
 
 
-def test_what_no_path_can_name_is_not_asked_for(store: Store, simulator: Simulator) -> None:
-    """Dots are taken out of a path by everybody on its way, and another resource would answer."""
-    store.record(lacking(".", ".."))
-    assert len(Completing(store, simulator).complete()) == 2
+NAMES_ANOTHER_RESOURCE = (
+    *(".", "..", " . ", "..."),
+    *("../admin", "a/../b", "a/b", "/a", "a/", "a//b", "a\\b", "..\\a"),
+    *("%2e%2e", "%2E", "%252e%252e", "a%2fb", "%", "..;", "a;b=c", "a?b", "a#b"),
+    *("\uff0e\uff0e", "a\uff0fb", "\u2025", "a\u2044..\u2044b\uff3c", ".\u200b.", "..\t", "a\nb", ".\x7f."),
+)
+
+
+def test_what_may_name_another_resource_is_not_asked_for(store: Store, simulator: Simulator) -> None:
+    """Who writes an id does not choose what our token is shown to. The row is sent as it is; nobody asks twice."""
+    store.record(lacking(*NAMES_ANOTHER_RESOURCE))
+    completing = Completing(store, simulator)
+    sent = completing.complete()
+    assert [row.interaction_id for row in sent] == list(NAMES_ANOTHER_RESOURCE)
     assert not simulator.requests["contact"]
+    assert not simulator.requests["token"]
+    assert not any(row.incomplete for row in sent)
+    assert completing.not_asked() == len(NAMES_ANOTHER_RESOURCE)
+
+
+def test_an_unusual_id_is_asked_for_as_one_segment(store: Store, simulator: Simulator) -> None:
+    """Whatever leads nowhere else is percent-encoded, and found."""
+    ids = ["a:b@c", "==", "+&,'", "ü \U0001f600", "..a", "a..b", "~-_.x", "1 2"]
+    store.record(lacking(*ids))
+    completing = Completing(store, simulator)
+    wait_until(lambda: len(completing.complete()) == len(ids), "each is completed")
+    assert sorted(simulator.asked()) == sorted(ids)
 
 
 def test_a_short_failure_sends_nothing_without(store: Store, simulator: Simulator) -> None:

@@ -1,13 +1,18 @@
 """The client of other people's services, against one that misbehaves: what it does not do, and where it stops."""
 
 import socket
+import ssl
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 
-from relay.http import ANSWER_BYTES, READ_SECONDS, Answer, Client
+from relay.http import ANSWER_BYTES, READ_SECONDS, TIMED_OUT, TLS_FAILED, Answer, Client
 from tests.services.process import free_port
 from tests.simulator import Simulator
 
@@ -77,3 +82,135 @@ def test_a_connection_that_does_not_come_about_is_waited_for_less_long(monkeypat
         url = f"http://127.0.0.1:{full.getsockname()[1]}/"
         assert Client(1).request("GET", url) == Answer(None, "no answer in time")
         assert time.monotonic() - began < READ_SECONDS / 2
+
+
+class Hello(BaseHTTPRequestHandler):
+    """Answers, over a connection that ends with it; ``/moved`` redirects, in a body without end."""
+
+    def do_GET(self) -> None:
+        """A short answer."""
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "http://[no/host")
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b" " * 65_536)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_args: object) -> None:
+        """Quiet."""
+
+
+class Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that do not trust it."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """No concern of the test."""
+
+
+def test_of_a_redirect_no_more_is_read_than_of_any_answer() -> None:
+    """Neither its target nor its body matters: the status is known, and a body without end is left at once."""
+    with Quiet(("127.0.0.1", 0), Hello) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/moved"
+        assert Client(1, answer_seconds=5).request("GET", url) == Answer(302, "HTTP 302")
+        server.shutdown()
+
+
+@pytest.fixture
+def private() -> Iterator[tuple[str, ssl.SSLContext]]:
+    """The address of a server over TLS, and its context, which a test gives a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with Quiet(("127.0.0.1", 0), Hello) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_port}/", context
+        server.shutdown()
+
+
+def test_a_private_authority_is_trusted_beside_the_public_ones_and_read_anew(
+    private: tuple[str, ssl.SSLContext], tmp_path: Path
+) -> None:
+    """HTTP_CA_LOCATION: without it the connection is refused; a renewed file counts for the next connection."""
+    url, context = private
+    first, second, file = trustme.CA(), trustme.CA(), tmp_path / "ca.pem"
+    first.issue_cert("127.0.0.1").configure_cert(context)
+    client = Client(1, ca_location=str(file))
+    assert client.request("GET", url) == Answer(None, TLS_FAILED)  # there is no such file
+    file.write_text("no certificate")
+    assert client.request("GET", url) == Answer(None, TLS_FAILED)
+    second.cert_pem.write_to_path(str(file))
+    assert client.request("GET", url) == Answer(None, TLS_FAILED)
+    file.write_bytes("# Zertifizierungsstelle für innen\n".encode() + first.cert_pem.bytes())
+    assert client.request("GET", url).body == b"ok"
+    assert Client(1).request("GET", url) == Answer(None, TLS_FAILED)
+    second.issue_cert("127.0.0.1").configure_cert(context)
+    assert client.request("GET", url) == Answer(None, TLS_FAILED)
+    second.cert_pem.write_to_path(str(file))
+    assert client.request("GET", url).body == b"ok"
+
+
+def test_the_name_in_a_certificate_counts_with_a_private_authority(
+    private: tuple[str, ssl.SSLContext], tmp_path: Path
+) -> None:
+    """A certificate of the same authority for another host is refused."""
+    url, context = private
+    authority = trustme.CA()
+    authority.issue_cert("elsewhere.example").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    assert Client(1, ca_location=str(tmp_path / "ca.pem")).request("GET", url) == Answer(None, TLS_FAILED)
+
+
+def test_the_environment_names_no_authority(
+    private: tuple[str, ssl.SSLContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may set a variable for all programs of the machine does not decide whom the relay trusts."""
+    url, context = private
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "ca.pem"))
+    assert Client(1).request("GET", url) == Answer(None, TLS_FAILED)
+
+
+def test_a_tls_handshake_that_never_ends_is_cut_off() -> None:
+    """A byte of a record now and then keeps each read short; the time to connect counts all the same."""
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def trickle() -> None:
+            made, _ = server.accept()
+            with made:
+                made.sendall(b"\x16\x03\x03\x40\x00")  # a handshake record of 16 KiB follows
+                try:
+                    while not stop.wait(0.2):
+                        made.sendall(b"\x02")
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        url = f"https://127.0.0.1:{server.getsockname()[1]}/"
+        assert Client(1, answer_seconds=1).request("GET", url) == Answer(None, TIMED_OUT)
+        assert time.monotonic() - began < 15
+        stop.set()
+        thread.join()
+
+
+def test_what_went_wrong_quotes_nothing(simulator: Simulator) -> None:
+    """No error of the libraries is passed on: their texts hold the URL, headers and parts of the answer."""
+    client = Client(1, {"Authorization": "Bearer canary"})
+    for headers in ({"X-Bad": "canary\r\nX-More: canary"}, {"X-Bad": "canary\u2028"}):
+        answer = client.request("GET", f"{simulator.base}/canary", headers=headers)
+        assert answer.status is None
+        assert "canary" not in str(answer)
+    for url in (f"http://127.0.0.1:{free_port()}/canary", "http://canary.invalid/", "http://[canary/", "canary"):
+        assert "canary" not in str(client.request("GET", url))

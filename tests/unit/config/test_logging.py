@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from config.logging import configure_logging, frames
+from config.logging import OURS, configure_logging, frames
 from config.settings import BaseSettings, load
 
 
@@ -19,6 +19,8 @@ def _restored() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
 
@@ -42,17 +44,42 @@ def test_ours_and_the_libraries_lines_share_one_format(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_a_traceback_shows_no_local_variables(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """They hold rows and secrets."""
+def test_a_traceback_shows_neither_local_variables_nor_messages(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They hold rows and secrets: a database quotes the row that it refuses. Where it failed, and as what, is shown."""
     configure_logging(load(BaseSettings, {"LOG_FORMAT": form}))
     try:
-        fail()
-    except ValueError:
+        try:
+            fail()
+        except ValueError as error:
+            raise LookupError("canary-outer") from error
+    except LookupError:
         structlog.get_logger("ours").exception("it failed", action="failed")
         logging.getLogger("theirs").exception("it failed")
     written = capsys.readouterr().err
-    assert "in fail" in written or '"name": "fail"' in written
-    assert "canary-local" not in written
+    assert written.count(" fail") >= 2
+    assert written.count("builtins.ValueError") == written.count("builtins.LookupError") == 2
+    assert "canary" not in written
+    if form == "json":
+        assert [json.loads(line)["level"] for line in written.splitlines()] == ["error", "error"]
+
+
+def test_debug_is_for_our_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """LOG_LEVEL=DEBUG: what libraries tell their developers quotes requests and rows, and is not shown."""
+    configure_logging(load(BaseSettings, {"LOG_FORMAT": "json", "LOG_LEVEL": "debug"}))
+    logging.getLogger("theirs.protocol").debug("GET /canary")
+    structlog.get_logger("relay.shard").debug("ours", action="looking")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "ours"
+
+
+def test_a_line_stays_a_line_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a broker or a database answers may hold line ends and escapes, and look like a line of ours."""
+    configure_logging(load(BaseSettings, {"LOG_FORMAT": "console"}))
+    structlog.get_logger("relay").warning("%s waits", "a\nb\x1b[2J\u202e", action="degraded", reason="c\rd")
+    written = capsys.readouterr().err
+    assert written.count("\n") == 1
+    assert "a\\nb\\x1b[2J\\u202e waits" in written
+    assert "\r" not in written
 
 
 def test_the_level_holds_for_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,6 +209,23 @@ def test_brokers_must_be_reached_as_they_advertise_themselves() -> None:
 
 
 @pytest.mark.parametrize(
+    ("server", "advertised", "warned"),
+    [
+        ("localhost:9092", "127.0.0.1", False),
+        ("[::1]:9092", "::1", False),
+        ("localhost:9092", "broker.example", True),
+        ("localhost.example:9092", "localhost", True),
+        ("127.example:9092", "127.0.0.1", True),
+    ],
+)
+def test_plain_text_is_in_order_on_this_machine_alone(server: str, advertised: str, *, warned: bool) -> None:
+    """A tunnel's end is here, but the client is sent on to the brokers' own addresses."""
+    settings = RelaySettings(kafka_bootstrap_servers=server, schema_registry_url="http://registry.example")
+    found = judge_cluster(settings, Cluster("c", [(advertised, 9092)]), [None])
+    assert bad(found) == ({"broker TLS": "warning"} if warned else {})
+
+
+@pytest.mark.parametrize(
     ("status", "subject", "verdict", "cure"),
     [
         (401, "schema registry", "failure", "SCHEMA_REGISTRY_PASSWORD"),
