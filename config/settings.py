@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
+from sqlalchemy import make_url
 
 from config.database_url import normalised
 from config.values import clean, host_to_bind
