@@ -70,6 +70,9 @@ class Store:
         Raises:
             SchemaOutdatedError, DatabaseUnavailableError
         """
+        transactions.repeated(self._touch)
+
+    def _touch(self) -> None:
         with transactions.write(self._engine) as connection:
             revision = connection.execute(sql.REVISION.on(connection)).scalar_one_or_none() or "none"
             if revision < REQUIRED_REVISION:

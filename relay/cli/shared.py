@@ -248,7 +248,7 @@ def outbox_of(kind: type[S], *, answer_seconds: float = ANSWER_SECONDS) -> Itera
         click.echo(str(error), err=True)
         sys.exit(FAILED)
     except SQLAlchemyError as error:  # its message could quote a row
-        click.echo(f"the database did not do its work: {type(error).__name__}", err=True)
+        click.echo(f"database error: {type(error).__name__}", err=True)
         sys.exit(FAILED)
 
 
