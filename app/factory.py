@@ -36,7 +36,7 @@ def create_app(settings: WebSettings) -> Flask:
         UnsafeDatabaseError: the database cannot be used as it is configured.
     """
     url = settings.database_url.get_secret_value()
-    store = Store(create_outbox_engine(url))
+    store = Store(create_outbox_engine(url, may_create=False))
     app = Flask("app", static_folder=None)
     app.url_map.merge_slashes = False  # a POST must not be redirected
     app.config["METRICS_TOKEN"] = settings.metrics_token.get_secret_value() if settings.metrics_token else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from outbox.errors import MIGRATE, ConnectionLostError, DatabaseUnavailableError, OutboxError, SchemaOutdatedError
+from outbox.sqlite_files import SUFFIXES
 
 
 class Fault(Enum):
@@ -125,11 +126,14 @@ def _sqlite_cure(error: BaseException | None, path: Path) -> str:
         return f"restore {path} from a copy"
     if _result_code(error) not in (8, 10, 14):
         return ""
-    for place, wanted in ((folder, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
+    files = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+    there = [file for file in files if os.path.exists(file)]  # noqa: PTH110 - a Path raises where it may not look
+    for place in (folder, *there):
+        wanted = os.R_OK | os.W_OK | (os.X_OK if place == folder else 0)
         if not os.access(place, wanted, effective_ids=os.access in os.supports_effective_ids):
             return (
                 f"the user {_user()} may not write {place}; SQLite writes {path}, and makes {path.name}-wal and "
-                f"{path.name}-shm in the folder {folder}: give {_user()} the right to write both"
+                f"{path.name}-shm in the folder {folder}: give {_user()} the right to write file and folder"
             )
     return f"see whether {path} and its folder {folder} can be read and written"
 

@@ -6,6 +6,7 @@ files that nobody finds again.
 
 import logging
 import os
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,8 @@ class SqliteFiles:
         self._path, self._may_create = path, may_create
         self._names = [f"{path}{suffix}" for suffix in SUFFIXES]
         self._closed_until = 0.0
+        self._opened: list[Identity] = []
+        self._pin: Callable[[], object] | None = None
 
     def open(self, connect: Callable[[str], Any]) -> Any:
         """A connection to the file that is there now.
@@ -53,6 +56,8 @@ class SqliteFiles:
         before = _identity(self._names[0])
         if before is None and not self._may_create:
             raise DatabaseUnavailableError(f"DATABASE_URL names {self._path}, which does not exist: put it back")
+        if self._opened and before != self._opened[0]:
+            self._set_logs_aside()
         connection = connect(f"{self._path.as_uri()}?mode={'rw' if before else 'rwc'}")
         if before not in (None, _identity(self._names[0])):
             connection.close()
@@ -62,7 +67,11 @@ class SqliteFiles:
 
     def watched(self) -> Callable[[], None]:
         """Raises ``ConnectionLostError`` once the files are not those of now any more; takes microseconds."""
-        return partial(self._insist, [_identity(name) for name in self._names])
+        opened = [_identity(name) for name in self._names]
+        if opened[:1] != self._opened[:1]:
+            self._pin_file()
+        self._opened = opened
+        return partial(self._insist, opened)
 
     def _insist(self, opened: list[Identity]) -> None:
         for name, before in zip(self._names, opened, strict=True):
@@ -71,6 +80,25 @@ class SqliteFiles:
             if name != self._names[0] and not now:
                 self._closed_until = monotonic() + CLOSED_SECONDS
             raise ConnectionLostError(f"{name} was {'replaced' if now else 'removed or moved'} while it was in use")
+
+    def _pin_file(self) -> None:
+        """Keep the inode from being given to another file, which would look like this one."""
+        if self._pin is not None:
+            self._pin()
+        # No reading, as closing such a descriptor would let go of SQLite's locks.
+        self._pin = weakref.finalize(self, os.close, os.open(self._names[0], os.O_PATH)) if _CAN_PIN else None
+
+    def _set_logs_aside(self) -> None:
+        """Another database is at the path: the log of the one before would spoil it."""
+        for name, opened in zip(self._names[1:], self._opened[1:], strict=True):
+            if opened is not None and _identity(name) == opened:
+                os.replace(name, f"{name}.replaced")  # noqa: PTH105 - as _identity
+                log.warning(
+                    "%s was replaced, so the log of the file before is renamed to %s.replaced", self._path, name
+                )
+
+
+_CAN_PIN = hasattr(os, "O_PATH")
 
 
 def _identity(name: str) -> Identity:

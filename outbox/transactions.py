@@ -1,5 +1,6 @@
 """One database transaction as a block, with the driver's errors told in the ledger's terms."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,6 +76,19 @@ def driver(engine: Engine) -> Iterator[Any]:
             raise
         finally:
             pooled.close()
+
+
+def refuse_unsafe(engine: Engine) -> None:
+    """Return if the database is fit for an outbox, or cannot be asked now; the engine is left without a connection.
+
+    Raises:
+        UnsafeDatabaseError: waiting does not help.
+    """
+    try:
+        with contextlib.suppress(DatabaseUnavailableError), single(engine):
+            pass
+    finally:
+        engine.dispose()
 
 
 def repeated(attempt: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedE
 from outbox.leases import Leases
 from outbox.rows import Holding, PendingRow
 from outbox.store import Store
-from relay.backoff import Backoff
+from relay.backoff import Backoff, pause_after
 from relay.enrichment import Enricher
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.gauges import Gauges
@@ -71,7 +71,7 @@ class Supervisor:
         owner, ended = Owner(), True
         try:
             # A relay works on few connections: one a shard, and some for the rest.
-            engine = create_outbox_engine(self._settings.database_url.get_secret_value())
+            engine = create_outbox_engine(self._settings.database_url.get_secret_value(), may_create=False)
             self._refuse_other_shards(self._insist("database", Store(engine).identity).shards)
             leases = Leases(engine, owner.id, self._settings.relay_lease_seconds)
             ended = self._work(prepare(self._settings, engine, leases, self._insist), engine)
@@ -97,7 +97,7 @@ class Supervisor:
                 result = attempt()
             except (UnavailableError, DatabaseUnavailableError, SchemaOutdatedError) as error:
                 self._health.degraded(service, str(error))
-                self._stop.wait(backoff.failed())
+                self._stop.wait(pause_after(error, backoff))
             else:
                 self._health.recovered(service)
                 return result
@@ -219,15 +219,17 @@ class Team:
 
     def listen(self) -> None:
         """Wake the workers whose shards have new rows, until the stop."""
-        bell = self._prepared.bell
+        bell, told = self._prepared.bell, ""
         while not self._stop.is_set():
             try:
                 rung = bell.wait(LISTEN_SECONDS)
                 with self._lock:
                     for shard in self._workers.keys() & set(rung):
                         self._workers[shard].shard.wake.set()
+                told = ""
             except OutboxError as error:
-                log.debug("relays look for rows by themselves for now: %s", error)
+                if told != (told := str(error)):
+                    log.info("rows are looked for without notifications: %s", error, action="not_notified")
                 self._stop.wait(LISTEN_SECONDS)
         bell.close()
 

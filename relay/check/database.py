@@ -33,7 +33,7 @@ def check_database(url: str) -> tuple[list[Finding], Identity | None]:
     if place.get_backend_name() == "sqlite" and not Path(place.database or "").exists():
         return [failure("database", f"{shown} does not exist", f"run {MIGRATE}, or correct DATABASE_URL")], None
     try:
-        engine = create_outbox_engine(url)
+        engine = create_outbox_engine(url, may_create=False)
     except UnsafeDatabaseError as error:
         return [failure("database", str(error), "name a database that the outbox can rest on")], None
     try:
