@@ -95,13 +95,14 @@ def explain(error: BaseException | None, engine: Engine, *, lost: bool) -> Outbo
     if fault is Fault.SCHEMA:
         return SchemaOutdatedError(f"the database lacks what this code needs ({what}): {MIGRATE}")
     sqlite = engine.dialect.name == "sqlite"
-    cure = _sqlite_cure(error, Path(engine.url.database or "")) if sqlite else _CURES.get(_sqlstate(error), "")
+    cure = _sqlite_cure(error, Path(engine.url.database or "")) if sqlite else _postgresql_cure(error, what)
     kind = ConnectionLostError if lost or fault in CONDEMNED else DatabaseUnavailableError
     return kind(f"database error: {what}{': ' if cure else ''}{cure}")
 
 
-def _sqlstate(error: BaseException | None) -> str:
-    return str(getattr(error, "sqlstate", None) or "")
+def _postgresql_cure(error: BaseException | None, what: str) -> str:
+    refused = what.endswith(("session is read-only", "server is in hot standby mode"))  # libpq's own words
+    return _CURES.get("25006" if refused else str(getattr(error, "sqlstate", "")), "")
 
 
 def _result_code(error: BaseException | None) -> int:

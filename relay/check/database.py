@@ -8,7 +8,13 @@ from sqlalchemy import Engine, make_url
 
 from outbox import vitals
 from outbox.engine import create_outbox_engine, wal_is_safe
-from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError, UnsafeDatabaseError
+from outbox.errors import (
+    DatabaseUnavailableError,
+    OutboxError,
+    SchemaOutdatedError,
+    UnfitEncodingError,
+    UnsafeDatabaseError,
+)
 from outbox.rows import Identity
 from outbox.store import REQUIRED_REVISION, Store
 from outbox.vitals import Vitals
@@ -45,6 +51,9 @@ def check_database(url: str) -> tuple[list[Finding], Identity | None]:
 def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
     try:
         seen = vitals.look(engine)
+    except UnfitEncodingError as error:
+        cure = "make a database with the encoding UTF8, migrate it, and name it in DATABASE_URL"
+        return [ok("database", f"{shown} answers"), failure("database encoding", str(error), cure)], None
     except UnsafeDatabaseError as error:
         cure = "set fsync = on, and synchronous_commit to anything but off, for the server, the database and the role"
         return [ok("database", f"{shown} answers"), failure("database durability", str(error), cure)], None
