@@ -73,8 +73,8 @@ class ImpatientConnection(psycopg.Connection[Any]):
             )
         if encoding != "UTF8":
             raise UnfitEncodingError(
-                f"the database {self.info.dbname} has the encoding {encoding}, which cannot store every character: name "
-                "another one in DATABASE_URL, made with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+                f"the database {self.info.dbname} has the encoding {encoding}, which cannot store every character: "
+                "name another one in DATABASE_URL, made with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
             )
         if standby or read_only != "off":
             why = "a standby" if standby else "default_transaction_read_only is on"

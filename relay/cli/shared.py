@@ -238,8 +238,7 @@ def outbox_of(kind: type[S], *, answer_seconds: float = ANSWER_SECONDS) -> Itera
     """
     try:
         settings = load(kind, os.environ)
-        url = settings.database_url.get_secret_value()
-        engine = create_outbox_engine(url, answer_seconds=answer_seconds, may_create=False)
+        engine = create_outbox_engine(settings.database_url.get_secret_value(), answer_seconds=answer_seconds)
         try:
             _refuse_missing_file(engine)
             yield engine, settings
