@@ -1,11 +1,14 @@
 """Connections to PostgreSQL that end, or turn read-only, while they wait: that costs a fresh one, not the caller."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
 from sqlalchemy import Engine
 
+from outbox import engine as engines
 from outbox.engine import create_outbox_engine
 from outbox.errors import (
     DatabaseUnavailableError,
@@ -17,6 +20,7 @@ from outbox.leases import Leases
 from outbox.rows import Accepted
 from outbox.store import Store
 from tests.conftest import NewDatabase
+from tests.services import Postgres
 from tests.support import new_row
 
 Administrator = Callable[[str], list[tuple[object, ...]]]
@@ -134,6 +138,39 @@ def test_what_is_wrong_with_the_address_is_named(engine: Engine, change: dict[st
     with pytest.raises(DatabaseUnavailableError, match=reason):
         Store(other).identity()
     other.dispose()
+
+
+def test_a_wrong_password_is_named(tmp_path: Path) -> None:
+    """By the server's own reason, without the password."""
+    with TemporaryDirectory(prefix="outbox-hba-") as folder:  # the server's user has to read it
+        Path(folder).chmod(0o755)
+        rules = Path(folder) / "pg_hba.conf"
+        rules.write_text("host all outbox 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        server = Postgres(tmp_path / "postgres", hba_file=str(rules))
+        server.start()
+    try:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE web LOGIN PASSWORD 'right'")
+        url = server.url.replace("postgresql://outbox", "postgresql+psycopg://web:canary")
+        other = create_outbox_engine(url)
+        with pytest.raises(DatabaseUnavailableError, match='password authentication failed for user "web"') as refused:
+            Store(other).identity()
+        other.dispose()
+    finally:
+        server.stop()
+    assert "canary" not in str(refused.value)
+
+
+def test_a_connection_is_not_kept_for_ever(new_postgresql: NewDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address may lead elsewhere after a while."""
+    monkeypatch.setattr(engines, "MAX_AGE_SECONDS", 0)
+    engine = create_outbox_engine(new_postgresql())
+    sessions = set()
+    for _ in range(3):
+        with engine.connect() as connection:
+            sessions.add(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+    engine.dispose()
+    assert len(sessions) == 3
 
 
 def test_an_unknown_parameter_is_refused_before_anything_is_connected(engine: Engine) -> None:
