@@ -12,6 +12,7 @@ import requests
 
 from tests.conftest import ROOT
 from tests.services import Given, Kafka, Postgres, Registry
+from tests.services.process import free_port
 from tests.support import wait_until
 from tests.web_process import SECRET
 from tests.world import World, settings_for
@@ -40,7 +41,7 @@ def test_a_database_in_another_encoding_is_refused(
         made = f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
         connection.execute(f'CREATE DATABASE "{name}" {made}')
     ended = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environ, "PORT": "0"}, capture_output=True, text=True, check=False,
+        command, cwd=ROOT, env={**os.environ, **environ, "PORT": str(free_port())}, capture_output=True, text=True, check=False,
         timeout=60,
     )  # fmt: skip
     assert ended.returncode == 1
