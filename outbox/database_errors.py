@@ -101,7 +101,7 @@ def explain(error: BaseException | None, engine: Engine, *, lost: bool) -> Outbo
 
 
 def _postgresql_cure(error: BaseException | None, what: str) -> str:
-    refused = what.endswith(("session is read-only", "server is in hot standby mode"))  # libpq's own words
+    refused = "session is read-only" in what  # libpq's own words
     return _CURES.get("25006" if refused else str(getattr(error, "sqlstate", "")), "")
 
 
@@ -113,10 +113,8 @@ def _result_code(error: BaseException | None) -> int:
 def _in_one_line(error: BaseException | None) -> str:
     """The first line: further ones may quote a row. Where several hosts were tried, what each one said."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    attempts = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
-    if lines[0].startswith("multiple connection attempts failed") and attempts:
-        return "; ".join(dict.fromkeys(attempts))
-    return lines[0]
+    attempts = [line.removeprefix("- ") for line in lines if line.startswith("- host: ")]
+    return "; ".join(attempts) or lines[0]
 
 
 def _sqlite_cure(error: BaseException | None, path: Path) -> str:

@@ -127,6 +127,8 @@ def _sqlite_engine(url: URL, *, may_create: bool) -> Engine:
     path = Path(url.database or ":memory:")
     if str(path) == ":memory:" or str(path).startswith("file:"):
         raise UnsafeDatabaseError(f"DATABASE_URL names {path}: the outbox needs a plain file, sqlite:///path")
+    if url.query:
+        raise UnsafeDatabaseError(f"DATABASE_URL cannot be used: SQLite takes no parameter {min(url.query)!r} here")
     _refuse_network_file_system(path)
     journal = "wal" if wal_is_safe(sqlite.sqlite_version_info) else "delete"
     if journal != "wal":
@@ -206,7 +208,10 @@ def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
-        connection = ImpatientConnection.connect(*arguments, **parameters)
+        try:
+            connection = ImpatientConnection.connect(*arguments, **parameters)
+        except UnicodeError:  # of the resolver
+            raise UnsafeDatabaseError(f"DATABASE_URL names {url.host!r}, which cannot be a host's name") from None
         connection.answer_seconds = answer_seconds
         try:
             connection.autocommit = True  # the driver opens no transactions of its own: _begin does

@@ -140,6 +140,29 @@ def test_what_is_wrong_with_the_address_is_named(engine: Engine, change: dict[st
     other.dispose()
 
 
+def test_each_host_that_was_tried_is_named(engine: Engine) -> None:
+    """One is away, the other takes no writes; in one line."""
+    with engine.connect() as connection:
+        name = engine.url.database
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        connection.commit()
+    hosts = ("127.0.0.1:1", f"127.0.0.1:{engine.url.port}")
+    url = engine.url.set(host=None, port=None).update_query_dict({"host": hosts})
+    other = create_outbox_engine(url.render_as_string(hide_password=False))
+    with pytest.raises(DatabaseUnavailableError, match=r"refused.*session is read-only.*takes writes") as refused:
+        Store(other).identity()
+    assert "\n" not in str(refused.value)
+    other.dispose()
+
+
+def test_a_host_that_can_be_none_is_named(engine: Engine) -> None:
+    """The resolver refuses it before anybody is asked."""
+    other = create_outbox_engine(engine.url.set(host="a..b").render_as_string(hide_password=False))
+    with pytest.raises(UnsafeDatabaseError, match=r"a\.\.b"):
+        Store(other).identity()
+    other.dispose()
+
+
 def test_a_wrong_password_is_named(tmp_path: Path) -> None:
     """By the server's own reason, without the password."""
     with TemporaryDirectory(prefix="outbox-hba-") as folder:  # the server's user has to read it

@@ -40,10 +40,8 @@ def test_a_database_in_another_encoding_is_refused(
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         made = f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
         connection.execute(f'CREATE DATABASE "{name}" {made}')
-    ended = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environ, "PORT": str(free_port())}, capture_output=True, text=True, check=False,
-        timeout=60,
-    )  # fmt: skip
+    settings = {**os.environ, **environ, "PORT": str(free_port())}
+    ended = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 1
     (line,) = (ended.stdout + ended.stderr).splitlines()
     assert encoding in line
