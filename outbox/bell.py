@@ -7,6 +7,7 @@ notifications; SQLite tells a kept connection whether others have committed.
 import contextlib
 import logging
 from collections.abc import Iterable, Sequence
+from math import inf
 from time import monotonic, sleep
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from outbox import statements as sql
 from outbox import transactions
 from outbox.engine import MAX_AGE_SECONDS, insist_on_files
-from outbox.errors import DatabaseUnavailableError, OutboxError
+from outbox.errors import ConnectionLostError, DatabaseUnavailableError, OutboxError
 from outbox.hashing import interaction_hash
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ EVERY_SHARD = range(99)
 """SQLite does not tell which; more than 99 there never are."""
 PROBE_SECONDS = (0.001, 0.016)
 """First and longest pause between two looks at SQLite's counter of commits."""
+ASK_SECONDS = 1.0
 HEARD_SECONDS = 5.0
 """How long a listener has to hear itself; else a pooler is in between, and it listens no more."""
 DEAF_SECONDS = 60.0
@@ -61,7 +63,7 @@ class Bell:
         self.heard = False
         self._engine = engine
         self._connection: PoolProxiedConnection | None = None
-        self._since = 0.0
+        self._since = self._asked = 0.0
         self._deaf_until = 0.0
         self._version: int | None = None
         self._rubbish, self._warned = 0, float("-inf")
@@ -98,6 +100,7 @@ class Bell:
         if self._connection is None and not self._listen():
             sleep(seconds)
             return ()
+        self._ask()
         shards: set[int] = set()
         for notification in self._driver().notifies(timeout=seconds, stop_after=1):
             self.heard = True
@@ -107,6 +110,13 @@ class Bell:
             self._deaf_until = monotonic() + DEAF_SECONDS
             self.close()
         return sorted(shards)
+
+    def _ask(self) -> None:
+        """Once a second: a session that only listens is idle, and a link may have dropped it without a word."""
+        if monotonic() - self._asked >= ASK_SECONDS:
+            if not self._driver().serves(inf):
+                raise ConnectionLostError("the connection that listens is gone")
+            self._asked = monotonic()
 
     def _listen(self) -> bool:
         """Whether it listens now, on a connection of its own."""
@@ -119,6 +129,7 @@ class Bell:
             self._deaf_until = monotonic() + DEAF_SECONDS
             return False
         self._connection, self._since = connection, monotonic()
+        self._asked = self._since
         driver.keep_notifications()
         driver.execute(sql.LISTEN)
         driver.execute(sql.RING, ("{}",))  # heard by itself, if it works

@@ -226,7 +226,6 @@ class Team:
                 with self._lock:
                     for shard in self._workers.keys() & set(rung):
                         self._workers[shard].shard.wake.set()
-                told = ""
             except OutboxError as error:
                 if told != (told := str(error)):
                     log.info("rows are looked for without notifications: %s", error, action="not_notified")

@@ -1,6 +1,7 @@
 """The bell: who listens hears of committed rows, by shard, and of nothing else."""
 
 from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 from sqlalchemy import Engine, text
@@ -67,6 +68,21 @@ def test_what_others_notify_is_ignored_and_named(engine: Engine, bell: Bell, cap
     assert bell.heard
     assert [record.levelname for record in caplog.records if record.name == "outbox.bell"] == ["WARNING"]
     assert "canary" not in caplog.text
+
+
+def test_a_listener_is_not_cut_for_being_idle(engine: Engine, bell: Bell) -> None:
+    """It asks once a second, so that a server that ends idle sessions leaves it alone."""
+    if engine.dialect.name == "sqlite":
+        return
+    bell.close()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'ALTER DATABASE "{engine.url.database}" SET idle_session_timeout = 5000')
+    engine.dispose()
+    wait_until(lambda: bell.wait(0) or bell.heard, "the bell works")
+    until = monotonic() + 7
+    while monotonic() < until:
+        bell.wait(0.5)
+        assert bell.heard
 
 
 def test_a_listener_that_hears_nothing_listens_no_more(

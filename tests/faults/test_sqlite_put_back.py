@@ -99,6 +99,23 @@ def test_nothing_is_acknowledged_without_the_file(
     assert world.query("SELECT count(*) FROM outbox")[0][0] >= len(ids) + 20
 
 
+def test_each_reason_of_an_outage_is_logged_once(new_world: NewWorld) -> None:
+    """First the file is gone, then another one is no database; not a line for each request."""
+    world = new_world(1)
+    web, path = world.web(), file_of(world)
+    world.engine.dispose()
+    assert post(web)
+    delete(path)
+    wait_until(lambda: not post(web) and "does not exist" in web.log.read_text(), "the first reason is logged")
+    path.write_bytes(b"no database" * 1000)
+    wait_until(lambda: not post(web) and "restore" in web.log.read_text(), "the second reason is logged")
+    for _ in range(20):
+        assert not post(web)
+    lines = [line["event"] for line in map(json.loads, web.log.read_text().splitlines())]
+    reasons = [line for line in lines if line.startswith("interactions are not committed")]
+    assert len(reasons) == len(set(reasons)) <= 3
+
+
 def test_a_relay_whose_log_was_removed_sends_everything(new_world: NewWorld) -> None:
     """Web and relay close the file before they open it again: what was acknowledged is sent, once."""
     world = new_world(1)
