@@ -33,6 +33,7 @@ install: .venv/installed ## .venv with the package and its tools
 tools: install
 	@command -v mvn >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq maven; } || echo "Maven is missing, so tests that need Kafka or the registry will be named as not run: apt-get install maven, or brew install maven"
 	@command -v cc >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } || echo "A C compiler (cc) is missing, so the tests of a lost page cache will be named as not run: apt-get install gcc"
+	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq pgbouncer; } || echo "PgBouncer is missing, so the tests behind a pooler will be named as not run: apt-get install pgbouncer, or brew install pgbouncer"
 
 demo: install ## see interactions travel from HTTP to Kafka (KAFKA=real: with a real broker)
 ifeq ($(KAFKA),real)

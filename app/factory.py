@@ -18,7 +18,7 @@ from app.door import Door
 from app.health import Readiness
 from app.limits import BacklogLimit, RateLimit
 from app.problems import problem
-from app.recorder import Recorder
+from app.recorder import PATIENCE_SECONDS, Recorder
 from app.settings import WebSettings
 from config.logging import configure_logging, frames
 from config.settings import load, unknown_names
@@ -38,7 +38,7 @@ def create_app(settings: WebSettings) -> Flask:
         UnsafeDatabaseError: the database cannot be used as it is configured.
     """
     url = settings.database_url.get_secret_value()
-    store = Store(create_outbox_engine(url))
+    store = Store(create_outbox_engine(url, answer_seconds=PATIENCE_SECONDS, may_create=False))
     app = Flask("app", static_folder=None)
     app.url_map.merge_slashes = False  # a POST must not be redirected
     app.config["METRICS_TOKEN"] = settings.metrics_token.get_secret_value() if settings.metrics_token else None

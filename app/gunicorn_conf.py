@@ -17,6 +17,7 @@ from config.logging import configure_logging
 from config.settings import SettingsError, load
 from outbox.engine import create_outbox_engine
 from outbox.errors import OutboxError
+from outbox.transactions import refuse_unsafe
 
 
 def _settings() -> WebSettings:
@@ -24,7 +25,7 @@ def _settings() -> WebSettings:
     try:
         settings = load(WebSettings, os.environ)
         configure_logging(settings)
-        create_outbox_engine(settings.database_url.get_secret_value()).dispose()
+        refuse_unsafe(create_outbox_engine(settings.database_url.get_secret_value(), may_create=False))
     except (SettingsError, OutboxError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)

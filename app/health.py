@@ -9,7 +9,7 @@ import structlog
 from flask import Blueprint, Response, current_app, jsonify
 
 from app.problems import problem
-from outbox.errors import OutboxError, SchemaOutdatedError, UnsafeDatabaseError
+from outbox.errors import MIGRATE, OutboxError, SchemaOutdatedError, UnsafeDatabaseError
 from outbox.store import Store
 
 log = structlog.get_logger(__name__)
@@ -31,39 +31,35 @@ class Readiness:
         self._store, self._database_file = store, database_file
         self._lock = threading.Lock()
         self._reason: str | None = None
-        self._cause: str | None = None  # in the database's words, which are for the log alone
+        self._detail = ""
         self._good_until = 0.0
 
     def reason(self) -> str | None:
         """Why no interaction can be taken now; None if one can."""
         with self._lock:
             if monotonic() >= self._good_until:
-                self._note(self._look())
+                self._note(*self._look())
                 self._good_until = monotonic() + GOOD_FOR_SECONDS
             return self._reason
 
-    def _note(self, reason: str | None) -> None:
-        if reason != self._reason:
-            log.warning("readiness has changed: %s", reason or "interactions can be stored", action="readiness")
-        self._reason = reason
+    def _note(self, reason: str | None, detail: str) -> None:
+        if (reason, detail) != (self._reason, self._detail):
+            log.warning("readiness has changed: %s", detail or "interactions can be stored", action="readiness")
+        self._reason, self._detail = reason, detail
 
-    def _look(self) -> str | None:
+    def _look(self) -> tuple[str | None, str]:
+        """The reason for everybody who asks, and the one for the log."""
         try:
             self._store.check_writable()
-        except SchemaOutdatedError:
-            return "the database schema is older than this code needs: relay migrate"
+        except SchemaOutdatedError as error:
+            return f"the database schema is older than this code needs: {MIGRATE}", str(error)
         except UnsafeDatabaseError as error:
-            log.error("the database is not safe to use: %s", error, action="unsafe")  # noqa: TRY400 - no trace
-            return "the database is not safe to use, the log says why"
+            return "the database is not safe to use, the log says why", str(error)
         except OutboxError as error:
-            if str(error) != self._cause:
-                log.warning("the database takes no write: %s", error, action="not_writable")
-            self._cause = str(error)
-            return "the database takes no write"
-        self._cause = None
+            return "the database takes no write", str(error)
         if self._database_file and shutil.disk_usage(self._database_file.resolve().parent).free < MIN_FREE_BYTES:
-            return "the disk of the database is full"
-        return None
+            return "the disk of the database is full", "the disk of the database is full"
+        return None, ""
 
 
 @blueprint.get("/healthz")

@@ -6,7 +6,7 @@ committed at once; where requests come together, the next batch is given a momen
 
 import threading
 from queue import Empty, SimpleQueue
-from time import perf_counter, sleep
+from time import monotonic, perf_counter, sleep
 
 import structlog
 
@@ -24,6 +24,10 @@ GATHER_SECONDS = 0.002
 """That moment: a batch costs half a millisecond of the interpreter however small it is, which the requests lack."""
 PATIENCE_SECONDS = 10.0
 """How long a request waits for its commit; then the sender is told to come again, and finds its row."""
+
+
+SAME_REASON_SECONDS = 1.0
+"""Between two log lines of one outage at least; each is of another reason."""
 
 
 class _Waiting:
@@ -60,6 +64,8 @@ class Recorder:
         """Whether the batch before was of several requests."""
         self._failed = 0
         """Interactions not committed since the last success."""
+        self._told, self._told_at = "", 0.0
+        """The reason that was logged last, and when."""
 
     def record(self, row: NewRow) -> RecordOutcome:
         """Commit a row and return its outcome.
@@ -115,7 +121,7 @@ class Recorder:
         COMMIT_SECONDS.observe(perf_counter() - began)
         if self._failed:
             log.warning("interactions are committed again; %d were not", self._failed, action="committed_again")
-            self._failed = 0
+            self._failed, self._told = 0, ""
         for waiting, outcome in zip(batch, outcomes, strict=True):
             waiting.finish(outcome)
         self._store.ring(outcomes)
@@ -125,7 +131,9 @@ class Recorder:
             kind = type(error).__name__
             log.error("the recorder failed unexpectedly: %s", kind, action="unexpected", trace=frames(error))
             error = DatabaseUnavailableError(kind)
-        if not self._failed:  # one line for an outage, not one for each request
+        now = monotonic()
+        if str(error) != self._told and (not self._failed or now - self._told_at >= SAME_REASON_SECONDS):
+            self._told, self._told_at = str(error), now
             log.warning(
                 "interactions are not committed, senders are told to come again: %s",
                 error,

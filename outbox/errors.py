@@ -1,5 +1,8 @@
 """What can go wrong in the ledger, classed by how the caller reacts."""
 
+MIGRATE = "relay migrate"
+"""The command that brings the schema to this version's."""
+
 
 class OutboxError(Exception):
     """Base of every error of the ledger."""
@@ -16,6 +19,13 @@ class NotAllowedError(DatabaseUnavailableError):
     """The database role lacks a right: grant it, then it works again by itself."""
 
 
+class ConnectionLostError(DatabaseUnavailableError):
+    """The connection ended in use, or its session cannot be used any more, while the database may be in order.
+
+    What was under way may be done or not. The pool was emptied: the next attempt has a fresh connection.
+    """
+
+
 class UnsafeDatabaseError(OutboxError):
     """The database would not keep what it acknowledged, or cannot be used as it is configured.
 
@@ -23,8 +33,12 @@ class UnsafeDatabaseError(OutboxError):
     """
 
 
+class UnfitEncodingError(UnsafeDatabaseError):
+    """The database cannot store every character that an interaction may hold."""
+
+
 class SchemaOutdatedError(OutboxError):
-    """The database schema is older than this code needs: run ``relay migrate``."""
+    """The database schema is older than this code needs: migrate it."""
 
 
 class LeaseLostError(OutboxError):

@@ -11,13 +11,16 @@ from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Dialect, Engine
 
 from outbox import statements as sql
 from outbox import transactions
+from outbox.database_errors import Fault, classify
 from outbox.engine import BEGIN, TIME_OUTS
 from outbox.hashing import interaction_hash
 from outbox.rows import Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, new_tag
+
+Tagged = tuple[NewRow, int]
 
 _ROWS_A_STATEMENT = 1_000
 """On SQLite, which binds 32,766 values at most."""
@@ -26,45 +29,62 @@ UNKNOWN_DIGEST = None
 
 
 def record(engine: Engine, rows: Sequence[NewRow]) -> list[RecordOutcome]:
-    """Commit new rows; arguments, result and errors as ``Store.record``."""
-    with transactions.driver(engine) as driver:
-        return _recorded(driver, engine.dialect.name, rows, transactions.row_errors(engine))
+    """Commit new rows; arguments, result and errors as ``Store.record``.
+
+    If the connection is lost, once more on a fresh one. A row has the same tag in both attempts: what the lost one
+    did commit is found by it, and is accepted, no repetition.
+    """
+    tagged = [(row, new_tag()) for row in rows]
+
+    def attempt() -> list[RecordOutcome]:
+        with transactions.driver(engine) as driver:
+            return _recorded(driver, engine.dialect, tagged)
+
+    return transactions.repeated(attempt)
 
 
-def _recorded(
-    driver: Any, dialect: str, rows: Sequence[NewRow], row_errors: tuple[type[Exception], ...]
-) -> list[RecordOutcome]:
-    tags = [new_tag() for _ in rows]
+def _recorded(driver: Any, dialect: Dialect, tagged: Sequence[Tagged]) -> list[RecordOutcome]:
+    rows, tags = [row for row, _ in tagged], [tag for _, tag in tagged]
     try:
-        ids = (_insert_postgresql if dialect == "postgresql" else _insert_sqlite)(driver, rows, tags)
-    except row_errors as error:
+        ids = (_insert_postgresql if dialect.name == "postgresql" else _insert_sqlite)(driver, rows, tags)
+    except dialect.loaded_dbapi.Error as error:
+        if classify(error) is not Fault.ROW:
+            raise
         driver.rollback()
         if len(rows) == 1:
             return [RowRefused(type(error).__name__)]
         half = len(rows) // 2  # one bad row must not fail its neighbours
-        return [o for part in (rows[:half], rows[half:]) for o in _recorded(driver, dialect, part, row_errors)]
-    repeated = [row.key for row, tag in zip(rows, tags, strict=True) if tag not in ids]
-    known = _known(driver, dialect, repeated) if repeated else {}
+        return [o for part in (tagged[:half], tagged[half:]) for o in _recorded(driver, dialect, part)]
+    known = _known(driver, dialect.name, [row.key for row, tag in tagged if tag not in ids])
     outcomes: list[RecordOutcome] = []
-    for row, tag in zip(rows, tags, strict=True):
+    for row, tag in tagged:
         if tag in ids:
             outcomes.append(Accepted(ids[tag], row.interaction_id, duplicate=False))
         elif row.key in known:
-            outcomes.append(_repeated(row, *known[row.key]))
+            outcomes.append(_found(row, tag, *known[row.key]))
         else:  # it has been pruned since the insert met it
-            outcomes += _recorded(driver, dialect, [row], row_errors)
+            outcomes += _recorded(driver, dialect, [(row, tag)])
     return outcomes
 
 
-def _repeated(row: NewRow, outbox_id: int, interaction_id: str, digest: bytes | None) -> RecordOutcome:
-    same = digest in (_digest(row), UNKNOWN_DIGEST)
-    return Accepted(outbox_id, interaction_id, duplicate=True) if same else KeyReused()
+def _found(
+    row: NewRow, tag: int, outbox_id: int, found_tag: int, interaction_id: str, digest: bytes | None
+) -> RecordOutcome:
+    """The outcome of a row whose key was there before this attempt."""
+    if digest in (_digest(row), UNKNOWN_DIGEST):
+        return Accepted(outbox_id, interaction_id, duplicate=found_tag != tag)
+    return KeyReused()
 
 
-def _known(driver: Any, dialect: str, keys: list[str]) -> dict[str, tuple[int, str, bytes | None]]:
-    """Id, interaction id and digest of the body of the rows that have these keys."""
+def _known(driver: Any, dialect: str, keys: list[str]) -> dict[str, tuple[int, int, str, bytes | None]]:
+    """Id, tag, interaction id and digest of the body of the rows that have these keys."""
+    if not keys:
+        return {}
     found = driver.execute(sql.DIGESTS_BY_KEY[dialect], (json.dumps(keys),))
-    return {key: (number, interaction_id, digest and bytes(digest)) for key, number, interaction_id, digest in found}
+    return {
+        key: (number, tag, interaction_id, digest and bytes(digest))
+        for key, number, tag, interaction_id, digest in found
+    }
 
 
 def _digest(row: NewRow) -> bytes:

@@ -111,11 +111,11 @@ IDS_SQLITE = """
 
 DIGESTS_BY_KEY = {
     "postgresql": """
-    SELECT key, id, interaction_id, payload_digest FROM outbox
+    SELECT key, id, tag, interaction_id, payload_digest FROM outbox
     WHERE key IN (SELECT json_array_elements_text(%s))
     """,
     "sqlite": """
-    SELECT key, id, interaction_id, payload_digest FROM outbox WHERE key IN (SELECT value FROM json_each(?))
+    SELECT key, id, tag, interaction_id, payload_digest FROM outbox WHERE key IN (SELECT value FROM json_each(?))
     """,
 }
 
@@ -124,7 +124,7 @@ RING = """
     FROM outbox_identity AS i LEFT JOIN unnest(CAST(%s AS bigint[])) AS c(hash) ON true
 """
 """For psycopg itself; the interactions' hashes as one text, ``{1,2}``."""
-LISTEN = "LISTEN outbox_rows"
+LISTEN, UNLISTEN = "LISTEN outbox_rows", "UNLISTEN outbox_rows"
 
 # Sending -------------------------------------------------------------------------------------------
 

@@ -73,6 +73,9 @@ class Store:
         Raises:
             SchemaOutdatedError, DatabaseUnavailableError
         """
+        transactions.repeated(lambda: self._touch(role))
+
+    def _touch(self, role: str) -> None:
         with transactions.write(self._engine) as connection:
             rights.insist(connection, role)
             revision = connection.execute(sql.REVISION.on(connection)).scalar_one_or_none() or "none"

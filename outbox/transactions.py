@@ -1,21 +1,21 @@
 """One database transaction as a block, with the driver's errors told in the ledger's terms."""
 
-from collections.abc import Iterator
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from outbox.engine import READ_ONLY, SINGLE
-from outbox.errors import DatabaseUnavailableError, NotAllowedError, OutboxError, SchemaOutdatedError
+from outbox.database_errors import CONDEMNED, Fault, classify, explain
+from outbox.engine import READ_ONLY, SINGLE, insist_on_files
+from outbox.errors import ConnectionLostError, DatabaseUnavailableError
 
-ROW_ERRORS = (DataError, IntegrityError)
-"""Errors that a row brings about by its values, not the database by its state."""
+log = logging.getLogger(__name__)
 
-NOT_ALLOWED = "42501"
-"""PostgreSQL's code of a right that the role lacks."""
-_MISSING = ("no such table", "no such column", "does not exist")
+T = TypeVar("T")
 
 
 @contextmanager
@@ -27,14 +27,16 @@ def write(engine: Engine) -> Iterator[Connection]:
         SchemaOutdatedError: a table or column is missing.
         DataError, IntegrityError: as SQLAlchemy raises them: a row's own fault, nothing was stored.
     """
-    with _translated(), engine.begin() as connection:
-        yield connection
+    with translated(engine), engine.connect() as connection:
+        with connection.begin():
+            yield connection
+        insist_on_files(connection.info)
 
 
 @contextmanager
 def read(engine: Engine) -> Iterator[Connection]:
     """A read-only block; on SQLite it never waits for writers. Errors as ``write``."""
-    with _translated(), engine.connect().execution_options(**READ_ONLY) as connection, connection.begin():
+    with translated(engine), engine.connect().execution_options(**READ_ONLY) as connection, connection.begin():
         yield connection
 
 
@@ -45,7 +47,7 @@ def single(engine: Engine) -> Iterator[Connection]:
     On PostgreSQL each commits by itself: a transaction would be two more round trips. The server's time-outs,
     which belong to a transaction, do not hold; the connection's own does.
     """
-    with _translated(), engine.connect().execution_options(**SINGLE) as connection:
+    with translated(engine), engine.connect().execution_options(**SINGLE) as connection:
         yield connection
 
 
@@ -57,51 +59,70 @@ def tuples(result: CursorResult[Any]) -> list[tuple[Any, ...]]:
 @contextmanager
 def driver(engine: Engine) -> Iterator[Any]:
     """The driver's own connection, in no transaction; what is begun in the block and not committed is rolled back.
-    Errors as ``write``, and ``row_errors`` as the driver raises them.
+    Errors as ``write``, a row's own fault as the driver raises it.
     """
     dbapi = engine.dialect.loaded_dbapi
-    with _translated():
+    with translated(engine):
+        pooled = engine.raw_connection()
         try:
-            pooled = engine.raw_connection()
-            try:
-                yield pooled.driver_connection
-            except dbapi.Error as error:
-                if engine.dialect.is_disconnect(error, pooled.driver_connection, None):
-                    pooled.invalidate()
-                    engine.dispose()  # the others in the pool are gone as well
-                raise
-            finally:
-                pooled.close()
-        except row_errors(engine):
-            raise
+            yield pooled.driver_connection
+            insist_on_files(pooled.info)
         except dbapi.Error as error:
-            raise _told(error, is_programming=isinstance(error, dbapi.ProgrammingError)) from None
+            lost = engine.dialect.is_disconnect(error, pooled.driver_connection, None)
+            if lost or classify(error) in CONDEMNED:
+                pooled.invalidate()
+            if lost:
+                raise explain(error, engine, lost=True) from None
+            raise
+        finally:
+            pooled.close()
 
 
-def row_errors(engine: Engine) -> tuple[type[Exception], ...]:
-    """``ROW_ERRORS`` as the driver has them."""
-    dbapi: Any = engine.dialect.loaded_dbapi
-    return (dbapi.DataError, dbapi.IntegrityError)
+def refuse_unsafe(engine: Engine) -> None:
+    """Return if the database is fit for an outbox, or cannot be asked now; the engine is left without a connection.
+
+    Raises:
+        UnsafeDatabaseError: waiting does not help.
+    """
+    try:
+        with contextlib.suppress(DatabaseUnavailableError), single(engine):
+            pass
+    finally:
+        engine.dispose()
+
+
+def repeated(attempt: Callable[[], T]) -> T:
+    """What the attempt gives; made once more if its connection is lost, so that a stale one costs no caller.
+
+    Args:
+        attempt: may be made again although the first may have been committed.
+    """
+    try:
+        return attempt()
+    except ConnectionLostError as lost:
+        log.info("repeated on a fresh connection: %s", lost)
+        return attempt()
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated(engine: Engine) -> Iterator[None]:
+    """Whatever the drivers or SQLAlchemy raise in the block, as an error of the outbox.
+
+    A condemned connection takes the pool with it: what ended one session has ended or spoilt the others.
+    """
     try:
-        yield
-    except ROW_ERRORS:
+        try:
+            yield
+        except DBAPIError as error:
+            if classify(error.orig) is Fault.ROW:
+                raise
+            raise explain(error.orig, engine, lost=error.connection_invalidated) from None
+        except engine.dialect.loaded_dbapi.Error as error:
+            if classify(error) is Fault.ROW:
+                raise
+            raise explain(error, engine, lost=False) from None
+        except SQLAlchemyError as error:  # the pool's time-out, a connection gone in mid-flight
+            raise DatabaseUnavailableError(f"database error: {type(error).__name__}") from None
+    except ConnectionLostError:
+        engine.dispose()
         raise
-    except DBAPIError as error:
-        raise _told(error.orig, is_programming=isinstance(error, ProgrammingError)) from None
-    except SQLAlchemyError as error:  # the pool's time-out, a connection gone in mid-flight
-        raise DatabaseUnavailableError(f"the database did not do its work: {type(error).__name__}") from None
-
-
-def _told(error: BaseException | None, *, is_programming: bool) -> OutboxError:
-    told = str(error).strip().split("\n", 1)[0]
-    if getattr(error, "sqlstate", None) == NOT_ALLOWED:
-        return NotAllowedError(
-            f"the database did not do its work: {told}: grant the role what outbox/roles.sql lists for it"
-        )
-    if is_programming or any(mark in told for mark in _MISSING):
-        return SchemaOutdatedError(f"the database lacks what this code needs ({told}): relay migrate")
-    return DatabaseUnavailableError(f"the database did not do its work: {told}")

@@ -2,6 +2,11 @@
 
 from random import Random
 
+from outbox.errors import DatabaseUnavailableError
+
+DATABASE_PAUSE_SECONDS = 1.0
+"""Longest pause while the database is away: an attempt costs little, and a failover is over within seconds."""
+
 
 def jittered(failures: int, random: Random, base_seconds: float, cap_seconds: float) -> float:
     """Capped exponential backoff with full jitter: seconds to wait after this many failures in a row.
@@ -40,3 +45,9 @@ class Backoff:
     def succeeded(self) -> None:
         """Start from the beginning at the next failure."""
         self._failures = 0
+
+
+def pause_after(error: Exception, backoff: Backoff) -> float:
+    """Count a failure; seconds to wait before the next attempt."""
+    pause = backoff.failed()
+    return min(pause, DATABASE_PAUSE_SECONDS) if isinstance(error, DatabaseUnavailableError) else pause

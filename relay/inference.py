@@ -22,7 +22,7 @@ from outbox.errors import OutboxError
 from outbox.rows import CallResult, InferenceCall
 from outbox.states import CallState
 from relay import circuit
-from relay.backoff import Backoff, jittered
+from relay.backoff import Backoff, jittered, pause_after
 from relay.circuit import Circuit
 from relay.errors import MisconfiguredError
 from relay.health import INFERENCE, Health
@@ -166,7 +166,7 @@ class InferenceWorker:
                 claimed = self._claim()
             except OutboxError as error:
                 self._health.degraded(f"{INFERENCE} calls", str(error))
-                self._stop.wait(backoff.failed())
+                self._stop.wait(pause_after(error, backoff))
                 continue
             except Exception as error:
                 log.exception("the inference stage met an error nobody expected", action="unexpected")

@@ -20,7 +20,7 @@ from outbox.leases import Leases
 from outbox.rows import Lease, PendingRow, Ref
 from outbox.store import Store
 from relay import progress
-from relay.backoff import Backoff
+from relay.backoff import Backoff, pause_after
 from relay.batch_size import BatchSize
 from relay.encoding import Encoder
 from relay.errors import (
@@ -375,7 +375,7 @@ class ShardWorker:
         news = self._parts.health.degraded(self.subject, reason)
         if news or not isinstance(error, DatabaseUnavailableError):  # which had better not be asked twice as often
             self._report(reason)
-        self._parts.stop.wait(self._backoff.failed())
+        self._parts.stop.wait(pause_after(error, self._backoff))
 
     def _report(self, reason: str) -> None:
         """Store it, at each attempt: it may have failed before, or somebody else have cleared it."""

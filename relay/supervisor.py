@@ -18,7 +18,7 @@ from outbox.rights import RELAY
 from outbox.rows import Holding, PendingRow
 from outbox.store import Store
 from relay.audit_log import AuditLog
-from relay.backoff import Backoff
+from relay.backoff import Backoff, pause_after
 from relay.enrichment import Enricher
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.gauges import Gauges
@@ -79,7 +79,7 @@ class Supervisor:
         owner, ended = Owner(), True
         try:
             # A relay works on few connections: one a shard, and some for the rest.
-            engine = create_outbox_engine(self._settings.database_url.get_secret_value())
+            engine = create_outbox_engine(self._settings.database_url.get_secret_value(), may_create=False)
             self._insist("database", lambda: Store(engine).check_writable(RELAY))
             self._refuse_other_shards(self._insist("database", Store(engine).identity).shards)
             leases = Leases(engine, owner.id, self._settings.relay_lease_seconds)
@@ -113,7 +113,7 @@ class Supervisor:
                 result = attempt()
             except (UnavailableError, DatabaseUnavailableError, SchemaOutdatedError) as error:
                 self._health.degraded(service, str(error))
-                self._stop.wait(backoff.failed())
+                self._stop.wait(pause_after(error, backoff))
             else:
                 self._health.recovered(service)
                 return result
@@ -237,7 +237,7 @@ class Team:
 
     def listen(self) -> None:
         """Wake the workers whose shards have new rows, until the stop."""
-        bell = self._prepared.bell
+        bell, told = self._prepared.bell, ""
         while not self._stop.is_set():
             try:
                 rung = bell.wait(LISTEN_SECONDS)
@@ -245,7 +245,8 @@ class Team:
                     for shard in self._workers.keys() & set(rung):
                         self._workers[shard].shard.wake.set()
             except OutboxError as error:
-                log.debug("relays look for rows by themselves for now: %s", error)
+                if told != (told := str(error)):
+                    log.info("rows are looked for without notifications: %s", error, action="not_notified")
                 self._stop.wait(LISTEN_SECONDS)
         bell.close()
 

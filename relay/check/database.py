@@ -8,7 +8,14 @@ from sqlalchemy import Engine, make_url
 from migrations.run import head
 from outbox import vitals
 from outbox.engine import create_outbox_engine, wal_is_safe
-from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError, UnsafeDatabaseError
+from outbox.errors import (
+    MIGRATE,
+    DatabaseUnavailableError,
+    OutboxError,
+    SchemaOutdatedError,
+    UnfitEncodingError,
+    UnsafeDatabaseError,
+)
 from outbox.private_file import open_to_others
 from outbox.rights import RELAY
 from outbox.rows import Identity
@@ -23,7 +30,6 @@ OLDEST_SQLITE = (3, 38)
 LOW_DISK_BYTES, FULL_DISK_BYTES = 2_000_000_000, 100_000_000
 CLOCK_SECONDS = 5.0
 """Further apart, times of rows and times in logs tell different stories."""
-MIGRATE = "relay migrate"
 LET_WRITE = "free its disk, end whatever holds its lock, and grant the role what it needs on the tables of the outbox"
 RECOVER = "start the database, or correct DATABASE_URL; the webhook answers 503 meanwhile, and nothing is lost"
 
@@ -35,7 +41,7 @@ def check_database(url: str) -> tuple[list[Finding], Identity | None]:
     if place.get_backend_name() == "sqlite" and not Path(place.database or "").exists():
         return [failure("database", f"{shown} does not exist", f"run {MIGRATE}, or correct DATABASE_URL")], None
     try:
-        engine = create_outbox_engine(url)
+        engine = create_outbox_engine(url, may_create=False)
     except UnsafeDatabaseError as error:
         return [failure("database", str(error), "name a database that the outbox can rest on")], None
     try:
@@ -47,6 +53,9 @@ def check_database(url: str) -> tuple[list[Finding], Identity | None]:
 def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
     try:
         seen = vitals.look(engine)
+    except UnfitEncodingError as error:
+        cure = "make a database with the encoding UTF8, migrate it, and name it in DATABASE_URL"
+        return [ok("database", f"{shown} answers"), failure("database encoding", str(error), cure)], None
     except UnsafeDatabaseError as error:
         cure = "set fsync = on, and synchronous_commit to anything but off, for the server, the database and the role"
         return [ok("database", f"{shown} answers"), failure("database durability", str(error), cure)], None

@@ -1,10 +1,13 @@
 """The bell: who listens hears of committed rows, by shard, and of nothing else."""
 
 from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 from sqlalchemy import Engine, text
 
+from outbox import bell as bells
+from outbox import statements as sql
 from outbox.bell import Bell, ring
 from outbox.engine import create_outbox_engine
 from outbox.rows import shard_of
@@ -51,6 +54,50 @@ def test_a_repeated_delivery_is_not_told(engine: Engine, bell: Bell) -> None:
     store.ring(store.record([row]))
     if engine.dialect.name == "postgresql":
         assert not bell.wait(0.1)
+
+
+def test_what_others_notify_is_ignored_and_named(engine: Engine, bell: Bell, caplog: pytest.LogCaptureFixture) -> None:
+    """Any role may notify on the channel: one warning, without what was sent, and the bell works on."""
+    if engine.dialect.name == "sqlite":
+        return
+    with engine.begin() as connection:
+        for payload in ("rubbish-canary", "1 x", "9" * 5000, ""):
+            connection.execute(text("SELECT pg_notify('outbox_rows', :payload)"), {"payload": payload})
+    Store(engine).ring(Store(engine).record([new_row("a")]))
+    assert list(wait_until(lambda: bell.wait(0.1), "the bell works")) == [shard_of("a", SHARDS)]
+    assert bell.heard
+    assert [record.levelname for record in caplog.records if record.name == "outbox.bell"] == ["WARNING"]
+    assert "canary" not in caplog.text
+
+
+def test_a_listener_is_not_cut_for_being_idle(engine: Engine, bell: Bell) -> None:
+    """It asks once a second, so that a server that ends idle sessions leaves it alone."""
+    if engine.dialect.name == "sqlite":
+        return
+    bell.close()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'ALTER DATABASE "{engine.url.database}" SET idle_session_timeout = 5000')
+    engine.dispose()
+    wait_until(lambda: bell.wait(0) or bell.heard, "the bell works")
+    until = monotonic() + 7
+    while monotonic() < until:
+        bell.wait(0.5)
+        assert bell.heard
+
+
+def test_a_listener_that_hears_nothing_listens_no_more(
+    engine: Engine, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a pooler that cannot be told from a server: it takes its LISTEN back, and waits without it."""
+    if engine.dialect.name == "sqlite":
+        return
+    bell.close()
+    monkeypatch.setattr(bells, "HEARD_SECONDS", 0.0)
+    monkeypatch.setattr(sql, "RING", "SELECT %s::text")
+    assert not bell.wait(0.1)
+    assert not bell.heard
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # of the pool that engines have
+    assert not bell.wait(0.1)
 
 
 def test_a_broken_bell_fails_no_record_and_is_mended(engine: Engine, bell: Bell) -> None:

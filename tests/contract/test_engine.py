@@ -62,6 +62,13 @@ def test_sqlite_on_a_network_file_system_is_refused(kind: str, tmp_path: Path, m
         create_outbox_engine(f"sqlite:///{tmp_path}/outbox.db")
 
 
+@pytest.mark.parametrize("name", ["timeout", "mode", "isolation_level"])
+def test_parameters_of_sqlite_are_refused(name: str, tmp_path: Path) -> None:
+    """By name: none of them would do what is expected."""
+    with pytest.raises(UnsafeDatabaseError, match=name):
+        create_outbox_engine(f"sqlite:///{tmp_path}/outbox.db?{name}=x")
+
+
 @pytest.mark.parametrize("path", ["", "/:memory:", "/file:outbox?mode=memory"])
 def test_sqlite_without_a_plain_file_is_refused(path: str) -> None:
     """What is only in memory keeps nothing."""

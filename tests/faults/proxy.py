@@ -89,7 +89,7 @@ class Proxy:
     """
 
     def __init__(self, target_port: int, pieces: Callable[[socket.socket], Iterator[bytes]] = chunks) -> None:
-        self._target_port = target_port
+        self.target_port = target_port
         self.pieces = pieces
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
@@ -114,7 +114,7 @@ class Proxy:
                 _reset(client)
                 continue
             try:
-                service = socket.create_connection(("127.0.0.1", self._target_port), timeout=5)
+                service = socket.create_connection(("127.0.0.1", self.target_port), timeout=5)
             except OSError:
                 _reset(client)
                 continue

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 import trustme
@@ -185,6 +186,11 @@ def test_the_database_is_behind_the_code(world: World) -> None:
     assert "no migration has run" in failures(world.environ)["database schema"]
 
 
+def plain(url: str) -> str:
+    """The address as psycopg itself takes it."""
+    return url.replace("postgresql+psycopg://", "postgresql://")
+
+
 def test_a_database_that_may_lose_commits_is_a_failure(new_world: NewWorld, request: pytest.FixtureRequest) -> None:
     """PostgreSQL with synchronous_commit = off is reachable, and not durable."""
     world = new_world()
@@ -194,6 +200,16 @@ def test_a_database_that_may_lose_commits_is_a_failure(new_world: NewWorld, requ
         return
     world.execute(f"ALTER DATABASE {world.engine.url.database} SET synchronous_commit = off")
     assert "synchronous_commit" in failures(world.environ)["database durability"]
+    world.execute(f"ALTER DATABASE {world.engine.url.database} RESET synchronous_commit")
+    world.execute(f"ALTER DATABASE {world.engine.url.database} SET default_transaction_read_only = on")
+    assert "let DATABASE_URL name the server that takes writes" in failures(world.environ)["database"]
+    latin = f"{world.engine.url.database}_latin1"
+    world.engine.dispose()
+    with psycopg.connect(plain(world.url), autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(f"CREATE DATABASE {latin} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    url = str(world.engine.url.set(database=latin))
+    assert "LATIN1" in failures(world.environ, DATABASE_URL=url)["database encoding"]
     away = failures(world.environ, DATABASE_URL="postgresql://someone:secret-canary@127.0.0.1:9/x")
     assert "127.0.0.1:9/x" in away["database"]
     assert "secret-canary" not in str(away)

@@ -50,7 +50,7 @@ def test_a_relay_waits_for_postgresql_at_its_start(
     world.engine.dispose()
     own_postgres.process.kill()
     relay = world.relay()
-    relay.wait_degraded("database", "did not do its work")
+    relay.wait_degraded("database", "database error")
     own_postgres.process.start()
     world.wait_drained()
     world.check_exactly_once(ids)

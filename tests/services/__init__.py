@@ -2,8 +2,19 @@
 
 from tests.services.given import Given
 from tests.services.kafka import Kafka, SecureKafka, StockKafka
+from tests.services.pgbouncer import PgBouncer
 from tests.services.postgres import Postgres
 from tests.services.process import ServiceError
 from tests.services.registry import Registry, StockRegistry
 
-__all__ = ["Given", "Kafka", "Postgres", "Registry", "SecureKafka", "ServiceError", "StockKafka", "StockRegistry"]
+__all__ = [
+    "Given",
+    "Kafka",
+    "PgBouncer",
+    "Postgres",
+    "Registry",
+    "SecureKafka",
+    "ServiceError",
+    "StockKafka",
+    "StockRegistry",
+]

@@ -7,9 +7,19 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
-from tests.services import Given, Kafka, Postgres, Registry, SecureKafka, ServiceError, StockKafka, StockRegistry
+from tests.services import (
+    Given,
+    Kafka,
+    PgBouncer,
+    Postgres,
+    Registry,
+    SecureKafka,
+    ServiceError,
+    StockKafka,
+    StockRegistry,
+)
 
-S = TypeVar("S", bound=Kafka | Registry | Postgres)
+S = TypeVar("S", bound=Kafka | Registry | Postgres | PgBouncer)
 
 
 def missing(error: ServiceError) -> NoReturn:
@@ -86,6 +96,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres | Gi
         yield given
     else:
         yield from started(Postgres(tmp_path_factory.mktemp("postgres") / "postgres"))
+
+
+@pytest.fixture
+def pgbouncer(postgres: Postgres | Given, tmp_path: Path) -> Iterator[PgBouncer]:
+    """A pooler in transaction mode in front of the session's server, for one test alone."""
+    yield from started(PgBouncer(tmp_path / "pgbouncer", postgres.url))
 
 
 @pytest.fixture

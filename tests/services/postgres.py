@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -34,7 +35,7 @@ def _binaries() -> Path:
     return Path(found).parent
 
 
-def _unprivileged() -> int | None:
+def unprivileged() -> int | None:
     """PostgreSQL refuses to run as root: another user to run it as, or None where we are not root."""
     return pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
 
@@ -60,43 +61,35 @@ class Postgres:
 
     def start(self) -> Self:
         """Make the data folder at first, start, and wait until it answers."""
-        binaries, user = _binaries(), _unprivileged()
+        binaries, user = _binaries(), unprivileged()
         self._directory.mkdir(parents=True, exist_ok=True)
         if not self._data.exists():
-            if user is not None:
-                # pytest closes its own folders to other users whenever it starts anywhere on this machine.
-                self._data = Path(tempfile.mkdtemp(prefix="outbox-postgres-")) / "data"
-                os.chown(self._data.parent, user, -1)
-                _open_the_way(binaries)
-            command = [
-                str(binaries / "initdb"),
-                "-D",
-                str(self._data),
-                "-U",
-                "outbox",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--no-sync",
-            ]
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                user=user,
-                group=user and pwd.getpwuid(user).pw_gid,
-                extra_groups=None if user is None else [],
-            )
-            if done.returncode:
-                raise ServiceError(f"initdb failed:\n{done.stdout}{done.stderr}")
+            self._make_data_folder(binaries, user)
+            made = ("-U", "outbox", "-A", "trust", "-E", "UTF8", "--no-sync")
+            _run([str(binaries / "initdb"), "-D", str(self._data), *made], user)
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         sockets = ["-c", "unix_socket_directories="]
         command = [str(binaries / "postgres"), "-D", str(self._data), "-p", str(self._port), *options, *sockets]
         self._process = Process(command, self._directory / "postgres.log", self._answers, user=user)
         self._process.start()
         return self
+
+    def _make_data_folder(self, binaries: Path, user: int | None) -> None:
+        if user is not None:
+            # pytest closes its own folders to other users whenever it starts anywhere on this machine.
+            self._data = Path(tempfile.mkdtemp(prefix="outbox-postgres-")) / "data"
+            os.chown(self._data.parent, user, -1)
+            _open_the_way(binaries)
+
+    def follow(self, primary: "Postgres") -> Self:
+        """Start as a physical standby of a server, with a fresh copy of its data, and wait until it answers."""
+        binaries, user = _binaries(), unprivileged()
+        self._remove_data()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._make_data_folder(binaries, user)
+        source = ("-d", primary.url, "--checkpoint=fast", "--no-sync", "--write-recovery-conf")
+        _run([str(binaries / "pg_basebackup"), "-D", str(self._data), *source], user)
+        return self.start()
 
     @property
     def process(self) -> Process:
@@ -120,8 +113,11 @@ class Postgres:
         """Stop it at once."""
         if self._process is not None:
             self._process.stop(signal.SIGQUIT)
-        if self._data.parent != self._directory:
-            shutil.rmtree(self._data.parent, ignore_errors=True)
+        self._remove_data()
+
+    def _remove_data(self) -> None:
+        folder = self._data if self._data.parent == self._directory else self._data.parent
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def create_database(server_url: str, name: str, template: str | None = None) -> str:
@@ -132,6 +128,15 @@ def create_database(server_url: str, name: str, template: str | None = None) -> 
         info = connection.info
         password = f":{info.password}" if info.password else ""
         return f"postgresql://{info.user}{password}@{info.host}:{info.port}/{name}"
+
+
+def _run(command: Sequence[str], user: int | None) -> None:
+    group, groups = (None, None) if user is None else (pwd.getpwuid(user).pw_gid, ())
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, user=user, group=group, extra_groups=groups
+    )
+    if done.returncode:
+        raise ServiceError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 
 
 def _open_the_way(folder: Path) -> None:

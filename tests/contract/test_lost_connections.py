@@ -1,0 +1,227 @@
+"""Connections to PostgreSQL that end, or turn read-only, while they wait: that costs a fresh one, not the caller."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from outbox import engine as engines
+from outbox.engine import create_outbox_engine
+from outbox.errors import (
+    DatabaseUnavailableError,
+    SchemaOutdatedError,
+    UnfitEncodingError,
+    UnsafeDatabaseError,
+)
+from outbox.leases import Leases
+from outbox.rows import Accepted
+from outbox.store import Store
+from tests.conftest import NewDatabase
+from tests.services import Postgres
+from tests.support import new_row
+
+Administrator = Callable[[str], list[tuple[object, ...]]]
+
+
+@pytest.fixture
+def engine(new_postgresql: NewDatabase) -> Iterator[Engine]:
+    """An engine on a fresh PostgreSQL database."""
+    made = create_outbox_engine(new_postgresql())
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def administer(engine: Engine) -> Iterator[Administrator]:
+    """Runs SQL from another database of the server; ``{database}`` is the outbox's."""
+    url = engine.url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+
+        def run(sql: str) -> list[tuple[object, ...]]:
+            cursor = connection.execute(sql.replace("{database}", engine.url.database or ""))
+            return cursor.fetchall() if cursor.description else []
+
+        yield run
+
+
+END_SESSIONS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{database}'"
+
+
+def test_sessions_that_were_closed_while_idle_cost_nobody(engine: Engine, administer: Administrator) -> None:
+    """As by idle_session_timeout, a balancer, or a restart: every verb has a fresh connection."""
+    store, leases = Store(engine), Leases(engine, "relay", 10)
+    row = new_row()
+    verbs: list[Callable[[], object]] = [
+        lambda: store.record([row]),
+        store.check_writable,
+        store.status,
+        store.identity,
+        lambda: store.pending_at_least(1),
+        lambda: leases.take(0),
+        lambda: leases.beat(able=True),
+    ]
+    for verb in verbs:
+        verb()
+        administer(END_SESSIONS)
+        verb()
+
+
+def test_a_session_that_turned_read_only_costs_nobody(engine: Engine, administer: Administrator) -> None:
+    """As a pooled session that was made while the database took no writes; what it refuses a fresh one takes."""
+    store = Store(engine)
+    for _ in range(2):
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+            connection.commit()
+        (outcome,) = store.record([new_row()])
+        assert isinstance(outcome, Accepted)
+    store.check_writable()
+
+
+def test_a_database_that_takes_no_writes_is_named_and_over_at_once(engine: Engine, administer: Administrator) -> None:
+    """Refused at connect, so that the pool holds no such session when the database takes writes again."""
+    store = Store(engine)
+    store.record([new_row()])
+    administer('ALTER DATABASE "{database}" SET default_transaction_read_only = on')
+    administer(END_SESSIONS)
+    with pytest.raises(DatabaseUnavailableError, match=r"read-only|takes no writes"):
+        store.record([new_row()])
+    administer('ALTER DATABASE "{database}" RESET default_transaction_read_only')
+    (outcome,) = store.record([new_row()])
+    assert isinstance(outcome, Accepted)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_store_every_character_is_refused(
+    encoding: str, engine: Engine, administer: Administrator
+) -> None:
+    """At the first connection, in one line that names the encoding and the cure."""
+    name = f"{engine.url.database}_{encoding.lower()}"
+    locale = "LC_COLLATE 'C' LC_CTYPE 'C'"
+    administer(f"CREATE DATABASE \"{name}\" ENCODING '{encoding}' {locale} TEMPLATE template0")
+    other = create_outbox_engine(engine.url.set(database=name).render_as_string(hide_password=False))
+    with pytest.raises(UnfitEncodingError, match=f"{encoding}.*ENCODING 'UTF8'") as refused:
+        Store(other).identity()
+    assert "\n" not in str(refused.value)
+    other.dispose()
+
+
+def test_every_session_speaks_utf8(engine: Engine, administer: Administrator) -> None:
+    """Whatever the database or the URL asks for."""
+    administer("ALTER DATABASE \"{database}\" SET client_encoding = 'LATIN1'")
+    url = engine.url.update_query_dict({"client_encoding": "latin1"}).render_as_string(hide_password=False)
+    other = create_outbox_engine(url)
+    Store(other).record([new_row("山田")])
+    with other.connect() as connection:
+        assert connection.exec_driver_sql("SELECT interaction_id FROM outbox").scalar_one() == "山田"
+    other.dispose()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"database": "nowhere"}, 'database "nowhere" does not exist'),
+        ({"username": "nobody_at_all"}, 'role "nobody_at_all" does not exist'),
+        ({"host": "no-such-host.invalid"}, "no-such-host.invalid"),
+        ({"port": 1}, "refused"),
+        ({"query": {"sslmode": "require"}}, "SSL"),
+        ({"query": {"sslmode": "bogus"}}, "sslmode"),
+    ],
+    ids=["database", "role", "host", "port", "tls", "value"],
+)
+def test_what_is_wrong_with_the_address_is_named(engine: Engine, change: dict[str, object], reason: str) -> None:
+    """The server's own reason; never a schema that is older, which migrating would not change."""
+    other = create_outbox_engine(engine.url.set(**change).render_as_string(hide_password=False))  # type: ignore[arg-type]
+    with pytest.raises(DatabaseUnavailableError, match=reason):
+        Store(other).identity()
+    other.dispose()
+
+
+def test_each_host_that_was_tried_is_named(engine: Engine) -> None:
+    """One is away, the other takes no writes; in one line."""
+    with engine.connect() as connection:
+        name = engine.url.database
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        connection.commit()
+    hosts = ("127.0.0.1:1", f"127.0.0.1:{engine.url.port}")
+    url = engine.url.set(host=None, port=None).update_query_dict({"host": hosts})
+    other = create_outbox_engine(url.render_as_string(hide_password=False))
+    with pytest.raises(DatabaseUnavailableError, match=r"refused.*session is read-only.*takes writes") as refused:
+        Store(other).identity()
+    assert "\n" not in str(refused.value)
+    other.dispose()
+
+
+def test_a_host_that_can_be_none_is_named(engine: Engine) -> None:
+    """The resolver refuses it before anybody is asked."""
+    other = create_outbox_engine(engine.url.set(host="a..b").render_as_string(hide_password=False))
+    with pytest.raises(UnsafeDatabaseError, match=r"a\.\.b"):
+        Store(other).identity()
+    other.dispose()
+
+
+def test_a_wrong_password_is_named(tmp_path: Path) -> None:
+    """By the server's own reason, without the password."""
+    with TemporaryDirectory(prefix="outbox-hba-") as folder:  # the server's user has to read it
+        Path(folder).chmod(0o755)
+        rules = Path(folder) / "pg_hba.conf"
+        rules.write_text("host all outbox 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        server = Postgres(tmp_path / "postgres", hba_file=str(rules))
+        server.start()
+    try:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE web LOGIN PASSWORD 'right'")
+        url = server.url.replace("postgresql://outbox", "postgresql+psycopg://web:canary")
+        other = create_outbox_engine(url)
+        with pytest.raises(DatabaseUnavailableError, match='password authentication failed for user "web"') as refused:
+            Store(other).identity()
+        other.dispose()
+    finally:
+        server.stop()
+    assert "canary" not in str(refused.value)
+
+
+def test_a_connection_is_not_kept_for_ever(new_postgresql: NewDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address may lead elsewhere after a while."""
+    monkeypatch.setattr(engines, "MAX_AGE_SECONDS", 0)
+    engine = create_outbox_engine(new_postgresql())
+    sessions = set()
+    for _ in range(3):
+        with engine.connect() as connection:
+            sessions.add(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+    engine.dispose()
+    assert len(sessions) == 3
+
+
+def test_an_unknown_parameter_is_refused_before_anything_is_connected(engine: Engine) -> None:
+    """By its name, which a typing error does not hide, and without its value."""
+    url = engine.url.update_query_dict({"sslmod": "canary"}).render_as_string(hide_password=False)
+    with pytest.raises(UnsafeDatabaseError, match=r'DATABASE_URL.*"sslmod"') as refused:
+        create_outbox_engine(url)
+    assert "canary" not in str(refused.value)
+
+
+def test_what_is_missing_in_the_database_is_named_as_such(engine: Engine, administer: Administrator) -> None:
+    """A table that is not there wants a migration, a right that is not there a grant."""
+    store = Store(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE outbox_identity RENAME COLUMN topic TO other")
+    with pytest.raises(SchemaOutdatedError, match=r"topic.*relay migrate"):
+        store.identity()
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE outbox_identity")
+    with pytest.raises(SchemaOutdatedError, match=r"outbox_identity.*relay migrate"):
+        store.record([new_row()])
+
+
+def test_ids_that_collide_are_no_fault_of_a_row(engine: Engine) -> None:
+    """A restored copy whose sequence was left behind: nobody's interaction is refused for good."""
+    store = Store(engine)
+    store.record([new_row()])
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE outbox ALTER id RESTART WITH 1")
+    with pytest.raises(DatabaseUnavailableError, match=r"outbox_pkey.*sequence"):
+        store.record([new_row(), new_row()])

@@ -1,0 +1,231 @@
+"""SQLite's files vanish, are replaced, or cannot be written: nothing is acknowledged into what nobody finds again."""
+
+import os
+import pwd
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, event
+
+from outbox.bell import Bell
+from outbox.engine import create_outbox_engine
+from outbox.errors import DatabaseUnavailableError
+from outbox.rows import Accepted
+from outbox.store import Store
+from tests.conftest import NewDatabase
+from tests.support import new_row, wait_until
+
+
+@pytest.fixture
+def path(new_sqlite: NewDatabase, tmp_path: Path) -> Path:
+    """A migrated database in a folder of its own."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.move(new_sqlite().removeprefix("sqlite:///"), folder / "outbox.db")
+    return folder / "outbox.db"
+
+
+@pytest.fixture
+def engine(path: Path) -> Iterator[Engine]:
+    """Of that database, as web and relay have it."""
+    made = create_outbox_engine(f"sqlite:///{path}", may_create=False)
+    yield made
+    made.dispose()
+
+
+def accepted(store: Store) -> Accepted:
+    """A row that the store has acknowledged."""
+    (outcome,) = store.record([new_row()])
+    assert isinstance(outcome, Accepted)
+    return outcome
+
+
+def rows(path: Path) -> list[int]:
+    """Ids in the file, as somebody sees them who opens it now."""
+    engine = create_outbox_engine(f"sqlite:///{path}", may_create=False)
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT id FROM outbox ORDER BY id").scalars().all()
+    engine.dispose()
+    return list(found)
+
+
+def copy_of(path: Path) -> Path:
+    """A copy of the database beside its folder, as a backup has it."""
+    copy = path.parent.parent / "copy.db"
+    engine = create_outbox_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        connection.rollback()
+        connection.connection.driver_connection.execute(f"VACUUM INTO '{copy}'")  # type: ignore[union-attr]
+    engine.dispose()
+    return copy
+
+
+def delete(path: Path) -> None:
+    """As ``rm outbox.db*``."""
+    for file in path.parent.iterdir():
+        file.unlink()
+
+
+def delete_alone(path: Path) -> None:
+    """As ``rm outbox.db``."""
+    path.unlink()
+
+
+def delete_folder(path: Path) -> None:
+    """As ``rm -r`` of the folder."""
+    shutil.rmtree(path.parent)
+
+
+def replace(path: Path) -> None:
+    """As a restore of another file over it, which is moved away again."""
+    other = path.with_name("other.db")
+    other.touch()
+    other.rename(path)
+    path.unlink()
+
+
+@pytest.mark.parametrize("remove", [delete, delete_alone, delete_folder, replace])
+def test_a_file_that_is_gone_takes_nothing(path: Path, engine: Engine, remove: Callable[[Path], None]) -> None:
+    """Reads and writes say so at once, no empty file is made in its place, and a copy that is put there is used."""
+    store, copy = Store(engine), copy_of(path)
+    accepted(store)
+    remove(path)
+    for verb in (lambda: accepted(store), store.check_writable, store.status):
+        with pytest.raises(DatabaseUnavailableError, match=r"outbox\.db.*(removed|does not exist)"):
+            verb()
+    assert not path.exists()
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(copy, path)
+    outcome = accepted(store)
+    assert rows(path) == [outcome.outbox_id]
+
+
+def test_a_file_that_is_moved_away_and_back_goes_on(path: Path, engine: Engine) -> None:
+    """Nothing is taken meanwhile, and everything acknowledged is in it afterwards."""
+    store, away = Store(engine), path.with_name("away.db")
+    ids = [accepted(store).outbox_id]
+    path.rename(away)
+    with pytest.raises(DatabaseUnavailableError):
+        accepted(store)
+    away.rename(path)
+    ids.append(accepted(store).outbox_id)
+    assert rows(path) == ids
+
+
+def test_a_file_that_is_replaced_is_opened_anew(path: Path, engine: Engine) -> None:
+    """A restore by renaming a copy over it costs nobody anything: what is acknowledged is in the new file."""
+    copy, other = copy_of(path), create_outbox_engine(f"sqlite:///{path}", may_create=False)
+    stores = [Store(engine), Store(other)]
+    for store in stores:
+        accepted(store)
+    copy.rename(path)
+    ids = [accepted(store).outbox_id for store in stores]
+    other.dispose()
+    assert rows(path) == ids
+
+
+@pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm")], ids="+".join)
+def test_a_log_that_is_removed_loses_nothing(path: Path, engine: Engine, suffixes: tuple[str, ...]) -> None:
+    """All connections are closed before a new one is made: the last one saves what the log holds."""
+    store, other = Store(engine), create_outbox_engine(f"sqlite:///{path}", may_create=False)
+    ids = [accepted(store).outbox_id, accepted(Store(other)).outbox_id]
+    for suffix in suffixes:
+        path.with_name(path.name + suffix).unlink()
+    for store_of_one_process in (store, Store(other)):
+        with pytest.raises(DatabaseUnavailableError):
+            accepted(store_of_one_process)
+    for again in (store, Store(other)):
+        wait_until(partial(writes, again, ids), "it is opened again")
+    other.dispose()
+    assert rows(path) == ids
+
+
+def writes(store: Store, ids: list[int]) -> bool:
+    """Whether a row is taken; its id is added."""
+    try:
+        ids.append(accepted(store).outbox_id)
+    except DatabaseUnavailableError:
+        return False
+    return True
+
+
+def test_a_file_that_vanishes_during_a_commit_is_not_acknowledged(path: Path, engine: Engine) -> None:
+    """The look after the commit sees it."""
+    store = Store(engine)
+    accepted(store)
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        driver.create_function("vanish", 0, lambda: path.unlink(missing_ok=True))  # type: ignore[union-attr]
+        driver.execute("CREATE TEMP TRIGGER t AFTER INSERT ON outbox BEGIN SELECT vanish(); END")  # type: ignore[union-attr]
+    with pytest.raises(DatabaseUnavailableError):
+        accepted(store)
+
+
+def test_a_listener_notices_too(path: Path, engine: Engine) -> None:
+    """It keeps a connection of its own."""
+    bell = Bell(engine)
+    assert bell.wait(0)
+    path.unlink()
+    with pytest.raises(DatabaseUnavailableError, match=r"outbox\.db was removed"):
+        bell.wait(1)
+    bell.close()
+
+
+@contextmanager
+def unprivileged(path: Path) -> Iterator[str]:
+    """What follows is done by a user who is not root, and who owns what is there; yields its name."""
+    user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    if os.geteuid() == 0:
+        for place in (path.parent, *path.parent.iterdir()):
+            os.chown(place, user.pw_uid, user.pw_gid)
+        for place in path.parent.parents:
+            if place.stat().st_uid == 0 and place.stat().st_mode & 0o011 != 0o011:
+                place.chmod(place.stat().st_mode | 0o011)
+        os.seteuid(user.pw_uid)
+        try:
+            yield user.pw_name
+        finally:
+            os.seteuid(0)
+    else:
+        yield user.pw_name
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_cannot_be_written_is_named(path: Path, what: str) -> None:
+    """The error tells user, file and folder, and what to do."""
+    place, mode = (path.parent, 0o555) if what == "folder" else (path, 0o444)
+    with unprivileged(path) as user:
+        place.chmod(mode)
+        engine = create_outbox_engine(f"sqlite:///{path}", may_create=False)
+        with pytest.raises(DatabaseUnavailableError) as refused:
+            accepted(Store(engine))
+        for each in (path.parent, *path.parent.iterdir()):  # SQLite gives its other files the mode of the first
+            each.chmod(0o700)
+        accepted(Store(engine))
+        engine.dispose()
+    told = str(refused.value)
+    assert f"the user {user} may not write {place};" in told
+    assert str(path.parent) in told
+    assert "give" in told
+
+
+def test_a_full_disk_is_named(path: Path, engine: Engine) -> None:
+    """With the folder whose disk is to be freed."""
+
+    @event.listens_for(engine, "connect")
+    def _limit(connection: object, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1").close()  # type: ignore[attr-defined] # the driver's own
+
+    with pytest.raises(DatabaseUnavailableError, match=f"full.*free the disk that holds {path.parent}"):
+        Store(engine).record([new_row(payload=bytes(1_000_000))])
+
+
+def test_a_damaged_file_is_named(path: Path, engine: Engine) -> None:
+    """With the cure."""
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(DatabaseUnavailableError, match=f"restore {path} from a copy"):
+        accepted(Store(engine))

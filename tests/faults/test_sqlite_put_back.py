@@ -1,0 +1,139 @@
+"""The SQLite file of a running product is deleted, moved or replaced, as people restore it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from time import monotonic, time
+
+import pytest
+import requests
+
+from outbox.engine import sqlite
+from tests.conftest import NewDatabase
+from tests.faults.load import Load
+from tests.support import new_rows, wait_until
+from tests.web_process import WebProcess
+from tests.world import NewWorld, World
+
+numbers = count()
+
+
+@pytest.fixture
+def new_database(new_sqlite: NewDatabase, tmp_path: Path) -> NewDatabase:
+    """SQLite alone, in a folder of its own."""
+
+    def make(shards: int = 1) -> str:
+        folder = tmp_path / "data"
+        folder.mkdir()
+        moved = shutil.move(new_sqlite(shards).removeprefix("sqlite:///"), folder / "outbox.db")
+        return f"sqlite:///{moved}"
+
+    return make
+
+
+def file_of(world: World) -> Path:
+    """Of the database."""
+    return Path(world.url.removeprefix("sqlite:///"))
+
+
+def delete(path: Path) -> None:
+    """As ``rm outbox.db*``."""
+    for file in path.parent.iterdir():
+        file.unlink()
+
+
+def delete_alone(path: Path) -> None:
+    """As ``rm outbox.db``."""
+    path.unlink()
+
+
+def delete_folder(path: Path) -> None:
+    """As ``rm -r`` of the folder."""
+    shutil.rmtree(path.parent)
+
+
+def move(path: Path) -> None:
+    """As ``mv`` of the folder."""
+    path.parent.rename(path.parent.with_name("away"))
+
+
+def backup(path: Path, to: Path) -> None:
+    """A whole copy, as ``sqlite3 outbox.db '.backup …'`` makes it."""
+    source, target = sqlite.connect(path), sqlite.connect(to)
+    source.backup(target)
+    source.close()
+    target.close()
+
+
+@pytest.mark.parametrize("remove", [delete, delete_alone, delete_folder, move])
+def test_nothing_is_acknowledged_without_the_file(
+    new_world: NewWorld, remove: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """503 and a line within a second, the relay gives up its shard; with a copy in place both go on by themselves."""
+    world = new_world(1)
+    ids = world.record(new_rows(50))
+    relay = world.relay()
+    world.wait_drained()
+    backup(file_of(world), tmp_path / "copy.db")
+    world.engine.dispose()
+    web = world.web()
+    load = Load(lambda: web, senders=4)
+    wait_until(lambda: len(load.accepted) > 50, "the load is on")
+    remove(file_of(world))
+    removed = time()
+    relay.wait_degraded("shard 0", "outbox.db")
+    wait_until(lambda: not requests.get(f"{web.base}/readyz", timeout=30).ok, "it is not ready")
+    assert [each.at for each in load.accepted if each.at > removed + 1] == []
+    assert "not_committed" in web.log.read_text()
+    assert not file_of(world).exists()
+    file_of(world).parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / "copy.db", file_of(world))
+    began, before = monotonic(), len(load.accepted)
+    wait_until(lambda: len(load.accepted) > before + 20, "interactions are taken again")
+    print(f"taken again after {monotonic() - began:.1f} s")  # noqa: T201 - a figure of the run
+    load.stop()
+    wait_until(lambda: requests.get(f"{web.base}/readyz", timeout=30).ok, "it is ready")
+    assert relay.running()
+    assert world.query("SELECT count(*) FROM outbox")[0][0] >= len(ids) + 20
+
+
+def test_each_reason_of_an_outage_is_logged_once(new_world: NewWorld) -> None:
+    """First the file is gone, then another one is no database; not a line for each request."""
+    world = new_world(1)
+    web, path = world.web(), file_of(world)
+    world.engine.dispose()
+    assert post(web)
+    delete(path)
+    wait_until(lambda: not post(web) and "does not exist" in web.log.read_text(), "the first reason is logged")
+    path.write_bytes(b"no database" * 1000)
+    wait_until(lambda: not post(web) and "restore" in web.log.read_text(), "the second reason is logged")
+    for _ in range(20):
+        assert not post(web)
+    lines = [line["event"] for line in map(json.loads, web.log.read_text().splitlines())]
+    reasons = [line for line in lines if line.startswith("interactions are not committed")]
+    assert len(reasons) == len(set(reasons)) <= 3
+
+
+def test_a_relay_whose_log_was_removed_sends_everything(new_world: NewWorld) -> None:
+    """Web and relay close the file before they open it again: what was acknowledged is sent, once."""
+    world = new_world(1)
+    web, relay = world.web(), world.relay()
+    world.engine.dispose()
+    ids = [post(web) for _ in range(20)]
+    path = file_of(world)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+    ids.append(wait_until(lambda: post(web), "interactions are taken again"))
+    world.wait_drained()
+    accepted = [number for number in ids if number]
+    world.check_exactly_once(accepted)
+    assert relay.running()
+    assert "action" in json.loads(web.log.read_text().splitlines()[-1])
+
+
+def post(web: WebProcess) -> int:
+    """Id of an interaction that was accepted; 0 of one that was not."""
+    answer = web.post({"id": "i", "channel": "voice", "turn": next(numbers)})
+    return int(answer.json()["outboxId"]) if answer.status_code == 202 else 0
