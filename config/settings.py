@@ -248,10 +248,13 @@ def _given(name: str, environ: Mapping[str, str], *, secret: bool) -> str | None
         return None if value is None else _cleaned(name, value, shown)
     if value is not None:
         raise SettingsError(f"{name} and {name}_FILE are both set: takes one of them")
+    path = _cleaned(f"{name}_FILE", path, f"{name}_FILE={path!r}")
     try:
         read = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise SettingsError(f"{name}_FILE={path} cannot be read ({type(error).__name__}): takes a text file") from None
+        raise SettingsError(
+            f"{name}_FILE={path} cannot be read ({type(error).__name__}): takes a text file in UTF-8"
+        ) from None
     if not read.strip():  # an empty secret would let everybody in
         raise SettingsError(f"{name}_FILE={path} is empty: takes a file that holds the secret")
     return _cleaned(name, read, f"{name}_FILE={path}")

@@ -189,6 +189,12 @@ def test_a_file_that_gives_no_secret_stops_the_start(tmp_path: Path) -> None:
     empty, binary = tmp_path / "empty", tmp_path / "binary"
     empty.write_text("\n")
     binary.write_bytes(b"\xff")
+    (line,) = refusal({"INFERENCE_TOKEN_FILE": f'"{empty}"'})
+    assert "is surrounded by quotes" in line
+    utf16 = tmp_path / "utf16"  # as PowerShell writes
+    utf16.write_bytes("canary".encode("utf-16"))
+    (line,) = refusal({"INFERENCE_TOKEN_FILE": str(utf16)})
+    assert "takes a text file in UTF-8" in line
     for path, told in ((tmp_path / "none", "cannot be read"), (empty, "is empty"), (binary, "cannot be read")):
         (line,) = refusal({"INFERENCE_TOKEN_FILE": str(path)})
         assert line.startswith(f"INFERENCE_TOKEN_FILE={path} {told}")
