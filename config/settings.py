@@ -131,7 +131,9 @@ class BaseSettings(BaseModel):
 
     database_url: SecretStr = SecretStr("sqlite:///outbox.db")
     """Where the outbox is; ``postgres://`` and ``postgresql://`` both mean psycopg 3."""
-    log_format: Literal["console", "json"] = Field(default_factory=lambda: "console" if sys.stderr and sys.stderr.isatty() else "json")
+    log_format: Literal["console", "json"] = Field(
+        default_factory=lambda: "console" if sys.stderr and sys.stderr.isatty() else "json"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     dyno: str | None = None
     """Set by platforms whose processes share no disk; not a setting of ours."""
