@@ -104,11 +104,22 @@ SECRET_NAMES = frozenset(
 )
 """Those whose value is never shown, and that can be given as a file: NAME_FILE."""
 
-PREFIXES = ("CXONE_", "WEBHOOK_", "KAFKA_", "SCHEMA_REGISTRY_", "INFERENCE_", "RELAY_", "OUTBOX_", "METRICS_", "AUDIT_")
+PREFIXES = (
+    "CXONE_",
+    "WEB_",
+    "WEBHOOK_",
+    "KAFKA_",
+    "SCHEMA_REGISTRY_",
+    "INFERENCE_",
+    "RELAY_",
+    "OUTBOX_",
+    "METRICS_",
+    "AUDIT_",
+)
 SEVERAL_LINES = frozenset(["KAFKA_CONFIG"])
 """Those whose value may be laid out in lines."""
 PLATFORM_NAMES = re.compile(
-    r"KAFKA_(URL|PLUS_URL|PORT.*|PREFIX|TRUSTED_CERT|CLIENT_CERT|CLIENT_CERT_KEY)"
+    r"WEB_MEMORY|KAFKA_(URL|PLUS_URL|PORT.*|PREFIX|TRUSTED_CERT|CLIENT_CERT|CLIENT_CERT_KEY)"
     r"|.*_SERVICE_(HOST|PORT.*)|.*_PORT_\d+_(TCP|UDP)(_(ADDR|PORT|PROTO))?"
 )
 """Names that platforms inject beside ours (container links, service discovery, add-ons)."""

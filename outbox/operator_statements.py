@@ -188,9 +188,10 @@ row, whose shard may be gone, no mark touches. What it erased is not asked for a
 
 _REPLAY = """
     INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
-                        traceparent, received_at, replay_of, enriched_at, topic)
+                        payload_digest, traceparent, received_at, replay_of, enriched_at, topic)
     SELECT r.new_tag, :prefix || o.id, r.hash % i.shards, o.interaction_id, o.channel, o.timestamp_ms,
-           o.customer_email, o.agent_id, o.payload, o.traceparent, {now}, o.id, o.enriched_at, CAST(:topic AS text)
+           o.customer_email, o.agent_id, o.payload, o.payload_digest, o.traceparent, {now}, o.id, o.enriched_at,
+           CAST(:topic AS text)
     FROM outbox_identity AS i, {rows} JOIN outbox AS o ON o.id = r.id AND o.tag = r.tag
     WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix ORDER BY o.id
     ON CONFLICT (key) DO NOTHING RETURNING replay_of

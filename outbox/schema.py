@@ -102,8 +102,7 @@ outbox = Table(
 
 ``topic``: where a replay goes, if not to the usual topic. ``changed_at``: when the row was last parked,
 retried or discarded. An empty ``payload``: the person's data was erased. ``payload_digest``: SHA-256 of the
-body, by which a repeated key is compared without reading bodies; NULL: erased, or of a release before it, or
-of a replay, whose key no sender has."""
+body, by which a repeated key is compared without reading bodies; NULL: erased, or of a release before it."""
 
 outbox_identity = Table(
     "outbox_identity",

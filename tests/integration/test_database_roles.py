@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from outbox import rights
@@ -19,7 +18,7 @@ from outbox.errors import NotAllowedError
 from outbox.rows import Accepted, KeyReused, NewRow
 from outbox.store import Store
 from tests.command_line import Ended, command
-from tests.conftest import migrate
+from tests.conftest import ROOT, migrate
 from tests.relay_process import RelayProcess
 from tests.services import Given, Kafka, Postgres, Registry
 from tests.simulator import Simulator
@@ -46,6 +45,14 @@ class Roles:
         """The role's name on this server."""
         return f"{self.name}_{name}"
 
+    def named(self, documented: str) -> str:
+        """SQL of the documentation with this test's names."""
+        return (
+            documented.replace("cxone_", f"{self.name}_")
+            .replace("DATABASE outbox", f"DATABASE {self.name}")
+            .replace("connect outbox", f"connect {self.name}")
+        )
+
     def url(self, name: str) -> str:
         """The database, as this role."""
         return f"postgresql+psycopg://{self.role(name)}:{self.password}@{self.place}"
@@ -60,7 +67,8 @@ class Roles:
         """Rows of a query, as the server's owner or as a role."""
         url = self.url(role).replace("+psycopg", "") if role else self.server_url
         with psycopg.connect(url, dbname=self.name) as connection:
-            return connection.execute(statement).fetchall()
+            done = connection.execute(statement)
+            return done.fetchall() if done.description else []
 
     def command(self, role: str, *arguments: str, **environ: str) -> Ended:
         """An operator's command, as this role."""
@@ -69,26 +77,24 @@ class Roles:
 
 @pytest.fixture
 def roles(postgres: Postgres | Given) -> Iterator[Roles]:
-    """A migrated database: its owner is the role of the migrations, all others have what the file grants."""
+    """A migrated database, set up as docs/postgresql-roles.md says: the owner of its tables is the migrations' role."""
     made = Roles(postgres.url, f"roles_{uuid.uuid4().hex[:8]}")
-    postgres.create_database(made.name)
+    documented = (ROOT / "docs/postgresql-roles.md").read_text().split("```sql\n")[1].split("```")[0]
+    once, connected = made.named(documented).split(f"\\connect {made.name}\n")
     try:
-        for name in ROLES:
-            login = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
-                sql.Identifier(made.role(name)), sql.Literal(made.password)
-            )
-            made.admin(login.as_string())
-        owner = made.role("migrate")
-        made.admin("REVOKE ALL ON SCHEMA public FROM PUBLIC", f"GRANT USAGE, CREATE ON SCHEMA public TO {owner}")
-        made.admin(f"ALTER SCHEMA public OWNER TO {owner}")
+        with psycopg.connect(made.server_url, autocommit=True) as connection:
+            for statement in filter(None, map(str.strip, once.split(";"))):
+                connection.execute(statement)
+            for name in ROLES:  # as \password does
+                connection.execute(f"ALTER ROLE {made.role(name)} PASSWORD '{made.password}'")
+        made.admin(connected)
         migrate(made.url("migrate"), 2)
-        grants = files("outbox").joinpath("roles.sql").read_text().replace("cxone_", f"{made.name}_")
         with psycopg.connect(made.url("migrate").replace("+psycopg", "")) as connection:
-            connection.execute(grants)
+            connection.execute(made.named(files("outbox").joinpath("roles.sql").read_text()))
         yield made
     finally:
         with psycopg.connect(made.server_url, autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{made.name}" WITH (FORCE)')
+            connection.execute(f'DROP DATABASE IF EXISTS "{made.name}" WITH (FORCE)')
             for name in ROLES:
                 connection.execute(f"DROP ROLE IF EXISTS {made.role(name)}")
 
@@ -258,7 +264,7 @@ def test_each_right_that_is_taken_away_is_named(name: str, roles: Roles) -> None
         rights.insist(connection, name)
     for right in rights.needed(name):
         column = f" ({right.column})" if right.column else ""
-        roles.admin(f"REVOKE {right.privilege}{column} ON {right.object} FROM {role}")
+        roles.query(f"REVOKE {right.privilege}{column} ON {right.object} FROM {role}", role="migrate")
         if right.object.startswith("SCHEMA"):
             with pytest.raises(NotAllowedError, match=r"lacks USAGE ON SCHEMA public"):
                 Store(engine).check_writable(name)
@@ -266,7 +272,7 @@ def test_each_right_that_is_taken_away_is_named(name: str, roles: Roles) -> None
             with pytest.raises(NotAllowedError) as missing, engine.connect() as connection, connection.begin():
                 rights.insist(connection, name)
             assert f"{role} lacks {rights.text_of([right])}: grant" in str(missing.value)
-        roles.admin(f"GRANT {right.privilege}{column} ON {right.object} TO {role}")
+        roles.query(f"GRANT {right.privilege}{column} ON {right.object} TO {role}", role="migrate")
     engine.dispose()
 
 

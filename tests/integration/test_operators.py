@@ -131,6 +131,7 @@ def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
         (["inference", "list", "--state", "sent"], 2, "only parked calls"),
         (["erase", "--yes", "--reason", "x"], 2, "by --email or by --interaction"),
         (["erase", "--email", "a@b.c", "--yes", "--reason", "x"], 3, "no row matches"),
+        (["erase", "--email", "a@b.c", "--yes", "--reason", "x"], 3, "not in interaction ids, agent ids"),
         (["prune", "--yes", "--reason", "x"], 3, "no row matches"),
         (["audit", "--head", "x"], 2, "goes with --verify"),
         (["audit", "--verify", "--head", "x"], 4, "no entry has the hash"),

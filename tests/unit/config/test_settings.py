@@ -203,6 +203,7 @@ def test_a_file_that_gives_no_secret_stops_the_start(tmp_path: Path) -> None:
         ("RELAY_METRIC_PORT", "RELAY_METRICS_PORT"),
         ("WEBHOOK_MAX_BYTE", "WEBHOOK_MAX_BYTES"),
         ("KAFKA_TOPIC_FILE", "KAFKA_TOPIC"),
+        ("WEB_KEEPALIVE_SECOND", "WEB_KEEPALIVE_SECONDS"),
         ("CXONE_WEBHOOK_SECRETS_FILES", "CXONE_WEBHOOK_SECRETS"),
     ],
 )
@@ -225,6 +226,8 @@ def test_known_and_injected_names_are_no_typing_errors() -> None:
         "SCHEMA_REGISTRY_SERVICE_HOST": "10.0.0.1",
         "SCHEMA_REGISTRY_SERVICE_PORT_HTTP": "8081",
         "INFERENCE_PORT": "tcp://10.0.0.1:80",
+        "WEB_PORT": "tcp://10.0.0.1:8000",
+        "WEB_MEMORY": "512",
         "HOME": "/",
     }
     assert unknown_names({**ours, **injected}) == []
