@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from config.settings import BaseSettings, SettingsError, load, unknown_names
 from outbox.rows import Identity
-from relay.check.broker import check_broker, check_transactions
+from relay.check.broker import check_broker, check_clock, check_transactions
 from relay.check.database import check_database
-from relay.check.findings import Finding, failure, ok, unknown, warning
+from relay.check.findings import Finding, Verdict, failure, ok, unknown, warning
 from relay.check.services import check_inference, check_oauth, check_registry
 from relay.check.topics import check_topics
 from relay.settings import RelaySettings
@@ -56,7 +56,12 @@ def _check_kafka(settings: RelaySettings, identity: Identity | None) -> Iterator
         yield from (unknown(subject, "not looked at", cure) for subject in ("transactions", "topics"))
         return
     yield from check_transactions(settings)
-    yield from check_topics(admin, settings, identity.shards if identity else None, len(cluster.brokers))
+    topics = check_topics(admin, settings, identity.shards if identity else None, len(cluster.brokers))
+    yield from topics
+    progress = f"topic {settings.kafka_progress_topic} "
+    verdicts = [finding.verdict for finding in topics if finding.subject.startswith(progress)]
+    if verdicts and Verdict.FAILURE not in verdicts:  # it is there, and may be written to
+        yield check_clock(settings)
     if identity is not None:
         yield judge_identity(settings, identity, cluster.id)
 

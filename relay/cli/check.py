@@ -18,7 +18,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "failure": "
 def check(*, as_json: bool) -> None:
     """Diagnose settings, database, broker, rights, topics, registry, inference and OAuth, each with its cure.
 
-    Safe beside running relays: it never uses a shard's transactional id, writes nothing to a topic and
+    Safe beside running relays: it never uses a shard's transactional id, commits nothing to a topic and
     registers nothing. Exit code 4 if a check failed; warnings are 0.
 
     \b
