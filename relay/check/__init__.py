@@ -14,6 +14,7 @@ from relay.check.database import check_database
 from relay.check.findings import Finding, Verdict, failure, ok, unknown, warning
 from relay.check.services import check_inference, check_oauth, check_registry
 from relay.check.topics import check_topics
+from relay.identity import differences
 from relay.settings import RelaySettings
 
 S = TypeVar("S", bound=BaseSettings)
@@ -68,17 +69,11 @@ def _check_kafka(settings: RelaySettings, identity: Identity | None) -> Iterator
 
 def judge_identity(settings: RelaySettings, identity: Identity, cluster_id: str) -> Finding:
     """Whether the outbox is used with what it was used with before: a relay refuses anything else."""
-    now = {
-        "RELAY_SHARDS": (identity.shards, settings.relay_shards or identity.shards),
-        "KAFKA_TOPIC": (identity.topic, settings.kafka_topic),
-        "KAFKA_PROGRESS_TOPIC": (identity.progress_topic, settings.kafka_progress_topic),
-        "KAFKA_TRANSACTIONAL_ID_PREFIX": (identity.transactional_id_prefix, settings.kafka_transactional_id_prefix),
-        "the Kafka cluster": (identity.cluster_id, cluster_id),
-    }
-    used = identity.topic is not None
-    different = [f"{n} was {a}, is {b}" for n, (a, b) in now.items() if a != b and (used or n == "RELAY_SHARDS")]
+    different = differences(settings, identity, cluster_id)
+    if settings.relay_shards not in (None, identity.shards):
+        different.insert(0, f"RELAY_SHARDS was {identity.shards}, is {settings.relay_shards}")
     if different:
         cure = "go back to what it was used with: sending with these could lose or double rows"
         return failure("outbox", "; ".join(different), cure)
-    told = f"used with topic {identity.topic}" if used else "not used with any topic yet"
+    told = f"used with topic {identity.topic}" if identity.topic else "not used with any topic yet"
     return ok("outbox", f"{identity.shards} shard(s), {told}")
