@@ -28,6 +28,8 @@ class ThrottledError(LaterError):
 def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
     """What an answer tells of an interaction; 204, 404 and refusals of the very request tell nothing.
 
+    A web page is no answer of CXone's: any server has one for a path that it does not know.
+
     Args:
         answer: of CXone, no 403.
         email_paths: JSON Pointers, separated by commas.
@@ -52,6 +54,11 @@ def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
         if 300 <= (answer.status or 0) < 400:
             raise UnavailableError(
                 f"CXONE_ENRICH_URL answers {answer.status}, a redirect, which is not followed: name its target there"
+            )
+        if (answer.body or b"").lstrip().startswith(b"<"):
+            raise UnavailableError(
+                f"CXONE_ENRICH_URL answers {answer.status} with a web page, which says nothing of an interaction: "
+                "check its host and path"
             )
         return NOTHING_KNOWN
     try:

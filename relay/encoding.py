@@ -5,24 +5,16 @@ time that a general writer takes, at the place where the relay spends most. A te
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from outbox.rows import PendingRow, Ref
-from relay.errors import MisconfiguredError, RowsAtFaultError, UnavailableError
+from relay.errors import RowsAtFaultError
 from relay.publisher import Headers, Record
+from relay.registry import SCHEMA_TEXT, schema_id
 from relay.settings import RelaySettings
 
-SCHEMA_TEXT = files("relay").joinpath("schemas/interaction.avsc").read_text()
+__all__ = ["MAGIC_BYTE", "SCHEMA_TEXT", "Encoder", "make_encoder"]
+
 MAGIC_BYTE = b"\x00"
-REGISTRY_TIMEOUT_SECONDS = 10
-NOT_ALLOWED = frozenset({401, 403, 405})
-NOT_FOUND = 404
-CONFLICT = 409
-TOO_MANY = 429
-READ_ONLY_MODE = 42205
 
 
 class Encoder:
@@ -117,72 +109,3 @@ def make_encoder(settings: RelaySettings) -> Encoder:
     """An encoder for every topic that rows may go to. Raises as ``schema_id``."""
     replay_topics = {topic: schema_id(settings, topic) for topic in settings.kafka_replay_topics}
     return Encoder(schema_id(settings, settings.kafka_topic), replay_topics)
-
-
-def schema_id(settings: RelaySettings, topic: str) -> int:
-    """The id of a topic's value schema: registered if we may, else looked up.
-
-    Raises:
-        UnavailableError: the registry does not answer, or refuses the login.
-        MisconfiguredError: it refuses the schema, or has none and does not let us register it.
-    """
-    subject = f"{topic}-value"
-    schema = Schema(SCHEMA_TEXT, "AVRO")
-    client = registry_client(settings)
-    try:
-        return int(client.register_schema(subject, schema))
-    except SchemaRegistryError as error:
-        if error.http_status_code not in NOT_ALLOWED and error.error_code != READ_ONLY_MODE:
-            raise _refused(error, subject) from None
-    except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
-        raise _unreachable(settings, error) from None
-    try:
-        return int(client.lookup_schema(subject, schema).schema_id or 0)
-    except SchemaRegistryError as error:
-        raise _refused(error, subject) from None
-    except Exception as error:  # noqa: BLE001 - as above
-        raise _unreachable(settings, error) from None
-
-
-def registry_client(settings: RelaySettings) -> SchemaRegistryClient:
-    """A client that tries once; who waits, waits in the open."""
-    config: dict[str, object] = {
-        "url": settings.schema_registry_url,
-        "timeout": REGISTRY_TIMEOUT_SECONDS,
-        "max.retries": 0,  # the relay waits with a backoff of its own, and says so
-    }
-    if settings.schema_registry_username is not None:
-        password = settings.schema_registry_password
-        secret = password.get_secret_value() if password else ""
-        config["basic.auth.user.info"] = f"{settings.schema_registry_username}:{secret}"
-    return SchemaRegistryClient(config)
-
-
-def _refused(error: SchemaRegistryError, subject: str) -> UnavailableError | MisconfiguredError:
-    status = error.http_status_code
-    if status in NOT_ALLOWED:
-        return UnavailableError(
-            f"the Schema Registry refuses the login or its rights ({status}): check SCHEMA_REGISTRY_USERNAME and "
-            f"SCHEMA_REGISTRY_PASSWORD, and the right to read subject {subject}"
-        )
-    if status == NOT_FOUND:
-        return MisconfiguredError(
-            f"the Schema Registry has no schema under {subject} and the relay may not register one: "
-            "register relay/schemas/interaction.avsc there"
-        )
-    if status == CONFLICT or 400 <= status < TOO_MANY:
-        return MisconfiguredError(
-            f"the Schema Registry refuses the schema of {subject} ({status}, {error.error_code}): "
-            "its versions there are not compatible with relay/schemas/interaction.avsc"
-        )
-    if status == TOO_MANY:
-        return UnavailableError(
-            "the Schema Registry answers 429, too many requests: the relay waits and asks again, nothing is lost "
-            "meanwhile; if it lasts, raise the registry's rate limit"
-        )
-    return UnavailableError(f"the Schema Registry answers {status}: it has to recover, nothing is lost meanwhile")
-
-
-def _unreachable(settings: RelaySettings, error: Exception) -> UnavailableError:
-    place = settings.schema_registry_url.rsplit("@", 1)[-1]
-    return UnavailableError(f"the Schema Registry at {place} does not answer ({type(error).__name__})")

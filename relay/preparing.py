@@ -108,9 +108,9 @@ class Prepared:
 
     def check_identity(self) -> None:
         """At each taking, for the brokers behind an address, and the database behind its, can change."""
-        shards = self.store.identity().shards  # resharding changes it under a running relay
-        cluster_id = self.topics.prepare(shards, used=True)
-        self.store.bind_identity(replace(self.bound, shards=shards, cluster_id=cluster_id))
+        identity = self.store.identity()  # resharding changes it under a running relay
+        cluster_id = self.topics.prepare(identity)
+        self.store.bind_identity(replace(self.bound, shards=identity.shards, cluster_id=cluster_id))
 
     def read_back(self, shard: int, stop: threading.Event) -> progress.Progress | None:
         """The shard's last committed progress record."""
@@ -154,8 +154,8 @@ def prepare(
     """
     store = Store(engine)
     identity = insist("database", store.identity)
-    topics, used = Topics(settings), identity.progress_topic == settings.kafka_progress_topic
-    cluster_id = insist("kafka", lambda: topics.prepare(identity.shards, used=used))
+    topics = Topics(settings)
+    cluster_id = insist("kafka", lambda: topics.prepare(identity))
     bound = Identity(
         identity.outbox_id,
         identity.shards,

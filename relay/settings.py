@@ -3,6 +3,7 @@
 import json
 import re
 import ssl
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -49,8 +50,20 @@ FORBIDDEN_KAFKA_CONFIG = frozenset(
         "transactional.id",
     }
 )
-"""librdkafka settings that would break the promise, load code, or have a variable of their own."""
-FORBIDDEN_KAFKA_PREFIXES = ("test.mock.", "ssl.engine.", "ssl.providers", "interceptor")
+"""librdkafka settings that would break the promise, load code, run commands, or have a variable of their own."""
+UNVERIFIED_TLS = {
+    "enable.ssl.certificate.verification": ("false", "0", "f"),
+    "ssl.endpoint.identification.algorithm": ("none",),
+}
+"""librdkafka settings, and their values that let anybody pass for a broker."""
+FORBIDDEN_KAFKA_PREFIXES = (
+    "interceptor",
+    "offset.store.",  # writes files
+    "sasl.kerberos.",  # parts of a shell command
+    "ssl.engine.",
+    "ssl.providers",
+    "test.mock.",
+)
 FORBIDDEN_KAFKA_SUFFIX = "_cb"
 """Callbacks are code, not settings."""
 
@@ -186,6 +199,19 @@ class RelaySettings(BaseSettings):
             raise ValueError(f"{', '.join(refused)} may not be set here: it would break the promise or has a variable")
         return value
 
+    @field_validator("kafka_ssl_ca_location", "kafka_ssl_certificate_location", "kafka_ssl_key_location")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is None or value == "probe":  # librdkafka then looks where systems keep authorities
+            return value
+        try:
+            if not Path(value).is_dir():  # of authorities
+                Path(value).open("rb").close()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no path"
+            raise ValueError(f"takes a file that this user can read; {value}: {reason}") from None
+        return value
+
     @field_validator(*LOGINS)
     @classmethod
     def _callable_url(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -229,6 +255,7 @@ class RelaySettings(BaseSettings):
     def _consistent(self) -> Self:
         if (self.kafka_sasl_username is None) != (self.kafka_sasl_password is None):
             raise ValueError("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD: takes both or neither")
+        self._insist_on_verified_brokers()
         if self.kafka_sasl_username and not self.kafka_security_protocol.startswith("SASL"):
             raise ValueError(
                 f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: takes SASL_SSL with KAFKA_SASL_USERNAME"
@@ -273,6 +300,17 @@ class RelaySettings(BaseSettings):
             hosts = kafka_hosts(self.kafka_bootstrap_servers)
             sent += [f"KAFKA_SECURITY_PROTOCOL: {told} {host}: takes SASL_SSL" for host in hosts]
         return sent
+
+    def _insist_on_verified_brokers(self) -> None:
+        given = json.loads(self.kafka_config.get_secret_value()) if self.kafka_config else {}
+        local = not kafka_hosts(self.kafka_bootstrap_servers)
+        for name, values in UNVERIFIED_TLS.items():
+            if str(given.get(name)).lower() in values and not local:
+                raise ValueError(
+                    f"KAFKA_CONFIG: {name}={given[name]} would let anybody pass for the broker: takes it on loopback "
+                    "alone; set KAFKA_SSL_CA_LOCATION to the authority of the broker's certificate, and let that name "
+                    "the host of KAFKA_BOOTSTRAP_SERVERS"
+                )
 
     @property
     def kafka_topics(self) -> tuple[str, ...]:

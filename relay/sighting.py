@@ -11,15 +11,16 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
-from confluent_kafka.schema_registry import SchemaRegistryClient
 from fastavro import parse_schema, schemaless_reader
 from fastavro.read import SchemaResolutionError
+from fastavro.schema import SchemaParseException
 
 from outbox.lookup import StoredRow
 from outbox.rows import PendingRow
-from relay.encoding import MAGIC_BYTE, SCHEMA_TEXT, Encoder
+from relay.encoding import MAGIC_BYTE, Encoder
 from relay.errors import UnavailableError
 from relay.kafka import ErrorMemory, committed_reader, explain, of_partitions, translated
+from relay.registry import SCHEMA_TEXT, RefusedError, Registry
 
 SEARCH_SECONDS = 20.0
 """For the whole search."""
@@ -177,7 +178,7 @@ def _told(topic: str, error: KafkaError) -> str:
 # Comparing -----------------------------------------------------------------------------------------
 
 
-def differences(registry: SchemaRegistryClient, row: StoredRow, seen: Sighting) -> dict[str, tuple[Any, Any]]:
+def differences(registry: Registry, row: StoredRow, seen: Sighting) -> dict[str, tuple[Any, Any]]:
     """What the topic does not hold as the row has it: name to what the row says and what the record says.
 
     Raises:
@@ -206,11 +207,9 @@ def _decoded(value: bytes, writer: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"value": "is no Avro record"}
 
 
-def _writer_schema(registry: SchemaRegistryClient, value: bytes) -> Any:
+def _writer_schema(registry: Registry, value: bytes) -> Any:
     schema_id = int.from_bytes(value[len(MAGIC_BYTE) : WIRE_PREFIX_BYTES], "big")
     try:
-        return parse_schema(json.loads(registry.get_schema(schema_id).schema_str or ""))
-    except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
-        raise UnavailableError(
-            f"the Schema Registry does not give schema {schema_id} ({type(error).__name__})"
-        ) from None
+        return parse_schema(json.loads(registry.schema(schema_id)))
+    except (RefusedError, ValueError, SchemaParseException) as error:
+        raise UnavailableError(f"the Schema Registry does not give schema {schema_id} ({error})") from None

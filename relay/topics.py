@@ -19,7 +19,9 @@ from confluent_kafka.admin import (
     OffsetSpec,
 )
 
+from outbox.rows import Identity
 from relay.errors import MisconfiguredError, UnavailableError
+from relay.identity import insist
 from relay.kafka import ErrorMemory, admin_client, explain, seen_of, translated
 from relay.progress import bounds
 from relay.settings import RelaySettings, kafka_client_config
@@ -54,32 +56,35 @@ class Topics:
         self._settings = settings
         self._reported_hidden = False
 
-    def prepare(self, shards: int, *, used: bool) -> str:
+    def prepare(self, identity: Identity) -> str:
         """See that the topics are there, with partitions enough, the progress topic compacted; the cluster's id.
 
         Without the right to see the progress topic's settings a warning names it, and the relay works all the same.
 
         Args:
-            shards: of the outbox.
-            used: whether this outbox was used with the progress topic before.
+            identity: of the outbox.
 
         Raises:
+            OutboxMismatchError: the outbox was used with other topics or another cluster; nothing is changed there.
             UnavailableError: the broker does not answer.
             MisconfiguredError: a topic is missing or not as it has to be, and the relay may not or should not
                 change that.
         """
+        insist(self._settings, identity)
+        used = identity.progress_topic is not None
         memory = ErrorMemory()
         admin = admin_client(kafka_client_config(self._settings), memory)
         cluster_id = ""
-        for new in wanted_topics(self._settings, shards):
+        for new in wanted_topics(self._settings, identity.shards):
             cluster_id, partitions = _look(admin, new.topic, memory)
+            insist(self._settings, identity, cluster_id)
             while not partitions:
                 if _create(admin, new, self._settings, memory):
                     break
                 # Another relay was faster, or the broker made it for somebody who asked about it.
                 cluster_id, partitions = _look(admin, new.topic, memory)
             if partitions and new.topic == self._settings.kafka_progress_topic:
-                self._grow(admin, partitions, shards, used=used)
+                self._grow(admin, partitions, identity.shards, used=used)
                 self._compact(admin, partitions, memory, used=used)
         return cluster_id
 
@@ -168,6 +173,18 @@ def grow_progress_topic(admin: AdminClient, settings: RelaySettings, shards: int
             raise UnavailableError(memory.told(f"topic {topic} cannot be grown: {explain(error)}"))
     log.info("topic %s has %d partitions now", topic, shards, action="topic_grown", topic=topic, partitions=shards)
     return before
+
+
+def cluster_of(settings: RelaySettings) -> str:
+    """The id of the cluster behind the settings.
+
+    Raises:
+        UnavailableError: the broker does not answer.
+        MisconfiguredError: the client refuses its settings.
+    """
+    memory = ErrorMemory()
+    admin = admin_client(kafka_client_config(settings), memory)
+    return _metadata(admin, settings.kafka_topic, memory).cluster_id or ""
 
 
 def wanted_topics(settings: RelaySettings, shards: int) -> list[NewTopic]:

@@ -9,12 +9,13 @@ from typing import TypeVar
 
 from config.settings import BaseSettings, SettingsError, load, unknown_names
 from outbox.rows import Identity
-from relay.check.broker import check_broker, check_transactions
+from relay.check.broker import check_broker, check_clock, check_transactions
 from relay.check.database import check_database
-from relay.check.findings import Finding, failure, ok, unknown, warning
+from relay.check.findings import Finding, Verdict, failure, ok, unknown, warning
 from relay.check.services import check_inference, check_oauth, check_registry
 from relay.check.topics import check_topics
 from relay.check.transport import check_database_transport, check_http_transport
+from relay.identity import differences
 from relay.settings import RelaySettings
 
 S = TypeVar("S", bound=BaseSettings)
@@ -59,24 +60,23 @@ def _check_kafka(settings: RelaySettings, identity: Identity | None) -> Iterator
         yield from (unknown(subject, "not looked at", cure) for subject in ("transactions", "topics"))
         return
     yield from check_transactions(settings)
-    yield from check_topics(admin, settings, identity.shards if identity else None, len(cluster.brokers))
+    topics = check_topics(admin, settings, identity.shards if identity else None, len(cluster.brokers))
+    yield from topics
+    progress = f"topic {settings.kafka_progress_topic} "
+    verdicts = [finding.verdict for finding in topics if finding.subject.startswith(progress)]
+    if verdicts and Verdict.FAILURE not in verdicts:  # it is there, and may be written to
+        yield check_clock(settings)
     if identity is not None:
         yield judge_identity(settings, identity, cluster.id)
 
 
 def judge_identity(settings: RelaySettings, identity: Identity, cluster_id: str) -> Finding:
     """Whether the outbox is used with what it was used with before: a relay refuses anything else."""
-    now = {
-        "RELAY_SHARDS": (identity.shards, settings.relay_shards or identity.shards),
-        "KAFKA_TOPIC": (identity.topic, settings.kafka_topic),
-        "KAFKA_PROGRESS_TOPIC": (identity.progress_topic, settings.kafka_progress_topic),
-        "KAFKA_TRANSACTIONAL_ID_PREFIX": (identity.transactional_id_prefix, settings.kafka_transactional_id_prefix),
-        "the Kafka cluster": (identity.cluster_id, cluster_id),
-    }
-    used = identity.topic is not None
-    different = [f"{n} was {a}, is {b}" for n, (a, b) in now.items() if a != b and (used or n == "RELAY_SHARDS")]
+    different = differences(settings, identity, cluster_id)
+    if settings.relay_shards not in (None, identity.shards):
+        different.insert(0, f"RELAY_SHARDS was {identity.shards}, is {settings.relay_shards}")
     if different:
         cure = "go back to what it was used with: sending with these could lose or double rows"
         return failure("outbox", "; ".join(different), cure)
-    told = f"used with topic {identity.topic}" if used else "not used with any topic yet"
+    told = f"used with topic {identity.topic}" if identity.topic else "not used with any topic yet"
     return ok("outbox", f"{identity.shards} shard(s), {told}")

@@ -21,6 +21,8 @@ REQUEST_SECONDS = 10.0
 TELLING = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION})  # noqa: SLF001
 """Complaints after which there is nothing to wait for."""
 TRANSACTION_SECONDS = 15.0
+PROBE_MS = 10_000
+"""After which the broker aborts a probe's transaction that nobody has ended."""
 CHECK_PROTOCOL = "check KAFKA_SECURITY_PROTOCOL, for the listener may speak another one, and whether the broker hangs"
 REPLICAS_OF_STATE = (
     "see that the broker's __transaction_state has its replicas: transaction.state.log.replication.factor and "
@@ -173,6 +175,43 @@ def check_transactions(settings: RelaySettings) -> list[Finding]:
     except KafkaException as exception:
         return [judge_transactions(settings, exception.args[0], complaints.telling())]
     return [ok("transactions", f"init_transactions works with {transactional_id}, and its time-out is accepted")]
+
+
+def check_clock(settings: RelaySettings) -> Finding:
+    """Whether the broker takes records with this host's time, tried in a transaction that is aborted.
+
+    The progress topic has to be there, and the rights on it.
+    """
+    refused: list[KafkaError] = []
+    producer = Producer(
+        {
+            **kafka_producer_config(settings),
+            "transactional.id": f"{settings.kafka_transactional_id_prefix}check",
+            "transaction.timeout.ms": PROBE_MS,
+            "message.timeout.ms": PROBE_MS,
+            "on_delivery": lambda error, _message: refused.append(error) if error else None,
+        },
+        logger=log,
+    )
+    try:
+        producer.init_transactions(TRANSACTION_SECONDS)
+        producer.begin_transaction()
+        producer.produce(settings.kafka_progress_topic, b"", b"check", 0)
+        left = producer.flush(TRANSACTION_SECONDS)
+        producer.abort_transaction(TRANSACTION_SECONDS)
+    except KafkaException as exception:
+        return judge_clock(exception.args[0])
+    return judge_clock(refused[0] if refused else KafkaError(KafkaError._TIMED_OUT) if left else None)  # noqa: SLF001
+
+
+def judge_clock(error: KafkaError | None) -> Finding:
+    """What it means that a record with this host's time is taken, or not."""
+    if error is None:
+        return ok("broker clock", "the broker takes records with this host's time")
+    if error.code() == KafkaError.INVALID_TIMESTAMP:
+        seen = f"{seen_of(error)}: the broker refuses records with this host's time"
+        return failure("broker clock", seen, CURES[error.code()])
+    return unknown("broker clock", f"a record could not be tried: {seen_of(error)}", "see the broker's log")
 
 
 def judge_transactions(settings: RelaySettings, error: KafkaError, telling: KafkaError | None) -> Finding:

@@ -1,28 +1,30 @@
 """The services behind HTTP: the Schema Registry, inference, and CXone."""
 
-import socket
-from contextlib import closing
 from urllib.parse import urlsplit
-
-import requests
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from relay.check.findings import Finding, failure, ok, unknown, warning
 from relay.contacts import ThrottledError
-from relay.encoding import SCHEMA_TEXT, registry_client
 from relay.enrichment import ask_for, told_by
 from relay.errors import MisconfiguredError, UnavailableError
 from relay.http import NAME_UNKNOWN, TLS_FAILED, Answer, Client
 from relay.inference import insist_on_allowed_host
 from relay.oauth import TokenError, fetch_token
+from relay.registry import (
+    LATER,
+    PATH_CURE,
+    UNAUTHORIZED,
+    NoAnswerError,
+    NotARegistryError,
+    RefusedError,
+    Registry,
+)
 from relay.settings import RelaySettings
 
 SECONDS = 5.0
 REFUSED = frozenset({401, 403})
 NOBODY = "0"
 """An interaction that there is none of: whether CXone lets this client ask is seen without anybody's data."""
-NOT_FOUND, CONFLICT, TOO_MANY, UNKNOWN_METHOD = 404, 409, 429, 501
+NOT_FOUND, TOO_MANY, UNKNOWN_METHOD = 404, 429, 501
 COMPATIBLE = "make the versions there compatible with relay/schemas/interaction.avsc, or use another KAFKA_TOPIC"
 
 
@@ -31,30 +33,30 @@ COMPATIBLE = "make the versions there compatible with relay/schemas/interaction.
 
 def check_registry(settings: RelaySettings) -> list[Finding]:
     """Reachable, authorised, and the schema of each topic registered or compatible. Nothing is registered by this."""
-    place = settings.schema_registry_url.rsplit("@", 1)[-1]
+    registry = Registry(settings)
     schemas: list[Finding] = []
-    with closing(registry_client(settings)) as client:
-        for subject in (f"{topic}-value" for topic in settings.kafka_topics):
-            try:
-                schemas.append(_look_at_schema(client, subject))
-            except SchemaRegistryError as error:
-                return [*schemas, *judge_registry_error(place, subject, error.http_status_code)]
-            except Exception as error:  # noqa: BLE001 - the client passes on whatever its HTTP library raises
-                return [_no_answer("schema registry", place, error, "SCHEMA_REGISTRY_URL")]
-    return [ok("schema registry", f"{place} answers, and takes the login"), *schemas]
+    for subject in (f"{topic}-value" for topic in settings.kafka_topics):
+        try:
+            schemas.append(_look_at_schema(registry, subject))
+        except RefusedError as error:
+            return [*schemas, *judge_registry_error(registry.place, subject, error.status)]
+        except NotARegistryError as error:
+            return [failure("schema registry", str(error).removesuffix(f": {PATH_CURE}"), PATH_CURE)]
+        except NoAnswerError as error:
+            return [_silence("schema registry", registry.place, Answer(None, error.cause), "SCHEMA_REGISTRY_URL")]
+    return [ok("schema registry", f"{registry.place} answers, and takes the login"), *schemas]
 
 
-def _look_at_schema(client: SchemaRegistryClient, subject: str) -> Finding:
-    schema = Schema(SCHEMA_TEXT, "AVRO")
+def _look_at_schema(registry: Registry, subject: str) -> Finding:
     try:
-        return ok("schema", f"{subject} holds the schema as id {client.lookup_schema(subject, schema).schema_id}")
-    except SchemaRegistryError as error:
-        if error.http_status_code != NOT_FOUND:
+        return ok("schema", f"{subject} holds the schema as id {registry.look_up(subject)}")
+    except RefusedError as error:
+        if error.status != NOT_FOUND:
             raise
     try:
-        compatible = not client.get_versions(subject) or client.test_compatibility(subject, schema)
-    except SchemaRegistryError as error:
-        if error.http_status_code != NOT_FOUND:
+        compatible = registry.is_compatible(subject)
+    except RefusedError as error:
+        if error.status != NOT_FOUND:
             raise
         compatible = True  # no such subject yet: it begins with our schema
     if not compatible:
@@ -66,7 +68,7 @@ def _look_at_schema(client: SchemaRegistryClient, subject: str) -> Finding:
 def judge_registry_error(place: str, subject: str, status: int) -> list[Finding]:
     """What a refusal of the registry means, by its HTTP status."""
     seen = f"{place} answers {status}"
-    if status in REFUSED:
+    if status in UNAUTHORIZED:
         cure = (
             "check SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD (with some registries an API key and its "
             f"secret, which are not those of Kafka), and the right to read subject {subject}"
@@ -75,7 +77,7 @@ def judge_registry_error(place: str, subject: str, status: int) -> list[Finding]
     if status == TOO_MANY:
         cure = "ask again later, or raise the registry's rate limit; the relay asks once at its start"
         return [unknown("schema registry", f"{seen}: too many requests", cure)]
-    if status == CONFLICT or 400 <= status < 500:
+    if 400 <= status < 500 and status not in LATER:
         return [failure("schema", f"{seen}: it refuses the schema of {subject}", COMPATIBLE)]
     return [failure("schema registry", seen, "let it recover; rows wait in the outbox meanwhile")]
 
@@ -154,13 +156,3 @@ def _silence(subject: str, place: str, answer: Answer, name: str) -> Finding:
     if answer.error == NAME_UNKNOWN:
         return failure(subject, seen, f"correct the host in {name}")
     return failure(subject, seen, f"start it, open the way to it, or correct {name}")
-
-
-def _no_answer(subject: str, place: str, error: Exception, name: str) -> Finding:
-    told = f"{place} does not answer ({type(error).__name__})"
-    if isinstance(error, requests.exceptions.SSLError) or "certificate" in str(error).lower():
-        cure = f"check its certificate, or let {name} name the host that the certificate is for"
-        return failure(subject, f"{told}: TLS fails", cure)
-    if isinstance(error.__cause__ or error.__context__, socket.gaierror) or "resolve" in str(error).lower():
-        return failure(subject, f"{told}: its name cannot be resolved", f"correct the host in {name}")
-    return failure(subject, told, f"start it, open the way to it, or correct {name}")

@@ -19,7 +19,7 @@ def check(*, json_lines: bool) -> None:
     """Check settings and services, and say how to fix each.
 
     Looks at settings, database, broker, rights, topics, registry, inference and OAuth. Safe beside running
-    relays: it never uses a shard's transactional id, writes nothing to a topic and registers nothing. Exit
+    relays: it never uses a shard's transactional id, commits nothing to a topic and registers nothing. Exit
     code 4 if a check failed; warnings are 0.
 
     \b

@@ -124,7 +124,7 @@ def _show(stage: Stage, count: int) -> int:
             pending = sum(shard.pending for shard in status)
             progress.update(posted, completed=len(accepted))
             progress.update(sent, completed=len(set(accepted)) - pending)
-            if not senders.is_alive() and not pending and not stage.relay_was_killed():
+            if not senders.is_alive() and not pending and kills.count and not stage.relay_was_killed():
                 break
             kills.go_on(len(accepted) - pending, count)
             if stage.relay_gave_up() or time.monotonic() > deadline:

@@ -4,15 +4,16 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any, NamedTuple
 
 import click
 
 from config.settings import SettingsError, load
+from outbox.errors import OutboxMismatchError
 from outbox.lookup import Life, Lookup, StoredRow
-from outbox.rows import Order, RowFilter
+from outbox.rows import Identity, Order, RowFilter
 from outbox.states import CallState, RowState
+from outbox.store import Store
 from relay.cli.output import escaped, to_json, told_actor, told_time
 from relay.cli.shared import (
     ACTOR,
@@ -27,7 +28,7 @@ from relay.cli.shared import (
     outbox_of,
     who_acts,
 )
-from relay.errors import UnavailableError
+from relay.errors import MisconfiguredError, UnavailableError
 from relay.settings import RelaySettings, kafka_client_config
 
 MASKED = "***"
@@ -76,10 +77,10 @@ def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: 
             asked = RowFilter(ids=(row_id,))
             order = Order(who_acts(actor, settings), reason or "", asked, settings.pseudonym_key)
             payload = lookup.reveal(row_id, order)
-        life = lookup.life(row_id)
+        life, identity = lookup.life(row_id), Store(engine).identity()
     if life is None:
         nothing_matched(f"the outbox holds no row {row_id}")
-    looked = _look_up(life.row, compare=verify)
+    looked = _look_up(life.row, identity, compare=verify)
     if json_lines:
         click.echo(to_json(_as_json(life, looked, payload)))
     else:
@@ -91,19 +92,23 @@ def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: 
 # In Kafka ------------------------------------------------------------------------------------------
 
 
-def _look_up(row: StoredRow, *, compare: bool) -> Looked:
+def _look_up(row: StoredRow, identity: Identity, *, compare: bool) -> Looked:
     try:
         settings = load(RelaySettings, os.environ)
     except SettingsError as error:
         return Looked(not_seen=f"not looked up: {error}".replace("\n", "; "))
     from relay import sighting
-    from relay.encoding import registry_client
+    from relay.identity import insist
+    from relay.registry import Registry
+    from relay.topics import cluster_of
 
     transactional_id = f"{settings.kafka_transactional_id_prefix}{row.shard + 1:02d}"
     topic = row.topic or settings.kafka_topic
     try:
+        insist(settings, identity)  # first what needs no broker
+        insist(settings, identity, cluster_of(settings))
         sighted, records = sighting.find(kafka_client_config(settings), topic, row)
-    except UnavailableError as error:
+    except (UnavailableError, MisconfiguredError, OutboxMismatchError) as error:
         return Looked(transactional_id, not_seen=f"not looked up: {error}")
     if sighted is None:
         told = f"not in {topic}: looked at {records} record(s) since it was received"
@@ -113,8 +118,7 @@ def _look_up(row: StoredRow, *, compare: bool) -> Looked:
     if not compare:
         return looked
     try:
-        with closing(registry_client(settings)) as registry:
-            return looked._replace(differences=sighting.differences(registry, row, sighted))
+        return looked._replace(differences=sighting.differences(Registry(settings), row, sighted))
     except UnavailableError as error:
         return looked._replace(not_compared=str(error))
 

@@ -141,6 +141,27 @@ BREAKAGES = [
         "tests/faults/test_parking.py::test_a_kill_on_the_way_to_parking_parks_the_same_row[sqlite]",
     ),
     Breakage(
+        "rows are parked on although none passes",
+        "relay/batch_size.py",
+        "if self._parked >= MOST_PARKED:",
+        "if False:",
+        "tests/unit/relay/test_batch_size.py::test_when_nothing_passes_no_row_is_at_fault",
+    ),
+    Breakage(
+        "a wrong clock is charged to a row",
+        "relay/kafka.py",
+        "REFUSED_WHOLE = frozenset({KafkaError.INVALID_TIMESTAMP})",
+        "REFUSED_WHOLE, REFUSED_RECORDS = frozenset(), REFUSED_RECORDS | {KafkaError.INVALID_TIMESTAMP}",
+        "tests/faults/test_wrong_clock.py::test_records_from_the_future_charge_no_row",
+    ),
+    Breakage(
+        "a look for a topic makes the broker create it",
+        "relay/settings.py",
+        'config["allow.auto.create.topics"] = False',
+        'config["allow.auto.create.topics"] = True',
+        "tests/unit/relay/test_settings.py::test_no_client_makes_a_broker_create_topics",
+    ),
+    Breakage(
         "the same rows again on the same producer after an abort",
         "relay/publisher.py",
         "            if not asked:\n                self._abort()",

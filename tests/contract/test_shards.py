@@ -253,6 +253,7 @@ def custody_of(engine: Engine, read_back: Callable[[int], Progress | None]) -> C
             check_identity=lambda: None,
             publisher=lambda _shard: SimpleNamespace(fence=lambda: None, close=lambda: None),
             read_back=read_back,
+            batch_size=1,
             inference=False,
             step=lambda _name, _shard: None,
         )
@@ -329,6 +330,7 @@ def unable(engine: Engine) -> Iterator[threading.Thread]:
         dead_owner=lambda _shard: None,
         check_identity=lambda: None,
         publisher=lambda _shard: SimpleNamespace(fence=fence, close=lambda: None),
+        batch_size=1,
         step=lambda _name, _shard: None,
         stop=stop,
         health=Health(),

@@ -4,15 +4,30 @@ import secrets
 
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
+from relay.batch_size import MOST_PARKED
+from tests.command_line import command
 from tests.support import exactly_once, new_row, new_rows, wait_until
 from tests.world import NewWorld, World
 
 
 def make_topic(world: World, max_message_bytes: int) -> None:
     """Create the topic with a limit that a long e-mail address breaks."""
-    topic = NewTopic(world.topic, 2, 1, config={"max.message.bytes": str(max_message_bytes)})
+    create(world, NewTopic(world.topic, 2, 1, config={"max.message.bytes": str(max_message_bytes)}))
+
+
+def create(world: World, topic: NewTopic) -> None:
+    """Create a topic."""
     admin = AdminClient(world.client_config)
     for future in admin.create_topics([topic]).values():
+        future.result(10)
+
+
+def alter(world: World, topic: str, name: str, value: str) -> None:
+    """Change a topic's setting."""
+    admin = AdminClient(world.client_config)
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([resource]).values():
         future.result(10)
 
 
@@ -67,16 +82,41 @@ def test_a_refused_progress_record_parks_nobody(world: World) -> None:
     """A progress topic that takes only tiny records is a wrong setting: the shard waits and names it, then goes on."""
     config = {"cleanup.policy": "compact", "max.message.bytes": "120"}
     topic = NewTopic(world.environ["KAFKA_PROGRESS_TOPIC"], 1, 1, config=config)
-    admin = AdminClient(world.client_config)
-    for future in admin.create_topics([topic]).values():
-        future.result(10)
+    create(world, topic)
     ids = world.record(new_rows(50))
     relay = world.relay()
     relay.wait_degraded("shard 0", "the progress record is refused")
     assert world.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(0,)]
-    raised = ConfigEntry("max.message.bytes", "1048576", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic.topic, incremental_configs=[raised])
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(10)
+    alter(world, topic.topic, "max.message.bytes", "1048576")
     world.wait_drained()
     world.check_exactly_once(ids)
+
+
+def test_when_every_row_is_refused_few_are_parked(world: World) -> None:
+    """A topic that takes nothing is no fault of rows: after three in vain the shard waits, and says so.
+
+    With the topic put right the others are sent, and the three as soon as an operator retries them.
+    """
+    make_topic(world, 100)
+    ids = world.record(new_rows(50, interactions=50))
+    relay = world.relay()
+    relay.wait_degraded("shard 0", "that is not a fault of rows")
+    assert world.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(MOST_PARKED,)]
+    alter(world, world.topic, "max.message.bytes", "1048576")
+    wait_until(lambda: not world.pending(), "the others are sent")
+    retried = command(world.environ, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--reason", "topic put right", "--yes")
+    assert retried.returncode == 0, retried.stderr
+    world.wait_drained()
+    world.check_exactly_once(ids)
+
+
+def test_many_refused_rows_in_a_row_are_parked_while_others_pass(world: World) -> None:
+    """More of them than make the relay doubt: another row is tried, passes, and so each of them is at fault."""
+    make_topic(world, 500)
+    culprits = [new_row(f"bad-{number}", **culprit()) for number in range(2 * MOST_PARKED)]
+    bad = world.record(culprits)
+    ids = world.record(new_rows(20, interactions=20))
+    world.relay()
+    wait_until(lambda: not world.pending(), "the good rows are sent and the bad ones parked", 120)
+    assert world.query("SELECT id FROM outbox WHERE state = 'parked' ORDER BY id") == [(row_id,) for row_id in bad]
+    exactly_once(world.seen(), ids)

@@ -222,22 +222,15 @@ def test_an_outbox_made_anew_under_a_running_relay_is_left_to_the_next_one(new_w
     assert len(world.seen()) == 10
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("KAFKA_TOPIC", "topic was"),
-        ("KAFKA_PROGRESS_TOPIC", "progress topic was"),
-        ("KAFKA_TRANSACTIONAL_ID_PREFIX", "transactional id prefix was"),
-    ],
-)
-def test_other_names_are_refused_before_anyone_is_fenced(world: World, name: str, told: str) -> None:
+@pytest.mark.parametrize("name", ["KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC", "KAFKA_TRANSACTIONAL_ID_PREFIX"])
+def test_other_names_are_refused_before_anyone_is_fenced(world: World, name: str) -> None:
     """A relay with another topic or prefix stops with the difference; the one that runs does not notice it."""
     ids = world.record(new_rows(10))
     running = world.relay()
     world.wait_drained()
     refused = world.relay(None, 1, **{name: f"{world.environ[name]}-other"})
     assert refused.wait() == 1
-    assert told in refused.log.read_text()
+    assert f"{name} was" in refused.log.read_text()
     ids += world.record(new_rows(10))
     world.wait_drained()
     assert [line["action"] for line in running.lines() if line.get("action") == "taken"] == ["taken"]
@@ -260,4 +253,4 @@ def test_another_cluster_is_refused(
     drain(world)
     refused = world.relay(KAFKA_BOOTSTRAP_SERVERS=own_kafka.bootstrap_servers)
     assert refused.wait() == 1
-    assert "cluster id was" in refused.log.read_text()
+    assert "the Kafka cluster was" in refused.log.read_text()

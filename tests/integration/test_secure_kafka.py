@@ -7,7 +7,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
+from confluent_kafka.admin import (
+    AclOperation,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from tests.command_line import command
 from tests.services import Registry, SecureKafka
@@ -78,6 +86,9 @@ def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
     world.wait_drained()
     world.check_exactly_once(ids)
     assert PASSWORD not in relay.log.read_text()
+    hidden_settings = [line["event"] for line in relay.lines() if line.get("action") == "topic_settings_hidden"]
+    assert len(hidden_settings) == 1  # however often the shard was taken
+    assert "grant DescribeConfigs" in hidden_settings[0]
     relay.stop()
     ids += world.record(new_rows(100))
     world.relay()
@@ -126,3 +137,32 @@ def test_a_wrong_password_is_named_and_never_shown(new_secure_world: NewSecureWo
     relay = world.relay(KAFKA_SASL_PASSWORD="wrong-canary")
     relay.wait_degraded("kafka", "KAFKA_SASL_PASSWORD")
     assert "wrong-canary" not in relay.log.read_text() + relay.get("/readyz")
+
+
+def test_a_progress_topic_that_expires_and_may_not_be_altered_is_refused(
+    secure_kafka: SecureKafka, new_secure_world: NewSecureWorld
+) -> None:
+    """Seen, and not ours to change: exit 1 with the command; with the right to alter it the relay puts it right."""
+    world, user = new_secure_world(create_topics=True)
+    topic, progress = world.environ["KAFKA_TOPIC"], world.environ["KAFKA_PROGRESS_TOPIC"]
+    entry = ConfigEntry("cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, progress, incremental_configs=[entry])
+    admin = secure_kafka.admin()
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(10)
+    secure_kafka.allow(user, ResourceType.TOPIC, topic, [WRITE, DESCRIBE], prefix=False)
+    seeing = [READ, WRITE, DESCRIBE, AclOperation.DESCRIBE_CONFIGS]
+    secure_kafka.allow(user, ResourceType.TOPIC, progress, seeing, prefix=False)
+    prefix = world.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
+    secure_kafka.allow(user, ResourceType.TRANSACTIONAL_ID, prefix, [WRITE, DESCRIBE], prefix=True)
+    ids = world.record(new_rows(10))
+
+    def refused() -> str:
+        relay = world.relay()
+        return relay.log.read_text() if relay.wait() == 1 else ""
+
+    assert f"--topic {progress} --alter --add-config cleanup.policy=compact" in refused()
+    secure_kafka.allow(user, ResourceType.TOPIC, progress, [AclOperation.ALTER_CONFIGS], prefix=False)
+    world.relay()
+    world.wait_drained()
+    world.check_exactly_once(ids)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from confluent_kafka import Producer
 
 from tests.command_line import command
@@ -130,3 +131,15 @@ def test_without_kafka_the_rest_is_told(world: World) -> None:
     away = command(world.environ, "show", str(row_id), "--verify", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9")
     assert (away.returncode, "not looked up: " in away.stdout) == (1, True)
     assert command(world.environ, "show", "4711").returncode == 3
+
+
+@pytest.mark.parametrize("name", ["KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC", "KAFKA_TRANSACTIONAL_ID_PREFIX"])
+def test_settings_of_another_outbox_raise_no_false_alarm(world: World, name: str) -> None:
+    """With another topic or prefix nothing is concluded from the topic: the setting is named, and nobody is alarmed."""
+    (row,) = world.record([new_row()])
+    world.relay()
+    world.wait_drained()
+    shown = command(world.environ, "show", str(row), "--verify", **{name: "another"})
+    assert shown.returncode == 1
+    assert f"the settings differ from what this outbox was used with: {name} was" in shown.stdout
+    assert "not in another" not in shown.stdout

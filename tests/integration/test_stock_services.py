@@ -165,3 +165,20 @@ def test_a_topic_of_somebody_else_is_not_touched(stock_world: World) -> None:
     assert relay.wait() == 1
     assert f"--topic {progress} --alter --add-config cleanup.policy=compact" in relay.log.read_text()
     assert policy(world, progress) == "delete"
+
+
+def test_settings_of_another_outbox_create_no_topic(stock_world: World) -> None:
+    """A relay, or a verb, with another topic than the outbox was used with is refused before it makes that topic."""
+    world = stock_world
+    world.record(new_rows(10))
+    world.relay()
+    world.wait_drained()
+    other = f"{world.topic}-other"
+    refused = world.relay(KAFKA_TOPIC=other)
+    assert refused.wait() == 1
+    assert "KAFKA_TOPIC was" in refused.log.read_text()
+    looked = command(
+        world.environ, "reconcile", "--shard", "0", "--since", "1h", "--reason", "drill", "--dry-run", KAFKA_TOPIC=other
+    )
+    assert looked.returncode == 1
+    assert other not in AdminClient(world.client_config).list_topics(timeout=10).topics

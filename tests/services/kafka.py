@@ -168,6 +168,15 @@ class Kafka:
             self._process.kill()
 
 
+def write_keystore(path: Path, authority: trustme.CA) -> None:
+    """Write a broker's key and certificate as Java reads them: private keys as PKCS#8 only."""
+    server = authority.issue_cert("127.0.0.1", "localhost")
+    private = load_pem_private_key(server.private_key_pem.bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    path.write_bytes(private + b"".join(part.bytes() for part in server.cert_chain_pems))
+
+
 class StockKafka(Kafka):
     """A broker with the settings that it ships with, and no others."""
 
@@ -180,15 +189,10 @@ class SecureKafka(Kafka):
     def _listeners(self, controller: int) -> dict[str, str]:
         self._directory.mkdir(parents=True, exist_ok=True)
         authority = trustme.CA()
-        server = authority.issue_cert("127.0.0.1", "localhost")
         self.ca_location = str(self._directory / "ca.pem")
         keystore = self._directory / "server.pem"
         authority.cert_pem.write_to_path(self.ca_location)
-        # Java reads private keys as PKCS#8 only.
-        private = load_pem_private_key(server.private_key_pem.bytes(), None).private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-        )
-        keystore.write_bytes(private + b"".join(part.bytes() for part in server.cert_chain_pems))
+        write_keystore(keystore, authority)
         module = "org.apache.kafka.common.security.scram.ScramLoginModule"
         login = f'{module} required username="{ADMIN}" password="{PASSWORD}";'
         return {
@@ -255,3 +259,41 @@ class SecureKafka(Kafka):
         admin = self.admin()
         for future in admin.delete_acls([right]).values():
             future.result(10)
+
+
+class MutualTlsKafka(Kafka):
+    """A broker that knows its clients by their certificates, all of which can be replaced while it is down."""
+
+    def _listeners(self, controller: int) -> dict[str, str]:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        names = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
+        self.locations = {what: str(self._directory / name) for what, name in names.items()}
+        self.renew()
+        return {
+            "listeners": f"SSL://{self.bootstrap_servers},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"SSL://{self.bootstrap_servers}",
+            "listener.security.protocol.map": "SSL:SSL,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "SSL",
+            "ssl.client.auth": "required",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self._directory / "server.pem"),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": self.locations["ca"],
+        }
+
+    def renew(self) -> None:
+        """Replace the authority and every certificate on the disk, in the same places."""
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.locations["ca"])
+        write_keystore(self._directory / "server.pem", authority)
+        client = authority.issue_cert("relay@example.com")
+        client.private_key_pem.write_to_path(self.locations["key"])
+        client.cert_chain_pems[0].write_to_path(self.locations["certificate"])
+
+    def start(self) -> Self:
+        """Start, with a client's certificate as the client's configuration."""
+        names = {"ca": "ssl.ca.location", "certificate": "ssl.certificate.location", "key": "ssl.key.location"}
+        self.client_config |= {names[what]: path for what, path in self.locations.items()}
+        self.client_config["security.protocol"] = "SSL"
+        super().start()
+        return self

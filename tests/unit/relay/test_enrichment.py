@@ -62,6 +62,13 @@ def test_a_redirect_is_a_mistake_in_the_settings(status: int) -> None:
         contact_of(Answer(status, f"HTTP {status}"), EMAIL, AGENT)
 
 
+@pytest.mark.parametrize("status", [400, 404, 410])
+def test_a_web_page_is_no_answer_of_cxone(status: int) -> None:
+    """Any server has one for a path that it does not know: rows wait, rather than go without what CXone knows."""
+    with pytest.raises(UnavailableError, match="check its host and path"):
+        contact_of(Answer(status, f"HTTP {status}", body=b"\n<!DOCTYPE html><p>Not Found"), EMAIL, AGENT)
+
+
 def test_what_may_pass_is_waited_for() -> None:
     """No answer, 5xx, 429 with or without a time, an answer that broke off; only 429 means that CXone works."""
     broken = (Answer(200, body=None), Answer(200, body=b"\xff"), Answer(200, body=b"[" * ANSWER_BYTES))

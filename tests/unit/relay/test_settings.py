@@ -1,6 +1,7 @@
 """The relay's settings: what would break the promise is refused before anything is done."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,11 @@ NEEDED = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092", "SCHEMA_REGISTRY_URL": "h
         "error_cb",
         "on_delivery",
         "logger",
+        "allow.auto.create.topics",
+        "sasl.kerberos.kinit.cmd",
+        "sasl.kerberos.principal",
+        "offset.store.path",
+        "ssl.engine.location",
     ],
 )
 def test_what_would_break_the_promise_is_refused_by_name(name: str) -> None:
@@ -35,6 +41,39 @@ def test_what_would_break_the_promise_is_refused_by_name(name: str) -> None:
         load(RelaySettings, {**NEEDED, "KAFKA_CONFIG": given})
     assert name in str(refused.value)
     assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("enable.ssl.certificate.verification", False),
+        ("enable.ssl.certificate.verification", "false"),
+        ("enable.ssl.certificate.verification", 0),
+        ("ssl.endpoint.identification.algorithm", "none"),
+        ("ssl.endpoint.identification.algorithm", "NONE"),
+    ],
+)
+def test_brokers_are_verified_unless_they_are_on_this_machine(name: str, value: object) -> None:
+    """Verification that KAFKA_CONFIG switches off is refused by name, with the cure."""
+    given = {**NEEDED, "KAFKA_CONFIG": json.dumps({name: value})}
+    load(RelaySettings, {**given, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092,localhost:9092,[::1]:9092"})
+    with pytest.raises(SettingsError, match=rf"{name}=.* KAFKA_SSL_CA_LOCATION"):
+        load(RelaySettings, {**given, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092,broker.example:9092"})
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """With its variable, at the start; a folder of authorities is fine."""
+    load(RelaySettings, {**NEEDED, "KAFKA_SSL_CA_LOCATION": str(tmp_path)})
+    for name in ("KAFKA_SSL_CA_LOCATION", "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION"):
+        with pytest.raises(SettingsError, match=f"{name}.*none.pem.*No such file"):
+            load(RelaySettings, {**NEEDED, name: str(tmp_path / "none.pem")})
+
+
+def test_no_client_makes_a_broker_create_topics() -> None:
+    """A broker creates a topic that a client asks about with its own defaults, unless the client forbids it."""
+    settings = load(RelaySettings, NEEDED)
+    assert kafka_client_config(settings)["allow.auto.create.topics"] is False
+    assert kafka_producer_config(settings)["allow.auto.create.topics"] is False
 
 
 @pytest.mark.parametrize("given", ["[]", "{", "7", '{"a": {"b": 1}}', '{"a": [1]}', "null"])

@@ -1,0 +1,68 @@
+"""``python -m bench.slow_link [--rows N] [--mbit N]``: a drain over a thin link, with default settings.
+
+The relay reaches the broker through a proxy that carries so many bits a second. What is printed is the
+share of it that records took: keys, values and headers of the rows, without any overhead of the protocol.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from bench.place import services
+from tests.conftest import migrate
+from tests.faults.services import ProxiedKafka
+from tests.faults.test_slow_kafka import large_rows
+from tests.world import World, settings_for
+
+
+def main() -> None:
+    """Measure a drain on both databases, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.slow_link")
+    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--mbit", type=float, default=4.0)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="outbox-slow-link-"))
+    sys.stdout.write("| database | shards | rows | bytes a record | seconds | share of the link |\n")
+    sys.stdout.write("|---|---|---|---|---|---|\n")
+    with services(folder) as (_, registry, postgres):
+        # Its transactional ids live as long as with a broker's own settings: a minute of waiting is usual here.
+        week = {"transactional.id.expiration.ms": "604800000", "producer.id.expiration.ms": "86400000"}
+        kafka = ProxiedKafka(folder / "kafka", week).start()
+        kafka.proxy.bytes_per_second = options.mbit * 1_000_000 / 8
+        try:
+            for kind, shards in (("sqlite", 1), ("postgresql", 8)):
+                name = f"slow_{uuid.uuid4().hex[:8]}"
+                url = f"sqlite:///{folder}/{name}.db" if kind == "sqlite" else postgres.create_database(name)
+                url = url.replace("postgresql://", "postgresql+psycopg://")
+                migrate(url, shards)
+                settings = settings_for(kafka, registry, url) | {"KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers}
+                world = World(url, settings, {"bootstrap.servers": kafka.bootstrap_servers}, folder)
+                _measure(world, kind, shards, options)
+        finally:
+            kafka.stop()
+
+
+def _measure(world: World, kind: str, shards: int, options: argparse.Namespace) -> None:
+    ids = world.record(large_rows(options.rows, 1_000))
+    began = time.monotonic()
+    relay = world.relay()
+    try:
+        world.wait_drained(1_800)
+        seconds = time.monotonic() - began
+    finally:
+        relay.kill()
+        world.engine.dispose()
+    seen = world.seen()
+    world.check_exactly_once(ids)
+    headers = sum(len(name) + len(value) for record in seen for name, value in record.headers.items())
+    size = headers + sum(len(record.key) + len(record.value) for record in seen)
+    share = size / seconds / (options.mbit * 1_000_000 / 8)
+    sys.stdout.write(f"| {kind} | {shards} | {len(ids):,} | {size / len(ids):.0f} | {seconds:.1f} | {share:.2f} |\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

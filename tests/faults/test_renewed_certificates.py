@@ -1,0 +1,53 @@
+"""Certificates that are renewed on the disk: the next connection uses them, without a restart of the relay."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import command
+from tests.conftest import NewDatabase
+from tests.services import Given, MutualTlsKafka, Registry
+from tests.services.fixtures import started
+from tests.support import new_rows, wait_until
+from tests.world import World, settings_for
+
+
+@pytest.fixture
+def mutual_tls_kafka(tmp_path: Path) -> Iterator[MutualTlsKafka]:
+    """A broker that knows its clients by their certificates."""
+    yield from started(MutualTlsKafka(tmp_path / "kafka"))
+
+
+def test_a_relay_goes_on_with_renewed_certificates(
+    mutual_tls_kafka: MutualTlsKafka,
+    new_database: NewDatabase,
+    registry: Registry | Given,
+    tmp_path: Path,
+    worlds: list[World],
+) -> None:
+    """Authority, certificates and keys of both sides are replaced, the old ones are worth nothing: rows go on."""
+    kafka, url = mutual_tls_kafka, new_database(2)
+    settings = {
+        **settings_for(kafka, registry, url),
+        "KAFKA_SECURITY_PROTOCOL": "SSL",
+        "KAFKA_SSL_CA_LOCATION": kafka.locations["ca"],
+        "KAFKA_SSL_CERTIFICATE_LOCATION": kafka.locations["certificate"],
+        "KAFKA_SSL_KEY_LOCATION": kafka.locations["key"],
+    }
+    world = World(url, settings, kafka.client_config, tmp_path)
+    worlds.append(world)
+    ids = world.record(new_rows(100))
+    relay = world.relay()
+    world.wait_drained()
+    wait_until(lambda: len(world.seen()) == len(ids), "consumers see the first rows")
+    kafka.process.stop()
+    kafka.renew()
+    kafka.process.start()
+    ids += world.record(new_rows(100))
+    world.wait_drained(120)
+    assert relay.running()
+    world.check_exactly_once(ids)
+    wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
+    checked = command(world.environ, "check")
+    assert checked.returncode == 0, checked.stdout

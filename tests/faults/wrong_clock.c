@@ -1,0 +1,53 @@
+/* A host whose clock is wrong: cc -shared -fPIC -O2 -o wrong_clock.so wrong_clock.c -ldl
+ *
+ * Preloaded into a process, it adds to the time of day, as Kafka's client asks for it, as many seconds as the
+ * file $WRONG_CLOCK_FILE holds when it is asked, so that the clock can be put right while the process runs.
+ * What the client waits for until such a time is waited for until the right one.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <threads.h>
+#include <time.h>
+
+static long ahead(void)
+{
+    const char *path = getenv("WRONG_CLOCK_FILE");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    long seconds = 0;
+
+    if (file) {
+        if (fscanf(file, "%ld", &seconds) != 1)
+            seconds = 0;
+        fclose(file);
+    }
+    return seconds;
+}
+
+int gettimeofday(struct timeval *now, void *zone)
+{
+    static int (*real)(struct timeval *, void *);
+    int result;
+
+    if (!real)
+        real = (int (*)(struct timeval *, void *))dlsym(RTLD_NEXT, "gettimeofday");
+    result = real(now, zone);
+    now->tv_sec += ahead();
+    return result;
+}
+
+int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until)
+{
+    static int (*real)(cnd_t *, mtx_t *, const struct timespec *);
+    struct timespec now, right = *until;
+    long shift = ahead();
+
+    if (!real)
+        real = (int (*)(cnd_t *, mtx_t *, const struct timespec *))dlsym(RTLD_NEXT, "cnd_timedwait");
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (shift && right.tv_sec >= now.tv_sec + shift / 2) /* nobody waits that long on purpose */
+        right.tv_sec -= shift;
+    return real(condition, mutex, &right);
+}
