@@ -1,7 +1,7 @@
 """What the topic holds: its committed records since a moment, as far as they name rows of an outbox."""
 
 from collections.abc import Iterator
-from time import monotonic
+from time import monotonic, time
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -12,6 +12,7 @@ from relay.kafka import ErrorMemory, committed_reader, of_partitions, translated
 from relay.progress import REQUEST_SECONDS, bounds
 
 PAGE_RECORDS = 2_000
+MINUTE_MS = 60_000
 OPEN_TRANSACTION_SECONDS = 90.0
 """How long a dead producer's transaction can stay in the way: transaction.timeout.ms, and until the broker looks."""
 
@@ -68,6 +69,21 @@ def cut_short(admin: AdminClient, topic: str, since_ms: int) -> list[int]:
     first, since = bounds(admin, places, OffsetSpec.earliest()), bounds(admin, places, _at(since_ms))
     # Below 0: nothing since; then something may be gone only if nothing is left at all.
     return [n for n, (low, end) in first.items() if low and (since[n][0] == low or (since[n][0] < 0 and low == end))]
+
+
+def kept_since(admin: AdminClient, topic: str, since_ms: int) -> int:
+    """The first moment from ``since_ms`` on, to a minute, since which no record has been removed from the topic.
+
+    Raises:
+        UnavailableError: the broker does not answer.
+    """
+    if not cut_short(admin, topic, since_ms):
+        return since_ms
+    low, high = since_ms, round(time() * 1000)
+    while high - low > MINUTE_MS:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cut_short(admin, topic, middle) else (low, middle)
+    return high
 
 
 def _places(admin: AdminClient, topic: str) -> list[TopicPartition]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,11 +21,12 @@ from outbox.engine import READ_ONLY
 from outbox.leases import Leases
 from outbox.rows import Identity, PendingRow
 from outbox.store import Store
+from relay.custody import Custody
 from relay.encoding import Encoder
 from relay.health import Health
 from relay.marks import Marks
 from relay.metrics import RelayMetrics
-from relay.progress import Progress, key_of
+from relay.progress import StoredProgress, key_of
 from relay.publisher import Publisher, Record
 from relay.shard import Parts, ShardWorker
 from relay.turns import Turns
@@ -129,6 +132,20 @@ class Relay:
             self.process = None
             self._dead.add(self.owner)
 
+    def look_after(self, interrupted: str | None) -> Custody:
+        """What an operator's verb works with here, until it is interrupted at a step; None: it is not."""
+
+        def step(name: str, _shard: int) -> None:
+            if name == interrupted:
+                raise InterruptedError(name)
+
+        self.owner = f"operator-{next(_numbers)}"
+        self.stop, self.link = PacedEvent(lambda _: None), Link(self._broker)
+        leases = Leases(self._engine, self.owner, LEASE_SECONDS, paused_too=True)
+        parts = replace(self._parts(), leases=leases, step=step)
+        prepared: Any = SimpleNamespace(parts=lambda *_: parts)
+        return Custody(prepared, 0)
+
     def mend(self) -> None:
         """No fault is pending any more."""
         self.database.next = None
@@ -157,7 +174,7 @@ class Relay:
         def publisher(_shard: int) -> Publisher:
             return Publisher(config, "p-01", TOPIC, (PROGRESS_TOPIC, 0, key), self.stop.is_set)
 
-        def read_back(_shard: int) -> Progress | None:
+        def read_back(_shard: int) -> StoredProgress | None:
             return relay.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set)
 
         return Parts(
