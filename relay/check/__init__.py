@@ -11,7 +11,8 @@ from config.settings import BaseSettings, SettingsError, load, unknown_names
 from outbox.rows import Identity
 from relay.check.broker import check_broker, check_transactions
 from relay.check.database import check_database
-from relay.check.findings import Finding, failure, ok, unknown, warning
+from relay.check.findings import Finding, Verdict, failure, ok, unknown, warning
+from relay.check.progress import check_progress
 from relay.check.services import check_inference, check_oauth, check_registry
 from relay.check.topics import check_topics
 from relay.settings import RelaySettings
@@ -58,7 +59,10 @@ def _check_kafka(settings: RelaySettings, identity: Identity | None) -> Iterator
     yield from check_transactions(settings)
     yield from check_topics(admin, settings, identity.shards if identity else None, len(cluster.brokers))
     if identity is not None:
-        yield judge_identity(settings, identity, cluster.id)
+        same = judge_identity(settings, identity, cluster.id)
+        yield same
+        if identity.topic is not None and same.verdict is Verdict.OK:
+            yield from check_progress(admin, settings, identity)
 
 
 def judge_identity(settings: RelaySettings, identity: Identity, cluster_id: str) -> Finding:
