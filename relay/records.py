@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from time import monotonic, time
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
 
 from outbox.reconciling import SeenRecord
 from relay.errors import UnavailableError
@@ -74,16 +74,33 @@ def cut_short(admin: AdminClient, topic: str, since_ms: int) -> list[int]:
 def kept_since(admin: AdminClient, topic: str, since_ms: int) -> int:
     """The first moment from ``since_ms`` on, to a minute, since which no record has been removed from the topic.
 
+    A partition that retention has emptied has lost nothing younger than ``retention.ms``; without the right to see
+    that setting (``DescribeConfigs``) the moment is now.
+
     Raises:
         UnavailableError: the broker does not answer.
     """
-    if not cut_short(admin, topic, since_ms):
-        return since_ms
     low, high = since_ms, round(time() * 1000)
+    ends = bounds(admin, _places(admin, topic), OffsetSpec.earliest())
+    emptied = {number for number, (first, end) in ends.items() if first and first == end}
+    if emptied:
+        low = min(max(low, high - _retention_ms(admin, topic)), high)
+    if not set(cut_short(admin, topic, low)) - emptied:
+        return low
     while high - low > MINUTE_MS:
         middle = (low + high) // 2
-        low, high = (middle, high) if cut_short(admin, topic, middle) else (low, middle)
+        low, high = (middle, high) if set(cut_short(admin, topic, middle)) - emptied else (low, middle)
     return high
+
+
+def _retention_ms(admin: AdminClient, topic: str) -> int:
+    """How long records are kept; 0 if that is not to be seen, or if time removes none."""
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    try:
+        (future,) = admin.describe_configs([resource], request_timeout=REQUEST_SECONDS).values()
+        return max(0, int(future.result(REQUEST_SECONDS * 2)["retention.ms"].value))
+    except KafkaException:
+        return 0
 
 
 def _places(admin: AdminClient, topic: str) -> list[TopicPartition]:

@@ -64,7 +64,7 @@ def report(subject: str, lease: Lease, done: Settlement, record: StoredProgress 
             "rows have their ids (a restored database)",
             subject, len(record.progress.refs), done.marked, action="taken", **told,
         )  # fmt: skip
-    else:
+    elif done.verdict not in {Verdict.DATABASE_WENT_BACK, Verdict.KAFKA_WENT_BACK}:
         log.info("%s taken", subject, action="taken", **told)
 
 

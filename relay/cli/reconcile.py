@@ -178,7 +178,7 @@ def _send_lost_rows_again(
     done = [loss for loss in losses if _repair(engine, held, loss, order, accept=accept)]
     again, shards = sum(len(loss.missing) for loss in done), _told(loss.look.shard for loss in done)
     click.echo(f"reconcile: {again} row(s) are pending again, shard(s) {shards} go on")
-    if len(done) < len(losses):
+    if len(done) < len(losses) or any(loss.undecided for loss in losses):
         sys.exit(PARTLY_DONE)
 
 
@@ -197,8 +197,8 @@ def _show_loss(loss: Loss, *, accept: bool) -> None:
     )
     if loss.undecided:
         click.echo(
-            f"  {loss.undecided} more were not found, but records of their time were removed (retention.ms): they "
-            "stay marked sent",
+            f"  {loss.undecided} more were not found, but records of their time may have been removed (retention.ms): "
+            "they stay marked sent (exit code 5)",
             err=True,
         )
 

@@ -213,6 +213,7 @@ def test_a_record_that_the_release_before_has_settled_past_counts_for_nothing(
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_shard SET settled = 2")
     assert store.progress_of(0) == (2, None)
+    assert store.settle_record(lease, record_ref(1), [], inference=False).verdict is Verdict.KAFKA_WENT_BACK
     other = RecordRef(2, 0, "other")
     assert store.settle_record(lease, other, [], inference=False).verdict is Verdict.IN_ORDER
     assert store.progress_of(0) == (2, other)

@@ -1,6 +1,7 @@
 """The database, the progress topic or the settings are not those of before: nothing is lost or silently doubled."""
 
 import shutil
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import make_url
 
 from outbox.engine import sqlite
-from relay.records import cut_short
+from relay.records import cut_short, kept_since
 from tests.conftest import NewDatabase
 from tests.integration.test_operators import relay
 from tests.relay_process import RelayProcess
@@ -126,6 +127,13 @@ def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | 
     for future in admin.delete_records([TopicPartition(topic, 1, 1), TopicPartition(topic, 2, 3)]).values():
         future.result(10)
     assert [cut_short(admin, topic, since) for since in (-1, 1_500, 2_500)] == [[1, 2], [1, 2], [2]]
+    # One partition is emptied, so nothing is known of what is older than its retention of a week.
+    week_ago = (time.time() - 7 * 24 * 3600) * 1000
+    assert abs(kept_since(admin, topic, 0) - week_ago) < 3600 * 1000
+    producer.produce(topic, b"value", b"key", 2, timestamp=4_000)
+    assert producer.flush(20) == 0
+    assert 4_000 <= kept_since(admin, topic, 0) <= 70_000
+    assert kept_since(admin, topic, 80_000) == 80_000
 
 
 def test_duplicates_are_accepted_on_purpose_only(world: World) -> None:

@@ -139,11 +139,14 @@ class Relay:
             if name == interrupted:
                 raise InterruptedError(name)
 
-        self.owner = f"operator-{next(_numbers)}"
-        self.stop, self.link = PacedEvent(lambda _: None), Link(self._broker)
-        leases = Leases(self._engine, self.owner, LEASE_SECONDS, paused_too=True)
-        parts = replace(self._parts(), leases=leases, step=step)
-        prepared: Any = SimpleNamespace(parts=lambda *_: parts)
+        verb = Relay(self._engine, self._broker, self._dead, 1, waiting=self._waiting)
+        verb.owner, verb.stop, verb.link = f"operator-{next(_numbers)}", PacedEvent(lambda _: None), Link(self._broker)
+        verb.close()  # the engine is listened to once
+        leases = Leases(self._engine, verb.owner, LEASE_SECONDS, paused_too=True)
+        parts = replace(verb._parts(), leases=leases, step=step)
+        prepared: Any = SimpleNamespace(
+            parts=lambda *_: parts, read_back=lambda _shard, _stop, below: verb.read_back(below)
+        )
         return Custody(prepared, 0)
 
     def mend(self) -> None:
@@ -157,12 +160,18 @@ class Relay:
         self.kill()
         event.remove(self._engine, "commit", self.database._at_commit)
 
+    def read_back(self, below: int | None = None) -> StoredProgress | None:
+        """The last progress record; with ``below``, the last one of a smaller sequence."""
+        config: dict[str, Any] = {LINK: self.link}
+        admin: Any = AdminClient(config)
+        key = key_of(Store(self._engine).identity().outbox_id, 0)
+        return relay.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set, below)
+
     def _parts(self) -> Parts:
         store = Store(self._engine)
         known = store.identity()
         bound = Identity(known.outbox_id, known.shards, TOPIC, PROGRESS_TOPIC, "p-", "cluster")
         config: dict[str, Any] = {LINK: self.link}
-        admin: Any = AdminClient(config)
         key = key_of(known.outbox_id, 0)
 
         leases = Leases(self._engine, self.owner, LEASE_SECONDS)
@@ -174,9 +183,6 @@ class Relay:
         def publisher(_shard: int) -> Publisher:
             return Publisher(config, "p-01", TOPIC, (PROGRESS_TOPIC, 0, key), self.stop.is_set)
 
-        def read_back(_shard: int) -> StoredProgress | None:
-            return relay.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set)
-
         return Parts(
             store=store,
             leases=leases,
@@ -185,7 +191,7 @@ class Relay:
             check_identity=lambda: store.bind_identity(bound),
             complete=list,
             publisher=publisher,
-            read_back=read_back,
+            read_back=lambda _shard: self.read_back(),
             dead_owner=dead_owner,
             batch_size=self._batch_size,
             parked_rows_hold=self._waiting,

@@ -166,8 +166,9 @@ class Broker:
             if forgets_ids:
                 del self._holders[name]
             elif holder.transaction is not None:
+                if holder.transaction.decided is None:
+                    holder.session = holder.session._replace(epoch=holder.session.epoch + 1)
                 holder.transaction = None
-                holder.session = holder.session._replace(epoch=holder.session.epoch + 1)
 
     # Transactions --------------------------------------------------------------------------------
 
