@@ -29,6 +29,7 @@ from bench.place import Place, fill, services
 from bench.report import ratio, spread
 from bench.scoring import LATENCY_SECONDS, Scoring
 from outbox.leases import Leases
+from outbox.rows import RecordRef
 from outbox.store import Store
 from relay.health import Health
 from relay.inference import InferenceWorker
@@ -90,7 +91,7 @@ def _calls(place: Place, kind: str, url: str, count: int, rounds: int) -> dict[s
             lease = Leases(outbox.engine, "bench", 600).take(0)
             assert lease is not None
             refs = [row.ref for row in Store(outbox.engine).pending(lease, count)]
-            Store(outbox.engine).mark_sent(0, 1, refs, inference=True)
+            Store(outbox.engine).mark_sent(lease, RecordRef(1, 0, ""), refs, inference=True)
             ours.append(_stage_rate(outbox.engine, url, len(refs)))
         bare.append(_bare_rate(url, count))
     return compared("calls/s", ours, "bare requests calls/s", bare)

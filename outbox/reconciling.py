@@ -1,15 +1,17 @@
-"""After a restore: rows that the topic holds already are marked, and the shard may go on."""
+"""After database or Kafka went back in time: rows are marked as the topic has them, and the shard may send again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Engine
 
-from outbox import audit, transactions
+from outbox import audit, statements, transactions
 from outbox import shard_statements as sql
-from outbox.rows import Lease, Order, Ref
+from outbox.rows import Lease, Order, RecordRef, Ref
 from outbox.store import _lock, _mark
+
+PAGE_ROWS = 5_000
 
 
 class SeenRecord(NamedTuple):
@@ -88,13 +90,62 @@ def mark_found(
     return marked
 
 
-def overtake(engine: Engine, lease: Lease, sequence: int, verb: str, order: Order) -> None:
-    """Settle a sequence that is further ahead, on an operator's word: the shard goes on from there.
+class SentRow(NamedTuple):
+    """A row that is marked sent."""
+
+    id: int
+    tag: int
+    received_at_ms: int
+
+    @property
+    def ref(self) -> Ref:
+        """Id and tag."""
+        return Ref(self.id, self.tag)
+
+
+def sent_above(engine: Engine, shard: int, sequence: int) -> Iterator[SentRow]:
+    """The shard's rows that were marked sent by transactions above a sequence, in id order."""
+    after = -(2**63)
+    while True:
+        with transactions.read(engine) as connection:
+            connection.execute(sql.TAKE_TIME.on(connection))
+            values = {"shard": shard, "sequence": sequence, "after": after, "limit": PAGE_ROWS}
+            page = [SentRow._make(row) for row in connection.execute(sql.SENT_ABOVE.on(connection), values)]
+        yield from page
+        if len(page) < PAGE_ROWS:
+            return
+        after = page[-1].id
+
+
+def send_again(engine: Engine, lease: Lease, refs: Sequence[Ref], order: Order) -> int:
+    """Make rows pending again that Kafka has lost, under the shard's lock, with an audit entry.
 
     Args:
         engine: of the outbox.
         lease: of the shard, which is fenced.
-        sequence: of the shard's last Kafka transaction.
+        refs: the rows; those that are not marked sent any more are left alone.
+        order: who, and why.
+
+    Returns:
+        Number of rows that are pending now.
+
+    Raises:
+        LeaseLostError: another epoch holds the shard; nothing has changed.
+    """
+    with transactions.write(engine) as connection:
+        _lock(connection, lease)
+        changed = connection.execute(sql.SEND_AGAIN.on(connection), statements.bind_refs(connection, refs)).rowcount
+        audit.add(connection, f"send lost rows of shard {lease.shard} again", order, sorted(ref.id for ref in refs))
+    return changed
+
+
+def overtake(engine: Engine, lease: Lease, record: RecordRef | None, verb: str, order: Order) -> None:
+    """Settle a progress record on an operator's word, unless a later one is settled: the shard may send again.
+
+    Args:
+        engine: of the outbox.
+        lease: of the shard, which is fenced.
+        record: the shard's last one; None: there is none.
         verb: for the record.
         order: who, and why.
 
@@ -102,7 +153,8 @@ def overtake(engine: Engine, lease: Lease, sequence: int, verb: str, order: Orde
         LeaseLostError: another epoch holds the shard; nothing has changed.
     """
     with transactions.write(engine) as connection:
-        settled = _lock(connection, lease)
-        if sequence > settled:
-            connection.execute(sql.OVERTAKE.on(connection), {"shard": lease.shard, "sequence": sequence})
-        audit.add(connection, f"{verb} shard {lease.shard}, settled {settled} to {max(settled, sequence)}", order, [])
+        settled = _lock(connection, lease).settled
+        if record and record.sequence >= settled:
+            connection.execute(sql.OVERTAKE.on(connection), {"shard": lease.shard, **record._asdict()})
+        now = max(settled, record.sequence if record else 0)
+        audit.add(connection, f"{verb} shard {lease.shard}, settled {settled} to {now}", order, [])

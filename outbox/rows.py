@@ -72,6 +72,16 @@ class Ref(NamedTuple):
     """Random, signed 64 bit."""
 
 
+class RecordRef(NamedTuple):
+    """Names a shard's progress record beyond doubt: a broker that went back in time can write its sequence again."""
+
+    sequence: int
+    offset: int
+    """In the shard's partition of the progress topic."""
+    digest: str
+    """SHA-256 of its value."""
+
+
 class PendingRow(NamedTuple):
     """What the relay needs of a row to send it. The raw payload stays in the database."""
 

@@ -129,8 +129,14 @@ outbox_shard = Table(
     Column("settled", BigInteger, nullable=False, server_default="0"),
     Column("rows_per_second", Float, nullable=False, server_default="0"),
     Column("condition", Text),
+    Column("progress_sequence", BigInteger),
+    Column("progress_offset", BigInteger),
+    Column("progress_digest", Text),
 )
-"""Who may send a shard's rows, and the last Kafka transaction of it that is marked here."""
+"""Who may send a shard's rows, and the last Kafka transaction of it that is marked here.
+
+``progress_…``: the progress record of that transaction. It counts only while ``progress_sequence`` equals ``settled``:
+the release before settles without it."""
 
 outbox_relay = Table(
     "outbox_relay",

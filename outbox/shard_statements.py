@@ -141,8 +141,30 @@ UNSENT_BEFORE = statement(
         f"SELECT id FROM outbox WHERE state = '{state}' AND received_at < :moment_ms" for state in _UNSENT_STATES
     ).join(("SELECT count(*) FROM (", ") AS unsent"))
 )
-OVERTAKE = statement("UPDATE outbox_shard SET settled = :sequence, condition = NULL WHERE shard = :shard")
-"""An operator's word that what Kafka holds up to this sequence is dealt with."""
+OVERTAKE = statement("""
+    UPDATE outbox_shard
+    SET settled = :sequence, progress_sequence = :sequence, progress_offset = :offset, progress_digest = :digest,
+        condition = NULL
+    WHERE shard = :shard
+""")
+"""An operator's word that what Kafka holds up to this record is dealt with."""
+SENT_ABOVE = statement("""
+    SELECT id, tag, received_at FROM outbox
+    WHERE shard = :shard AND state = 'sent' AND sequence > :sequence AND id > :after ORDER BY id LIMIT :limit
+""")
+"""Walks through history once: for the rare moment when Kafka went back in time."""
+SEND_AGAIN = statement(
+    postgresql="""
+    UPDATE outbox AS o SET state = 'pending', sent_at = NULL, sequence = NULL, changed_at = {now}
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[])) AS r(id, tag)
+    WHERE o.id = r.id AND o.tag = r.tag AND o.state = 'sent'
+    """,
+    sqlite="""
+    UPDATE outbox SET state = 'pending', sent_at = NULL, sequence = NULL, changed_at = {now}
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS tag FROM json_each(:refs)) AS r
+    WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.state = 'sent'
+    """,
+)
 
 # Status --------------------------------------------------------------------------------------------
 

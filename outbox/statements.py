@@ -151,17 +151,30 @@ PENDING_PASS = statement(_PENDING.replace("{waiting}", ""))
 the shard has parked rows at all is asked once, and only then for each row. Ids are handed out before
 commits, so a row may appear below ids already sent: rows are found by state, never by the last id seen."""
 
-READ_SHARD = statement("SELECT owner, epoch, settled FROM outbox_shard WHERE shard = :shard")
-
+READ_SHARD = statement("""
+    SELECT owner, epoch, settled, progress_sequence, progress_offset, progress_digest
+    FROM outbox_shard WHERE shard = :shard
+""")
 LOCK_SHARD = statement(
-    postgresql="SELECT owner, epoch, settled FROM outbox_shard WHERE shard = :shard FOR UPDATE",
-    sqlite="SELECT owner, epoch, settled FROM outbox_shard WHERE shard = :shard",  # BEGIN IMMEDIATE has locked
+    postgresql="""
+    SELECT owner, epoch, settled, progress_sequence, progress_offset, progress_digest
+    FROM outbox_shard WHERE shard = :shard FOR UPDATE
+    """,
+    sqlite="""
+    SELECT owner, epoch, settled, progress_sequence, progress_offset, progress_digest
+    FROM outbox_shard WHERE shard = :shard
+    """,  # BEGIN IMMEDIATE has locked
 )
 SETTLE = statement("""
-    UPDATE outbox_shard SET settled = CASE WHEN settled = :sequence - 1 THEN :sequence ELSE settled END
-    WHERE shard = :shard RETURNING settled
+    UPDATE outbox_shard
+    SET settled = :sequence, progress_sequence = :sequence, progress_offset = :offset, progress_digest = :digest
+    WHERE shard = :shard
 """)
-"""A sequence is settled only from the one before it: anything else would hide a restored database."""
+"""Under the shard's lock, once it is known that the record is the settled one or the next."""
+FORGET_RECORD = statement("""
+    UPDATE outbox_shard SET progress_sequence = NULL, progress_offset = NULL, progress_digest = NULL
+    WHERE shard = :shard
+""")
 
 _UNSENT = "state IN ('pending', 'parked', 'discarded')"
 _SENT = "state = 'sent', sent_at = {now}, sequence = :sequence, error = NULL"

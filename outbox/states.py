@@ -35,10 +35,11 @@ TRANSITIONS: dict[RowState, frozenset[RowState]] = {
     RowState.PENDING: frozenset({RowState.SENT, RowState.PARKED}),
     RowState.PARKED: frozenset({RowState.PENDING, RowState.DISCARDED, RowState.SENT}),
     RowState.DISCARDED: frozenset({RowState.SENT}),
-    RowState.SENT: frozenset(),
+    RowState.SENT: frozenset({RowState.PENDING}),
 }
 """From-state to the states that may follow. ``parked`` and ``discarded`` become ``sent`` on the
-evidence of a progress record alone: after a restore, a row may stand as parked that is in Kafka."""
+evidence of a progress record alone: after a restore, a row may stand as parked that is in Kafka. ``sent``
+becomes ``pending`` by ``relay reconcile`` alone, where Kafka has lost the row."""
 
 UNSENT: frozenset[RowState] = frozenset(s for s, followers in TRANSITIONS.items() if RowState.SENT in followers)
 """The states from which a row may be marked sent."""

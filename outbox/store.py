@@ -6,8 +6,9 @@ repeated after ``DatabaseUnavailableError`` without harm.
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Row
 
 from outbox import bell, call_statements, recording, rights, transactions
 from outbox import shard_statements as shard_sql
@@ -22,12 +23,24 @@ from outbox.rows import (
     NewRow,
     PendingRow,
     RecordOutcome,
+    RecordRef,
     Ref,
     ShardStatus,
 )
+from outbox.verdicts import ShardRecord, Verdict, judge
 
 REQUIRED_REVISION = "0007"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
+
+
+class Settlement(NamedTuple):
+    """What was made of a progress record."""
+
+    verdict: Verdict
+    marked: int
+    """Rows marked sent now."""
+    shard: ShardRecord
+    """The shard's row before."""
 
 
 class Store:
@@ -104,45 +117,64 @@ class Store:
                 _insist_on_all(lease, connection)
         return list(map(PendingRow._make, found))
 
-    def mark_sent(self, shard: int, sequence: int, refs: Sequence[Ref], *, inference: bool) -> int:
-        """Mark rows of a committed Kafka transaction sent and settle its sequence.
+    def mark_sent(self, lease: Lease, record: RecordRef, refs: Sequence[Ref], *, inference: bool) -> Settlement:
+        """Mark rows of a committed Kafka transaction sent and settle its sequence, if it follows the settled one.
 
-        No lease is checked: a commit is a fact, whoever records it. Rows that another row has taken
-        the id of (other tag), or that are sent already, are left alone.
+        The shard's row is locked and the lease checked: whoever took the shard meanwhile reads back what
+        Kafka has, and only that is a fact. Rows that another row has taken the id of (other tag), or that are
+        sent already, are left alone.
 
         Args:
-            sequence: of the transaction; settled if it follows the settled one, else left.
+            lease: held.
+            record: the transaction's progress record.
+            refs: the transaction's rows.
             inference: make an inference call due for each row, in the same transaction.
 
         Returns:
-            The shard's settled sequence afterwards.
+            With ``Verdict.KAFKA_WENT_BACK`` nothing was settled, and nothing more may be sent.
+
+        Raises:
+            LeaseLostError: another epoch holds the shard; nothing was marked.
         """
         with transactions.write(self._engine) as connection:
-            settled = connection.execute(sql.SETTLE.on(connection), {"shard": shard, "sequence": sequence}).scalar_one()
-            _mark(connection, shard, sequence, refs, inference=inference, pending=True)
-            return int(settled)
+            shard = _lock(connection, lease)
+            verdict = _settle(connection, lease.shard, shard, record)
+            marked = _mark(connection, lease.shard, record.sequence, refs, inference=inference, pending=True)
+            return Settlement(verdict, marked, shard)
 
-    def settle_record(self, lease: Lease, sequence: int, refs: Sequence[Ref], *, inference: bool) -> tuple[int, int]:
-        """Record what a progress record proves: its rows are in Kafka.
+    def settle_record(
+        self, lease: Lease, record: RecordRef | None, refs: Sequence[Ref], *, inference: bool
+    ) -> Settlement:
+        """Record what the shard's last progress record proves: its rows are in Kafka.
 
         The shard's row is locked and the lease checked even if there is nothing to mark: an owner
         that lost the shard must not go on as if it held it.
 
+        Args:
+            lease: held.
+            record: as read back; None: there is none.
+            refs: its rows.
+            inference: make an inference call due for each row that is marked.
+
         Returns:
-            Number of rows marked now, and the settled sequence afterwards: more than one behind
-            ``sequence`` if the database went back in time (then nothing more may be sent).
+            With ``Verdict.KAFKA_WENT_BACK`` the rows were marked and nothing was settled, with
+            ``Verdict.DATABASE_WENT_BACK`` neither was done; then nothing more may be sent.
 
         Raises:
             LeaseLostError: another epoch holds the shard.
         """
         with transactions.write(self._engine) as connection:
-            settled = _lock(connection, lease)
-            if sequence > settled + 1 or not sequence:
-                return 0, settled
-            settled = connection.execute(
-                sql.SETTLE.on(connection), {"shard": lease.shard, "sequence": sequence}
-            ).scalar_one()
-            return _mark(connection, lease.shard, sequence, refs, inference=inference, pending=False), settled
+            shard = _lock(connection, lease)
+            verdict = _settle(connection, lease.shard, shard, record)
+            marked = 0
+            if record is not None and verdict is not Verdict.DATABASE_WENT_BACK:
+                marked = _mark(connection, lease.shard, record.sequence, refs, inference=inference, pending=False)
+            return Settlement(verdict, marked, shard)
+
+    def progress_of(self, shard: int) -> ShardRecord:
+        """What the shard's row says of its progress."""
+        with transactions.read(self._engine) as connection:
+            return _progress(connection.execute(sql.READ_SHARD.on(connection), {"shard": shard}).one())
 
     def park(self, lease: Lease, errors: Mapping[Ref, str]) -> int:
         """Park pending rows that the encoder or Kafka refuses, each with its error; return how many.
@@ -236,11 +268,27 @@ def _listed(connection: Connection, values: Sequence[tuple[object, ...]]) -> dic
     return {"learned": json.dumps(values)}
 
 
-def _lock(connection: Connection, lease: Lease) -> int:
-    """Lock the shard's row, check the lease under the lock, return the settled sequence."""
-    owner, epoch, settled = connection.execute(sql.LOCK_SHARD.on(connection), {"shard": lease.shard}).one()
-    _insist_on(lease, owner, epoch)
-    return int(settled)
+def _lock(connection: Connection, lease: Lease) -> ShardRecord:
+    """Lock the shard's row, check the lease under the lock, return what the row says of its progress."""
+    row = connection.execute(sql.LOCK_SHARD.on(connection), {"shard": lease.shard}).one()
+    _insist_on(lease, row.owner, row.epoch)
+    return _progress(row)
+
+
+def _progress(row: Row[Any]) -> ShardRecord:
+    known = row.progress_sequence is not None and row.progress_sequence == row.settled
+    record = RecordRef(row.progress_sequence, row.progress_offset, row.progress_digest) if known else None
+    return ShardRecord(row.settled, record)
+
+
+def _settle(connection: Connection, shard: int, known: ShardRecord, found: RecordRef | None) -> Verdict:
+    """Under the shard's lock: judge a progress record, and settle it where it is in order."""
+    verdict = judge(known, found)
+    if verdict is Verdict.PROGRESS_LOST:
+        connection.execute(sql.FORGET_RECORD.on(connection), {"shard": shard})
+    elif verdict is Verdict.IN_ORDER and found is not None and found != known.record:
+        connection.execute(sql.SETTLE.on(connection), {"shard": shard, **found._asdict()})
+    return verdict
 
 
 def _insist_on(lease: Lease, owner: str | None, epoch: int) -> None:
@@ -249,11 +297,11 @@ def _insist_on(lease: Lease, owner: str | None, epoch: int) -> None:
 
 
 def _insist_on_all(lease: Lease, connection: Connection) -> None:
-    owner, epoch, settled = connection.execute(sql.READ_SHARD.on(connection), {"shard": lease.shard}).one()
-    _insist_on(lease, owner, epoch)
-    if settled != lease.settled:
+    row = connection.execute(sql.READ_SHARD.on(connection), {"shard": lease.shard}).one()
+    _insist_on(lease, row.owner, row.epoch)
+    if row.settled != lease.settled:
         raise LeaseLostError(
-            f"shard {lease.shard} is settled at {settled} in the database, at {lease.settled} here: "
+            f"shard {lease.shard} is settled at {row.settled} in the database, at {lease.settled} here: "
             "the database changed under the relay"
         )
 

@@ -16,6 +16,7 @@ from relay.health import Health
 from relay.metrics import RelayMetrics
 from relay.owner import Owner
 from relay.preparing import Prepared, prepare
+from relay.progress import StoredProgress
 from relay.settings import RelaySettings
 from relay.shard import Held, Parts, ShardWorker
 
@@ -39,11 +40,16 @@ class Custody:
         self._patience_seconds = patience_seconds
         self._pause = threading.Event()  # never set: a verb ends by itself or by an exception
         self._workers: dict[int, ShardWorker] = {}
+        self._sending: dict[int, Held] = {}
         self.leases: dict[int, Lease] = {}
         self.parts: Parts = prepared.parts(self._pause, Health(), RelayMetrics(CollectorRegistry()))
 
-    def take(self, shard: int) -> tuple[ShardWorker, Held]:
+    def take(self, shard: int, *, sends: bool = False) -> tuple[ShardWorker, Held]:
         """Take a shard's lease and fence earlier producers (steps 1 and 2), paused or not.
+
+        Args:
+            shard: its number.
+            sends: keep its producer; otherwise that it has fenced is all that matters.
 
         Raises:
             UnavailableError: another one holds it and does not give it back.
@@ -60,8 +66,15 @@ class Custody:
                 )
             self._pause.wait(RETRY_SECONDS)
         self.leases[shard] = held.lease
-        held.publisher.close()  # nothing is sent: that it has fenced is what matters
+        if sends:
+            self._sending[shard] = held
+        else:
+            held.publisher.close()
         return worker, held
+
+    def read_back(self, shard: int, below: int) -> StoredProgress | None:
+        """The shard's last progress record whose sequence is below a number."""
+        return self.prepared.read_back(shard, self._pause, below)
 
     def renew(self) -> None:
         """Prolong every lease in hand.
@@ -75,6 +88,8 @@ class Custody:
     def give_back(self, shard: int) -> None:
         """Let go of a shard, held or not."""
         self.leases.pop(shard, None)
+        if held := self._sending.pop(shard, None):
+            held.publisher.close()
         if worker := self._workers.pop(shard, None):
             worker.give_back()
 

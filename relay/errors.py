@@ -53,6 +53,12 @@ class RowsAtFaultError(RelayError):
         self.errors = errors
 
 
+class KafkaWentBackError(RelayError):
+    """The database has settled transactions that Kafka does not hold any more: a broker was restored from an
+    older copy, or lost its newest data. Sending on would leave the rows of those transactions lost.
+    """
+
+
 class DatabaseWentBackError(RelayError):
     """Kafka holds later transactions than the database knows of: it was restored to an earlier moment,
     or failed over to a stale replica. Sending on would double every row committed since.

@@ -112,11 +112,12 @@ class Prepared:
         cluster_id = self.topics.prepare(identity)
         self.store.bind_identity(replace(self.bound, shards=identity.shards, cluster_id=cluster_id))
 
-    def read_back(self, shard: int, stop: threading.Event) -> progress.Progress | None:
-        """The shard's last committed progress record."""
+    def read_back(self, shard: int, stop: threading.Event, below: int | None = None) -> progress.StoredProgress | None:
+        """The shard's last committed progress record; with ``below``, the last one of a smaller sequence."""
         place = (self.settings.kafka_progress_topic, shard)
         key = progress.key_of(self.bound.outbox_id, shard)
-        return progress.read_back(kafka_client_config(self.settings), self.admin, place, key, stop.is_set)
+        config = kafka_client_config(self.settings)
+        return progress.read_back(config, self.admin, place, key, stop.is_set, below)
 
     def _publisher(self, shard: int, stop: threading.Event) -> Publisher:
         settings = self.settings

@@ -1,5 +1,6 @@
 """Progress records: what each Kafka transaction holds, written in it, and read back when a shard is taken."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from outbox.rows import Ref
+from outbox.rows import RecordRef, Ref
 from relay.errors import StoppedError, UnavailableError
 from relay.kafka import ErrorMemory, committed_reader, of_partitions, translated
 
@@ -39,6 +40,18 @@ class Progress(NamedTuple):
     epoch: int
     sequence: int
     refs: Sequence[Ref]
+
+
+class StoredProgress(NamedTuple):
+    """A progress record as it stands in the topic."""
+
+    progress: Progress
+    ref: RecordRef
+
+
+def ref_of(sequence: int, offset: int, value: bytes) -> RecordRef:
+    """The name of a progress record that stands at an offset."""
+    return RecordRef(sequence, offset, hashlib.sha256(value).hexdigest())
 
 
 def key_of(outbox_id: str, shard: int) -> bytes:
@@ -84,8 +97,11 @@ def read_back(
     partition: tuple[str, int],
     key: bytes,
     stopping: Callable[[], bool],
-) -> Progress | None:
+    below: int | None = None,
+) -> StoredProgress | None:
     """The last committed progress record under ``key``; None if there is none.
+
+    With ``below`` it is the last one whose sequence is smaller, as far as compaction has left it.
 
     To be called after fencing: then no transaction of this shard is open any more. The end is the
     high watermark as uncommitted readers see it, and reading is done only when the position has
@@ -103,9 +119,10 @@ def read_back(
         while start > low:
             start = max(low, end - window)
             with translated("read the progress topic", memory, UnavailableError):
-                found = _last_in_window(consumer, (partition, start, end), key, stopping, memory)
+                found = _last_in_window(consumer, (partition, start, end), (key, below), stopping, memory)
             if found is not None:
-                return decode(found)
+                record = decode(found[1])
+                return StoredProgress(record, ref_of(record.sequence, *found))
             window *= WINDOW_GROWTH
         return None
     finally:
@@ -131,19 +148,24 @@ def bounds(admin: AdminClient, places: Sequence[TopicPartition], start: OffsetSp
 def _last_in_window(
     consumer: Consumer,
     window: tuple[tuple[str, int], int, int],
-    key: bytes,
+    wanted: tuple[bytes, int | None],
     stopping: Callable[[], bool],
     memory: ErrorMemory,
-) -> bytes | None:
-    """Value of the last record under ``key`` from ``start`` up to ``end``, read until ``end`` is reached."""
-    (topic, partition), start, end = window
+) -> tuple[int, bytes] | None:
+    """Offset and value of the last record wanted from ``start`` up to ``end``, read until ``end`` is reached.
+
+    Args:
+        wanted: its key, and what its sequence has to be below; None: anything.
+    """
+    ((topic, partition), start, end), (key, below) = window, wanted
     consumer.assign([TopicPartition(topic, partition, start)])
     found, position, moved_at = None, start, monotonic()
     while position < end:
         for message in of_partitions([consumer.poll(0.2)]):
             before = position
             position, value = _seen(message, key, position)
-            found = value or found
+            if value is not None and (below is None or decode(value).sequence < below):
+                found = position - 1, value
             if position > before:
                 moved_at = monotonic()
         if stopping():

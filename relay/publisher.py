@@ -31,6 +31,8 @@ UNDER_WAY = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS
 """What a call answers that has not ended: in time, or because the broker is still ending the transaction before."""
 ANY_PARTITION = -1
 """The partitioner's choice."""
+NO_OFFSET = -1
+"""Not reported yet."""
 
 
 Headers = list[tuple[str, str | bytes | None]]
@@ -65,6 +67,7 @@ class Publisher:
         timeout_ms = config.get("transaction.timeout.ms")
         seconds = float(str(timeout_ms)) / 1000 if timeout_ms is not None else TRANSACTION_SECONDS
         self._delivery_seconds = seconds * DELIVERY_SHARE
+        self._progress_offset = NO_OFFSET
         with translated("make a producer", self._memory):
             self._producer = Producer(
                 {
@@ -74,8 +77,8 @@ class Publisher:
                     "enable.idempotence": True,
                     "max.in.flight.requests.per.connection": 5,
                     "partitioner": "murmur2_random",
-                    "delivery.report.only.error": True,
-                    "on_delivery": self._delivery_failed,
+                    "delivery.report.only.error": False,  # the progress record's tells its offset
+                    "on_delivery": self._delivered,
                     "error_cb": self._memory,
                 },
                 logger=log,
@@ -91,7 +94,7 @@ class Publisher:
         with translated("fence earlier producers (init_transactions)", self._memory):
             self._patiently(answered(self._producer.init_transactions), 0)
 
-    def publish(self, records: Sequence[Record], progress: bytes, moves: Callable[[], None] = lambda: None) -> None:
+    def publish(self, records: Sequence[Record], progress: bytes, moves: Callable[[], None] = lambda: None) -> int:
         """Commit the records and the progress record in one transaction.
 
         Args:
@@ -100,6 +103,9 @@ class Publisher:
             moves: called once a second at most while the broker takes more of the records; what it raises ends
                 the transaction.
 
+        Returns:
+            The offset of the progress record.
+
         Raises:
             BatchRefusedError: a row's record was refused, nothing is committed.
             MisconfiguredError: the progress record was refused, nothing is committed.
@@ -107,6 +113,7 @@ class Publisher:
             TransactionFailedError: anything else; the outcome is unknown.
         """
         self._refusals.clear()
+        self._progress_offset = NO_OFFSET
         asked = False
         try:
             with translated("commit the transaction", self._memory):
@@ -123,6 +130,9 @@ class Publisher:
             if self._refusals and not asked:
                 raise self._refused() from None
             raise
+        if self._progress_offset < 0:
+            raise TransactionFailedError("the broker did not report where the progress record stands")
+        return self._progress_offset
 
     def close(self) -> None:
         """Drop the producer without waiting for anything."""
@@ -211,8 +221,12 @@ class Publisher:
         except (KafkaException, SystemError, RuntimeError):
             log.debug("a transaction could not be aborted; taking the shard anew will")
 
-    def _delivery_failed(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and error.code() in REFUSED_RECORDS | REFUSED_WHOLE:
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            if message.topic() == self._progress_topic:
+                offset = message.offset()  # None: an answer was lost, and the repetition found the record there
+                self._progress_offset = NO_OFFSET if offset is None else offset
+        elif error.code() in REFUSED_RECORDS | REFUSED_WHOLE:
             self._refusals.append((message.topic() or "", error))
 
 

@@ -1,10 +1,10 @@
 """What the topic holds: its committed records since a moment, as far as they name rows of an outbox."""
 
 from collections.abc import Iterator
-from time import monotonic
+from time import monotonic, time
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
 
 from outbox.reconciling import SeenRecord
 from relay.errors import UnavailableError
@@ -12,6 +12,7 @@ from relay.kafka import ErrorMemory, committed_reader, of_partitions, translated
 from relay.progress import REQUEST_SECONDS, bounds
 
 PAGE_RECORDS = 2_000
+MINUTE_MS = 60_000
 OPEN_TRANSACTION_SECONDS = 90.0
 """How long a dead producer's transaction can stay in the way: transaction.timeout.ms, and until the broker looks."""
 
@@ -68,6 +69,38 @@ def cut_short(admin: AdminClient, topic: str, since_ms: int) -> list[int]:
     first, since = bounds(admin, places, OffsetSpec.earliest()), bounds(admin, places, _at(since_ms))
     # Below 0: nothing since; then something may be gone only if nothing is left at all.
     return [n for n, (low, end) in first.items() if low and (since[n][0] == low or (since[n][0] < 0 and low == end))]
+
+
+def kept_since(admin: AdminClient, topic: str, since_ms: int) -> int:
+    """The first moment from ``since_ms`` on, to a minute, since which no record has been removed from the topic.
+
+    A partition that retention has emptied has lost nothing younger than ``retention.ms``; without the right to see
+    that setting (``DescribeConfigs``) the moment is now.
+
+    Raises:
+        UnavailableError: the broker does not answer.
+    """
+    low, high = since_ms, round(time() * 1000)
+    ends = bounds(admin, _places(admin, topic), OffsetSpec.earliest())
+    emptied = {number for number, (first, end) in ends.items() if first and first == end}
+    if emptied:
+        low = min(max(low, high - _retention_ms(admin, topic)), high)
+    if not set(cut_short(admin, topic, low)) - emptied:
+        return low
+    while high - low > MINUTE_MS:
+        middle = (low + high) // 2
+        low, high = (middle, high) if set(cut_short(admin, topic, middle)) - emptied else (low, middle)
+    return high
+
+
+def _retention_ms(admin: AdminClient, topic: str) -> int:
+    """How long records are kept; 0 if that is not to be seen, or if time removes none."""
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    try:
+        (future,) = admin.describe_configs([resource], request_timeout=REQUEST_SECONDS).values()
+        return max(0, int(future.result(REQUEST_SECONDS * 2)["retention.ms"].value))
+    except KafkaException:
+        return 0
 
 
 def _places(admin: AdminClient, topic: str) -> list[TopicPartition]:

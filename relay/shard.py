@@ -17,15 +17,17 @@ import structlog
 from outbox.bell import Bell
 from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxError, OutboxMismatchError
 from outbox.leases import Leases
-from outbox.rows import Lease, PendingRow, Ref
+from outbox.rows import Lease, PendingRow, RecordRef, Ref
 from outbox.store import Store
-from relay import progress
+from outbox.verdicts import Verdict
+from relay import progress, recovery
 from relay.backoff import Backoff, pause_after
 from relay.batch_size import BatchSize
 from relay.encoding import Encoder
 from relay.errors import (
     BatchRefusedError,
     DatabaseWentBackError,
+    KafkaWentBackError,
     RelayError,
     RowsAtFaultError,
     StoppedError,
@@ -34,12 +36,15 @@ from relay.errors import (
 from relay.health import Health
 from relay.marks import Marks
 from relay.metrics import RelayMetrics
-from relay.progress import Progress
+from relay.progress import Progress, StoredProgress
 from relay.publisher import Publisher
 from relay.turns import Turns
 
 log = structlog.get_logger(__name__)
 
+LOOK_SECONDS = (50.0, 70.0)
+"""After so long without a transaction, at random lest shards keep step, the last progress record is looked at:
+nothing else would show an idle shard that Kafka went back in time."""
 IDLE_SECONDS, UNHEARD_IDLE_SECONDS = (0.005, 1.0), 0.1
 """First and longest pause between two looks, and the longest without a bell that works."""
 
@@ -71,7 +76,7 @@ class Parts:
     ``RowsAtFaultError`` for rows that it fails on alone."""
     publisher: Callable[[int], Publisher]
     """Makes the shard's producer."""
-    read_back: Callable[[int], Progress | None]
+    read_back: Callable[[int], StoredProgress | None]
     """The shard's last committed progress record."""
     dead_owner: Callable[[int], str | None]
     """The shard's owner, if it is known to be dead."""
@@ -98,6 +103,10 @@ class Held:
     publisher: Publisher
     renewed: float
     sent_since: int = 0
+    record: RecordRef | None = None
+    """The progress record that was settled last."""
+    look_at: float = inf
+    """When to see whether it is still the last one in Kafka."""
 
 
 class ShardWorker:
@@ -118,9 +127,9 @@ class ShardWorker:
         """Set when the shard has new rows, and at the stop."""
         self._parts = parts
         self._lease: Lease | None = None
-        random = Random()  # noqa: S311 - jitter, not cryptography
-        self._backoff = Backoff(random)
-        self._batch = BatchSize(parts.batch_size, random)
+        self._random = Random()  # noqa: S311 - jitter, not cryptography
+        self._backoff = Backoff(self._random)
+        self._batch = BatchSize(parts.batch_size, self._random)
         self._suspects: dict[Ref, str] = {}
 
     def run(self) -> None:
@@ -155,7 +164,7 @@ class ShardWorker:
             self._park_suspects(held.lease)
             self.holds = True
             self._send(held)  # step 5
-        except DatabaseWentBackError:
+        except (DatabaseWentBackError, KafkaWentBackError):
             self.give_back()  # nothing is sent: whoever reconciles the shard need not wait for the lease
             raise
         finally:
@@ -188,9 +197,12 @@ class ShardWorker:
         """Steps 3 and 4: mark what the last progress record proves, and settle its sequence.
 
         Raises:
-            DatabaseWentBackError: nothing may be sent before the shard is reconciled.
+            DatabaseWentBackError, KafkaWentBackError: nothing may be sent before the shard is reconciled.
         """
-        held.lease = self._settle_what_is_committed(held.lease)
+        record = self._parts.read_back(self.shard)
+        self._step("read_back")
+        self._settle_what_is_committed(held, record)
+        self._step("settled")
 
     def give_back(self) -> None:
         """Let go of the lease that was taken last, so that nobody need wait for it to run out."""
@@ -201,50 +213,23 @@ class ShardWorker:
         except OutboxError:
             log.info("the lease of %s could not be given back: it runs out", self.subject, action="lease_left")
 
-    def _settle_what_is_committed(self, lease: Lease) -> Lease:
-        parts = self._parts
-        record = parts.read_back(self.shard)
-        self._step("read_back")
-        if record is None:
-            marked, settled = parts.store.settle_record(lease, 0, (), inference=False)
-            verdict = "progress_lost" if settled else "nothing_sent_yet"
-        else:
-            marked, settled = parts.store.settle_record(lease, record.sequence, record.refs, inference=parts.inference)
-            verdict = "marked" if marked else "nothing_to_mark"
-            if record.sequence > settled:
-                verdict = "database_went_back"
-        parts.metrics.recoveries.labels(verdict).inc()
-        self._tell(verdict, lease, marked, record)
-        if verdict == "database_went_back" and record:
-            raise DatabaseWentBackError(
-                f"Kafka holds transaction {record.sequence} of this shard, the database knows of {settled} only: "
-                "it was restored or failed over to a stale replica. Nothing is sent until an operator runs "
-                "relay reconcile --since TIME (a moment before the restored one: rows that are in the topic are "
-                "marked sent), or relay reconcile --accept-duplicates (they are sent again)"
-            )
-        self._step("settled")
-        return lease._replace(settled=settled)
+    def _settle_what_is_committed(self, held: Held, record: StoredProgress | None) -> None:
+        ref, refs = (record.ref, record.progress.refs) if record else (None, ())
+        done = self._parts.store.settle_record(held.lease, ref, refs, inference=self._parts.inference)
+        self._parts.metrics.recoveries.labels(recovery.verdict_of(done)).inc()
+        recovery.report(self.subject, held.lease, done, record)
+        recovery.insist_in_order(done, ref)
+        self._remember(held, ref)
+        held.lease = held.lease._replace(settled=max(done.shard.settled, ref.sequence if ref else 0))
 
-    def _tell(self, verdict: str, lease: Lease, marked: int, record: Progress | None) -> None:
-        told = {"shard": self.shard, "epoch": lease.epoch, "verdict": verdict, "marked": marked}
-        if verdict == "progress_lost":
-            log.error(
-                "%s has no progress record although transactions were settled: the progress topic was lost or "
-                "replaced. Nothing is lost by it; rows committed but not yet marked are sent twice",
-                self.subject, action="progress_lost", **told,
-            )  # fmt: skip
-        elif record and marked < len(record.refs) and record.sequence == lease.settled + 1:
-            log.warning(
-                "%s: of %d rows in the last transaction %d could be marked; the others are sent already, or other "
-                "rows have their ids (a restored database)",
-                self.subject, len(record.refs), marked, action="taken", **told,
-            )  # fmt: skip
-        else:
-            log.info("%s taken", self.subject, action="taken", **told)
+    def _remember(self, held: Held, record: RecordRef | None) -> None:
+        held.record = record
+        held.look_at = monotonic() + self._random.uniform(*LOOK_SECONDS)
 
     # Sending ---------------------------------------------------------------------------------------
 
     def _send(self, held: Held) -> None:
+        """Send until the stop, or until the shard has to be taken anew."""
         idle_seconds = IDLE_SECONDS[0]
         while True:
             self.wake.clear()  # before looking: what is rung for from here on is looked for
@@ -253,6 +238,8 @@ class ShardWorker:
             with self._parts.turns.turn():
                 left = self._cycle(held)
             self._in_order(held)
+            if monotonic() >= held.look_at and self._has_changed(held):
+                return
             heard = self._parts.bell.heard
             if left is Left.MORE:
                 idle_seconds = IDLE_SECONDS[0]
@@ -261,6 +248,18 @@ class ShardWorker:
             else:
                 self.wake.wait(idle_seconds)
                 idle_seconds = min(idle_seconds * 2, IDLE_SECONDS[1] if heard else UNHEARD_IDLE_SECONDS)
+
+    def _has_changed(self, held: Held) -> bool:
+        """Whether the last progress record in Kafka is not the one that was settled last."""
+        found = self._parts.read_back(self.shard)
+        if (found.ref if found else None) == held.record:
+            self._remember(held, held.record)
+            return False
+        log.warning(
+            "%s is taken anew: its last progress record in Kafka is not the one that was settled",
+            self.subject, action="progress_changed", shard=self.shard,
+        )  # fmt: skip
+        return True
 
     def _cycle(self, held: Held) -> Left:
         """Select, encode, commit, mark: one transaction's rows. Returns what is left to send."""
@@ -294,9 +293,13 @@ class ShardWorker:
         sequence = lease.settled + 1
         proof = progress.encode(Progress(parts.outbox_id, self.shard, lease.epoch, sequence, refs))
         self._step("encoded")
-        self._commit(rows, lambda: held.publisher.publish(records, proof, lambda: self._moves(held)))
+
+        def publish() -> int:
+            return held.publisher.publish(records, proof, lambda: self._moves(held))
+
+        offset = self._commit(rows, publish)
         self._step("committed")
-        parts.store.mark_sent(self.shard, sequence, refs, inference=parts.inference)
+        self._mark(held, progress.ref_of(sequence, offset, proof), refs)
         self._step("marked")
         parts.marks.marked(self.shard, full=full)
         # What this relay settled; if the database says otherwise, the next select finds out.
@@ -304,10 +307,19 @@ class ShardWorker:
         held.sent_since += len(rows)
         return left
 
-    def _commit(self, rows: list[PendingRow], publish: Callable[[], None]) -> None:
+    def _mark(self, held: Held, record: RecordRef, refs: list[Ref]) -> None:
+        """Mark what was committed, unless the lease is lost: then only the next read-back tells."""
+        done = self._parts.store.mark_sent(held.lease, record, refs, inference=self._parts.inference)
+        if done.verdict is Verdict.KAFKA_WENT_BACK:
+            self._parts.metrics.recoveries.labels(str(done.verdict)).inc()
+            recovery.insist_in_order(done, record)
+        self._remember(held, record)
+
+    def _commit(self, rows: list[PendingRow], publish: Callable[[], int]) -> int:
+        """Commit the rows; the offset of their progress record."""
         metrics, began = self._parts.metrics, monotonic()
         try:
-            publish()
+            offset = publish()
         except BatchRefusedError as refused:
             metrics.aborts.inc()
             self._remember_refusal(rows, str(refused))
@@ -324,6 +336,7 @@ class ShardWorker:
         metrics.processed.inc(len(rows))
         metrics.last_commit.set_to_current_time()
         metrics.delivery.observe([row.received_at_ms for row in rows], int(time() * 1000))
+        return offset
 
     def _remember_refusal(self, rows: list[PendingRow], reason: str) -> None:
         """The broker refuses batches, not records: only a row that is refused alone is parked."""

@@ -6,7 +6,7 @@ from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
 from outbox.operations import Operations
-from outbox.rows import Accepted, NewRow, Planned, Ref, RowFilter
+from outbox.rows import Accepted, Lease, NewRow, Planned, RecordRef, Ref, RowFilter
 from outbox.store import Store
 
 
@@ -25,9 +25,22 @@ def park(store: Store, engine: Engine, errors: dict[int, str]) -> None:
     leases.release(lease)
 
 
+def record_ref(sequence: int) -> RecordRef:
+    """A progress record's name, as it stands in the topic when nothing goes wrong."""
+    return RecordRef(sequence, 2 * sequence, f"digest {sequence}")
+
+
+def mark(store: Store, sequence: int, refs: Sequence[Ref], *, shard: int = 0, inference: bool = False) -> int:
+    """Mark rows sent, as whoever owns the shard now; the settled sequence afterwards."""
+    status = store.status()[shard]
+    lease = Lease(shard, status.owner, status.epoch, status.settled)  # type: ignore[arg-type] # nobody owns it as well
+    store.mark_sent(lease, record_ref(sequence), refs, inference=inference)
+    return store.status()[shard].settled
+
+
 def mark_sent(store: Store, sequence: int, rows: Sequence[Planned], *, inference: bool = False) -> None:
     """Mark rows sent, as the shard's owner does."""
-    store.mark_sent(0, sequence, [Ref(row.id, row.tag) for row in rows], inference=inference)
+    mark(store, sequence, [Ref(row.id, row.tag) for row in rows], inference=inference)
 
 
 def states(engine: Engine) -> dict[int, str]:

@@ -12,6 +12,7 @@ from outbox.rows import Identity
 from relay.check.broker import check_broker, check_clock, check_transactions
 from relay.check.database import check_database
 from relay.check.findings import Finding, Verdict, failure, ok, unknown, warning
+from relay.check.progress import check_progress
 from relay.check.services import check_inference, check_oauth, check_registry
 from relay.check.topics import check_topics
 from relay.check.transport import check_database_transport, check_http_transport
@@ -67,7 +68,10 @@ def _check_kafka(settings: RelaySettings, identity: Identity | None) -> Iterator
     if verdicts and Verdict.FAILURE not in verdicts:  # it is there, and may be written to
         yield check_clock(settings)
     if identity is not None:
-        yield judge_identity(settings, identity, cluster.id)
+        same = judge_identity(settings, identity, cluster.id)
+        yield same
+        if identity.topic is not None and same.verdict is Verdict.OK:
+            yield from check_progress(admin, settings, identity)
 
 
 def judge_identity(settings: RelaySettings, identity: Identity, cluster_id: str) -> Finding:

@@ -1,32 +1,39 @@
-"""``relay reconcile``: after a restore of the database, mark what the topic holds already, and go on."""
+"""``relay reconcile``: after database or Kafka went back in time, make rows agree with the topic, and send again."""
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from time import monotonic, time
+from typing import TypeVar
 
 import click
 from rich.console import Console
 from sqlalchemy import Engine
 
 from outbox import reconciling
+from outbox.engine import LONG_ANSWER_SECONDS
 from outbox.errors import OutboxError
 from outbox.reconciling import KnownRow, SeenRecord
 from outbox.rows import Order, Ref
 from outbox.states import RowState
 from outbox.store import Store
+from outbox.verdicts import Verdict
 from relay.cli.output import escaped, told_time
 from relay.cli.shards import SHARD, OperatingSettings, order_of, planned
 from relay.cli.shared import DONE, PARTLY_DONE, USAGE, Moment, confirmed, nothing_matched, outbox_of
 from relay.custody import Custody, custody
 from relay.errors import RelayError, UnavailableError
+from relay.lost_rows import Loss, bound_of, find, repair
+from relay.progress import StoredProgress
 from relay.records import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
+from relay.recovery import ShardLook, look
 from relay.settings import kafka_client_config
 
 CHUNK_ROWS = 500
+T = TypeVar("T")
 SAMPLE_ROWS = 5
 
 
@@ -64,91 +71,192 @@ class Plan:
 @click.option(
     "--accept-duplicates", is_flag=True, help="Look for nothing: what was sent and is unsent here is sent again."
 )
+@click.option("--accept-loss", is_flag=True, help="Look for nothing: what Kafka has lost stays marked sent.")
 @click.option("--shard", "shards", type=SHARD, multiple=True, help="This one; may be repeated.")
 @planned
 def reconcile(
     *,
     since: int | None,
     accept_duplicates: bool,
+    accept_loss: bool,
     shards: tuple[int, ...],
     actor: str | None,
     reason: str,
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Let shards go on whose database went back in time.
+    """Let shards send again whose database or whose Kafka went back in time.
 
-    That is after a restore, or a failover to a stale replica. Rows that the topic holds already are marked
-    sent: id, interaction and time of receipt must all match. Without --shard it is about the shards that
-    wait for this.
+    The database (a restore, a failover to a stale replica): with --since, rows that the topic holds already are
+    marked sent: id, interaction and time of receipt must all match. Or --accept-duplicates.
+
+    Kafka (a broker restored from an older copy, an unclean leader election): without either, rows marked sent that
+    the topic lacks become pending, and are sent again after later rows of their interactions that the topic kept.
+    Or --accept-loss.
+
+    Without --shard it is about the shards that wait for this.
 
     \b
     Examples:
       relay reconcile --since 2026-01-31T07:30 --reason "restored the backup of 08:00" --dry-run
       relay reconcile --accept-duplicates --shard 3 --reason "agreed with the consumers"
+      relay reconcile --reason "broker 2 came back with yesterday's disk" --dry-run
     """
-    if (since is None) != accept_duplicates:
-        raise click.UsageError("give --since TIME, or --accept-duplicates, and not both")
+    if (since is not None) + accept_duplicates + accept_loss > 1:
+        raise click.UsageError("give --since TIME, --accept-duplicates or --accept-loss, and no two of them")
     if since is not None and since > time() * 1000:
         raise click.UsageError("--since is in the future: give a moment before the one that was restored")
-    with outbox_of(OperatingSettings) as (engine, settings):
+    with outbox_of(OperatingSettings, answer_seconds=LONG_ANSWER_SECONDS) as (engine, settings):
         order = order_of(actor, reason, settings)
         with custody(settings, engine) as held:
             if strange := sorted(set(shards) - set(held.parts.leases.owners())):
                 nothing_matched(f"there is no shard {_told(strange)}")
+            if since is None and not accept_duplicates:
+                _send_lost_rows_again(engine, held, shards, order, accept=accept_loss, dry_run=dry_run, yes=yes)
+                return
             plan = _plan(engine, held, shards, since)
             if not plan.sequences:
                 nothing_matched("no shard waits to be reconciled: what Kafka holds, the database knows of")
             _show(engine, plan, since)
-            if dry_run:
-                sys.exit(DONE)
-            if not confirmed(f"go on with shard(s) {_told(plan.sequences)}?", yes=yes):
-                sys.exit(USAGE)
+            _insist_on_yes(plan.sequences, dry_run=dry_run, yes=yes)
             done = [shard for shard in plan.sequences if _act(engine, held, plan, shard, order, since)]
     click.echo(f"reconcile: {sum(len(plan.marks[n]) for n in done)} row(s) marked, shard(s) {_told(done)} go on")
     if len(done) < len(plan.sequences):
         sys.exit(PARTLY_DONE)
 
 
-def _plan(engine: Engine, held: Custody, wanted: tuple[int, ...], since: int | None) -> Plan:
-    """Read the progress records before the topic: what they count is then among the records read."""
-    last = {shard: _last_sequence(held, shard) for shard in held.parts.leases.owners()}
-    # Kafka first: of a shard that is being sent the database then knows as much or more, never less by two.
-    settled = {each.shard: each.settled for each in Store(engine).status()}
-    waiting = wanted or [shard for shard, sequence in last.items() if sequence > settled.get(shard, sequence) + 1]
-    sequences = {shard: sequence for shard, sequence in last.items() if shard in waiting}
-    plan = Plan(sequences)
-    if since is None or not sequences:
-        return plan
-    prepared = held.prepared
-    console = Console(stderr=True)
-    with console.status("reading the topic") if console.is_terminal else _silence() as status:
-        config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
-        found = {topic: cut_short(prepared.admin, topic, since) for topic in topics}
-        plan.cut_short = {topic: partitions for topic, partitions in found.items() if partitions}
-        for page in chain.from_iterable(committed_since(config, prepared.admin, topic, since) for topic in topics):
-            plan.add(page, reconciling.recognise(engine, page))
-            if status is not None:
-                status.update(f"reading the topics: {plan.records:,} records")
-    return plan
+def _insist_on_yes(shards: Iterable[int], *, dry_run: bool, yes: bool) -> None:
+    if dry_run:
+        sys.exit(DONE)
+    if not confirmed(f"go on with shard(s) {_told(shards)}?", yes=yes):
+        sys.exit(USAGE)
 
 
-def _last_sequence(held: Custody, shard: int) -> int:
-    """As Kafka knows it; nobody is fenced for it, so a dead producer's open transaction has to run out first."""
-    deadline = monotonic() + OPEN_TRANSACTION_SECONDS
-    while True:
-        try:
-            record = held.parts.read_back(shard)
-        except UnavailableError:
-            if monotonic() > deadline:
-                raise
-        else:
-            return record.sequence if record else 0
+# Kafka went back -----------------------------------------------------------------------------------
+
+
+def _send_lost_rows_again(
+    engine: Engine,
+    held: Custody,
+    wanted: Sequence[int],
+    order: Order,
+    *,
+    accept: bool,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    looks = [_look(held, Store(engine), shard) for shard in wanted or held.parts.leases.owners()]
+    if behind := [each.shard for each in looks if each.verdict is Verdict.DATABASE_WENT_BACK]:
+        click.echo(
+            f"the database of shard(s) {_told(behind)} went back in time, not Kafka: give --since TIME or "
+            "--accept-duplicates for these",
+            err=True,
+        )
+    waiting = [
+        each
+        for each in looks
+        if each.verdict is Verdict.KAFKA_WENT_BACK or (wanted and each.verdict is not Verdict.DATABASE_WENT_BACK)
+    ]
+    if not waiting:
+        nothing_matched("no shard waits because Kafka went back: what the database has settled, Kafka holds")
+    losses = [Loss(each, bound_of(each, held.read_back)) for each in waiting]
+    if not accept:
+        with _reading() as reading:
+            find(engine, held, losses, reading)
+    for loss in losses:
+        _show_loss(loss, accept=accept)
+    _insist_on_yes([loss.look.shard for loss in losses], dry_run=dry_run, yes=yes)
+    done = [loss for loss in losses if _repair(engine, held, loss, order, accept=accept)]
+    again, shards = sum(len(loss.missing) for loss in done), _told(loss.look.shard for loss in done)
+    click.echo(f"reconcile: {again} row(s) are pending again, shard(s) {shards} go on")
+    if len(done) < len(losses) or any(loss.undecided for loss in losses):
+        sys.exit(PARTLY_DONE)
+
+
+def _show_loss(loss: Loss, *, accept: bool) -> None:
+    shard, row, found, _ = loss.look
+    at = f"transaction {found.ref.sequence}" if found else "no transaction"
+    click.echo(f"reconcile of shard {shard}: {row.settled} transaction(s) are settled, Kafka tells of {at}", err=True)
+    if accept:
+        click.echo("  nothing is looked for: what Kafka has lost stays marked sent, and is not in the topic", err=True)
+        return
+    click.echo(
+        f"  of {loss.sent} row(s) marked sent by transactions above {loss.above}, {len(loss.missing)} are missing in "
+        "the topic and are sent again. Order is not kept: they come after later rows of their interactions that the "
+        "topic kept",
+        err=True,
+    )
+    if loss.undecided:
+        click.echo(
+            f"  {loss.undecided} more were not found, but records of their time may have been removed (retention.ms): "
+            "they stay marked sent (exit code 5)",
+            err=True,
+        )
+
+
+def _repair(engine: Engine, held: Custody, loss: Loss, order: Order, *, accept: bool) -> bool:
+    """Whether it was done."""
+    try:
+        repair(engine, held, loss, order, "accept the loss of" if accept else "reconcile")
+    except (RelayError, OutboxError) as error:
+        click.echo(str(error), err=True)
+        return False
+    finally:
+        held.give_back(loss.look.shard)  # it need not wait for the others
+    return True
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    yield None
+def _reading() -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal how many records were read."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _records: None
+        return
+    with console.status("reading the topics") as status:
+        yield lambda records: status.update(f"reading the topics: {records:,} records")
+
+
+# The database went back ----------------------------------------------------------------------------
+
+
+def _plan(engine: Engine, held: Custody, wanted: tuple[int, ...], since: int | None) -> Plan:
+    """Read the progress records before the topic: what they count is then among the records read."""
+    looks = {shard: _look(held, Store(engine), shard) for shard in held.parts.leases.owners()}
+    waiting = wanted or [n for n, each in looks.items() if each.verdict is Verdict.DATABASE_WENT_BACK]
+    if kafka := [shard for shard in waiting if looks[shard].verdict is Verdict.KAFKA_WENT_BACK]:
+        nothing_matched(f"shard(s) {_told(kafka)} wait because Kafka went back: leave out --since and the like")
+    plan = Plan({shard: _sequence(looks[shard].found) for shard in waiting})
+    if since is None or not plan.sequences:
+        return plan
+    prepared = held.prepared
+    config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
+    found = {topic: cut_short(prepared.admin, topic, since) for topic in topics}
+    plan.cut_short = {topic: partitions for topic, partitions in found.items() if partitions}
+    with _reading() as reading:
+        for page in chain.from_iterable(committed_since(config, prepared.admin, topic, since) for topic in topics):
+            plan.add(page, reconciling.recognise(engine, page))
+            reading(plan.records)
+    return plan
+
+
+def _look(held: Custody, store: Store, shard: int) -> ShardLook:
+    return _patiently(lambda: look(store, held.parts.read_back, shard))
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Nobody may have been fenced for it, so a dead producer's open transaction has to run out first."""
+    deadline = monotonic() + OPEN_TRANSACTION_SECONDS
+    while True:
+        try:
+            return read()
+        except UnavailableError:
+            if monotonic() > deadline:
+                raise
+
+
+def _sequence(record: StoredProgress | None) -> int:
+    return record.ref.sequence if record else 0
 
 
 def _show(engine: Engine, plan: Plan, since: int | None) -> None:
@@ -188,7 +296,8 @@ def _act(engine: Engine, held: Custody, plan: Plan, shard: int, order: Order, si
     """Take the shard, see that the plan still holds, mark its rows, and let it go on; whether that was done."""
     try:
         _, each = held.take(shard)
-        if _last_sequence(held, shard) != plan.sequences[shard]:  # fenced: from here on it cannot change
+        record = _patiently(lambda: held.parts.read_back(shard))
+        if _sequence(record) != plan.sequences[shard]:  # fenced: from here on it cannot change
             click.echo(f"shard {shard} was sent meanwhile, and is left as it is: run this again", err=True)
             return False
         lease, sequence = each.lease, plan.sequences[shard]
@@ -198,7 +307,7 @@ def _act(engine: Engine, held: Custody, plan: Plan, shard: int, order: Order, si
             reconciling.mark_found(engine, lease, sequence, chunk, order, inference=inference)
             held.renew()
         verb = "reconcile" if since is not None else "accept duplicates of"
-        reconciling.overtake(engine, lease, sequence, verb, order)
+        reconciling.overtake(engine, lease, record.ref if record else None, verb, order)
     except (RelayError, OutboxError) as error:
         click.echo(str(error), err=True)
         return False

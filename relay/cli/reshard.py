@@ -79,6 +79,6 @@ def _reshard(engine: Engine, held: Custody, old: int, new: int, order: Order) ->
         partitions = grow_progress_topic(held.prepared.admin, held.prepared.settings, new)
         for shard in range(old, min(new, partitions)):  # it may have been a shard before
             record = held.parts.read_back(shard)
-            settled[shard] = record.sequence if record else 0
+            settled[shard] = record.ref.sequence if record else 0
             held.renew()
     return resharding.reshard(engine, list(held.leases.values()), settled, new, order)

@@ -13,6 +13,7 @@ from outbox.leases import Leases
 from outbox.rows import CallResult, InferenceCall
 from outbox.states import CallState
 from outbox.store import Store
+from tests.ledger import mark
 from tests.support import new_row
 
 
@@ -36,7 +37,7 @@ def make_due(engine: Engine, *interactions: str, batch: int = 100) -> list[int]:
     assert lease is not None
     ids = []
     while rows := store.pending(lease, batch):
-        lease = lease._replace(settled=store.mark_sent(0, lease.settled + 1, [r.ref for r in rows], inference=True))
+        lease = lease._replace(settled=mark(store, lease.settled + 1, [r.ref for r in rows], inference=True))
         ids += [row.id for row in rows]
     return ids
 
@@ -86,8 +87,8 @@ def test_calls_are_due_for_the_rows_named_whatever_lies_between(engine: Engine, 
     lease = Leases(engine, "shard's", 600).take(0)
     assert lease is not None
     old, between, new = store.pending(lease, 10)
-    store.mark_sent(0, lease.settled + 1, [between.ref], inference=False)
-    store.mark_sent(0, lease.settled + 1, [old.ref, new.ref], inference=True)
+    mark(store, lease.settled + 1, [between.ref])
+    mark(store, lease.settled + 1, [old.ref, new.ref], inference=True)
     assert claimed(calls.claim(10)) == [[old.id], [new.id]]
 
 
@@ -98,10 +99,10 @@ def test_a_mark_leaves_the_calls_that_are_there(engine: Engine, calls: Calls) ->
     lease = Leases(engine, "shard's", 600).take(0)
     assert lease is not None
     first, second = store.pending(lease, 10)
-    store.mark_sent(0, lease.settled + 1, [first.ref], inference=True)
+    mark(store, lease.settled + 1, [first.ref], inference=True)
     ((call,),) = calls.claim(10)
     calls.settle([result(call)])
-    store.mark_sent(0, lease.settled + 1, [first.ref, second.ref], inference=True)
+    mark(store, lease.settled + 1, [first.ref, second.ref], inference=True)
     assert states(engine) == {"done": 1, "due": 1}
 
 

@@ -14,7 +14,7 @@ from outbox.operations import Operations
 from outbox.rows import Order, Plan, RowFilter
 from outbox.store import Store
 from tests.conftest import NewDatabase
-from tests.ledger import call_states, found, mark_sent, park, park_calls, planned, record, states
+from tests.ledger import call_states, found, mark, mark_sent, park, park_calls, planned, record, states
 from tests.support import new_row, new_rows
 
 ORDER = Order("ann", "topic limit raised", RowFilter(interaction_id="i-1", state="parked"))
@@ -174,7 +174,7 @@ def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: S
     rows = list(operations.find(RowFilter()))
     wanted = [row.planned for row in rows]
     operations.discard(wanted[4:5], ORDER)
-    store.mark_sent(0, 1, [row.ref for row in rows[:3]], inference=False)
+    mark(store, 1, [row.ref for row in rows[:3]])
     assert operations.replay("plan", wanted, ORDER) == [*ids[:3], ids[4]]
     assert operations.replay("plan", wanted, ORDER) == []
     assert operations.replay("other", wanted[:1], ORDER) == ids[:1]

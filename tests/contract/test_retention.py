@@ -11,7 +11,8 @@ from outbox.operations import Operations
 from outbox.pruning import PARKED_CALLS_GIVEN_UP, Pruning
 from outbox.rows import Accepted, Order, RowFilter
 from outbox.store import Store
-from tests.ledger import call_states, found, mark_sent, park, park_calls, planned, record, states
+from outbox.verdicts import Verdict
+from tests.ledger import call_states, found, mark_sent, park, park_calls, planned, record, record_ref, states
 from tests.support import new_row, new_rows
 
 HOUR_MS = 3_600_000
@@ -105,7 +106,8 @@ def test_the_read_back_does_without_pruned_rows(operations: Operations, store: S
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     refs = [row.ref for row in store.pending(lease, 10)]
-    assert store.settle_record(lease, 1, refs, inference=True) == (0, 1)
+    settled = store.settle_record(lease, record_ref(1), refs, inference=True)
+    assert (settled.verdict, settled.marked) == (Verdict.IN_ORDER, 0)
     (outcome,) = store.record([new_row()])
     assert isinstance(outcome, Accepted)
     assert outcome.outbox_id > rows[-1].id

@@ -24,9 +24,10 @@ from relay.custody import Custody
 from relay.errors import UnavailableError
 from relay.health import Health
 from relay.metrics import RelayMetrics
-from relay.progress import Progress
+from relay.progress import Progress, StoredProgress
 from relay.shard import ShardWorker
 from tests.conftest import NewDatabase
+from tests.ledger import mark, record_ref
 from tests.support import DEADLINE_SECONDS, new_row, new_rows, wait_until
 
 ORDER = Order("ann", "drill", RowFilter())
@@ -116,7 +117,7 @@ def test_rows_not_sent_move_to_their_new_shard(four: Engine, shards: int) -> Non
     rows = store.pending(leases[0], 10)
     store.park(leases[0], {rows[0].ref: "refused", rows[1].ref: "refused"})
     verbs.discard([row.planned for row in verbs.find(RowFilter(ids=(rows[1].id,)))], ORDER)
-    store.mark_sent(0, 1, [rows[2].ref], inference=False)
+    mark(store, 1, [rows[2].ref])
     before = shards_of(four)
     expected = sum(state != "sent" and shard_of(i, shards) != shard for i, shard, state in before)
     assert resharding.plan(four, 4, shards) == (4, shards, 59, expected)
@@ -156,7 +157,7 @@ def test_what_was_sent_by_a_shard_that_is_gone_can_be_erased(four: Engine) -> No
     store, verbs = Store(four), Operations(four)
     store.record(new_rows(20, interactions=20))
     for lease in take_all(four, 4):
-        store.mark_sent(lease.shard, 1, [row.ref for row in store.pending(lease, 20)], inference=False)
+        mark(store, 1, [row.ref for row in store.pending(lease, 20)], shard=lease.shard)
     resharding.reshard(four, take_all(four, 4), {}, 1, ORDER)
     planned = [row.planned for row in verbs.find(RowFilter())]
     assert verbs.erase(planned, ORDER) == [row.id for row in planned]
@@ -223,12 +224,12 @@ def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store,
     refs = [row.ref for row in rows[:2]]
     assert reconciling.mark_found(engine, lease, 7, refs, ORDER, inference=True) == 2
     assert store.status()[0].settled == 0
-    reconciling.overtake(engine, lease, 7, "reconcile", ORDER)
+    reconciling.overtake(engine, lease, record_ref(7), "reconcile", ORDER)
     (status,) = store.status()
     assert (status.settled, status.pending) == (7, 1)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM outbox_inference_call").scalar_one() == 2
-    reconciling.overtake(engine, lease, 5, "reconcile", ORDER)
+    reconciling.overtake(engine, lease, record_ref(5), "reconcile", ORDER)
     assert store.status()[0].settled == 7
     entries = list(Operations(engine).audit())
     assert [entry.verb for entry in entries] == [
@@ -241,10 +242,15 @@ def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store,
     with pytest.raises(LeaseLostError):
         reconciling.mark_found(engine, lease, 7, [rows[2].ref], ORDER, inference=False)
     with pytest.raises(LeaseLostError):
-        reconciling.overtake(engine, lease, 9, "reconcile", ORDER)
+        reconciling.overtake(engine, lease, record_ref(9), "reconcile", ORDER)
 
 
-def custody_of(engine: Engine, read_back: Callable[[int], Progress | None]) -> Custody:
+def stored(shard: int, sequence: int) -> StoredProgress:
+    """A progress record without rows."""
+    return StoredProgress(Progress("o", shard, 1, sequence, ()), record_ref(sequence))
+
+
+def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> Custody:
     """An operator's verb that has found its services; Kafka answers as told."""
     prepared: Any = SimpleNamespace(
         parts=lambda *_: SimpleNamespace(
@@ -265,21 +271,21 @@ def test_a_shard_that_is_being_sent_does_not_wait_to_be_reconciled(store: Store,
     """However far a relay gets while Kafka is asked; one that is behind what Kafka holds does."""
     last = itertools.count(1)
 
-    def sent_meanwhile(shard: int) -> Progress:
+    def sent_meanwhile(shard: int) -> StoredProgress:
         for sequence in itertools.islice(last, 5):
-            store.mark_sent(shard, sequence, (), inference=False)
-        return Progress("o", shard, 1, sequence, ())
+            mark(store, sequence, (), shard=shard)
+        return stored(shard, sequence)
 
     assert _plan(engine, custody_of(engine, sent_meanwhile), (), None).sequences == {}
-    ahead = custody_of(engine, lambda shard: Progress("o", shard, 1, 7, ()))
-    assert _plan(engine, ahead, (), None).sequences == {0: 7}
+    ahead = custody_of(engine, lambda shard: stored(shard, 17))
+    assert _plan(engine, ahead, (), None).sequences == {0: 17}
 
 
 def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) -> None:
     """It is given back at once, and that a relay has it then is nothing that stops the rest."""
     store = Store(four)
     store.record(new_rows(20, interactions=20))
-    held = custody_of(four, lambda shard: Progress("o", shard, 1, 5, ()))
+    held = custody_of(four, lambda shard: stored(shard, 5))
     plan = Plan({0: 5, 1: 5})
     (lease,) = [lease for lease in take_all(four, 2) if lease.shard == 1]
     plan.marks[1] = {row.ref for row in store.pending(lease, 20)}
@@ -299,7 +305,7 @@ def test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is(store: Store, eng
     plan = Plan({0: 5})
     plan.marks[0] = {row.ref for row in store.pending(lease, 10)}
     Leases(engine, "operator", 60).release(lease)
-    assert not _act(engine, custody_of(engine, lambda shard: Progress("o", shard, 1, 6, ())), plan, 0, ORDER, 0)
+    assert not _act(engine, custody_of(engine, lambda shard: stored(shard, 6)), plan, 0, ORDER, 0)
     (status,) = store.status()
     assert (status.settled, status.pending, status.owner) == (0, 2, None)
 

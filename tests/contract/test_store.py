@@ -10,11 +10,13 @@ from app.validation import InvalidInteractionError, parse
 from outbox.engine import create_outbox_engine
 from outbox.errors import LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
-from outbox.rows import Accepted, Identity, KeyReused, Lease, Ref, RowRefused, shard_of
+from outbox.rows import Accepted, Identity, KeyReused, Lease, RecordRef, Ref, RowRefused, shard_of
 from outbox.states import TRANSITIONS, RowState
 from outbox.store import Store
+from outbox.verdicts import Verdict
 from relay.encoding import Encoder
 from tests.conftest import NewDatabase
+from tests.ledger import mark, record_ref
 from tests.support import new_row, new_rows
 
 
@@ -88,16 +90,13 @@ def test_a_mark_names_id_and_tag(store: Store, engine: Engine, lease: Lease) -> 
     """A row that took over the id of another (a restored database) is not marked."""
     record(store, 2)
     first, second = store.pending(lease, 10)
-    store.mark_sent(0, 1, [first.ref, Ref(second.id, second.tag + 1)], inference=False)
+    mark(store, 1, [first.ref, Ref(second.id, second.tag + 1)])
     assert states(engine) == ["sent", "pending"]
 
 
 def test_a_sequence_is_settled_only_from_the_one_before(store: Store, lease: Lease) -> None:
     """Neither a repeated nor a skipped sequence moves what is settled."""
-    assert store.mark_sent(0, 1, [], inference=False) == 1
-    assert store.mark_sent(0, 3, [], inference=False) == 1
-    assert store.mark_sent(0, 1, [], inference=False) == 1
-    assert store.mark_sent(0, 2, [], inference=False) == 2
+    assert [mark(store, sequence, []) for sequence in (1, 3, 1, 2)] == [1, 1, 1, 2]
     with pytest.raises(LeaseLostError, match="settled"):
         store.pending(lease, 10)
 
@@ -105,7 +104,7 @@ def test_a_sequence_is_settled_only_from_the_one_before(store: Store, lease: Lea
 def test_rows_are_not_selected_when_another_sequence_is_settled(store: Store, lease: Lease) -> None:
     """A database that failed over to a stale replica shows rows that are sent: none of them is given out."""
     record(store)
-    assert store.mark_sent(0, 1, [], inference=False) == 1
+    assert mark(store, 1, []) == 1
     with pytest.raises(LeaseLostError, match="settled at 1 in the database, at 0 here"):
         store.pending(lease, 10)
     assert len(store.pending(lease._replace(settled=1), 10)) == 1
@@ -116,7 +115,7 @@ def test_a_mark_leaves_rows_between_alone(store: Store, engine: Engine, lease: L
     record(store, 5)
     rows = store.pending(lease, 10)
     store.park(lease, {rows[4].ref: "refused"})
-    store.mark_sent(0, 1, [rows[0].ref, rows[2].ref, rows[4].ref], inference=False)
+    mark(store, 1, [rows[0].ref, rows[2].ref, rows[4].ref])
     assert states(engine) == ["sent", "pending", "sent", "pending", "sent"]
 
 
@@ -127,9 +126,10 @@ def test_what_a_progress_record_proves_is_marked_in_every_unsent_state(
     record(store, 3)
     rows = store.pending(lease, 10)
     store.park(lease, {rows[0].ref: "refused"})
-    assert store.settle_record(lease, 1, [row.ref for row in rows[:2]], inference=True) == (2, 1)
+    assert store.settle_record(lease, record_ref(1), [row.ref for row in rows[:2]], inference=True).marked == 2
     assert states(engine) == ["sent", "sent", "pending"]
-    assert store.settle_record(lease, 1, [rows[2].ref], inference=True) == (1, 1)
+    assert store.settle_record(lease, record_ref(1), [rows[2].ref], inference=True).marked == 1
+    assert store.progress_of(0) == (1, record_ref(1))
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM outbox_inference_call").scalar_one() == 3
 
@@ -138,12 +138,14 @@ def test_a_record_further_ahead_marks_nothing(store: Store, engine: Engine, leas
     """The database went back in time: nothing is settled, the caller is told."""
     record(store)
     (row,) = store.pending(lease, 10)
-    assert store.settle_record(lease, 2, [row.ref], inference=False) == (0, 0)
+    settled = store.settle_record(lease, record_ref(2), [row.ref], inference=False)
+    assert settled == (Verdict.DATABASE_WENT_BACK, 0, (0, None))
+    assert store.progress_of(0) == (0, None)
     assert states(engine) == ["pending"]
 
 
-def test_who_lost_the_lease_neither_selects_settles_nor_parks(store: Store, engine: Engine, lease: Lease) -> None:
-    """Each names its lease, also when there is nothing to mark; the ordinary mark alone goes through."""
+def test_who_lost_the_lease_neither_selects_settles_marks_nor_parks(store: Store, engine: Engine, lease: Lease) -> None:
+    """Each names its lease, also when there is nothing to mark: whoever has the shard reads back what Kafka has."""
     record(store)
     (row,) = store.pending(lease, 10)
     newer = Leases(engine, "owner-1", 10).take(0)
@@ -152,11 +154,69 @@ def test_who_lost_the_lease_neither_selects_settles_nor_parks(store: Store, engi
     with pytest.raises(LeaseLostError):
         store.pending(lease, 10)
     with pytest.raises(LeaseLostError):
-        store.settle_record(lease, 0, [], inference=False)
+        store.settle_record(lease, None, [], inference=False)
     with pytest.raises(LeaseLostError):
         store.park(lease, {row.ref: "refused"})
-    assert store.mark_sent(0, 1, [row.ref], inference=False) == 1
+    with pytest.raises(LeaseLostError):
+        store.mark_sent(lease, record_ref(1), [row.ref], inference=False)
+    assert states(engine) == ["pending"]
+    assert store.progress_of(0) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (record_ref(2), Verdict.IN_ORDER),
+        (record_ref(3), Verdict.IN_ORDER),
+        (record_ref(1), Verdict.KAFKA_WENT_BACK),
+        (record_ref(2)._replace(offset=3), Verdict.KAFKA_WENT_BACK),
+        (record_ref(2)._replace(digest="another"), Verdict.KAFKA_WENT_BACK),
+        (record_ref(3)._replace(offset=4), Verdict.KAFKA_WENT_BACK),
+        (record_ref(4), Verdict.DATABASE_WENT_BACK),
+        (None, Verdict.PROGRESS_LOST),
+    ],
+)
+def test_what_was_settled_has_to_be_the_last_record_or_the_one_before_it(
+    store: Store, engine: Engine, lease: Lease, found: RecordRef | None, verdict: Verdict
+) -> None:
+    """Below it, another one of its sequence, or the next no further on: Kafka went back in time. What the record
+    proves is marked, but nothing is settled, so that it is found again.
+    """
+    record(store)
+    for sequence in (1, 2):
+        mark(store, sequence, [])
+    (row,) = store.pending(lease._replace(settled=2), 10)
+    done = store.settle_record(lease, found, [row.ref], inference=False)
+    assert done.verdict is verdict
+    assert states(engine) == ["sent" if done.marked else "pending"]
+    assert done.marked == (found is not None and verdict is not Verdict.DATABASE_WENT_BACK)
+    expected = (found.sequence, found) if found and verdict is Verdict.IN_ORDER else (2, found and record_ref(2))
+    assert store.progress_of(0) == expected
+
+
+def test_a_mark_that_finds_kafka_gone_back_settles_nothing(store: Store, engine: Engine, lease: Lease) -> None:
+    """Its record stands no further on than the one before it: its rows are in Kafka, what was settled is not."""
+    mark(store, 1, [])
+    record(store)
+    (row,) = store.pending(lease._replace(settled=1), 10)
+    done = store.mark_sent(lease._replace(settled=1), RecordRef(2, 2, "x"), [row.ref], inference=False)
+    assert (done.verdict, done.marked) == (Verdict.KAFKA_WENT_BACK, 1)
     assert states(engine) == ["sent"]
+    assert store.progress_of(0) == (1, record_ref(1))
+
+
+def test_a_record_that_the_release_before_has_settled_past_counts_for_nothing(
+    store: Store, engine: Engine, lease: Lease
+) -> None:
+    """It moves the sequence alone: which record that was is learnt at the next taking, not held against Kafka."""
+    mark(store, 1, [])
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_shard SET settled = 2")
+    assert store.progress_of(0) == (2, None)
+    assert store.settle_record(lease, record_ref(1), [], inference=False).verdict is Verdict.KAFKA_WENT_BACK
+    other = RecordRef(2, 0, "other")
+    assert store.settle_record(lease, other, [], inference=False).verdict is Verdict.IN_ORDER
+    assert store.progress_of(0) == (2, other)
 
 
 def test_a_parked_row_names_id_and_tag(store: Store, engine: Engine, lease: Lease) -> None:
@@ -264,10 +324,10 @@ def test_impossible_states_are_impossible(store: Store, engine: Engine, change: 
         connection.exec_driver_sql(f"UPDATE outbox SET {change}")
 
 
-def test_every_state_is_reachable_and_sent_is_final() -> None:
+def test_every_state_is_reachable_and_sent_is_final_unless_kafka_has_lost_the_row() -> None:
     """The transitions are the documented ones."""
     assert set(TRANSITIONS) == set(RowState)
-    assert not TRANSITIONS[RowState.SENT]
+    assert TRANSITIONS[RowState.SENT] == {RowState.PENDING}
     assert {state for followers in TRANSITIONS.values() for state in followers} == set(RowState)
 
 
@@ -319,4 +379,4 @@ def test_what_validation_accepts_is_stored_returned_and_encoded_unchanged(
     with engine.connect() as connection:
         payloads = connection.exec_driver_sql("SELECT payload FROM outbox WHERE state = 'pending' ORDER BY id")
         assert [bytes(payload) for (payload,) in payloads] == [row.payload for row in rows]
-    store.mark_sent(0, taken_lease.settled + 1, [row.ref for row in pending], inference=False)
+    mark(store, taken_lease.settled + 1, [row.ref for row in pending])

@@ -1,6 +1,7 @@
 """The database, the progress topic or the settings are not those of before: nothing is lost or silently doubled."""
 
 import shutil
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import make_url
 
 from outbox.engine import sqlite
-from relay.records import cut_short
+from relay.records import cut_short, kept_since
+from tests.conftest import NewDatabase
 from tests.integration.test_operators import relay
+from tests.relay_process import RelayProcess
 from tests.services import Given, Kafka, Registry
 from tests.support import new_row, new_rows, read_topic, wait_until
 from tests.world import NewWorld, World, settings_for
@@ -124,6 +127,13 @@ def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | 
     for future in admin.delete_records([TopicPartition(topic, 1, 1), TopicPartition(topic, 2, 3)]).values():
         future.result(10)
     assert [cut_short(admin, topic, since) for since in (-1, 1_500, 2_500)] == [[1, 2], [1, 2], [2]]
+    # One partition is emptied, so nothing is known of what is older than its retention of a week.
+    week_ago = (time.time() - 7 * 24 * 3600) * 1000
+    assert abs(kept_since(admin, topic, 0) - week_ago) < 3600 * 1000
+    producer.produce(topic, b"value", b"key", 2, timestamp=4_000)
+    assert producer.flush(20) == 0
+    assert 4_000 <= kept_since(admin, topic, 0) <= 70_000
+    assert kept_since(admin, topic, 80_000) == 80_000
 
 
 def test_duplicates_are_accepted_on_purpose_only(world: World) -> None:
@@ -254,3 +264,120 @@ def test_another_cluster_is_refused(
     refused = world.relay(KAFKA_BOOTSTRAP_SERVERS=own_kafka.bootstrap_servers)
     assert refused.wait() == 1
     assert "the Kafka cluster was" in refused.log.read_text()
+
+
+class Disk:
+    """A broker's disk as it is now; the broker is stopped for the copy, and started again."""
+
+    def __init__(self, kafka: Kafka, folder: Path) -> None:
+        self._kafka, self._copy = kafka, folder / "copy"
+        kafka.process.stop()
+        shutil.copytree(self._data, self._copy)
+        kafka.start()
+
+    @property
+    def _data(self) -> str:
+        return self._kafka.settings["log.dirs"]
+
+    def put_back(self) -> None:
+        """Stop the broker, and start it with the older copy."""
+        self._kafka.process.stop()
+        shutil.rmtree(self._data)
+        shutil.copytree(self._copy, self._data)
+        self._kafka.start()
+
+
+NewOwnWorld = Callable[..., World]
+
+
+@pytest.fixture
+def new_own_world(own_kafka: Kafka, registry: Registry | Given, tmp_path: Path, worlds: list[World]) -> NewOwnWorld:
+    """Makes a world on a database, with a broker of its own."""
+
+    def make(url: str) -> World:
+        config = {"bootstrap.servers": own_kafka.bootstrap_servers}
+        worlds.append(World(url, settings_for(own_kafka, registry, url), config, tmp_path))
+        return worlds[-1]
+
+    return make
+
+
+def recoveries(running: RelayProcess, verdict: str) -> float:
+    """How often the relay found this when it took the shard."""
+    return sum(
+        float(line.split()[-1])
+        for line in running.get("/metrics").splitlines()
+        if line.startswith(f'outbox_recoveries_total{{verdict="{verdict}"}}')
+    )
+
+
+def lost_by_kafka(world: World, kafka: Kafka, folder: Path) -> tuple[Disk, RelayProcess]:
+    """20 rows sent, the broker's disk copied, 30 more sent; the relay runs."""
+    running = world.relay(RELAY_BATCH_SIZE="10")
+    world.record(new_rows(20))
+    world.wait_drained()
+    disk = Disk(kafka, folder)
+    world.record(new_rows(30))
+    world.wait_drained()
+    assert len(world.seen()) == 50
+    return disk, running
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted"])
+def test_a_broker_from_an_older_copy_is_noticed_and_its_lost_rows_are_sent_again(
+    new_own_world: NewOwnWorld, new_database: NewDatabase, own_kafka: Kafka, tmp_path: Path, *, restarted: bool
+) -> None:
+    """At the next transaction of a relay that runs, or when one is started: the shard says what happened. Reconciled,
+    every row is in the topic once.
+    """
+    world = new_own_world(new_database())
+    disk, running = lost_by_kafka(world, own_kafka, tmp_path)
+    if restarted:
+        assert running.stop() == 0
+    disk.put_back()
+    if restarted:
+        running = world.relay()
+    world.record([new_row(f"after-{number}") for number in range(5)])
+    running.wait_degraded("shard 0", "Kafka went back in time")
+    assert recoveries(running, "kafka_went_back") >= 1
+    assert "relay reconcile --accept-loss" in relay(world, "status", COLUMNS="600").stdout
+    checked = relay(world, "check", COLUMNS="400")
+    assert (checked.returncode, "Kafka went back in time" in checked.stdout) == (4, True), checked.stdout
+    arguments = ("reconcile", "--reason", "the broker came back with an older disk")
+    looked = relay(world, *arguments, "--dry-run")
+    assert looked.returncode == 0, looked.stderr
+    assert "30 are missing in the topic and are sent again. Order is not kept" in looked.stderr
+    done = relay(world, *arguments, "--yes")
+    assert (done.returncode, done.stdout) == (0, "reconcile: 30 row(s) are pending again, shard(s) 0 go on\n"), (
+        done.stderr
+    )
+    world.wait_drained()
+    wait_until(lambda: not running.degraded(), "nothing is degraded any more")
+    seen = arrivals(world)
+    assert set(seen.values()) == {1}
+    assert (set(seen), len(seen)) == (rows_of(world), 55)
+    verbs = [verb for (verb,) in world.query("SELECT verb FROM outbox_audit ORDER BY id")]
+    assert verbs[0] == "send lost rows of shard 0 again"
+    assert verbs[1].startswith("reconcile shard 0, settled")
+    assert relay(world, "audit", "--verify").returncode == 0
+    again = relay(world, *arguments, "--yes")
+    assert (again.returncode, "no shard waits because Kafka went back" in again.stderr) == (3, True)
+
+
+def test_an_idle_shard_finds_out_within_a_minute_or_so(
+    new_own_world: NewOwnWorld, new_sqlite: NewDatabase, own_kafka: Kafka, tmp_path: Path
+) -> None:
+    """Nothing is sent, so nothing fails. An operator who accepts the loss lets the shard send on."""
+    world = new_own_world(new_sqlite())
+    disk, running = lost_by_kafka(world, own_kafka, tmp_path)
+    disk.put_back()
+    wait_until(lambda: "Kafka went back" in running.degraded().get("shard 0", ""), "it looks", 150)
+    done = relay(world, "reconcile", "--accept-loss", "--reason", "the consumers have them", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "stays marked sent" in done.stderr
+    world.record(new_rows(5))
+    world.wait_drained()
+    wait_until(lambda: not running.degraded(), "nothing is degraded any more")
+    assert len(world.seen()) == 25
+    ((verb,),) = world.query("SELECT verb FROM outbox_audit")
+    assert verb.startswith("accept the loss of shard 0, settled")

@@ -26,6 +26,7 @@ from relay.health import Health
 from relay.metrics import RelayMetrics
 from relay.oauth import TokenError, Tokens, fetch_token
 from relay.settings import RelaySettings
+from tests.ledger import mark
 from tests.relay_process import RelayProcess
 from tests.simulator import Simulator
 from tests.simulator.server import ACCESS_KEY, ACCESS_SECRET, SECRET
@@ -460,5 +461,5 @@ def test_learning_names_the_row_and_is_done_once(store: Store) -> None:
     assert store.learn([(first, Contact("again@y", None))]) == []
     stored, _ = store.pending(lease, 10)
     assert stored == learned
-    store.mark_sent(0, 1, [second.ref], inference=False)
+    mark(store, 1, [second.ref])
     assert store.learn([(second, Contact(None, "n"))]) == []

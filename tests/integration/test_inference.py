@@ -21,6 +21,7 @@ from relay.marks import HELD_SECONDS, Marks
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 from relay.shard import ignore_steps
+from tests.ledger import record_ref
 from tests.simulator import Simulator
 from tests.support import new_row, wait_until
 from tests.world import World
@@ -75,7 +76,7 @@ class Stage:
         lease = Leases(self.engine, "shard's", 600).take(0)
         assert lease is not None
         rows = store.pending(lease, 10_000)
-        store.mark_sent(0, lease.settled + 1, [row.ref for row in rows], inference=True)
+        store.mark_sent(lease, record_ref(lease.settled + 1), [row.ref for row in rows], inference=True)
         self.marks.marked(0, full=False)
         return [row.id for row in rows]
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,11 +21,12 @@ from outbox.engine import READ_ONLY
 from outbox.leases import Leases
 from outbox.rows import Identity, PendingRow
 from outbox.store import Store
+from relay.custody import Custody
 from relay.encoding import Encoder
 from relay.health import Health
 from relay.marks import Marks
 from relay.metrics import RelayMetrics
-from relay.progress import Progress, key_of
+from relay.progress import StoredProgress, key_of
 from relay.publisher import Publisher, Record
 from relay.shard import Parts, ShardWorker
 from relay.turns import Turns
@@ -129,6 +132,23 @@ class Relay:
             self.process = None
             self._dead.add(self.owner)
 
+    def look_after(self, interrupted: str | None) -> Custody:
+        """What an operator's verb works with here, until it is interrupted at a step; None: it is not."""
+
+        def step(name: str, _shard: int) -> None:
+            if name == interrupted:
+                raise InterruptedError(name)
+
+        verb = Relay(self._engine, self._broker, self._dead, 1, waiting=self._waiting)
+        verb.owner, verb.stop, verb.link = f"operator-{next(_numbers)}", PacedEvent(lambda _: None), Link(self._broker)
+        verb.close()  # the engine is listened to once
+        leases = Leases(self._engine, verb.owner, LEASE_SECONDS, paused_too=True)
+        parts = replace(verb._parts(), leases=leases, step=step)
+        prepared: Any = SimpleNamespace(
+            parts=lambda *_: parts, read_back=lambda _shard, _stop, below: verb.read_back(below)
+        )
+        return Custody(prepared, 0)
+
     def mend(self) -> None:
         """No fault is pending any more."""
         self.database.next = None
@@ -140,12 +160,18 @@ class Relay:
         self.kill()
         event.remove(self._engine, "commit", self.database._at_commit)
 
+    def read_back(self, below: int | None = None) -> StoredProgress | None:
+        """The last progress record; with ``below``, the last one of a smaller sequence."""
+        config: dict[str, Any] = {LINK: self.link}
+        admin: Any = AdminClient(config)
+        key = key_of(Store(self._engine).identity().outbox_id, 0)
+        return relay.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set, below)
+
     def _parts(self) -> Parts:
         store = Store(self._engine)
         known = store.identity()
         bound = Identity(known.outbox_id, known.shards, TOPIC, PROGRESS_TOPIC, "p-", "cluster")
         config: dict[str, Any] = {LINK: self.link}
-        admin: Any = AdminClient(config)
         key = key_of(known.outbox_id, 0)
 
         leases = Leases(self._engine, self.owner, LEASE_SECONDS)
@@ -157,9 +183,6 @@ class Relay:
         def publisher(_shard: int) -> Publisher:
             return Publisher(config, "p-01", TOPIC, (PROGRESS_TOPIC, 0, key), self.stop.is_set)
 
-        def read_back(_shard: int) -> Progress | None:
-            return relay.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set)
-
         return Parts(
             store=store,
             leases=leases,
@@ -168,7 +191,7 @@ class Relay:
             check_identity=lambda: store.bind_identity(bound),
             complete=list,
             publisher=publisher,
-            read_back=read_back,
+            read_back=lambda _shard: self.read_back(),
             dead_owner=dead_owner,
             batch_size=self._batch_size,
             parked_rows_hold=self._waiting,

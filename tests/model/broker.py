@@ -69,6 +69,10 @@ class Entry(NamedTuple):
     """None: the control record that ends the transaction in this partition."""
 
 
+Copy = dict[Place, list[Entry]]
+"""Every log as it was."""
+
+
 @dataclass
 class _Holder:
     """The latest holder of a transactional id."""
@@ -137,6 +141,35 @@ class Broker:
             (n, entry.record) for n, entry in enumerate(log) if entry.record and entry.transaction.decided is not False
         ]
 
+    # Going back in time --------------------------------------------------------------------------
+
+    def copy(self) -> Copy:
+        """A copy of the disk: of what is decided by now; what is open in it can only be aborted."""
+        copied: dict[int, Transaction] = {}
+
+        def of(transaction: Transaction) -> Transaction:
+            decided = Transaction(transaction.begun, set(), bool(transaction.decided), ended=True)
+            return copied.setdefault(id(transaction), decided)
+
+        return {place: [Entry(of(each), record) for each, record in log] for place, log in self._logs.items()}
+
+    def go_back(self, copy: Copy, *, forgets_ids: bool) -> None:
+        """Come back with an older copy. What is under way is gone, and its producers are fenced.
+
+        Args:
+            copy: of the disk.
+            forgets_ids: whether the transactional ids are as lost as the records.
+        """
+        self._logs = {place: list(log) for place, log in copy.items()}
+        self.late.clear()
+        for name, holder in list(self._holders.items()):
+            if forgets_ids:
+                del self._holders[name]
+            elif holder.transaction is not None:
+                if holder.transaction.decided is None:
+                    holder.session = holder.session._replace(epoch=holder.session.epoch + 1)
+                holder.transaction = None
+
     # Transactions --------------------------------------------------------------------------------
 
     def init(self, transactional_id: str, timeout_seconds: float) -> Session:
@@ -152,8 +185,12 @@ class Broker:
         self._holders[transactional_id] = _Holder(session, timeout_seconds, self.now)
         return session
 
-    def append(self, session: Session, place: Place, records: list[Sent]) -> None:
-        """Take a batch into the session's transaction, which begins with its first batch; all of it, or nothing."""
+    def append(self, session: Session, place: Place, records: list[Sent]) -> int:
+        """Take a batch into the session's transaction, which begins with its first batch; all of it, or nothing.
+
+        Returns:
+            The offset of its first record.
+        """
         holder = self._holder(session)
         self._write_markers(holder)
         if holder.transaction is None:
@@ -161,7 +198,9 @@ class Broker:
         if any(record.size_bytes > self.limits.get(place[0], MAX_MESSAGE_BYTES) for record in records):
             raise BrokerError(KafkaError.MSG_SIZE_TOO_LARGE)
         holder.transaction.places.add(place)
-        self._log(place).extend(Entry(holder.transaction, record) for record in records)
+        log = self._log(place)
+        log.extend(Entry(holder.transaction, record) for record in records)
+        return len(log) - len(records)
 
     def end(self, session: Session, *, committed: bool) -> None:
         """Commit or abort the session's transaction: decided at once, seen by readers a little later."""

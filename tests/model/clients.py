@@ -90,7 +90,7 @@ class Producer:
         self._broker = self._link.broker
         self._id = str(config["transactional.id"])
         self._timeout_seconds = int(config.get("transaction.timeout.ms", 60_000)) / 1000
-        self._on_delivery: Callable[[KafkaError, Message], None] = config.get("on_delivery", lambda *_: None)
+        self._on_delivery: Callable[[KafkaError | None, Message], None] = config.get("on_delivery", lambda *_: None)
         self._session: Session | None = None
         self._queue: list[tuple[Place, Sent]] = []
         self._error: KafkaError | None = None
@@ -131,7 +131,7 @@ class Producer:
             place = self._queue[0][0]
             batch = [record for where, record in self._queue if where == place]
             try:
-                self._ask("append", lambda place=place, batch=batch: self._append(place, batch), seconds)  # type: ignore[misc]
+                first = self._ask("append", lambda place=place, batch=batch: self._append(place, batch), seconds)  # type: ignore[misc]
             except KafkaException as exception:
                 error: KafkaError = exception.args[0]
                 if error.code() == KafkaError._TIMED_OUT:
@@ -139,6 +139,9 @@ class Producer:
                 self._error = self._error or error
                 for record in batch:
                     self._on_delivery(KafkaError(error.code()), Message(place, -1, record, error))
+            else:
+                for offset, record in enumerate(batch, first):
+                    self._on_delivery(None, Message(place, offset, record, None))
             self._queue = [(where, record) for where, record in self._queue if where != place]
         if self._queue:
             self._broker.pass_time(seconds)
@@ -179,8 +182,9 @@ class Producer:
         session = self._begun()
         self._ask(request, lambda: self._broker.end(session, committed=committed), seconds)
 
-    def _append(self, place: Place, batch: list[Sent]) -> None:
-        self._broker.append(self._begun(), place, batch)
+    def _append(self, place: Place, batch: list[Sent]) -> int:
+        first: int = self._broker.append(self._begun(), place, batch)
+        return first
 
     def _ask(self, request: str, answer: Callable[[], T], seconds: float) -> T:
         try:

@@ -12,6 +12,7 @@ QUICK = (
     Config("2 rows, progress topic lost", "XY", progress_lost=True),
     Config("database restored, 2 rows", "XX", batch=1, restore=True),
     Config("database restored, 1 row refused or not", "X", fickle=(0,), restore=True),
+    Config("broker back from an older copy, 1 row refused or not", "X", fickle=(0,), broker_back=True),
 )
 """Every rule and every kind of fault, in a minute of one processor."""
 
@@ -22,6 +23,7 @@ USUAL = (
     Config("row 0 always refused", "XXY", poison=(0,)),
     Config("replay as a new row", "XYXX", replay=(3, 0)),
     Config("progress topic lost", "XYX", progress_lost=True),
+    Config("broker back from an older copy, 2 rows", "XX", batch=1, broker_back=True),
 )
 """More rows."""
 
@@ -29,6 +31,7 @@ DEEP = (
     Config("database restored, 3 rows", "XYX", restore=True),
     Config("database restored, row 0 refused or not", "XX", fickle=(0,), restore=True),
     Config("4 rows, row 0 refused or not", "XYXY", fickle=(0,)),
+    Config("broker back from an older copy, 3 rows", "XYX", batch=1, broker_back=True),
 )
 """Minutes, and about 1 GiB a process."""
 
@@ -42,6 +45,7 @@ class Mutation(NamedTuple):
 
 _ONE, _REFUSED = Config("1 row", "X"), Config("1 row, refused or not", "X", fickle=(0,))
 _RESTORED = Config("2 rows, restore", "XX", batch=1, restore=True)
+_COPIED = Config("2 rows, broker back from a copy", "XX", batch=1, broker_back=True)
 _RESTORED_REFUSED = Config("1 row, refused or not, restore", "X", fickle=(0,), restore=True)
 
 MUTATIONS = (
@@ -64,12 +68,19 @@ MUTATIONS = (
     Mutation("batch kept when the shard is taken anew", _ONE),
     Mutation("guess that an unknown commit did not happen", _ONE),
     Mutation("mark before commit", _ONE),
-    Mutation("mark settles whatever was settled", Config("3 rows, batches of one", "XYX", batch=1)),
     Mutation("mark raises the settled sequence", _RESTORED),
     Mutation("only pending rows are marked", _RESTORED_REFUSED),
-    Mutation("rows of a settled sequence are not marked", Config("2 rows, lost topic", "XY", progress_lost=True)),
     Mutation("tag not checked", _RESTORED),
     Mutation("tag checked before the marking statement", _RESTORED),
     Mutation("sequence further ahead is settled too", _RESTORED),
     Mutation("select does not compare the settled sequence", _RESTORED),
+    Mutation("a record below the settled one is let pass", _COPIED),
+    Mutation("offsets are not compared", _COPIED),
+    Mutation("no lease check on the mark", _COPIED),
+    Mutation("an idle shard does not look", _COPIED),
+    Mutation("reconcile writes no record", _COPIED),
+    Mutation(
+        "offset kept when the progress topic is lost",
+        Config("2 rows, lost topic", "XY", batch=1, progress_lost=True),
+    ),
 )

@@ -11,15 +11,18 @@ from outbox.engine import BEGIN
 from outbox.operations import Operations
 from outbox.recording import as_json
 from outbox.rows import Accepted as Answered
-from outbox.rows import KeyReused, NewRow, Order, RowFilter, new_tag
+from outbox.rows import KeyReused, NewRow, Order, Ref, RowFilter, new_tag
 from outbox.statements import RECORD_POSTGRESQL
 from outbox.store import Store
+from relay.lost_rows import Loss, repair
+from relay.recovery import look
+from relay.shard import LOOK_SECONDS
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, UNENCODABLE, Relay
-from tests.model.broker import Broker
+from tests.model.broker import Broker, Copy
 from tests.model.clients import Fate
 from tests.model.ledger import Accepted, Ledger
 from tests.model.moments import Moment
-from tests.model.stage import LARGE, LIMIT_BYTES, Stage, delivered, row_for
+from tests.model.stage import DATABASE, KAFKA, LARGE, LIMIT_BYTES, Stage, delivered, row_for
 from tests.support import new_row
 
 ROUNDS_TO_THE_END = 3000
@@ -64,6 +67,7 @@ class Delivery(RuleBasedStateMachine):
         self.moment: Moment | None = None
         self.slow: tuple[PoolProxiedConnection, Accepted] | None = None
         self.progress_lost = False
+        self.copy: Copy | None = None
         self.seen: set[int] = set()
         self.relays: list[Relay] = []
 
@@ -225,7 +229,7 @@ class Delivery(RuleBasedStateMachine):
         """The topic's limit is raised or lowered."""
         self.broker.limits[TOPIC] = LIMIT_BYTES if refuses else 10 * LIMIT_BYTES
 
-    @precondition(lambda self: not self.progress_lost and not self.ledger.restored)
+    @precondition(lambda self: not self._a_loss())
     @rule()
     def lose_the_progress_topic(self) -> None:
         """Deleted and made anew: what is not marked at this moment may be doubled, nothing else."""
@@ -234,6 +238,73 @@ class Delivery(RuleBasedStateMachine):
         names = [(r.serial, r.is_replay) for r in delivered(self.broker.not_aborted((TOPIC, 0)))]
         self.ledger.excused.update(name for name in names if name not in sent)
         self.broker.create(PROGRESS_TOPIC)
+
+    @precondition(lambda self: not self._a_loss() and self.copy is None)
+    @rule()
+    def copy_the_disk(self) -> None:
+        """Of the broker, as it is now. Without a progress record in it a loss looks like that of the topic."""
+        if self.broker.committed((PROGRESS_TOPIC, 0)):
+            self.copy = self.broker.copy()
+
+    @precondition(lambda self: not self._a_loss())
+    @rule(
+        first=posts, then=posts, after=posts, which=one_of_two, place=a_place, other_place=a_place,
+        forgets_ids=st.booleans(), idle=st.booleans(),
+    )  # fmt: skip
+    def bring_the_broker_back(
+        self,
+        first: list[tuple[str, str]],
+        then: list[tuple[str, str]],
+        after: list[tuple[str, str]],
+        which: int,
+        place: str,
+        other_place: str,
+        *,
+        forgets_ids: bool,
+        idle: bool,
+    ) -> None:
+        """Once: rows are sent, the broker's disk is copied, more are sent, and the broker comes back with the copy.
+        Then rows may come, or nothing does, and an operator may act, and be interrupted.
+        """
+        if self.copy is None:
+            self.post(first)
+            self.go_to(which, "waits")
+            self.copy_the_disk()
+        self.post(then)
+        self.go_to(which, place)
+        if self.copy is None:
+            return
+        self.broker.go_back(self.copy, forgets_ids=forgets_ids)
+        self.ledger.broker_back = True
+        self.seen &= {record.offset for record in delivered(self.broker.committed((TOPIC, 0)))}
+        if not idle:
+            self.post(after)
+        self.go_to(which, other_place)
+
+    def _a_loss(self) -> bool:
+        return self.ledger.broker_back or self.progress_lost or self.ledger.restored
+
+    @precondition(lambda self: self.ledger.broker_back or self.progress_lost)
+    @rule(interrupted=st.sampled_from((None, "sent_again", "recorded")))
+    def reconcile(self, interrupted: str | None) -> None:
+        """An operator finds the rows that the topic lacks, where a shard waits for that."""
+        if self.stage.waits_for_an_operator() != KAFKA:
+            return
+        self.let_the_lease_run_out()
+        place = Relay(self.stage.engine, self.broker, set(), 1, waiting=self.ledger.waiting)
+        held = place.look_after(interrupted)
+        lost = self.ledger.lost(self.stage.held(), delivered(self.broker.committed((TOPIC, 0))))
+        missing = [Ref(row.id, row.tag) for row in lost]
+        loss = Loss(look(self.store, held.parts.read_back, 0), 0, missing=missing)
+        try:
+            repair(self.engine, held, loss, ORDER, "reconcile")
+        except InterruptedError:
+            assert self.stage.waits_for_an_operator() == KAFKA
+        else:
+            assert not self.ledger.lost(self.stage.held(), delivered(self.broker.committed((TOPIC, 0))))
+        finally:
+            held.give_all_back()
+            place.close()
 
     # The database ----------------------------------------------------------------------------------
 
@@ -249,7 +320,7 @@ class Delivery(RuleBasedStateMachine):
         self.moment = Moment(self.engine)
         self.ledger.remember()
 
-    @precondition(lambda self: not self.ledger.restored and not self.progress_lost)
+    @precondition(lambda self: not self._a_loss())
     @rule(
         first=posts, then=posts, after=posts, which=one_of_two, steps=steps_or_none, place=a_place, repair=st.booleans()
     )
@@ -329,16 +400,21 @@ class Delivery(RuleBasedStateMachine):
         self.seen.update(record.offset for record in records)
         for relay in self.relays:
             assert "unexpected" not in relay.health.conditions().get("shard 0", "")
-        if not self.ledger.restored:
-            assert not self.stage.waits_for_an_operator(), "the shard says that the database went back; it did not"
+        waits = self.stage.waits_for_an_operator()
+        kafka = self.ledger.broker_back or self.progress_lost  # a topic made anew begins at offset 0 again
+        rightly = {None, DATABASE if self.ledger.restored else None, KAFKA if kafka else None}
+        assert waits in rightly, f"the shard says that the {waits} went back; it did not"
 
     def teardown(self) -> None:
         """Nothing goes wrong any more: every row comes to its end, also those that were parked until now."""
         try:
             if self.relays and sys.exc_info()[0] is None:
                 self._come_to_rest()
+                self.reconcile(None)
+                self._come_to_rest()
                 self._repair()
                 self._come_to_rest()
+                assert self.stage.waits_for_an_operator() != KAFKA
         finally:
             self._drop_the_slow_post()
             for relay in self.relays:
@@ -359,7 +435,12 @@ class Delivery(RuleBasedStateMachine):
                 self.let_the_lease_run_out()
             for which in (0, 1):
                 self.go_to(which, "waits")
+            if not self.ledger.left_to_send(self.stage.held()):
+                self.broker.pass_time(LOOK_SECONDS[1])  # nothing but an idle shard's look can find what is lost
         raise AssertionError(f"not at rest: {self.stage.held()}, {[r.health.conditions() for r in self.relays]}")
 
     def _is_at_rest(self) -> bool:
-        return self.stage.waits_for_an_operator() or not self.ledger.left_to_send(self.stage.held())
+        if self.stage.waits_for_an_operator():
+            return True
+        held, there = self.stage.held(), delivered(self.broker.committed((TOPIC, 0)))
+        return not self.ledger.left_to_send(held) and not self.ledger.lost(held, there)

@@ -14,6 +14,7 @@ class Held(NamedTuple):
     """A row as the database holds it."""
 
     id: int
+    tag: int
     serial: int
     interaction: str
     state: str
@@ -69,6 +70,7 @@ class Ledger:
     excused: Counter[tuple[int, bool]] = field(default_factory=Counter)
     """Rows, by serial and whether they are replays, that the loss of the progress topic may double."""
     restored: bool = False
+    broker_back: bool = False
     refusals: bool = False
     """Whether there ever was a row that may be refused: then operators decide."""
     _moment: dict[int, Accepted] | None = None
@@ -129,7 +131,8 @@ class Ledger:
         for row in held:
             name = (row.serial, row.is_replay)
             if row.state == "sent":
-                assert sent[name] <= times[name], f"row {row.serial} is marked sent, and is not in the topic"
+                there = sent[name] <= times[name] or self.broker_back
+                assert there, f"row {row.serial} is marked sent, and is not in the topic"
                 assert row.has_call, f"row {row.serial} is marked sent without an inference call"
             if row.state in {"parked", "discarded"} and not self.restored:
                 assert self.known[row.serial].refusable, f"row {row.serial} is parked, and nobody refuses it"
@@ -143,9 +146,10 @@ class Ledger:
         held: Sequence[Held],
     ) -> None:
         """Nothing that had to come before it is missing. After a restore the database has forgotten
-        what operators decided, so then it is asked for only where nothing is refused.
+        what operators decided, so then it is asked for only where nothing is refused. Once Kafka has lost
+        records, no order is left.
         """
-        if record.is_replay or not self.waiting or (self.restored and self.refusals):
+        if record.is_replay or not self.waiting or self.broker_back or (self.restored and self.refusals):
             return
         before = {r.serial for r in delivered if not r.is_replay and r.offset < record.offset}
         for serial in self.known[record.serial].after - before:
@@ -156,6 +160,11 @@ class Ledger:
             assert not blocked, f"row {record.serial} was sent though row {row.serial} before it is parked"
 
     # What must hold at the end -------------------------------------------------------------------
+
+    def lost(self, held: Sequence[Held], delivered: Sequence[Delivered]) -> list[Held]:
+        """Rows that are marked sent, and not in the topic."""
+        there = {record.outbox_id for record in delivered}
+        return [row for row in held if row.state == "sent" and row.id not in there]
 
     def left_to_send(self, held: Sequence[Held]) -> list[Held]:
         """Pending rows that nothing holds back."""

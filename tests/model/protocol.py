@@ -4,8 +4,9 @@ the broker, the operator, the database, and the faults between them.
     web       an id is handed out; its row becomes visible, perhaps after a later id's
     relay     lease, init_transactions, read back, settle, select, produce, ask to commit, learn the
               answer, mark, park; crash or drop everything anywhere (``relay_steps``)
-    broker    commits, loses the request or the answer, times a transaction out, forgets a producer id
-    operator  retry, discard; a replay is a new row
+    broker    commits, loses the request or the answer, times a transaction out, forgets a producer id,
+              loses the progress topic, comes back from an older copy of its disk
+    operator  retry, discard; a replay is a new row; reconcile after an older copy
     database  answer lost, back-up, restore
 """
 
@@ -14,10 +15,13 @@ from collections.abc import Iterator
 from tests.model.relay_steps import RelaySteps
 from tests.model.states import (
     ALLOTTED,
+    ASKED,
     BEHIND,
     DISCARDED,
     FENCED,
     FORGOTTEN,
+    IN_TXN,
+    NO_RECORD,
     NONE,
     ONCE,
     ORDER,
@@ -31,11 +35,14 @@ from tests.model.states import (
     Db,
     Kafka,
     Label,
+    Record,
     Relay,
     State,
     Step,
     Txn,
     ViolationError,
+    missing,
+    with_relay,
     with_state,
 )
 
@@ -64,6 +71,8 @@ class Protocol(RelaySteps):
         """Whether nothing is left that the protocol has to do by itself."""
         if any(r.at == WAITS and r.holds for r in s.relays):
             return True
+        if s.kafka.lost >= 0 and not s.db.reported and missing(s.db, s.kafka):
+            return False  # a loss that nobody noticed
         state = s.db.state
         return not any(x == ALLOTTED or (x == PENDING and not self.waits(state, j)) for j, x in enumerate(state))
 
@@ -92,6 +101,26 @@ class Protocol(RelaySteps):
                 floor = db.floor if self.mutation == "floor not reset by discard" else 0
                 discarded = with_state(db, i, DISCARDED)._replace(floor=floor)
                 yield ("operator: discard", i), False, s._replace(db=discarded)
+        for a, r in enumerate(s.relays):
+            if r.at == WAITS and r.holds and s.kafka.lost >= 0:
+                yield from self._reconcile(s, a)
+
+    def _reconcile(self, s: State, a: int) -> Iterator[Step]:
+        """Rows marked sent that the topic lacks become pending, a progress record of the settled sequence is
+        committed, and then settled; it may be interrupted between.
+        """
+        db, kafka, lacking = s.db, s.kafka, missing(s.db, s.kafka)
+        sequence, end = max(db.settled, kafka.record[0]), kafka.end + 1
+        db = db._replace(state=tuple(PENDING if i in lacking else x for i, x in enumerate(db.state)), floor=0)
+        yield ("operator: a reconcile is interrupted at once", *lacking), False, with_relay(s, a, Relay(), db=db)
+        if self.mutation != "reconcile writes no record":
+            kafka = kafka._replace(record=(sequence, (), end), end=end)
+        if s.kafka.record[1]:  # once is enough: each one takes an offset
+            interrupted = with_relay(s, a, Relay(), db=db, kafka=kafka)
+            yield ("operator: a reconcile is interrupted after its record", *lacking), False, interrupted
+        settled = db._replace(settled=sequence, offset=end, last=())
+        done = with_relay(s, a, Relay(), db=settled, kafka=kafka._replace(reconciled=True))
+        yield ("operator: reconciles", *lacking), False, done
 
     def _database(self, s: State) -> Iterator[Step]:
         db, kafka, relays = s
@@ -116,24 +145,40 @@ class Protocol(RelaySteps):
                 fenced = tuple(r._replace(producer=FENCED) if n == txn.owner else r for n, r in enumerate(relays))
                 label: Label = ("broker: transaction times out", txn.refs)
                 yield label, False, State(db, kafka._replace(txns=rest), fenced)
-        if self.config.progress_lost and kafka.excused < 0:
-            sequence, refs = kafka.record
-            unsettled = sum(1 << ref for ref in refs if sequence > db.settled)
-            lost = kafka._replace(record=(0, ()), excused=unsettled)
-            yield ("broker: progress topic LOST",), False, s._replace(kafka=lost)
+        yield from self._losses(s)
         if not kafka.txns:
             lapsed = FORGOTTEN if self.mutation == "same rows again on an expired producer id" else FENCED
             forgotten = tuple(r._replace(producer=lapsed) if r.at >= STEP_2 else r for r in relays)
             yield ("broker: forgets the producer id",), False, State(db, kafka, forgotten)
 
+    def _losses(self, s: State) -> Iterator[Step]:
+        """What a broker that keeps what it acknowledged never does."""
+        db, kafka, relays = s
+        if self.config.progress_lost and kafka.excused < 0:
+            sequence, refs, _ = kafka.record
+            unsettled = sum(1 << ref for ref in refs if sequence > db.settled)
+            lost = kafka._replace(record=NO_RECORD, excused=unsettled, end=0)
+            yield ("broker: progress topic LOST",), False, s._replace(kafka=lost)
+        if self.config.broker_back and kafka.lost < 0:
+            if kafka.copy is None:
+                copied = kafka._replace(copy=(kafka.committed, kafka.record, kafka.end))
+                yield ("broker: its disk is copied",), False, s._replace(kafka=copied)
+                return
+            committed, record, end = kafka.copy  # producers may live on; what was under way is gone
+            back = Kafka(committed, record, end=end, lost=kafka.committed & ~committed)
+            fenced = tuple(r._replace(producer=FENCED) if r.at in (IN_TXN, ASKED) else r for r in relays)
+            yield ("broker: BACK FROM AN OLDER COPY",), False, State(db, back, fenced)
+
     def _commit(self, s: State, txn: Txn, rest: tuple[Txn, ...]) -> Iterator[Step]:
         """The broker takes the request to commit, or it is lost."""
         kafka, label = s.kafka, ("broker: commits", txn.refs)
-        record = (txn.sequence, txn.refs)
+        end = kafka.end + 1 if self.config.broker_back or self.config.progress_lost else 0
+        record: Record = (txn.sequence, txn.refs, end)
         if self.mutation == "progress record written after the transaction":
             record = kafka.record
-        committed = Kafka(self._deliver(s.db, kafka, txn, label), record, rest, kafka.excused)
-        yield label, True, s._replace(kafka=committed)
+        committed = kafka._replace(committed=self._deliver(s.db, kafka, txn, label), record=record, txns=rest, end=end)
+        told = tuple(r._replace(offset=end) if n == txn.owner else r for n, r in enumerate(s.relays))
+        yield label, True, State(s.db, committed, told)
         lost = rest if txn.owner < 0 else tuple(sorted((*rest, txn._replace(asked=False))))
         yield ("broker: request to commit lost",), False, s._replace(kafka=kafka._replace(txns=lost))
 
@@ -153,6 +198,6 @@ class Protocol(RelaySteps):
                 if db.state[i] == PARKED:
                     raise ViolationError(BEHIND, label)
                 late = not committed >> (i + self.n * db.tag[i]) & 1 and db.state[i] != DISCARDED
-                if late and db.follows[j] >> i & 1:
+                if late and db.follows[j] >> i & 1 and kafka.lost < 0:  # no order is left across a loss
                     raise ViolationError(ORDER, label)
         return committed

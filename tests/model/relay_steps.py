@@ -19,6 +19,7 @@ from tests.model.states import (
     IN_TXN,
     LIVE,
     LOSS,
+    NO_RECORD,
     NONE,
     OFF,
     PARK_GUILTY,
@@ -38,12 +39,14 @@ from tests.model.states import (
     Config,
     Db,
     Label,
+    Record,
     Refs,
     Relay,
     State,
     Step,
     Txn,
     ViolationError,
+    missing,
     with_relay,
     with_state,
 )
@@ -134,22 +137,24 @@ class RelaySteps:
 
     def _read_back(self, s: State, a: int, r: Relay) -> Iterator[Step]:
         """Step 3."""
-        record = (0, ()) if self.mutation == "no read-back" else s.kafka.record
+        record = NO_RECORD if self.mutation == "no read-back" else s.kafka.record
         yield (f"relay {a}: reads back", record), True, with_relay(s, a, r._replace(at=STEP_3, record=record))
 
     # Step 4: settling what was read back ---------------------------------------------------------
 
     def _settle_record(self, s: State, a: int, r: Relay) -> Iterator[Step]:
         """Lease and epoch are checked under the shard row's lock, then the record is settled."""
-        db, (sequence, refs) = s.db, r.record
+        db, (sequence, refs, offset) = s.db, r.record
         mine = tuple(ref for ref in refs if self._matches(db, ref))
         checks = self.mutation != "no lease check in step 4"
         if self.mutation == "lease check in step 4 only if rows":
             checks = any(db.state[ref % self.n] == PENDING for ref in mine)
         if checks and not r.holds:
             yield (f"relay {a}: lease lost, gives up",), True, self._anew(s, a)
-        elif sequence == 0 or (self.mutation == "rows of a settled sequence are not marked" and sequence <= db.settled):
-            yield (f"relay {a}: nothing to settle",), True, with_relay(s, a, self._ready(r, db.settled))
+        elif self._kafka_went_back(db, r.record):
+            yield from self._wait_after_a_loss(s, a, r, mine)
+        elif sequence == 0:
+            yield (f"relay {a}: nothing to settle",), True, self._nothing_to_settle(s, a, r)
         elif sequence > db.settled + 1 and self.mutation != "sequence further ahead is settled too":
             label: Label = (f"relay {a}: the database went back, the shard waits",)
             if not db.restored:
@@ -157,14 +162,46 @@ class RelaySteps:
             yield label, True, with_relay(s, a, Relay(WAITS, r.holds))
         elif self.mutation == "tag checked before the marking statement":
             differ = [f for f in refs if db.state[f % self.n] not in (NONE, ALLOTTED, VOID) and f not in mine]
-            kept = (sequence, tuple(ref for ref in refs if ref not in differ))
+            kept = (sequence, tuple(ref for ref in refs if ref not in differ), offset)
             yield (f"relay {a}: compares tags",), True, with_relay(s, a, r._replace(at=CHECKED, record=kept))
         else:
             yield from self._settled(s, a, r, mine)
 
+    def _kafka_went_back(self, db: Db, record: Record) -> bool:
+        """The record is below the settled one, is another one of its sequence, or follows it at no later offset."""
+        sequence, refs, offset = record
+        if not sequence:
+            return False
+        if sequence < db.settled:
+            return self.mutation != "a record below the settled one is let pass"
+        if not db.offset or self.mutation == "offsets are not compared":
+            return False
+        if sequence == db.settled:
+            return (offset, refs) != (db.offset, db.last)
+        return sequence == db.settled + 1 and offset <= db.offset
+
+    def _wait_after_a_loss(self, s: State, a: int, r: Relay, mine: Refs) -> Iterator[Step]:
+        """What is in Kafka is a fact all the same: its rows are marked, and nothing is settled."""
+        db, kafka, label = s.db, s.kafka, (f"relay {a}: Kafka went back, the shard waits",)
+        back = kafka.lost >= 0 and (not kafka.reconciled or missing(db, kafka))
+        replaced_topic = kafka.excused >= 0 and not db.reported
+        if not (db.restored or back or replaced_topic):
+            raise ViolationError(WAITS_RIGHTLY, label)
+        marked = self._settle(s, 0, mine, label)
+        yield label, True, with_relay(s, a, Relay(WAITS, r.holds), db=marked)
+
+    def _nothing_to_settle(self, s: State, a: int, r: Relay) -> State:
+        """There is no record; if something was settled, the progress topic was lost: that is reported."""
+        db = s.db
+        if db.settled:
+            db = db._replace(reported=True)
+            if self.mutation != "offset kept when the progress topic is lost":
+                db = db._replace(offset=0, last=())
+        return with_relay(s, a, self._ready(r, db.settled), db=db)
+
     def _settled(self, s: State, a: int, r: Relay, mine: Refs) -> Iterator[Step]:
-        sequence, label = r.record[0], (f"relay {a}: settles the record read back", r.record[1])
-        new = self._settle(s, sequence, mine, label)
+        (sequence, refs, offset), label = r.record, (f"relay {a}: settles the record read back", r.record[1])
+        new = self._settle(s, sequence, mine, label)._replace(offset=offset, last=refs if offset else ())
         if self.mutation == "sequence further ahead is settled too":
             new = new._replace(settled=max(s.db.settled, sequence))
         yield label, True, with_relay(s, a, self._ready(r, new.settled), db=new)
@@ -179,7 +216,7 @@ class RelaySteps:
 
     def _ready(self, r: Relay, settled: int) -> Relay:
         at = SELECTED if r.refs else READY  # a batch is in hand under a mutation only
-        return r._replace(at=at, record=(0, ()), settled=settled)
+        return r._replace(at=at, record=NO_RECORD, settled=settled)
 
     def _matches(self, db: Db, ref: int) -> bool:
         i = ref % self.n
@@ -197,7 +234,7 @@ class RelaySteps:
         for ref in refs:
             i = ref % self.n
             if state[i] in unsent:
-                if not s.kafka.committed >> (i + self.n * db.tag[i]) & 1:
+                if not (s.kafka.committed | max(s.kafka.lost, 0)) >> (i + self.n * db.tag[i]) & 1:
                     raise ViolationError(LOSS, label)
                 state[i] = SENT
         settled = sequence if sequence == db.settled + 1 else db.settled
@@ -234,6 +271,10 @@ class RelaySteps:
         refs = tuple(i + self.n * db.tag[i] for i in rows[: 1 if r.narrow else self.config.batch])
         if refs:
             yield (f"relay {a}: selects", refs), True, with_relay(s, a, r._replace(at=SELECTED, refs=refs))
+        elif (
+            db.offset and s.kafka.record[1:] != (db.last, db.offset) and self.mutation != "an idle shard does not look"
+        ):
+            yield (f"relay {a}: idle, the last record is not the settled one, takes anew",), True, self._anew(s, a)
 
     def _park_suspects(self, s: State, a: int, r: Relay) -> Iterator[Step]:
         if not r.holds and self.mutation != "no lease check on park":
@@ -305,29 +346,33 @@ class RelaySteps:
         if r.producer == LIVE and not mine:
             kafka = s.kafka
             if self.mutation == "progress record written after the transaction":
-                kafka = kafka._replace(record=(r.settled + 1, r.refs))
+                kafka = kafka._replace(record=(r.settled + 1, r.refs, 0))
             learnt = with_relay(s, a, r._replace(at=COMMITTED), kafka=kafka)
             yield (f"relay {a}: learns that it committed",), True, learnt
 
     def _mark(self, s: State, a: int, r: Relay) -> Iterator[Step]:
-        """The ordinary mark: no lease check. If the settled sequence turns out not to be what this
-        relay thinks, its next select notices.
+        """The ordinary mark, under the shard row's lock. Without lease and epoch it marks nothing: whoever
+        took the shard meanwhile reads back what Kafka has, and only that is a fact.
         """
         sequence, label = r.settled + 1, (f"relay {a}: marks", r.refs)
-        done = Relay(READY, r.holds, r.producer, sequence, held_at_backup=r.held_at_backup)
-        if self.mutation == "rows of a settled sequence are not marked" and s.db.settled >= sequence:
-            yield (f"relay {a}: finds its sequence settled",), True, with_relay(s, a, done)
+        if not r.holds and self.mutation != "no lease check on the mark":
+            yield (f"relay {a}: lease lost, does not mark",), True, self._anew(s, a)
             return
-        new = self._settle(s, sequence, tuple(ref for ref in r.refs if self._matches(s.db, ref)), label)
-        if self.mutation == "mark settles whatever was settled":
-            new = new._replace(settled=sequence)
+        record, mine = (sequence, r.refs, r.offset), tuple(ref for ref in r.refs if self._matches(s.db, ref))
+        if sequence == s.db.settled + 1 and self._kafka_went_back(s.db, record):
+            yield from self._wait_after_a_loss(s, a, r, mine)
+            return
+        new = self._settle(s, sequence, mine, label)
+        if sequence == s.db.settled + 1 and r.offset:
+            new = new._replace(offset=r.offset, last=r.refs)
         if self.mutation == "mark raises the settled sequence":
             new = new._replace(settled=max(s.db.settled, sequence))
         if self.mutation == "floor computed before the lock":
             if not r.record[0]:
-                computed = with_relay(s, a, r._replace(record=(1, (new.floor,))))
+                computed = with_relay(s, a, r._replace(record=(1, (new.floor,), 0)))
                 yield (f"relay {a}: computes the floor", new.floor), True, computed
                 return
             new = new._replace(floor=r.record[1][0])
+        done = Relay(READY, r.holds, r.producer, sequence, held_at_backup=r.held_at_backup)
         yield label, True, with_relay(s, a, done, db=new)
         yield (*label, "answer lost"), False, with_relay(s, a, r, db=new)

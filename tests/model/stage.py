@@ -17,9 +17,12 @@ from tests.support import new_row
 LIMIT_BYTES = 1000
 """Of a record in the topic, while the broker refuses large ones."""
 LARGE = "large"
+DATABASE, KAFKA = "database", "kafka"
+WENT_BACK = {DATABASE: "it was restored", KAFKA: "Kafka went back in time"}
+"""What may go back in time, and what a shard says then."""
 
 _HELD = text("""
-    SELECT o.id, o.traceparent, o.interaction_id, o.state, o.replay_of IS NOT NULL AS is_replay,
+    SELECT o.id, o.tag, o.traceparent, o.interaction_id, o.state, o.replay_of IS NOT NULL AS is_replay,
            EXISTS (SELECT 1 FROM outbox_inference_call AS c WHERE c.row_id = o.id) AS has_call
     FROM outbox AS o ORDER BY o.id
 """)
@@ -51,7 +54,9 @@ class Stage:
         """Every row."""
         with transactions.read(self.engine) as connection:
             found = connection.execute(_HELD).all()
-        return [Held(r.id, int(r.traceparent), r.interaction_id, r.state, r.is_replay, r.has_call) for r in found]
+        return [
+            Held(r.id, r.tag, int(r.traceparent), r.interaction_id, r.state, r.is_replay, r.has_call) for r in found
+        ]
 
     def let_the_lease_run_out(self) -> None:
         """By the database's clock; its holder is not told."""
@@ -62,10 +67,10 @@ class Stage:
         """Who holds the shard, as far as the database knows."""
         return Store(self.engine).status()[0].owner
 
-    def waits_for_an_operator(self) -> bool:
-        """Whether the shard says that the database went back in time."""
-        condition = Store(self.engine).status()[0].condition
-        return condition is not None and "was restored" in condition
+    def waits_for_an_operator(self) -> str | None:
+        """What the shard says went back in time; None: nothing."""
+        condition = Store(self.engine).status()[0].condition or ""
+        return next((what for what, words in WENT_BACK.items() if words in condition), None)
 
 
 def row_for(serial: int, interaction: str, kind: str) -> NewRow:

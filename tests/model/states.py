@@ -15,11 +15,13 @@ PARKED_STAYS = "a parked or discarded row is not committed"
 BEHIND = "a row behind a parked row of its interaction is not sent"
 PARK_UNSENT = "a committed row is not parked"
 PARK_GUILTY = "only a row that Kafka refuses alone is parked"
-WAITS_RIGHTLY = "a shard waits for an operator only after a restore"
+WAITS_RIGHTLY = "a shard waits for an operator only after a restore or a loss"
 END = "the end is reachable without faults"
 """From every reachable state, a path without faults leads to all rows sent, parked, discarded, or
 waiting behind a parked row, or, after a restore, to a shard that waits for an operator. With "marked
-sent only if committed" it says that no acknowledged row is missing at the end."""
+sent only if committed" it says that no acknowledged row is missing at the end. After a broker came back
+from an older copy the end is this, too: each row marked sent is in Kafka, or the shard waits, or the
+loss of the progress topic was reported."""
 LIMIT = "more states than the limit of the configuration"
 
 # Places --------------------------------------------------------------------------------------------
@@ -54,6 +56,8 @@ class Config(NamedTuple):
     """The database may go back in time, once."""
     progress_lost: bool = False
     """The progress topic may be lost, once."""
+    broker_back: bool = False
+    """The broker may come back from an older copy of its disk, once."""
     limit: int = 6_000_000
     """States."""
 
@@ -70,6 +74,12 @@ class Db(NamedTuple):
     floor: int = 0
     backup: "Db | None" = None
     restored: bool = False
+    offset: int = 0
+    """Of the progress record that was settled last; 0: there is none, or it is not known."""
+    last: Refs = ()
+    """Its rows, for the digest of the whole record."""
+    reported: bool = False
+    """That the progress topic was lost."""
 
 
 class Txn(NamedTuple):
@@ -82,8 +92,9 @@ class Txn(NamedTuple):
     asked: bool
 
 
-Record = tuple[int, Refs]
-"""A progress record: sequence, rows."""
+Record = tuple[int, Refs, int]
+"""A progress record: sequence, rows, offset."""
+NO_RECORD: Record = (0, (), 0)
 
 
 class Kafka(NamedTuple):
@@ -91,11 +102,18 @@ class Kafka(NamedTuple):
 
     committed: int = 0
     """A bit for each ref."""
-    record: Record = (0, ())
+    record: Record = NO_RECORD
     """The last progress record."""
     txns: tuple[Txn, ...] = ()
     excused: int = -1
     """Bits of rows that the loss of the progress topic may double; -1: it was not lost."""
+    end: int = 0
+    """Offset of the last progress record that its partition has."""
+    copy: "tuple[int, Record, int] | None" = None
+    """An older copy of the broker's disk: the rows committed, the last progress record, the end."""
+    lost: int = -1
+    """Bits of rows that a broker from an older copy has lost; -1: it did not come back so."""
+    reconciled: bool = False
 
 
 class Relay(NamedTuple):
@@ -109,13 +127,15 @@ class Relay(NamedTuple):
     """The settled sequence as this relay knows it."""
     refs: Refs = ()
     """The batch in hand."""
-    record: Record = (0, ())
+    record: Record = NO_RECORD
     """As read back in step 3."""
     suspects: Refs = ()
     """Rows to park."""
     narrow: bool = False
     """A batch was refused: one row at a time until the culprit is found."""
     held_at_backup: bool = False
+    offset: int = 0
+    """Of the progress record of its last transaction, as the delivery report said."""
 
 
 class State(NamedTuple):
@@ -136,6 +156,13 @@ class ViolationError(Exception):
     def __init__(self, invariant: str, label: Label) -> None:
         super().__init__(invariant)
         self.invariant, self.label = invariant, label
+
+
+def missing(db: Db, kafka: Kafka) -> list[int]:
+    """Rows marked sent that the topic does not have."""
+    return [
+        i for i, x in enumerate(db.state) if x == SENT and not kafka.committed >> (i + len(db.state) * db.tag[i]) & 1
+    ]
 
 
 def with_state(db: Db, row: int, state: int) -> Db:

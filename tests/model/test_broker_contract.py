@@ -21,7 +21,7 @@ import relay.progress
 import relay.publisher
 from outbox.rows import Ref
 from relay.errors import BatchRefusedError, MisconfiguredError, TransactionFailedError, UnavailableError
-from relay.progress import Progress, key_of
+from relay.progress import Progress, StoredProgress, key_of, ref_of
 from relay.publisher import Publisher
 from tests.model import clients
 from tests.model.broker import Broker
@@ -334,10 +334,10 @@ class Shard:
         publisher: Publisher = wait_until(taken, "the shard is taken")
         return publisher
 
-    def read_back(self) -> Progress | None:
-        """The last progress record."""
-        place = (self.progress_topic, 0)
-        return relay.progress.read_back(self.port.config, self.port.admin, place, key_of("outbox", 0), lambda: False)
+    def read_back(self, below: int | None = None) -> StoredProgress | None:
+        """The last progress record; with ``below``, the last one of a smaller sequence."""
+        place, key = (self.progress_topic, 0), key_of("outbox", 0)
+        return relay.progress.read_back(self.port.config, self.port.admin, place, key, lambda: False, below)
 
 
 @pytest.fixture
@@ -352,18 +352,29 @@ def proof(sequence: int) -> tuple[Progress, bytes]:
     return progress, relay.progress.encode(progress)
 
 
+def committed(shard: Shard) -> Progress | None:
+    """What the last progress record holds."""
+    found = shard.read_back()
+    return found.progress if found else None
+
+
 def test_progress_is_read_back_as_it_was_committed(shard: Shard) -> None:
     """None at first; then the last committed record, though aborted and control records follow it."""
     publisher = shard.publisher()
     assert shard.read_back() is None
-    for sequence in (1, 2):
+    offsets = [
         publisher.publish([(b"k", b"%d" % sequence, [("outbox-id", b"1")], None)], proof(sequence)[1])
-    assert shard.read_back() == proof(2)[0]
+        for sequence in (1, 2)
+    ]
+    last = StoredProgress(proof(2)[0], ref_of(2, offsets[1], proof(2)[1]))
+    assert shard.read_back() == last
+    assert shard.read_back(below=2) == StoredProgress(proof(1)[0], ref_of(1, offsets[0], proof(1)[1]))
+    assert shard.read_back(below=1) is None
     open_one = shard.port.transactional(shard.topic)
     open_one.begin_transaction()
     send(open_one, shard.progress_topic, b"never committed")
     shard.publisher()
-    assert shard.read_back() == proof(2)[0]
+    assert shard.read_back() == last
     assert [value for _, value in shard.port.settled(shard.topic)] == [b"1", b"2"]
 
 
@@ -375,7 +386,7 @@ def test_a_fenced_publisher_says_that_its_transaction_failed(shard: Shard) -> No
     with pytest.raises(TransactionFailedError):
         first.publish([(b"k", b"2", [], None)], proof(2)[1])
     first.close()
-    assert shard.read_back() == proof(1)[0]
+    assert committed(shard) == proof(1)[0]
     second.publish([(b"k", b"3", [], None)], proof(2)[1])
     assert [value for _, value in shard.port.settled(shard.topic)] == [b"1", b"3"]
 
@@ -405,4 +416,4 @@ def test_reading_back_waits_for_a_foreign_open_transaction_and_names_it(
     with pytest.raises(UnavailableError, match="a transaction of another producer is open"):
         shard.read_back()
     foreign.abort_transaction(SECONDS)
-    assert shard.read_back() == proof(1)[0]
+    assert committed(shard) == proof(1)[0]

@@ -50,10 +50,10 @@ def test_a_long_partition_is_read_for_as_long_as_there_is_something_to_read(monk
     monkeypatch.setattr(relay.progress, "monotonic", lambda: next(clock))
     consumer: Any = SimpleNamespace(assign=lambda _: None, poll=lambda _: message_at(next(offsets, None)))
     window = (("progress", 0), 0, 4)
-    assert _last_in_window(consumer, window, b"key", lambda: False, ErrorMemory()) == b"3"
+    assert _last_in_window(consumer, window, (b"key", None), lambda: False, ErrorMemory()) == (3, b"3")
     offsets = iter(range(4))
     with pytest.raises(UnavailableError, match="beyond offset 4 of 5"):
-        _last_in_window(consumer, (("progress", 0), 0, 5), b"key", lambda: False, ErrorMemory())
+        _last_in_window(consumer, (("progress", 0), 0, 5), (b"key", None), lambda: False, ErrorMemory())
 
 
 def message_at(offset: int | None) -> Any:

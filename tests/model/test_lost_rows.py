@@ -1,0 +1,219 @@
+"""A broker in memory comes back from an older copy: the shard finds out, and a reconcile leads on, once."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, text
+
+from outbox.errors import LeaseLostError
+from outbox.reconciling import SentRow, sent_above
+from outbox.rows import Order, Ref, RowFilter
+from outbox.store import Store
+from outbox.verdicts import ShardRecord, Verdict
+from relay.errors import UnavailableError
+from relay.lost_rows import Loss, bound_of, decide, repair
+from relay.recovery import ShardLook, look
+from relay.shard import LOOK_SECONDS
+from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
+from tests.model.broker import Broker
+from tests.model.clients import Fate
+from tests.support import new_rows
+
+ORDER = Order("ann", "an older disk", RowFilter())
+STEPS = 300
+
+
+class Scene:
+    """One shard, its relay, and a broker whose disk is copied after the first of its transactions."""
+
+    def __init__(self, engine: Engine, broker: Broker) -> None:
+        self.engine, self.broker, self.store = engine, broker, Store(engine)
+        self.relay = Relay(engine, broker, set(), 2, waiting=True)
+        self.relay.start()
+        self.send(2)
+        self.copy = broker.copy()
+
+    def send(self, rows: int) -> None:
+        """Accept so many rows, and let the relay send them."""
+        self.store.record(new_rows(rows))
+        self.go_on_until(lambda: not self.store.status()[0].pending)
+
+    def go_on_until(self, done: object) -> None:
+        """Let the relay take steps until a condition holds, or until it stands at a place."""
+        for _ in range(STEPS):
+            if self.relay.advance() == done or (callable(done) and done()):
+                return
+        raise AssertionError(f"not reached: {self.relay.health.conditions()}")
+
+    def waits(self) -> bool:
+        """Whether the shard says that Kafka went back."""
+        return "Kafka went back in time" in (self.store.status()[0].condition or "")
+
+    def go_back(self) -> None:
+        """The broker comes back with the copy."""
+        self.broker.go_back(self.copy, forgets_ids=False)
+
+    def sent(self) -> Counter[int]:
+        """How often each row is in the topic."""
+        return Counter(int(dict(record.headers)["outbox-id"]) for _, record in self.broker.committed((TOPIC, 0)))
+
+    def loss(self) -> Loss:
+        """What a reader of the topic and the progress records finds."""
+        held = self.relay.look_after(None)
+        seen = look(self.store, held.parts.read_back, 0)
+        loss = Loss(seen, bound_of(seen, held.read_back))
+        rows = {row.id: row for row in sent_above(self.engine, 0, loss.above) if row.id not in self.sent()}
+        decide(loss, rows, 0)
+        return loss
+
+    def reconcile(self, loss: Loss, interrupted: str | None = None) -> None:
+        """Do what a loss asks for, until it is interrupted."""
+        with self.engine.begin() as connection:
+            connection.execute(text("UPDATE outbox_shard SET lease_expires_at = 0"))
+        held = self.relay.look_after(interrupted)
+        try:
+            repair(self.engine, held, loss, ORDER, "reconcile")
+        finally:
+            held.give_all_back()
+
+
+@pytest.fixture
+def scene(engine: Engine) -> Iterator[Scene]:
+    """The test runs once for each database."""
+    with clients_in_memory() as clock:
+        for topic in (TOPIC, PROGRESS_TOPIC):
+            clock.broker.create(topic)
+        scene = Scene(engine, clock.broker)
+        yield scene
+        scene.relay.close()
+
+
+def test_an_idle_shard_looks_at_the_last_record_about_once_a_minute(scene: Scene) -> None:
+    """Nothing is sent and nothing fails, so nothing else would show it."""
+    scene.send(2)
+    scene.go_back()
+    for _ in range(10):
+        scene.go_on_until("waits")
+    assert not scene.waits()
+    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.go_on_until(scene.waits)
+
+
+def test_a_shard_that_is_in_order_goes_on_after_a_look(scene: Scene) -> None:
+    """The record is the settled one: the shard is not taken anew."""
+    epoch = scene.store.status()[0].epoch
+    for _ in range(3):
+        scene.broker.pass_time(LOOK_SECONDS[1])
+        scene.go_on_until("fetch asked")
+        scene.go_on_until("waits")
+    scene.send(1)
+    assert scene.store.status()[0].epoch == epoch
+
+
+def test_the_next_transaction_of_a_running_relay_stands_no_further_on(scene: Scene) -> None:
+    """Its own rows are in Kafka and marked; the shard waits at once, and nothing is settled by it."""
+    scene.send(2)
+    before = scene.store.progress_of(0)
+    scene.go_back()
+    scene.store.record(new_rows(1))
+    scene.go_on_until(scene.waits)
+    assert scene.store.progress_of(0) == before
+    assert scene.store.status()[0].pending == 0
+    loss = scene.loss()
+    assert (loss.above, [ref.id for ref in loss.missing]) == (1, [3, 4])
+
+
+@pytest.mark.parametrize("interrupted", ["sent_again", "recorded"])
+@pytest.mark.parametrize("more", [0, 1], ids=["idle", "sending"])
+def test_a_reconcile_that_was_interrupted_is_made_again(scene: Scene, interrupted: str, more: int) -> None:
+    """Wherever it ended; in the end each row is in the topic once, and the shard sends on."""
+    scene.send(4)
+    scene.go_back()
+    scene.store.record(new_rows(more))
+    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.go_on_until(scene.waits)
+    with pytest.raises(InterruptedError):
+        scene.reconcile(scene.loss(), interrupted)
+    for _ in range(10):
+        scene.go_on_until("waits")
+    again = scene.loss()
+    assert again.missing == []
+    if again.look.verdict is Verdict.KAFKA_WENT_BACK:
+        scene.reconcile(again)
+    scene.send(2)
+    assert set(scene.sent().values()) == {1}
+    assert len(scene.sent()) == 8 + more
+
+
+def test_a_reconcile_marks_what_the_last_record_proves(scene: Scene) -> None:
+    """A relay has committed on after Kafka went back, and died before it could mark: its rows are not sent twice."""
+    scene.send(2)
+    scene.go_back()
+    scene.store.record(new_rows(1))
+    scene.go_on_until("committed")
+    scene.relay.kill()
+    assert scene.store.status()[0].pending == 1
+    scene.reconcile(scene.loss())
+    scene.relay.start()
+    scene.send(1)
+    assert scene.sent() == Counter(dict.fromkeys(range(1, 7), 1))
+
+
+def test_a_shard_whose_last_record_is_another_one_than_planned_is_left_as_it_is(scene: Scene) -> None:
+    """What was sent since may be what the plan takes for lost."""
+    scene.send(2)
+    scene.go_back()
+    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.go_on_until(scene.waits)
+    loss = scene.loss()
+    scene.reconcile(loss)
+    with pytest.raises(UnavailableError, match="sent meanwhile"):
+        scene.reconcile(loss)
+
+
+def test_a_commit_that_is_marked_too_late_is_read_back_by_whoever_has_the_shard(scene: Scene) -> None:
+    """The mark of an owner without a lease would take for sent what Kafka has lost meanwhile."""
+    scene.store.record(new_rows(2))
+    scene.go_on_until("committed")
+    scene.go_back()
+    other = Relay(scene.engine, scene.broker, {scene.relay.owner}, 2, waiting=True)
+    other.start()
+    for _ in range(STEPS):
+        other.advance()
+        scene.relay.advance()
+        if not scene.store.status()[0].pending:
+            break
+    other.close()
+    assert scene.sent() == Counter(dict.fromkeys(range(1, 5), 1))
+
+
+def test_where_the_topic_was_cut_nothing_is_taken_for_lost() -> None:
+    """A row that was not found may have been removed by retention: it is counted, and stays as it is."""
+    loss = Loss(ShardLook(0, ShardRecord(5, None), None, Verdict.PROGRESS_LOST), 0)
+    decide(loss, {1: SentRow(1, 7, 1_000), 2: SentRow(2, 8, 2_000)}, 2_000)
+    assert (loss.missing, loss.undecided) == ([Ref(2, 8)], 1)
+
+
+def test_rows_are_sent_again_under_the_lease_only(scene: Scene) -> None:
+    """Another one holds the shard: nothing has changed."""
+    from outbox.leases import Leases
+    from outbox.reconciling import send_again
+
+    (row, *_) = sent_above(scene.engine, 0, 0)
+    first = Leases(scene.engine, "a", 0).take(0, scene.relay.owner)
+    assert first is not None
+    Leases(scene.engine, "b", 10).take(0)
+    with pytest.raises(LeaseLostError):
+        send_again(scene.engine, first, [row.ref], ORDER)
+    assert scene.store.status()[0].pending == 0
+
+
+def test_a_link_that_fails_while_an_idle_shard_looks_is_an_outage_like_any_other(scene: Scene) -> None:
+    """The shard says so, and is taken anew."""
+    scene.relay.link.faults["offsets"] = Fate.REQUEST_LOST
+    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.go_on_until(lambda: "offsets" in (scene.store.status()[0].condition or ""))
+    scene.send(1)
+    scene.go_on_until("waits")
+    assert not scene.relay.health.conditions()
