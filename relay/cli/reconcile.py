@@ -85,7 +85,7 @@ def reconcile(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Let shards send again whose database or whose Kafka went back in time.
+    """Let shards send again after a service went back in time.
 
     The database (a restore, a failover to a stale replica): with --since, rows that the topic holds already are
     marked sent: id, interaction and time of receipt must all match. Or --accept-duplicates.
