@@ -260,7 +260,7 @@ class RelaySettings(BaseSettings):
         given = json.loads(self.kafka_config.get_secret_value()) if self.kafka_config else {}
         local = all(server.strip().startswith(LOOPBACK) for server in self.kafka_bootstrap_servers.split(","))
         for name, values in UNVERIFIED_TLS.items():
-            if str(given.get(name)).lower() in values and not local:
+            if name in given and str(given[name]).lower() in values and not local:
                 raise ValueError(
                     f"KAFKA_CONFIG: {name}={given[name]} would let anybody pass for the broker: takes it on loopback "
                     "alone; set KAFKA_SSL_CA_LOCATION to the authority of the broker's certificate, and let that name "
