@@ -18,8 +18,7 @@ def upgrade() -> None:
     """Bring the database named by ``DATABASE_URL`` to the newest revision; ``env.py`` says how.
 
     Raises:
-        SettingsError, OutboxError: nothing has been done.
-        SQLAlchemyError: nothing has changed, for every step is in one transaction.
+        SettingsError, OutboxError: nothing has changed, for every step is in one transaction.
     """
     config = Config()
     config.set_main_option("script_location", _FOLDER.replace("%", "%%"))

@@ -68,6 +68,7 @@ _CURES = {
     "42501": "grant the role what outbox/roles.sql lists for it",
     "2200H": "the outbox has no ids left",
     "23505": "the sequence of the ids is behind the table (a restored copy?): set it to the highest id",
+    "55P03": "a migration or a long transaction holds the lock: try again when it has ended",
     "53100": "free the disk of the database server",
     "53300": "raise max_connections of the server, or run fewer processes",
 }

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from config.settings import SettingsError, load
 from migrations.run import head, upgrade
@@ -15,9 +14,6 @@ from outbox import vitals
 from outbox.engine import create_outbox_engine
 from outbox.errors import OutboxError, SchemaOutdatedError
 from relay.cli.shared import CHECK_FAILED, FAILED
-
-LOCK_TIMEOUT = "55P03"
-"""PostgreSQL's code."""
 
 
 @click.command()
@@ -38,9 +34,6 @@ def migrate(*, only_check: bool) -> None:
     except (SettingsError, OutboxError) as error:
         click.echo(str(error), err=True)
         sys.exit(FAILED)
-    except SQLAlchemyError as error:
-        click.echo(f"the migration failed and changed nothing: {_reason(error)}", err=True)
-        sys.exit(FAILED)
 
 
 def _migrate(url: str, *, only_check: bool) -> None:
@@ -53,7 +46,11 @@ def _migrate(url: str, *, only_check: bool) -> None:
         click.echo(f"the schema is {found}, this version brings {newest}: run relay migrate", err=True)
         sys.exit(CHECK_FAILED)
     else:
-        upgrade()
+        try:
+            upgrade()
+        except OutboxError as error:
+            click.echo(f"the migration failed and changed nothing: {error}", err=True)
+            sys.exit(FAILED)
         click.echo(f"the schema is at revision {newest}, {f'it was at {before}' if before else 'new'}")
 
 
@@ -69,12 +66,3 @@ def _revision(url: str) -> str | None:
         return None
     finally:
         engine.dispose()
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    if not isinstance(error, DBAPIError):
-        return type(error).__name__
-    reason = str(error.orig).strip().split("\n", 1)[0]
-    if getattr(error.orig, "sqlstate", None) == LOCK_TIMEOUT:
-        reason += "; another migration or a long transaction holds it: try again when it has ended"
-    return reason

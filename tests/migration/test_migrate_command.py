@@ -108,4 +108,4 @@ def test_a_lock_that_somebody_holds_is_named(relay: Relay, postgres: Postgres | 
         blocked = relay("migrate", DATABASE_URL=url)
     engine.dispose()
     assert blocked.returncode == 1
-    assert "a long transaction holds it" in blocked.stderr.splitlines()[-1]
+    assert "a long transaction holds the lock" in blocked.stderr.splitlines()[-1]
