@@ -352,8 +352,8 @@ BREAKAGES = [
     Breakage(
         "a change goes on record without its rows",
         "outbox/audit.py",
-        "order.reason, json.dumps(ids))",
-        "order.reason, '[]')",
+        "order.reason, json.dumps(ids), os_user())",
+        "order.reason, '[]', os_user())",
         f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
     ),
     Breakage(
