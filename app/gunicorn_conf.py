@@ -6,17 +6,20 @@ one fsync; processes use the cores. ``WEB_CONCURRENCY`` (1 on SQLite, 2 on Postg
 """
 
 import os
-import shutil
+import resource
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from app.settings import WebSettings
-from config.logging import configure_logging
-from config.settings import SettingsError, load
-from outbox.engine import create_outbox_engine
-from outbox.errors import OutboxError
+for _name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+    # It makes prometheus-client keep every metric in a mapped file, whose disk or folder may go: no intake then.
+    os.environ.pop(_name, None)
+
+from app.settings import WebSettings  # noqa: E402
+from app.shared_metrics import SharedSlots  # noqa: E402
+from config.logging import configure_logging  # noqa: E402
+from config.settings import SettingsError, load  # noqa: E402
+from outbox.engine import create_outbox_engine  # noqa: E402
+from outbox.errors import OutboxError  # noqa: E402
 
 
 def _settings() -> WebSettings:
@@ -31,35 +34,38 @@ def _settings() -> WebSettings:
     return settings
 
 
-def _metrics_folder() -> tuple[Path, bool]:
-    """Where the processes' metrics are added up, and whether it is ours to remove."""
-    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if not given:
-        return Path(tempfile.mkdtemp(prefix="outbox-metrics-")), True
-    folder = Path(given)
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.db"):  # of an earlier run: it would be counted again
-        left.unlink()
-    return folder, False
+def _allow_descriptors() -> None:
+    """As many connections as the system allows, not as many as it allows unasked."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 _web = _settings()
-_folder, _folder_is_ours = _metrics_folder()
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_folder)  # before prometheus-client is imported
+_slots = SharedSlots(2 * _web.processes + 2)  # at a reload, new processes run beside the old ones
+_allow_descriptors()
 
-bind = f"{_web.web_host}:{_web.port}"
-worker_class = "app.worker.Worker"
-logger_class = "app.worker.RoutedLogger"
+bind = f"[{_web.web_host}]:{_web.port}" if ":" in _web.web_host else f"{_web.web_host}:{_web.port}"
+worker_class = "app.gunicorn_worker.Worker"
+logger_class = "app.gunicorn_worker.RoutedLogger"
 loglevel = _web.log_level.lower()
 workers = _web.processes
 threads = _web.web_threads
+worker_connections = 4096
+"""Most connections of a process; where there are more, the ones that others can best do without are closed."""
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a nameless heartbeat file
+"""In memory: a disk that stalls must not stall the poller."""
 graceful_timeout = 25
 """SIGTERM: requests in hand are finished and answered within this time, in seconds."""
 timeout = 60
-keepalive = 15
+keepalive = _web.web_keepalive_seconds
 limit_request_fields = 100
+limit_request_field_size = 8190
+forwarded_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
+"""Whether a proxy spoke TLS makes no difference here, so no header about it is a reason to refuse a request."""
 forwarder_headers = ""
 """No header of a proxy may change what path a request has."""
+proxy_protocol = False
 control_socket_disable = True
 
 
@@ -70,14 +76,26 @@ def pre_request(_worker: Any, request: Any) -> None:
         request.headers[keys[0]] = ("IDEMPOTENCY-KEY", "given twice")
 
 
+def pre_fork(_server: Any, worker: Any) -> None:
+    """A place for the metrics of the process to come."""
+    worker.metrics_slot = _slots.claim()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Its metrics count together with those of the other processes from now on."""
+    from app import metrics
+
+    if worker.metrics_slot is not None:
+        metrics.share(_slots, worker.metrics_slot)
+
+
+def worker_exit(_server: Any, _worker: Any) -> None:
+    """A process ends in order: its last requests count, too."""
+    from app import metrics
+
+    metrics.leave_copy()
+
+
 def child_exit(_server: Any, worker: Any) -> None:
-    """A worker has ended: its gauges do not count any more."""
-    from prometheus_client import multiprocess
-
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
-def on_exit(_server: Any) -> None:
-    """The service ends: its metric files go with it."""
-    if _folder_is_ours:
-        shutil.rmtree(_folder, ignore_errors=True)
+    """A process has ended, in order or not: its place is free."""
+    _slots.release(worker.metrics_slot)

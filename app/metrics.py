@@ -1,21 +1,25 @@
-"""The web process's metrics; with several processes, prometheus-client adds them up in files."""
+"""The web process's metrics, kept in its memory: see ``app.shared_metrics`` for those of several processes."""
 
 import hmac
-import os
 from functools import cache
 
 from flask import Blueprint, Response, current_app, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
     REGISTRY,
-    CollectorRegistry,
     Counter,
     Histogram,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.problems import problem
+from app.shared_metrics import SharedMetrics, SharedSlots
+
+for _collector in (GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR):
+    REGISTRY.unregister(_collector)  # of whichever process answers: no figure of the service
 
 REQUESTS = Counter(
     "outbox_webhook_requests",
@@ -32,20 +36,39 @@ request_counter = cache(REQUESTS.labels)
 FORM_LABELLED = Counter("outbox_webhook_form_labelled", "JSON bodies that came labelled as form data.")
 
 blueprint = Blueprint("metrics", __name__)
+_shared: list[SharedMetrics] = []
+
+
+def share(slots: SharedSlots, slot: int) -> None:
+    """Add up with other processes from now on.
+
+    Args:
+        slots: shared with them.
+        slot: of this process.
+    """
+    _shared[:] = [SharedMetrics(REGISTRY, slots, slot)]
+    _shared[0].start()
+
+
+def leave_copy() -> None:
+    """This process ends: what it has counted stays."""
+    for metrics in _shared:
+        metrics.copy()
+
+
+def shows_token() -> bool:
+    """Whether the request shows ``METRICS_TOKEN``, or none is set."""
+    token = current_app.config["METRICS_TOKEN"]
+    shown = request.headers.get("Authorization", "").encode("latin-1", "replace")
+    return token is None or hmac.compare_digest(shown, b"Bearer " + token.encode())
 
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Prometheus metrics; behind ``METRICS_TOKEN`` where one is set."""
-    token = current_app.config["METRICS_TOKEN"]
-    if token is not None:
-        shown = request.headers.get("Authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(shown, b"Bearer " + token.encode()):
-            refusal = problem(401, "The metrics are behind METRICS_TOKEN: send it as a bearer token")
-            refusal.headers["WWW-Authenticate"] = "Bearer"
-            return refusal
-    registry = REGISTRY
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    if not shows_token():
+        refusal = problem(401, "The metrics are behind METRICS_TOKEN: send it as a bearer token")
+        refusal.headers["WWW-Authenticate"] = "Bearer"
+        return refusal
+    registry = _shared[0] if _shared else REGISTRY
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -28,6 +28,8 @@ class WebSettings(BaseSettings):
     """Number of web processes, by the name that platforms use; None: see ``processes``."""
     web_threads: Annotated[int, Field(ge=1, le=256)] = 16
     """Threads of a process: as many requests can share one commit."""
+    web_keepalive_seconds: Annotated[int, Field(ge=1, le=3600)] = 75
+    """How long a connection is kept for a further request; longer than balancers keep theirs (60 by default)."""
 
     @property
     def processes(self) -> int:

@@ -11,7 +11,14 @@ from typing import Any
 import structlog
 from flask import Blueprint, Response, current_app, request
 
-from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, declared_length, read_body
+from app.body import (
+    BodyMalformedError,
+    BodyTooLargeError,
+    BodyTooSlowError,
+    arrived_at,
+    declared_length,
+    read_body,
+)
 from app.door import Door
 from app.metrics import FORM_LABELLED, request_counter
 from app.problems import problem
@@ -65,7 +72,7 @@ def _take(door: Door, environ: Environ) -> tuple[str, Response]:
 def _record(door: Door, environ: Environ, body: bytes) -> tuple[str, Response]:
     try:
         row = _row(environ, body, parse(body))
-        return _answered(door.recorder.record(row))
+        return _answered(door.recorder.record(row, arrived_at(environ)))
     except NotJsonError as error:
         return "not_json", problem(400, str(error))
     except InvalidInteractionError as error:

@@ -271,5 +271,5 @@ def test_a_wrong_setting_stops_the_start_with_one_line(environ: dict[str, str], 
 
 def test_the_web_process_never_loads_kafkas_client() -> None:
     """Nor does anything that it imports."""
-    code = "import sys, app.factory, app.worker; sys.exit('confluent_kafka' in sys.modules)"
+    code = "import sys, app.factory, app.gunicorn_worker; sys.exit('confluent_kafka' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
