@@ -26,9 +26,10 @@ RECEIVED_AT_ONCE = 65_536
 
 _SECRET = re.compile(rb"\r\nx-cxone-webhook-secret:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_ENCODED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.IGNORECASE)
 _CONTINUE = re.compile(rb" HTTP/1\.1\r\n(?:.*\r\n)?expect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE | re.DOTALL)
-_LAST_CHUNK = re.compile(rb"\r\n0+[ \t]*[;\r]")
+_CHUNK_SIZE = re.compile(rb"([0-9a-f]{1,8})[ \t]*\r", re.IGNORECASE)
 
 
 class State(IntEnum):
@@ -75,7 +76,7 @@ class Connection:
         """Events that the poller watches for."""
         self.looks, self.bytes_seen = 0, 0
         """How often, and how much, was received for the request."""
-        self._head_bytes = 0
+        self._head_bytes = self._chunk_start = 0
 
     # What the poller does -----------------------------------------------------------------------------
 
@@ -110,17 +111,36 @@ class Connection:
         """Whether more of the body is to come. A guess that decides when a request is handled, never what it is:
         what is in doubt is left to the HTTP parser, as is a body that is too large.
         """
-        received = len(self.received) - self._head_bytes
-        if _CHUNKED.search(head):
-            return received <= max_bytes and not _LAST_CHUNK.search(self.received, self._head_bytes - 2)
         length = _LENGTH.search(head)
-        return length is not None and received < int(length[1]) <= max_bytes
+        if _ENCODED.search(head):
+            return bool(_CHUNKED.search(head)) and not length and self._lacks_chunk(max_bytes)
+        return length is not None and len(self.received) - self._head_bytes < int(length[1]) <= max_bytes
+
+    def _lacks_chunk(self, max_bytes: int) -> bool:
+        start = max(self._chunk_start, self._head_bytes)
+        while len(self.received) <= self._head_bytes + 2 * max_bytes:  # chunks may be small, and their frames as large
+            self._chunk_start = start
+            end = self.received.find(b"\r\n", start)
+            if end < 0:
+                return len(self.received) - start < MAX_HEAD_BYTES
+            size = _CHUNK_SIZE.match(self.received, start)
+            if size is None:
+                return False
+            if int(size[1], 16) == 0:  # the last one: a line follows for each trailer, then an empty one
+                return self.received.find(b"\r\n\r\n", end) < 0
+            start = end + 2 + int(size[1], 16) + 2
+            if start > len(self.received):
+                return start - self._head_bytes <= 2 * max_bytes
+            if self.received[start - 2 : start] != b"\r\n":
+                return False
+        return False
 
     def begin_next(self, keep_seconds: float) -> None:
         """Wait for a further request, of which something may have come."""
         now = monotonic()
         self.state, self.deadline = State.IDLE, now + keep_seconds
         self.looks, self.bytes_seen = 0, 0
+        self._chunk_start = 0
         if self.received:
             self.begin_head()
 

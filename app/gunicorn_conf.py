@@ -10,16 +10,12 @@ import resource
 import sys
 from typing import Any
 
-for _name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
-    # It makes prometheus-client keep every metric in a mapped file, whose disk or folder may go: no intake then.
-    os.environ.pop(_name, None)
-
-from app.settings import WebSettings  # noqa: E402
-from app.shared_metrics import SharedSlots  # noqa: E402
-from config.logging import configure_logging  # noqa: E402
-from config.settings import SettingsError, load  # noqa: E402
-from outbox.engine import create_outbox_engine  # noqa: E402
-from outbox.errors import OutboxError  # noqa: E402
+from app.settings import WebSettings
+from app.shared_metrics import SharedSlots
+from config.logging import configure_logging
+from config.settings import SettingsError, load
+from outbox.engine import create_outbox_engine
+from outbox.errors import OutboxError
 
 
 def _settings() -> WebSettings:

@@ -16,7 +16,8 @@ Of gunicorn's ``ThreadWorker`` (27.0, the bound in pyproject.toml: look at this 
 - ``handle``: one request that is there, into an answer.
 
 Used as they are: ``run``, ``handle_exit``, ``handle_quit``, ``handle_request``, ``set_accept_enabled``,
-``is_parent_alive``, ``method_queue``, and of its HTTP part ``Request`` and ``SocketUnreader``. Not used: ``TConn``, its parser, HTTP/2.
+``is_parent_alive``, ``method_queue``, and of its HTTP part ``Request`` and ``SocketUnreader``. Not used: ``TConn``,
+``Parser``, HTTP/2.
 """
 
 import errno
@@ -195,10 +196,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _advance(self, connection: Connection) -> None:
         """Hand the request over once it is there."""
         head = connection.head()
+        if len(connection.received if head is None else head) > MAX_HEAD_BYTES:
+            detail = f"The head has more than {MAX_HEAD_BYTES} bytes"
+            self._refuse(connection, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+            return
         if head is None:
-            if len(connection.received) > MAX_HEAD_BYTES:
-                self._refuse(connection, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is too large")
-            elif connection.has_ended:
+            if connection.has_ended:
                 self._close(connection)
             return
         door = self._door
