@@ -24,7 +24,7 @@ MAX_DISCARDED_BYTES = 16 * 2**20
 """Of what a client sends after its last answer."""
 RECEIVED_AT_ONCE = 65_536
 
-_SECRET = re.compile(rb"\r\nx-cxone-webhook-secret:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
+_SECRET = re.compile(rb"\r\nx-cxone-webhook-secret:([^\r\n]*)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 _ENCODED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.IGNORECASE)
@@ -79,6 +79,10 @@ class Connection:
         self._head_bytes = self._chunk_start = 0
 
     # What the poller does -----------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Of its socket: by it the poller watches a connection."""
+        return self.plain.fileno()
 
     def receive(self) -> None:
         """Take in what has come.
@@ -222,4 +226,4 @@ class Connection:
 def shown_secret(head: bytes) -> str | None:
     """The webhook secret that a head shows, None if there is none."""
     found = _SECRET.search(head)
-    return found[1].decode("latin-1") if found else None
+    return found[1].strip(b" \t").decode("latin-1") if found else None

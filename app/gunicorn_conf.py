@@ -65,6 +65,13 @@ proxy_protocol = False
 control_socket_disable = True
 
 
+def on_starting(server: Any) -> None:
+    """Refuse what the worker does not do: a TLS handshake would wait in a thread."""
+    if server.cfg.is_ssl:
+        sys.stderr.write("gunicorn's TLS (certfile, keyfile) is not supported: put a proxy in front that does it\n")
+        sys.exit(1)
+
+
 def pre_request(_worker: Any, request: Any) -> None:
     """Make a key that was given twice unusable: joined with a comma, it would look like another key."""
     keys = [number for number, (name, _) in enumerate(request.headers) if name == "IDEMPOTENCY-KEY"]

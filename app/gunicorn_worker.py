@@ -8,7 +8,6 @@ probes, metrics and refusals neither wait for them nor hold them up.
 
 Of gunicorn's ``ThreadWorker`` (27.0, the bound in pyproject.toml: look at this list before raising it) are overridden
 
-- ``check_config``: TLS is refused, for a handshake would need a thread; a proxy does it.
 - ``init_process``, ``get_thread_pool``: two lanes of threads instead of one pool.
 - ``accept``: the connection goes to the poller, and where there are too many, others are closed.
 - ``wait_for_and_dispatch_events``: at least four looks a second at what is late.
@@ -51,7 +50,8 @@ OTHER_THREADS = 2
 """For whatever shows no live secret."""
 TICK_SECONDS = 0.25
 STOPPING_IDLE_SECONDS = 2.0
-ACCEPTED_AT_ONCE = 64
+RARELY_SECONDS = 10.0
+"""From one line in the log about malformed requests to the next: anybody can send them."""
 OTHER_DESCRIPTORS = 200
 """Files and connections of the process that are no client's."""
 GIVEN_UP_SHARE = 32
@@ -69,21 +69,17 @@ _STATUSES = {
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     """Handles requests in threads, and everything else in its poller."""
 
-    @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
-        """Refuse what this worker does not do."""
-        if cfg.is_ssl:
-            raise RuntimeError("gunicorn's TLS is not supported: put a proxy in front that does it")
-        super().check_config(cfg, log)
-
     def init_process(self) -> None:
         """Start the worker; called in its own process."""
-        self._connections: dict[Connection, Callable[[object], None]] = {}
+        self._connections: set[Connection] = set()
         self._paused: list[Connection] = []
+        self._on_event = partial(self._safely, self._look)
         self._server_addresses: dict[socket.socket, object] = {}
         self._next_tick = 0.0
         self._others = Lane("other", OTHER_THREADS)
-        self.worker_connections: int = min(self.cfg.worker_connections, getrlimit(RLIMIT_NOFILE)[0] - OTHER_DESCRIPTORS)
+        self._most = max(1, min(self.cfg.worker_connections, getrlimit(RLIMIT_NOFILE)[0] - OTHER_DESCRIPTORS))
+        self.worker_connections: int = self._most
+        self._malformed, self._next_line = 0, 0.0
         super().init_process()
 
     def get_thread_pool(self) -> Lane:
@@ -93,27 +89,25 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     # Accepting ----------------------------------------------------------------------------------------
 
     def accept(self, listener: socket.socket) -> None:
-        """Take in connections that wait."""
-        for _ in range(ACCEPTED_AT_ONCE):
+        """Take in connections that wait: few at once where there are few, so that the processes share them."""
+        for _ in range(1 + self.nr_conns // 16):
             if self.nr_conns >= self.worker_connections and not self._make_room():
                 return
             try:
-                plain, client = listener.accept()
+                self._add(*listener.accept(), listener)
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:  # fewer than expected: this is the limit, then
+                if error.errno in _EXHAUSTED:  # fewer than expected: this is the limit for now
                     self.worker_connections = max(1, self.nr_conns)
-                continue
-            self._add(plain, client, listener)
 
     def _add(self, plain: socket.socket, client: object, listener: socket.socket) -> None:
         if listener not in self._server_addresses:
             self._server_addresses[listener] = listener.getsockname()
         connection = Connection(plain, client, self._server_addresses[listener])
-        self._connections[connection] = partial(self._look, connection)
-        self.nr_conns += 1
         self._watch(connection, EVENT_READ)
+        self._connections.add(connection)
+        self.nr_conns += 1
 
     def _make_room(self) -> bool:
         """Close some of the connections that others can best do without; whether there were any."""
@@ -135,15 +129,16 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if now < self._next_tick and not force:
             return
         self._next_tick = now + TICK_SECONDS
+        self.worker_connections = min(self._most, self.worker_connections + 16)  # what was short may be back
         paused, self._paused = self._paused, []
         for connection in paused:
-            if connection in self._connections and connection.state is not State.IN_HAND:
-                self._watch(connection, EVENT_READ)
+            if connection in self._connections and not connection.watched and connection.state is not State.IN_HAND:
+                self._safely(self._watch, connection, EVENT_READ)
         for connection in list(self._connections):
             if force:
                 self._close(connection)
             elif connection.deadline <= now and connection.state is not State.IN_HAND:
-                self._late(connection)
+                self._safely(self._late, connection)
 
     def _cap_keepalive(self, deadline: float) -> None:
         for connection in self._connections:
@@ -151,33 +146,35 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
                 connection.deadline = min(connection.deadline, deadline)
 
     def _watch(self, connection: Connection, events: int) -> None:
-        """Have ``_look`` called once one of these events happens."""
-        if events == connection.watched:
-            return
-        change = self.poller.modify if connection.watched else self.poller.register
-        change(connection.plain, events, self._connections[connection])
-        connection.watched = events
+        """Have it looked at once one of these events happens."""
+        if events != connection.watched:
+            change = self.poller.modify if connection.watched else self.poller.register
+            change(connection, events, self._on_event)
+            connection.watched = events
 
     def _ignore(self, connection: Connection) -> None:
         if connection.watched:
-            self.poller.unregister(connection.plain)
+            self.poller.unregister(connection)
             connection.watched = 0
 
-    def _look(self, connection: Connection, _plain: object) -> None:
-        """Something has come, or can be sent."""
+    def _safely(self, action: Callable[..., None], connection: Connection, *args: object) -> None:
+        """Do something with a connection: whatever fails ends that connection, not the worker."""
         try:
-            if connection.state is State.IN_HAND:
-                self._ignore(connection)
-            elif connection.state is State.SENDING:
-                if connection.flush():
-                    self._answered(connection)
-            else:
-                self._receive(connection)
+            action(connection, *args)
         except OSError:
             self._close(connection)
-        except Exception as error:  # noqa: BLE001 - one connection must not end the worker
+        except Exception as error:  # noqa: BLE001 - see above
             self._unexpected(error)
             self._close(connection)
+
+    def _look(self, connection: Connection) -> None:
+        """Something has come, or can be sent."""
+        if connection.state is State.IN_HAND:
+            self._ignore(connection)
+        elif connection.state is not State.SENDING:
+            self._receive(connection)
+        elif connection.flush():
+            self._answered(connection)
 
     def _receive(self, connection: Connection) -> None:
         if not connection.received and connection.state in (State.IDLE, State.HEAD):
@@ -203,6 +200,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if head is None:
             if connection.has_ended:
                 self._close(connection)
+            elif b"\n\n" in connection.received:  # lines that end in LF alone: the parser says what is wrong
+                self._hand_over(connection)
             return
         door = self._door
         connection.is_sender = door is None or matching_label(door.secrets, shown_secret(head)) is not None
@@ -235,7 +234,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        if self._connections.pop(connection, None) is not None:
+        if connection in self._connections:
+            self._connections.remove(connection)
             self._ignore(connection)
             self.nr_conns -= 1
             connection.close()
@@ -259,7 +259,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self._answer_error(connection, error)
         connection.received[:0] = unreader.take_buffered()
         connection.flush()
-        self.method_queue.defer(self._answered, connection)
+        self.method_queue.defer(self._safely, self._answered, connection)
 
     def _answered(self, connection: Connection) -> None:
         """An answer is ready, and sent as far as the client has taken it; called in the poller."""
@@ -286,11 +286,17 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if isinstance(error, errors.ParseException):
             status = _STATUSES.get(type(error), HTTPStatus.BAD_REQUEST)
             connection.sendall(_problem(status, "The request is not valid HTTP/1.1"))
-            log.warning("a request is not valid HTTP: %s", type(error).__name__, action="not_http")
+            self._note_malformed(type(error).__name__)
             return
         detail = "Something unexpected went wrong here; it is in the log"
         connection.sendall(_problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
         self._unexpected(error)
+
+    def _note_malformed(self, kind: str) -> None:
+        self._malformed += 1
+        if monotonic() >= self._next_line:
+            log.warning("not valid HTTP: %d requests, the last one: %s", self._malformed, kind, action="not_http")
+            self._malformed, self._next_line = 0, monotonic() + RARELY_SECONDS
 
     def _unexpected(self, error: Exception) -> None:
         kind = type(error).__name__

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.attack.__main__ import lost
-from tests.attack.honest import post_interaction
+from tests.attack.honest import Honest, post_interaction
 from tests.attack.hostile import KINDS
 from tests.attack.measure import attack
 from tests.conftest import NewDatabase
+from tests.support import wait_until
 from tests.web_process import WebProcess
 
 CONNECTIONS = 300
@@ -31,12 +32,15 @@ def _check(kind: str, url: str, folder: Path) -> None:
     processes = "1" if url.startswith("sqlite") else "2"
     web = WebProcess({"DATABASE_URL": url, "WEB_CONCURRENCY": processes, "LOG_LEVEL": "ERROR"}, folder / "web.log")
     try:
+        with Honest(web.port, post_interaction, per_second=10) as quiet:
+            wait_until(lambda: len(quiet.seconds) >= 10, "it is quick while nobody attacks")
         seen = attack(kind, web.port, web.process.pid, post_interaction, CONNECTIONS, SECONDS, per_second=10)
     finally:
         web.kill()
+    usual_ms = 1000 * quiet.percentile(0.5)  # of a machine that may be busy with other tests
     assert (seen.failed, seen.refused, lost(url, seen)) == (0, 0, 0), seen
     assert seen.asked > SECONDS
-    assert seen.p50_ms < 500, seen
-    assert seen.health_p99_ms < 3_000, seen
+    assert seen.p50_ms < 500 + 5 * usual_ms, (usual_ms, seen)
+    assert seen.health_p99_ms < 3_000 + 20 * usual_ms, (usual_ms, seen)
     assert seen.memory_mb < 400, seen
     assert seen.recovered_seconds < 10, seen

@@ -294,6 +294,7 @@ def test_a_refused_body_is_never_taken_for_a_request(web: WebProcess) -> None:
         (b"POST / HTTP/1.1\r\n" + b"X-A: canary\r\n" * 60_000, 431),
         (b"\r\n" * 100_000, 400),
         (b"canary" * 10_000, 431),
+        (b"GET /canary HTTP/1.1\nHost: x\n\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n\r\n", 400),
         (head("Expect: canary", "Content-Length: 0"), 417),

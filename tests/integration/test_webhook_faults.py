@@ -270,6 +270,40 @@ def test_no_folder_of_metrics_can_stop_or_harm_the_intake(
     assert not (tmp_path / "missing").exists()
 
 
+def test_the_relay_needs_no_folder_of_metrics_either() -> None:
+    """With prometheus-client's own way it could not even be imported."""
+    code = "import relay.cli.run, relay.supervisor; from prometheus_client import Counter; Counter('a', 'b').inc()"
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/nowhere/at/all"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=False).returncode == 0
+
+
+def test_tls_of_the_server_is_refused_at_start(new_sqlite: NewDatabase) -> None:
+    """A handshake would wait in a thread; the message names the cure."""
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", "--certfile", "a", "--keyfile", "b"]
+    environ = {**os.environ, "CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "DATABASE_URL": new_sqlite(), "PORT": "1"}
+    ended = subprocess.run(
+        [*command, "app.factory:create_app_from_environ()"],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "put a proxy in front" in ended.stderr
+
+
+def test_it_listens_on_ipv6_as_well(new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path) -> None:
+    """An address of either kind, without brackets."""
+    web = WebProcess({"DATABASE_URL": new_sqlite(), "WEB_HOST": "::"}, tmp_path / "web.log")
+    started.append(web)
+    assert web.post({"id": "i", "channel": "voice"}).status_code == 202
+    with socket.create_connection(("::1", web.port), timeout=30) as connection:
+        connection.sendall(interaction_bytes(1))
+        assert read_answer(connection).status == 202
+
+
 def test_a_killed_service_leaves_nothing_behind(
     new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
 ) -> None:
