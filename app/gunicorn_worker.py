@@ -40,6 +40,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 from app.connection import MAX_DISCARDED_BYTES, MAX_HEAD_BYTES, Connection, State, shown_secret
 from app.door import Door
 from app.lane import Lane
+from app.metrics import CLOSED
 from app.problems import CONTENT_TYPE, problem_json
 from app.secrets import matching_label
 from config.logging import frames
@@ -51,7 +52,7 @@ OTHER_THREADS = 2
 TICK_SECONDS = 0.25
 STOPPING_IDLE_SECONDS = 2.0
 RARELY_SECONDS = 10.0
-"""From one line in the log about malformed requests to the next: anybody can send them."""
+"""From one line in the log about what anybody can bring about to the next of its kind."""
 OTHER_DESCRIPTORS = 200
 """Files and connections of the process that are no client's."""
 GIVEN_UP_SHARE = 32
@@ -79,7 +80,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self._others = Lane("other", OTHER_THREADS)
         self._most = max(1, min(self.cfg.worker_connections, getrlimit(RLIMIT_NOFILE)[0] - OTHER_DESCRIPTORS))
         self.worker_connections: int = self._most
-        self._malformed, self._next_line = 0, 0.0
+        self._next_lines: dict[str, float] = {}
         super().init_process()
 
     def get_thread_pool(self) -> Lane:
@@ -114,7 +115,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         waiting = [c for c in self._connections if c.state is not State.IN_HAND]
         waiting.sort(key=lambda c: (c.is_sender, c.state, c.deadline))
         for connection in waiting[: 1 + len(waiting) // GIVEN_UP_SHARE]:
+            CLOSED.labels("too_many").inc()
             self._close(connection)
+        self._rarely("too_many_connections", f"{self.nr_conns} connections are the most: some were closed")
         return bool(waiting)
 
     # Waiting ------------------------------------------------------------------------------------------
@@ -194,6 +197,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         """Hand the request over once it is there."""
         head = connection.head()
         if len(connection.received if head is None else head) > MAX_HEAD_BYTES:
+            CLOSED.labels("head_too_large").inc()
             detail = f"The head has more than {MAX_HEAD_BYTES} bytes"
             self._refuse(connection, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
             return
@@ -229,8 +233,11 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             connection.has_ended = True
             self._hand_over(connection)
         elif connection.state is State.HEAD and connection.received:
+            CLOSED.labels("head_too_slow").inc()
             self._refuse(connection, HTTPStatus.REQUEST_TIMEOUT, "The head did not arrive whole in time")
         else:
+            if connection.state is State.SENDING:
+                CLOSED.labels("answer_not_taken").inc()
             self._close(connection)
 
     def _close(self, connection: Connection) -> None:
@@ -286,17 +293,17 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if isinstance(error, errors.ParseException):
             status = _STATUSES.get(type(error), HTTPStatus.BAD_REQUEST)
             connection.sendall(_problem(status, "The request is not valid HTTP/1.1"))
-            self._note_malformed(type(error).__name__)
+            self._rarely("not_http", f"a request is not valid HTTP: {type(error).__name__}")
             return
         detail = "Something unexpected went wrong here; it is in the log"
         connection.sendall(_problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
         self._unexpected(error)
 
-    def _note_malformed(self, kind: str) -> None:
-        self._malformed += 1
-        if monotonic() >= self._next_line:
-            log.warning("not valid HTTP: %d requests, the last one: %s", self._malformed, kind, action="not_http")
-            self._malformed, self._next_line = 0, monotonic() + RARELY_SECONDS
+    def _rarely(self, action: str, message: str) -> None:
+        """Log what anybody can bring about, at most once in a while."""
+        if monotonic() >= self._next_lines.get(action, 0.0):
+            self._next_lines[action] = monotonic() + RARELY_SECONDS
+            log.warning(message, action=action)
 
     def _unexpected(self, error: Exception) -> None:
         kind = type(error).__name__

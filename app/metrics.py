@@ -33,6 +33,11 @@ COMMIT_SECONDS = Histogram(
 )
 request_counter = cache(REQUESTS.labels)
 """The counter of an outcome and a secret's label; looking one up anew each time costs as much as the rest."""
+CLOSED = Counter(
+    "outbox_webhook_connections_closed",
+    "Connections that were given up, by reason: head_too_slow, head_too_large, answer_not_taken, too_many.",
+    ["reason"],
+)
 FORM_LABELLED = Counter("outbox_webhook_form_labelled", "JSON bodies that came labelled as form data.")
 
 blueprint = Blueprint("metrics", __name__)

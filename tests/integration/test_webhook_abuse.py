@@ -86,6 +86,8 @@ def test_senders_that_stall_occupy_no_thread(web: WebProcess, sent: bytes) -> No
         for connection in stalled:
             while connection.recv(65536):
                 pass
+    if sent == b"P":
+        assert web.metric('outbox_webhook_connections_closed_total{reason="head_too_slow"}') >= 10 * THREADS
 
 
 def test_clients_that_never_read_occupy_no_thread(web: WebProcess) -> None:
@@ -159,6 +161,7 @@ def test_too_many_connections_close_the_ones_that_others_can_best_do_without(tmp
                     assert web.post(interaction(number)).status_code == 202
             assert session.post(url, json=interaction(1), timeout=30).status_code == 202
             assert [c.sock.getsockname() for c in _pooled(session)] == kept
+            assert web.metric('outbox_webhook_connections_closed_total{reason="too_many"}') > 100
     finally:
         web.kill()
 
