@@ -229,6 +229,11 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _late(self, connection: Connection) -> None:
         """Its time is over."""
+        if connection.state is State.HEAD:
+            connection.receive()  # it may have come while the process got no time to look
+            if connection.head() is not None:
+                self._advance(connection)
+                return
         if connection.state is State.BODY:  # the application says so
             connection.has_ended = True
             self._hand_over(connection)

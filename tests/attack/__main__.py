@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+import psycopg
 from sqlalchemy import make_url
 
 from outbox.engine import create_outbox_engine
@@ -66,7 +67,7 @@ def lost(url: str, seen: Seen) -> int:
 
 def _line(name: str, kind: str, seen: Seen, missing: int) -> str:
     cells = (
-        *(name, kind, seen.asked, seen.failed, seen.refused, missing),
+        *(name, kind, seen.asked, len(seen.failed), seen.refused, missing),
         *(f"{value:,.0f} ms" for value in (seen.p50_ms, seen.p99_ms, seen.health_p99_ms)),
         *(f"{seen.memory_mb:.0f} MB", seen.descriptors, f"{seen.recovered_seconds:.1f} s"),
     )
@@ -106,9 +107,12 @@ def _outbox(name: str, folder: Path) -> Iterator[str]:
     if not isinstance(postgres, Given):
         postgres.start()
     try:
-        url = postgres.create_database(f"attack_{folder.name.rpartition('-')[2]}_{next(_numbers)}")
+        name = f"attack_{folder.name.rpartition('-')[2]}_{next(_numbers)}".lower()
+        url = postgres.create_database(name)
         migrate(url, 1)
         yield make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
     finally:
         if not isinstance(postgres, Given):
             postgres.stop()

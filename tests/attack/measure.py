@@ -22,8 +22,8 @@ class Seen(NamedTuple):
 
     asked: int
     """Requests of honest clients."""
-    failed: int
-    """Those without an answer."""
+    failed: list[str]
+    """Those without an answer, by error."""
     refused: int
     """Answers that are neither 200 nor 202."""
     p50_ms: float
@@ -68,7 +68,7 @@ def attack(
         recovered = time.monotonic() - ended
     return Seen(
         asked=len(honest.answers) + len(honest.failures),
-        failed=len(honest.failures),
+        failed=honest.failures,
         refused=sum(answer.status not in (200, 202) for answer in honest.answers),
         p50_ms=1000 * honest.percentile(0.5),
         p99_ms=1000 * honest.percentile(0.99),

@@ -38,9 +38,9 @@ def _check(kind: str, url: str, folder: Path) -> None:
     finally:
         web.kill()
     usual_ms = 1000 * quiet.percentile(0.5)  # of a machine that may be busy with other tests
-    assert (seen.failed, seen.refused, lost(url, seen)) == (0, 0, 0), seen
+    assert (seen.failed, seen.refused, lost(url, seen)) == ([], 0, 0)
     assert seen.asked > SECONDS
-    assert seen.p50_ms < 500 + 5 * usual_ms, (usual_ms, seen)
-    assert seen.health_p99_ms < 3_000 + 20 * usual_ms, (usual_ms, seen)
-    assert seen.memory_mb < 400, seen
-    assert seen.recovered_seconds < 10, seen
+    assert seen.p50_ms < 500 + 5 * usual_ms, usual_ms
+    assert seen.health_p99_ms < 3_000 + 20 * usual_ms, usual_ms
+    assert seen.memory_mb < 400
+    assert seen.recovered_seconds < 10
