@@ -10,12 +10,14 @@ MINUTES ?= 5
 DATABASE ?= postgresql
 SEED ?=
 RELAYS ?= 2
+CONNECTIONS ?= 1000
+SECONDS ?= 10
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Tests and demos start hundreds of processes: none is to compile anew what the one before it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install tools demo up test torture lint format simulator services model bench lock clean
+.PHONY: help install tools demo up test torture attack lint format simulator services model bench lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +55,9 @@ test: lint tools ## lint, types and every test, on real services (TEST=path for 
 
 torture: tools ## faults under load, then the count (MINUTES=5 SEED=7 DATABASE=postgresql or sqlite, RELAYS=2)
 	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
+
+attack: install ## hostile clients against web and relay on this machine, and a table (CONNECTIONS=1000 SECONDS=10)
+	@$(BIN)/python -m tests.attack --connections $(CONNECTIONS) --seconds $(SECONDS)
 
 lint: install ## ruff, mypy, import rules
 	@echo "checking format, style, types and import rules"

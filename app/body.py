@@ -1,11 +1,10 @@
 """Reading a request body within bounds of size and time."""
 
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
-
-from app.deadlines import deadlines
 
 
 class BodyTooLargeError(Exception):
@@ -23,6 +22,12 @@ class BodyMalformedError(Exception):
 def declared_length(environ: Mapping[str, Any]) -> int | None:
     """Bytes that the body has by its own account; None if it comes in chunks. The server has seen to the digits."""
     return int(environ["CONTENT_LENGTH"]) if "CONTENT_LENGTH" in environ else None
+
+
+def arrived_at(environ: Mapping[str, Any]) -> float:
+    """When the first byte of the request came, by ``time.monotonic``; now, where the server does not say."""
+    found: float = getattr(environ.get("gunicorn.socket"), "arrived", None) or monotonic()
+    return found
 
 
 def read_body(environ: Mapping[str, Any], max_bytes: int) -> bytes:
@@ -44,7 +49,4 @@ def read_body(environ: Mapping[str, Any], max_bytes: int) -> bytes:
         raise BodyTooLargeError
     if declared is not None and len(body) < declared:
         raise BodyTooSlowError
-    connection = environ.get("gunicorn.socket")
-    if connection is not None:
-        deadlines.forget(connection)
     return body

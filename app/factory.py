@@ -27,6 +27,9 @@ from outbox.store import Store
 
 log = structlog.get_logger(__name__)
 
+FREE_THREADS = 2
+"""Threads that refuse while the others wait for a commit that hangs."""
+
 
 def create_app(settings: WebSettings) -> Flask:
     """The web process's application.
@@ -45,7 +48,7 @@ def create_app(settings: WebSettings) -> Flask:
     rate, backlog = settings.webhook_rate_limit, settings.webhook_backlog_limit
     app.extensions["door"] = Door(
         secrets=settings.secrets(),
-        recorder=Recorder(store),
+        recorder=Recorder(store, max(1, settings.web_threads - FREE_THREADS)),
         max_bytes=settings.webhook_max_bytes,
         rate_limit=RateLimit(rate / settings.processes) if rate else None,
         backlog_limit=BacklogLimit(store, backlog) if backlog else None,
@@ -63,7 +66,7 @@ def create_app(settings: WebSettings) -> Flask:
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(openapi, content_type="application/json"))
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
-    app.wsgi_app = _CloseOnDemand(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = _ExactPaths(_CloseOnDemand(app.wsgi_app))  # type: ignore[method-assign]
     return app
 
 
@@ -86,6 +89,22 @@ def _unexpected(error: Exception) -> Response:
     # Neither its message nor the request is logged: both may hold personal data.
     log.error("a request failed unexpectedly: %s", type(error).__name__, action="unexpected", trace=frames(error))
     return problem(500, "Something unexpected went wrong here; it is in the log", close=True)
+
+
+class _ExactPaths:
+    """Has each resource under one spelling of its path: a proxy that guards ``/metrics`` guards all of it.
+
+    Werkzeug takes ``//metrics`` for ``/metrics``, and the server decodes ``/%6detrics``.
+    """
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path.startswith("//") or "%" in environ.get("RAW_URI", "").partition("?")[0]:
+            environ["PATH_INFO"] = "/no/such/resource"
+        return self._app(environ, start_response)
 
 
 class _CloseOnDemand:

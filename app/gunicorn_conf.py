@@ -6,13 +6,12 @@ one fsync; processes use the cores. ``WEB_CONCURRENCY`` (1 on SQLite, 2 on Postg
 """
 
 import os
-import shutil
+import resource
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from app.settings import WebSettings
+from app.shared_metrics import SharedSlots
 from config.logging import configure_logging
 from config.settings import SettingsError, load
 from outbox.engine import create_outbox_engine
@@ -32,38 +31,46 @@ def _settings() -> WebSettings:
     return settings
 
 
-def _metrics_folder() -> tuple[Path, bool]:
-    """Where the processes' metrics are added up, and whether it is ours to remove."""
-    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if not given:
-        return Path(tempfile.mkdtemp(prefix="outbox-metrics-")), True
-    folder = Path(given)
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.db"):  # of an earlier run: it would be counted again
-        left.unlink()
-    return folder, False
+def _allow_descriptors() -> None:
+    """As many connections as the system allows, not as many as it allows unasked."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 _web = _settings()
-_folder, _folder_is_ours = _metrics_folder()
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_folder)  # before prometheus-client is imported
+_slots = SharedSlots(2 * _web.processes + 2)  # at a reload, new processes run beside the old ones
+_allow_descriptors()
 
 bind = _web.bind
-worker_class = "app.worker.Worker"
-logger_class = "app.worker.RoutedLogger"
+worker_class = "app.gunicorn_worker.Worker"
+logger_class = "app.gunicorn_worker.RoutedLogger"
 loglevel = _web.log_level.lower()
 workers = _web.processes
 threads = _web.web_threads
+worker_connections = 4096
+"""Most connections of a process; where there are more, the ones that others can best do without are closed."""
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a nameless heartbeat file
+"""In memory: a disk that stalls must not stall the poller."""
 graceful_timeout = 25
 """SIGTERM: requests in hand are finished and answered within this time, in seconds."""
 timeout = 60
 keepalive = _web.web_keepalive_seconds
 limit_request_fields = 100
+limit_request_field_size = 8190
+forwarded_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
+"""Whether a proxy spoke TLS makes no difference here, so no header about it is a reason to refuse a request."""
 forwarder_headers = ""
 """No header of a proxy may change what path a request has."""
-secure_scheme_headers: dict[str, str] = {}
-"""What proxies say of the scheme is ignored: gunicorn refuses requests whose headers disagree."""
+proxy_protocol = False
 control_socket_disable = True
+
+
+def on_starting(server: Any) -> None:
+    """Refuse what the worker does not do: a TLS handshake would wait in a thread."""
+    if server.cfg.is_ssl:
+        sys.stderr.write("gunicorn's TLS (certfile, keyfile) is not supported: put a proxy in front that does it\n")
+        sys.exit(1)
 
 
 def pre_request(_worker: Any, request: Any) -> None:
@@ -73,14 +80,26 @@ def pre_request(_worker: Any, request: Any) -> None:
         request.headers[keys[0]] = ("IDEMPOTENCY-KEY", "given twice")
 
 
+def pre_fork(_server: Any, worker: Any) -> None:
+    """A place for the metrics of the process to come."""
+    worker.metrics_slot = _slots.claim()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Its metrics count together with those of the other processes from now on."""
+    from app import metrics
+
+    if worker.metrics_slot is not None:
+        metrics.share(_slots, worker.metrics_slot)
+
+
+def worker_exit(_server: Any, _worker: Any) -> None:
+    """A process ends in order: its last requests count, too."""
+    from app import metrics
+
+    metrics.leave_copy()
+
+
 def child_exit(_server: Any, worker: Any) -> None:
-    """A worker has ended: its gauges do not count any more."""
-    from prometheus_client import multiprocess
-
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
-def on_exit(_server: Any) -> None:
-    """The service ends: its metric files go with it."""
-    if _folder_is_ours:
-        shutil.rmtree(_folder, ignore_errors=True)
+    """A process has ended, in order or not: its place is free."""
+    _slots.release(worker.metrics_slot)

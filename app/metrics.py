@@ -1,22 +1,26 @@
-"""The web process's metrics; with several processes, prometheus-client adds them up in files."""
+"""The web process's metrics, kept in its memory: see ``app.shared_metrics`` for those of several processes."""
 
 import hmac
-import os
 from functools import cache
 
 from flask import Blueprint, Response, current_app, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
     REGISTRY,
-    CollectorRegistry,
     Counter,
     Histogram,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.problems import problem
+from app.shared_metrics import SharedMetrics, SharedSlots
+
+for _collector in (GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR):
+    REGISTRY.unregister(_collector)  # of whichever process answers: no figure of the service
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # they double the number of series
 
@@ -32,27 +36,51 @@ COMMIT_SECONDS = Histogram(
 )
 request_counter = cache(REQUESTS.labels)
 """The counter of an outcome and a secret's label; looking one up anew each time costs as much as the rest."""
+CLOSED = Counter(
+    "outbox_webhook_connections_closed",
+    "Connections that were given up, by reason: head_too_slow, head_too_large, answer_not_taken, too_many.",
+    ["reason"],
+)
 FORM_LABELLED = Counter("outbox_webhook_form_labelled", "JSON bodies that came labelled as form data.")
 PLACEHOLDERS = Counter(
     "outbox_webhook_placeholders", "Interactions accepted with a placeholder, as {contactId}, in place of a value."
 )
 
 blueprint = Blueprint("metrics", __name__)
+_shared: list[SharedMetrics] = []
+
+
+def share(slots: SharedSlots, slot: int) -> None:
+    """Add up with other processes from now on.
+
+    Args:
+        slots: shared with them.
+        slot: of this process.
+    """
+    _shared[:] = [SharedMetrics(REGISTRY, slots, slot)]
+    _shared[0].start()
+
+
+def leave_copy() -> None:
+    """This process ends: what it has counted stays."""
+    for metrics in _shared:
+        metrics.copy()
+
+
+def shows_token() -> bool:
+    """Whether the request shows ``METRICS_TOKEN``, or none is set."""
+    token = current_app.config["METRICS_TOKEN"]
+    shown = request.headers.get("Authorization", "").encode("latin-1", "replace")
+    return token is None or hmac.compare_digest(shown, b"Bearer " + token.encode())
 
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Prometheus metrics; behind ``METRICS_TOKEN`` where one is set."""
-    token = current_app.config["METRICS_TOKEN"]
-    if token is not None:
-        shown = request.headers.get("Authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(shown, b"Bearer " + token.encode()):
-            refusal = problem(401, "The metrics are behind METRICS_TOKEN: send it as a bearer token")
-            refusal.headers["WWW-Authenticate"] = "Bearer"
-            return refusal
-    registry = REGISTRY
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    if not shows_token():
+        refusal = problem(401, "The metrics are behind METRICS_TOKEN: send it as a bearer token")
+        refusal.headers["WWW-Authenticate"] = "Bearer"
+        return refusal
+    registry = _shared[0] if _shared else REGISTRY
     own = generate_latest(current_app.extensions["own_metrics"])  # of this process alone
     return Response(generate_latest(registry) + own, content_type=CONTENT_TYPE_LATEST)

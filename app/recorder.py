@@ -23,7 +23,9 @@ MAX_BATCH_BYTES = 8 * 2**20
 GATHER_SECONDS = 0.002
 """That moment: a batch costs half a millisecond of the interpreter however small it is, which the requests lack."""
 PATIENCE_SECONDS = 10.0
-"""How long a request waits for its commit; then the sender is told to come again, and finds its row."""
+"""How long after its arrival a request is answered, committed or not; a sender that repeats it finds its row."""
+HUNG_SECONDS = 2.0
+"""A commit that takes longer hangs: from then on requests are refused at once where enough others wait for it."""
 
 
 SAME_REASON_SECONDS = 1.0
@@ -53,35 +55,56 @@ class Recorder:
 
     Args:
         store: of the outbox.
+        most_waiting: requests that may wait for a commit that hangs; fewer than there are threads, so that the others
+            are refused without waiting for a thread. None: any number.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, most_waiting: int | None = None) -> None:
+        self._store, self._most_waiting = store, most_waiting
         self._queue: SimpleQueue[_Waiting] = SimpleQueue()
         self._start = threading.Lock()
         self._writer: threading.Thread | None = None
         self._in_company = False
         """Whether the batch before was of several requests."""
+        self._batch: list[_Waiting] = []
+        """What is being committed."""
+        self._committing_since = 0.0
         self._failed = 0
         """Interactions not committed since the last success."""
         self._told, self._told_at = "", 0.0
         """The reason that was logged last, and when."""
 
-    def record(self, row: NewRow) -> RecordOutcome:
+    def record(self, row: NewRow, arrived: float | None = None) -> RecordOutcome:
         """Commit a row and return its outcome.
+
+        Args:
+            row: the interaction.
+            arrived: when its request came, by ``time.monotonic``; None: now.
 
         Raises:
             OutboxError: it is not known to be committed; repeating is safe.
         """
+        seconds = self._seconds_left(monotonic() if arrived is None else arrived)
+        if seconds <= 0:
+            raise DatabaseUnavailableError("the database does not commit in time")
         self._ensure_writer()
         waiting = _Waiting(row)
         self._queue.put(waiting)
-        if not waiting.done.acquire(timeout=PATIENCE_SECONDS):
+        if not waiting.done.acquire(timeout=seconds):
             waiting.abandoned = True  # if it is not being written yet, it will not be
             raise DatabaseUnavailableError("the database did not commit in time")
         if isinstance(waiting.outcome, Exception):
             raise waiting.outcome
         return waiting.outcome
+
+    def _seconds_left(self, arrived: float) -> float:
+        """How long a request may wait for its commit."""
+        now = monotonic()
+        left = arrived + PATIENCE_SECONDS - now
+        if self._most_waiting is None or self._queue.qsize() + len(self._batch) < self._most_waiting:
+            return left
+        hangs = bool(self._batch) and now - self._committing_since > HUNG_SECONDS
+        return 0.0 if hangs else min(left, HUNG_SECONDS)
 
     def _ensure_writer(self) -> None:
         """The thread is started by the first request: threads do not survive a fork."""
@@ -113,11 +136,14 @@ class Recorder:
 
     def _commit(self, batch: list[_Waiting]) -> None:
         began = perf_counter()
+        self._batch, self._committing_since = batch, monotonic()
         try:
             outcomes = self._store.record([waiting.row for waiting in batch])
         except Exception as error:  # noqa: BLE001 - the writer must outlive whatever happens
             self._fail(batch, error)
             return
+        finally:
+            self._batch = []
         COMMIT_SECONDS.observe(perf_counter() - began)
         if self._failed:
             log.warning("interactions are committed again; %d were not", self._failed, action="committed_again")

@@ -10,7 +10,14 @@ from typing import Any
 from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, declared_length, read_body
+from app.body import (
+    BodyMalformedError,
+    BodyTooLargeError,
+    BodyTooSlowError,
+    arrived_at,
+    declared_length,
+    read_body,
+)
 from app.bounded_log import BoundedLog, Kind
 from app.door import Door
 from app.metrics import FORM_LABELLED, PLACEHOLDERS, request_counter
@@ -89,7 +96,7 @@ def _take(door: Door, environ: Environ, label: str) -> Response:
 def _record(door: Door, environ: Environ, body: bytes, label: str) -> Response:
     try:
         interaction = parse(body)
-        recorded = door.recorder.record(_row(environ, body, interaction))
+        recorded = door.recorder.record(_row(environ, body, interaction), arrived_at(environ))
     except NotJsonError as error:
         return _refuse("not_json", problem(400, str(error)), label)
     except InvalidInteractionError as error:

@@ -57,7 +57,7 @@ def _webhook(recorder: Callable[[Store], Recorder]) -> Flask:
 class _Alone(Recorder):
     """A recorder that gathers nothing."""
 
-    def record(self, row: NewRow) -> RecordOutcome:
+    def record(self, row: NewRow, arrived: float | None = None) -> RecordOutcome:  # noqa: ARG002 - as the other
         """Commit this row."""
         (outcome,) = self._store.record([row])
         return outcome

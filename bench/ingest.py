@@ -10,7 +10,6 @@ measured.
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -77,13 +76,8 @@ def measure(place: Place, kind: str, shards: int, seconds: float, rounds: int, p
     with ExitStack() as stack:
 
         def environ() -> dict[str, str]:
-            metrics = tempfile.mkdtemp(prefix="metrics-", dir=folder)
-            return {
-                "DATABASE_URL": place.make(kind, shards),
-                "WEB_CONCURRENCY": str(processes),
-                "LOG_LEVEL": "WARNING",
-                "PROMETHEUS_MULTIPROC_DIR": metrics,
-            }
+            url = place.make(kind, shards)
+            return {"DATABASE_URL": url, "WEB_CONCURRENCY": str(processes), "LOG_LEVEL": "WARNING"}
 
         sides: dict[str, Side] = {
             "webhook": WebProcess(environ(), folder / "web.log"),

@@ -1,6 +1,5 @@
 """Workers: the most that the webhook takes by processes and threads, each in turn on an outbox of its own."""
 
-import tempfile
 from itertools import product
 from typing import Any
 
@@ -35,7 +34,6 @@ def _round(place: Place, kind: str, shards: int, processes: int, threads: int, s
         "WEB_CONCURRENCY": str(processes),
         "WEB_THREADS": str(threads),
         "LOG_LEVEL": "WARNING",
-        "PROMETHEUS_MULTIPROC_DIR": tempfile.mkdtemp(prefix="metrics-", dir=place.folder),
     }
     web = WebProcess(environ, place.folder / "web.log")
     try:

@@ -1,14 +1,22 @@
 """Senders that stall, lie about lengths, or do not speak HTTP: others are served, and nothing is repeated to them."""
 
+import json
+import re
+import resource
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from time import monotonic
+from typing import Any
+from uuid import uuid4
 
+import psutil
 import pytest
 import requests
 
 from tests.conftest import migrate
+from tests.support import wait_until
 from tests.web_process import PATH, SECRET, Answer, WebProcess, read_answer
 
 LOGIN = f"X-CXone-Webhook-Secret: {SECRET}"
@@ -44,25 +52,220 @@ def seconds_of_a_health_check(web: WebProcess) -> float:
     return monotonic() - began
 
 
+def interaction(number: object) -> dict[str, object]:
+    """One that nobody else sends."""
+    return {"id": f"{uuid4()}-{number}", "channel": "voice"}
+
+
+HEAD_OF_A_SENDER = head(LOGIN, "Content-Length: 100")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="silent"),
+        pytest.param(b"P", id="head"),
+        pytest.param(head("Content-Length: 100"), id="body-without-the-secret"),
+        pytest.param(HEAD_OF_A_SENDER + b"{", id="body"),
+        pytest.param(head(LOGIN, "Transfer-Encoding: chunked") + b"5\r\n{", id="chunk"),
+        pytest.param(head("Content-Length: 100", first="GET /healthz HTTP/1.1"), id="body-of-a-probe"),
+        pytest.param(head("Content-Length: 100", first="GET /nowhere HTTP/1.1"), id="body-of-nothing"),
+    ],
+)
+def test_senders_that_stall_occupy_no_thread(web: WebProcess, sent: bytes) -> None:
+    """Ten times as many as there are threads send a part and stay: others are served meanwhile, and each is let go."""
+    with ExitStack() as stack:
+        stalled = [connected(web, stack) for _ in range(10 * THREADS)]
+        for connection in stalled:
+            connection.sendall(sent)
+        began = monotonic()
+        for number in range(20):
+            assert web.post(interaction(number)).status_code == 202
+            seconds_of_a_health_check(web)
+        assert monotonic() - began < 5
+        for connection in stalled:
+            while connection.recv(65536):
+                pass
+    if sent == b"P":
+        assert web.metric('outbox_webhook_connections_closed_total{reason="head_too_slow"}') >= 10 * THREADS
+
+
+def test_clients_that_never_read_occupy_no_thread(web: WebProcess) -> None:
+    """Their answers wait in the poller, and for a few seconds only."""
+    with ExitStack() as stack:
+        stalled = []
+        for _ in range(10 * THREADS):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            connection.settimeout(0.1)
+            connection.connect(("127.0.0.1", web.port))
+            with suppress(OSError):  # it takes no more, or has closed
+                connection.sendall(head(first="GET /openapi.json HTTP/1.1") * 2_000)
+            stalled.append(connection)
+        began = monotonic()
+        for number in range(20):
+            assert web.post(interaction(number)).status_code == 202
+            seconds_of_a_health_check(web)
+        assert monotonic() - began < 5
+        wait_until(lambda: connections_of(web) == 0, "they are let go", seconds=20)
+
+
+def connections_of(web: WebProcess) -> int:
+    """Connections that its processes have open."""
+    children = psutil.Process(web.process.pid).children()
+    return sum(c.status == psutil.CONN_ESTABLISHED for child in children for c in child.net_connections("tcp"))
+
+
+def test_a_sender_that_reads_nothing_is_let_go(web: WebProcess) -> None:
+    """Also with the secret: what it does not take is bounded, and it is closed within seconds."""
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.socket())
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.settimeout(0.2)
+        connection.connect(("127.0.0.1", web.port))
+        endless = head(LOGIN, first="GET /openapi.json HTTP/1.1") * 100
+        with suppress(OSError):  # it takes no more, or has closed
+            for _ in range(1_000):
+                connection.sendall(endless)
+        wait_until(lambda: connections_of(web) == 0, "it is let go", seconds=30)
+        assert seconds_of_a_health_check(web) < 2
+
+
 def test_refused_senders_that_stay_connected_hold_up_nobody(web: WebProcess) -> None:
     """Without a secret, one can neither stall the loop that accepts connections nor keep its threads."""
     with ExitStack() as stack:
         began = monotonic()
-        for _ in range(2 * THREADS):
+        for _ in range(10 * THREADS):
             connection = connected(web, stack)
             connection.sendall(head("Content-Length: 0"))
             assert read_answer(connection).status == 401
         seconds_of_a_health_check(web)
-        assert monotonic() - began < 8
+        assert monotonic() - began < 5
 
 
-@pytest.mark.parametrize("start", [b"P", head(LOGIN, "Content-Length: 100") + b"{"], ids=["head", "body"])
-def test_requests_that_never_end_give_their_threads_back(web: WebProcess, start: bytes) -> None:
-    """Head and body together have ten seconds; then their threads serve others again."""
-    with ExitStack() as stack:
-        for _ in range(THREADS):
-            connected(web, stack).sendall(start)
-        assert seconds_of_a_health_check(web) < 15
+def test_too_many_connections_close_the_ones_that_others_can_best_do_without(tmp_path: Path) -> None:
+    """Where descriptors run out, those that have sent nothing go first; a sender that is kept stays."""
+    migrate(f"sqlite:///{tmp_path}/outbox.db", 1)
+    web = WebProcess({"DATABASE_URL": f"sqlite:///{tmp_path}/outbox.db"}, tmp_path / "web.log")
+    try:
+        with requests.Session() as session, ExitStack() as stack:
+            session.headers["X-CXone-Webhook-Secret"] = SECRET
+            url = f"{web.base}{PATH}"
+            assert session.post(url, json=interaction(0), timeout=30).status_code == 202
+            kept = [c.sock.getsockname() for c in _pooled(session)]
+            (worker,) = psutil.Process(web.process.pid).children()
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (worker.num_fds() + 60, 20_000))
+            for number in range(400):
+                connected(web, stack)
+                if number % 40 == 0:
+                    assert web.post(interaction(number)).status_code == 202
+            assert session.post(url, json=interaction(1), timeout=30).status_code == 202
+            assert [c.sock.getsockname() for c in _pooled(session)] == kept
+            assert web.metric('outbox_webhook_connections_closed_total{reason="too_many"}') > 100
+    finally:
+        web.kill()
+
+
+def _pooled(session: requests.Session) -> list[Any]:
+    """The connections that a session keeps."""
+    adapter: Any = session.get_adapter("http://")
+    pools = [adapter.poolmanager.pools[key] for key in adapter.poolmanager.pools.keys()]  # noqa: SIM118 - no iteration
+    return [c for pool in pools for c in list(pool.pool.queue) if c is not None]
+
+
+def test_only_senders_are_kept(web: WebProcess) -> None:
+    """After any other answer the connection is closed, so that nobody else can keep one for long."""
+    for request in (
+        head("Content-Length: 0"),
+        head(first="GET /healthz HTTP/1.1"),
+        head(first="GET /readyz HTTP/1.1"),
+        head(first="GET /metrics HTTP/1.1"),
+        head(first="GET /openapi.json HTTP/1.1"),
+        head(first="GET /nowhere HTTP/1.1"),
+        head(first="OPTIONS / HTTP/1.1"),
+    ):
+        with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
+            connection.sendall(request)
+            assert read_answer(connection).headers["connection"] == "close"
+            assert connection.recv(1) == b""
+    assert keyed(web, "Idempotency-Key: kept").headers["connection"] == "keep-alive"
+
+
+def test_pipelined_requests_are_answered_in_order(web: WebProcess) -> None:
+    """Those of a sender, each once; a wrong secret among them ends the connection."""
+    ids = [f"{uuid4()}" for _ in range(30)]
+    bodies = [json.dumps({"id": each, "channel": "voice"}).encode() for each in ids]
+    whole = b"".join(head(LOGIN, f"Content-Length: {len(body)}") + body for body in bodies)
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
+        connection.sendall(whole + head("Content-Length: 2") + b"{}" + whole)
+        with connection.makefile("rb") as answers:
+            text = answers.read().decode()
+    answered = re.findall(r'"interactionId": "([^"]+)"', text)
+    assert answered == ids
+    assert text.count("HTTP/1.1 202") == len(ids)
+    assert text.count("HTTP/1.1 401") == 1
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_a_request_in_pieces_is_one_request(web: WebProcess, size: int) -> None:
+    """However the network cuts it, also in the middle of the head's end."""
+    body = json.dumps({**interaction(size), "text": "x" * 50}).encode()
+    request = head(LOGIN, f"Content-Length: {len(body)}") + body
+    chunked = head(LOGIN, "Transfer-Encoding: chunked") + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    for whole, duplicate in ((request, None), (chunked, True)):
+        with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for start in range(0, len(whole), size):
+                connection.sendall(whole[start : start + size])
+            answer = read_answer(connection)
+            assert (answer.status, answer.json.get("duplicate")) == (202, duplicate)
+
+
+def test_a_body_is_asked_for_once_the_secret_was_shown(web: WebProcess) -> None:
+    """``Expect: 100-continue``: asked for where it is wanted, refused without the secret, or where it is too large."""
+    expect = "Expect: 100-continue"
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
+        connection.sendall(head(LOGIN, expect, f"Content-Length: {len(BODY)}"))
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert read_answer(connection).status == 202
+    assert web.raw(head(expect, f"Content-Length: {len(BODY)}")).status == 401
+    assert web.raw(head(LOGIN, expect, "Content-Length: 5000000")).status == 413
+
+
+def test_a_client_that_has_closed_its_own_side_is_answered(web: WebProcess) -> None:
+    """It has sent its request whole, and waits for the answer."""
+    body = json.dumps(interaction("half")).encode()
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
+        connection.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
+        connection.shutdown(socket.SHUT_WR)
+        assert read_answer(connection).status == 202
+        assert connection.recv(1) == b""
+
+
+def test_headers_of_proxies_are_no_reason_to_refuse(web: WebProcess) -> None:
+    """Whatever a proxy of this machine says about schemes, addresses and protocols."""
+    lines = [
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Protocol: ssl",
+        "X-Forwarded-Ssl: off",
+        "X-Forwarded-For: 192.0.2.1, 2001:db8::1",
+        "Forwarded: for=192.0.2.1;proto=http",
+        "Via: 1.1 a, HTTP/2.0 b",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAMAAABkAAQAAP__",
+        "Script_Name: /x",
+    ]
+    assert keyed(web, *lines).status == 202
+    absolute = head(LOGIN, f"Content-Length: {len(BODY)}", first=f"POST http://proxied.example{PATH} HTTP/1.1") + BODY
+    assert web.raw(absolute).status == 202
+
+
+@pytest.mark.parametrize("path", ["//metrics", "///readyz", "/%6detrics", "/metrics/", "/./metrics", "/x/../metrics"])
+def test_a_resource_has_one_path(web: WebProcess, path: str) -> None:
+    """What a proxy lets pass under another spelling is not there."""
+    assert web.raw(head(first=f"GET {path} HTTP/1.1")).status == 404
+    assert web.raw(head(first=f"GET http://x{path} HTTP/1.1")).status == 404
 
 
 def test_a_large_request_reads_why_it_is_refused(web: WebProcess) -> None:
@@ -90,6 +293,13 @@ def test_a_refused_body_is_never_taken_for_a_request(web: WebProcess) -> None:
         (head("Content-Length: 0", first=f"POST /{'canary' * 1000} HTTP/1.1"), 414),
         (head(f"X-Long: {'canary' * 2000}", "Content-Length: 0"), 431),
         (head(*(f"X-{number}: canary" for number in range(200))), 431),
+        (head(*(f"X-{number}: {'canary' * 200}" for number in range(20))), 431),
+        (b"POST / HTTP/1.1\r\n" + b"X-A: canary\r\n" * 60_000, 431),
+        (b"\r\n" * 100_000, 400),
+        (b"canary" * 10_000, 431),
+        (b"GET /canary HTTP/1.1\nHost: x\n\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n\r\n", 400),
         (head("Expect: canary", "Content-Length: 0"), 417),
         (head(LOGIN, "Transfer-Encoding: canary"), 501),
         (head(LOGIN, "Content-Length: 33", "Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),

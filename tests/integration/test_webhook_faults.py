@@ -9,17 +9,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 import requests
+from sqlalchemy import Engine
 
 from outbox.engine import create_outbox_engine
 from tests.conftest import ROOT, NewDatabase
 from tests.support import wait_until
-from tests.web_process import SECRET, WebProcess
+from tests.web_process import PATH, SECRET, WebProcess, read_answer
 
 SENDERS = 8
 
@@ -210,27 +213,299 @@ def test_postgresql_down_is_503_and_it_recovers_without_a_restart(
     ]
 
 
+ACCEPTED = 'outbox_webhook_requests_total{outcome="accepted",secret="tests"}'
+
+
 def test_metrics_of_all_processes_are_added_up(
     new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
 ) -> None:
-    """Whichever process answers, it tells of all, also of one that has died; a folder that is given stays."""
-    folder = tmp_path / "metrics"
-    folder.mkdir()
-    (folder / "counter_1.db").write_bytes(b"left over")
-    (folder / "other").touch()
-    environ = {"DATABASE_URL": new_sqlite(), "WEB_CONCURRENCY": "2", "PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    web = WebProcess(environ, tmp_path / "web.log")
+    """Whichever process answers, it tells of all, also of those that have died or were replaced."""
+    web = WebProcess({"DATABASE_URL": new_sqlite(), "WEB_CONCURRENCY": "2"}, tmp_path / "web.log")
     started.append(web)
     for number in range(30):
         assert web.post({"id": number, "channel": "voice"}).status_code == 202
-    line = 'outbox_webhook_requests_total{outcome="accepted",secret="tests"}'
-    assert web.metric(line) == 30
+    assert web.metric(ACCEPTED) == 30
     assert 1 <= web.metric("outbox_ingest_commit_seconds_count") <= 30
-    psutil.Process(web.process.pid).children()[0].kill()
-    wait_until(lambda: len(psutil.Process(web.process.pid).children()) == 2, "the process is replaced")
-    assert web.metric(line) == 30
+    assert web.metric('outbox_ingest_commit_seconds_bucket{le="+Inf"}') <= 30
+    before = workers(web)
+    before[0].kill()
+    wait_until(lambda: len(workers(web)) == 2, "the process is replaced")
+    assert web.metric(ACCEPTED) == 30
+    web.signal(signal.SIGHUP)
+    wait_until(lambda: len(workers(web)) == 2 and not set(workers(web)) & set(before), "all are replaced")
+    for number in range(30, 60):
+        assert web.post({"id": number, "channel": "voice"}).status_code == 202
+    assert web.metric(ACCEPTED) == 60
     assert web.stop() == 0
-    assert (folder / "other").exists()
+
+
+def workers(web: WebProcess) -> list[psutil.Process]:
+    """Processes that take requests."""
+    return psutil.Process(web.process.pid).children()
+
+
+def test_no_folder_of_metrics_can_stop_or_harm_the_intake(
+    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
+) -> None:
+    """Whatever prometheus-client's variable names, also the folder of the outbox: nothing is read, written, deleted."""
+    url = new_sqlite()
+    folder = Path(url.removeprefix("sqlite:///")).parent
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for name in ("counter_1.db", "gauge_all_1.db", "other.db"):
+        (damaged / name).write_bytes(b"no metrics")
+    for place in (folder, damaged, tmp_path / "missing", "/proc", "/dev/full"):
+        with engine_of(url) as engine, engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM outbox")
+        environ = {"DATABASE_URL": url, "WEB_CONCURRENCY": "2", "PROMETHEUS_MULTIPROC_DIR": str(place)}
+        web = WebProcess(environ, tmp_path / "web.log")
+        started.append(web)
+        assert web.post({"id": "i", "channel": "voice"}).status_code == 202
+        assert web.metric(ACCEPTED) == 1
+        for worker in workers(web):
+            worker.kill()
+        assert web.metric(ACCEPTED) == 1  # by a process that has replaced one
+        assert web.stop() == 0
+    assert len(stored(url)) == 1
+    assert {path.name for path in damaged.iterdir()} == {"counter_1.db", "gauge_all_1.db", "other.db"}
+    assert not (tmp_path / "missing").exists()
+
+
+def test_the_relay_needs_no_folder_of_metrics_either() -> None:
+    """With prometheus-client's own way it could not even be imported."""
+    code = "import relay.cli.run, relay.supervisor; from prometheus_client import Counter; Counter('a', 'b').inc()"
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/nowhere/at/all"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=False).returncode == 0
+
+
+def test_tls_of_the_server_is_refused_at_start(new_sqlite: NewDatabase) -> None:
+    """A handshake would wait in a thread; the message names the cure."""
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", "--certfile", "a", "--keyfile", "b"]
+    environ = {**os.environ, "CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "DATABASE_URL": new_sqlite(), "PORT": "1"}
+    ended = subprocess.run(
+        [*command, "app.factory:create_app_from_environ()"],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "put a proxy in front" in ended.stderr
+
+
+def test_it_listens_on_ipv6_as_well(new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path) -> None:
+    """An address of either kind, without brackets."""
+    web = WebProcess({"DATABASE_URL": new_sqlite(), "WEB_HOST": "::"}, tmp_path / "web.log")
+    started.append(web)
+    assert web.post({"id": "i", "channel": "voice"}).status_code == 202
+    with socket.create_connection(("::1", web.port), timeout=30) as connection:
+        connection.sendall(interaction_bytes(1))
+        assert read_answer(connection).status == 202
+
+
+def test_a_killed_service_leaves_nothing_behind(
+    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
+) -> None:
+    """Kill -9 of the master: its processes end, and no folder or file of its own is left."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    environ = {"DATABASE_URL": new_sqlite(), "WEB_CONCURRENCY": "2", "TMPDIR": str(folder)}
+    web = WebProcess(environ, tmp_path / "web.log")
+    started.append(web)
+    left = workers(web)
+    web.process.kill()
+    _, alive = psutil.wait_procs(left, timeout=30)
+    assert not alive
+    assert list(folder.iterdir()) == []
+
+
+@contextlib.contextmanager
+def engine_of(url: str) -> Iterator[Engine]:
+    """An engine on the outbox."""
+    engine = create_outbox_engine(url)
+    yield engine
+    engine.dispose()
+
+
+@contextlib.contextmanager
+def table_locked(url: str) -> Iterator[None]:
+    """Nobody can write meanwhile."""
+    if url.startswith("postgresql"):
+        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+            connection.execute("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
+            yield
+        return
+    with engine_of(url) as engine, engine.begin():  # BEGIN IMMEDIATE is enough
+        yield
+
+
+def test_probes_and_metrics_answer_while_the_database_hangs(
+    new_database: NewDatabase, started: list[WebProcess], tmp_path: Path
+) -> None:
+    """With more senders than threads: probes take milliseconds, each sender is refused ten seconds after it came at
+    the latest, and it goes on afterwards without a restart.
+    """
+    url = new_database(1)
+    web = WebProcess({"DATABASE_URL": url}, tmp_path / "web.log")
+    started.append(web)
+    assert web.post({"id": "before", "channel": "voice"}).status_code == 202
+    assert get(web, "/readyz") == 200
+    answers: list[requests.Response] = []
+    probes: dict[str, list[float]] = {}
+    with table_locked(url):
+        senders = [
+            threading.Thread(target=lambda n=number: answers.append(web.post({"id": f"s-{n}", "channel": "voice"})))
+            for number in range(80)
+        ]
+        for sender in senders:
+            sender.start()
+        while any(sender.is_alive() for sender in senders):
+            for path in ("/healthz", "/readyz", "/metrics"):
+                probes.setdefault(path, []).append(seconds_of(web, path))
+        if url.startswith("sqlite"):  # PostgreSQL locks the one table, and others can be written
+            assert get(web, "/readyz") == 503
+        assert get(web, "/healthz") == 200
+    for path, seconds in probes.items():
+        assert sorted(seconds)[len(seconds) // 2] < 0.1, path
+        assert max(seconds) < 2, path
+    assert {answer.status_code for answer in answers} == {503}
+    assert min(int(answer.headers["Retry-After"]) for answer in answers) > 0
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 13
+    wait_until(lambda: get(web, "/readyz") == 200, "it is ready again")
+    assert web.post({"id": "after", "channel": "voice"}).status_code == 202
+
+
+def get(web: WebProcess, path: str, **headers: str) -> int:
+    """Status of a resource."""
+    return requests.get(f"{web.base}{path}", headers=headers, timeout=30).status_code
+
+
+def seconds_of(web: WebProcess, path: str) -> float:
+    """How long a resource takes."""
+    return requests.get(f"{web.base}{path}", timeout=30).elapsed.total_seconds()
+
+
+def test_while_a_commit_hangs_further_requests_are_refused_at_once(
+    new_database: NewDatabase, started: list[WebProcess], tmp_path: Path
+) -> None:
+    """Two threads are left for that: who comes later does not wait in a queue."""
+    url = new_database(1)
+    web = WebProcess({"DATABASE_URL": url, "WEB_THREADS": "6"}, tmp_path / "web.log")
+    started.append(web)
+    stop = threading.Event()
+
+    def send_until_stopped(sender: int) -> None:
+        for number in count():
+            if stop.is_set():
+                return
+            web.post({"id": f"{sender}-{number}", "channel": "voice"})
+
+    def refused_at_once() -> bool:
+        answer = web.post({"id": "late", "channel": "voice"})
+        return answer.status_code == 503 and answer.elapsed.total_seconds() < 1.5
+
+    senders = [threading.Thread(target=send_until_stopped, args=(number,)) for number in range(6)]
+    with table_locked(url):
+        for sender in senders:
+            sender.start()
+        wait_until(lambda: all(refused_at_once() for _ in range(3)), "three in a row are refused at once")
+        stop.set()
+        for sender in senders:
+            sender.join()
+    wait_until(lambda: web.post({"id": "after", "channel": "voice"}).status_code == 202, "it goes on afterwards")
+
+
+def test_why_it_is_not_ready_is_for_those_with_the_token(
+    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
+) -> None:
+    """Anybody may ask whether it is ready; the reason tells of the inside."""
+    url = new_sqlite()
+    web = WebProcess({"DATABASE_URL": url, "METRICS_TOKEN": "m-token"}, tmp_path / "web.log")
+    started.append(web)
+    with table_locked(url):
+        wait_until(lambda: get(web, "/readyz") == 503, "it is not ready")
+        without = requests.get(f"{web.base}/readyz", timeout=30).json()["detail"]
+        shown = {"Authorization": "Bearer m-token"}
+        with_token = requests.get(f"{web.base}/readyz", headers=shown, timeout=30).json()["detail"]
+    assert without == "No interaction can be stored now"
+    assert with_token.startswith(f"{without}: the database ")
+
+
+def test_a_connection_is_kept_as_long_as_is_set(
+    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
+) -> None:
+    """An idle one is closed then, and costs no thread before."""
+    environ = {"DATABASE_URL": new_sqlite(), "WEB_KEEPALIVE_SECONDS": "6", "WEB_THREADS": "2"}
+    web = WebProcess(environ, tmp_path / "web.log")
+    started.append(web)
+    with contextlib.ExitStack() as stack:
+        kept = []
+        for number in range(20):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=30))
+            connection.sendall(interaction_bytes(number))
+            assert read_answer(connection).status == 202
+            kept.append(connection)
+        for number, connection in enumerate(kept):
+            connection.sendall(interaction_bytes(100 + number))
+            assert read_answer(connection).status == 202
+        assert [connection.recv(1) for connection in kept] == [b""] * 20
+
+
+def interaction_bytes(number: int) -> bytes:
+    """A whole request."""
+    body = b'{"id": "i-%d", "channel": "voice"}' % number
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nX-CXone-Webhook-Secret: {SECRET}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def test_nothing_secret_or_personal_is_written_at_any_level(
+    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
+) -> None:
+    """Good and bad requests of many kinds at LOG_LEVEL=DEBUG, requests that break off, a database that is gone."""
+    url = new_sqlite()
+    web = WebProcess(
+        {"DATABASE_URL": url, "LOG_LEVEL": "DEBUG", "METRICS_TOKEN": "canary-token-0123"}, tmp_path / "w.log"
+    )
+    started.append(web)
+    body = b'{"id": "canary-id", "channel": "canary-channel", "customer": {"email": "canary@example.com"}}'
+    login = f"X-CXone-Webhook-Secret: {SECRET}\r\n".encode()
+    post = f"POST {PATH} HTTP/1.1\r\nHost: canary-host\r\n".encode()
+    length = b"Content-Length: %d\r\n" % len(body)
+    whole = post + login + length + b"\r\n" + body
+    requests_sent = [
+        whole,
+        whole,
+        whole.replace(b"voice", b"canary"),
+        post + b"X-CXone-Webhook-Secret: canary-secret-0123\r\n" + length + b"\r\n" + body,
+        post + login + length + b"Idempotency-Key: canary-key\r\n\r\n" + body,
+        post + login + length + b"Idempotency-Key: canary key\r\n\r\n" + body,
+        post + login + b"Content-Encoding: canary\r\n" + length + b"\r\n" + body,
+        post + login + b"Content-Length: 9999999\r\n\r\n" + body,
+        post + login + b"Transfer-Encoding: chunked\r\n\r\n" + b"4\r\ncanary\r\n0\r\n\r\n",
+        post + login + b"Transfer-Encoding: canary\r\n\r\n" + body,
+        post + login + length + b"Broken canary\r\n\r\n" + body,
+        post + login + b'Content-Length: 33\r\n\r\n{"id": "canary", "channel": 12345}',
+        b"GET /canary-path?canary=query HTTP/1.1\r\nAuthorization: Bearer canary-token-9999\r\n" + login + b"\r\n",
+        b"GET /metrics HTTP/1.1\r\nAuthorization: Bearer canary-token-9999\r\n\r\n",
+        b"canary / HTTP/1.1\r\n" + login + b"\r\n",
+        post + login + b"X-A: " + b"canary" * 10_000,
+    ]
+    cut = [post + login, post + login + length + b"\r\n" + body[:20], post[:30], whole[:-1]]
+    for request in requests_sent:
+        with contextlib.suppress(OSError, AssertionError):
+            answer = web.raw(request)
+            assert b"canary" not in answer.body.replace(b"canary-id", b"") or answer.status == 202
+    for request in cut:
+        with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
+            connection.sendall(request)
+    with engine_of(url) as engine, engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE outbox_identity RENAME TO gone")
+    web.raw(whole.replace(b"canary-id", b"canary-2d"))
+    assert web.stop() == 0
+    written = web.log.read_text()
+    assert [word for word in ("canary", SECRET) if word in written] == []
 
 
 @pytest.mark.parametrize(
@@ -272,5 +547,5 @@ def test_a_wrong_setting_stops_the_start_with_one_line(environ: dict[str, str], 
 
 def test_the_web_process_never_loads_kafkas_client() -> None:
     """Nor does anything that it imports."""
-    code = "import sys, app.factory, app.worker; sys.exit('confluent_kafka' in sys.modules)"
+    code = "import sys, app.factory, app.gunicorn_worker; sys.exit('confluent_kafka' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

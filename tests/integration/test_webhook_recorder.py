@@ -3,14 +3,15 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
 
-from app.recorder import Recorder
+from app.recorder import PATIENCE_SECONDS, Recorder
 from outbox.engine import create_outbox_engine
-from outbox.errors import OutboxError
+from outbox.errors import DatabaseUnavailableError, OutboxError
 from outbox.rows import Accepted, KeyReused, NewRow, RecordOutcome, RowRefused
 from outbox.store import Store
 from tests.conftest import NewDatabase
@@ -217,3 +218,44 @@ def test_the_recorder_goes_on_after_a_failure(new_sqlite: NewDatabase) -> None:
         connection.exec_driver_sql("ALTER TABLE gone RENAME TO outbox_identity")
     assert isinstance(recorder.record(new_row()), Accepted)
     engine.dispose()
+
+
+def test_where_a_commit_hangs_only_some_wait_for_it(engine: Engine) -> None:
+    """As many as may wait do; one more waits until it is clear that the commit hangs, and all others not at all."""
+    store = TellingStore(engine)
+    recorder = Recorder(store, most_waiting=3)
+    with writers_held(engine):
+        first = recording(recorder, [new_row()])
+        wait_until(lambda: store.batches, "the writer has taken the first row")
+        others = recording(recorder, [new_row(), new_row()])
+        wait_until(lambda: recorder._queue.qsize() == 2, "two more wait")
+        began = monotonic()
+        with pytest.raises(DatabaseUnavailableError):
+            recorder.record(new_row())
+        assert monotonic() - began < 4
+        began = monotonic()
+        for _ in range(10):
+            with pytest.raises(DatabaseUnavailableError):
+                recorder.record(new_row())
+        assert monotonic() - began < 1
+    assert [type(outcome) for outcome in (*first(), *others())] == [Accepted] * 3
+    assert isinstance(recorder.record(new_row()), Accepted)
+    store.wait_rung()
+
+
+def test_a_request_is_answered_in_time_after_its_arrival(engine: Engine) -> None:
+    """However long it waited before: one that came ten seconds ago is refused, and not stored."""
+    store = TellingStore(engine)
+    recorder = Recorder(store)
+    row = new_row()
+    with pytest.raises(DatabaseUnavailableError):
+        recorder.record(row, arrived=monotonic() - PATIENCE_SECONDS)
+    assert row.key not in stored(engine).values()
+    with writers_held(engine):
+        waiting = recording(recorder, [new_row()])
+        began = monotonic()
+        with pytest.raises(DatabaseUnavailableError):
+            recorder.record(new_row(), arrived=monotonic() - PATIENCE_SECONDS + 0.5)
+        assert monotonic() - began < 4
+    assert isinstance(waiting()[0], Accepted)
+    store.wait_rung()

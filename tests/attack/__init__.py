@@ -1,0 +1,1 @@
+"""Hostile load on loopback: clients without the secret, and honest senders beside them (``make attack``)."""

@@ -1,0 +1,131 @@
+"""``python -m tests.attack``: each kind of attack on web and relay of this machine, and a table of what it did."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+from sqlalchemy import make_url
+
+from outbox.engine import create_outbox_engine
+from tests.attack.honest import get_health, post_interaction
+from tests.attack.hostile import KINDS
+from tests.attack.measure import Seen, attack
+from tests.conftest import migrate
+from tests.relay_process import RelayProcess
+from tests.services import Given, Postgres
+from tests.support import wait_until
+from tests.web_process import Answer, WebProcess
+
+TARGETS = ("web-sqlite", "web-postgresql", "relay")
+HEADER = "| server | attack | asked | failed | refused | lost | p50 | p99 | /healthz p99 | memory | fds | recovered |"
+_numbers = count()
+
+
+class Target(NamedTuple):
+    """A server to attack."""
+
+    port: int
+    pid: int
+    request: Callable[[int], Answer]
+    """What honest clients ask."""
+    url: str
+    """Of the outbox."""
+
+
+def main() -> None:
+    """Attack, and print the table line by line."""
+    options = _options()
+    folder = Path(tempfile.mkdtemp(prefix="outbox-attack-"))
+    sys.stdout.write(f"{options.connections} hostile connections, {options.seconds:.0f} s each\n\n{HEADER}\n")
+    sys.stdout.write("|---|---|" + "---|" * 10 + "\n")
+    try:
+        for name in options.targets:
+            for kind in options.kinds:
+                with _target(name, folder) as target:
+                    seen = attack(kind, target.port, target.pid, target.request, options.connections, options.seconds)
+                    sys.stdout.write(_line(name, kind, seen, lost(target.url, seen)) + "\n")
+                    sys.stdout.flush()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def lost(url: str, seen: Seen) -> int:
+    """How many interactions were answered with 202 and are not in the outbox."""
+    engine = create_outbox_engine(url)
+    with engine.connect() as connection:
+        stored = {row.id for row in connection.exec_driver_sql("SELECT id FROM outbox")}
+    engine.dispose()
+    return len({answer.json["outboxId"] for answer in seen.answers if answer.status == 202} - stored)
+
+
+def _line(name: str, kind: str, seen: Seen, missing: int) -> str:
+    cells = (
+        *(name, kind, seen.asked, len(seen.failed), seen.refused, missing),
+        *(f"{value:,.0f} ms" for value in (seen.p50_ms, seen.p99_ms, seen.health_p99_ms)),
+        *(f"{seen.memory_mb:.0f} MB", seen.descriptors, f"{seen.recovered_seconds:.1f} s"),
+    )
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+@contextmanager
+def _target(name: str, folder: Path) -> Iterator[Target]:
+    """A server on a fresh outbox, for the block."""
+    with _outbox(name, folder) as url:
+        if name == "relay":
+            nowhere = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
+            environ = {"DATABASE_URL": url, **nowhere}
+            relay = RelayProcess(environ, folder / "relay.log")
+            try:
+                wait_until(lambda: relay.get("/healthz"), "the relay answers")
+                yield Target(relay.metrics_port, relay.pid, get_health, url)
+            finally:
+                relay.kill()
+            return
+        environ = {"DATABASE_URL": url, "WEB_CONCURRENCY": "1" if "sqlite" in name else "2", "LOG_LEVEL": "ERROR"}
+        web = WebProcess(environ, folder / "web.log")
+        try:
+            yield Target(web.port, web.process.pid, post_interaction, url)
+        finally:
+            web.kill()
+
+
+@contextmanager
+def _outbox(name: str, folder: Path) -> Iterator[str]:
+    if name != "web-postgresql":
+        path = Path(tempfile.mkdtemp(dir=folder)) / "outbox.db"
+        migrate(f"sqlite:///{path}", 1)
+        yield f"sqlite:///{path}"
+        return
+    postgres = Given.postgres() or Postgres(folder / "postgres")
+    if not isinstance(postgres, Given):
+        postgres.start()
+    try:
+        name = f"attack_{folder.name.rpartition('-')[2]}_{next(_numbers)}".lower()
+        url = postgres.create_database(name)
+        migrate(url, 1)
+        yield make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+    finally:
+        if not isinstance(postgres, Given):
+            postgres.stop()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--connections", type=int, choices=range(1, 4_001), metavar="N", default=1_000)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each attack")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

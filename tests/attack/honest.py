@@ -1,0 +1,82 @@
+"""Honest clients: requests at a fixed rate, each on a connection of its own, timed from when it was due."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Self
+
+from tests.web_process import PATH, SECRET, Answer, read_answer
+
+TIMEOUT_SECONDS = 30.0
+_numbers = count()
+
+
+def post_interaction(port: int) -> Answer:
+    """An interaction that nobody has sent before."""
+    body = b'{"id": "honest-%d", "channel": "voice"}' % next(_numbers)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nX-CXone-Webhook-Secret: {SECRET}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return ask(port, head.encode() + body)
+
+
+def get_health(port: int) -> Answer:
+    """A probe."""
+    return ask(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+
+def ask(port: int, request: bytes) -> Answer:
+    """One request on a new connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) as connection:
+        connection.sendall(request)
+        return read_answer(connection)
+
+
+class Honest:
+    """Clients that ask at a fixed rate while the block runs.
+
+    Args:
+        port: of the server.
+        request: what each of them asks.
+        per_second: how many ask a second.
+    """
+
+    def __init__(self, port: int, request: Callable[[int], Answer], per_second: float) -> None:
+        self._port, self._request, self._pause = port, request, 1 / per_second
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.answers: list[Answer] = []
+        self.seconds: list[float] = []
+        """Of each answer."""
+        self.failures: list[str] = []
+        """Of requests that got no answer."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def percentile(self, share: float) -> float:
+        """Seconds that this share of all requests stayed within; those without an answer count as the longest."""
+        found = sorted(self.seconds) + [TIMEOUT_SECONDS] * len(self.failures)
+        return found[min(len(found) - 1, int(share * len(found)))]
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        with ThreadPoolExecutor(200) as pool:
+            while not self._stop.wait(max(0.0, due - time.monotonic())):
+                pool.submit(self._one, due)
+                due += self._pause
+
+    def _one(self, due: float) -> None:
+        try:
+            answer = self._request(self._port)
+        except (OSError, AssertionError) as error:
+            self.failures.append(type(error).__name__)
+        else:
+            self.seconds.append(time.monotonic() - due)
+            self.answers.append(answer)

@@ -1,0 +1,87 @@
+"""Metrics of several processes as one."""
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from app.shared_metrics import SLOT_BYTES, SharedMetrics, SharedSlots
+
+
+@pytest.fixture
+def slots() -> SharedSlots:
+    """Room for three processes."""
+    return SharedSlots(3)
+
+
+class Process:
+    """What one process counts.
+
+    Args:
+        slots: shared with the others.
+    """
+
+    def __init__(self, slots: SharedSlots) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("requests", "Of tests.", ["outcome"], registry=self.registry)
+        self.seconds = Histogram("seconds", "Of tests.", buckets=(1, 2), registry=self.registry)
+        self.rows = Gauge("rows", "Of tests.", registry=self.registry)
+        slot = slots.claim()
+        assert slot is not None
+        self.slot, self.metrics = slot, SharedMetrics(self.registry, slots, slot)
+
+    def shown(self) -> dict[str, float]:
+        """What it answers to a scrape."""
+        lines = generate_latest(self.metrics).decode().splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs if "_created" not in name}
+
+
+def test_counters_and_histograms_are_added_up_and_gauges_are_not(slots: SharedSlots) -> None:
+    """Also labels that the process that is asked has never used; a gauge is its own."""
+    one, other = Process(slots), Process(slots)
+    one.requests.labels("accepted").inc(2)
+    other.requests.labels("accepted").inc(3)
+    other.requests.labels('with "quotes", commas\n').inc()
+    one.seconds.observe(0.5)
+    other.seconds.observe(1.5)
+    one.rows.set(7)
+    other.rows.set(8)
+    other.metrics.copy()
+    assert one.shown() == {
+        'requests_total{outcome="accepted"}': 5,
+        'requests_total{outcome="with \\"quotes\\", commas\\n"}': 1,
+        'seconds_bucket{le="1.0"}': 1,
+        'seconds_bucket{le="2.0"}': 2,
+        'seconds_bucket{le="+Inf"}': 2,
+        "seconds_count": 2,
+        "seconds_sum": 2,
+        "rows": 7,
+    }
+
+
+def test_a_process_adds_to_what_the_one_before_left(slots: SharedSlots) -> None:
+    """Counters never go back, and slots do not run out."""
+    for number in range(1, 11):
+        process = Process(slots)
+        process.requests.labels("accepted").inc()
+        assert process.shown()['requests_total{outcome="accepted"}'] == number
+        slots.release(process.slot)
+
+
+def test_a_copy_that_is_just_being_written_or_does_not_fit_takes_nothing_away(slots: SharedSlots) -> None:
+    """The one before counts meanwhile."""
+    slot = slots.claim()
+    assert slot is not None
+    slots.write(slot, {"a": 1.0})
+    assert slots.read(slot) == {"a": 1.0}
+    slots._memory[slot * SLOT_BYTES + 20] ^= 1
+    assert slots.read(slot) == {"a": 1.0}
+    slots.write(slot, {"b" * SLOT_BYTES: 1.0})
+    assert slots.read(slot) == {"a": 1.0}
+
+
+def test_a_process_has_no_slot_where_there_is_none(slots: SharedSlots) -> None:
+    """It is told so, and serves all the same."""
+    assert [slots.claim() for _ in range(4)] == [0, 1, 2, None]
+    slots.release(None)
+    slots.release(1)
+    assert slots.claim() == 1
