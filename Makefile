@@ -17,6 +17,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Tests and demos start hundreds of processes: none is to compile anew what the one before it has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
+# $(call bring,command,Debian packages,what is not tested without it)
+bring = command -v $(1) >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	echo "installing $(2) with apt-get" && { apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
+	echo "$(1) is missing, so $(3) will be named as not run: install $(2) (apt-get, brew)"
+
 .PHONY: help install tools demo up test torture attack lint format simulator services model bench lock clean
 
 help: ## what there is
@@ -33,9 +39,9 @@ install: .venv/installed ## .venv with the package and its tools
 	@touch $@
 
 tools: install
-	@command -v mvn >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq maven; } || echo "Maven is missing, so tests that need Kafka or the registry will be named as not run: apt-get install maven, or brew install maven"
-	@command -v cc >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq gcc libc6-dev; } || echo "A C compiler (cc) is missing, so the tests of a lost page cache will be named as not run: apt-get install gcc"
-	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq pgbouncer; } || echo "PgBouncer is missing, so the tests behind a pooler will be named as not run: apt-get install pgbouncer, or brew install pgbouncer"
+	@$(call bring,mvn,maven,tests that need Kafka or the registry)
+	@$(call bring,cc,gcc libc6-dev,tests of a lost page cache)
+	@PATH="$$PATH:/usr/sbin"; $(call bring,pgbouncer,pgbouncer,tests behind a pooler)
 
 demo: install ## see interactions travel from HTTP to Kafka (KAFKA=real: with a real broker)
 ifeq ($(KAFKA),real)
@@ -59,11 +65,12 @@ torture: tools ## faults under load, then the count (MINUTES=5 SEED=7 DATABASE=p
 attack: install ## hostile clients against web and relay on this machine, and a table (CONNECTIONS=1000 SECONDS=10)
 	@$(BIN)/python -m tests.attack --connections $(CONNECTIONS) --seconds $(SECONDS)
 
-lint: install ## ruff, mypy, import rules
-	@echo "checking format, style, types and import rules"
+lint: install ## ruff, mypy, spelling, import rules
+	@echo "checking format, style, types, spelling and import rules"
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/codespell
 	@$(BIN)/lint-imports --no-logo > .venv/imports.log || { cat .venv/imports.log; exit 1; }
 
 format: install ## put the code in its format
