@@ -133,6 +133,8 @@ PLATFORM_NAMES = re.compile(
 _LINK = re.compile(r"(tcp|udp)://")
 """What a platform puts into ``<SERVICE>_PORT``: a name that might as well be a typing error of ours."""
 _LOGIN = re.compile(r"(?P<scheme>[a-z+]+://)?[^\s'\",]*@")
+_QUERY = re.compile(r"(?P<url>[a-z+]+://[^\s'\",?]*\?)[^\s'\"]*")
+"""Functions and gateways take keys in a URL's query."""
 """What may be a login, wherever it ends: an unencoded password may hold any character of a URL."""
 
 MASK = "***"
@@ -268,8 +270,8 @@ def _cleaned(name: str, value: str, shown: str) -> str:
 
 
 def _masked(value: object) -> str:
-    """A value that is no secret, without a login that it may hold."""
-    return _LOGIN.sub(lambda found: f"{found['scheme'] or ''}{MASK}@", repr(value))
+    """A value that is no secret, without a login or a query that it may hold."""
+    return _QUERY.sub(rf"\g<url>{MASK}", _LOGIN.sub(lambda found: f"{found['scheme'] or ''}{MASK}@", repr(value)))
 
 
 def _is_secret(annotation: object) -> bool:

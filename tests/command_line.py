@@ -16,10 +16,10 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def command(environ: Mapping[str, str], *arguments: str, **further: str) -> Ended:
+def command(environ: Mapping[str, str], *arguments: str, stdin: str = "", **further: str) -> Ended:
     """Run ``relay`` with arguments, without a terminal; keyword arguments are further settings."""
     runner = CliRunner(env={**environ, "RELAY_ACTOR": "ann", **further})
-    result = runner.invoke(main, arguments, prog_name="relay")
+    result = runner.invoke(main, arguments, input=stdin, prog_name="relay")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Ended(result.exit_code, result.stdout, result.stderr)

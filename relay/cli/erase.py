@@ -9,7 +9,7 @@ from outbox.operations import COUNTED_IDS, Operations
 from outbox.rows import Plan, RowFilter
 from outbox.states import RowState
 from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
-from relay.cli.shared import DONE, PARTLY_DONE, Value, as_options, operations
+from relay.cli.shared import DONE, PARTLY_DONE, Address, Value, as_options, operations
 
 SEARCHED = (
     "the address was looked for as the customer's and in every text of the bodies, upper and lower case and JSON "
@@ -20,7 +20,9 @@ SEARCHED = (
 
 @click.command()
 @changing
-@click.option("--email", type=Value(), help="Rows with this address, or whose body contains it in any spelling.")
+@click.option(
+    "--email", type=Address(), help="Rows with this address, or whose body contains it in any spelling; - reads it."
+)
 @click.option("--interaction", type=Value(), help="Rows of the interaction with this id.")
 def erase(*, email: str | None, interaction: str | None, **given: object) -> None:
     """Remove a person's data from the outbox.
@@ -31,7 +33,7 @@ def erase(*, email: str | None, interaction: str | None, **given: object) -> Non
 
     \b
     Examples:
-      relay erase --email someone@example.com --reason "request 2026-17"
+      relay erase --email - --reason "request 2026-17"     # asks for the address
       relay erase --interaction abc-1 --dry-run
     """
     if (email is None) == (interaction is None):

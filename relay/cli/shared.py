@@ -148,6 +148,18 @@ class Value(click.ParamType[str]):
         return value or self.fail("it is empty", param, ctx)
 
 
+class Address(Value):
+    """An e-mail address, or ``-``: then it is read, so that it is in no list of processes and no shell's history."""
+
+    name = "address"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The address as given, or as read from the terminal or standard input."""
+        if value == "-":
+            value = click.prompt("address", err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
+        return super().convert(value, param, ctx)
+
+
 class Reason(Words):
     """Words that go on record for good, so no e-mail address is among them."""
 
@@ -270,11 +282,14 @@ _OPTIONS = {
 
 
 def as_options(wanted: RowFilter) -> list[str]:
-    """The filter as options: the same rows whenever they are given, for times stand in it as they are now."""
+    """The filter as options: the same rows whenever they are given, for times stand in it as they are now.
+
+    An address is left out: the command asks for it.
+    """
     options = [part for row_id in wanted.ids for part in ("--id", str(row_id))]
     for name, option in _OPTIONS.items():
         if (value := getattr(wanted, name)) is not None:
-            options += [option, value]
+            options += [option, "-" if name == "email" else value]
     for option, at_ms in (("--since", wanted.since_ms), ("--until", wanted.until_ms)):
         if at_ms is not None:
             options += [option, datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")]

@@ -339,6 +339,20 @@ def test_what_an_erasure_says_is_true_of_the_rows(store: Store, engine: Engine) 
     assert "payload       erased" in revealed
 
 
+def test_an_address_can_be_read_instead_of_given(store: Store, engine: Engine) -> None:
+    """So that no list of processes and no shell's history holds it; nor does the command that goes on."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    record(store, [new_row("one", customer_email="ann@example.com"), new_row("two", customer_email=None)])
+    erase = ("erase", "--email", "-", "--reason", "request 17")
+    looked = on_command_line(environ, *erase, "--dry-run", stdin="Ann@example.com\n")
+    assert (looked.returncode, "1 row" in looked.stderr) == (0, True), looked.stderr
+    assert "ann@" not in looked.stderr.lower()
+    done = on_command_line(environ, *erase, "--yes", stdin="ann@example.com\n")
+    assert done.returncode == 0, done.stderr
+    nothing = on_command_line(environ, *erase, "--yes")
+    assert (nothing.returncode, "it is empty" in nothing.stderr) == (2, True), nothing.stderr
+
+
 def test_the_help_of_each_verb_has_two_examples() -> None:
     """Nobody looks a verb up elsewhere at three in the morning."""
 

@@ -162,6 +162,13 @@ def test_each_wrong_variable_has_a_line_of_its_own() -> None:
     assert any(line.startswith("LOG_LEVEL='loud': ") and "WARNING" in line for line in lines)
 
 
+def test_the_query_of_a_wrong_url_is_masked() -> None:
+    """Gateways take keys in it."""
+    (line,) = refusal({"INFERENCE_URL": "ftp://host/score?code=canary&x=1"})
+    assert line.startswith("INFERENCE_URL='ftp://host/score?***'"), line
+    assert "canary" not in line
+
+
 def test_the_login_in_a_wrong_url_is_masked() -> None:
     """A URL is no secret, the login in it is."""
     (line,) = refusal({"INFERENCE_URL": "ftp://me:canary@host/path"})
