@@ -1,7 +1,4 @@
-"""The errors of Kafka's client, told in the relay's terms with their cure.
-
-Only this module, ``publisher``, ``progress``, ``topics``, ``sighting`` and ``check`` know ``KafkaError``.
-"""
+"""Errors of Kafka's client, translated into the relay's errors with their remedies; consumers that only read."""
 
 import logging
 import re
