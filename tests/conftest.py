@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def migrate(url: str, shards: int) -> None:
     """Run the release phase on a database."""
     environ = {**os.environ, "DATABASE_URL": url, "RELAY_SHARDS": str(shards), "LOG_LEVEL": "WARNING"}
-    subprocess.run([sys.executable, "-m", "relay", "migrate"], cwd=ROOT, env=environ, check=True)
+    subprocess.run([sys.executable, "-m", "relay", "migrate"], cwd=ROOT, env=environ, check=True, stdout=sys.stderr)
 
 
 NewDatabase = Callable[..., str]
