@@ -43,17 +43,22 @@ class BatchSize:
         self._bisection: Bisection | None = None
         self._parked = 0
         self.slow: str | None = None
-        """While the way to Kafka is slow: how slow."""
+        """While the way to Kafka is slow: how slow. Until another transaction shows it, or none was made for long."""
 
     @property
     def limit(self) -> int:
-        """Rows to select, at most."""
+        """Rows in the next transaction, at most."""
         return min(self._bisection.rows, self._paced) if self._bisection else self._paced
 
+    @property
+    def window(self) -> int:
+        """Rows to select, at most: the first ones may wait for CXone, and where one is tried, there is a choice."""
+        return max(self._most, FIRST_ROWS) if self._parked >= MOST_PARKED else self._most
+
     def choose(self, rows: list[PendingRow]) -> list[PendingRow]:
-        """Of selected rows, those to send now: all, or one that shows whether any row passes."""
+        """Of selected rows, those to send now: the first ones, or one that shows whether any row passes."""
         if self._parked < MOST_PARKED:
-            return rows
+            return rows[: self.limit]
         firsts = {row.interaction_id: row for row in reversed(rows)}
         return [self._random.choice(list(firsts.values()))]
 

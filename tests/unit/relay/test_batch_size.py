@@ -88,6 +88,15 @@ def test_when_nothing_passes_no_row_is_at_fault() -> None:
     park(batch, MOST_PARKED)
 
 
+def test_rows_to_try_are_looked_for_beyond_a_small_batch() -> None:
+    """With one row a transaction it would be the same one each time, and rows that pass stood behind it."""
+    batch = BatchSize(1, Random(1))
+    park(batch, MOST_PARKED)
+    assert len({batch.choose(rows(10)[: batch.window])[0].id for _ in range(50)}) > 1
+    batch.committed(rows(1), 0.1)
+    assert batch.window == 1
+
+
 def test_the_row_that_is_tried_is_the_first_of_its_interaction() -> None:
     """Order within an interaction stays as it is."""
     batch = BatchSize(MOST, Random(1))
