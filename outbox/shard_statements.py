@@ -149,7 +149,7 @@ OVERTAKE = statement("""
 """)
 """An operator's word that what Kafka holds up to this record is dealt with."""
 SENT_ABOVE = statement("""
-    SELECT id, tag, received_at FROM outbox
+    SELECT id, tag, received_at, topic FROM outbox
     WHERE shard = :shard AND state = 'sent' AND sequence > :sequence AND id > :after ORDER BY id LIMIT :limit
 """)
 """Walks through history once: for the rare moment when Kafka went back in time."""

@@ -1,6 +1,6 @@
 """After Kafka went back in time: the rows marked sent that the topics lack, and how their shard may send again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -36,7 +36,8 @@ class Loss:
     missing: list[Ref] = field(default_factory=list)
     """Of those, the ones that the topics lack, in id order."""
     undecided: int = 0
-    """Of those, the ones that retention may have removed from a topic since: they stay as they are."""
+    """Of those, the ones that retention may have removed from a topic since, or whose topic was not read: they stay as they
+    are."""
 
 
 def bound_of(look: ShardLook, read_back: Callable[[int, int], progress.StoredProgress | None]) -> int:
@@ -69,10 +70,9 @@ def find(engine: Engine, held: Custody, losses: Sequence[Loss], reading: Callabl
     """
     left = {loss.look.shard: {row.id: row for row in _sent(engine, loss)} for loss in losses}
     received = [row.received_at_ms for rows in left.values() for row in rows.values()]
-    kept_ms = 0
+    kept_ms, prepared, records = 0, held.prepared, 0
+    config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
     if received:
-        prepared, records = held.prepared, 0
-        config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
         since = min(received) - SLACK_MS
         kept_ms = max(kept_since(prepared.admin, topic, since) for topic in topics)
         for page in chain.from_iterable(committed_since(config, prepared.admin, topic, since) for topic in topics):
@@ -81,7 +81,7 @@ def find(engine: Engine, held: Custody, losses: Sequence[Loss], reading: Callabl
             records += len(page)
             reading(records)
     for loss in losses:
-        decide(loss, left[loss.look.shard], kept_ms)
+        decide(loss, left[loss.look.shard], kept_ms, topics)
 
 
 def _sent(engine: Engine, loss: Loss) -> list[SentRow]:
@@ -90,9 +90,17 @@ def _sent(engine: Engine, loss: Loss) -> list[SentRow]:
     return rows
 
 
-def decide(loss: Loss, left: Mapping[int, SentRow], kept_ms: int) -> None:
-    """Note which of the rows that were not found are lost: those since which no topic has removed any record."""
-    loss.missing = [row.ref for row in left.values() if row.received_at_ms >= kept_ms]
+def decide(loss: Loss, left: Mapping[int, SentRow], kept_ms: int, topics: Collection[str]) -> None:
+    """Note which of the rows that were not found are lost.
+
+    Args:
+        loss: of a shard.
+        left: its rows that were not found.
+        kept_ms: since when no topic has removed any record.
+        topics: those that were read; a replay may have gone to one that is not in the settings any more.
+    """
+    read = {None, *topics}
+    loss.missing = [row.ref for row in left.values() if row.received_at_ms >= kept_ms and row.topic in read]
     loss.undecided = len(left) - len(loss.missing)
 
 

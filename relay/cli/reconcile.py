@@ -188,8 +188,8 @@ def _show_loss(loss: Loss, *, accept: bool) -> None:
     )
     if loss.undecided:
         click.echo(
-            f"  {loss.undecided} more were not found, but records of their time may have been removed (retention.ms): "
-            "they stay marked sent (exit code 5)",
+            f"  {loss.undecided} more were not found, but records of their time may have been removed (retention.ms), "
+            "or KAFKA_REPLAY_TOPICS does not name their topic any more: they stay marked sent (exit code 5)",
             err=True,
         )
 
