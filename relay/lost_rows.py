@@ -36,8 +36,7 @@ class Loss:
     missing: list[Ref] = field(default_factory=list)
     """Of those, the ones that the topics lack, in id order."""
     undecided: int = 0
-    """Of those, the ones that retention may have removed from a topic since, or whose topic was not read: they stay as they
-    are."""
+    """Of those, the ones that retention may have removed from a topic since, or whose topic was not read: they stay."""
 
 
 def bound_of(look: ShardLook, read_back: Callable[[int, int], progress.StoredProgress | None]) -> int:
