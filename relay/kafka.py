@@ -28,6 +28,9 @@ REFUSED_RECORDS = frozenset(
 REFUSED_WHOLE = frozenset({KafkaError.INVALID_TIMESTAMP})
 """Error codes that come with a record and are not its fault: its time stamp is this host's clock."""
 
+REQUEST_SECONDS = 10.0
+"""How long a broker may take for one answer, where the call says so."""
+
 CURES: dict[int, str] = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
         "grant Write and Describe on TransactionalId with the prefix KAFKA_TRANSACTIONAL_ID_PREFIX "
