@@ -154,6 +154,21 @@ def test_rows_that_kafka_may_have_lost_are_not_pruned_while_their_shard_waits(sc
     assert [row.id for page in pruning.old_rows(1_000) for row in page] == [1, 2]
 
 
+def test_an_outage_meanwhile_does_not_hide_that_kafka_went_back(scene: Scene) -> None:
+    """The operator still has to decide, and nothing is pruned before that: the condition stays."""
+    scene.send(2)
+    scene.go_back()
+    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.go_on_until(scene.waits)
+    scene.relay.link.faults["init"] = Fate.REQUEST_LOST
+    scene.go_on_until(lambda: "did not answer" in scene.relay.health.conditions().get("shard 0", ""))
+    scene.go_on_until("leased")
+    assert scene.waits()
+    scene.reconcile(scene.loss())
+    scene.send(1)
+    scene.go_on_until(lambda: scene.store.status()[0].condition is None)
+
+
 @pytest.mark.parametrize("interrupted", ["sent_again", "recorded"])
 @pytest.mark.parametrize("more", [0, 1], ids=["idle", "sending"])
 def test_a_reconcile_that_was_interrupted_is_made_again(scene: Scene, interrupted: str, more: int) -> None:
