@@ -169,7 +169,7 @@ def _send_lost_rows_again(
     done = [loss for loss in losses if _repair(engine, held, loss, order, accept=accept)]
     again, shards = sum(len(loss.missing) for loss in done), _told(loss.look.shard for loss in done)
     click.echo(f"reconcile: {again} row(s) are pending again, shard(s) {shards} go on")
-    if len(done) < len(losses) or any(loss.undecided for loss in losses):
+    if len(done) < len(losses) or any(loss.undecided for loss in losses) or set(behind) & set(wanted):
         sys.exit(PARTLY_DONE)
 
 

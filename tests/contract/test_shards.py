@@ -19,7 +19,7 @@ from outbox.operations import Operations
 from outbox.reconciling import SeenRecord
 from outbox.rows import Accepted, Lease, Order, RowFilter, shard_of
 from outbox.store import Store
-from relay.cli.reconcile import Plan, _act, _plan
+from relay.cli.reconcile import Plan, _act, _plan, _send_lost_rows_again
 from relay.custody import Custody
 from relay.errors import UnavailableError
 from relay.health import Health
@@ -257,8 +257,10 @@ def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]
             leases=Leases(engine, "operator", 60, paused_too=True),
             dead_owner=lambda _shard: None,
             check_identity=lambda: None,
-            publisher=lambda _shard: SimpleNamespace(fence=lambda: None, close=lambda: None),
+            publisher=lambda _: SimpleNamespace(fence=lambda: None, close=lambda: None, publish=lambda *_: 0),
             read_back=read_back,
+            store=Store(engine),
+            outbox_id="o",
             batch_size=1,
             inference=False,
             step=lambda _name, _shard: None,
@@ -296,6 +298,17 @@ def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) 
     assert _act(four, held, plan, 1, ORDER, 0)
     assert relay.take(1) is not None
     assert [s.settled for s in store.status()] == [5, 5, 0, 0]
+
+
+def test_a_named_shard_that_needs_another_cure_is_not_done(four: Engine) -> None:
+    """The database went back there, not Kafka: the other one goes on, and the exit code tells."""
+    held = custody_of(four, lambda shard: stored(shard, 7) if shard == 0 else None)
+    with pytest.raises(SystemExit) as ended:
+        _send_lost_rows_again(four, held, (0, 1), ORDER, accept=True, dry_run=False, yes=True)
+    assert ended.value.code == 5
+    assert [s.settled for s in Store(four).status()] == [0, 0, 0, 0]
+    done = [entry.verb for entry in Operations(four).audit()]
+    assert done == ["accept the loss of shard 1, settled 0 to 0"]
 
 
 def test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is(store: Store, engine: Engine) -> None:
