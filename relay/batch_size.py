@@ -16,6 +16,8 @@ FIRST_ROWS = 500
 """A relay that takes a shard over does not know yet how slow the way is, and a lease lasts seconds."""
 SLOW_SECONDS, TOO_SLOW_SECONDS = 5.0, 10.0
 """A transaction that takes longer: it is said, and the next one is half as large. Below, the next one may be larger."""
+QUICK_SECONDS = 0.5
+"""A transaction that fails within it says nothing of the size; with a short time-out of Kafka's, later ones do."""
 MOST_PARKED = 3
 """Rows parked one after the other with none sent between them; before another is parked, any other has to pass."""
 
@@ -75,7 +77,7 @@ class BatchSize:
 
     def failed(self, rows: Sequence[PendingRow], seconds: float) -> None:
         """Take note of a transaction that ended in an error which is not a refusal."""
-        if seconds > SLOW_SECONDS:
+        if seconds > QUICK_SECONDS:
             self._paced = max(1, len(rows) // 2)
 
     def refused(self, rows: Sequence[PendingRow], reason: str) -> PendingRow | None:
