@@ -67,6 +67,7 @@ CURES: dict[int, str] = {
 # Where logging is not set up, as on the command line, what the client complains about is told by ``ErrorMemory``.
 logging.getLogger("relay.librdkafka").addHandler(logging.NullHandler())
 
+_COUNTED = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
 _VALUE = re.compile(r"""value ("[^"]*"|\S+)""")
 
 
@@ -87,8 +88,12 @@ class ErrorMemory:
 
 
 def seen_of(error: KafkaError) -> str:
-    """What the client says, and the error's name; a setting's value, which may be a secret, is masked."""
-    said = _VALUE.sub("value ***", error.str()) if error.code() == KafkaError._INVALID_ARG else error.str()  # noqa: SLF001
+    """What the client says, without what it counts, and the error's name; a setting's value, which may be a secret,
+    is masked.
+    """
+    said = _COUNTED.sub("", error.str())
+    if error.code() == KafkaError._INVALID_ARG:  # noqa: SLF001
+        said = _VALUE.sub("value ***", said)
     return f"{said.strip()} ({error.name()})"
 
 
