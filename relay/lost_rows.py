@@ -30,7 +30,7 @@ class Loss:
 
     look: ShardLook
     above: int
-    """Transactions up to this one are in Kafka; 0: not even that is known."""
+    """Transactions up to this one are in Kafka; 0: that is not known, or not relied upon."""
     sent: int = 0
     """Rows marked sent by later ones."""
     missing: list[Ref] = field(default_factory=list)
@@ -49,8 +49,6 @@ def bound_of(look: ShardLook, read_back: Callable[[int, int], progress.StoredPro
         look: at the shard.
         read_back: of a shard, the last record whose sequence is below a number.
     """
-    if look.verdict is not Verdict.KAFKA_WENT_BACK:
-        return 0  # an operator has named the shard: any of its rows may be lost
     kept = read_back(look.shard, look.row.settled)
     return kept.ref.sequence if kept else 0
 
@@ -69,9 +67,10 @@ def find(engine: Engine, held: Custody, losses: Sequence[Loss], reading: Callabl
     """
     left = {loss.look.shard: {row.id: row for row in _sent(engine, loss)} for loss in losses}
     received = [row.received_at_ms for rows in left.values() for row in rows.values()]
-    kept_ms, prepared, records = 0, held.prepared, 0
-    config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
+    kept_ms, topics = 0, tuple[str, ...]()
     if received:
+        prepared, records = held.prepared, 0
+        config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
         since = min(received) - SLACK_MS
         kept_ms = max(kept_since(prepared.admin, topic, since) for topic in topics)
         for page in chain.from_iterable(committed_since(config, prepared.admin, topic, since) for topic in topics):

@@ -159,7 +159,8 @@ def _send_lost_rows_again(
     ]
     if not waiting:
         nothing_matched("no shard waits because Kafka went back: what the database has settled, Kafka holds")
-    losses = [Loss(each, bound_of(each, held.read_back)) for each in waiting]
+    # Of a shard that is named every row is looked for: the topic may have lost more than the progress topic shows.
+    losses = [Loss(each, 0 if wanted else bound_of(each, held.read_back)) for each in waiting]
     if not accept:
         with _reading() as reading:
             find(engine, held, losses, reading)

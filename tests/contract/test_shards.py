@@ -253,6 +253,7 @@ def stored(shard: int, sequence: int) -> StoredProgress:
 def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> Custody:
     """An operator's verb that has found its services; Kafka answers as told."""
     prepared: Any = SimpleNamespace(
+        read_back=lambda shard, _stop, _below: read_back(shard),
         parts=lambda *_: SimpleNamespace(
             leases=Leases(engine, "operator", 60, paused_too=True),
             dead_owner=lambda _shard: None,
@@ -264,7 +265,7 @@ def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]
             batch_size=1,
             inference=False,
             step=lambda _name, _shard: None,
-        )
+        ),
     )
     return Custody(prepared, 0)
 
@@ -298,6 +299,27 @@ def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) 
     assert _act(four, held, plan, 1, ORDER, 0)
     assert relay.take(1) is not None
     assert [s.settled for s in store.status()] == [5, 5, 0, 0]
+
+
+@pytest.mark.parametrize(("named", "above"), [((), 3), ((0,), 0)])
+def test_of_a_shard_that_is_named_every_row_is_looked_for(
+    store: Store, engine: Engine, capsys: pytest.CaptureFixture[str], named: tuple[int, ...], above: int
+) -> None:
+    """A topic may have lost more than the progress topic has: whoever knows names the shard, be it waiting or not."""
+    for sequence in range(1, 6):
+        mark(store, sequence, ())
+    with pytest.raises(SystemExit) as ended:
+        _send_lost_rows_again(
+            engine,
+            custody_of(engine, lambda shard: stored(shard, 3)),
+            named,
+            ORDER,
+            accept=False,
+            dry_run=True,
+            yes=True,
+        )
+    assert ended.value.code == 0
+    assert f"transactions above {above}," in capsys.readouterr().err
 
 
 def test_a_named_shard_that_needs_another_cure_is_not_done(four: Engine) -> None:
