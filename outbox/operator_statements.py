@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from outbox.rows import Planned
 from outbox.statements import Statement, statement
 from outbox.states import RowState
+from outbox.verdicts import KAFKA_WENT_BACK
 
 _AMONG = {
     "postgresql": "{column} = ANY(CAST(:ids AS bigint[]))",
@@ -234,9 +235,12 @@ RETRY_CALLS = _both(
 _OLD = "coalesce({row}.sent_at, {row}.changed_at, {row}.received_at) < :before"
 PRUNABLE = statement(f"""
     SELECT o.id, o.tag, coalesce(o.changed_at, 0), o.received_at < :before AS old,
-           {_SETTLED.replace("{row}", "o")} AND {_OLD.replace("{row}", "o")} AS prunable
+           {_SETTLED.replace("{row}", "o")} AND {_OLD.replace("{row}", "o")} AND NOT EXISTS (
+               SELECT 1 FROM outbox_shard AS s WHERE s.shard = o.shard AND s.condition LIKE '{KAFKA_WENT_BACK}%'
+           ) AS prunable
     FROM outbox AS o WHERE o.id > :after ORDER BY o.id LIMIT :limit
 """)
+"""Of a shard that waits because Kafka went back, none: they may be all that is left of what it has lost."""
 PRUNING = 0x6F757462_6F780002
 """Advisory lock of pruning ("outbox", 2); any number that nothing else in the database uses."""
 TRY_PRUNING = statement(f"SELECT pg_try_advisory_xact_lock({PRUNING})", sqlite="SELECT true")

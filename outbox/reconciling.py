@@ -96,6 +96,8 @@ class SentRow(NamedTuple):
     id: int
     tag: int
     received_at_ms: int
+    topic: str | None
+    """None: the usual one."""
 
     @property
     def ref(self) -> Ref:

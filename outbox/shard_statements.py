@@ -2,6 +2,7 @@
 
 from outbox.statements import Statement, statement
 from outbox.states import RowState
+from outbox.verdicts import KAFKA_WENT_BACK
 
 _PAUSED = "(p.until IS NULL OR p.until > {now})"
 
@@ -29,12 +30,13 @@ RELEASE_LEASE = statement("""
     UPDATE outbox_shard SET owner = NULL, lease_expires_at = 0, rows_per_second = 0
     WHERE shard = :shard AND owner = :owner AND epoch = :epoch
 """)
-SET_CONDITION = statement("""
+SET_CONDITION = statement(f"""
     UPDATE outbox_shard SET condition = :condition, rows_per_second = 0
-    WHERE shard = :shard AND (owner = :owner OR owner IS NULL OR lease_expires_at <= {now})
+    WHERE shard = :shard AND (owner = :owner OR owner IS NULL OR lease_expires_at <= {{now}})
       AND (coalesce(condition, '') <> coalesce(CAST(:condition AS text), '') OR rows_per_second <> 0)
+      AND (coalesce(condition, '') NOT LIKE '{KAFKA_WENT_BACK}%' OR CAST(:condition AS text) LIKE '{KAFKA_WENT_BACK}%')
 """)
-"""Told again and again, written once."""
+"""Told again and again, written once. What an operator has to decide is not hidden by an outage meanwhile."""
 OWNERS = statement("SELECT shard, owner FROM outbox_shard ORDER BY shard")
 
 # Sharing -------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ OVERTAKE = statement("""
 """)
 """An operator's word that what Kafka holds up to this record is dealt with."""
 SENT_ABOVE = statement("""
-    SELECT id, tag, received_at FROM outbox
+    SELECT id, tag, received_at, topic FROM outbox
     WHERE shard = :shard AND state = 'sent' AND sequence > :sequence AND id > :after ORDER BY id LIMIT :limit
 """)
 """Walks through history once: for the rare moment when Kafka went back in time."""

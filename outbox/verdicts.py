@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from outbox.rows import RecordRef
 
+KAFKA_WENT_BACK = "Kafka went back in time"
+"""How the condition of a shard begins that waits for an operator because of it; its rows are not pruned meanwhile."""
+
 
 class Verdict(StrEnum):
     """How the record and the shard's row fit together."""

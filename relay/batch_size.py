@@ -16,6 +16,8 @@ FIRST_ROWS = 500
 """A relay that takes a shard over does not know yet how slow the way is, and a lease lasts seconds."""
 SLOW_SECONDS, TOO_SLOW_SECONDS = 5.0, 10.0
 """A transaction that takes longer: it is said, and the next one is half as large. Below, the next one may be larger."""
+QUICK_SECONDS = 0.5
+"""A transaction that fails within it says nothing of the size; with a short time-out of Kafka's, later ones do."""
 MOST_PARKED = 3
 """Rows parked one after the other with none sent between them; before another is parked, any other has to pass."""
 
@@ -43,17 +45,22 @@ class BatchSize:
         self._bisection: Bisection | None = None
         self._parked = 0
         self.slow: str | None = None
-        """While the way to Kafka is slow: how slow."""
+        """While the way to Kafka is slow: how slow. Until another transaction shows it, or none was made for long."""
 
     @property
     def limit(self) -> int:
-        """Rows to select, at most."""
+        """Rows in the next transaction, at most."""
         return min(self._bisection.rows, self._paced) if self._bisection else self._paced
 
+    @property
+    def window(self) -> int:
+        """Rows to select, at most: the first ones may wait for CXone, and where one is tried, there is a choice."""
+        return max(self._most, FIRST_ROWS) if self._parked >= MOST_PARKED else self._most
+
     def choose(self, rows: list[PendingRow]) -> list[PendingRow]:
-        """Of selected rows, those to send now: all, or one that shows whether any row passes."""
+        """Of selected rows, those to send now: the first ones, or one that shows whether any row passes."""
         if self._parked < MOST_PARKED:
-            return rows
+            return rows[: self.limit]
         firsts = {row.interaction_id: row for row in reversed(rows)}
         return [self._random.choice(list(firsts.values()))]
 
@@ -70,7 +77,7 @@ class BatchSize:
 
     def failed(self, rows: Sequence[PendingRow], seconds: float) -> None:
         """Take note of a transaction that ended in an error which is not a refusal."""
-        if seconds > SLOW_SECONDS:
+        if seconds > QUICK_SECONDS:
             self._paced = max(1, len(rows) // 2)
 
     def refused(self, rows: Sequence[PendingRow], reason: str) -> PendingRow | None:

@@ -25,6 +25,9 @@ REFUSED_RECORDS = frozenset(
 REFUSED_WHOLE = frozenset({KafkaError.INVALID_TIMESTAMP})
 """Error codes that come with a record and are not its fault: its time stamp is this host's clock."""
 
+REQUEST_SECONDS = 10.0
+"""How long a broker may take for one answer, where the call says so."""
+
 CURES: dict[int, str] = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
         "grant Write and Describe on TransactionalId with the prefix KAFKA_TRANSACTIONAL_ID_PREFIX "
@@ -61,6 +64,7 @@ CURES: dict[int, str] = {
 # Where logging is not set up, as on the command line, what the client complains about is told by ``ErrorMemory``.
 logging.getLogger("relay.librdkafka").addHandler(logging.NullHandler())
 
+_COUNTED = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
 _VALUE = re.compile(r"""value ("[^"]*"|\S+)""")
 
 
@@ -81,8 +85,12 @@ class ErrorMemory:
 
 
 def seen_of(error: KafkaError) -> str:
-    """What the client says, and the error's name; a setting's value, which may be a secret, is masked."""
-    said = _VALUE.sub("value ***", error.str()) if error.code() == KafkaError._INVALID_ARG else error.str()  # noqa: SLF001
+    """What the client says, without what it counts, and the error's name; a setting's value, which may be a secret,
+    is masked.
+    """
+    said = _COUNTED.sub("", error.str())
+    if error.code() == KafkaError._INVALID_ARG:  # noqa: SLF001
+        said = _VALUE.sub("value ***", said)
     return f"{said.strip()} ({error.name()})"
 
 

@@ -1,6 +1,6 @@
 """After Kafka went back in time: the rows marked sent that the topics lack, and how their shard may send again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -30,13 +30,13 @@ class Loss:
 
     look: ShardLook
     above: int
-    """Transactions up to this one are in Kafka; 0: not even that is known."""
+    """Transactions up to this one are in Kafka; 0: that is not known, or not relied upon."""
     sent: int = 0
     """Rows marked sent by later ones."""
     missing: list[Ref] = field(default_factory=list)
     """Of those, the ones that the topics lack, in id order."""
     undecided: int = 0
-    """Of those, the ones that retention may have removed from a topic since: they stay as they are."""
+    """Of those, the ones that retention may have removed from a topic since, or whose topic was not read: they stay."""
 
 
 def bound_of(look: ShardLook, read_back: Callable[[int, int], progress.StoredProgress | None]) -> int:
@@ -49,8 +49,6 @@ def bound_of(look: ShardLook, read_back: Callable[[int, int], progress.StoredPro
         look: at the shard.
         read_back: of a shard, the last record whose sequence is below a number.
     """
-    if look.verdict is not Verdict.KAFKA_WENT_BACK:
-        return 0  # an operator has named the shard: any of its rows may be lost
     kept = read_back(look.shard, look.row.settled)
     return kept.ref.sequence if kept else 0
 
@@ -69,7 +67,7 @@ def find(engine: Engine, held: Custody, losses: Sequence[Loss], reading: Callabl
     """
     left = {loss.look.shard: {row.id: row for row in _sent(engine, loss)} for loss in losses}
     received = [row.received_at_ms for rows in left.values() for row in rows.values()]
-    kept_ms = 0
+    kept_ms, topics = 0, tuple[str, ...]()
     if received:
         prepared, records = held.prepared, 0
         config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
@@ -81,7 +79,7 @@ def find(engine: Engine, held: Custody, losses: Sequence[Loss], reading: Callabl
             records += len(page)
             reading(records)
     for loss in losses:
-        decide(loss, left[loss.look.shard], kept_ms)
+        decide(loss, left[loss.look.shard], kept_ms, topics)
 
 
 def _sent(engine: Engine, loss: Loss) -> list[SentRow]:
@@ -90,9 +88,17 @@ def _sent(engine: Engine, loss: Loss) -> list[SentRow]:
     return rows
 
 
-def decide(loss: Loss, left: Mapping[int, SentRow], kept_ms: int) -> None:
-    """Note which of the rows that were not found are lost: those since which no topic has removed any record."""
-    loss.missing = [row.ref for row in left.values() if row.received_at_ms >= kept_ms]
+def decide(loss: Loss, left: Mapping[int, SentRow], kept_ms: int, topics: Collection[str]) -> None:
+    """Note which of the rows that were not found are lost.
+
+    Args:
+        loss: of a shard.
+        left: its rows that were not found.
+        kept_ms: since when no topic has removed any record.
+        topics: those that were read; a replay may have gone to one that is not in the settings any more.
+    """
+    read = {None, *topics}
+    loss.missing = [row.ref for row in left.values() if row.received_at_ms >= kept_ms and row.topic in read]
     loss.undecided = len(left) - len(loss.missing)
 
 

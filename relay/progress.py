@@ -17,7 +17,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from outbox.rows import RecordRef, Ref
 from relay.errors import StoppedError, UnavailableError
-from relay.kafka import ErrorMemory, committed_reader, of_partitions, translated
+from relay.kafka import REQUEST_SECONDS, ErrorMemory, committed_reader, of_partitions, translated
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ REF = Struct(">qq")
 FIRST_WINDOW_OFFSETS = 1_000
 WINDOW_GROWTH = 10
 PATIENCE_SECONDS = 15.0
-REQUEST_SECONDS = 10.0
 
 
 class Progress(NamedTuple):

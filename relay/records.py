@@ -8,8 +8,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
 
 from outbox.reconciling import SeenRecord
 from relay.errors import UnavailableError
-from relay.kafka import ErrorMemory, committed_reader, of_partitions, translated
-from relay.progress import REQUEST_SECONDS, bounds
+from relay.kafka import REQUEST_SECONDS, ErrorMemory, committed_reader, of_partitions, translated
+from relay.progress import bounds
 
 PAGE_RECORDS = 2_000
 MINUTE_MS = 60_000

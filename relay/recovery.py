@@ -7,7 +7,7 @@ import structlog
 
 from outbox.rows import Lease, RecordRef
 from outbox.store import Settlement, Store
-from outbox.verdicts import ShardRecord, Verdict, judge
+from outbox.verdicts import KAFKA_WENT_BACK, ShardRecord, Verdict, judge
 from relay.errors import DatabaseWentBackError, KafkaWentBackError
 from relay.progress import StoredProgress
 
@@ -58,13 +58,15 @@ def report(subject: str, lease: Lease, done: Settlement, record: StoredProgress 
             "relay reconcile --shard %d finds their rows",
             subject, lease.shard, action="progress_lost", **told,
         )  # fmt: skip
+    elif done.verdict in {Verdict.DATABASE_WENT_BACK, Verdict.KAFKA_WENT_BACK}:
+        return  # raised, and said once
     elif record and done.marked < len(record.progress.refs) and record.ref.sequence == lease.settled + 1:
         log.warning(
             "%s: of %d rows in the last transaction %d could be marked; the others are sent already, or other "
             "rows have their ids (a restored database)",
             subject, len(record.progress.refs), done.marked, action="taken", **told,
         )  # fmt: skip
-    elif done.verdict not in {Verdict.DATABASE_WENT_BACK, Verdict.KAFKA_WENT_BACK}:
+    else:
         log.info("%s taken", subject, action="taken", **told)
 
 
@@ -89,7 +91,7 @@ def insist_in_order(done: Settlement, record: RecordRef | None) -> None:
         known = done.shard.record
         settled = f"transaction {done.shard.settled}" + (f" at offset {known.offset}" if known else "")
         raise KafkaWentBackError(
-            f"Kafka went back in time: the database has settled {settled} of this shard, the last progress record "
+            f"{KAFKA_WENT_BACK}: the database has settled {settled} of this shard, the last progress record "
             f"in Kafka is of transaction {record.sequence} at offset {record.offset}. A broker came back with an "
             "older copy of its disk, or lost its newest data (unclean leader election). Nothing is sent until an "
             "operator runs relay reconcile (rows marked sent that the topic lacks are sent again; they come after "

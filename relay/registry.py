@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.http import Answer, Client, json_of
+from relay.http import RETRIED_CLIENT_ERRORS, Answer, Client, json_of
 from relay.settings import RelaySettings
 
 SCHEMA_TEXT = files("relay").joinpath("schemas/interaction.avsc").read_text()
@@ -18,7 +18,6 @@ ANSWER_SECONDS = 10.0
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 UNAUTHORIZED = frozenset({401, 403})
 NOT_ALLOWED, NOT_FOUND, CONFLICT, TOO_MANY = 405, 404, 409, 429
-LATER = frozenset({408, 425, TOO_MANY})
 READ_ONLY_MODE = 42205
 T = TypeVar("T")
 PATH_CURE = (
@@ -118,7 +117,7 @@ class Registry:
         status, code = answer.status or 0, _error_code(answer)
         if 300 <= status < 400:
             return self._stranger(status, "and leads elsewhere, where the relay does not follow")
-        if code or status in UNAUTHORIZED | LATER or status >= 500:
+        if code or status in UNAUTHORIZED | RETRIED_CLIENT_ERRORS or status >= 500:
             return RefusedError(status, code)
         return self._stranger(status, "as any web server may, not as a registry does")
 
@@ -174,7 +173,7 @@ def _told(error: RefusedError, subject: str) -> UnavailableError | Misconfigured
             f"the Schema Registry has no schema under {subject} and the relay may not register one: "
             "register relay/schemas/interaction.avsc there"
         )
-    if 400 <= status < 500 and status not in LATER:
+    if 400 <= status < 500 and status not in RETRIED_CLIENT_ERRORS:
         return MisconfiguredError(
             f"the Schema Registry refuses the schema of {subject} ({status}, {error.code}): "
             "its versions there are not compatible with relay/schemas/interaction.avsc"

@@ -254,6 +254,7 @@ class ShardWorker:
         found = self._parts.read_back(self.shard)
         if (found.ref if found else None) == held.record:
             self._remember(held, held.record)
+            self._batch.slow = None  # nothing was sent since, so no rows wait
             return False
         log.warning(
             "%s is taken anew: its last progress record in Kafka is not the one that was settled",
@@ -265,9 +266,9 @@ class ShardWorker:
         """Select, encode, commit, mark: one transaction's rows. Returns what is left to send."""
         parts, lease = self._parts, held.lease
         limit = self._batch.limit
-        rows = parts.store.pending(lease, limit, waiting=parts.parked_rows_hold)
-        left = Left.MORE if len(rows) == limit or not parts.bell.heard else Left.NONE
-        full = len(rows) == limit
+        rows = parts.store.pending(lease, self._batch.window, waiting=parts.parked_rows_hold)
+        full = len(rows) >= limit
+        left = Left.MORE if full or not parts.bell.heard else Left.NONE
         if not full:
             parts.marks.keeps_up(self.shard)
         if not rows:

@@ -19,12 +19,11 @@ from outbox.lookup import StoredRow
 from outbox.rows import PendingRow
 from relay.encoding import MAGIC_BYTE, Encoder
 from relay.errors import UnavailableError
-from relay.kafka import ErrorMemory, committed_reader, explain, of_partitions, translated
+from relay.kafka import REQUEST_SECONDS, ErrorMemory, committed_reader, explain, of_partitions, translated
 from relay.registry import SCHEMA_TEXT, RefusedError, Registry
 
 SEARCH_SECONDS = 20.0
 """For the whole search."""
-REQUEST_SECONDS = 10.0
 SKEW_MS = 60_000
 """Records carry the relay's time, rows the database's."""
 WINDOWS_MS = (5_000, 60_000, 600_000)

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
 from outbox.rows import Identity
 from relay.errors import MisconfiguredError, UnavailableError
 from relay.identity import insist
-from relay.kafka import ErrorMemory, admin_client, explain, seen_of, translated
+from relay.kafka import REQUEST_SECONDS, ErrorMemory, admin_client, explain, seen_of, translated
 from relay.progress import bounds
 from relay.settings import RelaySettings, kafka_client_config
 
@@ -30,7 +30,6 @@ log = structlog.get_logger(__name__)
 
 TOPIC_PARTITIONS = 8
 """Where we create the topic; changing the number later breaks order across the change."""
-REQUEST_SECONDS = 10.0
 BROKER_DEFAULT = -1
 CLEANUP_POLICY, COMPACT = "cleanup.policy", "compact"
 
@@ -78,11 +77,11 @@ class Topics:
         for new in wanted_topics(self._settings, identity.shards):
             cluster_id, partitions = _look(admin, new.topic, memory)
             insist(self._settings, identity, cluster_id)
-            while not partitions:
-                if _create(admin, new, self._settings, memory):
-                    break
+            if not partitions and not _create(admin, new, self._settings, memory):
                 # Another relay was faster, or the broker made it for somebody who asked about it.
                 cluster_id, partitions = _look(admin, new.topic, memory)
+                if not partitions:
+                    raise UnavailableError(f"topic {new.topic} is being created or deleted: not every broker knows it")
             if partitions and new.topic == self._settings.kafka_progress_topic:
                 self._grow(admin, partitions, identity.shards, used=used)
                 self._compact(admin, partitions, memory, used=used)

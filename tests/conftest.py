@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from zlib import crc32
 
+import hypothesis
 import pytest
 from sqlalchemy import Engine
 
@@ -21,6 +22,8 @@ from tests.services.java import cached
 
 pytest_plugins = ["tests.services.fixtures", "tests.simulator.fixtures", "tests.world", "tests.wheel"]
 
+hypothesis.settings.register_profile("loaded", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("loaded")
 ROOT = Path(__file__).parents[1]
 TEMPLATES = "TEST_TEMPLATES"
 """Variable that names the folder of migrated databases: every process of a run copies the same ones."""

@@ -11,13 +11,12 @@ from confluent_kafka.admin import AdminClient
 
 from outbox.network import is_loopback
 from relay.check.findings import Finding, failure, ok, unknown, warning
-from relay.kafka import CURES, seen_of
+from relay.kafka import CURES, REQUEST_SECONDS, seen_of
 from relay.settings import RelaySettings, kafka_client_config, kafka_hosts, kafka_producer_config
 
 log = logging.getLogger("relay.librdkafka")
 
 CONNECT_SECONDS = 3.0
-REQUEST_SECONDS = 10.0
 TELLING = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION})  # noqa: SLF001
 """Complaints after which there is nothing to wait for."""
 TRANSACTION_SECONDS = 15.0

@@ -8,7 +8,7 @@ from outbox.engine import create_outbox_engine
 from outbox.errors import OutboxError
 from outbox.rows import Identity
 from outbox.store import Store
-from outbox.verdicts import Verdict
+from outbox.verdicts import KAFKA_WENT_BACK, Verdict
 from relay import progress
 from relay.check.findings import Finding, failure, ok, unknown, warning
 from relay.errors import RelayError
@@ -47,7 +47,7 @@ def _judge(each: ShardLook) -> Finding | None:
     subject, settled = f"{SUBJECT} of shard {each.shard}", each.row.settled
     if each.verdict is Verdict.KAFKA_WENT_BACK and each.found:
         seen = (
-            f"Kafka went back in time: transaction {settled} is settled, the last progress record is of "
+            f"{KAFKA_WENT_BACK}: transaction {settled} is settled, the last progress record is of "
             f"{each.found.ref.sequence} at offset {each.found.ref.offset}"
         )
         return failure(subject, seen, "relay reconcile, or relay reconcile --accept-loss")

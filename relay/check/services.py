@@ -6,11 +6,10 @@ from relay.check.findings import Finding, failure, ok, unknown, warning
 from relay.contacts import ThrottledError
 from relay.enrichment import ask_for, told_by
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.http import NAME_UNKNOWN, TLS_FAILED, Answer, Client
+from relay.http import NAME_UNKNOWN, RETRIED_CLIENT_ERRORS, TLS_FAILED, Answer, Client
 from relay.inference import insist_on_allowed_host
 from relay.oauth import TokenError, fetch_token
 from relay.registry import (
-    LATER,
     PATH_CURE,
     UNAUTHORIZED,
     NoAnswerError,
@@ -21,7 +20,6 @@ from relay.registry import (
 from relay.settings import RelaySettings
 
 SECONDS = 5.0
-REFUSED = frozenset({401, 403})
 NOBODY = "0"
 """An interaction that there is none of: whether CXone lets this client ask is seen without anybody's data."""
 NOT_FOUND, TOO_MANY, UNKNOWN_METHOD = 404, 429, 501
@@ -77,7 +75,7 @@ def judge_registry_error(place: str, subject: str, status: int) -> list[Finding]
     if status == TOO_MANY:
         cure = "ask again later, or raise the registry's rate limit; the relay asks once at its start"
         return [unknown("schema registry", f"{seen}: too many requests", cure)]
-    if 400 <= status < 500 and status not in LATER:
+    if 400 <= status < 500 and status not in RETRIED_CLIENT_ERRORS:
         return [failure("schema", f"{seen}: it refuses the schema of {subject}", COMPATIBLE)]
     return [failure("schema registry", seen, "let it recover; rows wait in the outbox meanwhile")]
 
@@ -108,7 +106,7 @@ def check_inference(settings: RelaySettings) -> list[Finding]:
 def judge_inference(host: str, status: int) -> Finding:
     """What an answer to OPTIONS means: any shows that somebody is there, few tell more."""
     seen = f"{host} answers OPTIONS with {status}"
-    if status in REFUSED:
+    if status in UNAUTHORIZED:
         return failure("inference", seen, "check INFERENCE_TOKEN, or let the endpoint take it: calls would be parked")
     if status == NOT_FOUND:
         return warning("inference", seen, "check the path of INFERENCE_URL: a 404 to a call parks it")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic
 
-from relay.check.broker import ACLS, REQUEST_SECONDS
+from relay.check.broker import ACLS
 from relay.check.findings import Finding, failure, ok, unknown, warning
-from relay.kafka import CURES, seen_of
+from relay.kafka import CURES, REQUEST_SECONDS, seen_of
 from relay.settings import RelaySettings
 from relay.topics import creation_command, wanted_topics
 

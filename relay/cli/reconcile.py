@@ -159,7 +159,8 @@ def _send_lost_rows_again(
     ]
     if not waiting:
         nothing_matched("no shard waits because Kafka went back: what the database has settled, Kafka holds")
-    losses = [Loss(each, bound_of(each, held.read_back)) for each in waiting]
+    # Of a shard that is named every row is looked for: the topic may have lost more than the progress topic shows.
+    losses = [Loss(each, 0 if wanted else bound_of(each, held.read_back)) for each in waiting]
     if not accept:
         with _reading() as reading:
             find(engine, held, losses, reading)
@@ -169,7 +170,7 @@ def _send_lost_rows_again(
     done = [loss for loss in losses if _repair(engine, held, loss, order, accept=accept)]
     again, shards = sum(len(loss.missing) for loss in done), _told(loss.look.shard for loss in done)
     click.echo(f"reconcile: {again} row(s) are pending again, shard(s) {shards} go on")
-    if len(done) < len(losses) or any(loss.undecided for loss in losses):
+    if len(done) < len(losses) or any(loss.undecided for loss in losses) or set(behind) & set(wanted):
         sys.exit(PARTLY_DONE)
 
 
@@ -188,8 +189,8 @@ def _show_loss(loss: Loss, *, accept: bool) -> None:
     )
     if loss.undecided:
         click.echo(
-            f"  {loss.undecided} more were not found, but records of their time may have been removed (retention.ms): "
-            "they stay marked sent (exit code 5)",
+            f"  {loss.undecided} more were not found, but records of their time may have been removed (retention.ms), "
+            "or KAFKA_REPLAY_TOPICS does not name their topic any more: they stay marked sent (exit code 5)",
             err=True,
         )
 

@@ -197,9 +197,24 @@ BREAKAGES = [
     Breakage(
         "what retention has removed is taken for lost",
         "relay/lost_rows.py",
-        "if row.received_at_ms >= kept_ms]",
-        "if kept_ms >= 0]",
+        "row.received_at_ms >= kept_ms and ",
+        "kept_ms >= 0 and ",
         f"{LOST}::test_where_the_topic_was_cut_nothing_is_taken_for_lost",
+    ),
+    Breakage(
+        "what Kafka may have lost is pruned while the shard waits",
+        "outbox/operator_statements.py",
+        "s.shard = o.shard AND s.condition LIKE",
+        "false AND s.condition LIKE",
+        f"{LOST}::test_rows_that_kafka_may_have_lost_are_not_pruned_while_their_shard_waits[sqlite]",
+    ),
+    Breakage(
+        "no more rows are selected than the next transaction takes",
+        "relay/shard.py",
+        "lease, self._batch.window, waiting",
+        "lease, limit, waiting",
+        "tests/model/test_waiting_rows.py::"
+        "test_a_row_that_waits_at_the_head_of_a_small_batch_holds_up_no_other[sqlite]",
     ),
     Breakage(
         "taking a lease leaves the epoch as it is",

@@ -19,7 +19,7 @@ from outbox.operations import Operations
 from outbox.reconciling import SeenRecord
 from outbox.rows import Accepted, Lease, Order, RowFilter, shard_of
 from outbox.store import Store
-from relay.cli.reconcile import Plan, _act, _plan
+from relay.cli.reconcile import Plan, _act, _plan, _send_lost_rows_again
 from relay.custody import Custody
 from relay.errors import UnavailableError
 from relay.health import Health
@@ -253,16 +253,19 @@ def stored(shard: int, sequence: int) -> StoredProgress:
 def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> Custody:
     """An operator's verb that has found its services; Kafka answers as told."""
     prepared: Any = SimpleNamespace(
+        read_back=lambda shard, _stop, _below: read_back(shard),
         parts=lambda *_: SimpleNamespace(
             leases=Leases(engine, "operator", 60, paused_too=True),
             dead_owner=lambda _shard: None,
             check_identity=lambda: None,
-            publisher=lambda _shard: SimpleNamespace(fence=lambda: None, close=lambda: None),
+            publisher=lambda _: SimpleNamespace(fence=lambda: None, close=lambda: None, publish=lambda *_: 0),
             read_back=read_back,
+            store=Store(engine),
+            outbox_id="o",
             batch_size=1,
             inference=False,
             step=lambda _name, _shard: None,
-        )
+        ),
     )
     return Custody(prepared, 0)
 
@@ -296,6 +299,38 @@ def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) 
     assert _act(four, held, plan, 1, ORDER, 0)
     assert relay.take(1) is not None
     assert [s.settled for s in store.status()] == [5, 5, 0, 0]
+
+
+@pytest.mark.parametrize(("named", "above"), [((), 3), ((0,), 0)])
+def test_of_a_shard_that_is_named_every_row_is_looked_for(
+    store: Store, engine: Engine, capsys: pytest.CaptureFixture[str], named: tuple[int, ...], above: int
+) -> None:
+    """A topic may have lost more than the progress topic has: whoever knows names the shard, be it waiting or not."""
+    for sequence in range(1, 6):
+        mark(store, sequence, ())
+    with pytest.raises(SystemExit) as ended:
+        _send_lost_rows_again(
+            engine,
+            custody_of(engine, lambda shard: stored(shard, 3)),
+            named,
+            ORDER,
+            accept=False,
+            dry_run=True,
+            yes=True,
+        )
+    assert ended.value.code == 0
+    assert f"transactions above {above}," in capsys.readouterr().err
+
+
+def test_a_named_shard_that_needs_another_cure_is_not_done(four: Engine) -> None:
+    """The database went back there, not Kafka: the other one goes on, and the exit code tells."""
+    held = custody_of(four, lambda shard: stored(shard, 7) if shard == 0 else None)
+    with pytest.raises(SystemExit) as ended:
+        _send_lost_rows_again(four, held, (0, 1), ORDER, accept=True, dry_run=False, yes=True)
+    assert ended.value.code == 5
+    assert [s.settled for s in Store(four).status()] == [0, 0, 0, 0]
+    done = [entry.verb for entry in Operations(four).audit()]
+    assert done == ["accept the loss of shard 1, settled 0 to 0"]
 
 
 def test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is(store: Store, engine: Engine) -> None:

@@ -343,7 +343,7 @@ _bodies = st.fixed_dictionaries(
 
 
 @given(st.lists(_bodies, min_size=1, max_size=5), st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_validation_accepts_is_stored_returned_and_encoded_unchanged(
     store: Store,
     engine: Engine,

@@ -5,12 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
 from outbox.errors import LeaseLostError
+from outbox.pruning import Pruning
 from outbox.reconciling import SentRow, sent_above
 from outbox.rows import Order, Ref, RowFilter
 from outbox.store import Store
 from outbox.verdicts import ShardRecord, Verdict
+from relay.batch_size import SLOW_SECONDS
 from relay.errors import UnavailableError
 from relay.lost_rows import Loss, bound_of, decide, repair
 from relay.recovery import ShardLook, look
@@ -64,7 +67,7 @@ class Scene:
         seen = look(self.store, held.parts.read_back, 0)
         loss = Loss(seen, bound_of(seen, held.read_back))
         rows = {row.id: row for row in sent_above(self.engine, 0, loss.above) if row.id not in self.sent()}
-        decide(loss, rows, 0)
+        decide(loss, rows, 0, (TOPIC,))
         return loss
 
     def reconcile(self, loss: Loss, interrupted: str | None = None) -> None:
@@ -122,6 +125,48 @@ def test_the_next_transaction_of_a_running_relay_stands_no_further_on(scene: Sce
     assert scene.store.status()[0].pending == 0
     loss = scene.loss()
     assert (loss.above, [ref.id for ref in loss.missing]) == (1, [3, 4])
+
+
+def test_a_shard_that_waits_does_not_warn_at_each_attempt(scene: Scene) -> None:
+    """What its last record proves is marked at once; that there is nothing left to mark is no news."""
+    scene.send(2)
+    scene.go_back()
+    scene.store.record(new_rows(1))
+    scene.go_on_until(scene.waits)
+    epoch = scene.store.status()[0].epoch
+    with capture_logs() as logs:
+        scene.go_on_until(lambda: scene.store.status()[0].epoch > epoch + 3)
+    assert logs == []
+
+
+def test_rows_that_kafka_may_have_lost_are_not_pruned_while_their_shard_waits(scene: Scene) -> None:
+    """They exist nowhere else; once the operator has decided, retention goes on."""
+    scene.send(2)
+    scene.go_back()
+    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.go_on_until(scene.waits)
+    with scene.engine.begin() as connection:
+        connection.execute(text("UPDATE outbox SET received_at = received_at - 9000, sent_at = sent_at - 9000"))
+        connection.execute(text("UPDATE outbox_inference_call SET state = 'done'"))
+    pruning = Pruning(scene.engine)
+    assert [row.id for page in pruning.old_rows(1_000) for row in page] == []
+    scene.reconcile(scene.loss())
+    assert [row.id for page in pruning.old_rows(1_000) for row in page] == [1, 2]
+
+
+def test_an_outage_meanwhile_does_not_hide_that_kafka_went_back(scene: Scene) -> None:
+    """The operator still has to decide, and nothing is pruned before that: the condition stays."""
+    scene.send(2)
+    scene.go_back()
+    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.go_on_until(scene.waits)
+    scene.relay.link.faults["init"] = Fate.REQUEST_LOST
+    scene.go_on_until(lambda: "did not answer" in scene.relay.health.conditions().get("shard 0", ""))
+    scene.go_on_until("leased")
+    assert scene.waits()
+    scene.reconcile(scene.loss())
+    scene.send(1)
+    scene.go_on_until(lambda: scene.store.status()[0].condition is None)
 
 
 @pytest.mark.parametrize("interrupted", ["sent_again", "recorded"])
@@ -191,8 +236,19 @@ def test_a_commit_that_is_marked_too_late_is_read_back_by_whoever_has_the_shard(
 def test_where_the_topic_was_cut_nothing_is_taken_for_lost() -> None:
     """A row that was not found may have been removed by retention: it is counted, and stays as it is."""
     loss = Loss(ShardLook(0, ShardRecord(5, None), None, Verdict.PROGRESS_LOST), 0)
-    decide(loss, {1: SentRow(1, 7, 1_000), 2: SentRow(2, 8, 2_000)}, 2_000)
+    decide(loss, {1: SentRow(1, 7, 1_000, None), 2: SentRow(2, 8, 2_000, None)}, 2_000, (TOPIC,))
     assert (loss.missing, loss.undecided) == ([Ref(2, 8)], 1)
+
+
+def test_a_row_that_went_to_a_topic_that_is_not_read_is_not_taken_for_lost(scene: Scene) -> None:
+    """A replay into a topic that KAFKA_REPLAY_TOPICS names no more: it would be there twice."""
+    with scene.engine.begin() as connection:
+        connection.execute(text("UPDATE outbox SET topic = 'models' WHERE id = 1"))
+        connection.execute(text("UPDATE outbox SET topic = 'audit' WHERE id = 2"))
+    rows = {row.id: row for row in sent_above(scene.engine, 0, 0)}
+    loss = Loss(ShardLook(0, ShardRecord(1, None), None, Verdict.PROGRESS_LOST), 0)
+    decide(loss, rows, 0, (TOPIC, "models"))
+    assert (loss.missing, loss.undecided) == ([rows[1].ref], 1)
 
 
 def test_rows_are_sent_again_under_the_lease_only(scene: Scene) -> None:
@@ -217,3 +273,13 @@ def test_a_link_that_fails_while_an_idle_shard_looks_is_an_outage_like_any_other
     scene.send(1)
     scene.go_on_until("waits")
     assert not scene.relay.health.conditions()
+
+
+def test_a_way_that_was_slow_once_is_not_called_slow_for_as_long_as_nothing_is_sent(scene: Scene) -> None:
+    """No rows wait for it any more, and nothing shows that it is slow still."""
+    scene.store.record(new_rows(1))
+    scene.go_on_until("append asked")
+    scene.broker.pass_time(SLOW_SECONDS + 1)
+    scene.go_on_until(lambda: "slow" in (scene.store.status()[0].condition or ""))
+    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.go_on_until(lambda: scene.store.status()[0].condition is None)

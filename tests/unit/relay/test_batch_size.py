@@ -5,11 +5,11 @@ from random import Random
 import pytest
 
 from outbox.rows import PendingRow
-from relay.batch_size import FIRST_ROWS, MOST_PARKED, SLOW_SECONDS, TOO_SLOW_SECONDS, BatchSize
+from relay.batch_size import FIRST_ROWS, MOST_PARKED, QUICK_SECONDS, SLOW_SECONDS, TOO_SLOW_SECONDS, BatchSize
 from relay.errors import MisconfiguredError
 
 MOST = 5_000
-QUICK, SLOW, TOO_SLOW = SLOW_SECONDS - 1, SLOW_SECONDS + 1, TOO_SLOW_SECONDS + 1
+TOO_SLOW = TOO_SLOW_SECONDS + 1
 
 
 def rows(count: int) -> list[PendingRow]:
@@ -46,11 +46,21 @@ def test_a_transaction_takes_seconds_however_slow_the_way_is(seconds_a_row: floa
 def test_transactions_that_fail_after_a_long_time_shrink_to_one_row() -> None:
     """So that the smallest one is tried at last; quick failures say nothing of the size."""
     batch = BatchSize(MOST, Random(1))
-    batch.failed(rows(batch.limit), QUICK)
+    batch.failed(rows(batch.limit), QUICK_SECONDS)
     assert batch.limit == FIRST_ROWS
     for _ in range(20):
         batch.failed(rows(batch.limit), TOO_SLOW)
     assert batch.limit == 1
+
+
+def test_a_transaction_that_has_less_time_than_usual_shrinks_all_the_same() -> None:
+    """With a short transaction.timeout.ms or message.timeout.ms the same rows would be sent again without end."""
+    batch, seconds_a_row, time_out = BatchSize(MOST, Random(1)), 0.1, 1.5
+    for _ in range(20):
+        if batch.limit * seconds_a_row <= time_out:
+            return
+        batch.failed(rows(batch.limit), time_out)
+    raise AssertionError(f"still {batch.limit} rows")
 
 
 @pytest.mark.parametrize("culprit", [1, 7, 100])
@@ -86,6 +96,15 @@ def test_when_nothing_passes_no_row_is_at_fault() -> None:
     batch.committed(tried, 0.1)
     assert batch.choose(rows(50)) == rows(50)
     park(batch, MOST_PARKED)
+
+
+def test_rows_to_try_are_looked_for_beyond_a_small_batch() -> None:
+    """With one row a transaction it would be the same one each time, and rows that pass stood behind it."""
+    batch = BatchSize(1, Random(1))
+    park(batch, MOST_PARKED)
+    assert len({batch.choose(rows(10)[: batch.window])[0].id for _ in range(50)}) > 1
+    batch.committed(rows(1), 0.1)
+    assert batch.window == 1
 
 
 def test_the_row_that_is_tried_is_the_first_of_its_interaction() -> None:

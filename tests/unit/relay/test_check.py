@@ -279,3 +279,18 @@ def test_hosts_are_allowed_as_the_relay_allows_them() -> None:
         given.model_copy(update={"inference_allow_hosts": "LOCALHOST", "inference_url": "http://localhost:1/x"})
     )
     assert "does not answer" in allowed.seen
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        "(after 0ms in state CONNECT)",
+        "(after 17ms in state CONNECT, 5 identical error(s) suppressed)",
+        "(after 301ms in state AUTH_REQ, 30 identical error(s) suppressed)",
+    ],
+)
+def test_an_outage_is_told_in_the_same_words_each_time(counted: str) -> None:
+    """What the client counts meanwhile would make each attempt news, a line in the log for every shard."""
+    said = "localhost:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused"
+    error = KafkaError(KafkaError._TRANSPORT, f"{said} {counted}")
+    assert seen_of(error) == f"{said} (_TRANSPORT)"
