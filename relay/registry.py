@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from relay.errors import MisconfiguredError, UnavailableError
+from relay.errors import UnavailableError
 from relay.http import RETRIED_CLIENT_ERRORS, Answer, Client, json_of
 from relay.settings import RelaySettings
 
@@ -141,8 +141,8 @@ def schema_id(settings: RelaySettings, topic: str) -> int:
     """The id of a topic's value schema: registered if we may, else looked up.
 
     Raises:
-        UnavailableError: the registry does not answer, or refuses the login, or there is none.
-        MisconfiguredError: it refuses the schema, or has none and does not let us register it.
+        UnavailableError: the registry does not answer, refuses the login or the schema, or does not let us register
+            it: the relay waits until it is put right.
     """
     subject, registry = f"{topic}-value", Registry(settings)
     try:
@@ -156,7 +156,7 @@ def schema_id(settings: RelaySettings, topic: str) -> int:
         raise _told(error, subject) from None
 
 
-def _told(error: RefusedError, subject: str) -> UnavailableError | MisconfiguredError:
+def _told(error: RefusedError, subject: str) -> UnavailableError:
     status = error.status
     if status in UNAUTHORIZED | {NOT_ALLOWED}:
         return UnavailableError(
@@ -169,12 +169,12 @@ def _told(error: RefusedError, subject: str) -> UnavailableError | Misconfigured
             "meanwhile; if it lasts, raise the registry's rate limit"
         )
     if status == NOT_FOUND:
-        return MisconfiguredError(
+        return UnavailableError(
             f"the Schema Registry has no schema under {subject} and the relay may not register one: "
             "register relay/schemas/interaction.avsc there"
         )
     if 400 <= status < 500 and status not in RETRIED_CLIENT_ERRORS:
-        return MisconfiguredError(
+        return UnavailableError(
             f"the Schema Registry refuses the schema of {subject} ({status}, {error.code}): "
             "its versions there are not compatible with relay/schemas/interaction.avsc"
         )

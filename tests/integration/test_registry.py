@@ -92,6 +92,26 @@ def test_a_server_that_is_no_registry_is_told_by_its_answer(sqlite_world: World,
         relay.wait_degraded("schema registry", "/apis/ccompat/v7")
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (409, b'{"error_code": 409, "message": "incompatible"}', "not compatible with relay/schemas/interaction.avsc"),
+        (422, b'{"error_code": 42201, "message": "invalid"}', "not compatible with relay/schemas/interaction.avsc"),
+    ],
+)
+def test_a_relay_waits_while_the_registry_refuses_its_schema(
+    sqlite_world: World, status: int, body: bytes, reason: str
+) -> None:
+    """That is a matter of configuration, which somebody may put right; no row is at fault, and no process ends."""
+    world = sqlite_world
+    world.record(new_rows(1))
+    with web_server(status, body) as url:
+        running = world.relay(SCHEMA_REGISTRY_URL=url)
+        running.wait_degraded("schema registry", reason)
+        assert running.running()
+    assert world.query("SELECT state FROM outbox") == [("pending",)]
+
+
 def test_the_path_of_the_registry_is_missed(sqlite_world: World) -> None:
     """A real registry without its path answers 404 in JSON: it is the path that is named, and nothing is registered."""
     world = sqlite_world
