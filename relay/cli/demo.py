@@ -21,7 +21,7 @@ from relay.cli.shared import DONE, FAILED, WholeNumber
 from relay.demo.audience import Arrived, post_all, read_topic
 from relay.demo.stage import PATH, Stage, StageError
 
-FEWEST, SHOWN_SETTINGS = (
+SHOWN_SETTINGS = (
     "DATABASE_URL",
     "KAFKA_BOOTSTRAP_SERVERS",
     "KAFKA_TOPIC",
@@ -30,7 +30,7 @@ FEWEST, SHOWN_SETTINGS = (
     "SCHEMA_REGISTRY_URL",
 )
 """What commands beside the demo need; a login stays in the environment that it came from."""
-MOST = 10, 5_000
+FEWEST, MOST = 10, 5_000
 DRAIN_SECONDS = 180.0
 KILLS = 3
 
