@@ -71,14 +71,12 @@ def create_app(settings: WebSettings) -> Flask:
 
 
 def create_app_from_environ() -> Flask:
-    """The application with the settings of the environment; what gunicorn calls in each process."""
+    """The application with the settings of the environment; what gunicorn calls before it forks its processes."""
     settings = load(WebSettings, os.environ)
     configure_logging(settings)
     for warning in unknown_names(os.environ):
         log.warning(warning, action="unknown_setting")
-    app = create_app(settings)
-    app.extensions["backlog_metrics"].start()
-    return app
+    return create_app(settings)
 
 
 def _http_error(error: HTTPException) -> Response:

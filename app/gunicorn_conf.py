@@ -45,6 +45,10 @@ bind = _web.bind
 worker_class = "app.gunicorn_worker.Worker"
 logger_class = "app.gunicorn_worker.RoutedLogger"
 loglevel = _web.log_level.lower()
+preload_app = True
+"""Settings are read once, at the start: a secret's file that has changed or is missing must not keep a process that is
+replaced from booting, which would end the service.
+"""
 workers = _web.processes
 threads = _web.web_threads
 worker_connections = 4096
@@ -86,11 +90,12 @@ def pre_fork(_server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Its metrics count together with those of the other processes from now on."""
+    """Its metrics count together with those of the other processes from now on; it counts the backlog."""
     from app import metrics
 
     if worker.metrics_slot is not None:
         metrics.share(_slots, worker.metrics_slot)
+    worker.wsgi.extensions["backlog_metrics"].start()
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:
