@@ -62,12 +62,18 @@ class SharedSlots:
         if slot is not None:
             self._free.add(slot)
 
-    def write(self, slot: int, values: Values) -> None:
-        """Leave a copy; what does not fit is left out whole."""
+    def write(self, slot: int, values: Values, taken_at: float) -> None:
+        """Leave a copy; what does not fit is left out whole.
+
+        Args:
+            slot: of this process.
+            values: its counters.
+            taken_at: by ``time.monotonic``, when they were read at the latest.
+        """
         data = json.dumps(values).encode()
         if len(data) <= SLOT_BYTES - _HEADER.size:
             start = slot * SLOT_BYTES
-            written = _HEADER.pack(monotonic(), len(data), zlib.crc32(data)) + data
+            written = _HEADER.pack(taken_at, len(data), zlib.crc32(data)) + data
             self._memory[start : start + len(written)] = written
 
     def read(self, slot: int) -> Values:
@@ -123,19 +129,21 @@ class SharedMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """What the processes have counted together. What is shown is in the copy, so it can never be less later."""
         self._slots.ask_all()
-        families = list(self._registry.collect())
-        self.copy(families)
+        families = self.copy()
         totals: Values = {}
         for slot in range(self._slots.count):
             _add(totals, self._slots.read(slot))
         return [_summed(family, totals) if family.type in _ADDED_UP else family for family in families]
 
-    def copy(self, families: Iterable[Metric] | None = None) -> None:
-        """Leave a copy for the others."""
-        values = dict(self._before)
-        _add(values, dict(_values(self._registry.collect() if families is None else families)))
-        with self._lock:
-            self._slots.write(self._slot, values)
+    def copy(self) -> list[Metric]:
+        """Leave a copy for the others, and return what is in it."""
+        with self._lock:  # also while reading: an older copy must not replace a newer one
+            taken_at = monotonic()
+            families = list(self._registry.collect())
+            values = dict(self._before)
+            _add(values, dict(_values(families)))
+            self._slots.write(self._slot, values, taken_at)
+        return families
 
     def _run(self) -> None:
         while True:

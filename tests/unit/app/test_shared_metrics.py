@@ -1,7 +1,11 @@
 """Metrics of several processes as one."""
 
+import threading
+from collections.abc import Iterator
+
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from app.shared_metrics import SLOT_BYTES, SharedMetrics, SharedSlots
 
@@ -67,15 +71,54 @@ def test_a_process_adds_to_what_the_one_before_left(slots: SharedSlots) -> None:
         slots.release(process.slot)
 
 
+class Halting(Collector):
+    """Metrics whose first reader is held up after it has read them.
+
+    Args:
+        registry: what is read.
+    """
+
+    def __init__(self, registry: Collector) -> None:
+        self._registry = registry
+        self.has_read, self.may_return = threading.Event(), threading.Event()
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry has, for the first reader once it may return."""
+        families = list(self._registry.collect())
+        if not self.has_read.is_set():
+            self.has_read.set()
+            assert self.may_return.wait(30)
+        yield from families
+
+
+def test_what_was_shown_is_never_less_later(slots: SharedSlots) -> None:
+    """Also where a thread is held up between reading the counters and leaving its copy."""
+    process = Process(slots)
+    halting = Halting(process.registry)
+    metrics = SharedMetrics(halting, slots, process.slot)
+    process.requests.labels("accepted").inc()
+    slow = threading.Thread(target=metrics.copy)
+    slow.start()
+    assert halting.has_read.wait(30)
+    process.requests.labels("accepted").inc()
+    scrape = threading.Thread(target=lambda: list(metrics.collect()))
+    scrape.start()
+    scrape.join(1)
+    halting.may_return.set()
+    slow.join(30)
+    scrape.join(30)
+    assert [value for name, value in slots.read(process.slot).items() if "requests_total" in name] == [2]
+
+
 def test_a_copy_that_is_just_being_written_or_does_not_fit_takes_nothing_away(slots: SharedSlots) -> None:
     """The one before counts meanwhile."""
     slot = slots.claim()
     assert slot is not None
-    slots.write(slot, {"a": 1.0})
+    slots.write(slot, {"a": 1.0}, 1.0)
     assert slots.read(slot) == {"a": 1.0}
     slots._memory[slot * SLOT_BYTES + 20] ^= 1
     assert slots.read(slot) == {"a": 1.0}
-    slots.write(slot, {"b" * SLOT_BYTES: 1.0})
+    slots.write(slot, {"b" * SLOT_BYTES: 1.0}, 2.0)
     assert slots.read(slot) == {"a": 1.0}
 
 
