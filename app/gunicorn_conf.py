@@ -38,7 +38,7 @@ def _allow_descriptors() -> None:
 
 
 _web = _settings()
-_slots = SharedSlots(2 * _web.processes + 2)  # at a reload, new processes run beside the old ones
+_slots = SharedSlots(4 * _web.processes + 8)  # at each reload, new processes run beside the old ones for a while
 _allow_descriptors()
 
 bind = _web.bind
@@ -84,17 +84,18 @@ def pre_request(_worker: Any, request: Any) -> None:
         request.headers[keys[0]] = ("IDEMPOTENCY-KEY", "given twice")
 
 
-def pre_fork(_server: Any, worker: Any) -> None:
+def pre_fork(server: Any, worker: Any) -> None:
     """A place for the metrics of the process to come."""
     worker.metrics_slot = _slots.claim()
+    if worker.metrics_slot is None:
+        server.log.warning("too many processes at once: what one of them counts is missing from the metrics")
 
 
 def post_worker_init(worker: Any) -> None:
     """Its metrics count together with those of the other processes from now on; it counts the backlog."""
     from app import metrics
 
-    if worker.metrics_slot is not None:
-        metrics.share(_slots, worker.metrics_slot)
+    metrics.share(_slots, worker.metrics_slot)
     worker.wsgi.extensions["backlog_metrics"].start()
 
 

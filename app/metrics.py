@@ -50,12 +50,12 @@ blueprint = Blueprint("metrics", __name__)
 _shared: list[SharedMetrics] = []
 
 
-def share(slots: SharedSlots, slot: int) -> None:
+def share(slots: SharedSlots, slot: int | None) -> None:
     """Add up with other processes from now on.
 
     Args:
         slots: shared with them.
-        slot: of this process.
+        slot: of this process; None if there was none left.
     """
     _shared[:] = [SharedMetrics(REGISTRY, slots, slot)]
     _shared[0].start()

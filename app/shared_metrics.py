@@ -114,17 +114,18 @@ class SharedMetrics(Collector):
     Args:
         registry: of this process.
         slots: shared with the others.
-        slot: of this process.
+        slot: of this process; None: it shows what the others count, so that no scrape sees a counter go back.
     """
 
-    def __init__(self, registry: Collector, slots: SharedSlots, slot: int) -> None:
+    def __init__(self, registry: Collector, slots: SharedSlots, slot: int | None) -> None:
         self._registry, self._slots, self._slot = registry, slots, slot
-        self._before = slots.read(slot)
+        self._before = {} if slot is None else slots.read(slot)
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Leave a copy about once a second, and when it is asked for, in a thread."""
-        threading.Thread(target=self._run, name="metrics", daemon=True).start()
+        if self._slot is not None:
+            threading.Thread(target=self._run, args=(self._slot,), name="metrics", daemon=True).start()
 
     def collect(self) -> Iterable[Metric]:
         """What the processes have counted together. What is shown is in the copy, so it can never be less later."""
@@ -142,13 +143,14 @@ class SharedMetrics(Collector):
             families = list(self._registry.collect())
             values = dict(self._before)
             _add(values, dict(_values(families)))
-            self._slots.write(self._slot, values, taken_at)
+            if self._slot is not None:
+                self._slots.write(self._slot, values, taken_at)
         return families
 
-    def _run(self) -> None:
+    def _run(self, slot: int) -> None:
         while True:
             self.copy()
-            self._slots.wait_asked(self._slot, COPY_SECONDS)
+            self._slots.wait_asked(slot, COPY_SECONDS)
 
 
 def _add(totals: Values, values: Values) -> None:

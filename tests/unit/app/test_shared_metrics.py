@@ -28,9 +28,8 @@ class Process:
         self.requests = Counter("requests", "Of tests.", ["outcome"], registry=self.registry)
         self.seconds = Histogram("seconds", "Of tests.", buckets=(1, 2), registry=self.registry)
         self.rows = Gauge("rows", "Of tests.", registry=self.registry)
-        slot = slots.claim()
-        assert slot is not None
-        self.slot, self.metrics = slot, SharedMetrics(self.registry, slots, slot)
+        self.slot = slots.claim()
+        self.metrics = SharedMetrics(self.registry, slots, self.slot)
 
     def shown(self) -> dict[str, float]:
         """What it answers to a scrape."""
@@ -107,6 +106,7 @@ def test_what_was_shown_is_never_less_later(slots: SharedSlots) -> None:
     halting.may_return.set()
     slow.join(30)
     scrape.join(30)
+    assert process.slot is not None
     assert [value for name, value in slots.read(process.slot).items() if "requests_total" in name] == [2]
 
 
@@ -122,8 +122,18 @@ def test_a_copy_that_is_just_being_written_or_does_not_fit_takes_nothing_away(sl
     assert slots.read(slot) == {"a": 1.0}
 
 
+def test_where_there_is_no_slot_no_counter_goes_back(slots: SharedSlots) -> None:
+    """A process without one shows what the others count, whatever it counts itself."""
+    processes = [Process(slots) for _ in range(4)]
+    for process in processes:
+        process.requests.labels("accepted").inc()
+        process.metrics.copy()
+    assert processes[3].slot is None
+    assert {process.shown()['requests_total{outcome="accepted"}'] for process in processes} == {3}
+
+
 def test_a_process_has_no_slot_where_there_is_none(slots: SharedSlots) -> None:
-    """It is told so, and serves all the same."""
+    """``claim`` says so, and no slot is given twice."""
     assert [slots.claim() for _ in range(4)] == [0, 1, 2, None]
     slots.release(None)
     slots.release(1)
