@@ -69,9 +69,11 @@ def leave_copy() -> None:
 
 def shows_token() -> bool:
     """Whether the request shows ``METRICS_TOKEN``, or none is set."""
-    token = current_app.config["METRICS_TOKEN"]
-    shown = request.headers.get("Authorization", "").encode("latin-1", "replace")
-    return token is None or hmac.compare_digest(shown, b"Bearer " + token.encode())
+    token: str | None = current_app.config["METRICS_TOKEN"]
+    if token is None:
+        return True
+    scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
+    return hmac.compare_digest(shown.strip(" ").encode("latin-1", "replace"), token.encode()) and scheme.lower() == "bearer"
 
 
 @blueprint.get("/metrics")
