@@ -100,10 +100,11 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:
-    """A process ends in order: its last requests count, too."""
-    from app import metrics
+    """A process ends in order: its last requests count, and are in the log, too."""
+    from app import metrics, webhook
 
     metrics.leave_copy()
+    webhook.request_log.flush()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -243,7 +243,7 @@ def test_what_is_refused_leaves_a_line_without_values(url: str, start_web: Start
 
 
 def test_guesses_of_the_secret_are_logged_at_a_bounded_rate_and_stop_nobody(url: str, start_web: StartWeb) -> None:
-    """Two hundred guesses: each closes its connection and is counted, all have one line, honest ones pass."""
+    """Two hundred guesses: each closes its connection and is counted, all have one line and one at the end."""
     web = start_web(url)
     for number in range(200):
         answer = web.raw(head(f"X-CXone-Webhook-Secret: guess-{number}", "Content-Length: 0"))
@@ -251,6 +251,8 @@ def test_guesses_of_the_secret_are_logged_at_a_bounded_rate_and_stop_nobody(url:
     assert web.post(VALID).status_code == 202
     assert web.metric('outbox_webhook_requests_total{outcome="unauthorized",secret="none"}') == 200
     assert len(refusals(web)) == 1
+    assert web.stop() == 0
+    assert sum(line["count"] for line in refusals(web)) == 200
 
 
 def test_metrics_stand_behind_their_token(url: str, start_web: StartWeb) -> None:
