@@ -73,7 +73,8 @@ def shows_token() -> bool:
     if token is None:
         return True
     scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
-    return hmac.compare_digest(shown.strip(" ").encode("latin-1", "replace"), token.encode()) and scheme.lower() == "bearer"
+    is_token = hmac.compare_digest(shown.strip(" ").encode("latin-1", "replace"), token.encode())
+    return is_token and scheme.lower() == "bearer"
 
 
 @blueprint.get("/metrics")
