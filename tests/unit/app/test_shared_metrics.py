@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.registry import Collector
 
-from app.shared_metrics import SLOT_BYTES, SharedMetrics, SharedSlots
+from app.shared_metrics import COPY_BYTES, SharedMetrics, SharedSlots
 
 
 @pytest.fixture
@@ -111,15 +111,20 @@ def test_what_was_shown_is_never_less_later(slots: SharedSlots) -> None:
 
 
 def test_a_copy_that_is_just_being_written_or_does_not_fit_takes_nothing_away(slots: SharedSlots) -> None:
-    """The one before counts meanwhile."""
+    """The one before counts meanwhile, also for a process that has never read it, and after a kill in the middle."""
     slot = slots.claim()
     assert slot is not None
-    slots.write(slot, {"a": 1.0}, 1.0)
+    for number in (1.0, 2.0):
+        slots.write(slot, {"a": number}, number)
+    assert slots.read(slot) == {"a": 2.0}
+    place = slots._memory.find(b'{"a": 2.0}')
+    slots._memory[place] ^= 1
     assert slots.read(slot) == {"a": 1.0}
-    slots._memory[slot * SLOT_BYTES + 20] ^= 1
+    slots.write(slot, {"b" * COPY_BYTES: 1.0}, 3.0)
     assert slots.read(slot) == {"a": 1.0}
-    slots.write(slot, {"b" * SLOT_BYTES: 1.0}, 2.0)
-    assert slots.read(slot) == {"a": 1.0}
+    slots.write(slot, {"a": 3.0}, 3.0)
+    assert slots.read(slot) == {"a": 3.0}
+    assert slots._memory.find(b'{"a": 1.0}') >= 0
 
 
 def test_where_there_is_no_slot_no_counter_goes_back(slots: SharedSlots) -> None:
