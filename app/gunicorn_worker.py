@@ -240,7 +240,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if connection.state is State.BODY:  # the application says so
             connection.has_ended = True
             self._hand_over(connection)
-        elif connection.state is State.HEAD and connection.received:
+        elif connection.state is State.HEAD and connection.received.strip(b"\r\n"):  # an empty line is no request
             CLOSED.labels("head_too_slow").inc()
             self._refuse(connection, HTTPStatus.REQUEST_TIMEOUT, "The head did not arrive whole in time")
         else:

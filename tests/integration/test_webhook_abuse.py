@@ -251,6 +251,14 @@ def test_a_request_in_pieces_is_one_request(web: WebProcess, size: int) -> None:
             assert (answer.status, answer.json.get("duplicate")) == (202, duplicate)
 
 
+def test_an_empty_line_after_a_body_has_no_answer(web: WebProcess) -> None:
+    """Some clients send one (RFC 9112, 2.2): a 408 would be taken for the answer to their next request."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
+        connection.sendall(head(LOGIN, f"Content-Length: {len(BODY)}") + BODY + b"\r\n")
+        assert read_answer(connection).status == 202
+        assert connection.recv(65536) == b""
+
+
 def test_a_body_is_asked_for_once_the_secret_was_shown(web: WebProcess) -> None:
     """``Expect: 100-continue``: asked for where it is wanted, refused without the secret, or where it is too large."""
     expect = "Expect: 100-continue"
