@@ -38,8 +38,8 @@ def _allow_descriptors() -> None:
 
 
 _web = _settings()
-_slots = SharedSlots(4 * _web.processes + 8)  # at each reload, new processes run beside the old ones for a while
 _allow_descriptors()
+_slots = SharedSlots(4 * _web.processes + 8)  # at each reload, new processes run beside the old ones for a while
 
 bind = _web.bind
 worker_class = "app.gunicorn_worker.Worker"
