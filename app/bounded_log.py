@@ -41,7 +41,7 @@ class _Repeats:
 class BoundedLog:
     """Logs the first event of a kind at once, and those that follow as one line at the end of the interval.
 
-    So a kind has two lines an interval at most, and none of its events goes unmentioned.
+    So a kind has two lines an interval at most, and none of its events goes unmentioned if ``flush`` is called last.
 
     Args:
         interval_seconds: from the first line until the next.
@@ -62,7 +62,7 @@ class BoundedLog:
         shown = {pointer if pointer in _POINTERS else "unknown field" for pointer in pointers}
         with self._lock:
             if not self._repeats:  # threads do not survive a fork, so there is none between intervals
-                timer = threading.Timer(self._interval_seconds, self._end_interval)
+                timer = threading.Timer(self._interval_seconds, self.flush)
                 timer.daemon = True
                 timer.start()
             first = kind not in self._repeats
@@ -73,7 +73,8 @@ class BoundedLog:
         if first:
             _write(kind, _Repeats(1, shown))
 
-    def _end_interval(self) -> None:
+    def flush(self) -> None:
+        """End the interval: log what has been counted in it."""
         with self._lock:
             ended, self._repeats = self._repeats, {}
         for kind, repeats in ended.items():

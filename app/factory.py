@@ -71,14 +71,12 @@ def create_app(settings: WebSettings) -> Flask:
 
 
 def create_app_from_environ() -> Flask:
-    """The application with the settings of the environment; what gunicorn calls in each process."""
+    """The application with the settings of the environment; what gunicorn calls before it forks its processes."""
     settings = load(WebSettings, os.environ)
     configure_logging(settings)
     for warning in unknown_names(os.environ):
         log.warning(warning, action="unknown_setting")
-    app = create_app(settings)
-    app.extensions["backlog_metrics"].start()
-    return app
+    return create_app(settings)
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -94,15 +92,15 @@ def _unexpected(error: Exception) -> Response:
 class _ExactPaths:
     """Has each resource under one spelling of its path: a proxy that guards ``/metrics`` guards all of it.
 
-    Werkzeug takes ``//metrics`` for ``/metrics``, and the server decodes ``/%6detrics``.
+    Werkzeug takes ``//metrics`` for ``/metrics``, and the server decodes ``/%6detrics`` and cuts ``/metrics#x``.
     """
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self._app = app
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path.startswith("//") or "%" in environ.get("RAW_URI", "").partition("?")[0]:
+        path, target = environ["PATH_INFO"], environ.get("RAW_URI", "")
+        if path.startswith("//") or "%" in target.partition("?")[0] or "#" in target:
             environ["PATH_INFO"] = "/no/such/resource"
         return self._app(environ, start_response)
 

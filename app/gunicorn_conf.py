@@ -38,13 +38,17 @@ def _allow_descriptors() -> None:
 
 
 _web = _settings()
-_slots = SharedSlots(2 * _web.processes + 2)  # at a reload, new processes run beside the old ones
 _allow_descriptors()
+_slots = SharedSlots(4 * _web.processes + 8)  # at each reload, new processes run beside the old ones for a while
 
 bind = _web.bind
 worker_class = "app.gunicorn_worker.Worker"
 logger_class = "app.gunicorn_worker.RoutedLogger"
 loglevel = _web.log_level.lower()
+preload_app = True
+"""Settings are read once, at the start: a secret's file that has changed or is missing must not keep a process that is
+replaced from booting, which would end the service.
+"""
 workers = _web.processes
 threads = _web.web_threads
 worker_connections = 4096
@@ -80,24 +84,27 @@ def pre_request(_worker: Any, request: Any) -> None:
         request.headers[keys[0]] = ("IDEMPOTENCY-KEY", "given twice")
 
 
-def pre_fork(_server: Any, worker: Any) -> None:
+def pre_fork(server: Any, worker: Any) -> None:
     """A place for the metrics of the process to come."""
     worker.metrics_slot = _slots.claim()
+    if worker.metrics_slot is None:
+        server.log.warning("too many processes at once: what one of them counts is missing from the metrics")
 
 
 def post_worker_init(worker: Any) -> None:
-    """Its metrics count together with those of the other processes from now on."""
+    """Its metrics count together with those of the other processes from now on; it counts the backlog."""
     from app import metrics
 
-    if worker.metrics_slot is not None:
-        metrics.share(_slots, worker.metrics_slot)
+    metrics.share(_slots, worker.metrics_slot)
+    worker.wsgi.extensions["backlog_metrics"].start()
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:
-    """A process ends in order: its last requests count, too."""
-    from app import metrics
+    """A process ends in order: its last requests count, and are in the log, too."""
+    from app import metrics, webhook
 
     metrics.leave_copy()
+    webhook.request_log.flush()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

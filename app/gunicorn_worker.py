@@ -117,7 +117,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         for connection in waiting[: 1 + len(waiting) // GIVEN_UP_SHARE]:
             CLOSED.labels("too_many").inc()
             self._close(connection)
-        self._rarely("too_many_connections", f"{self.nr_conns} connections are the most: some were closed")
+        if waiting:
+            self._rarely("too_many_connections", f"too many connections: some of {self.worker_connections} were closed")
         return bool(waiting)
 
     # Waiting ------------------------------------------------------------------------------------------
@@ -133,6 +134,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             return
         self._next_tick = now + TICK_SECONDS
         self.worker_connections = min(self._most, self.worker_connections + 16)  # what was short may be back
+        if self.nr_conns >= self.worker_connections:  # nothing is accepted, and there may have been none to close
+            self._make_room()
         paused, self._paused = self._paused, []
         for connection in paused:
             if connection in self._connections and not connection.watched and connection.state is not State.IN_HAND:
@@ -237,7 +240,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if connection.state is State.BODY:  # the application says so
             connection.has_ended = True
             self._hand_over(connection)
-        elif connection.state is State.HEAD and connection.received:
+        elif connection.state is State.HEAD and connection.received.strip(b"\r\n"):  # an empty line is no request
             CLOSED.labels("head_too_slow").inc()
             self._refuse(connection, HTTPStatus.REQUEST_TIMEOUT, "The head did not arrive whole in time")
         else:

@@ -50,12 +50,12 @@ blueprint = Blueprint("metrics", __name__)
 _shared: list[SharedMetrics] = []
 
 
-def share(slots: SharedSlots, slot: int) -> None:
+def share(slots: SharedSlots, slot: int | None) -> None:
     """Add up with other processes from now on.
 
     Args:
         slots: shared with them.
-        slot: of this process.
+        slot: of this process; None if there was none left.
     """
     _shared[:] = [SharedMetrics(REGISTRY, slots, slot)]
     _shared[0].start()
@@ -69,9 +69,12 @@ def leave_copy() -> None:
 
 def shows_token() -> bool:
     """Whether the request shows ``METRICS_TOKEN``, or none is set."""
-    token = current_app.config["METRICS_TOKEN"]
-    shown = request.headers.get("Authorization", "").encode("latin-1", "replace")
-    return token is None or hmac.compare_digest(shown, b"Bearer " + token.encode())
+    token: str | None = current_app.config["METRICS_TOKEN"]
+    if token is None:
+        return True
+    scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
+    is_token = hmac.compare_digest(shown.strip(" ").encode("latin-1", "replace"), token.encode())
+    return is_token and scheme.lower() == "bearer"
 
 
 @blueprint.get("/metrics")

@@ -25,8 +25,9 @@ COPY_SECONDS = 1.0
 """A process leaves a copy so often, and when it is asked to."""
 ANSWER_SECONDS = 0.2
 """How long to wait for the copies that were asked for."""
-SLOT_BYTES = 256 * 1024
-_HEADER = struct.Struct("<dII")  # when by time.monotonic, which the processes share; length; checksum
+COPY_BYTES = 128 * 1024
+"""Most bytes of a copy; a slot holds two, so that one is whole while the other is written."""
+_HEADER = struct.Struct("<dII")  # when by time.monotonic, which the processes share; length; checksum of both
 _ADDED_UP = ("counter", "histogram", "summary")
 
 Values = dict[str, float]
@@ -41,12 +42,11 @@ class SharedSlots:
     """
 
     def __init__(self, count: int) -> None:
-        self._memory = mmap.mmap(-1, count * SLOT_BYTES)
+        self._memory = mmap.mmap(-1, 2 * count * COPY_BYTES)
         self._bells = [os.pipe() for _ in range(count)]
         for end in itertools.chain(*self._bells):
             os.set_blocking(end, False)
         self._free = set(range(count))
-        self._last: dict[int, Values] = {}
         self.count = count
 
     def claim(self) -> int | None:
@@ -62,22 +62,26 @@ class SharedSlots:
         if slot is not None:
             self._free.add(slot)
 
-    def write(self, slot: int, values: Values) -> None:
-        """Leave a copy; what does not fit is left out whole."""
+    def write(self, slot: int, values: Values, taken_at: float) -> None:
+        """Leave a copy beside the last one; what does not fit is left out whole.
+
+        Args:
+            slot: of this process.
+            values: its counters.
+            taken_at: by ``time.monotonic``, when they were read at the latest.
+        """
         data = json.dumps(values).encode()
-        if len(data) <= SLOT_BYTES - _HEADER.size:
-            start = slot * SLOT_BYTES
-            written = _HEADER.pack(monotonic(), len(data), zlib.crc32(data)) + data
+        if len(data) <= COPY_BYTES - _HEADER.size:
+            last = max(self._copies(slot), default=None)
+            start = next(start for start in _places(slot) if last is None or start != last[1])
+            written = _HEADER.pack(taken_at, len(data), _checksum(taken_at, data)) + data
             self._memory[start : start + len(written)] = written
 
     def read(self, slot: int) -> Values:
-        """The copy in a slot; the one before where it is just being written."""
-        start = slot * SLOT_BYTES
-        _, length, checksum = self._header(slot)
-        data = self._memory[start + _HEADER.size : start + min(_HEADER.size + length, SLOT_BYTES)]
-        if data and zlib.crc32(data) == checksum:
-            self._last[slot] = json.loads(data)
-        return self._last.get(slot, {})
+        """The last copy in a slot that is whole, whether its process writes, has ended, or was killed while writing."""
+        last = max(self._copies(slot), default=None)
+        found: Values = {} if last is None else json.loads(last[2])
+        return found
 
     def wait_asked(self, slot: int, seconds: float) -> None:
         """Wait until somebody asks for a copy in this slot, at most so long."""
@@ -88,18 +92,37 @@ class SharedSlots:
     def ask_all(self) -> None:
         """Have every process that is alive leave a copy; returns when they have, or have not in time."""
         asked_at = monotonic()
-        alive = [slot for slot in range(self.count) if self._header(slot)[0] > asked_at - 3 * COPY_SECONDS]
+        alive = [slot for slot in range(self.count) if self._taken_at(slot) > asked_at - 3 * COPY_SECONDS]
         for slot in alive:
             with suppress(BlockingIOError):  # it is asked already
                 os.write(self._bells[slot][1], b".")
         pause = threading.Event()
-        while monotonic() < asked_at + ANSWER_SECONDS and any(self._header(slot)[0] < asked_at for slot in alive):
+        while monotonic() < asked_at + ANSWER_SECONDS and any(self._taken_at(slot) < asked_at for slot in alive):
             pause.wait(0.001)
 
-    def _header(self, slot: int) -> tuple[float, int, int]:
-        start = slot * SLOT_BYTES
-        found: tuple[float, int, int] = _HEADER.unpack(self._memory[start : start + _HEADER.size])
+    def _taken_at(self, slot: int) -> float:
+        return max(self._header(start)[0] for start in _places(slot))
+
+    def _copies(self, slot: int) -> Iterator[tuple[float, int, bytes]]:
+        """Those that are whole: when they were taken, where they are, what they hold."""
+        for start in _places(slot):
+            taken_at, length, checksum = self._header(start)
+            data = self._memory[start + _HEADER.size : start + min(_HEADER.size + length, COPY_BYTES)]
+            if data and _checksum(taken_at, data) == checksum:
+                yield taken_at, start, data
+
+    def _header(self, start: int) -> tuple[float, int, int]:
+        found: tuple[float, int, int] = _HEADER.unpack_from(self._memory, start)
         return found
+
+
+def _places(slot: int) -> tuple[int, int]:
+    """Where the two copies of a slot begin."""
+    return 2 * slot * COPY_BYTES, (2 * slot + 1) * COPY_BYTES
+
+
+def _checksum(taken_at: float, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(struct.pack("<d", taken_at)))
 
 
 class SharedMetrics(Collector):
@@ -108,39 +131,43 @@ class SharedMetrics(Collector):
     Args:
         registry: of this process.
         slots: shared with the others.
-        slot: of this process.
+        slot: of this process; None: it shows what the others count, so that no scrape sees a counter go back.
     """
 
-    def __init__(self, registry: Collector, slots: SharedSlots, slot: int) -> None:
+    def __init__(self, registry: Collector, slots: SharedSlots, slot: int | None) -> None:
         self._registry, self._slots, self._slot = registry, slots, slot
-        self._before = slots.read(slot)
+        self._before = {} if slot is None else slots.read(slot)
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Leave a copy about once a second, and when it is asked for, in a thread."""
-        threading.Thread(target=self._run, name="metrics", daemon=True).start()
+        if self._slot is not None:
+            threading.Thread(target=self._run, args=(self._slot,), name="metrics", daemon=True).start()
 
     def collect(self) -> Iterable[Metric]:
         """What the processes have counted together. What is shown is in the copy, so it can never be less later."""
         self._slots.ask_all()
-        families = list(self._registry.collect())
-        self.copy(families)
+        families = self.copy()
         totals: Values = {}
         for slot in range(self._slots.count):
             _add(totals, self._slots.read(slot))
         return [_summed(family, totals) if family.type in _ADDED_UP else family for family in families]
 
-    def copy(self, families: Iterable[Metric] | None = None) -> None:
-        """Leave a copy for the others."""
-        values = dict(self._before)
-        _add(values, dict(_values(self._registry.collect() if families is None else families)))
-        with self._lock:
-            self._slots.write(self._slot, values)
+    def copy(self) -> list[Metric]:
+        """Leave a copy for the others, and return what is in it."""
+        with self._lock:  # also while reading: an older copy must not replace a newer one
+            taken_at = monotonic()
+            families = list(self._registry.collect())
+            values = dict(self._before)
+            _add(values, dict(_values(families)))
+            if self._slot is not None:
+                self._slots.write(self._slot, values, taken_at)
+        return families
 
-    def _run(self) -> None:
+    def _run(self, slot: int) -> None:
         while True:
             self.copy()
-            self._slots.wait_asked(self._slot, COPY_SECONDS)
+            self._slots.wait_asked(slot, COPY_SECONDS)
 
 
 def _add(totals: Values, values: Values) -> None:

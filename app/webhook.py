@@ -38,7 +38,7 @@ RETRY_AFTER_SECONDS = 2
 Environ = Mapping[str, Any]
 """A request as WSGI has it. The flow reads its headers here: flask's views on them cost more than the recording."""
 
-_log = BoundedLog()
+request_log = BoundedLog()
 """Refused and doubtful requests: their outcome, label and fields, never a value or an address."""
 
 
@@ -71,7 +71,7 @@ def method_not_allowed(error: MethodNotAllowed) -> Response:
 def _refuse(outcome: str, answer: Response, label: str = "none", pointers: Iterable[str] = ()) -> Response:
     """Count a refusal and note it in the log."""
     request_counter(outcome, label).inc()
-    _log.note(Kind("refused", outcome, f"request refused: {outcome}", label), pointers)
+    request_log.note(Kind("refused", outcome, f"request refused: {outcome}", label), pointers)
     return answer
 
 
@@ -114,12 +114,12 @@ def _note_doubts(environ: Environ, interaction: Interaction, label: str) -> None
     if environ.get("CONTENT_TYPE", "").lstrip().lower().startswith(_FORMS):
         FORM_LABELLED.inc()
         text = "JSON labelled as form data, accepted as JSON: set the content type to application/json"
-        _log.note(Kind("form_labelled", "accepted", text, label))
+        request_log.note(Kind("form_labelled", "accepted", text, label))
     pointers = placeholders(interaction)
     if pointers:
         PLACEHOLDERS.inc()
         text = "placeholder not filled in, accepted as it is: look at the variables of the CXone action"
-        _log.note(Kind("placeholders", "accepted", text, label), pointers)
+        request_log.note(Kind("placeholders", "accepted", text, label), pointers)
 
 
 def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:

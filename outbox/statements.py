@@ -239,6 +239,8 @@ BIND_IDENTITY = statement("""
 NOW = statement("SELECT {now}")
 REVISION = statement("SELECT version_num FROM alembic_version")
 TOUCH = statement("UPDATE outbox_identity SET id = id")
+INSERT_NOTHING = statement("INSERT INTO outbox (key) SELECT NULL WHERE 1 = 0")
+"""Stores no row, but needs the table's lock and the right to insert, as storing one does."""
 BACKLOG = statement("""
     SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'pending' LIMIT :limit) AS pending
 """)

@@ -78,7 +78,7 @@ class Store:
             return bool(connection.execute(sql.BACKLOG.on(connection), {"limit": limit}).scalar_one() >= limit)
 
     def check_writable(self, role: str = rights.WEB) -> None:
-        """Return if the role has its rights, the schema is recent enough and a write goes through.
+        """Return if the role has its rights, the schema is recent enough and a write goes through: web's to ``outbox``.
 
         Args:
             role: whose rights are asked for, of ``outbox.rights``.
@@ -96,6 +96,8 @@ class Store:
                 raise SchemaOutdatedError(
                     f"the database is at revision {revision}, this code needs {REQUIRED_REVISION}: relay migrate"
                 )
+            if role == rights.WEB:  # before the row is touched: nobody waits for it meanwhile
+                connection.execute(sql.INSERT_NOTHING.on(connection))
             connection.execute(sql.TOUCH.on(connection))
 
     # The carrier's verbs ---------------------------------------------------------------------------

@@ -112,7 +112,7 @@ class MetricsServer:
         if self._token is None:
             return True
         scheme, _, shown = authorization.partition(" ")
-        return hmac.compare_digest(shown.strip().encode("latin-1"), self._token) and scheme.lower() == "bearer"
+        return hmac.compare_digest(shown.strip(" ").encode("latin-1"), self._token) and scheme.lower() == "bearer"
 
     def _liveness(self) -> tuple[HTTPStatus, str, bytes]:
         seconds = self._health.seconds_since_turn()

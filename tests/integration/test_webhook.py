@@ -243,7 +243,7 @@ def test_what_is_refused_leaves_a_line_without_values(url: str, start_web: Start
 
 
 def test_guesses_of_the_secret_are_logged_at_a_bounded_rate_and_stop_nobody(url: str, start_web: StartWeb) -> None:
-    """Two hundred guesses: each closes its connection and is counted, all have one line, honest ones pass."""
+    """Two hundred guesses: each closes its connection and is counted, all have one line and one at the end."""
     web = start_web(url)
     for number in range(200):
         answer = web.raw(head(f"X-CXone-Webhook-Secret: guess-{number}", "Content-Length: 0"))
@@ -251,14 +251,18 @@ def test_guesses_of_the_secret_are_logged_at_a_bounded_rate_and_stop_nobody(url:
     assert web.post(VALID).status_code == 202
     assert web.metric('outbox_webhook_requests_total{outcome="unauthorized",secret="none"}') == 200
     assert len(refusals(web)) == 1
+    assert web.stop() == 0
+    assert sum(line["count"] for line in refusals(web)) == 200
 
 
 def test_metrics_stand_behind_their_token(url: str, start_web: StartWeb) -> None:
-    """With METRICS_TOKEN the metrics need it as a bearer token."""
+    """With METRICS_TOKEN the metrics need it as a bearer token; the scheme's case does not matter (RFC 9110, 11.1)."""
     web = start_web(url, METRICS_TOKEN="m-token")
-    assert requests.get(f"{web.base}/metrics", timeout=5).status_code == 401
-    shown = {"Authorization": "Bearer m-token"}
-    assert requests.get(f"{web.base}/metrics", headers=shown, timeout=5).status_code == 200
+    for shown in ("", "Bearer", "Bearer m-toke", "Bearer m-token2", "Basic m-token", "m-token"):
+        assert requests.get(f"{web.base}/metrics", headers={"Authorization": shown}, timeout=5).status_code == 401
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        known = {"Authorization": f"{scheme} m-token"}
+        assert requests.get(f"{web.base}/metrics", headers=known, timeout=5).status_code == 200
 
 
 def test_limits_are_told_with_when_to_come_again(url: str, start_web: StartWeb) -> None:

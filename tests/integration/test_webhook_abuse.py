@@ -15,6 +15,7 @@ import psutil
 import pytest
 import requests
 
+from outbox.engine import create_outbox_engine
 from tests.conftest import migrate
 from tests.support import wait_until
 from tests.web_process import PATH, SECRET, Answer, WebProcess, read_answer
@@ -68,6 +69,7 @@ HEAD_OF_A_SENDER = head(LOGIN, "Content-Length: 100")
         pytest.param(head("Content-Length: 100"), id="body-without-the-secret"),
         pytest.param(HEAD_OF_A_SENDER + b"{", id="body"),
         pytest.param(head(LOGIN, "Transfer-Encoding: chunked") + b"5\r\n{", id="chunk"),
+        pytest.param(head(LOGIN, "Transfer-Encoding: chunked") + b"5;a=b\r\n{", id="chunk-with-an-extension"),
         pytest.param(head("Content-Length: 100", first="GET /healthz HTTP/1.1"), id="body-of-a-probe"),
         pytest.param(head("Content-Length: 100", first="GET /nowhere HTTP/1.1"), id="body-of-nothing"),
     ],
@@ -166,6 +168,34 @@ def test_too_many_connections_close_the_ones_that_others_can_best_do_without(tmp
         web.kill()
 
 
+def test_connections_whose_requests_are_all_in_hand_keep_nobody_out_for_long(tmp_path: Path) -> None:
+    """As many senders as there may be wait for the database: once they are answered, further ones are served."""
+    migrate(f"sqlite:///{tmp_path}/outbox.db", 1)
+    environ = {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/outbox.db",
+        "WEB_THREADS": "2",
+        "GUNICORN_CMD_ARGS": "--worker-connections 6",
+    }
+    web = WebProcess(environ, tmp_path / "web.log")
+    try:
+        with ExitStack() as stack:
+            engine = create_outbox_engine(environ["DATABASE_URL"])
+            with engine.begin():  # nobody else can write meanwhile
+                senders = [connected(web, stack) for _ in range(6)]
+                for number, sender in enumerate(senders):
+                    body = json.dumps(interaction(number)).encode()
+                    sender.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
+                wait_until(lambda: connections_of(web) == len(senders), "their connections are there")
+                late = connected(web, stack)
+                body = json.dumps(interaction("late")).encode()
+                late.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
+            assert {read_answer(sender).status for sender in senders} <= {202, 503}
+            assert read_answer(late).status == 202
+            engine.dispose()
+    finally:
+        web.kill()
+
+
 def _pooled(session: requests.Session) -> list[Any]:
     """The connections that a session keeps."""
     adapter: Any = session.get_adapter("http://")
@@ -221,6 +251,14 @@ def test_a_request_in_pieces_is_one_request(web: WebProcess, size: int) -> None:
             assert (answer.status, answer.json.get("duplicate")) == (202, duplicate)
 
 
+def test_an_empty_line_after_a_body_has_no_answer(web: WebProcess) -> None:
+    """Some clients send one (RFC 9112, 2.2): a 408 would be taken for the answer to their next request."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
+        connection.sendall(head(LOGIN, f"Content-Length: {len(BODY)}") + BODY + b"\r\n")
+        assert read_answer(connection).status == 202
+        assert connection.recv(65536) == b""
+
+
 def test_a_body_is_asked_for_once_the_secret_was_shown(web: WebProcess) -> None:
     """``Expect: 100-continue``: asked for where it is wanted, refused without the secret, or where it is too large."""
     expect = "Expect: 100-continue"
@@ -261,7 +299,9 @@ def test_headers_of_proxies_are_no_reason_to_refuse(web: WebProcess) -> None:
     assert web.raw(absolute).status == 202
 
 
-@pytest.mark.parametrize("path", ["//metrics", "///readyz", "/%6detrics", "/metrics/", "/./metrics", "/x/../metrics"])
+@pytest.mark.parametrize(
+    "path", ["//metrics", "///readyz", "/%6detrics", "/metrics/", "/./metrics", "/x/../metrics", "/metrics#x"]
+)
 def test_a_resource_has_one_path(web: WebProcess, path: str) -> None:
     """What a proxy lets pass under another spelling is not there."""
     assert web.raw(head(first=f"GET {path} HTTP/1.1")).status == 404

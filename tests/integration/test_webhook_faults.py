@@ -321,6 +321,43 @@ def test_a_killed_service_leaves_nothing_behind(
     assert list(folder.iterdir()) == []
 
 
+def test_processes_that_are_replaced_keep_the_settings_of_the_start(
+    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
+) -> None:
+    """Kill -9 and SIGHUP: a secret's file that is gone, or a disk that is away for a while, ends nothing."""
+    secrets, url = tmp_path / "secrets", new_sqlite()
+    secrets.write_text(f"tests={SECRET}\n")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    Path(url.removeprefix("sqlite:///")).rename(folder / "outbox.db")
+    environ = {
+        "DATABASE_URL": f"sqlite:///{folder}/outbox.db",
+        "CXONE_WEBHOOK_SECRETS": "",
+        "CXONE_WEBHOOK_SECRETS_FILE": str(secrets),
+    }
+    web = WebProcess(environ, tmp_path / "web.log")
+    started.append(web)
+    assert web.post({"id": 0, "channel": "voice"}).status_code == 202
+    secrets.write_text("short")
+    folder.rename(tmp_path / "away")
+    before = workers(web)
+    before[0].kill()
+    wait_until(lambda: _replaced(web, before), "the process is replaced")
+    assert web.post({"id": 1, "channel": "voice"}).status_code == 503
+    before = workers(web)
+    secrets.unlink()
+    web.signal(signal.SIGHUP)
+    wait_until(lambda: _replaced(web, before), "the process is replaced at a reload")
+    (tmp_path / "away").rename(folder)
+    wait_until(lambda: web.post({"id": 2, "channel": "voice"}).status_code == 202, "it stores again")
+    assert web.stop() == 0
+
+
+def _replaced(web: WebProcess, before: list[psutil.Process]) -> bool:
+    assert web.process.poll() is None, web.log.read_text()
+    return len(workers(web)) == len(before) and not set(workers(web)) & set(before)
+
+
 @contextlib.contextmanager
 def engine_of(url: str) -> Iterator[Engine]:
     """An engine on the outbox."""
@@ -364,8 +401,7 @@ def test_probes_and_metrics_answer_while_the_database_hangs(
         while any(sender.is_alive() for sender in senders):
             for path in ("/healthz", "/readyz", "/metrics"):
                 probes.setdefault(path, []).append(seconds_of(web, path))
-        if url.startswith("sqlite"):  # PostgreSQL locks the one table, and others can be written
-            assert get(web, "/readyz") == 503
+        assert get(web, "/readyz") == 503
         assert get(web, "/healthz") == 200
     for path, seconds in probes.items():
         assert sorted(seconds)[len(seconds) // 2] < 0.1, path

@@ -48,7 +48,7 @@ class Served(NamedTuple):
             return read_answer(connection)
 
 
-TOKEN = "tökén"
+TOKEN = "tökénà"
 
 
 def serve(token: str | None = None) -> Served:
