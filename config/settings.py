@@ -133,9 +133,9 @@ PLATFORM_NAMES = re.compile(
 _LINK = re.compile(r"(tcp|udp)://")
 """What a platform puts into ``<SERVICE>_PORT``: a name that might as well be a typing error of ours."""
 _LOGIN = re.compile(r"(?P<scheme>[a-z+]+://)?[^\s'\",]*@")
+"""What may be a login, wherever it ends: an unencoded password may hold any character of a URL."""
 _QUERY = re.compile(r"(?P<url>[a-z+]+://[^\s'\",?]*\?)[^\s'\"]*")
 """Functions and gateways take keys in a URL's query."""
-"""What may be a login, wherever it ends: an unencoded password may hold any character of a URL."""
 
 MASK = "***"
 
