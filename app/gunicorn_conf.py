@@ -96,7 +96,8 @@ def post_worker_init(worker: Any) -> None:
     from app import metrics
 
     metrics.share(_slots, worker.metrics_slot)
-    worker.wsgi.extensions["backlog_metrics"].start()
+    if counting := worker.wsgi.extensions.get("backlog_metrics"):  # not in the bare applications of the benches
+        counting.start()
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:

@@ -56,7 +56,10 @@ class SqliteFiles:
             raise DatabaseUnavailableError(f"{self._path} is opened again in a moment: its log was removed")
         before = _identity(self._names[0])
         if before is None and not self._may_create:
-            raise DatabaseUnavailableError(f"DATABASE_URL names {self._path}, which does not exist: put it back")
+            raise DatabaseUnavailableError(
+                f"DATABASE_URL names {self._path}, which does not exist: run relay migrate for a new outbox, or put "
+                "the file back"
+            )
         if self._opened and before != self._opened[0]:
             self._set_logs_aside()
         if before is None:

@@ -17,7 +17,7 @@ SCHEMA_TEXT = files("relay").joinpath("schemas/interaction.avsc").read_text()
 ANSWER_SECONDS = 10.0
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 UNAUTHORIZED = frozenset({401, 403})
-NOT_ALLOWED, NOT_FOUND, CONFLICT, TOO_MANY = 405, 404, 409, 429
+NOT_ALLOWED, NOT_FOUND, CONFLICT, TOO_MANY, NOT_IMPLEMENTED = 405, 404, 409, 429, 501
 READ_ONLY_MODE = 42205
 T = TypeVar("T")
 PATH_CURE = (
@@ -117,7 +117,9 @@ class Registry:
         status, code = answer.status or 0, _error_code(answer)
         if 300 <= status < 400:
             return self._stranger(status, "and leads elsewhere, where the relay does not follow")
-        if code or status in UNAUTHORIZED | RETRIED_CLIENT_ERRORS or status >= 500:
+        no_such_path = status == NOT_FOUND and code == NOT_FOUND  # what is missing in a registry has five digits
+        overloaded = status >= 500 and status != NOT_IMPLEMENTED
+        if (code and not no_such_path) or overloaded or status in UNAUTHORIZED | RETRIED_CLIENT_ERRORS:
             return RefusedError(status, code)
         return self._stranger(status, "as any web server may, not as a registry does")
 

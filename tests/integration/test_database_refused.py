@@ -72,3 +72,13 @@ def test_a_database_that_is_missing_is_named(environ: dict[str, str], tmp_path: 
     for told in (web.log.read_text(), relay.log.read_text(), shown.stderr):
         assert "upgrade" not in told
         assert "migrate" not in told
+
+
+def test_a_first_start_without_a_file_names_the_command_that_makes_it(
+    environ: dict[str, str], tmp_path: Path, worlds: list[World]
+) -> None:
+    """On SQLite, where nothing was ever there to be put back, the relay waits and names relay migrate."""
+    url = f"sqlite:///{tmp_path / 'outbox.db'}"
+    worlds.append(World(url, {**environ, "DATABASE_URL": url}, {}, tmp_path))
+    worlds[-1].relay().wait_degraded("database", "run relay migrate")
+    assert not (tmp_path / "outbox.db").exists()
