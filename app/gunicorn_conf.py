@@ -7,6 +7,7 @@ one fsync; processes use the cores. ``WEB_CONCURRENCY`` (1 on SQLite, 2 on Postg
 
 import os
 import resource
+import socket
 import sys
 from typing import Any
 
@@ -24,11 +25,22 @@ def _settings() -> WebSettings:
     try:
         settings = load(WebSettings, os.environ)
         configure_logging(settings)
+        _check_address(settings.web_host)
         refuse_unsafe(create_outbox_engine(settings.database_url.get_secret_value(), may_create=False))
     except (SettingsError, OutboxError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
     return settings
+
+
+def _check_address(host: str) -> None:
+    """Return if this machine has the address; gunicorn would retry, and not name the variable."""
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise SettingsError(
+            f"WEB_HOST={host}: takes an address of this machine, as 0.0.0.0, :: or 127.0.0.1 ({error.strerror})"
+        ) from None
 
 
 def _allow_descriptors() -> None:

@@ -105,7 +105,7 @@ class Supervisor:
             )
 
     def _insist(self, service: str, attempt: Callable[[], T]) -> T:
-        """Try until it succeeds; what waiting cannot mend is raised."""
+        """Try until it succeeds; what waiting cannot cure is raised."""
         backoff = Backoff(Random())  # noqa: S311 - jitter, not cryptography
         while not self._stop.is_set():
             self._health.turned()

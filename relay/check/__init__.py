@@ -57,7 +57,7 @@ def _check_kafka(settings: RelaySettings, identity: Identity | None) -> Iterator
     findings, admin, cluster = check_broker(settings)
     yield from findings
     if admin is None or cluster is None:
-        cure = "mend the broker's line first"
+        cure = "follow the broker's line first"
         yield from (unknown(subject, "not looked at", cure) for subject in ("transactions", "topics"))
         return
     yield from check_transactions(settings)

@@ -31,7 +31,10 @@ LOW_DISK_BYTES, FULL_DISK_BYTES = 2_000_000_000, 100_000_000
 CLOCK_SECONDS = 5.0
 """Further apart, times of rows and times in logs tell different stories."""
 LET_WRITE = "free its disk, end whatever holds its lock, and grant the role what it needs on the tables of the outbox"
-RECOVER = "start the database, or correct DATABASE_URL; the webhook answers 503 meanwhile, and nothing is lost"
+RECOVER = (
+    "let the database answer and take writes again, or correct DATABASE_URL; the webhook answers 503 meanwhile, and "
+    "nothing is lost"
+)
 
 
 def check_database(url: str) -> tuple[list[Finding], Identity | None]:

@@ -32,7 +32,7 @@ def check_progress(admin: AdminClient, settings: RelaySettings, identity: Identi
         found = map(partial(look, Store(engine), read_back), range(identity.shards))
         return judge_progress(list(found))
     except (RelayError, OutboxError) as error:
-        return [unknown(SUBJECT, str(error), "mend what it names, and check again")]
+        return [unknown(SUBJECT, str(error), "correct what it names, and check again")]
     finally:
         engine.dispose()
 

@@ -148,7 +148,7 @@ def _partitions(topic: Topic, purpose: Purpose, settings: RelaySettings) -> Find
         cure = "bring the brokers back that hold their replicas"
         return failure(subject, f"{seen}, {topic.leaderless} of them without a leader", cure)
     if purpose.compacted and purpose.partitions is None:
-        return unknown(subject, f"{seen}; the number of shards is not known", "mend the database first")
+        return unknown(subject, f"{seen}; the number of shards is not known", "follow the database's line first")
     if purpose.partitions and topic.partitions < purpose.partitions:
         cure = (
             f"kafka-topics.sh --bootstrap-server {settings.kafka_bootstrap_servers} --alter --topic {topic.name} "

@@ -295,6 +295,25 @@ def test_tls_of_the_server_is_refused_at_start(new_sqlite: NewDatabase) -> None:
     assert "put a proxy in front" in ended.stderr
 
 
+@pytest.mark.parametrize("host", ["nosuch.invalid", "999.1.1.1", "192.0.2.1", "2001:db8::1"])
+def test_an_address_that_is_not_of_this_machine_is_named(host: str, new_sqlite: NewDatabase) -> None:
+    """One line with the variable, and the end: it would be retried in vain."""
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf"]
+    settings = {"CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "DATABASE_URL": new_sqlite(), "WEB_HOST": host}
+    ended = subprocess.run(
+        [*command, "app.factory:create_app_from_environ()"],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"WEB_HOST={host}: takes an address of this machine")
+
+
 def test_it_listens_on_ipv6_as_well(new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path) -> None:
     """An address of either kind, without brackets."""
     web = WebProcess({"DATABASE_URL": new_sqlite(), "WEB_HOST": "::"}, tmp_path / "web.log")
