@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -278,29 +278,10 @@ def test_the_relay_needs_no_folder_of_metrics_either() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=False).returncode == 0
 
 
-def test_tls_of_the_server_is_refused_at_start(new_sqlite: NewDatabase) -> None:
-    """A handshake would wait in a thread; the message names the cure."""
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", "--certfile", "a", "--keyfile", "b"]
-    environ = {**os.environ, "CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "DATABASE_URL": new_sqlite(), "PORT": "1"}
-    ended = subprocess.run(
-        [*command, "app.factory:create_app_from_environ()"],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 1
-    assert "put a proxy in front" in ended.stderr
-
-
-@pytest.mark.parametrize("host", ["nosuch.invalid", "999.1.1.1", "192.0.2.1", "2001:db8::1"])
-def test_an_address_that_is_not_of_this_machine_is_named(host: str, new_sqlite: NewDatabase) -> None:
-    """One line with the variable, and the end: it would be retried in vain."""
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf"]
-    settings = {"CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "DATABASE_URL": new_sqlite(), "WEB_HOST": host}
-    ended = subprocess.run(
+def gunicorn_that_ends(settings: Mapping[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """The web process as the Procfile starts it, with settings that it refuses."""
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", *options]
+    return subprocess.run(
         [*command, "app.factory:create_app_from_environ()"],
         cwd=ROOT,
         env={**os.environ, **settings},
@@ -309,6 +290,21 @@ def test_an_address_that_is_not_of_this_machine_is_named(host: str, new_sqlite: 
         timeout=60,
         check=False,
     )
+
+
+def test_tls_of_the_server_is_refused_at_start(new_sqlite: NewDatabase) -> None:
+    """A handshake would wait in a thread; the message names the cure."""
+    settings = {"CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "DATABASE_URL": new_sqlite(), "PORT": "1"}
+    ended = gunicorn_that_ends(settings, "--certfile", "a", "--keyfile", "b")
+    assert ended.returncode == 1
+    assert "put a proxy in front" in ended.stderr
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "999.1.1.1", "192.0.2.1", "2001:db8::1"])
+def test_an_address_that_is_not_of_this_machine_is_named(host: str, new_sqlite: NewDatabase) -> None:
+    """One line with the variable, and the end: it would be retried in vain."""
+    settings = {"CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "DATABASE_URL": new_sqlite(), "WEB_HOST": host}
+    ended = gunicorn_that_ends(settings)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"WEB_HOST={host}: takes an address of this machine")
@@ -576,24 +572,8 @@ def test_nothing_secret_or_personal_is_written_at_any_level(
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(environ: dict[str, str], told: str) -> None:
     """Exit code 1, the variable's name, no traceback, no secret."""
-    command = [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "-c",
-        "python:app.gunicorn_conf",
-        "app.factory:create_app_from_environ()",
-    ]
     good = {"CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "DATABASE_URL": "sqlite:///outbox.db"}
-    ended = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **good, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = gunicorn_that_ends({**good, **environ})
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert told in line
