@@ -17,6 +17,7 @@ from outbox.errors import DatabaseUnavailableError
 from outbox.rows import Accepted
 from outbox.store import Store
 from tests.conftest import NewDatabase
+from tests.file_faults import delete, delete_alone, delete_folder
 from tests.support import new_row, wait_until
 
 
@@ -62,22 +63,6 @@ def copy_of(path: Path) -> Path:
         connection.connection.driver_connection.execute(f"VACUUM INTO '{copy}'")  # type: ignore[union-attr]
     engine.dispose()
     return copy
-
-
-def delete(path: Path) -> None:
-    """As ``rm outbox.db*``."""
-    for file in path.parent.iterdir():
-        file.unlink()
-
-
-def delete_alone(path: Path) -> None:
-    """As ``rm outbox.db``."""
-    path.unlink()
-
-
-def delete_folder(path: Path) -> None:
-    """As ``rm -r`` of the folder."""
-    shutil.rmtree(path.parent)
 
 
 def replace(path: Path) -> None:

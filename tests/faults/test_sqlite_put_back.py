@@ -13,6 +13,7 @@ import requests
 from outbox.engine import sqlite
 from tests.conftest import NewDatabase
 from tests.faults.load import Load
+from tests.file_faults import delete, delete_alone, delete_folder
 from tests.support import new_rows, wait_until
 from tests.web_process import WebProcess
 from tests.world import NewWorld, World
@@ -36,22 +37,6 @@ def new_database(new_sqlite: NewDatabase, tmp_path: Path) -> NewDatabase:
 def file_of(world: World) -> Path:
     """Of the database."""
     return Path(world.url.removeprefix("sqlite:///"))
-
-
-def delete(path: Path) -> None:
-    """As ``rm outbox.db*``."""
-    for file in path.parent.iterdir():
-        file.unlink()
-
-
-def delete_alone(path: Path) -> None:
-    """As ``rm outbox.db``."""
-    path.unlink()
-
-
-def delete_folder(path: Path) -> None:
-    """As ``rm -r`` of the folder."""
-    shutil.rmtree(path.parent)
 
 
 def move(path: Path) -> None:
