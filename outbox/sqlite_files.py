@@ -24,6 +24,10 @@ CLOSED_SECONDS = 2.0
 """How long nothing is opened after a log has vanished: the last connection of all processes that is closed saves
 the commits in it, and each process finds out within a second."""
 
+SETTLED_SECONDS = 1.0
+"""How long a file that was put in another one's place must not have changed before it is opened: it may still be
+being copied, and the copy would overwrite what is committed into it."""
+
 Identity = tuple[int, int] | None
 """Device and inode; None: there is no such file."""
 
@@ -41,6 +45,7 @@ class SqliteFiles:
         self._names = [f"{path}{suffix}" for suffix in SUFFIXES]
         self._closed_until = 0.0
         self._opened: list[Identity] = []
+        self._arriving: tuple[os.stat_result | None, float] = (None, 0.0)
         self._pin: Callable[[], object] | None = None
 
     def open(self, connect: Callable[[str], Any]) -> Any:
@@ -60,6 +65,8 @@ class SqliteFiles:
                 f"DATABASE_URL names {self._path}, which does not exist: run relay migrate for a new outbox, or put "
                 "the file back"
             )
+        if before is not None and not self._may_create:
+            self._insist_on_whole(replaced=bool(self._opened) and before != self._opened[0])
         if self._opened and before != self._opened[0]:
             self._set_logs_aside()
         if before is None:
@@ -87,6 +94,21 @@ class SqliteFiles:
                 self._closed_until = monotonic() + CLOSED_SECONDS
             raise ConnectionLostError(f"{name} was {'replaced' if now else 'removed or moved'} while it was in use")
 
+    def _insist_on_whole(self, *, replaced: bool) -> None:
+        """Refuse a file that is empty, and one that has come in place of another and may not be all there yet."""
+        found = os.stat(self._names[0])  # noqa: PTH116 - as _identity
+        if not found.st_size:
+            raise DatabaseUnavailableError(f"{self._path} is empty: put the whole database there, or remove it")
+        if not replaced:
+            return
+        before, since = self._arriving
+        if before is None or _version(before) != _version(found):
+            before, since = self._arriving = found, monotonic()
+        if monotonic() - since < SETTLED_SECONDS:
+            raise DatabaseUnavailableError(
+                f"{self._path} was replaced: it is opened once it has not changed for {SETTLED_SECONDS:.0f} s"
+            )
+
     def _pin_file(self) -> None:
         """Keep the inode from being given to another file, which would look like this one."""
         if self._pin is not None:
@@ -113,3 +135,7 @@ def _identity(name: str) -> Identity:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _version(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

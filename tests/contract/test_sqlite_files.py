@@ -85,8 +85,40 @@ def test_a_file_that_is_gone_takes_nothing(path: Path, engine: Engine, remove: C
     assert not path.exists()
     path.parent.mkdir(exist_ok=True)
     shutil.copy(copy, path)
-    outcome = accepted(store)
-    assert rows(path) == [outcome.outbox_id]
+    ids: list[int] = []
+    wait_until(lambda: writes(store, ids), "the copy is opened")
+    assert rows(path) == ids
+
+
+@pytest.mark.parametrize("whole", [0, 1, 0.5])
+def test_a_copy_that_is_still_written_is_not_opened(path: Path, engine: Engine, whole: float) -> None:
+    """Empty, cut off or growing: nothing is taken until the whole file is there and has not changed for a second."""
+    store, content = Store(engine), copy_of(path).read_bytes()
+    accepted(store)
+    path.unlink()
+    with path.open("wb") as copying:
+        copying.write(content[: int(len(content) * whole)])
+        copying.flush()
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailableError):
+                accepted(store)
+        copying.seek(0)
+        copying.write(content)
+    ids: list[int] = []
+    wait_until(lambda: writes(store, ids), "the copy is opened")
+    assert rows(path) == ids
+
+
+def test_an_empty_file_is_no_outbox(path: Path) -> None:
+    """A process that starts while a copy begins does not make a new database of it."""
+    path.write_bytes(b"")
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    engine = create_outbox_engine(f"sqlite:///{path}", may_create=False)
+    with pytest.raises(DatabaseUnavailableError, match="is empty"):
+        accepted(Store(engine))
+    engine.dispose()
+    assert path.read_bytes() == b""
 
 
 def test_a_file_that_is_moved_away_and_back_goes_on(path: Path, engine: Engine) -> None:
@@ -102,13 +134,15 @@ def test_a_file_that_is_moved_away_and_back_goes_on(path: Path, engine: Engine) 
 
 
 def test_a_file_that_is_replaced_is_opened_anew(path: Path, engine: Engine) -> None:
-    """A restore by renaming a copy over it costs nobody anything: what is acknowledged is in the new file."""
+    """A restore by renaming a copy over it is noticed by each process; what is acknowledged then is in the new file."""
     copy, other = copy_of(path), create_outbox_engine(f"sqlite:///{path}", may_create=False)
     stores = [Store(engine), Store(other)]
     for store in stores:
         accepted(store)
     copy.rename(path)
-    ids = [accepted(store).outbox_id for store in stores]
+    ids: list[int] = []
+    for store in stores:
+        wait_until(partial(writes, store, ids), "the new file is opened")
     other.dispose()
     assert rows(path) == ids
 

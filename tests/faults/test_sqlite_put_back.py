@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from time import monotonic, time
@@ -52,12 +53,6 @@ def backup(path: Path, to: Path) -> None:
     target.close()
 
 
-def put_in_place(copy: Path, path: Path) -> None:
-    """By a rename, as docs/databases.md wants it: a file that is still being copied would be opened half."""
-    shutil.copy(copy, path.with_name("copy-in-place"))
-    path.with_name("copy-in-place").rename(path)
-
-
 @pytest.mark.parametrize("remove", [delete, delete_alone, delete_folder, move])
 def test_nothing_is_acknowledged_without_the_file(
     new_world: NewWorld, remove: Callable[[Path], None], tmp_path: Path
@@ -80,14 +75,15 @@ def test_nothing_is_acknowledged_without_the_file(
     assert "not_committed" in web.log.read_text()
     assert not file_of(world).exists()
     file_of(world).parent.mkdir(exist_ok=True)
-    put_in_place(tmp_path / "copy.db", file_of(world))
+    shutil.copy(tmp_path / "copy.db", file_of(world))
     began, before = monotonic(), len(load.accepted)
     wait_until(lambda: len(load.accepted) > before + 20, "interactions are taken again")
     print(f"taken again after {monotonic() - began:.1f} s")  # noqa: T201 - a figure of the run
     load.stop()
     wait_until(lambda: requests.get(f"{web.base}/readyz", timeout=30).ok, "it is ready")
     assert relay.running()
-    assert world.query("SELECT count(*) FROM outbox")[0][0] >= len(ids) + 20
+    with closing(sqlite.connect(file_of(world))) as connection:
+        assert connection.execute("SELECT count(*) FROM outbox").fetchone()[0] >= len(ids) + 20
 
 
 def test_each_reason_of_an_outage_is_logged_once(new_world: NewWorld) -> None:
