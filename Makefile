@@ -46,7 +46,7 @@ tools: install
 demo: install ## see interactions travel from HTTP to Kafka (KAFKA=real: with a real broker)
 ifeq ($(KAFKA),real)
 	@$(MAKE) --no-print-directory tools
-	@$(BIN)/python -m tests.services --kafka -- $(BIN)/relay demo
+	@$(BIN)/python -m testkit.services --kafka -- $(BIN)/relay demo
 else
 	@$(BIN)/relay demo
 endif
@@ -57,7 +57,7 @@ up: install ## the same, but stay up, with a curl line to try
 # Brokers and registries of tests live for seconds: optimising compilers and collectors cost more than they save.
 test: export JDK_JAVA_OPTIONS := -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 test: lint tools ## lint, types and every test, on real services (TEST=path for some)
-	@$(BIN)/python -m tests.services -- $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 1 $(TEST)
+	@$(BIN)/python -m testkit.services -- $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 1 $(TEST)
 
 torture: tools ## faults under load, then the count (MINUTES=5 SEED=7 DATABASE=postgresql or sqlite, RELAYS=2)
 	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
@@ -78,10 +78,10 @@ format: install ## put the code in its format
 	$(BIN)/ruff check --quiet --fix .
 
 simulator: install ## CXone and a scoring container on this machine, well or badly behaved, until Ctrl-C
-	@$(BIN)/python -m tests.simulator
+	@$(BIN)/python -m testkit.simulator
 
 services: tools ## real Kafka, registry and PostgreSQL on this machine, until Ctrl-C
-	@$(BIN)/python -m tests.services
+	@$(BIN)/python -m testkit.services
 
 model: tools ## explore the delivery protocol, and drive the real code through more of it (DEEP=1: larger, 1 GiB a process)
 	$(BIN)/python -m tests.model $(if $(DEEP),--deep)

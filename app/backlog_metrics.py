@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 
 from config.version import VERSION
 from outbox.backlog import Backlog, count_backlog
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, OutboxError
 
 log = structlog.get_logger(__name__)

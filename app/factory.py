@@ -14,15 +14,15 @@ from werkzeug.exceptions import HTTPException
 
 from app import health, metrics, webhook
 from app.backlog_metrics import BacklogMetrics
-from app.door import Door
+from app.dependencies import Door
+from app.group_commit import PATIENCE_SECONDS, Recorder
 from app.health import Readiness
 from app.limits import BacklogLimit, RateLimit
-from app.problems import problem
-from app.recorder import PATIENCE_SECONDS, Recorder
+from app.problem_details import problem
 from app.settings import WebSettings
 from config.logging import configure_logging, frames
 from config.settings import load, unknown_names
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.store import Store
 
 log = structlog.get_logger(__name__)

@@ -15,9 +15,9 @@ from app.settings import WebSettings
 from app.shared_metrics import SharedSlots
 from config.logging import configure_logging
 from config.settings import SettingsError, load
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
+from outbox.db.transactions import refuse_unsafe
 from outbox.errors import OutboxError
-from outbox.transactions import refuse_unsafe
 
 
 def _settings() -> WebSettings:

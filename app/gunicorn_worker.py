@@ -37,12 +37,12 @@ from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
+from app.authentication import matching_label
 from app.connection import MAX_DISCARDED_BYTES, MAX_HEAD_BYTES, Connection, State, shown_secret
-from app.door import Door
+from app.dependencies import Door
 from app.lane import Lane
 from app.metrics import CLOSED
-from app.problems import CONTENT_TYPE, problem_json
-from app.secrets import matching_label
+from app.problem_details import CONTENT_TYPE, problem_json
 from config.logging import frames
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ import structlog
 from flask import Blueprint, Response, current_app, jsonify
 
 from app.metrics import shows_token
-from app.problems import problem
+from app.problem_details import problem
 from outbox.errors import MIGRATE, OutboxError, SchemaOutdatedError, UnsafeDatabaseError
 from outbox.store import Store
 

@@ -16,7 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from app.problems import problem
+from app.problem_details import problem
 from app.shared_metrics import SharedMetrics, SharedSlots
 
 for _collector in (GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR):

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from app.secrets import parse_secrets
+from app.authentication import parse_secrets
 from config.settings import BaseSettings, HostToBind, Port, PositiveInt
 from config.values import address
 

@@ -10,22 +10,15 @@ from typing import Any
 from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from app.body import (
-    BodyMalformedError,
-    BodyTooLargeError,
-    BodyTooSlowError,
-    arrived_at,
-    declared_length,
-    read_body,
-)
+from app.authentication import matching_label
+from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, arrived_at, declared_length, read_body
 from app.bounded_log import BoundedLog, Kind
-from app.door import Door
+from app.dependencies import Door
 from app.metrics import FORM_LABELLED, PLACEHOLDERS, request_counter
-from app.problems import problem
-from app.secrets import matching_label
+from app.problem_details import problem
 from app.validation import Interaction, InvalidInteractionError, NotJsonError, Problem, parse, placeholders
 from outbox.errors import OutboxError
-from outbox.rows import Accepted, KeyReused, NewRow, RecordOutcome
+from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome
 
 blueprint = Blueprint("webhook", __name__)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import backlog, debezium, drain, growth, ingest, latency, scale, soak, workers
-from bench.place import BATCH, Place, services
+from bench.environment import BATCH, Place, services
 from bench.report import machine, table
 
 SHARDS = {"sqlite": 1, "postgresql": 8}

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from bench.drain import consume
-from bench.place import BATCH, Outbox, Peak, Place
+from bench.environment import BATCH, Outbox, Peak, Place
 from bench.rows import add_backlog, age
 from outbox.store import Store
 

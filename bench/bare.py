@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from flask import Flask, Response, request
 
-from app.recorder import Recorder
-from outbox.rows import Accepted, NewRow, RecordOutcome
+from app.group_commit import Recorder
+from outbox.models import Accepted, NewRow, RecordOutcome
 from outbox.store import Store
 
 app = Flask(__name__)

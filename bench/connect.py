@@ -7,10 +7,10 @@ from typing import Any, Self
 
 import requests
 
-from tests.services import Kafka, ServiceError
-from tests.services.java import cached, java, maven
-from tests.services.process import Process, free_port
-from tests.support import wait_until
+from testkit.services import Kafka, ServiceError
+from testkit.services.java import cached, java, maven
+from testkit.services.process import Process, free_port
+from testkit.waiting import wait_until
 
 CONNECT, DEBEZIUM = "4.3.1", "3.7.0.Final"
 POM = Path(__file__).parent / "pom.xml"

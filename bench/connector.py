@@ -10,13 +10,14 @@ from sqlalchemy import make_url, text
 
 from bench.connect import Connect
 from bench.drain import timed
+from bench.environment import BATCH, Place
 from bench.latency import Figures, at_rates, in_groups
-from bench.place import BATCH, Place
-from outbox.engine import create_outbox_engine
-from outbox.rows import PendingRow
-from relay.encoding import Encoder
-from relay.publisher import Record
-from tests.support import exactly_once, read_topic, wait_until
+from outbox.db.engine import create_outbox_engine
+from outbox.models import PendingRow
+from relay.kafka.encoder import Encoder
+from relay.kafka.producer import Record
+from testkit.topic import exactly_once, read_topic
+from testkit.waiting import wait_until
 
 NAME = "outbox"
 VALUE = Encoder(1).records([PendingRow(1, 0, "i-1", "voice", 1, "someone@example.com", "agent-7", None, None, 1)])[0][1]

@@ -14,12 +14,12 @@ from typing import Any
 from bench.connect import CONNECT, DEBEZIUM, Connect
 from bench.connector import Debezium
 from bench.drain import drain, encoded
+from bench.environment import Place, fill
 from bench.latency import Figures, at_rates, in_groups
-from bench.place import Place, fill
 from bench.report import ratio, spread
 from outbox.store import Store
-from tests.services import Given, ServiceError
-from tests.support import new_row
+from testkit.rows import new_row
+from testkit.services import Given, ServiceError
 
 WARM_UP_ROWS = 200_000
 """Before that, the Java runtime has not compiled what it runs most."""

@@ -12,14 +12,14 @@ from typing import Any
 from confluent_kafka import Consumer
 from sqlalchemy import Engine, text
 
-from bench.place import BATCH, Outbox, Peak, Place, fill
+from bench.environment import BATCH, Outbox, Peak, Place, fill
 from bench.report import ratio, spread
-from outbox.rows import PendingRow
+from outbox.models import PendingRow
 from outbox.store import Store
-from relay.encoding import Encoder
-from relay.publisher import Publisher, Record
-from tests.relay_process import RelayProcess
-from tests.support import wait_until
+from relay.kafka.encoder import Encoder
+from relay.kafka.producer import Publisher, Record
+from testkit.relay_process import RelayProcess
+from testkit.waiting import wait_until
 
 PATIENCE_SECONDS = 600
 SINGLE_MESSAGES = 100

@@ -9,13 +9,13 @@ import psutil
 from sqlalchemy import Engine, text
 
 from bench.drain import PATIENCE_SECONDS, pending
-from bench.place import Outbox, Place, fill
+from bench.environment import Outbox, Place, fill
 from bench.rows import CHUNK, add_history, age
 from bench.scoring import Scoring
-from outbox import transactions
-from outbox.call_statements import BEHIND_MS
-from tests.relay_process import RelayProcess
-from tests.support import wait_until
+from outbox.db import transactions
+from outbox.sql.inference_queue import BEHIND_MS
+from testkit.relay_process import RelayProcess
+from testkit.waiting import wait_until
 
 OF_EACH = 3
 """Calls of an interaction."""

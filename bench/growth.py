@@ -8,11 +8,11 @@ it in one commit. What operators wait for is measured by
 from typing import Any
 
 from bench.drain import follow
+from bench.environment import Outbox, Place
 from bench.latency import flowing
-from bench.place import Outbox, Place
 from bench.report import ratio, spread
 from bench.rows import CHUNK, add_history, appear
-from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
+from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 
 RATE = 100
 """Of the load whose latency is taken, in requests a second."""

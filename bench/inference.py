@@ -25,20 +25,20 @@ from sqlalchemy import Engine
 
 from bench.drain import drain
 from bench.due_calls import arrival, calls_done, memory, with_inference
-from bench.place import Place, fill, services
+from bench.environment import Place, fill, services
 from bench.report import ratio, spread
 from bench.scoring import LATENCY_SECONDS, Scoring
 from outbox.leases import Leases
-from outbox.rows import RecordRef
+from outbox.models import RecordRef
 from outbox.store import Store
+from relay.drain_signal import Marks
 from relay.health import Health
-from relay.inference import InferenceWorker
-from relay.marks import Marks
+from relay.inference.worker import InferenceWorker
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
-from relay.shard import ignore_steps
-from tests.services.process import free_port
-from tests.support import wait_until
+from relay.shard.worker import ignore_steps
+from testkit.services.process import free_port
+from testkit.waiting import wait_until
 
 WHAT = ("calls", "drain", "return", "memory")
 KINDS = ("sqlite", "postgresql")

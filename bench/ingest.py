@@ -18,13 +18,13 @@ from typing import Any, Protocol
 
 import psutil
 
+from bench.environment import Place
 from bench.load import Load, closed_loop, open_loop
-from bench.place import Place
 from bench.report import ratio, spread
-from tests.conftest import ROOT
-from tests.services.process import free_port
-from tests.support import wait_until
-from tests.web_process import SECRET, WebProcess
+from testkit import ROOT
+from testkit.services.process import free_port
+from testkit.waiting import wait_until
+from testkit.web_process import SECRET, WebProcess
 
 CONNECTIONS = 32
 FIXED_PER_SECOND = 500

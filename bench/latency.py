@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer
 
-from bench.place import Outbox, Place
+from bench.environment import Outbox, Place
 from bench.report import percentiles
-from tests.relay_process import RelayProcess
-from tests.web_process import PATH, SECRET, WebProcess
+from testkit.relay_process import RelayProcess
+from testkit.web_process import PATH, SECRET, WebProcess
 
 SENDERS = 16
 BODY = '{"id": "%s", "channel": "voice", "customer": {"email": "someone@example.com"}, "timestamp": %d}'

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.pool import AsyncResult
 from typing import Any, NamedTuple
 
-from tests.web_process import PATH, SECRET
+from testkit.web_process import PATH, SECRET
 
 _BODY = b'{"id": "i-%d", "channel": "voice", "customer": {"email": "someone@example.com"}, "turn": %d}'
 _FIRST = 10**12

@@ -20,12 +20,13 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from outbox.engine import create_outbox_engine
-from outbox.operations import Operations
-from outbox.rows import RowFilter
+from outbox.db.engine import create_outbox_engine
+from outbox.models import RowFilter
+from outbox.operators.change import Operations
 from outbox.store import Store
-from tests.conftest import ROOT, migrate
-from tests.services import Postgres
+from testkit import ROOT
+from testkit.databases import migrate
+from testkit.services import Postgres
 
 CHUNK = 50_000
 FIRST_ROWS = 50

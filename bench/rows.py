@@ -4,10 +4,10 @@ import time
 
 from sqlalchemy import Connection, Engine, text
 
-from bench.place import Outbox
-from outbox import bell
-from outbox.engine import SINGLE
-from outbox.rows import shard_of
+from bench.environment import Outbox
+from outbox import notifications
+from outbox.db.engine import SINGLE
+from outbox.models import shard_of
 
 CHUNK = 500_000
 """Rows of one transaction."""
@@ -63,7 +63,7 @@ def age(engine: Engine) -> None:
 def appear(outbox: Outbox, count: int) -> None:
     """A backlog that running relays see, and hear of, at one moment; at most ``CHUNK`` rows."""
     add_backlog(outbox.engine, count, outbox.shards)
-    bell.ring(outbox.engine, (f"i-{number}" for number in range(INTERACTIONS)))
+    notifications.ring(outbox.engine, (f"i-{number}" for number in range(INTERACTIONS)))
 
 
 def _add(engine: Engine, count: int, values: dict[str, object], of_shards: int = 0, **parts: str) -> None:

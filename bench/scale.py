@@ -10,12 +10,12 @@ from typing import Any
 
 from bench.contention import Waits, counters, shares
 from bench.drain import PATIENCE_SECONDS, consume, drain, follow, pending
-from bench.place import BATCH, Outbox, Place, fill
+from bench.environment import BATCH, Outbox, Place, fill
 from bench.report import ratio, spread
 from bench.rows import CHUNK, appear
 from outbox.store import Store
-from tests.relay_process import RelayProcess
-from tests.support import wait_until
+from testkit.relay_process import RelayProcess
+from testkit.waiting import wait_until
 
 RELAYS = (1, 2, 4)
 SHARDS = (1, 2, 4, 8)

@@ -13,8 +13,8 @@ import socket
 import time
 from typing import Any
 
-from tests.services.process import free_port
-from tests.support import wait_until
+from testkit.services.process import free_port
+from testkit.waiting import wait_until
 
 LATENCY_SECONDS = 0.005
 _KEY = re.compile(rb"\r\nIdempotency-Key: (\d+)\r\n", re.IGNORECASE)

@@ -12,12 +12,12 @@ import time
 import uuid
 from pathlib import Path
 
-from bench.place import services
-from tests.conftest import migrate
-from tests.faults.services import ProxiedKafka
-from tests.faults.test_slow_kafka import large_rows
-from tests.support import wait_until
-from tests.world import World, settings_for
+from bench.environment import services
+from testkit.databases import migrate
+from testkit.deployment import World, settings_for
+from testkit.proxied_services import ProxiedKafka
+from testkit.rows import large_rows
+from testkit.waiting import wait_until
 
 
 def main() -> None:

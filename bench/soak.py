@@ -19,16 +19,16 @@ from confluent_kafka import Consumer
 from sqlalchemy import Engine, make_url, text
 
 from bench.drain import PATIENCE_SECONDS, pending
+from bench.environment import BATCH, Outbox, Place
 from bench.ingest import CONNECTIONS
 from bench.load import Load, closed_loop, open_loop_beside
-from bench.place import BATCH, Outbox, Place
 from bench.trend import Limit, Sample, judge
-from outbox import transactions
+from outbox.db import transactions
 from outbox.store import Store
-from tests.relay_process import RelayProcess
-from tests.services import Postgres
-from tests.support import wait_until
-from tests.web_process import WebProcess
+from testkit.relay_process import RelayProcess
+from testkit.services import Postgres
+from testkit.waiting import wait_until
+from testkit.web_process import WebProcess
 
 RETENTION = "1m"
 SAMPLE_SECONDS = 5.0

@@ -15,11 +15,12 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.place import Services, services
-from tests.conftest import migrate
-from tests.relay_process import RelayProcess
-from tests.support import new_row, wait_until
-from tests.world import World, settings_for
+from bench.environment import Services, services
+from testkit.databases import migrate
+from testkit.deployment import World, settings_for
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_row
+from testkit.waiting import wait_until
 
 
 def main() -> None:
@@ -77,7 +78,7 @@ def _round(
 
 
 def _interaction(shard: int, shards: int) -> str:
-    from outbox.rows import shard_of
+    from outbox.models import shard_of
 
     return next(name for number in range(10_000) if shard_of(name := f"i-{number}", shards) == shard)
 

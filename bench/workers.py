@@ -3,11 +3,11 @@
 from itertools import product
 from typing import Any
 
+from bench.environment import Place
 from bench.ingest import CONNECTIONS, WARM_UP_SECONDS
 from bench.load import closed_loop
-from bench.place import Place
 from bench.report import spread
-from tests.web_process import WebProcess
+from testkit.web_process import WebProcess
 
 PROCESSES = (1, 2, 4)
 THREADS = (4, 16, 32)

@@ -8,9 +8,9 @@ from sqlalchemy import Connection
 from config.logging import configure_logging
 from config.settings import load
 from migrations.settings import ReleaseSettings
-from outbox.engine import LONG_ANSWER_SECONDS, create_outbox_engine
-from outbox.schema import metadata
-from outbox.transactions import translated
+from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
+from outbox.db.schema import metadata
+from outbox.db.transactions import translated
 
 LOCK = 0x6F757462_6F780001
 """Advisory lock of the migrations ("outbox", 1); any number that nothing else in the database uses."""

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine
 
-from outbox import transactions
-from outbox.statements import statement
+from outbox.db import transactions
+from outbox.sql.flow import statement
 
 COUNTED_AT_MOST = 1_000_000
 """Rows, or calls, of a state that are counted; a larger backlog shows as this many."""

@@ -6,10 +6,10 @@ twice is the progress record. So a lease may end early or late without harm to t
 
 from sqlalchemy import Engine
 
-from outbox import shard_statements as sql
-from outbox import transactions
+from outbox.db import transactions
 from outbox.errors import LeaseLostError
-from outbox.rows import Holding, Lease, Member
+from outbox.models import Holding, Lease, Member
+from outbox.sql import shards as sql
 
 
 class Leases:

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row
 
-from outbox import bell, call_statements, recording, rights, transactions
-from outbox import shard_statements as shard_sql
-from outbox import statements as sql
+from outbox import insert, notifications
+from outbox.db import rights, transactions
 from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedError
-from outbox.rows import (
+from outbox.models import (
     Accepted,
     CallsLeft,
     Contact,
@@ -27,6 +26,9 @@ from outbox.rows import (
     Ref,
     ShardStatus,
 )
+from outbox.sql import flow as sql
+from outbox.sql import inference_queue
+from outbox.sql import shards as shard_sql
 from outbox.verdicts import ShardRecord, Verdict, judge
 
 REQUIRED_REVISION = "0007"
@@ -47,7 +49,7 @@ class Store:
     """The outbox in one database.
 
     Args:
-        engine: from ``outbox.engine.create_outbox_engine``.
+        engine: from ``outbox.db.engine.create_outbox_engine``.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -64,13 +66,13 @@ class Store:
         """
         if not rows:
             return []
-        return recording.record(self._engine, rows)
+        return insert.record(self._engine, rows)
 
     def ring(self, outcomes: Sequence[RecordOutcome]) -> None:
         """Tell listening relays of rows just recorded; never fails. By itself, so that no sender waits for it."""
         new = [o.interaction_id for o in outcomes if isinstance(o, Accepted) and not o.duplicate]
         if new:
-            bell.ring(self._engine, new)
+            notifications.ring(self._engine, new)
 
     def pending_at_least(self, limit: int) -> bool:
         """Whether the backlog has reached ``limit`` rows; reads no more than that."""
@@ -81,7 +83,7 @@ class Store:
         """Return if the role has its rights, the schema is recent enough and a write goes through: web's to ``outbox``.
 
         Args:
-            role: whose rights are asked for, of ``outbox.rights``.
+            role: whose rights are asked for, of ``outbox.db.rights``.
 
         Raises:
             SchemaOutdatedError, DatabaseUnavailableError
@@ -260,7 +262,7 @@ class Store:
     def calls_left(self) -> CallsLeft:
         """Inference calls that are not done; cost follows their number, not history."""
         with transactions.read(self._engine) as connection:
-            return CallsLeft._make(connection.execute(call_statements.CALLS_LEFT.on(connection)).one())
+            return CallsLeft._make(connection.execute(inference_queue.CALLS_LEFT.on(connection)).one())
 
 
 def _listed(connection: Connection, values: Sequence[tuple[object, ...]]) -> dict[str, object]:
@@ -325,7 +327,7 @@ def _mark(
         marked += connection.execute(sql.MARK_SENT.on(connection), parameters).rowcount
     if inference and marked:
         parameters = {"shard": shard, "sequence": sequence, "ids": sql.bind_ids(connection, refs)}
-        connection.execute(call_statements.CALLS_DUE.on(connection), parameters)
+        connection.execute(inference_queue.CALLS_DUE.on(connection), parameters)
     return marked
 
 

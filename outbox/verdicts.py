@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from outbox.rows import RecordRef
+from outbox.models import RecordRef
 
 KAFKA_WENT_BACK = "Kafka went back in time"
 """How the condition of a shard begins that waits for an operator because of it; its rows are not pruned meanwhile."""

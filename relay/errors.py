@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from outbox.rows import Ref
+from outbox.models import Ref
 
 
 class RelayError(Exception):

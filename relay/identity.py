@@ -1,7 +1,7 @@
 """Whether the settings are those that an outbox was used with: with others, what is in Kafka says nothing of it."""
 
 from outbox.errors import OutboxMismatchError
-from outbox.rows import Identity
+from outbox.models import Identity
 from relay.settings import RelaySettings
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from config.settings import BaseSettings, SettingsError, load, unknown_names
-from outbox.rows import Identity
+from outbox.models import Identity
 from relay.check.broker import check_broker, check_clock, check_transactions
 from relay.check.database import check_database
-from relay.check.findings import Finding, Verdict, failure, ok, unknown, warning
+from relay.check.finding import Finding, Verdict, failure, ok, unknown, warning
 from relay.check.progress import check_progress
 from relay.check.services import check_inference, check_oauth, check_registry
 from relay.check.topics import check_topics

@@ -10,8 +10,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from outbox.network import is_loopback
-from relay.check.findings import Finding, failure, ok, unknown, warning
-from relay.kafka import CURES, REQUEST_SECONDS, seen_of
+from relay.check.finding import Finding, failure, ok, unknown, warning
+from relay.kafka.errors import CURES, REQUEST_SECONDS, seen_of
 from relay.settings import RelaySettings, kafka_client_config, kafka_hosts, kafka_producer_config
 
 log = logging.getLogger("relay.librdkafka")

@@ -6,8 +6,11 @@ from pathlib import Path
 from sqlalchemy import Engine, make_url
 
 from migrations.run import head
-from outbox import vitals
-from outbox.engine import create_outbox_engine, wal_is_safe
+from outbox.db import diagnostics
+from outbox.db.diagnostics import Vitals
+from outbox.db.engine import create_outbox_engine, wal_is_safe
+from outbox.db.private_file import open_to_others
+from outbox.db.rights import RELAY
 from outbox.errors import (
     MIGRATE,
     DatabaseUnavailableError,
@@ -16,12 +19,9 @@ from outbox.errors import (
     UnfitEncodingError,
     UnsafeDatabaseError,
 )
-from outbox.private_file import open_to_others
-from outbox.rights import RELAY
-from outbox.rows import Identity
+from outbox.models import Identity
 from outbox.store import REQUIRED_REVISION, Store
-from outbox.vitals import Vitals
-from relay.check.findings import Finding, failure, ok, unknown, warning
+from relay.check.finding import Finding, failure, ok, unknown, warning
 
 OLDEST_POSTGRESQL = (14, 0)
 """Older ones are no longer maintained, and not tested with."""
@@ -55,7 +55,7 @@ def check_database(url: str) -> tuple[list[Finding], Identity | None]:
 
 def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
     try:
-        seen = vitals.look(engine)
+        seen = diagnostics.look(engine)
     except UnfitEncodingError as error:
         cure = "make a database with the encoding UTF8, migrate it, and name it in DATABASE_URL"
         return [ok("database", f"{shown} answers"), failure("database encoding", str(error), cure)], None
@@ -66,7 +66,7 @@ def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
         return [failure("database", f"{shown}: {error}", RECOVER)], None
     findings = [ok("database", f"{shown} answers"), *judge_vitals(seen), *_files(engine)]
     try:
-        revision = vitals.revision(engine)
+        revision = diagnostics.revision(engine)
     except SchemaOutdatedError:
         revision = None
     except DatabaseUnavailableError as error:

@@ -4,17 +4,17 @@ from functools import partial
 
 from confluent_kafka.admin import AdminClient
 
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.errors import OutboxError
-from outbox.rows import Identity
+from outbox.models import Identity
 from outbox.store import Store
 from outbox.verdicts import KAFKA_WENT_BACK, Verdict
-from relay import progress
-from relay.check.findings import Finding, failure, ok, unknown, warning
+from relay.check.finding import Finding, failure, ok, unknown, warning
 from relay.errors import RelayError
-from relay.progress import StoredProgress
-from relay.recovery import ShardLook, look
+from relay.kafka import progress
+from relay.kafka.progress import StoredProgress
 from relay.settings import RelaySettings, kafka_client_config
+from relay.shard.recovery import ShardLook, look
 
 SUBJECT = "progress"
 

@@ -2,14 +2,14 @@
 
 from urllib.parse import urlsplit
 
-from relay.check.findings import Finding, failure, ok, unknown, warning
-from relay.contacts import ThrottledError
-from relay.enrichment import ask_for, told_by
+from relay.check.finding import Finding, failure, ok, unknown, warning
+from relay.enrichment.enricher import ask_for, told_by
+from relay.enrichment.oauth import TokenError, fetch_token
+from relay.enrichment.response import ThrottledError
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.http import NAME_UNKNOWN, RETRIED_CLIENT_ERRORS, TLS_FAILED, Answer, Client
-from relay.inference import insist_on_allowed_host
-from relay.oauth import TokenError, fetch_token
-from relay.registry import (
+from relay.http_client import NAME_UNKNOWN, RETRIED_CLIENT_ERRORS, TLS_FAILED, Answer, Client
+from relay.inference.worker import insist_on_allowed_host
+from relay.kafka.schema_registry import (
     PATH_CURE,
     UNAUTHORIZED,
     NoAnswerError,
@@ -23,7 +23,7 @@ SECONDS = 5.0
 NOBODY = "0"
 """An interaction that there is none of: whether CXone lets this client ask is seen without anybody's data."""
 NOT_FOUND, TOO_MANY, UNKNOWN_METHOD = 404, 429, 501
-COMPATIBLE = "make the versions there compatible with relay/schemas/interaction.avsc, or use another KAFKA_TOPIC"
+COMPATIBLE = "make the versions there compatible with relay/kafka/schemas/interaction.avsc, or use another KAFKA_TOPIC"
 
 
 # The Schema Registry -------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def _look_at_schema(registry: Registry, subject: str) -> Finding:
         compatible = True  # no such subject yet: it begins with our schema
     if not compatible:
         return failure("schema", f"{subject} holds versions that do not go with the relay's", COMPATIBLE)
-    cure = "start the relay with the right to register it, or register relay/schemas/interaction.avsc yourself"
+    cure = "start the relay with the right to register it, or register relay/kafka/schemas/interaction.avsc yourself"
     return warning("schema", f"{subject} does not hold the relay's schema yet, and could", cure)
 
 

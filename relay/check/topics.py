@@ -7,10 +7,10 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic
 
 from relay.check.broker import ACLS
-from relay.check.findings import Finding, failure, ok, unknown, warning
-from relay.kafka import CURES, REQUEST_SECONDS, seen_of
+from relay.check.finding import Finding, failure, ok, unknown, warning
+from relay.kafka.errors import CURES, REQUEST_SECONDS, seen_of
+from relay.kafka.topics import creation_command, wanted_topics
 from relay.settings import RelaySettings
-from relay.topics import creation_command, wanted_topics
 
 LARGEST_RECORD_BYTES = 8_192
 """Above the largest record: the longest texts that the webhook takes are 4 kB in UTF-8, and the body is not sent."""

@@ -3,7 +3,7 @@
 from sqlalchemy import make_url
 
 from outbox.network import remote_hosts, sslmode, tls_arguments
-from relay.check.findings import Finding, ok, warning
+from relay.check.finding import Finding, ok, warning
 from relay.settings import RelaySettings, plain_host
 
 VERIFIED = "verify-full"

@@ -5,9 +5,9 @@ import sys
 
 import click
 
-from outbox.operations import Operations
+from outbox.operators.change import Operations
+from relay.cli.options import CHECK_FAILED, DONE, JSON, RowId, nothing_matched, operations
 from relay.cli.output import escaped, to_json, told_actor, told_time
-from relay.cli.shared import CHECK_FAILED, DONE, JSON, RowId, nothing_matched, operations
 
 SHOWN_IDS = 10
 

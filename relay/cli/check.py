@@ -6,8 +6,8 @@ from collections import Counter
 
 import click
 
+from relay.cli.options import CHECK_FAILED, DONE, JSON
 from relay.cli.output import escaped, to_json
-from relay.cli.shared import CHECK_FAILED, DONE, JSON
 
 WIDTH = 8
 COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "failure": "red"}
@@ -28,7 +28,7 @@ def check(*, json_lines: bool) -> None:
       relay check --json | jq 'select(.verdict != "ok")'
     """
     from relay.check import check_all
-    from relay.check.findings import Verdict
+    from relay.check.finding import Verdict
 
     counts: Counter[Verdict] = Counter()
     for finding in check_all(os.environ):

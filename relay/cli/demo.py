@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.store import Store
-from relay.cli.shared import DONE, FAILED, WholeNumber
-from relay.demo.audience import Arrived, post_all, read_topic
-from relay.demo.stage import PATH, Stage, StageError
+from relay.cli.options import DONE, FAILED, WholeNumber
+from relay.demo.clients import Arrived, post_all, read_topic
+from relay.demo.processes import PATH, Stage, StageError
 
 SHOWN_SETTINGS = (
     "DATABASE_URL",

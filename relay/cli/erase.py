@@ -5,11 +5,11 @@ from collections import Counter
 
 import click
 
-from outbox.operations import COUNTED_IDS, Operations
-from outbox.rows import Plan, RowFilter
+from outbox.models import Plan, RowFilter
+from outbox.operators.change import COUNTED_IDS, Operations
 from outbox.states import RowState
-from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
-from relay.cli.shared import DONE, PARTLY_DONE, Address, Value, as_options, operations
+from relay.cli.change import Asked, Change, carry_out, changing, plan_of
+from relay.cli.options import DONE, PARTLY_DONE, Address, Value, as_options, operations
 
 SEARCHED = (
     "the address was looked for as the customer's and in every text of the bodies, upper and lower case and JSON "

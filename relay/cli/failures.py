@@ -13,7 +13,7 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 def report(error: Exception) -> int:
     """Say on stderr why a command failed; with ``LOG_LEVEL=DEBUG`` also where. Returns the exit code."""
-    from relay.cli.shared import FAILED
+    from relay.cli.options import FAILED
 
     with suppress(OSError):  # stderr may be what cannot be written
         _show(error)

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from outbox.rows import RowFilter
+from outbox.models import RowFilter
 from outbox.states import RowState
-from relay.cli.changing import Asked, Change, carry_out, changing, plan_of
+from relay.cli.change import Asked, Change, carry_out, changing, plan_of
 from relay.cli.groups import Group
 from relay.cli.list import told_row
+from relay.cli.options import JSON, as_options, nothing_matched, operations, row_filters, rows_from
 from relay.cli.output import to_json
 from relay.cli.repair import as_of_now
-from relay.cli.shared import JSON, as_options, nothing_matched, operations, row_filters, rows_from
 
 
 @click.group(cls=Group)

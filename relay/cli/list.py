@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from outbox.rows import FoundRow, RowFilter
+from outbox.models import FoundRow, RowFilter
 from outbox.states import RowState
+from relay.cli.options import JSON, filter_from, nothing_matched, operations, row_filters, rows_from
 from relay.cli.output import escaped, to_json, told_age, told_time
-from relay.cli.shared import JSON, filter_from, nothing_matched, operations, row_filters, rows_from
 
 
 @click.command("list")

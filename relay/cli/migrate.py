@@ -10,10 +10,10 @@ from sqlalchemy import make_url
 from config.settings import SettingsError, load
 from migrations.run import head, upgrade
 from migrations.settings import ReleaseSettings
-from outbox import vitals
-from outbox.engine import create_outbox_engine
+from outbox.db import diagnostics
+from outbox.db.engine import create_outbox_engine
 from outbox.errors import OutboxError, SchemaOutdatedError
-from relay.cli.shared import CHECK_FAILED, FAILED
+from relay.cli.options import CHECK_FAILED, FAILED
 
 
 @click.command()
@@ -61,7 +61,7 @@ def _revision(url: str) -> str | None:
         return None
     engine = create_outbox_engine(url)
     try:
-        return vitals.revision(engine)
+        return diagnostics.revision(engine)
     except SchemaOutdatedError:
         return None
     finally:

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from outbox.pruning import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP
-from outbox.rows import FoundRow, RowFilter
-from relay.cli.changing import Asked, Change, carry_out, changing, nothing_to, plan_of
+from outbox.models import FoundRow, RowFilter
+from outbox.operators.prune import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP
+from relay.cli.change import Asked, Change, carry_out, changing, nothing_to, plan_of
+from relay.cli.options import OperatorSettings, as_options, operations, row_filters, rows_from
 from relay.cli.repair import as_of_now
-from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
 
 _NO_FILTER: dict[str, Any] = {
     "ids": (), "interaction": None, "state": None, "channel": None, "error": None, "since": None, "until": None,

@@ -13,24 +13,23 @@ import click
 from rich.console import Console
 from sqlalchemy import Engine
 
-from outbox import reconciling
-from outbox.engine import LONG_ANSWER_SECONDS
+from outbox.db.engine import LONG_ANSWER_SECONDS
 from outbox.errors import OutboxError
-from outbox.reconciling import KnownRow, SeenRecord
-from outbox.rows import Order, Ref
+from outbox.models import Order, Ref
+from outbox.operators.reconcile import KnownRow, SeenRecord, mark_found, overtake, recognise, unsent_before
 from outbox.states import RowState
 from outbox.store import Store
 from outbox.verdicts import Verdict
+from relay.cli.options import DONE, PARTLY_DONE, USAGE, Moment, confirmed, nothing_matched, outbox_of
 from relay.cli.output import escaped, told_time
 from relay.cli.shards import SHARD, OperatingSettings, order_of, planned
-from relay.cli.shared import DONE, PARTLY_DONE, USAGE, Moment, confirmed, nothing_matched, outbox_of
-from relay.custody import Custody, custody
 from relay.errors import RelayError, UnavailableError
-from relay.lost_rows import Loss, bound_of, find, repair
-from relay.progress import StoredProgress
-from relay.records import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
-from relay.recovery import ShardLook, look
+from relay.kafka.progress import StoredProgress
+from relay.kafka.topic_scan import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
+from relay.process.lost_rows import Loss, bound_of, find, repair
+from relay.process.maintenance import Custody, custody
 from relay.settings import kafka_client_config
+from relay.shard.recovery import ShardLook, look
 
 CHUNK_ROWS = 500
 T = TypeVar("T")
@@ -236,7 +235,7 @@ def _plan(engine: Engine, held: Custody, wanted: tuple[int, ...], since: int | N
     plan.cut_short = {topic: partitions for topic, partitions in found.items() if partitions}
     with _reading() as reading:
         for page in chain.from_iterable(committed_since(config, prepared.admin, topic, since) for topic in topics):
-            plan.add(page, reconciling.recognise(engine, page))
+            plan.add(page, recognise(engine, page))
             reading(plan.records)
     return plan
 
@@ -285,7 +284,7 @@ def _show(engine: Engine, plan: Plan, since: int | None) -> None:
             "unsent rows that were among those are not found, and are sent again",
             err=True,
         )
-    if older := reconciling.unsent_before(engine, since):
+    if older := unsent_before(engine, since):
         click.echo(
             f"  {older} unsent row(s) were received before {told_time(since)}: what was sent of them before then is "
             "not found, and is sent again. Give an earlier --since if the restored moment is earlier",
@@ -305,10 +304,10 @@ def _act(engine: Engine, held: Custody, plan: Plan, shard: int, order: Order, si
         refs = sorted(plan.marks[shard])
         for start in range(0, len(refs), CHUNK_ROWS):
             chunk, inference = refs[start : start + CHUNK_ROWS], held.parts.inference
-            reconciling.mark_found(engine, lease, sequence, chunk, order, inference=inference)
+            mark_found(engine, lease, sequence, chunk, order, inference=inference)
             held.renew()
         verb = "reconcile" if since is not None else "accept duplicates of"
-        reconciling.overtake(engine, lease, record.ref if record else None, verb, order)
+        overtake(engine, lease, record.ref if record else None, verb, order)
     except (RelayError, OutboxError) as error:
         click.echo(str(error), err=True)
         return False

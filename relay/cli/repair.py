@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
-from outbox.operations import COUNTED_IDS, Operations, call_again_verb, replay_verb
-from outbox.rows import FoundRow, Order, Planned, RowFilter
+from outbox.models import FoundRow, Order, Planned, RowFilter
+from outbox.operators.change import COUNTED_IDS, Operations, call_again_verb, replay_verb
 from outbox.states import RowState
-from relay.cli.changing import Asked, Change, carry_out, changing, nothing_to, plan_of
+from relay.cli.change import Asked, Change, carry_out, changing, nothing_to, plan_of
+from relay.cli.options import OperatorSettings, as_options, operations, row_filters, rows_from
 from relay.cli.output import told_time
-from relay.cli.shared import OperatorSettings, as_options, operations, row_filters, rows_from
 
 
 @click.command()

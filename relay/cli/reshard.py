@@ -6,15 +6,14 @@ from collections.abc import Sequence
 import click
 from sqlalchemy import Engine
 
-from outbox import resharding
-from outbox.engine import LONG_ANSWER_SECONDS
-from outbox.resharding import ReshardPlan
-from outbox.rows import Order, ShardStatus
+from outbox.db.engine import LONG_ANSWER_SECONDS
+from outbox.models import Order, ShardStatus
+from outbox.operators.reshard import ReshardPlan, plan_reshard, reshard_rows
 from outbox.store import Store
+from relay.cli.options import DONE, FAILED, USAGE, WholeNumber, confirmed, nothing_matched, outbox_of
 from relay.cli.shards import OperatingSettings, order_of, planned
-from relay.cli.shared import DONE, FAILED, USAGE, WholeNumber, confirmed, nothing_matched, outbox_of
-from relay.custody import Custody, custody
-from relay.topics import grow_progress_topic
+from relay.kafka.topics import grow_progress_topic
+from relay.process.maintenance import Custody, custody
 
 
 @click.command()
@@ -40,7 +39,7 @@ def reshard(*, shards: int, actor: str | None, reason: str, dry_run: bool, yes: 
         if sending := refusal(status):
             click.echo(sending, err=True)
             sys.exit(FAILED)
-        _show(resharding.plan(engine, len(status), shards))
+        _show(plan_reshard(engine, len(status), shards))
         if dry_run:
             sys.exit(DONE)
         if not confirmed(f"change {len(status)} shard(s) to {shards}?", yes=yes):
@@ -81,4 +80,4 @@ def _reshard(engine: Engine, held: Custody, old: int, new: int, order: Order) ->
             record = held.parts.read_back(shard)
             settled[shard] = record.ref.sequence if record else 0
             held.renew()
-    return resharding.reshard(engine, list(held.leases.values()), settled, new, order)
+    return reshard_rows(engine, list(held.leases.values()), settled, new, order)

@@ -2,8 +2,8 @@
 
 import click
 
-from outbox.rows import Order, RowFilter
-from relay.cli.shared import ACTOR, DRY_RUN, REASON, YES, F, OperatorSettings, WholeNumber, who_acts
+from outbox.models import Order, RowFilter
+from relay.cli.options import ACTOR, DRY_RUN, REASON, YES, F, OperatorSettings, WholeNumber, who_acts
 from relay.settings import RelaySettings, seconds_of
 
 

@@ -10,12 +10,11 @@ import click
 
 from config.settings import SettingsError, load
 from outbox.errors import OutboxMismatchError
-from outbox.lookup import Life, Lookup, StoredRow
-from outbox.rows import Identity, Order, RowFilter
+from outbox.models import Identity, Order, RowFilter
+from outbox.operators.row_history import Life, Lookup, StoredRow
 from outbox.states import CallState, RowState
 from outbox.store import Store
-from relay.cli.output import escaped, to_json, told_actor, told_time
-from relay.cli.shared import (
+from relay.cli.options import (
     ACTOR,
     CHECK_FAILED,
     DONE,
@@ -28,6 +27,7 @@ from relay.cli.shared import (
     outbox_of,
     who_acts,
 )
+from relay.cli.output import escaped, to_json, told_actor, told_time
 from relay.errors import MisconfiguredError, UnavailableError
 from relay.settings import RelaySettings, kafka_client_config
 
@@ -97,17 +97,17 @@ def _look_up(row: StoredRow, identity: Identity, *, compare: bool) -> Looked:
         settings = load(RelaySettings, os.environ)
     except SettingsError as error:
         return Looked(not_seen=f"not looked up: {error}".replace("\n", "; "))
-    from relay import sighting
     from relay.identity import insist
-    from relay.registry import Registry
-    from relay.topics import cluster_of
+    from relay.kafka import record_lookup
+    from relay.kafka.schema_registry import Registry
+    from relay.kafka.topics import cluster_of
 
     transactional_id = f"{settings.kafka_transactional_id_prefix}{row.shard + 1:02d}"
     topic = row.topic or settings.kafka_topic
     try:
         insist(settings, identity)  # first what needs no broker
         insist(settings, identity, cluster_of(settings))
-        sighted, records = sighting.find(kafka_client_config(settings), topic, row)
+        sighted, records = record_lookup.find(kafka_client_config(settings), topic, row)
     except (UnavailableError, MisconfiguredError, OutboxMismatchError) as error:
         return Looked(transactional_id, not_seen=f"not looked up: {error}")
     if sighted is None:
@@ -118,7 +118,7 @@ def _look_up(row: StoredRow, identity: Identity, *, compare: bool) -> Looked:
     if not compare:
         return looked
     try:
-        return looked._replace(differences=sighting.differences(Registry(settings), row, sighted))
+        return looked._replace(differences=record_lookup.differences(Registry(settings), row, sighted))
     except UnavailableError as error:
         return looked._replace(not_compared=str(error))
 

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from config.settings import BaseSettings
 from outbox.errors import OutboxError
-from outbox.rows import CallsLeft, ShardStatus
+from outbox.models import CallsLeft, ShardStatus
 from outbox.store import Store
+from relay.cli.options import JSON, outbox_of
 from relay.cli.output import escaped, to_json, told_time
-from relay.cli.shared import JSON, outbox_of
 from relay.settings import seconds_of
 
 WATCH_SECONDS = 2.0

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import psycopg
 from sqlalchemy import make_url
 
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
+from testkit.databases import migrate
+from testkit.relay_process import RelayProcess
+from testkit.services import Given, Postgres
+from testkit.waiting import wait_until
+from testkit.web_process import Answer, WebProcess
 from tests.attack.honest import get_health, post_interaction
 from tests.attack.hostile import KINDS
 from tests.attack.measure import Seen, attack
-from tests.conftest import migrate
-from tests.relay_process import RelayProcess
-from tests.services import Given, Postgres
-from tests.support import wait_until
-from tests.web_process import Answer, WebProcess
 
 TARGETS = ("web-sqlite", "web-postgresql", "relay")
 HEADER = "| server | attack | asked | failed | refused | lost | p50 | p99 | /healthz p99 | memory | fds | recovered |"

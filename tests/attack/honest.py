@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Self
 
-from tests.web_process import PATH, SECRET, Answer, read_answer
+from testkit.web_process import PATH, SECRET, Answer, read_answer
 
 TIMEOUT_SECONDS = 30.0
 _numbers = count()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from tests.web_process import PATH, SECRET
+from testkit.web_process import PATH, SECRET
 
 REOPENED_PER_SECOND = 500
 DRIP_SECONDS = 0.2

@@ -10,9 +10,9 @@ from typing import NamedTuple, Self
 
 import psutil
 
+from testkit import ROOT
+from testkit.web_process import Answer
 from tests.attack.honest import Honest, get_health
-from tests.conftest import ROOT
-from tests.web_process import Answer
 
 RECOVERY_SECONDS = 60.0
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from testkit.databases import NewDatabase
+from testkit.waiting import wait_until
+from testkit.web_process import WebProcess
 from tests.attack.__main__ import lost
 from tests.attack.honest import Honest, post_interaction
 from tests.attack.hostile import KINDS
 from tests.attack.measure import attack
-from tests.conftest import NewDatabase
-from tests.support import wait_until
-from tests.web_process import WebProcess
 
 CONNECTIONS = 300
 SECONDS = 4.0

@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from outbox.backlog import BACKLOG, WALK_INDEXES, Backlog, count_backlog
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.leases import Leases
 from outbox.store import Store
-from tests.conftest import NewDatabase
-from tests.support import new_rows
+from testkit.databases import NewDatabase
+from testkit.rows import new_rows
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import psutil
 import psycopg
 import pytest
 
-from outbox import engine as engines
-from outbox.engine import create_outbox_engine, wal_is_safe
+from outbox.db import engine as engines
+from outbox.db.engine import create_outbox_engine, wal_is_safe
 from outbox.errors import UnsafeDatabaseError
-from tests.conftest import NewDatabase
-from tests.services import Postgres
+from testkit.databases import NewDatabase
+from testkit.services import Postgres
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,15 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from outbox import engine as engines
-from outbox.engine import create_outbox_engine
-from outbox.errors import (
-    DatabaseUnavailableError,
-    SchemaOutdatedError,
-    UnfitEncodingError,
-    UnsafeDatabaseError,
-)
+from outbox.db import engine as engines
+from outbox.db.engine import create_outbox_engine
+from outbox.errors import DatabaseUnavailableError, SchemaOutdatedError, UnfitEncodingError, UnsafeDatabaseError
 from outbox.leases import Leases
-from outbox.rows import Accepted
+from outbox.models import Accepted
 from outbox.store import Store
-from tests.conftest import NewDatabase
-from tests.services import Postgres
-from tests.support import new_row
+from testkit.databases import NewDatabase
+from testkit.rows import new_row
+from testkit.services import Postgres
 
 Administrator = Callable[[str], list[tuple[object, ...]]]
 

@@ -7,13 +7,13 @@ import pytest
 from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
-from outbox.operations import Operations
-from outbox.pruning import PARKED_CALLS_GIVEN_UP, Pruning
-from outbox.rows import Accepted, Order, RowFilter
+from outbox.models import Accepted, Order, RowFilter
+from outbox.operators.change import Operations
+from outbox.operators.prune import PARKED_CALLS_GIVEN_UP, Pruning
 from outbox.store import Store
 from outbox.verdicts import Verdict
-from tests.ledger import call_states, found, mark_sent, park, park_calls, planned, record, record_ref, states
-from tests.support import new_row, new_rows
+from testkit.outbox import call_states, found, mark_sent, park, park_calls, planned, record, record_ref, states
+from testkit.rows import new_row, new_rows
 
 HOUR_MS = 3_600_000
 ORDER = Order("ann", "request 17", RowFilter(email="someone@example.com"))
@@ -136,7 +136,7 @@ def test_a_call_made_due_in_the_meantime_keeps_its_row(operations: Operations, s
 
 def test_one_prunes_at_a_time(operations: Operations, store: Store, engine: Engine) -> None:
     """On PostgreSQL a second one is told so and does nothing; on SQLite writers queue anyway."""
-    from outbox import operator_statements as sql
+    from outbox.sql import operators as sql
 
     record(store, new_rows(3))
     mark_sent(store, 1, planned(operations))
@@ -152,7 +152,7 @@ def test_one_prunes_at_a_time(operations: Operations, store: Store, engine: Engi
 
 def test_an_operators_prune_waits_for_another(operations: Operations, store: Store, engine: Engine) -> None:
     """The relay prunes just now: its rows are not told to have changed, they are pruned after that."""
-    from outbox import operator_statements as sql
+    from outbox.sql import operators as sql
 
     ids = record(store, new_rows(3))
     mark_sent(store, 1, planned(operations))

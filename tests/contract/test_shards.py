@@ -11,24 +11,27 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
-from outbox import audit, pausing, reconciling, resharding
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
-from outbox.operations import Operations
-from outbox.reconciling import SeenRecord
-from outbox.rows import Accepted, Lease, Order, RowFilter, shard_of
+from outbox.models import Accepted, Lease, Order, RowFilter, shard_of
+from outbox.operators import audit, reconcile
+from outbox.operators.change import Operations
+from outbox.operators.pause import pause_shards, resume_shards
+from outbox.operators.reconcile import SeenRecord
+from outbox.operators.reshard import plan_reshard, reshard_rows
 from outbox.store import Store
 from relay.cli.reconcile import Plan, _act, _plan, _send_lost_rows_again
-from relay.custody import Custody
 from relay.errors import UnavailableError
 from relay.health import Health
+from relay.kafka.progress import Progress, StoredProgress
 from relay.metrics import RelayMetrics
-from relay.progress import Progress, StoredProgress
-from relay.shard import ShardWorker
-from tests.conftest import NewDatabase
-from tests.ledger import mark, record_ref
-from tests.support import DEADLINE_SECONDS, new_row, new_rows, wait_until
+from relay.process.maintenance import Custody
+from relay.shard.worker import ShardWorker
+from testkit.databases import NewDatabase
+from testkit.outbox import mark, record_ref
+from testkit.rows import new_row, new_rows
+from testkit.waiting import DEADLINE_SECONDS, wait_until
 
 ORDER = Order("ann", "drill", RowFilter())
 
@@ -77,7 +80,7 @@ def test_a_relay_is_there_until_its_heartbeat_runs_out_or_it_leaves(engine: Engi
 def test_a_paused_shard_is_taken_by_no_relay(four: Engine) -> None:
     """Until it is resumed; who looks after it may take it. Both ends go on record."""
     relay = Leases(four, "relay", 600)
-    assert pausing.pause(four, 1, None, ORDER) == [1]
+    assert pause_shards(four, 1, None, ORDER) == [1]
     assert relay.take(1) is None
     assert relay.take(0) is not None
     looked_after = Leases(four, "operator", 600, paused_too=True).take(1)
@@ -85,8 +88,8 @@ def test_a_paused_shard_is_taken_by_no_relay(four: Engine) -> None:
     assert [(h.paused_by, h.paused_reason) for h in relay.shared()[1]][:2] == [(None, None), ("ann", "drill")]
     relay_after = Leases(four, "operator", 600)
     relay_after.release(looked_after)
-    assert pausing.resume(four, None, ORDER) == [1]
-    assert pausing.resume(four, None, ORDER) == []
+    assert resume_shards(four, None, ORDER) == [1]
+    assert resume_shards(four, None, ORDER) == []
     assert relay.take(1) is not None
     assert [(e.actor, e.verb, e.reason) for e in audit.entries(four)] == [
         ("ann", "pause shard 1", "drill"),
@@ -98,14 +101,14 @@ def test_a_paused_shard_is_taken_by_no_relay(four: Engine) -> None:
 def test_a_pause_ends_by_itself(four: Engine) -> None:
     """By the database's clock; a later pause replaces an earlier one."""
     relay = Leases(four, "relay", 600)
-    assert pausing.pause(four, None, None, ORDER) == [0, 1, 2, 3]
-    assert pausing.pause(four, 2, 0.2, ORDER) == [2]
+    assert pause_shards(four, None, None, ORDER) == [0, 1, 2, 3]
+    assert pause_shards(four, 2, 0.2, ORDER) == [2]
     assert relay.take(2) is None
     status = Store(four).status()
     assert [s.paused_until_ms is None for s in status] == [True, True, False, True]
     wait_until(lambda: relay.take(2), "the pause is over")
     assert Store(four).status()[2].paused_by is None
-    assert pausing.pause(four, 9, None, ORDER) == []
+    assert pause_shards(four, 9, None, ORDER) == []
 
 
 @pytest.mark.parametrize("shards", [1, 3, 7])
@@ -120,8 +123,8 @@ def test_rows_not_sent_move_to_their_new_shard(four: Engine, shards: int) -> Non
     mark(store, 1, [rows[2].ref])
     before = shards_of(four)
     expected = sum(state != "sent" and shard_of(i, shards) != shard for i, shard, state in before)
-    assert resharding.plan(four, 4, shards) == (4, shards, 59, expected)
-    assert resharding.reshard(four, leases, {5: 17}, shards, ORDER) == expected
+    assert plan_reshard(four, 4, shards) == (4, shards, 59, expected)
+    assert reshard_rows(four, leases, {5: 17}, shards, ORDER) == expected
     after = shards_of(four)
     assert {state for _, _, state in after} == {"pending", "parked", "discarded", "sent"}
     assert all(shard == shard_of(i, shards) for i, shard, state in after if state != "sent")
@@ -138,17 +141,17 @@ def test_a_reshard_needs_every_lease(four: Engine) -> None:
     leases = take_all(four, 4)
     Leases(four, "operator", 60).take(3)
     with pytest.raises(LeaseLostError):
-        resharding.reshard(four, leases, {}, 2, ORDER)
+        reshard_rows(four, leases, {}, 2, ORDER)
     assert len(Store(four).status()) == 4
 
 
 def test_a_reshard_after_another_one_changes_nothing(four: Engine) -> None:
     """Planned for four shards, of which there are six meanwhile: the rows of the two unknown ones would be stranded."""
-    resharding.reshard(four, take_all(four, 4), {}, 6, ORDER)
+    reshard_rows(four, take_all(four, 4), {}, 6, ORDER)
     Store(four).record(new_rows(30, interactions=30))
     before = shards_of(four)
     with pytest.raises(OutboxMismatchError, match="6"):
-        resharding.reshard(four, take_all(four, 4), {}, 2, ORDER)
+        reshard_rows(four, take_all(four, 4), {}, 2, ORDER)
     assert (len(Store(four).status()), shards_of(four)) == (6, before)
 
 
@@ -158,18 +161,18 @@ def test_what_was_sent_by_a_shard_that_is_gone_can_be_erased(four: Engine) -> No
     store.record(new_rows(20, interactions=20))
     for lease in take_all(four, 4):
         mark(store, 1, [row.ref for row in store.pending(lease, 20)], shard=lease.shard)
-    resharding.reshard(four, take_all(four, 4), {}, 1, ORDER)
+    reshard_rows(four, take_all(four, 4), {}, 1, ORDER)
     planned = [row.planned for row in verbs.find(RowFilter())]
     assert verbs.erase(planned, ORDER) == [row.id for row in planned]
 
 
 def test_new_shards_are_paused_if_every_old_one_is(four: Engine) -> None:
     """So that relays stay paused until the operator resumes them."""
-    pausing.pause(four, None, None, ORDER)
-    resharding.reshard(four, take_all(four, 4), {}, 6, ORDER)
+    pause_shards(four, None, None, ORDER)
+    reshard_rows(four, take_all(four, 4), {}, 6, ORDER)
     assert [s.paused_by for s in Store(four).status()] == ["ann"] * 6
-    pausing.resume(four, 2, ORDER)
-    resharding.reshard(four, take_all(four, 6), {}, 7, ORDER)
+    resume_shards(four, 2, ORDER)
+    reshard_rows(four, take_all(four, 6), {}, 7, ORDER)
     assert Store(four).status()[6].paused_by is None
 
 
@@ -189,7 +192,7 @@ def test_rows_inserted_while_the_number_changes_get_the_new_one(four: Engine) ->
         for old, new in ((4, 9), (9, 2), (2, 5)):
             seen = len(shards_of(four))
             wait_until(lambda: len(shards_of(four)) > seen + 20, "rows come in")  # noqa: B023 - called at once
-            resharding.reshard(four, take_all(four, old), {}, new, ORDER)
+            reshard_rows(four, take_all(four, old), {}, new, ORDER)
     finally:
         stop.set()
         for sender in senders:
@@ -209,11 +212,11 @@ def test_a_record_is_a_row_only_if_id_interaction_and_time_match(store: Store, e
         SeenRecord(second, "i-2", at[second] + 1),
         SeenRecord(99, "i-1", at[first]),
     ]
-    known = reconciling.recognise(engine, records)
+    known = reconcile.recognise(engine, records)
     assert [(row.id, row.state, row.record) for row in known] == [(first, "pending", records[0])]
-    assert reconciling.recognise(engine, []) == []
-    assert reconciling.unsent_before(engine, at[first]) == 0
-    assert reconciling.unsent_before(engine, at[second] + 1) == 2
+    assert reconcile.recognise(engine, []) == []
+    assert reconcile.unsent_before(engine, at[first]) == 0
+    assert reconcile.unsent_before(engine, at[second] + 1) == 2
 
 
 def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store, engine: Engine) -> None:
@@ -222,14 +225,14 @@ def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store,
     (lease,) = take_all(engine, 1)
     rows = store.pending(lease, 10)
     refs = [row.ref for row in rows[:2]]
-    assert reconciling.mark_found(engine, lease, 7, refs, ORDER, inference=True) == 2
+    assert reconcile.mark_found(engine, lease, 7, refs, ORDER, inference=True) == 2
     assert store.status()[0].settled == 0
-    reconciling.overtake(engine, lease, record_ref(7), "reconcile", ORDER)
+    reconcile.overtake(engine, lease, record_ref(7), "reconcile", ORDER)
     (status,) = store.status()
     assert (status.settled, status.pending) == (7, 1)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM outbox_inference_call").scalar_one() == 2
-    reconciling.overtake(engine, lease, record_ref(5), "reconcile", ORDER)
+    reconcile.overtake(engine, lease, record_ref(5), "reconcile", ORDER)
     assert store.status()[0].settled == 7
     entries = list(Operations(engine).audit())
     assert [entry.verb for entry in entries] == [
@@ -240,9 +243,9 @@ def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store,
     assert entries[0].row_ids == str([ref.id for ref in refs])
     Leases(engine, "operator", 60).take(0)
     with pytest.raises(LeaseLostError):
-        reconciling.mark_found(engine, lease, 7, [rows[2].ref], ORDER, inference=False)
+        reconcile.mark_found(engine, lease, 7, [rows[2].ref], ORDER, inference=False)
     with pytest.raises(LeaseLostError):
-        reconciling.overtake(engine, lease, record_ref(9), "reconcile", ORDER)
+        reconcile.overtake(engine, lease, record_ref(9), "reconcile", ORDER)
 
 
 def stored(shard: int, sequence: int) -> StoredProgress:
@@ -397,6 +400,6 @@ def test_a_shard_that_is_paused_while_its_relay_waits_is_given_back(
 ) -> None:
     """No lease has to run out before it can be looked after."""
     wait_until(lambda: store.status()[0].owner == "relay", "it is taken")
-    pausing.pause(engine, 0, None, ORDER)
+    pause_shards(engine, 0, None, ORDER)
     unable.join(DEADLINE_SECONDS)
     assert (unable.is_alive(), store.status()[0].owner) == (False, None)

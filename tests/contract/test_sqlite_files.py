@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 
-from outbox.bell import Bell
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError
-from outbox.rows import Accepted
+from outbox.models import Accepted
+from outbox.notifications import Bell
 from outbox.store import Store
-from tests.conftest import NewDatabase
-from tests.file_faults import delete, delete_alone, delete_folder
-from tests.support import new_row, wait_until
+from testkit.databases import NewDatabase
+from testkit.file_faults import delete, delete_alone, delete_folder
+from testkit.rows import new_row
+from testkit.waiting import wait_until
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from app.validation import InvalidInteractionError, parse
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.errors import LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
-from outbox.rows import Accepted, Identity, KeyReused, Lease, RecordRef, Ref, RowRefused, shard_of
+from outbox.models import Accepted, Identity, KeyReused, Lease, RecordRef, Ref, RowRefused, shard_of
 from outbox.states import TRANSITIONS, RowState
 from outbox.store import Store
 from outbox.verdicts import Verdict
-from relay.encoding import Encoder
-from tests.conftest import NewDatabase
-from tests.ledger import mark, record_ref
-from tests.support import new_row, new_rows
+from relay.kafka.encoder import Encoder
+from testkit.databases import NewDatabase
+from testkit.outbox import mark, record_ref
+from testkit.rows import new_row, new_rows
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_connections_that_the_server_has_closed_cost_no_batch(new_postgresql: Ne
 
 def test_the_shard_is_computed_by_the_insert(new_database: NewDatabase) -> None:
     """The hash of the interaction id modulo the number of shards that the database holds."""
-    from outbox.engine import create_outbox_engine
+    from outbox.db.engine import create_outbox_engine
 
     engine = create_outbox_engine(new_database(5))
     Store(engine).record(new_rows(50, interactions=50))

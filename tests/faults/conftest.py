@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.services import ProxiedKafka
-from tests.services import Given, Registry
-from tests.services.fixtures import started
-from tests.world import World, settings_for
+from testkit.deployment import World, settings_for
+from testkit.proxied_services import ProxiedKafka
+from testkit.services import Given, Registry
+from testkit.services.fixtures import started
 
 
 def behind_proxy(

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.faults.proxy import BOTH_WAYS, Direction, Proxy
-from tests.faults.services import start_again
-from tests.faults.stage import LEASE_SECONDS, Stage
-from tests.relay_process import RelayProcess
-from tests.support import wait_until
+from testkit.proxied_services import start_again
+from testkit.proxy import BOTH_WAYS, Direction, Proxy
+from testkit.relay_process import RelayProcess
+from testkit.waiting import wait_until
+from tests.faults.deployment import LEASE_SECONDS, Stage
 
 PARTLY_OPEN = (BOTH_WAYS, frozenset({Direction.TO_SERVICE}), frozenset({Direction.FROM_SERVICE}))
 HOLD_SECONDS = 5.0

@@ -12,12 +12,13 @@ import pytest
 import requests
 from sqlalchemy import make_url
 
-from tests.conftest import NewDatabase
-from tests.faults.load import Load
-from tests.faults.proxy import BOTH_WAYS, Proxy
-from tests.support import new_rows, wait_until
-from tests.web_process import WebProcess
-from tests.world import NewWorld
+from testkit.databases import NewDatabase
+from testkit.deployment import NewWorld
+from testkit.load import Load
+from testkit.proxy import BOTH_WAYS, Proxy
+from testkit.rows import new_rows
+from testkit.waiting import wait_until
+from testkit.web_process import WebProcess
 
 numbers = count()
 

@@ -4,12 +4,13 @@ import signal
 
 import pytest
 
-from tests.conftest import NewDatabase
+from testkit.databases import NewDatabase
+from testkit.deployment import NewWorld
+from testkit.proxied_services import ProxiedKafka
+from testkit.proxy import Direction
+from testkit.rows import new_rows
+from testkit.waiting import wait_until
 from tests.faults.conftest import NewProxiedWorld
-from tests.faults.proxy import Direction
-from tests.faults.services import ProxiedKafka
-from tests.support import new_rows, wait_until
-from tests.world import NewWorld
 
 TRANSACTION_SECONDS = 2
 SETTINGS = {

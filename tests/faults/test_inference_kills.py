@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
-from tests.simulator import Simulator
-from tests.support import new_rows, wait_until
-from tests.world import World
+from testkit.deployment import World
+from testkit.rows import new_rows
+from testkit.simulator import Simulator
+from testkit.waiting import wait_until
 
 
 @pytest.mark.parametrize("step", ["committed", "marked", "claimed", "called", "calls_settled"])

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from tests.support import new_rows
-from tests.world import World
+from testkit.deployment import World
+from testkit.rows import new_rows
 
 STEPS = ["leased", "fenced", "read_back", "settled", "selected", "encoded", "committed", "marked"]
 

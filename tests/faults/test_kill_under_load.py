@@ -7,10 +7,10 @@ import threading
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from tests.faults.load import Load
-from tests.relay_process import RelayProcess
-from tests.support import wait_until
-from tests.world import NewWorld, World
+from testkit.deployment import NewWorld, World
+from testkit.load import Load
+from testkit.relay_process import RelayProcess
+from testkit.waiting import wait_until
 
 
 def check_accepted(world: World, accepted: list[int]) -> None:

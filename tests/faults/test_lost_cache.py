@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from outbox.engine import create_outbox_engine, sqlite, wal_is_safe
-from tests.conftest import ROOT, NewDatabase
-from tests.faults.load import Load
-from tests.services import ServiceError
-from tests.services.fixtures import missing
-from tests.support import wait_until
-from tests.web_process import WebProcess
+from outbox.db.engine import create_outbox_engine, sqlite, wal_is_safe
+from testkit import ROOT
+from testkit.databases import NewDatabase
+from testkit.load import Load
+from testkit.services import ServiceError
+from testkit.services.fixtures import missing
+from testkit.waiting import wait_until
+from testkit.web_process import WebProcess
 
 SECTOR_BYTES = 512
 """What a disk writes whole."""

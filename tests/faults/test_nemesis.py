@@ -7,11 +7,11 @@ from random import Random
 
 import pytest
 
-from tests.faults.ledger import Evidence, Injected, judge, table
+from testkit.services import Given, Registry
+from testkit.topic import Seen
 from tests.faults.nemesis import faults_of, schedule
+from tests.faults.outcome import Evidence, Injected, judge, table
 from tests.faults.torture import staged, torment
-from tests.services import Given, Registry
-from tests.support import Seen
 
 
 @pytest.mark.timeout(900)

@@ -1,44 +1,18 @@
 """Rows that Kafka refuses: parked alone and in sight, their interaction waiting behind them, the rest sent."""
 
-import secrets
+from confluent_kafka.admin import NewTopic
 
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
-
-from relay.batch_size import MOST_PARKED
-from tests.command_line import command
-from tests.support import exactly_once, new_row, new_rows, wait_until
-from tests.world import NewWorld, World
-
-
-def make_topic(world: World, max_message_bytes: int) -> None:
-    """Create the topic with a limit that a long e-mail address breaks."""
-    create(world, NewTopic(world.topic, 2, 1, config={"max.message.bytes": str(max_message_bytes)}))
-
-
-def create(world: World, topic: NewTopic) -> None:
-    """Create a topic."""
-    admin = AdminClient(world.client_config)
-    for future in admin.create_topics([topic]).values():
-        future.result(10)
-
-
-def alter(world: World, topic: str, name: str, value: str) -> None:
-    """Change a topic's setting."""
-    admin = AdminClient(world.client_config)
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(10)
-
-
-def culprit() -> dict[str, str]:
-    """An interaction whose record does not compress below the limit."""
-    return {"customer_email": secrets.token_hex(160), "agent_id": secrets.token_hex(128)}
+from relay.shard.batch_size import MOST_PARKED
+from testkit.command_line import command
+from testkit.deployment import NewWorld, World
+from testkit.rows import culprit, new_row, new_rows
+from testkit.topic import alter_topic, create_topics, exactly_once
+from testkit.waiting import wait_until
 
 
 def test_only_the_row_that_the_broker_refuses_is_parked(world: World) -> None:
     """One too-large record amid 1,000 good ones: it alone is parked, its interaction waits, the others are sent."""
-    make_topic(world, 500)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = world.record(new_rows(500))
     (bad,) = world.record([new_row("i-3", **culprit())])
     after = world.record(new_rows(500))
@@ -55,7 +29,7 @@ def test_only_the_row_that_the_broker_refuses_is_parked(world: World) -> None:
 
 def test_with_the_pass_policy_nothing_waits(world: World) -> None:
     """OUTBOX_PARKED_POLICY=pass sends the rows behind a parked one."""
-    make_topic(world, 500)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
     (bad,) = world.record([new_row("i-1", **culprit())])
     ids = world.record([new_row("i-1"), new_row("i-1")])
     world.relay(OUTBOX_PARKED_POLICY="pass")
@@ -67,7 +41,7 @@ def test_with_the_pass_policy_nothing_waits(world: World) -> None:
 def test_a_kill_on_the_way_to_parking_parks_the_same_row(new_world: NewWorld) -> None:
     """A relay that dies before it parks leaves nothing behind: the next one finds the culprit again."""
     world = new_world()
-    make_topic(world, 500)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = world.record(new_rows(20, interactions=20))
     (bad,) = world.record([new_row("bad", **culprit())])
     dying = world.relay(kill_at="settled", times=3)
@@ -82,12 +56,12 @@ def test_a_refused_progress_record_parks_nobody(world: World) -> None:
     """A progress topic that takes only tiny records is a wrong setting: the shard waits and names it, then goes on."""
     config = {"cleanup.policy": "compact", "max.message.bytes": "120"}
     topic = NewTopic(world.environ["KAFKA_PROGRESS_TOPIC"], 1, 1, config=config)
-    create(world, topic)
+    create_topics(world.client_config, topic)
     ids = world.record(new_rows(50))
     relay = world.relay()
     relay.wait_degraded("shard 0", "the progress record is refused")
     assert world.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(0,)]
-    alter(world, topic.topic, "max.message.bytes", "1048576")
+    alter_topic(world.client_config, topic.topic, "max.message.bytes", "1048576")
     world.wait_drained()
     world.check_exactly_once(ids)
 
@@ -97,12 +71,12 @@ def test_when_every_row_is_refused_few_are_parked(world: World) -> None:
 
     With the topic put right the others are sent, and the three as soon as an operator retries them.
     """
-    make_topic(world, 100)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "100"}))
     ids = world.record(new_rows(50, interactions=50))
     relay = world.relay()
     relay.wait_degraded("shard 0", "that is not a fault of rows")
     assert world.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(MOST_PARKED,)]
-    alter(world, world.topic, "max.message.bytes", "1048576")
+    alter_topic(world.client_config, world.topic, "max.message.bytes", "1048576")
     wait_until(lambda: not world.pending(), "the others are sent")
     retried = command(world.environ, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--reason", "topic put right", "--yes")
     assert retried.returncode == 0, retried.stderr
@@ -112,7 +86,7 @@ def test_when_every_row_is_refused_few_are_parked(world: World) -> None:
 
 def test_many_refused_rows_in_a_row_are_parked_while_others_pass(world: World) -> None:
     """More of them than make the relay doubt: another row is tried, passes, and so each of them is at fault."""
-    make_topic(world, 500)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
     culprits = [new_row(f"bad-{number}", **culprit()) for number in range(2 * MOST_PARKED)]
     bad = world.record(culprits)
     ids = world.record(new_rows(20, interactions=20))

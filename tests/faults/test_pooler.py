@@ -8,16 +8,17 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from outbox.bell import Bell
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError
-from outbox.rows import Accepted
+from outbox.models import Accepted
+from outbox.notifications import Bell
 from outbox.store import Store
-from tests.conftest import NewDatabase
-from tests.faults.load import Load
-from tests.services import Given, PgBouncer, Postgres
-from tests.support import new_row, new_rows, wait_until
-from tests.world import NewWorld
+from testkit.databases import NewDatabase
+from testkit.deployment import NewWorld
+from testkit.load import Load
+from testkit.rows import new_row, new_rows
+from testkit.services import Given, PgBouncer, Postgres
+from testkit.waiting import wait_until
 
 numbers = count()
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import command
-from tests.conftest import NewDatabase
-from tests.services import Given, MutualTlsKafka, Registry
-from tests.services.fixtures import started
-from tests.support import new_rows, wait_until
-from tests.world import World, settings_for
+from testkit.command_line import command
+from testkit.databases import NewDatabase
+from testkit.deployment import World, settings_for
+from testkit.rows import new_rows
+from testkit.services import Given, MutualTlsKafka, Registry
+from testkit.services.fixtures import started
+from testkit.waiting import wait_until
 
 
 @pytest.fixture

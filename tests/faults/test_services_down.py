@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import Given, Kafka, Postgres, Registry
-from tests.support import new_rows, wait_until
-from tests.world import World, settings_for
+from testkit.deployment import World, settings_for
+from testkit.rows import new_rows
+from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.waiting import wait_until
 
 
 def one_world(url: str, kafka: Kafka | Given, registry: Registry | Given, folder: Path, worlds: list[World]) -> World:
@@ -102,7 +103,7 @@ def test_postgresql_goes_away_and_comes_back(
     own_postgres: Postgres, kafka: Kafka, registry: Registry, tmp_path: Path, worlds: list[World]
 ) -> None:
     """The database is killed (-9) under a relay, and its return: everything arrives once."""
-    from tests.conftest import migrate
+    from testkit.databases import migrate
 
     url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
     migrate(url, 2)

@@ -6,12 +6,12 @@ from time import monotonic
 import pytest
 from sqlalchemy import make_url
 
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError
 from outbox.store import Store
-from tests.conftest import NewDatabase
-from tests.faults.proxy import BOTH_WAYS, Direction, Proxy
-from tests.support import new_row
+from testkit.databases import NewDatabase
+from testkit.proxy import BOTH_WAYS, Direction, Proxy
+from testkit.rows import new_row
 
 ANSWER_SECONDS = 1.0
 

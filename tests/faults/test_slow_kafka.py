@@ -5,21 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from outbox.rows import NewRow
+from testkit.deployment import World, settings_for
+from testkit.proxied_services import ProxiedKafka
+from testkit.rows import large_rows
+from testkit.services import Given, Kafka, Registry
+from testkit.waiting import wait_until
 from tests.faults.conftest import NewProxiedWorld
-from tests.faults.services import ProxiedKafka
-from tests.services import Given, Kafka, Registry
-from tests.support import new_row, wait_until
-from tests.world import World, settings_for
 
 QUOTA_BYTES = 65_536
 ROW_BYTES = 400
-
-
-def large_rows(count: int, interactions: int = 100) -> list[NewRow]:
-    """Rows whose records take about 400 bytes."""
-    long = {"customer_email": "e" * 200, "agent_id": "a" * 100}
-    return [new_row(f"i-{number % interactions}", timestamp_ms=number, **long) for number in range(count)]
 
 
 def test_a_producer_quota_slows_rows_down_and_stops_none(

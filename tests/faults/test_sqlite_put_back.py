@@ -11,13 +11,14 @@ from time import monotonic, time
 import pytest
 import requests
 
-from outbox.engine import sqlite
-from tests.conftest import NewDatabase
-from tests.faults.load import Load
-from tests.file_faults import delete, delete_alone, delete_folder
-from tests.support import new_rows, wait_until
-from tests.web_process import WebProcess
-from tests.world import NewWorld, World
+from outbox.db.engine import sqlite
+from testkit.databases import NewDatabase
+from testkit.deployment import NewWorld, World
+from testkit.file_faults import delete, delete_alone, delete_folder
+from testkit.load import Load
+from testkit.rows import new_rows
+from testkit.waiting import wait_until
+from testkit.web_process import WebProcess
 
 numbers = count()
 

@@ -9,13 +9,13 @@ from time import monotonic
 import psycopg
 import pytest
 
-from tests.conftest import migrate
-from tests.faults.load import Load
-from tests.faults.proxy import Proxy
-from tests.services import Given, Kafka, Postgres, Registry, ServiceError
-from tests.services.fixtures import missing
-from tests.support import wait_until
-from tests.world import World, settings_for
+from testkit.databases import migrate
+from testkit.deployment import World, settings_for
+from testkit.load import Load
+from testkit.proxy import Proxy
+from testkit.services import Given, Kafka, Postgres, Registry, ServiceError
+from testkit.services.fixtures import missing
+from testkit.waiting import wait_until
 
 AGAIN_SECONDS = 30
 """On a machine under load; measured on an idle one it takes one to three."""

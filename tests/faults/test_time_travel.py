@@ -15,14 +15,16 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import make_url
 
-from outbox.engine import sqlite
-from relay.records import cut_short, kept_since
-from tests.conftest import NewDatabase
-from tests.integration.test_operators import relay
-from tests.relay_process import RelayProcess
-from tests.services import Given, Kafka, Registry
-from tests.support import new_row, new_rows, read_topic, wait_until
-from tests.world import NewWorld, World, settings_for
+from outbox.db.engine import sqlite
+from relay.kafka.topic_scan import cut_short, kept_since
+from testkit.command_line import command
+from testkit.databases import NewDatabase
+from testkit.deployment import NewWorld, World, settings_for
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_row, new_rows
+from testkit.services import Given, Kafka, Registry
+from testkit.topic import read_topic
+from testkit.waiting import wait_until
 
 
 class Backup:
@@ -93,15 +95,15 @@ def test_a_restored_database_is_reconciled_without_a_duplicate(world: World) -> 
     running = world.relay()
     running.wait_degraded("shard 0", "relay reconcile --since")
     assert len(world.seen()) == 60
-    assert "--accept-duplicates" in relay(world, "status", COLUMNS="400").stdout
+    assert "--accept-duplicates" in command(world.environ, "status", COLUMNS="400").stdout
     arguments = ("reconcile", "--since", "1h", "--reason", "restored the backup")
-    looked = relay(world, *arguments, "--dry-run")
+    looked = command(world.environ, *arguments, "--dry-run")
     assert looked.returncode == 0, looked.stderr
     assert "of 60 record(s)" in looked.stderr
     assert "30 stand as unsent here and are marked sent" in looked.stderr
     assert "20 record(s) are of rows that this database does not know" in looked.stderr
     assert world.pending() == 55
-    done = relay(world, *arguments, "--yes")
+    done = command(world.environ, *arguments, "--yes")
     assert (done.returncode, done.stdout) == (0, "reconcile: 30 row(s) marked, shard(s) 0 go on\n"), done.stderr
     world.wait_drained()
     wait_until(lambda: not running.degraded(), "nothing is degraded any more")
@@ -111,7 +113,7 @@ def test_a_restored_database_is_reconciled_without_a_duplicate(world: World) -> 
     assert len(seen) == 85
     verbs = [verb for (verb,) in world.query("SELECT verb FROM outbox_audit ORDER BY id")]
     assert verbs == ["reconcile shard 0", f"reconcile shard 0, settled 1 to {verbs[-1].rsplit(' ', 1)[-1]}"]
-    assert relay(world, "audit", "--verify").returncode == 0
+    assert command(world.environ, "audit", "--verify").returncode == 0
 
 
 def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | Given) -> None:
@@ -141,7 +143,7 @@ def test_duplicates_are_accepted_on_purpose_only(world: World) -> None:
     restored(world)
     running = world.relay()
     running.wait_degraded("shard 0", "--accept-duplicates")
-    done = relay(world, "reconcile", "--accept-duplicates", "--reason", "agreed with the consumers", "--yes")
+    done = command(world.environ, "reconcile", "--accept-duplicates", "--reason", "agreed with the consumers", "--yes")
     assert done.returncode == 0, done.stderr
     world.wait_drained()
     times = arrivals(world)
@@ -172,7 +174,7 @@ def test_a_stale_replica_under_a_running_relay(
     running.wait_degraded("shard 0", "relay reconcile --since")
     world.record(new_rows(20))
     assert len(world.seen()) == 20
-    done = relay(world, "reconcile", "--since", "1h", "--reason", "failed over", "--yes")
+    done = command(world.environ, "reconcile", "--since", "1h", "--reason", "failed over", "--yes")
     assert done.returncode == 0, done.stderr
     world.wait_drained()
     assert set(arrivals(world).values()) == {1}
@@ -340,14 +342,14 @@ def test_a_broker_from_an_older_copy_is_noticed_and_its_lost_rows_are_sent_again
     world.record([new_row(f"after-{number}") for number in range(5)])
     running.wait_degraded("shard 0", "Kafka went back in time")
     assert recoveries(running, "kafka_went_back") >= 1
-    assert "relay reconcile --accept-loss" in relay(world, "status", COLUMNS="600").stdout
-    checked = relay(world, "check", COLUMNS="400")
+    assert "relay reconcile --accept-loss" in command(world.environ, "status", COLUMNS="600").stdout
+    checked = command(world.environ, "check", COLUMNS="400")
     assert (checked.returncode, "Kafka went back in time" in checked.stdout) == (4, True), checked.stdout
     arguments = ("reconcile", "--reason", "the broker came back with an older disk")
-    looked = relay(world, *arguments, "--dry-run")
+    looked = command(world.environ, *arguments, "--dry-run")
     assert looked.returncode == 0, looked.stderr
     assert "30 are missing in the topic and are sent again. Order is not kept" in looked.stderr
-    done = relay(world, *arguments, "--yes")
+    done = command(world.environ, *arguments, "--yes")
     assert (done.returncode, done.stdout) == (0, "reconcile: 30 row(s) are pending again, shard(s) 0 go on\n"), (
         done.stderr
     )
@@ -359,8 +361,8 @@ def test_a_broker_from_an_older_copy_is_noticed_and_its_lost_rows_are_sent_again
     verbs = [verb for (verb,) in world.query("SELECT verb FROM outbox_audit ORDER BY id")]
     assert verbs[0] == "send lost rows of shard 0 again"
     assert verbs[1].startswith("reconcile shard 0, settled")
-    assert relay(world, "audit", "--verify").returncode == 0
-    again = relay(world, *arguments, "--yes")
+    assert command(world.environ, "audit", "--verify").returncode == 0
+    again = command(world.environ, *arguments, "--yes")
     assert (again.returncode, "no shard waits because Kafka went back" in again.stderr) == (3, True)
 
 
@@ -372,7 +374,7 @@ def test_an_idle_shard_finds_out_within_a_minute_or_so(
     disk, running = lost_by_kafka(world, own_kafka, tmp_path)
     disk.put_back()
     wait_until(lambda: "Kafka went back" in running.degraded().get("shard 0", ""), "it looks", 150)
-    done = relay(world, "reconcile", "--accept-loss", "--reason", "the consumers have them", "--yes")
+    done = command(world.environ, "reconcile", "--accept-loss", "--reason", "the consumers have them", "--yes")
     assert done.returncode == 0, done.stderr
     assert "stays marked sent" in done.stderr
     world.record(new_rows(5))

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import NewDatabase
+from testkit.databases import NewDatabase
+from testkit.deployment import World
+from testkit.proxied_services import ProxiedKafka
+from testkit.proxy import BOTH_WAYS, Direction, Hold
+from testkit.rows import new_rows
+from testkit.waiting import wait_until
 from tests.faults.conftest import NewProxiedWorld
-from tests.faults.proxy import BOTH_WAYS, Direction, Hold
-from tests.faults.services import ProxiedKafka
-from tests.support import new_rows, wait_until
-from tests.world import World
 
 EDGES = {
     "before it reaches the broker": Direction.TO_SERVICE,

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.services import Given, Kafka, Registry, ServiceError
-from tests.services.fixtures import missing
-from tests.support import new_rows, wait_until
-from tests.world import World, settings_for
+from testkit import ROOT
+from testkit.deployment import World, settings_for
+from testkit.rows import new_rows
+from testkit.services import Given, Kafka, Registry, ServiceError
+from testkit.services.fixtures import missing
+from testkit.waiting import wait_until
 
 TWO_HOURS = 7_200
 """Brokers refuse records that are more than an hour ahead of their clock."""

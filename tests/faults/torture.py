@@ -18,15 +18,15 @@ from pathlib import Path
 from random import Random
 from time import monotonic, time
 
-from tests.conftest import migrate
+from testkit.databases import migrate
+from testkit.load import Load
+from testkit.proxied_services import ProxiedKafka, ProxiedPostgres
+from testkit.services import Given, Registry, ServiceError
+from testkit.waiting import wait_until
 from tests.faults.conftest import behind_proxy
-from tests.faults.ledger import Evidence, Injected, Line, judge, table
-from tests.faults.load import Load
+from tests.faults.deployment import RELAYS, SETTINGS, Stage
 from tests.faults.nemesis import Fault, faults_of, name_of, pause, schedule
-from tests.faults.services import ProxiedKafka, ProxiedPostgres
-from tests.faults.stage import RELAYS, SETTINGS, Stage
-from tests.services import Given, Registry, ServiceError
-from tests.support import wait_until
+from tests.faults.outcome import Evidence, Injected, Line, judge, table
 
 RESUME_SECONDS = 120.0
 """How long after a fault a row may take to come through; it was never near that."""

@@ -1,8 +1,8 @@
 """The audit's hashes in the relay's log, where a change of the table cannot reach them."""
 
-from tests.command_line import command
-from tests.support import wait_until
-from tests.world import World
+from testkit.command_line import command
+from testkit.deployment import World
+from testkit.waiting import wait_until
 
 
 def test_the_relay_logs_each_new_hash_and_notices_a_record_that_was_rewritten(world: World) -> None:

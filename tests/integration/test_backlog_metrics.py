@@ -7,10 +7,10 @@ from time import time
 import pytest
 import requests
 
-from outbox.engine import create_outbox_engine
-from tests.conftest import NewDatabase
-from tests.support import wait_until
-from tests.web_process import WebProcess
+from outbox.db.engine import create_outbox_engine
+from testkit.databases import NewDatabase
+from testkit.waiting import wait_until
+from testkit.web_process import WebProcess
 
 StartWeb = Callable[..., WebProcess]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench import connect, debezium
-from bench.place import Place
-from tests.conftest import ROOT
-from tests.services import Given, Kafka, Postgres, Registry
-from tests.services.java import cached
+from bench.environment import Place
+from testkit import ROOT
+from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.services.java import cached
 
 
 def test_the_bench_runs_to_its_end() -> None:

@@ -11,12 +11,13 @@ from urllib.parse import quote, quote_plus
 import psutil
 import pytest
 
-from tests.command_line import command
-from tests.relay_process import RelayProcess
-from tests.simulator import Simulator
-from tests.simulator.server import ACCESS_KEY, ACCESS_SECRET, CLIENT, SECRET
-from tests.support import new_row, wait_until
-from tests.world import World
+from testkit.command_line import command
+from testkit.deployment import World
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_row
+from testkit.simulator import Simulator
+from testkit.simulator.server import ACCESS_KEY, ACCESS_SECRET, CLIENT, SECRET
+from testkit.waiting import wait_until
 
 EMAIL, LEARNED = "canary-customer@example.com", "canary-learned@example.com"
 PERSONAL = (EMAIL, LEARNED, "canary-agent", "canary-interaction", "canary-body-field")

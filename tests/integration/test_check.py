@@ -14,7 +14,11 @@ import requests
 import trustme
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
 
-from tests.command_line import command
+from testkit.command_line import command
+from testkit.deployment import NewWorld, World
+from testkit.rows import new_rows
+from testkit.services import SecureKafka
+from testkit.waiting import wait_until
 from tests.integration.test_secure_kafka import (
     CREATE,
     DESCRIBE,
@@ -24,9 +28,6 @@ from tests.integration.test_secure_kafka import (
     NewSecureWorld,
     new_secure_world,
 )
-from tests.services import SecureKafka
-from tests.support import new_rows, wait_until
-from tests.world import NewWorld, World
 
 __all__ = ["new_secure_world"]  # a fixture
 

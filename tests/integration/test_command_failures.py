@@ -9,13 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from outbox.engine import sqlite
+from outbox.db.engine import sqlite
 from relay.cli import VERBS
-from tests.command_line import Ended, command
-from tests.conftest import ROOT, NewDatabase
-from tests.services import Given, Postgres
-from tests.services.process import free_port
-from tests.support import wait_until
+from testkit import ROOT
+from testkit.command_line import Ended, command
+from testkit.databases import NewDatabase
+from testkit.services import Given, Postgres
+from testkit.services.process import free_port
+from testkit.waiting import wait_until
 
 WHY = ("--reason", "as agreed", "--yes")
 LOOKING: dict[str, tuple[str, ...]] = {

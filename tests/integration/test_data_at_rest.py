@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.store import Store
-from tests.command_line import command
-from tests.conftest import ROOT, NewDatabase, migrate
-from tests.support import new_row
-from tests.web_process import WebProcess
+from testkit import ROOT
+from testkit.command_line import command
+from testkit.databases import NewDatabase, migrate
+from testkit.rows import new_row
+from testkit.web_process import WebProcess
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,12 @@ import psycopg
 import pytest
 import requests
 
-from tests.conftest import ROOT
-from tests.services import Given, Kafka, Postgres, Registry
-from tests.services.process import free_port
-from tests.support import wait_until
-from tests.web_process import SECRET
-from tests.world import World, settings_for
+from testkit import ROOT
+from testkit.deployment import World, settings_for
+from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.services.process import free_port
+from testkit.waiting import wait_until
+from testkit.web_process import SECRET
 
 WEB = (sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", "app.factory:create_app_from_environ()")
 RELAY = (sys.executable, "-m", "relay", "run")

@@ -12,19 +12,21 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from outbox import rights
-from outbox.engine import create_outbox_engine
+from outbox.db import rights
+from outbox.db.engine import create_outbox_engine
 from outbox.errors import NotAllowedError
-from outbox.rows import Accepted, KeyReused, NewRow
+from outbox.models import Accepted, KeyReused, NewRow
 from outbox.store import Store
-from tests.command_line import Ended, command
-from tests.conftest import ROOT, migrate
-from tests.relay_process import RelayProcess
-from tests.services import Given, Kafka, Postgres, Registry
-from tests.simulator import Simulator
-from tests.support import new_row, wait_until
-from tests.web_process import WebProcess
-from tests.world import settings_for
+from testkit import ROOT
+from testkit.command_line import Ended, command
+from testkit.databases import migrate
+from testkit.deployment import settings_for
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_row
+from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.simulator import Simulator
+from testkit.waiting import wait_until
+from testkit.web_process import WebProcess
 
 ROLES = ("migrate", "web", "relay", "operator", "console_read", "console_act")
 

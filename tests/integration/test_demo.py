@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from config.settings import KNOWN_NAMES
-from relay.demo.standins import StandIns
-from tests.conftest import ROOT
-from tests.services import Given, Kafka
-from tests.services.process import free_port
-from tests.support import wait_until
+from relay.demo.stubs import StandIns
+from testkit import ROOT
+from testkit.services import Given, Kafka
+from testkit.services.process import free_port
+from testkit.waiting import wait_until
 
 ALARMING = re.compile(r"traceback|warning|error|exception|fail|refused|reset by|%\d\|", re.IGNORECASE)
 DEMO = [sys.executable, "-m", "relay", "demo"]

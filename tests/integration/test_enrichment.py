@@ -18,20 +18,21 @@ import trustme
 from prometheus_client import CollectorRegistry
 
 from outbox.leases import Leases
-from outbox.rows import Contact, PendingRow
+from outbox.models import Contact, PendingRow
 from outbox.store import Store
-from relay.encoding import SCHEMA_TEXT
-from relay.enrichment import Enricher
+from relay.enrichment.enricher import Enricher
+from relay.enrichment.oauth import TokenError, Tokens, fetch_token
 from relay.health import Health
+from relay.kafka.encoder import SCHEMA_TEXT
 from relay.metrics import RelayMetrics
-from relay.oauth import TokenError, Tokens, fetch_token
 from relay.settings import RelaySettings
-from tests.ledger import mark
-from tests.relay_process import RelayProcess
-from tests.simulator import Simulator
-from tests.simulator.server import ACCESS_KEY, ACCESS_SECRET, SECRET
-from tests.support import new_row, wait_until
-from tests.world import World
+from testkit.deployment import World
+from testkit.outbox import mark
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_row
+from testkit.simulator import Simulator
+from testkit.simulator.server import ACCESS_KEY, ACCESS_SECRET, SECRET
+from testkit.waiting import wait_until
 
 _SCHEMA = fastavro.parse_schema(json.loads(SCHEMA_TEXT))
 ENRICHED = "SELECT count(*) FROM outbox WHERE enriched_at IS NOT NULL"
@@ -144,7 +145,7 @@ def test_with_the_other_setting_rows_are_sent_without(enriched: World, simulator
 
 def impatient(world: World, **environ: str) -> RelayProcess:
     """A relay that gives an interaction up after two failures that count, and rests but a moment between them."""
-    process = RelayProcess({**world.environ, **environ}, world.folder / "impatient.log", entry=("tests.impatient",))
+    process = RelayProcess({**world.environ, **environ}, world.folder / "impatient.log", entry=("testkit.hasty_relay",))
     world.relays.append(process)
     return process
 
@@ -436,7 +437,7 @@ def test_an_interaction_that_failed_rests_while_others_are_asked_for(
     store: Store, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not the first to be asked for in each cycle, and it is forgotten once CXone tells of it."""
-    monkeypatch.setattr("relay.enrichment.jittered", lambda *_: 1.5)
+    monkeypatch.setattr("relay.enrichment.enricher.jittered", lambda *_: 1.5)
     simulator.contacts = {"bad": 500}
     store.record(lacking("bad", "good"))
     completing = Completing(store, simulator)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from outbox.engine import create_outbox_engine
-from tests.conftest import migrate
-from tests.web_process import PATH, SECRET, WebProcess
+from outbox.db.engine import create_outbox_engine
+from testkit.databases import migrate
+from testkit.web_process import PATH, SECRET, WebProcess
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("field_bodies.jsonl").read_text().splitlines()]
 

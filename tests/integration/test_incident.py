@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.command_line import command
-from tests.conftest import ROOT
-from tests.services.java import java
-from tests.services.kafka import jars
-from tests.services.process import free_port
-from tests.support import DEADLINE_SECONDS
-from tests.web_process import PATH, SECRET
-from tests.world import World
+from testkit import ROOT
+from testkit.command_line import command
+from testkit.deployment import World
+from testkit.services.java import java
+from testkit.services.kafka import jars
+from testkit.services.process import free_port
+from testkit.waiting import DEADLINE_SECONDS
+from testkit.web_process import PATH, SECRET
 
 DOCUMENT = ROOT / "docs/incident.md"
 PART = re.compile(r"^```console\n(?P<block>.*?)^```$|^<!-- stage: (?P<stage>.*?) -->$", re.MULTILINE | re.DOTALL)

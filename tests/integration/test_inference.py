@@ -8,23 +8,24 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, text
 
-from outbox.calls import WINDOW, Calls
+from outbox.inference_queue import WINDOW, Calls
 from outbox.leases import Leases
-from outbox.rows import InferenceCall
+from outbox.models import InferenceCall
 from outbox.store import Store
-from relay.circuit import Circuit
+from relay.drain_signal import HELD_SECONDS, Marks
 from relay.errors import MisconfiguredError
 from relay.health import Health
-from relay.http import Answer
-from relay.inference import InferenceWorker, Run, Tried
-from relay.marks import HELD_SECONDS, Marks
+from relay.http_client import Answer
+from relay.inference.circuit_breaker import Circuit
+from relay.inference.worker import InferenceWorker, Run, Tried
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
-from relay.shard import ignore_steps
-from tests.ledger import record_ref
-from tests.simulator import Simulator
-from tests.support import new_row, wait_until
-from tests.world import World
+from relay.shard.worker import ignore_steps
+from testkit.deployment import World
+from testkit.outbox import record_ref
+from testkit.rows import new_row
+from testkit.simulator import Simulator
+from testkit.waiting import wait_until
 
 
 class Stage:
@@ -204,7 +205,7 @@ def test_an_answer_that_breaks_off_after_its_status_stops_nobody(new_stage: NewS
 
 def test_cookies_are_not_kept(simulator: Simulator) -> None:
     """A balancer's cookie would bring every call to one server, and an endpoint could fill the memory with others."""
-    from relay.http import Client
+    from relay.http_client import Client
 
     client = Client(1)
     for _ in range(2):
@@ -225,7 +226,7 @@ def test_a_slow_call_holds_up_no_other_interaction(new_stage: NewStage, simulato
 @pytest.mark.parametrize("behaviour", ["endless", "trickle"])
 def test_an_answer_without_end_is_cut_off(simulator: Simulator, behaviour: str) -> None:
     """Neither a body nor a head that goes on and on holds a thread longer than a whole answer may take."""
-    from relay.http import Client
+    from relay.http_client import Client
 
     simulator.behave("score", behaviour)
     began = time.monotonic()

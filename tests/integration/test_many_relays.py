@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from outbox import pausing
 from outbox.leases import Leases
-from outbox.rows import Order, RowFilter
-from tests.integration.test_operators import relay
-from tests.relay_process import RelayProcess
-from tests.support import DEADLINE_SECONDS, new_rows, wait_until
-from tests.world import NewWorld, World
+from outbox.models import Order, RowFilter
+from outbox.operators.pause import pause_shards, resume_shards
+from testkit.command_line import command
+from testkit.deployment import NewWorld, World
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_rows
+from testkit.waiting import DEADLINE_SECONDS, wait_until
 
 ORDER = Order("ann", "drill", RowFilter())
 HANDOVER_SECONDS = 3.0
@@ -125,24 +126,24 @@ def test_a_paused_outbox_sends_nothing_and_says_why(new_world: NewWorld) -> None
     ids = world.record(new_rows(20))
     running = world.relay()
     world.wait_drained()
-    paused = relay(world, "pause", "--reason", "broker upgrade")
+    paused = command(world.environ, "pause", "--reason", "broker upgrade")
     assert (paused.returncode, paused.stdout) == (0, "paused until relay resume: shards 0, 1\n")
     wait_until(lambda: not owners(world), "the shards are given back")
     running.wait_degraded("shard 1", "paused by ann: broker upgrade")
     ids += world.record(new_rows(20))
-    (first, second) = map(json.loads, relay(world, "status", "--json").stdout.splitlines())
+    (first, second) = map(json.loads, command(world.environ, "status", "--json").stdout.splitlines())
     assert (first["owner"], first["paused_by"], first["paused_reason"]) == (None, "ann", "broker upgrade")
     assert first["pending"] + second["pending"] == 20
-    assert "paused by ann: broker upgrade" in relay(world, "status", COLUMNS="200").stdout
+    assert "paused by ann: broker upgrade" in command(world.environ, "status", COLUMNS="200").stdout
     assert "paused by ann: broker upgrade" in running.log.read_text()
-    assert relay(world, "resume", "--shard", "1", "--reason", "half").returncode == 0
+    assert command(world.environ, "resume", "--shard", "1", "--reason", "half").returncode == 0
     wait_until(lambda: list(owners(world).values()) == [1], "one shard goes on")
-    assert relay(world, "resume", "--reason", "done").returncode == 0
-    assert relay(world, "resume", "--reason", "done").returncode == 3
+    assert command(world.environ, "resume", "--reason", "done").returncode == 0
+    assert command(world.environ, "resume", "--reason", "done").returncode == 3
     world.wait_drained()
     wait_until(lambda: not running.degraded(), "nothing is degraded any more")
     world.check_exactly_once(ids)
-    verbs = [json.loads(line)["verb"] for line in relay(world, "audit", "--json").stdout.splitlines()]
+    verbs = [json.loads(line)["verb"] for line in command(world.environ, "audit", "--json").stdout.splitlines()]
     assert verbs == ["pause every shard", "resume shard 1", "resume every shard"]
 
 
@@ -150,7 +151,7 @@ def test_a_pause_with_an_end_needs_no_resume(world: World) -> None:
     """--for: the relay stops, says so, and goes on by itself."""
     running = world.relay()
     wait_until(lambda: owners(world), "it has the shard")
-    paused = relay(world, "pause", "--for", "6s", "--reason", "drill")
+    paused = command(world.environ, "pause", "--for", "6s", "--reason", "drill")
     assert paused.stdout == "paused for 6 s, or until relay resume: shard 0\n"
     wait_until(lambda: "paused by ann: drill" in running.log.read_text(), "it says so")
     ids = world.record(new_rows(20))
@@ -182,7 +183,7 @@ def test_a_pause_with_an_end_needs_no_resume(world: World) -> None:
 )
 def test_what_is_asked_wrongly_or_changes_nothing(world: World, arguments: list[str], code: int, told: str) -> None:
     """Exit code and a word of why; nothing is changed."""
-    ended = relay(world, *arguments)
+    ended = command(world.environ, *arguments)
     assert (ended.returncode, told in ended.stderr) == (code, True), ended.stderr
     assert world.query("SELECT count(*) FROM outbox_audit") == [(0,)]
 
@@ -192,7 +193,7 @@ def test_status_can_be_watched_until_ctrl_c(world: World, tmp_path: Path) -> Non
     import subprocess
     import sys
 
-    from tests.conftest import ROOT
+    from testkit import ROOT
 
     world.record(new_rows(3))
     command = [sys.executable, "-m", "relay", "status", "--json", "--watch", "0.2"]
@@ -223,15 +224,15 @@ def test_resharding_under_load_keeps_every_row(new_world: NewWorld) -> None:
     ids = world.record(new_rows(300, interactions=30))
     world.relay()
     wait_until(lambda: list(owners(world).values()) == [2], "it sends")
-    refused = relay(world, "reshard", "5", "--reason", "grow", "--yes")
+    refused = command(world.environ, "reshard", "5", "--reason", "grow", "--yes")
     assert (refused.returncode, "Pause them first" in refused.stderr) == (1, True)
     for shards in (5, 3, 6):
-        pausing.pause(world.engine, None, None, ORDER)
+        pause_shards(world.engine, None, None, ORDER)
         ids += world.record(new_rows(100, interactions=30))
-        done = relay(world, "reshard", str(shards), "--reason", "size", "--yes")
+        done = command(world.environ, "reshard", str(shards), "--reason", "size", "--yes")
         assert (done.returncode, f"are {shards} now" in done.stdout) == (0, True), done.stderr
         ids += world.record(new_rows(100, interactions=30))
-        pausing.resume(world.engine, None, ORDER)
+        resume_shards(world.engine, None, ORDER)
         world.wait_drained()
     wait_until(lambda: list(owners(world).values()) == [6], "the running relay has every new shard")
     world.check_exactly_once(ids)
@@ -243,13 +244,13 @@ def test_resharding_settles_what_a_dead_relay_had_committed(new_world: NewWorld)
     ids = world.record(new_rows(200, interactions=30))
     dying = world.relay(kill_at="committed", RELAY_BATCH_SIZE="50")
     assert dying.wait() == -signal.SIGKILL
-    pausing.pause(world.engine, None, None, ORDER)
-    planned = relay(world, "reshard", "5", "--reason", "size", "--dry-run")
+    pause_shards(world.engine, None, None, ORDER)
+    planned = command(world.environ, "reshard", "5", "--reason", "size", "--dry-run")
     assert (planned.returncode, "2 shard(s) to 5: 200 row(s) are not sent" in planned.stderr) == (0, True)
-    done = relay(world, "reshard", "5", "--reason", "size", "--yes")
+    done = command(world.environ, "reshard", "5", "--reason", "size", "--yes")
     assert done.returncode == 0, done.stderr
     assert world.query("SELECT count(*) FROM outbox WHERE state = 'sent'") != [(0,)]
-    pausing.resume(world.engine, None, ORDER)
+    resume_shards(world.engine, None, ORDER)
     world.relay()
     world.wait_drained()
     world.check_exactly_once(ids)

@@ -8,14 +8,16 @@ from typing import NamedTuple
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.store import Store
-from tests.conftest import ROOT, NewDatabase
-from tests.relay_process import RelayProcess
-from tests.services import Given, Kafka, Registry
-from tests.support import new_row, wait_until
-from tests.web_process import WebProcess
-from tests.world import settings_for
+from testkit import ROOT
+from testkit.databases import NewDatabase
+from testkit.deployment import settings_for
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_row
+from testkit.services import Given, Kafka, Registry
+from testkit.waiting import wait_until
+from testkit.web_process import WebProcess
 
 DEAD = "http://127.0.0.1:9"
 """Nothing listens there: every call is repeated."""

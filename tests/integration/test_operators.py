@@ -14,76 +14,59 @@ from datetime import datetime
 
 import click
 import pytest
-from click.testing import CliRunner
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin import NewTopic
 from sqlalchemy import Engine, text
 
-from outbox.operations import Operations
-from outbox.rows import Order, RowFilter
+from outbox.models import Order, RowFilter
+from outbox.operators.change import Operations
 from outbox.store import Store
 from relay.cli import VERBS, main
-from tests.command_line import command as on_command_line
-from tests.conftest import ROOT
-from tests.faults.test_parking import culprit, make_topic
-from tests.ledger import mark_sent, park, planned, record, states
-from tests.support import new_row, new_rows, wait_until
-from tests.world import World
-
-
-def relay(world: World, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run ``relay`` with arguments, without a terminal; in this process, for a new one takes a second to start."""
-    runner = CliRunner(env={**world.environ, "RELAY_ACTOR": "ann", **environ})
-    ended = runner.invoke(main, arguments)
-    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
-        raise ended.exception
-    return subprocess.CompletedProcess(arguments, ended.exit_code, ended.stdout, ended.stderr)
-
-
-def raise_limit(world: World) -> None:
-    """Let the topic take large records."""
-    raised = ConfigEntry("max.message.bytes", "1048576", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, world.topic, incremental_configs=[raised])
-    admin = AdminClient(world.client_config)
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(10)
+from testkit import ROOT
+from testkit.command_line import command
+from testkit.command_line import command as on_command_line
+from testkit.deployment import World
+from testkit.outbox import mark_sent, park, planned, record, states
+from testkit.rows import culprit, new_row, new_rows
+from testkit.topic import alter_topic, create_topics
+from testkit.waiting import wait_until
 
 
 def test_an_operator_finds_mends_and_retries(world: World) -> None:
     """One refused record holds its interaction; the operator finds it, raises the limit, retries: order is kept."""
-    make_topic(world, 500)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = world.record([new_row("i-1"), new_row("i-1", **culprit()), new_row("i-1"), new_row("i-2")])
     world.relay()
     wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[1],)], "it is parked")
     assert [shard.waiting for shard in world.store.status()] == [1]
-    groups = relay(world, "list", "--group-by", "error", "--json")
+    groups = command(world.environ, "list", "--group-by", "error", "--json")
     assert json.loads(groups.stdout)["rows"] == 1
-    listed = relay(world, "list", "--state", "parked", "--json")
+    listed = command(world.environ, "list", "--state", "parked", "--json")
     assert json.loads(listed.stdout)["id"] == ids[1]
-    looked = relay(world, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--dry-run")
+    looked = command(world.environ, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--dry-run")
     assert (looked.returncode, "wait behind it: 1 now" in looked.stderr) == (0, True)
-    raise_limit(world)
-    asked = relay(world, "retry", "--id", str(ids[1]), "--reason", "limit raised")
+    alter_topic(world.client_config, world.topic, "max.message.bytes", "1048576")
+    asked = command(world.environ, "retry", "--id", str(ids[1]), "--reason", "limit raised")
     assert asked.returncode == 2
     assert "--yes" in asked.stderr
-    done = relay(world, "retry", "--id", str(ids[1]), "--reason", "limit raised", "--yes")
+    done = command(world.environ, "retry", "--id", str(ids[1]), "--reason", "limit raised", "--yes")
     assert (done.returncode, done.stdout) == (0, "retry: 1 row(s) done\n")
     assert "rows/s" not in done.stderr  # progress is for terminals
     world.wait_drained()
     world.check_exactly_once(ids)
-    (entry,) = map(json.loads, relay(world, "audit", "--json").stdout.splitlines())
+    (entry,) = map(json.loads, command(world.environ, "audit", "--json").stdout.splitlines())
     assert (entry["actor"], entry["verb"], entry["reason"], entry["row_ids"]) == (
         "ann", "retry", "limit raised", [ids[1]],
     )  # fmt: skip
-    assert relay(world, "audit", "--verify").returncode == 0
+    assert command(world.environ, "audit", "--verify").returncode == 0
 
 
 def test_after_a_discard_the_interaction_goes_on(world: World) -> None:
     """The row that cannot be sent is kept out of the topic; those behind it arrive."""
-    make_topic(world, 500)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = world.record([new_row("i-1", **culprit()), new_row("i-1"), new_row("i-1")])
     world.relay()
     wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
-    done = relay(world, "discard", "--interaction", "i-1", "--reason", "a test call", "--yes")
+    done = command(world.environ, "discard", "--interaction", "i-1", "--reason", "a test call", "--yes")
     assert done.returncode == 0
     world.wait_drained()
     assert [record.outbox_id for record in world.seen()] == ids[1:]
@@ -96,16 +79,16 @@ def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
     world.relay()
     world.wait_drained()
     arguments = ("replay", "--interaction", "i-1", "--plan", "p1", "--reason", "consumer lost them", "--yes")
-    assert relay(world, *arguments).returncode == 0
+    assert command(world.environ, *arguments).returncode == 0
     world.wait_drained()
     again = [record for record in world.seen() if "replay-of" in record.headers]
     assert [int(record.headers["replay-of"]) for record in again] == ids[1::4]
     assert {record.key for record in again} == {"i-1"}
     assert len(world.seen()) == 25
-    given_again = relay(world, *arguments)
+    given_again = command(world.environ, *arguments)
     said = "all 5 row(s) that match were replayed already: replay p1, audit entry 1, 20"
     assert (given_again.returncode, said in given_again.stderr) == (3, True), given_again.stderr
-    assert len(relay(world, "list", "--interaction", "i-1").stdout.splitlines()) == 10
+    assert len(command(world.environ, "list", "--interaction", "i-1").stdout.splitlines()) == 10
 
 
 @pytest.mark.parametrize(
@@ -144,7 +127,7 @@ def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
 )
 def test_what_is_asked_wrongly_or_matches_nothing(world: World, arguments: list[str], code: int, told: str) -> None:
     """Exit code 2 for usage, 3 for nothing matched, a word of why; nothing is changed."""
-    ended = relay(world, *arguments)
+    ended = command(world.environ, *arguments)
     assert (ended.returncode, told in ended.stderr) == (code, True), ended.stderr
 
 
@@ -223,10 +206,10 @@ def test_without_a_filter_prune_takes_what_the_relay_would(store: Store, engine:
 
 def test_root_must_say_who_it_is(world: World) -> None:
     """Nobody is on record as root: the actor is named, or nothing happens."""
-    unnamed = relay(world, "retry", "--all", "--yes", "--reason", "x", RELAY_ACTOR="")
+    unnamed = command(world.environ, "retry", "--all", "--yes", "--reason", "x", RELAY_ACTOR="")
     refused = os.getuid() == 0  # any other user has a name of its own
     assert (unnamed.returncode, "--as NAME" in unnamed.stderr) == ((2, True) if refused else (3, False))
-    named = relay(world, "retry", "--all", "--yes", "--reason", "x", "--as", "ann", RELAY_ACTOR="")
+    named = command(world.environ, "retry", "--all", "--yes", "--reason", "x", "--as", "ann", RELAY_ACTOR="")
     assert named.returncode == 3
 
 
@@ -367,6 +350,6 @@ def test_the_help_of_each_verb_has_two_examples() -> None:
 
     told = dict(verbs(main, "relay"))
     assert len(told) > len(VERBS)  # one is a group
-    for path, command in told.items():
-        examples = (command.help or "").partition("Examples:")[2]
+    for path, each in told.items():
+        examples = (each.help or "").partition("Examples:")[2]
         assert examples.count(path) >= 2, path

@@ -13,14 +13,16 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import NewTopic
 from fastavro import parse_schema, schemaless_reader
 
-from relay.encoding import SCHEMA_TEXT
-from tests.conftest import ROOT
-from tests.faults.test_parking import culprit, make_topic
-from tests.integration.test_operators import raise_limit, relay
-from tests.support import Seen, new_row, new_rows, read_topic, wait_until
-from tests.world import NewWorld, World
+from relay.kafka.encoder import SCHEMA_TEXT
+from testkit import ROOT
+from testkit.command_line import command
+from testkit.deployment import NewWorld, World
+from testkit.rows import culprit, new_row, new_rows
+from testkit.topic import Seen, alter_topic, create_topics, read_topic
+from testkit.waiting import wait_until
 
 REASON = ("--reason", "as agreed", "--yes")
 
@@ -77,14 +79,21 @@ def test_a_replay_goes_to_a_listed_topic_and_to_no_other(world: World) -> None:
     ids = world.record(new_rows(6, interactions=2))
     world.relay(KAFKA_REPLAY_TOPICS=listed)
     world.wait_drained()
-    assert relay(world, "replay", "--all", "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=listed).returncode == 2
-    again = relay(world, "replay", "--interaction", "i-1", "--topic", listed, *REASON, KAFKA_REPLAY_TOPICS=listed)
+    assert (
+        command(world.environ, "replay", "--all", "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=listed).returncode
+        == 2
+    )
+    again = command(
+        world.environ, "replay", "--interaction", "i-1", "--topic", listed, *REASON, KAFKA_REPLAY_TOPICS=listed
+    )
     assert again.returncode == 0, again.stderr
     world.wait_drained()
     there = read_topic(world.client_config, listed)
     assert [int(record.headers["replay-of"]) for record in there] == ids[1::2]
     assert sorted(record.outbox_id for record in world.seen()) == ids
-    lenient = relay(world, "replay", "--id", str(ids[0]), "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=unlisted)
+    lenient = command(
+        world.environ, "replay", "--id", str(ids[0]), "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=unlisted
+    )
     assert lenient.returncode == 0
     wait_until(lambda: world.query("SELECT 1 FROM outbox WHERE state = 'parked'"), "it is parked")
     ((error,),) = world.query("SELECT error FROM outbox WHERE state = 'parked'")
@@ -100,46 +109,50 @@ def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(world: 
     world.relay(INFERENCE_URL=endpoint.url, RELAY_LEASE_SECONDS="3")
     count = "SELECT count(*) FROM outbox_inference_call WHERE state = '{}'"
     wait_until(lambda: world.query(count.format("parked")) == [(4,)], "every call is parked")
-    listed = relay(world, "inference", "list", "--error", "HTTP 422", "--json")
+    listed = command(world.environ, "inference", "list", "--error", "HTTP 422", "--json")
     assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == ids
     endpoint.status = 200
     endpoint.keys.clear()
-    assert relay(world, "inference", "retry", "--id", str(ids[0]), "--id", str(ids[1]), *REASON).returncode == 0
+    assert (
+        command(world.environ, "inference", "retry", "--id", str(ids[0]), "--id", str(ids[1]), *REASON).returncode == 0
+    )
     wait_until(lambda: world.query(count.format("done")) == [(2,)], "the two are done")
     assert sorted(endpoint.keys) == ids[:2]
-    command = ("replay", "--id", str(ids[0]), "--inference-only", *REASON)
-    assert relay(world, *command).returncode == 0
+    arguments = ("replay", "--id", str(ids[0]), "--inference-only", *REASON)
+    assert command(world.environ, *arguments).returncode == 0
     wait_until(lambda: len(endpoint.keys) == 3, "the first is called again")
     assert endpoint.keys[2] == ids[0]
-    assert relay(world, *command).returncode == 3
+    assert command(world.environ, *arguments).returncode == 3
     endpoint.status = 503
-    assert relay(world, "replay", "--id", str(ids[1]), "--inference-only", *REASON).returncode == 0
-    wait_until(lambda: "inference: the endpoint fails (HTTP 503)" in relay(world, "status").stdout, "it is in sight")
+    assert command(world.environ, "replay", "--id", str(ids[1]), "--inference-only", *REASON).returncode == 0
+    wait_until(
+        lambda: "inference: the endpoint fails (HTTP 503)" in command(world.environ, "status").stdout, "it is in sight"
+    )
     endpoint.status = 200
-    wait_until(lambda: "endpoint fails" not in relay(world, "status").stdout, "all is well again")
-    assert "inference: 0 call(s) due, 2 parked" in relay(world, "status").stdout
+    wait_until(lambda: "endpoint fails" not in command(world.environ, "status").stdout, "all is well again")
+    assert "inference: 0 call(s) due, 2 parked" in command(world.environ, "status").stdout
     assert len(world.seen()) == 4
 
 
 def test_an_erased_row_is_sent_without_the_address(world: World) -> None:
     """A parked and a waiting row of a person are erased; retried, they arrive in order, with nobody's address."""
-    make_topic(world, 500)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
     person = culprit()
     email = person["customer_email"]
     ids = world.record([new_row("i-1", **person), new_row("i-1", customer_email=email), new_row("i-2")])
     world.relay()
     wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
-    looked = relay(world, "erase", "--email", email, "--dry-run", "--reason", "looking")
+    looked = command(world.environ, "erase", "--email", email, "--dry-run", "--reason", "looking")
     assert (looked.returncode, "1 of them are pending" in looked.stderr) == (0, True)
-    done = relay(world, "erase", "--email", email, *REASON)
+    done = command(world.environ, "erase", "--email", email, *REASON)
     assert (done.returncode, done.stdout) == (0, "erase: 2 row(s) done\n")
-    raise_limit(world)
-    assert relay(world, "retry", "--interaction", "i-1", *REASON).returncode == 0
+    alter_topic(world.client_config, world.topic, "max.message.bytes", "1048576")
+    assert command(world.environ, "retry", "--interaction", "i-1", *REASON).returncode == 0
     world.wait_drained()
     seen = [record for record in world.seen() if record.key == "i-1"]
     assert [(record.outbox_id, value(record)["customerEmail"]) for record in seen] == [(ids[0], None), (ids[1], None)]
-    assert email not in relay(world, "audit").stdout
-    sent = relay(world, "erase", "--interaction", "i-2", *REASON)
+    assert email not in command(world.environ, "audit").stdout
+    sent = command(world.environ, "erase", "--interaction", "i-2", *REASON)
     assert (sent.returncode, "1 of them are sent with the address: their records stay in Kafka" in sent.stderr) == (
         0,
         True,
@@ -163,7 +176,7 @@ def test_the_relay_prunes_by_itself_while_it_sends(world: World) -> None:
     wait_until(lambda: world.query("SELECT count(*) FROM outbox") == [(50,)], "what is old is pruned")
     assert world.query("SELECT min(id) FROM outbox") == [(new[0],)]
     assert sorted(record.outbox_id for record in world.seen()) == [*old, *new]
-    assert relay(world, "prune", "--all", *REASON).stdout == "prune: 50 row(s) done\n"
+    assert command(world.environ, "prune", "--all", *REASON).stdout == "prune: 50 row(s) done\n"
     assert world.query("SELECT count(*) FROM outbox") == [(0,)]
 
 
@@ -176,10 +189,10 @@ def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_world: 
     ids = world.record(new_rows(30, interactions=6))
     world.relay()
     world.wait_drained()
-    command = [sys.executable, "-m", "relay", "replay", "--channel", "voice", "--rate", "10", "--as", "bob", *REASON]
+    process = [sys.executable, "-m", "relay", "replay", "--channel", "voice", "--rate", "10", "--as", "bob", *REASON]
     environ = {**os.environ, **world.environ, "RELAY_ACTOR": "ann"}
     working = subprocess.Popen(
-        command, cwd=ROOT, env=environ, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        process, cwd=ROOT, env=environ, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
     replayed = "SELECT count(*) FROM outbox WHERE replay_of IS NOT NULL"
     wait_until(lambda: world.query(replayed) >= [(10,)], "the first rows are replayed")
@@ -193,7 +206,7 @@ def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_world: 
     later = world.record(new_rows(5))
     world.wait_drained()
     again = shlex.split(told[1].split("To continue: relay ")[1].strip())
-    finished = relay(world, *again, "--yes")
+    finished = command(world.environ, *again, "--yes")
     assert (finished.returncode, finished.stdout) == (0, f"replay: {30 - done} row(s) done\n")
     made = world.query("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY replay_of")
     assert [row_id for (row_id,) in made] == ids

@@ -10,16 +10,17 @@ import pytest
 import requests
 
 from config.settings import load
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.store import Store
 from relay.health import Health
+from relay.process.supervisor import Supervisor
 from relay.settings import RelaySettings
-from relay.supervisor import Supervisor
-from tests.conftest import NewDatabase
-from tests.relay_process import RelayProcess
-from tests.services import Given, Kafka, Registry
-from tests.support import new_rows, wait_until
-from tests.world import World, settings_for
+from testkit.databases import NewDatabase
+from testkit.deployment import World, settings_for
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_rows
+from testkit.services import Given, Kafka, Registry
+from testkit.waiting import wait_until
 
 NO_SERVICES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
 

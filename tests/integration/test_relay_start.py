@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT, NewDatabase, migrate
-from tests.services import Kafka, Postgres, Registry
-from tests.support import new_rows
-from tests.world import NewWorld, World, settings_for
+from testkit import ROOT
+from testkit.databases import NewDatabase, migrate
+from testkit.deployment import NewWorld, World, settings_for
+from testkit.rows import new_rows
+from testkit.services import Kafka, Postgres, Registry
 
 
 def test_another_number_of_shards_stops_the_start(new_world: NewWorld) -> None:

@@ -17,10 +17,11 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tests.command_line import command
-from tests.services import Registry, SecureKafka
-from tests.support import new_rows, wait_until
-from tests.world import World, settings_for
+from testkit.command_line import command
+from testkit.deployment import World, settings_for
+from testkit.rows import new_rows
+from testkit.services import Registry, SecureKafka
+from testkit.waiting import wait_until
 
 WRITE, READ, DESCRIBE, CREATE = AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE, AclOperation.CREATE
 PASSWORD = "relay-password-canary"

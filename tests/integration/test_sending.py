@@ -7,9 +7,9 @@ from importlib.resources import files
 
 import fastavro
 
-from outbox.rows import shard_of
-from tests.support import new_row, new_rows
-from tests.world import NewWorld, World
+from outbox.models import shard_of
+from testkit.deployment import NewWorld, World
+from testkit.rows import new_row, new_rows
 
 
 def test_every_row_is_in_the_topic_once_and_in_order(world: World) -> None:

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import NewTopic
 
-from tests.command_line import command
-from tests.faults.test_parking import culprit, make_topic
-from tests.support import new_row, new_rows, wait_until
-from tests.world import World
+from testkit.command_line import command
+from testkit.deployment import World
+from testkit.rows import culprit, new_row, new_rows
+from testkit.topic import create_topics
+from testkit.waiting import wait_until
 
 MAIL = "someone@example.com"
 
@@ -62,7 +64,7 @@ def test_what_differs_from_the_topic_is_named(world: World) -> None:
 def test_an_uncommitted_record_is_not_found(world: World) -> None:
     """A record of an aborted transaction is no record: a pending row is in order without one."""
     (row_id,) = world.record([new_row("i-1")])
-    make_topic(world, 1_000_000)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "1_000_000"}))
     producer = Producer({**world.client_config, "transactional.id": f"{world.topic}-other"})
     producer.init_transactions(30)
     producer.begin_transaction()
@@ -76,7 +78,7 @@ def test_an_uncommitted_record_is_not_found(world: World) -> None:
 
 def test_what_waits_and_what_it_waits_for(world: World) -> None:
     """A parked row tells its error and how many wait; a waiting row names the parked one."""
-    make_topic(world, 500)
+    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = world.record([new_row("i-1", **culprit()), new_row("i-1"), new_row("i-1"), new_row("i-2")])
     world.relay()
     wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")

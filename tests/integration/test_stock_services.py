@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
-from tests.command_line import command
-from tests.services import StockKafka, StockRegistry
-from tests.support import new_rows, wait_until
-from tests.world import NewWorld, World
+from testkit.command_line import command
+from testkit.deployment import NewWorld, World
+from testkit.rows import new_rows
+from testkit.services import StockKafka, StockRegistry
+from testkit.topic import alter_topic, create_topics
+from testkit.waiting import wait_until
 
 SHARDS = 3
 
@@ -64,22 +66,6 @@ def policy(world: World, name: str) -> str:
     return str(future.result(10)["cleanup.policy"].value)
 
 
-def create(world: World, *new: NewTopic) -> None:
-    """Create topics."""
-    admin = AdminClient(world.client_config)
-    for future in admin.create_topics(list(new)).values():
-        future.result(10)
-
-
-def alter(world: World, topic: str, name: str, value: str) -> None:
-    """Set a topic's setting."""
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    admin = AdminClient(world.client_config)
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(10)
-
-
 def test_a_first_start_a_kill_a_restart_and_a_check(stock_world: World) -> None:
     """Topics are made as documented whatever the broker's defaults are, every row arrives once, and check passes."""
     world, progress = stock_world, stock_world.environ["KAFKA_PROGRESS_TOPIC"]
@@ -129,7 +115,7 @@ def test_a_topic_deleted_under_a_running_relay_is_made_as_documented(stock_world
 def test_a_progress_topic_made_by_somebody_else_is_put_right(stock_world: World, made_with: dict[str, str]) -> None:
     """Too few partitions, records that expire: the relay grows and compacts it before it sends anything."""
     world, progress = stock_world, stock_world.environ["KAFKA_PROGRESS_TOPIC"]
-    create(world, NewTopic(progress, 1, 1, config=made_with))
+    create_topics(world.client_config, NewTopic(progress, 1, 1, config=made_with))
     ids = world.record(new_rows(100))
     relay = world.relay()
     world.wait_drained()
@@ -148,7 +134,7 @@ def test_each_start_looks_whether_the_progress_topic_is_compacted(stock_world: W
     relay = world.relay()
     world.wait_drained()
     relay.stop()
-    alter(world, progress, "cleanup.policy", "delete")
+    alter_topic(world.client_config, progress, "cleanup.policy", "delete")
     world.relay()
     wait_until(lambda: policy(world, progress) == "compact", "the topic is compacted again")
     world.check_exactly_once(ids)
@@ -157,7 +143,7 @@ def test_each_start_looks_whether_the_progress_topic_is_compacted(stock_world: W
 def test_a_topic_of_somebody_else_is_not_touched(stock_world: World) -> None:
     """KAFKA_PROGRESS_TOPIC that names a topic with records: refused with the command, not compacted."""
     world, progress = stock_world, stock_world.environ["KAFKA_PROGRESS_TOPIC"]
-    create(world, NewTopic(progress, SHARDS, 1))
+    create_topics(world.client_config, NewTopic(progress, SHARDS, 1))
     producer = Producer(world.client_config)
     producer.produce(progress, b"an order", b"customer")
     assert producer.flush(10) == 0

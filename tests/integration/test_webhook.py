@@ -15,10 +15,10 @@ import pytest
 import requests
 from openapi_spec_validator import validate
 
-from outbox.engine import create_outbox_engine
-from tests.conftest import NewDatabase
-from tests.support import wait_until
-from tests.web_process import PATH, SECRET, WebProcess, read_answer
+from outbox.db.engine import create_outbox_engine
+from testkit.databases import NewDatabase
+from testkit.waiting import wait_until
+from testkit.web_process import PATH, SECRET, WebProcess, read_answer
 
 VALID = {"id": "i-1", "channel": "voice"}
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -125,7 +125,7 @@ def test_a_refusal_is_told_as_problem_details(
 @pytest.fixture(scope="module")
 def shared_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebProcess, str]]:
     """One web process for refusals, which store nothing."""
-    from tests.conftest import migrate
+    from testkit.databases import migrate
 
     folder = tmp_path_factory.mktemp("shared-web")
     url = f"sqlite:///{folder}/outbox.db"

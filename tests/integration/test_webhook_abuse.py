@@ -15,10 +15,10 @@ import psutil
 import pytest
 import requests
 
-from outbox.engine import create_outbox_engine
-from tests.conftest import migrate
-from tests.support import wait_until
-from tests.web_process import PATH, SECRET, Answer, WebProcess, read_answer
+from outbox.db.engine import create_outbox_engine
+from testkit.databases import migrate
+from testkit.waiting import wait_until
+from testkit.web_process import PATH, SECRET, Answer, WebProcess, read_answer
 
 LOGIN = f"X-CXone-Webhook-Secret: {SECRET}"
 BODY = b'{"id": "i-1", "channel": "voice"}'

@@ -19,10 +19,11 @@ import pytest
 import requests
 from sqlalchemy import Engine
 
-from outbox.engine import create_outbox_engine
-from tests.conftest import ROOT, NewDatabase
-from tests.support import wait_until
-from tests.web_process import PATH, SECRET, WebProcess, read_answer
+from outbox.db.engine import create_outbox_engine
+from testkit import ROOT
+from testkit.databases import NewDatabase
+from testkit.waiting import wait_until
+from testkit.web_process import PATH, SECRET, WebProcess, read_answer
 
 SENDERS = 8
 
@@ -193,7 +194,7 @@ def test_postgresql_down_is_503_and_it_recovers_without_a_restart(
     own_postgres: Any, started: list[WebProcess], tmp_path: Path
 ) -> None:
     """Neither the start nor the running process needs the database to be there."""
-    from tests.conftest import migrate
+    from testkit.databases import migrate
 
     url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
     migrate(url, 1)
@@ -207,7 +208,7 @@ def test_postgresql_down_is_503_and_it_recovers_without_a_restart(
     assert web.post(body).status_code == 202
     wait_until(lambda: requests.get(f"{web.base}/readyz", timeout=30).ok, "it is ready again")
     lines = [json.loads(line) for line in web.log.read_text().splitlines()]
-    assert [line["action"] for line in lines if line.get("logger") == "app.recorder"] == [
+    assert [line["action"] for line in lines if line.get("logger") == "app.group_commit"] == [
         "not_committed",
         "committed_again",
     ]
@@ -273,7 +274,9 @@ def test_no_folder_of_metrics_can_stop_or_harm_the_intake(
 
 def test_the_relay_needs_no_folder_of_metrics_either() -> None:
     """With prometheus-client's own way it could not even be imported."""
-    code = "import relay.cli.run, relay.supervisor; from prometheus_client import Counter; Counter('a', 'b').inc()"
+    code = (
+        "import relay.cli.run, relay.process.supervisor; from prometheus_client import Counter; Counter('a', 'b').inc()"
+    )
     environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/nowhere/at/all"}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=False).returncode == 0
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from migrations.run import head
-from outbox.engine import create_outbox_engine
-from tests.conftest import ROOT
-from tests.services import Given, Postgres
+from outbox.db.engine import create_outbox_engine
+from testkit import ROOT
+from testkit.services import Given, Postgres
 
 Relay = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,13 +12,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, text
 
-from outbox.engine import create_outbox_engine
-from outbox.rows import Accepted, KeyReused
-from outbox.schema import metadata
+from outbox.db.engine import create_outbox_engine
+from outbox.db.schema import metadata
+from outbox.models import Accepted, KeyReused
 from outbox.store import Store
-from tests.conftest import ROOT, NewDatabase, migrate
-from tests.services import Given, Postgres
-from tests.support import new_row
+from testkit import ROOT
+from testkit.databases import NewDatabase, migrate
+from testkit.rows import new_row
+from testkit.services import Given, Postgres
 
 
 def test_head_equals_the_metadata(engine: Engine) -> None:
@@ -112,9 +113,9 @@ def alembic(url: str, revision: str) -> None:
 
 OLD_CODE = """
 import sys
-from outbox.engine import create_outbox_engine
+from outbox.db.engine import create_outbox_engine
 from outbox.leases import Leases
-from outbox.rows import Accepted, NewRow
+from outbox.models import Accepted, NewRow
 from outbox.store import REQUIRED_REVISION, Store
 
 assert ".zip" in __import__("outbox").__file__

@@ -12,24 +12,24 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-import relay.kafka
-import relay.progress
-import relay.publisher
-import relay.shard
-from outbox.bell import Bell
-from outbox.engine import READ_ONLY
+import relay.kafka.errors
+import relay.kafka.producer
+import relay.kafka.progress
+import relay.shard.worker
+from outbox.db.engine import READ_ONLY
 from outbox.leases import Leases
-from outbox.rows import Identity, PendingRow
+from outbox.models import Identity, PendingRow
+from outbox.notifications import Bell
 from outbox.store import Store
-from relay.custody import Custody
-from relay.encoding import Encoder
+from relay.drain_signal import Marks
 from relay.health import Health
-from relay.marks import Marks
+from relay.kafka.encoder import Encoder
+from relay.kafka.producer import Publisher, Record
+from relay.kafka.progress import StoredProgress, key_of
 from relay.metrics import RelayMetrics
-from relay.progress import StoredProgress, key_of
-from relay.publisher import Publisher, Record
-from relay.shard import Parts, ShardWorker
-from relay.turns import Turns
+from relay.process.maintenance import Custody
+from relay.shard.fair_semaphore import Turns
+from relay.shard.worker import Parts, ShardWorker
 from tests.model import clients
 from tests.model.broker import Broker
 from tests.model.clients import LINK, AdminClient, Fate, Link
@@ -165,7 +165,7 @@ class Relay:
         config: dict[str, Any] = {LINK: self.link}
         admin: Any = AdminClient(config)
         key = key_of(Store(self._engine).identity().outbox_id, 0)
-        return relay.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set, below)
+        return relay.kafka.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set, below)
 
     def _parts(self) -> Parts:
         store = Store(self._engine)
@@ -222,8 +222,8 @@ def clients_in_memory() -> Iterator[Clock]:
     """While it lasts, the relay's modules use the clients and the clock of the broker in memory."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay.publisher, "Producer", clients.Producer)
+        patch.setattr(relay.kafka.producer, "Producer", clients.Producer)
         patch.setattr(relay.kafka, "Consumer", clients.Consumer)
-        for module in (relay.publisher, relay.progress, relay.shard):
+        for module in (relay.kafka.producer, relay.kafka.progress, relay.shard.worker):
             patch.setattr(module, "monotonic", clock)
         yield clock

@@ -7,23 +7,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import PoolProxiedConnection
 
-from outbox.engine import BEGIN
-from outbox.operations import Operations
-from outbox.recording import as_json
-from outbox.rows import Accepted as Answered
-from outbox.rows import KeyReused, NewRow, Order, Ref, RowFilter, new_tag
-from outbox.statements import RECORD_POSTGRESQL
+from outbox.db.engine import BEGIN
+from outbox.insert import as_json
+from outbox.models import Accepted as Answered
+from outbox.models import KeyReused, NewRow, Order, Ref, RowFilter, new_tag
+from outbox.operators.change import Operations
+from outbox.sql.flow import RECORD_POSTGRESQL
 from outbox.store import Store
-from relay.lost_rows import Loss, repair
-from relay.recovery import look
-from relay.shard import LOOK_SECONDS
+from relay.process.lost_rows import Loss, repair
+from relay.shard.recovery import look
+from relay.shard.worker import LOOK_SECONDS
+from testkit.rows import new_row
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, UNENCODABLE, Relay
 from tests.model.broker import Broker, Copy
 from tests.model.clients import Fate
 from tests.model.ledger import Accepted, Ledger
 from tests.model.moments import Moment
 from tests.model.stage import DATABASE, KAFKA, LARGE, LIMIT_BYTES, Stage, delivered, row_for
-from tests.support import new_row
 
 ROUNDS_TO_THE_END = 3000
 STEPS_TO_A_PLACE = 60

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from outbox.schema import metadata
+from outbox.db.schema import metadata
 
 TABLES = metadata.sorted_tables
 

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from outbox import transactions
-from outbox.engine import create_outbox_engine
-from outbox.rows import NewRow
+from outbox.db import transactions
+from outbox.db.engine import create_outbox_engine
+from outbox.models import NewRow
 from outbox.store import Store
+from testkit.rows import new_row
 from tests.model.assembly import UNENCODABLE, Clock
 from tests.model.broker import Sent
 from tests.model.ledger import Delivered, Held
 from tests.model.moments import Moment
-from tests.support import new_row
 
 LIMIT_BYTES = 1000
 """Of a record in the topic, while the broker refuses large ones."""

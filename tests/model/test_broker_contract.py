@@ -16,18 +16,18 @@ import pytest
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
-import relay.kafka
-import relay.progress
-import relay.publisher
-from outbox.rows import Ref
+import relay.kafka.errors
+import relay.kafka.producer
+import relay.kafka.progress
+from outbox.models import Ref
 from relay.errors import BatchRefusedError, MisconfiguredError, TransactionFailedError, UnavailableError
-from relay.progress import Progress, StoredProgress, key_of, ref_of
-from relay.publisher import Publisher
+from relay.kafka.producer import Publisher
+from relay.kafka.progress import Progress, StoredProgress, key_of, ref_of
+from testkit.services import Kafka
+from testkit.services.fixtures import started
+from testkit.waiting import wait_until
 from tests.model import clients
 from tests.model.broker import Broker
-from tests.services import Kafka
-from tests.services.fixtures import started
-from tests.support import wait_until
 
 SECONDS = 20.0
 EXPIRATION_SECONDS = 3.0
@@ -122,9 +122,9 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> Port:
     """The broker in memory; the relay's modules use its clients and its clock."""
     broker = Broker(EXPIRATION_SECONDS)
     config = {clients.LINK: clients.Link(broker)}
-    monkeypatch.setattr(relay.publisher, "Producer", clients.Producer)
+    monkeypatch.setattr(relay.kafka.producer, "Producer", clients.Producer)
     monkeypatch.setattr(relay.kafka, "Consumer", clients.Consumer)
-    for module in (relay.publisher, relay.progress):
+    for module in (relay.kafka.producer, relay.kafka.progress):
         monkeypatch.setattr(module, "monotonic", lambda: broker.now)
 
     def create(topic: str, max_message_bytes: int | None) -> None:
@@ -337,7 +337,7 @@ class Shard:
     def read_back(self, below: int | None = None) -> StoredProgress | None:
         """The last progress record; with ``below``, the last one of a smaller sequence."""
         place, key = (self.progress_topic, 0), key_of("outbox", 0)
-        return relay.progress.read_back(self.port.config, self.port.admin, place, key, lambda: False, below)
+        return relay.kafka.progress.read_back(self.port.config, self.port.admin, place, key, lambda: False, below)
 
 
 @pytest.fixture
@@ -349,7 +349,7 @@ def shard(port: Port) -> Shard:
 def proof(sequence: int) -> tuple[Progress, bytes]:
     """A progress record, and its value."""
     progress = Progress("outbox", 0, 1, sequence, [Ref(sequence, 77)])
-    return progress, relay.progress.encode(progress)
+    return progress, relay.kafka.progress.encode(progress)
 
 
 def committed(shard: Shard) -> Progress | None:
@@ -407,7 +407,7 @@ def test_reading_back_waits_for_a_foreign_open_transaction_and_names_it(
     shard: Shard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever lies behind it is not known yet, so "there is no record" would be a guess."""
-    monkeypatch.setattr(relay.progress, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(relay.kafka.progress, "PATIENCE_SECONDS", 3.0)
     publisher = shard.publisher()
     foreign = shard.port.transactional("foreign")
     foreign.begin_transaction()

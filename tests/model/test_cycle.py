@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import Engine
 
 from outbox.store import Store
+from relay.drain_signal import Marks
 from relay.errors import RelayError
-from relay.marks import Marks
-from relay.shard import Left, ShardWorker
+from relay.shard.worker import Left, ShardWorker
+from testkit.rows import new_rows
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
 from tests.model.clients import Fate, Link
-from tests.support import new_rows
 
 BATCH = 10
 

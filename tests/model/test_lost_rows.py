@@ -8,20 +8,20 @@ from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
 from outbox.errors import LeaseLostError
-from outbox.pruning import Pruning
-from outbox.reconciling import SentRow, sent_above
-from outbox.rows import Order, Ref, RowFilter
+from outbox.models import Order, Ref, RowFilter
+from outbox.operators.prune import Pruning
+from outbox.operators.reconcile import SentRow, sent_above
 from outbox.store import Store
 from outbox.verdicts import ShardRecord, Verdict
-from relay.batch_size import SLOW_SECONDS
 from relay.errors import UnavailableError
-from relay.lost_rows import Loss, bound_of, decide, repair
-from relay.recovery import ShardLook, look
-from relay.shard import LOOK_SECONDS
+from relay.process.lost_rows import Loss, bound_of, decide, repair
+from relay.shard.batch_size import SLOW_SECONDS
+from relay.shard.recovery import ShardLook, look
+from relay.shard.worker import LOOK_SECONDS
+from testkit.rows import new_rows
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
 from tests.model.clients import Fate
-from tests.support import new_rows
 
 ORDER = Order("ann", "an older disk", RowFilter())
 STEPS = 300
@@ -254,7 +254,7 @@ def test_a_row_that_went_to_a_topic_that_is_not_read_is_not_taken_for_lost(scene
 def test_rows_are_sent_again_under_the_lease_only(scene: Scene) -> None:
     """Another one holds the shard: nothing has changed."""
     from outbox.leases import Leases
-    from outbox.reconciling import send_again
+    from outbox.operators.reconcile import send_again
 
     (row, *_) = sent_above(scene.engine, 0, 0)
     first = Leases(scene.engine, "a", 0).take(0, scene.relay.owner)

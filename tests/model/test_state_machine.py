@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from structlog.testing import capture_logs
 
-from tests.conftest import NewDatabase
+from testkit.databases import NewDatabase
 from tests.model.assembly import clients_in_memory
 from tests.model.delivery import Delivery
 from tests.model.stage import Stage

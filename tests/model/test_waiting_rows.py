@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine
 
-from outbox.rows import PendingRow
+from outbox.models import PendingRow
 from outbox.store import Store
-from relay.shard import Parts
+from relay.shard.worker import Parts
+from testkit.rows import new_row
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
 from tests.model.clients import Fate
-from tests.support import new_row
 
 BATCH_ROWS = 8
 STEPS = 400

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import ServiceError
-from tests.services.java import verify
+from testkit.services import ServiceError
+from testkit.services.java import verify
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.conftest import ROOT
+from testkit import ROOT
 
 
 def test_each_test_that_a_promise_names_exists() -> None:

@@ -3,7 +3,7 @@
 from structlog.testing import capture_logs
 
 from app.bounded_log import BoundedLog, Kind
-from tests.support import wait_until
+from testkit.waiting import wait_until
 
 
 def kind(secret: str) -> Kind:

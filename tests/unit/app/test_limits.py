@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.limits import BacklogLimit, RateLimit
-from tests.support import wait_until
+from testkit.waiting import wait_until
 
 
 class Clock:

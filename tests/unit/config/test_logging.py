@@ -67,7 +67,7 @@ def test_debug_is_for_our_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """LOG_LEVEL=DEBUG: what libraries tell their developers quotes requests and rows, and is not shown."""
     configure_logging(load(BaseSettings, {"LOG_FORMAT": "json", "LOG_LEVEL": "debug"}))
     logging.getLogger("theirs.protocol").debug("GET /canary")
-    structlog.get_logger("relay.shard").debug("ours", action="looking")
+    structlog.get_logger("relay.shard.worker").debug("ours", action="looking")
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["event"] == "ours"
 

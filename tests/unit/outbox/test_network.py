@@ -5,7 +5,7 @@ from sqlalchemy import make_url
 
 from config.settings import BaseSettings, load
 from outbox.network import tls_arguments
-from relay.check.findings import Verdict
+from relay.check.finding import Verdict
 from relay.check.transport import check_database_transport
 
 REQUIRED = {"sslmode": "require"}

@@ -3,7 +3,7 @@
 import re
 
 from outbox.states import TRANSITIONS, UNSENT, RowState
-from tests.conftest import ROOT
+from testkit import ROOT
 
 
 def test_the_documentation_names_every_transition_and_no_other() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from config.settings import SettingsError, load
-from relay.check.findings import Verdict
+from relay.check.finding import Verdict
 from relay.check.transport import check_http_transport
 from relay.settings import RelaySettings
 

@@ -7,7 +7,7 @@ import pytest
 
 from config.settings import SettingsError, load
 from relay.errors import MisconfiguredError
-from relay.inference import insist_on_allowed_host
+from relay.inference.worker import insist_on_allowed_host
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
 
 NEEDED = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092", "SCHEMA_REGISTRY_URL": "http://localhost:8081"}

@@ -1,0 +1,1 @@
+"""Engines, transactions, the schema, and what databases say of themselves."""

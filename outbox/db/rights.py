@@ -1,0 +1,96 @@
+"""What a process's database role may do, compared with what it needs: ``roles.sql``, which people run, says so."""
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+from sqlalchemy import Connection, Engine
+
+from outbox.db import transactions
+from outbox.errors import NotAllowedError, OutboxError
+from outbox.sql.flow import statement
+
+WEB, RELAY, OPERATOR = "web", "relay", "operator"
+"""Roles of ``roles.sql``, without their prefix."""
+_PREFIX = "cxone_"
+_GRANT = re.compile(r"GRANT\s+(?P<privileges>[^;]+?)\s+ON\s+(?P<object>[^;]+?)\s+TO\s+(?P<role>\w+);")
+_PRIVILEGE = re.compile(r"(?P<name>[A-Z]+)\s*(?:\((?P<columns>[^)]*)\))?")
+_SCHEMA = "SCHEMA "
+
+
+class Right(NamedTuple):
+    """One right on a table, on a column of it, or on a schema."""
+
+    privilege: str
+    object: str
+    """A table, or ``SCHEMA name``."""
+    column: str
+    """Empty: the whole of it."""
+
+
+def text_of(rights: Iterable[Right]) -> str:
+    """Rights as ``GRANT`` names them, columns of one table together."""
+    columns: dict[tuple[str, str], list[str]] = {}
+    for privilege, of, column in rights:
+        columns.setdefault((privilege, of), []).extend([column] if column else [])
+    listed = ((f" ({', '.join(names)})" if names else "", *key) for key, names in columns.items())
+    return ", ".join(f"{privilege}{names} ON {of}" for names, privilege, of in listed)
+
+
+_MISSING = statement("""
+    SELECT r.privilege, r.object, r.col, current_user AS role
+    FROM unnest(CAST(:privileges AS text[]), CAST(:objects AS text[]), CAST(:columns AS text[]))
+         AS r(privilege, object, col)
+    WHERE NOT CASE
+        WHEN r.object LIKE 'SCHEMA %' THEN
+            to_regclass('outbox_identity') IS NOT NULL OR has_schema_privilege(substr(r.object, 8), r.privilege)
+        WHEN to_regclass(r.object) IS NULL THEN true
+        WHEN r.col = '' THEN has_table_privilege(to_regclass(r.object), r.privilege)
+        ELSE has_column_privilege(to_regclass(r.object), r.col, r.privilege)
+    END
+""")
+"""Tables that are not there are the schema's matter; where they can be seen, so can the schema that they are in."""
+
+
+@cache
+def needed(role: str) -> tuple[Right, ...]:
+    """The rights of a role, as ``roles.sql`` grants them."""
+    text = re.sub(r"--.*", "", files("outbox").joinpath("roles.sql").read_text(encoding="utf-8"))
+    return tuple(
+        Right(privilege["name"], grant["object"], column.strip())
+        for grant in _GRANT.finditer(text)
+        if grant["role"] == f"{_PREFIX}{role}"
+        for privilege in _PRIVILEGE.finditer(grant["privileges"])
+        for column in (privilege["columns"] or "").split(",")
+    )
+
+
+def insist(connection: Connection, role: str) -> None:
+    """Return if the database role has what the process needs; nothing is asked on SQLite.
+
+    Raises:
+        NotAllowedError: names each right that is missing.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    privileges, objects, columns = map(list, zip(*needed(role), strict=True))
+    values = {"privileges": privileges, "objects": objects, "columns": columns}
+    if found := connection.execute(_MISSING.on(connection), values).all():
+        missing = text_of(Right(*row[:3]) for row in found)
+        raise NotAllowedError(
+            f"permission denied: the database role {found[0].role} lacks {missing}: grant the role what "
+            f"outbox/roles.sql lists for {_PREFIX}{role}"
+        )
+
+
+def named(engine: Engine, role: str, error: OutboxError) -> OutboxError:
+    """The error, or one that names the rights that are missing where the database only named a table."""
+    if isinstance(error, NotAllowedError):
+        try:
+            with transactions.read(engine) as connection:
+                insist(connection, role)
+        except OutboxError as better:
+            return better
+    return error

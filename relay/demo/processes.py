@@ -1,0 +1,200 @@
+"""The processes of the demo: cluster, web, relay, each started, killed and ended here."""
+
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+from confluent_kafka.admin import AdminClient
+
+from config.settings import KNOWN_NAMES, load
+from relay.demo.stubs import StandIns
+from relay.errors import RelayError
+from relay.kafka.errors import ErrorMemory, translated
+from relay.settings import RelaySettings, kafka_client_config
+
+ROOT = Path(__file__).parents[2]
+PATH = "/webhook/cxone-data-action"
+READY_SECONDS = 30.0
+KAFKA_SECONDS = 10.0
+
+
+PRODUCT = KNOWN_NAMES | {"DYNO", "PROMETHEUS_MULTIPROC_DIR", "WEB_CONCURRENCY", "WEB_THREADS"}
+"""Variables that change what the product does."""
+KEPT = re.compile(r"(KAFKA|SCHEMA_REGISTRY)_(?!TOPIC|PROGRESS_TOPIC|TRANSACTIONAL_ID_PREFIX|REPLAY_TOPICS).*")
+"""Settings of the environment that the demo takes over with a real cluster: how to reach it, and its registry."""
+
+
+class StageError(RelayError):
+    """A process of the demo did not come up; the message names its log."""
+
+
+class Stage:
+    """One demo's outbox, topics and processes.
+
+    Args:
+        kafka: address of a real cluster, or None for the mock.
+    """
+
+    def __init__(self, kafka: str | None) -> None:
+        self.mock = kafka is None
+        self.folder = Path(tempfile.mkdtemp(prefix="outbox-demo-"))
+        self.secret = secrets.token_urlsafe(18).replace("=", "")
+        self.port = _free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.standins = StandIns()
+        self.bootstrap_servers = kafka or ""
+        self.relay: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
+        run = secrets.token_hex(3)
+        self.topic = f"cxone-interactions-ml-demo-{run}"
+        self.database = self.folder / "outbox.db"
+        self.environ = {
+            **_foreign(os.environ, mock=self.mock),
+            "DATABASE_URL": f"sqlite:///{self.database}",
+            "RELAY_SHARDS": "1",
+            "CXONE_WEBHOOK_SECRETS": f"demo={self.secret}",
+            "WEB_HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
+            "KAFKA_TOPIC": self.topic,
+            "KAFKA_PROGRESS_TOPIC": f"{self.topic}-progress",
+            "KAFKA_TRANSACTIONAL_ID_PREFIX": f"cxone-demo-{run}-",
+            "INFERENCE_URL": f"{self.standins.base}/score",
+            "RELAY_BATCH_SIZE": "250",
+            "RELAY_METRICS_PORT": "0",
+            "LOG_FORMAT": "json",
+        }
+        self.environ.setdefault("SCHEMA_REGISTRY_URL", f"{self.standins.base}/registry")
+
+    @property
+    def client_config(self) -> dict[str, Any]:
+        """How a client of Kafka reaches the cluster."""
+        return kafka_client_config(load(RelaySettings, self.environ))
+
+    def start_kafka(self) -> None:
+        """Start the mock cluster, or see that the real one answers.
+
+        Raises:
+            StageError: it does not.
+        """
+        if self.mock:
+            self.bootstrap_servers = self.environ["KAFKA_BOOTSTRAP_SERVERS"] = self._start_cluster()
+            return
+        memory = ErrorMemory()
+        config: dict[str, Any] = {**self.client_config, "error_cb": memory, "log_level": 0}
+        with translated(f"answer at {self.bootstrap_servers}", memory, StageError):
+            AdminClient(config).list_topics(timeout=KAFKA_SECONDS)
+
+    def start_web(self) -> None:
+        """Migrate, then serve the webhook with gunicorn.
+
+        Raises:
+            StageError: it does not answer.
+        """
+        migrated = subprocess.run(
+            [sys.executable, "-m", "relay", "migrate"],
+            cwd=ROOT,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if migrated.returncode:
+            raise StageError(f"the database cannot be made: {migrated.stderr.strip()[-1000:]}")
+        app = "app.factory:create_app_from_environ()"
+        self._spawn("web", [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app])
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._ready():
+            if time.monotonic() > deadline:
+                raise StageError(f"the web process does not answer; its log is {self.folder / 'web.log'}")
+            time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        try:
+            with requests.Session() as session:
+                session.trust_env = False  # a proxy does not know this machine
+                return session.get(f"{self.base}/readyz", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    def start_relay(self, kill_at: str | None = None, occurrence: int = 1) -> None:
+        """Start the relay; with ``kill_at`` it kills itself (-9) at that step."""
+        module = ["relay.demo.crash", kill_at, str(occurrence)] if kill_at else ["relay", "run"]
+        self.relay = self._spawn("relay", [sys.executable, "-m", *module])
+
+    def kill_relay(self) -> None:
+        """Kill -9."""
+        if self.relay is not None:
+            self.relay.kill()
+            self.relay.wait()
+
+    def relay_was_killed(self) -> bool:
+        """Whether the relay has ended by kill -9."""
+        return self.relay is not None and self.relay.poll() == -signal.SIGKILL
+
+    def relay_gave_up(self) -> bool:
+        """Whether the relay has ended in another way than being killed: something is wrong."""
+        return self.relay is not None and self.relay.poll() not in (None, -signal.SIGKILL)
+
+    def close(self) -> None:
+        """End every process of the demo."""
+        for process in reversed(self._processes):
+            if process.poll() is None:
+                process.terminate()
+        for process in reversed(self._processes):
+            try:
+                process.wait(25)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.standins.close()
+
+    def _start_cluster(self) -> str:
+        topics = (self.topic, self.environ["KAFKA_PROGRESS_TOPIC"])
+        command = [sys.executable, "-m", "relay.demo.mock_broker", *topics]
+        process = self._spawn("cluster", command, stdout=subprocess.PIPE)
+        address = process.stdout.readline().decode().strip() if process.stdout else ""
+        if not address:
+            raise StageError(f"the mock cluster does not start; its log is {self.folder / 'cluster.log'}")
+        return address
+
+    def _spawn(self, name: str, command: list[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.environ,
+                stdout=stdout or log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches the demo, which ends them in order
+            )
+        self._processes.append(process)
+        return process
+
+
+def _foreign(environ: Mapping[str, str], *, mock: bool) -> dict[str, str]:
+    """The environment without settings of the product, but with those of a real cluster."""
+    return {
+        **{
+            name: value
+            for name, value in environ.items()
+            if name.removesuffix("_FILE") not in PRODUCT or (KEPT.match(name) and not mock)
+        },
+        "NO_PROXY": ",".join(filter(None, (environ.get("NO_PROXY") or environ.get("no_proxy"), "127.0.0.1"))),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,1 @@
+"""What CXone's API adds to an interaction before it is sent."""

@@ -1,0 +1,1 @@
+"""Calls of the inference endpoint: when, how often, and what an answer means."""

@@ -1,0 +1,1 @@
+"""The relay process: its services, threads, shards, and HTTP port."""

@@ -1,0 +1,1 @@
+"""One shard's way: take it over, read rows, send them, mark them."""

@@ -1,0 +1,64 @@
+"""The webhook under load: senders that repeat what was not answered with 202, as CXone does."""
+
+import threading
+from collections.abc import Callable
+from time import time
+from typing import NamedTuple
+
+import requests
+
+from testkit.web_process import WebProcess
+
+
+class Accepted(NamedTuple):
+    """One interaction that was answered with 202."""
+
+    at: float
+    """When the answer had come, in seconds since the epoch."""
+    outbox_id: int
+
+
+class Load:
+    """Senders that post until told to stop; each has interactions of its own, one post of it at a time.
+
+    Args:
+        web: the web process to post to, asked anew for each post.
+        senders: how many post at the same time.
+        interactions: of each sender, in turn.
+        pause_seconds: after each 202.
+    """
+
+    def __init__(
+        self,
+        web: Callable[[], WebProcess],
+        senders: int = 6,
+        interactions: int = 1,
+        pause_seconds: float = 0.0,
+    ) -> None:
+        self._web, self._stop = web, threading.Event()
+        self._interactions, self._pause_seconds = interactions, pause_seconds
+        self.accepted: list[Accepted] = []
+        self._threads = [threading.Thread(target=self._send, args=(number,), daemon=True) for number in range(senders)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self, sender: int) -> None:
+        number = 0
+        while not self._stop.wait(self._pause_seconds):
+            number += 1
+            body = {"id": f"sender-{sender}-{number % self._interactions}", "channel": "voice", "turn": number}
+            while not self._stop.is_set():
+                try:
+                    answer = self._web().post(body)
+                except requests.RequestException:
+                    continue
+                if answer.status_code == 202:
+                    self.accepted.append(Accepted(time(), answer.json()["outboxId"]))
+                    break
+
+    def stop(self) -> list[int]:
+        """Ids of all that was answered with 202."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        return [each.outbox_id for each in self.accepted]

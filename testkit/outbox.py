@@ -1,0 +1,78 @@
+"""What tests of the ledger do by hand: record, park and mark rows as web and relay do, and look at them."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Engine, text
+
+from outbox.leases import Leases
+from outbox.models import Accepted, Lease, NewRow, Planned, RecordRef, Ref, RowFilter
+from outbox.operators.change import Operations
+from outbox.store import Store
+
+
+def record(store: Store, rows: list[NewRow]) -> list[int]:
+    """Commit rows; their ids."""
+    return [outcome.outbox_id for outcome in store.record(rows) if isinstance(outcome, Accepted)]
+
+
+def park(store: Store, engine: Engine, errors: dict[int, str]) -> None:
+    """Park pending rows, as the shard's owner does."""
+    leases = Leases(engine, "relay-1", 10)
+    lease = leases.take(0)
+    assert lease is not None
+    rows = {row.id: row.ref for row in store.pending(lease, 10_000, waiting=False)}
+    store.park(lease, {rows[row_id]: error for row_id, error in errors.items()})
+    leases.release(lease)
+
+
+def record_ref(sequence: int) -> RecordRef:
+    """A progress record's name, as it stands in the topic when nothing goes wrong."""
+    return RecordRef(sequence, 2 * sequence, f"digest {sequence}")
+
+
+def mark(store: Store, sequence: int, refs: Sequence[Ref], *, shard: int = 0, inference: bool = False) -> int:
+    """Mark rows sent, as whoever owns the shard now; the settled sequence afterwards."""
+    status = store.status()[shard]
+    lease = Lease(shard, status.owner, status.epoch, status.settled)  # type: ignore[arg-type] # nobody owns it as well
+    store.mark_sent(lease, record_ref(sequence), refs, inference=inference)
+    return store.status()[shard].settled
+
+
+def mark_sent(store: Store, sequence: int, rows: Sequence[Planned], *, inference: bool = False) -> None:
+    """Mark rows sent, as the shard's owner does."""
+    mark(store, sequence, [Ref(row.id, row.tag) for row in rows], inference=inference)
+
+
+def states(engine: Engine) -> dict[int, str]:
+    """State of each row."""
+    with engine.connect() as connection:
+        return {row.id: row.state for row in connection.execute(text("SELECT id, state FROM outbox"))}
+
+
+def found(operations: Operations, **conditions: object) -> list[int]:
+    """Ids that a filter finds."""
+    return [row.id for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
+
+
+def planned(operations: Operations, **conditions: object) -> list[Planned]:
+    """Rows that a filter finds, as they are now."""
+    return [row.planned for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
+
+
+def park_calls(engine: Engine, ids: Sequence[int], at_ms: int) -> None:
+    """Park inference calls at a moment, as the worker does."""
+    with engine.begin() as connection:
+        values = [{"id": row_id, "at": at_ms} for row_id in ids]
+        connection.execute(
+            text(
+                "UPDATE outbox_inference_call SET state = 'parked', error = 'HTTP 422', due_at = :at WHERE row_id = :id"
+            ),
+            values,
+        )
+
+
+def call_states(engine: Engine) -> dict[int, str]:
+    """State of each row's inference call."""
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT row_id, state FROM outbox_inference_call"))
+        return {row.row_id: row.state for row in found}

@@ -1,0 +1,111 @@
+"""Services for faults: a broker and a database that the product reaches through a proxy, tests directly."""
+
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+from testkit.proxy import Proxy, kafka_messages
+from testkit.services import Kafka, Postgres, ServiceError
+from testkit.services.process import free_port
+from testkit.waiting import wait_until
+
+QUICK_TRANSACTIONS = {
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+    "transactional.id.expiration.ms": "3000",
+    "transaction.remove.expired.transaction.cleanup.interval.ms": "500",
+    "producer.id.expiration.ms": "3000",
+    "producer.id.expiration.check.interval.ms": "500",
+}
+"""What takes the broker minutes and days by default: ending transactions past their time-out, forgetting idle ids."""
+LIST_TRANSACTIONS = 66
+"""API key of the request for the transactions that a coordinator knows."""
+
+
+RESTART_SECONDS = 300.0
+
+
+def start_again(start: Callable[[], object]) -> None:
+    """Start a service that was stopped or killed; on a busy machine, or while the old one's remains are cleared
+    away, it may take several tries: a longer outage is no fault of the product.
+    """
+
+    def started() -> bool:
+        try:
+            start()
+        except ServiceError:
+            return False
+        return True
+
+    wait_until(started, "the service starts again", RESTART_SECONDS)
+
+
+class ProxiedKafka(Kafka):
+    """A broker with two listeners: one for tests, and one that tells clients to come through the proxy.
+
+    Args:
+        directory: for its data, settings and log.
+        settings: of the broker, over the defaults.
+    """
+
+    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(directory, {**QUICK_TRANSACTIONS, **(settings or {})})
+
+    def _listeners(self, controller: int) -> dict[str, str]:
+        port = free_port()
+        self.proxy = Proxy(port, kafka_messages)
+        self.proxied_servers = f"127.0.0.1:{self.proxy.port}"
+        direct = f"PLAINTEXT://{self.bootstrap_servers}"
+        return {
+            "listeners": f"{direct},PROXIED://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"{direct},PROXIED://{self.proxied_servers}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "PLAINTEXT",
+        }
+
+    def stop(self) -> None:
+        """Stop broker and proxy."""
+        super().stop()
+        self.proxy.close()
+
+    def transactions(self, *states: str) -> bytes:
+        """The coordinator's transactions (in these states), as the broker's undecoded answer: names are text in it."""
+        names = b"".join(bytes([len(name) + 1]) + name.encode() for name in states)
+        # Header: key, version 0, correlation id, no client id, no tagged fields; body: two arrays, no tagged fields.
+        request = struct.pack(">hhihB", LIST_TRANSACTIONS, 0, 1, -1, 0) + bytes([len(states) + 1]) + names + b"\x01\x00"
+        host, _, port = self.bootstrap_servers.partition(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            return next(kafka_messages(connection))
+
+
+class ProxiedPostgres(Postgres):
+    """A database server that the product reaches through a proxy.
+
+    Args:
+        directory: for its data and log.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.proxy = Proxy(self._port)
+
+    def proxied(self, url: str) -> str:
+        """A URL of this server, through the proxy."""
+        return url.replace(f"127.0.0.1:{self._port}/", f"127.0.0.1:{self.proxy.port}/")
+
+    def kill(self) -> None:
+        """Kill -9 of every process of the server, for one that is left would keep the next from starting."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        for child in children:
+            if child.is_running():
+                child.kill()
+        psutil.wait_procs(children, 10)
+
+    def stop(self) -> None:
+        """Stop server and proxy."""
+        super().stop()
+        self.proxy.close()

@@ -1,0 +1,37 @@
+"""Rows to record."""
+
+import secrets
+import uuid
+from typing import Any
+
+from outbox.models import NewRow
+
+
+def new_row(interaction: str = "i-1", **changes: Any) -> NewRow:
+    """A valid row; its key is new unless given."""
+    values: dict[str, Any] = {
+        "key": f"key:{uuid.uuid4()}",
+        "interaction_id": interaction,
+        "channel": "voice",
+        "timestamp_ms": 1_700_000_000_000,
+        "customer_email": "someone@example.com",
+        "agent_id": "agent-7",
+        "payload": b'{"id": "%s"}' % interaction.encode(),
+    }
+    return NewRow(**{**values, **changes})
+
+
+def new_rows(count: int, interactions: int = 10) -> list[NewRow]:
+    """Rows of several interactions, in turn."""
+    return [new_row(f"i-{number % interactions}", timestamp_ms=number) for number in range(count)]
+
+
+def large_rows(count: int, interactions: int = 100) -> list[NewRow]:
+    """Rows whose records take about 400 bytes."""
+    long = {"customer_email": "e" * 200, "agent_id": "a" * 100}
+    return [new_row(f"i-{number % interactions}", timestamp_ms=number, **long) for number in range(count)]
+
+
+def culprit() -> dict[str, str]:
+    """An interaction whose record does not compress below the limit."""
+    return {"customer_email": secrets.token_hex(160), "agent_id": secrets.token_hex(128)}

@@ -1,0 +1,21 @@
+"""Real services on loopback for tests, benches and the demo: Kafka, a Schema Registry, PostgreSQL."""
+
+from testkit.services.given import Given
+from testkit.services.kafka import Kafka, MutualTlsKafka, SecureKafka, StockKafka
+from testkit.services.pgbouncer import PgBouncer
+from testkit.services.postgres import Postgres
+from testkit.services.process import ServiceError
+from testkit.services.registry import Registry, StockRegistry
+
+__all__ = [
+    "Given",
+    "Kafka",
+    "MutualTlsKafka",
+    "PgBouncer",
+    "Postgres",
+    "Registry",
+    "SecureKafka",
+    "ServiceError",
+    "StockKafka",
+    "StockRegistry",
+]

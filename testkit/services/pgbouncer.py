@@ -1,0 +1,95 @@
+"""PgBouncer in transaction mode, with its own defaults otherwise."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Self
+
+import psycopg
+from sqlalchemy import make_url
+
+from testkit.services.postgres import unprivileged
+from testkit.services.process import Process, ServiceError, free_port
+
+PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
+"""Where packages put it, which need not be on everybody's PATH."""
+
+
+class PgBouncer:
+    """A pooler in front of every database of a server.
+
+    Args:
+        directory: for its log.
+        server_url: of the PostgreSQL server.
+        settings: of the pooler, beside or instead of the usual ones.
+    """
+
+    def __init__(self, directory: Path, server_url: str, **settings: str) -> None:
+        self._directory, self._server, self._settings = directory, make_url(server_url), settings
+        self._port = free_port()
+        self._config: Path | None = None
+        self._process: Process | None = None
+
+    def url(self, database_url: str) -> str:
+        """The address of a database of the server, through the pooler."""
+        return make_url(database_url).set(host="127.0.0.1", port=self._port).render_as_string(hide_password=False)
+
+    def start(self) -> Self:
+        """Start it, and wait until it answers.
+
+        Raises:
+            ServiceError: it is not installed, or does not start.
+        """
+        found = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), *PLACES]))
+        if found is None:
+            raise ServiceError("PgBouncer is missing: apt-get install pgbouncer, or brew install pgbouncer")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._config = self._config or self._write_config()
+        log = self._directory / "pgbouncer.log"
+        self._process = Process([found, str(self._config)], log, self._answers, user=unprivileged())
+        self._process.start()
+        return self
+
+    def _write_config(self) -> Path:
+        # Not in the test's folder, which is closed to other users.
+        folder = Path(tempfile.mkdtemp(prefix="outbox-pgbouncer-"))
+        server = self._server
+        login = f"user='{server.username}'" + (f" password='{server.password}'" if server.password else "")
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": str(self._port),
+            "unix_socket_dir": "",
+            "pool_mode": "transaction",
+            "auth_type": "any",  # everybody is the user that the databases name
+            **self._settings,
+        }
+        file = folder / "pgbouncer.ini"
+        lines = ["[databases]", f"* = host={server.host} port={server.port} {login}", "[pgbouncer]"]
+        file.write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in settings.items())]) + "\n")
+        if (user := unprivileged()) is not None:
+            os.chown(folder, user, -1)
+            os.chown(file, user, -1)
+        return file
+
+    @property
+    def process(self) -> Process:
+        """To kill, stop and start."""
+        if self._process is None:
+            raise ServiceError("PgBouncer is not started")
+        return self._process
+
+    def _answers(self) -> bool:
+        address = self.url(self._server.set(drivername="postgresql").render_as_string(hide_password=False))
+        try:
+            psycopg.connect(address, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Stop it."""
+        if self._process is not None:
+            self._process.stop()
+        if self._config is not None:
+            shutil.rmtree(self._config.parent, ignore_errors=True)

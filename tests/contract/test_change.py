@@ -1,0 +1,326 @@
+"""The operators' verbs on both databases: what they find, what they change, and what goes on record."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Engine, text
+
+from outbox.db.engine import create_outbox_engine
+from outbox.leases import Leases
+from outbox.models import Order, Plan, RowFilter
+from outbox.operators import audit
+from outbox.operators.audit import os_user
+from outbox.operators.change import Operations
+from outbox.store import Store
+from testkit.databases import NewDatabase
+from testkit.outbox import call_states, found, mark, mark_sent, park, park_calls, planned, record, states
+from testkit.rows import new_row, new_rows
+
+ORDER = Order("ann", "topic limit raised", RowFilter(interaction_id="i-1", state="parked"))
+
+
+@pytest.fixture
+def operations(engine: Engine) -> Operations:
+    """The verbs on a fresh database."""
+    return Operations(engine)
+
+
+def test_each_filter_finds_its_rows(operations: Operations, store: Store, engine: Engine) -> None:
+    """Alone and together, in id order, over more than a page."""
+    ids = record(store, [*new_rows(1500), new_row("other", channel="chat")])
+    park(store, engine, {ids[3]: "too large: 1001 bytes", ids[13]: "Not encodable"})
+    assert found(operations) == ids
+    assert found(operations, ids=(ids[5], ids[2])) == [ids[2], ids[5]]
+    assert found(operations, interaction_id="i-3") == ids[3:1500:10]
+    assert found(operations, channel="chat") == [ids[-1]]
+    assert found(operations, state="parked") == [ids[3], ids[13]]
+    assert found(operations, state="parked", error="NOT ENC") == [ids[13]]
+    assert found(operations, state="sent") == []
+    (first,) = operations.find(RowFilter(ids=(ids[0],)))
+    assert found(operations, until_ms=first.received_at_ms) == []
+    assert found(operations, since_ms=first.received_at_ms) == ids
+
+
+def test_parked_rows_are_grouped_by_what_their_errors_share(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """Numbers do not tell errors apart; the largest group is first."""
+    ids = record(store, new_rows(4))
+    park(store, engine, {ids[0]: "other", ids[1]: "1001 bytes", ids[2]: "2002 bytes"})
+    assert [(group.error, group.rows) for group in operations.parked_by_error(RowFilter())] == [
+        ("# bytes", 2),
+        ("other", 1),
+    ]
+
+
+def test_a_retried_row_goes_before_those_behind_it(operations: Operations, store: Store, engine: Engine) -> None:
+    """It is pending again, and the next select has it and what waited, in order."""
+    ids = record(store, new_rows(3, interactions=1))
+    park(store, engine, {ids[0]: "too large"})
+    assert operations.count_behind(RowFilter(ids=(ids[0],))) == 2
+    assert operations.retry(planned(operations, state="parked"), ORDER) == ids[:1]
+    lease = Leases(engine, "relay-2", 10).take(0)
+    assert lease is not None
+    assert [row.id for row in store.pending(lease, 10)] == ids
+
+
+def test_behind_a_discarded_row_nothing_waits(operations: Operations, store: Store, engine: Engine) -> None:
+    """It is kept with its error, and the rows behind it are selected."""
+    ids = record(store, new_rows(3, interactions=1))
+    park(store, engine, {ids[0]: "too large"})
+    assert operations.discard(planned(operations, state="parked"), ORDER) == ids[:1]
+    lease = Leases(engine, "relay-2", 10).take(0)
+    assert lease is not None
+    assert [row.id for row in store.pending(lease, 10)] == ids[1:]
+    (row,) = operations.find(RowFilter(state="discarded"))
+    assert (row.id, row.error) == (ids[0], "too large")
+
+
+def test_what_changed_since_the_plan_is_left_alone(operations: Operations, store: Store, engine: Engine) -> None:
+    """A row that is not parked any more, or another row with its id, is neither changed nor put on record."""
+    ids = record(store, new_rows(3))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    rows = planned(operations, state="parked")
+    assert operations.retry(rows[:1], ORDER) == ids[:1]
+    other = rows[1]._replace(tag=rows[1].tag ^ 1)
+    assert operations.discard([rows[0], other, rows[2]], ORDER) == ids[2:]
+    assert states(engine) == {ids[0]: "pending", ids[1]: "parked", ids[2]: "discarded"}
+    assert [(entry.verb, json.loads(entry.row_ids)) for entry in operations.audit()] == [
+        ("retry", ids[:1]),
+        ("discard", ids[2:]),
+    ]
+
+
+def test_a_change_that_does_nothing_leaves_no_entry(operations: Operations, store: Store, engine: Engine) -> None:
+    """Only effects are on record."""
+    record(store, new_rows(1))
+    pending = planned(operations)
+    assert operations.retry(pending, ORDER) == []
+    assert operations.discard(pending, ORDER) == []
+    assert list(operations.audit()) == []
+    assert set(states(engine).values()) == {"pending"}
+
+
+def test_the_record_names_who_and_why_and_no_person(operations: Operations, store: Store, engine: Engine) -> None:
+    """Without a key the interaction of the filter is not recorded, only that one was named."""
+    ids = record(store, new_rows(1))
+    park(store, engine, {ids[0]: "too large"})
+    operations.retry(planned(operations, state="parked"), ORDER)
+    (entry,) = operations.audit()
+    assert entry.os_user == os_user()
+    assert (entry.actor, entry.verb, entry.reason) == ("ann", "retry", "topic limit raised")
+    given = json.loads(entry.filter)
+    assert given["state"] == "parked"
+    assert given["interaction_id"] == "not recorded"
+
+
+def test_a_pseudonym_needs_a_key_that_the_database_does_not_hold(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """The same for the same key, another for another; nothing that stands in the database leads to it."""
+    ids = record(store, new_rows(3))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    for row, key in zip(planned(operations, state="parked"), (b"a" * 16, b"a" * 16, b"b" * 16), strict=True):
+        operations.retry([row], replace(ORDER, pseudonym_key=key))
+    first, same, other = (json.loads(entry.filter)["interaction_id"] for entry in operations.audit())
+    assert first == same != other
+    identity = store.identity().outbox_id
+    assert first == audit.pseudonym(b"a" * 16, "i-1") != audit.pseudonym(identity.encode(), "i-1")
+    assert operations.verify().broken is None
+
+
+def test_entries_of_a_release_that_named_no_user_still_verify(operations: Operations, engine: Engine) -> None:
+    """Their hash covers what they had; a user that is written in later is noticed."""
+    texts = ("ann", "discard", "{}", "a test", "[1]")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash)"
+                " VALUES (7, :actor, :verb, :filter, :reason, :row_ids, :hash)"
+            ),
+            {**dict(zip(("actor", "verb", "filter", "reason", "row_ids"), texts, strict=True)),
+             "hash": audit.chained("", 7, texts)},
+        )  # fmt: skip
+    assert operations.verify().broken is None
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox_audit SET os_user = 'bob'"))
+    assert operations.verify().broken is not None
+
+
+def test_a_record_that_is_written_anew_is_noticed_by_who_knows_its_last_hash(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """A chain built anew is whole by itself; the hash that somebody saw before is not in it."""
+    heads = audit.Heads(engine)
+    assert heads.look() == (audit.Head(0, ""), audit.Head(0, ""), False)
+    ids = record(store, new_rows(2))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    for row in planned(operations, state="parked"):
+        operations.retry([row], ORDER)
+    last = list(operations.audit())[-1]
+    assert heads.look() == (audit.Head(0, ""), audit.Head(last.id, last.hash), False)
+    assert heads.look() == (audit.Head(last.id, last.hash), audit.Head(last.id, last.hash), False)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outbox_audit WHERE id = :id"), {"id": last.id})
+    assert heads.look().rewritten
+    assert not heads.look().rewritten
+
+
+def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: Store, engine: Engine) -> None:
+    """Same content, a tag and an id of its own, marked; once by a plan; parked and pending rows are none of it."""
+    ids = record(store, new_rows(6, interactions=2))
+    park(store, engine, dict.fromkeys(ids[4:], "too large"))
+    rows = list(operations.find(RowFilter()))
+    wanted = [row.planned for row in rows]
+    operations.discard(wanted[4:5], ORDER)
+    mark(store, 1, [row.ref for row in rows[:3]])
+    assert operations.replay("plan", wanted, ORDER) == [*ids[:3], ids[4]]
+    assert operations.replay("plan", wanted, ORDER) == []
+    assert operations.replay("other", wanted[:1], ORDER) == ids[:1]
+    new = [row for row in operations.find(RowFilter()) if row.replay_of]
+    assert [row.replay_of for row in new] == [*ids[:3], ids[4], ids[0]]
+    old = {row.id: row for row in rows}
+    for row in new:
+        assert (row.state, row.interaction_id) == ("pending", old[row.replay_of or 0].interaction_id)
+        assert row.tag != old[row.replay_of or 0].tag
+    with engine.connect() as connection:
+        pairs = connection.execute(
+            text(
+                "SELECT o.payload = r.payload AND o.shard = r.shard AND o.timestamp_ms = r.timestamp_ms "
+                "FROM outbox AS r JOIN outbox AS o ON o.id = r.replay_of"
+            )
+        ).scalars()
+        assert [bool(same) for same in pairs] == [True] * 5
+    assert [entry.verb for entry in operations.audit()] == ["discard", "replay plan", "replay other"]
+
+
+def test_a_plan_given_again_does_not_replay_itself(operations: Operations, store: Store) -> None:
+    """Its own rows, sent by now, match the operator's filter, too: they are left alone, and no chain grows."""
+    record(store, new_rows(3))
+    rows = planned(operations)
+    mark_sent(store, 1, rows)
+    operations.replay("plan", rows[:2], ORDER)
+    made = planned(operations, state="pending")
+    mark_sent(store, 2, made)
+    assert [row.id for row in operations.replayable(RowFilter(), "plan")] == [rows[2].id]
+    assert operations.replay("plan", planned(operations), ORDER) == [rows[2].id]
+    assert operations.replay("other", made, ORDER) == [row.id for row in made]
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE outbox_audit SET actor = 'bob' WHERE verb = 'discard'",
+        "UPDATE outbox_audit SET row_ids = '[]' WHERE verb = 'retry'",
+        "DELETE FROM outbox_audit WHERE verb = 'retry'",
+    ],
+)
+def test_a_changed_record_is_noticed(operations: Operations, store: Store, engine: Engine, tampering: str) -> None:
+    """The chain is whole until an entry is changed or one before another is removed."""
+    ids = record(store, new_rows(2))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    rows = planned(operations, state="parked")
+    operations.retry(rows[:1], ORDER)
+    operations.discard(rows[1:], ORDER)
+    assert operations.verify().broken is None
+    with engine.begin() as connection:
+        connection.execute(text(tampering))
+    assert operations.verify().broken is not None
+
+
+def test_a_row_parked_again_since_the_plan_is_left_alone(operations: Operations, store: Store, engine: Engine) -> None:
+    """Another operator retried it, and it failed once more: it is not the row that was shown."""
+    ids = record(store, new_rows(2))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    rows = planned(operations, state="parked")
+    operations.retry(rows[:1], ORDER)
+    park(store, engine, {ids[0]: "too large"})
+    assert operations.discard(rows, ORDER) == ids[1:]
+    assert states(engine) == {ids[0]: "parked", ids[1]: "discarded"}
+
+
+def test_rows_accepted_after_the_plan_are_none_of_it(operations: Operations, store: Store) -> None:
+    """A plan ends with the rows that were there when it began, however many pages it reads."""
+    record(store, new_rows(1500))
+    rows = operations.find(RowFilter())
+    first = next(rows)
+    record(store, new_rows(10))
+    plan = Plan([first, *rows])
+    assert len(plan) == 1500
+    assert [len(chunk) for chunk in plan.chunks(1000)] == [1000, 500]
+    assert plan.states == {"pending": 1500}
+
+
+def test_a_time_is_found_by_bisection(operations: Operations, store: Store, engine: Engine) -> None:
+    """Rows of a moment, also where ids are missing and rows came a little out of order."""
+    ids = record(store, new_rows(300))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox SET received_at = 1000000000 + id * 60000"))
+        connection.execute(text(f"UPDATE outbox SET received_at = received_at - 60000 WHERE id = {ids[200]}"))
+        connection.execute(text(f"DELETE FROM outbox WHERE id BETWEEN {ids[50]} AND {ids[149]}"))
+        at = {row.id: row.received_at for row in connection.execute(text("SELECT id, received_at FROM outbox"))}
+    for since, until in ((ids[10], ids[180]), (ids[199], ids[201]), (ids[0], ids[1]), (ids[299], ids[299])):
+        expected = [row_id for row_id, moment in at.items() if at[since] <= moment < at[until]]
+        assert found(operations, since_ms=at[since], until_ms=at[until]) == sorted(expected)
+    assert found(operations, since_ms=at[ids[299]] + 1) == []
+    assert found(operations, until_ms=at[ids[0]]) == []
+
+
+def test_rows_of_a_state_come_in_the_order_of_ids_across_shards(new_database: NewDatabase) -> None:
+    """Each shard's index is walked, and the walks are merged."""
+    engine = create_outbox_engine(new_database(3))
+    store, operations = Store(engine), Operations(engine)
+    ids = record(store, new_rows(40, interactions=20))
+    for shard in range(3):
+        lease = Leases(engine, "relay-1", 10).take(shard)
+        assert lease is not None
+        store.park(lease, {row.ref: "too large" for row in store.pending(lease, 100)[::2]})
+    parked, pending = found(operations, state="parked"), found(operations, state="pending")
+    assert sorted(parked + pending) == ids
+    assert (parked, pending) == (sorted(parked), sorted(pending))
+    assert len({row.shard for row in operations.find(RowFilter(state="parked"))}) == 3
+    engine.dispose()
+
+
+def test_a_calls_way_back(operations: Operations, store: Store, engine: Engine) -> None:
+    """Parked calls are found by their error and due again; one that was parked again since is left alone."""
+    ids = record(store, new_rows(3))
+    mark_sent(store, 1, planned(operations), inference=True)
+    park_calls(engine, ids[:2], 1000)
+    assert [row.id for row in operations.parked_calls(RowFilter(error="http 422"))] == ids[:2]
+    assert not list(operations.parked_calls(RowFilter(error="HTTP 500")))
+    rows = [row.planned for row in operations.parked_calls(RowFilter())]
+    park_calls(engine, ids[:1], 2000)
+    assert operations.retry_calls(rows, ORDER) == ids[1:2]
+    assert call_states(engine) == {ids[0]: "parked", ids[1]: "due", ids[2]: "due"}
+    assert [entry.verb for entry in operations.audit(ids[1])] == ["inference retry"]
+
+
+def test_inference_alone_is_called_again_once_by_a_plan(operations: Operations, store: Store, engine: Engine) -> None:
+    """Calls of sent rows are due again, with one for a row that had none; no row is new, pending ones have none."""
+    ids = record(store, new_rows(3))
+    rows = planned(operations)
+    mark_sent(store, 1, rows[:1], inference=True)
+    mark_sent(store, 2, rows[1:2])
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox_inference_call SET state = 'done', attempts = 3"))
+    assert operations.call_again("plan", rows, ORDER) == ids[:2]
+    assert operations.call_again("plan", rows, ORDER) == []
+    assert call_states(engine) == dict.fromkeys(ids[:2], "due")
+    assert operations.called_again("plan") == set(ids[:2])
+    assert operations.called_again("other") == set()
+    assert len(planned(operations)) == 3
+
+
+def test_a_noted_hash_shows_that_entries_were_cut_off(operations: Operations, store: Store, engine: Engine) -> None:
+    """Removing the newest leaves a whole chain, but not the hash that it once ended with."""
+    ids = record(store, new_rows(2))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    for row in planned(operations, state="parked"):
+        operations.retry([row], ORDER)
+    head = operations.verify().last_hash
+    assert operations.verify(head) == (2, head, None, True)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM outbox_audit WHERE id = (SELECT max(id) FROM outbox_audit)"))
+    assert (operations.verify(head).broken, operations.verify(head).holds) == (None, False)

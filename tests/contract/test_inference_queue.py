@@ -1,0 +1,298 @@
+"""Inference calls on both databases: who may claim what, in which order, and what a settlement does."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from outbox.inference_queue import CLAIM_MS, Calls
+from outbox.leases import Leases
+from outbox.models import CallResult, InferenceCall
+from outbox.sql.inference_queue import BEHIND_MS
+from outbox.states import CallState
+from outbox.store import Store
+from testkit.outbox import mark
+from testkit.rows import new_row
+
+
+@pytest.fixture
+def calls(engine: Engine) -> Calls:
+    """Calls as one relay sees them."""
+    return Calls(engine, "me")
+
+
+@pytest.fixture
+def other(engine: Engine) -> Calls:
+    """The same calls as another relay sees them."""
+    return Calls(engine, "other")
+
+
+def make_due(engine: Engine, *interactions: str, batch: int = 100) -> list[int]:
+    """Rows of these interactions, sent in batches; their ids, which their calls have."""
+    store = Store(engine)
+    store.record([new_row(name) for name in interactions])
+    lease = Leases(engine, "shard's", 600).take(0)
+    assert lease is not None
+    ids = []
+    while rows := store.pending(lease, batch):
+        lease = lease._replace(settled=mark(store, lease.settled + 1, [r.ref for r in rows], inference=True))
+        ids += [row.id for row in rows]
+    return ids
+
+
+def claimed(runs: Sequence[Sequence[InferenceCall]]) -> list[list[int]]:
+    """Ids of each run."""
+    return sorted([call.row_id for call in run] for run in runs)
+
+
+def result(call: InferenceCall, state: CallState = CallState.DONE, wait_ms: int = 0) -> CallResult:
+    """What became of a call."""
+    error = None if state is CallState.DONE else "HTTP 500"
+    return CallResult(call.row_id, state.value, call.attempts + 1, 200, error, 5, wait_ms, call.claimed_until_ms)
+
+
+def due_in(engine: Engine, row_id: int) -> int:
+    """Milliseconds until a call is due, roughly."""
+    import time
+
+    with engine.connect() as connection:
+        due = connection.exec_driver_sql(f"SELECT due_at FROM outbox_inference_call WHERE row_id = {row_id}")
+        return int(due.scalar_one() - time.time() * 1000)
+
+
+def states(engine: Engine) -> dict[str, int]:
+    """Calls by state."""
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT state, count(*) FROM outbox_inference_call GROUP BY state")
+        return {row[0]: row[1] for row in found}
+
+
+def test_a_claim_takes_runs_of_interactions_and_nobody_else_gets_them(
+    engine: Engine, calls: Calls, other: Calls
+) -> None:
+    """The next calls of an interaction go to one worker, in order; other interactions to others."""
+    a1, b1, a2, a3 = make_due(engine, "a", "b", "a", "a", batch=2)
+    assert claimed(calls.claim(1, 2)) == [[a1, a2]]
+    assert claimed(other.claim(10)) == [[b1]]
+    assert calls.claim(10) == []
+    assert a3 > a2
+
+
+def test_calls_are_due_for_the_rows_named_whatever_lies_between(engine: Engine, calls: Calls) -> None:
+    """A row retried long after may be in one batch with the newest: what lies between is none of its business."""
+    store = Store(engine)
+    store.record([new_row(name) for name in ("old", "between", "new")])
+    lease = Leases(engine, "shard's", 600).take(0)
+    assert lease is not None
+    old, between, new = store.pending(lease, 10)
+    mark(store, lease.settled + 1, [between.ref])
+    mark(store, lease.settled + 1, [old.ref, new.ref], inference=True)
+    assert claimed(calls.claim(10)) == [[old.id], [new.id]]
+
+
+def test_a_mark_leaves_the_calls_that_are_there(engine: Engine, calls: Calls) -> None:
+    """Where a transaction's rows are marked at different times, as two relays may, none of them is called anew."""
+    store = Store(engine)
+    store.record([new_row("a"), new_row("b")])
+    lease = Leases(engine, "shard's", 600).take(0)
+    assert lease is not None
+    first, second = store.pending(lease, 10)
+    mark(store, lease.settled + 1, [first.ref], inference=True)
+    ((call,),) = calls.claim(10)
+    calls.settle([result(call)])
+    mark(store, lease.settled + 1, [first.ref, second.ref], inference=True)
+    assert states(engine) == {"done": 1, "due": 1}
+
+
+def test_the_end_of_a_call_wakes_the_next_of_its_interaction(engine: Engine, calls: Calls, other: Calls) -> None:
+    """Done or parked alike; what stands behind is not due before, and due at once after."""
+    for ended in (CallState.DONE, CallState.PARKED):
+        first, second = make_due(engine, f"i-{ended}", f"i-{ended}")
+        assert due_in(engine, second) > BEHIND_MS / 2
+        ((call,),) = calls.claim(10, 1)
+        assert call.row_id == first
+        assert other.claim(10) == []
+        calls.settle([result(call, ended)])
+        ((next_call,),) = other.claim(10)
+        assert next_call.row_id == second
+        other.settle([result(next_call)])
+
+
+def test_a_call_that_is_due_again_holds_those_behind_it(engine: Engine, calls: Calls) -> None:
+    """While it backs off nothing of its interaction is claimed; afterwards it comes first."""
+    first, second = make_due(engine, "a", "a")
+    ((one, two),) = calls.claim(1)
+    given_back = replace(result(two, CallState.DUE, BEHIND_MS), attempts=0, tried=False)
+    calls.settle([result(one, CallState.DUE, 60_000), given_back])
+    assert calls.claim(10) == []
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
+    ((again, behind),) = calls.claim(10)
+    assert (again.row_id, again.attempts, behind.row_id, behind.attempts) == (first, 1, second, 0)
+
+
+def test_calls_behind_others_are_moved_out_of_the_way_of_claims(engine: Engine, calls: Calls, other: Calls) -> None:
+    """Calls of a later batch are due at once, but stand behind one that is claimed: looked at once, then moved."""
+    first, *behind = make_due(engine, *["a"] * 6, batch=1)
+    assert claimed(calls.claim(1, 1)) == [[first]]
+    assert other.claim(10) == []
+    assert other.make_room() == len(behind)
+    assert not other.any_due()
+    assert other.make_room() == 0
+    assert all(due_in(engine, row_id) > BEHIND_MS / 2 for row_id in behind)
+
+
+def test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm(
+    engine: Engine, calls: Calls, other: Calls
+) -> None:
+    """A late failure changes nothing for the new owner; a late success is a fact."""
+    (row_id,) = make_due(engine, "a")
+    ((late,),) = calls.claim(1)
+    assert 0 < due_in(engine, row_id) <= CLAIM_MS
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
+    ((new,),) = other.claim(1)
+    calls.settle([result(late, CallState.DUE)])
+    assert other.claim(1) == calls.claim(1) == []
+    assert due_in(engine, row_id) > 0
+    calls.settle([result(late)])
+    other.settle([result(new, CallState.PARKED)])
+    assert calls.oldest_age_ms() is None
+    assert states(engine) == {"done": 1}
+
+
+def test_an_own_claim_that_ran_out_and_was_renewed_is_another_claim(engine: Engine, calls: Calls) -> None:
+    """A late failure of the first claim does not end the second, though both are of one relay."""
+    make_due(engine, "a")
+    ((first,),) = calls.claim(1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
+    ((second,),) = calls.claim(1)
+    calls.settle([replace(result(first, CallState.DUE), claimed_until_ms=second.claimed_until_ms - 1)])
+    assert calls.claim(1) == []
+
+
+def test_a_late_give_back_does_not_put_off_what_nobody_will_wake(engine: Engine, calls: Calls, other: Calls) -> None:
+    """A relay that stood still returns its run when another one has long made the first call of it."""
+    first, second = make_due(engine, "a", "a")
+    ((one, two),) = calls.claim(1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
+    late = replace(result(one, CallState.DUE), claimed_until_ms=1)
+    behind = replace(result(two, CallState.DUE, BEHIND_MS), attempts=0, tried=False, claimed_until_ms=1)
+    ((again,),) = other.claim(1)
+    assert again.row_id == first
+    other.settle([result(again)])
+    calls.settle([late, behind])
+    ((next_call,),) = other.claim(1)
+    assert next_call.row_id == second
+
+
+def test_the_end_of_a_call_leaves_the_rest_of_its_run_in_hand(engine: Engine, calls: Calls, other: Calls) -> None:
+    """Results are settled while the run goes on: the next call is not made due for somebody else."""
+    make_due(engine, "a", "a")
+    ((one, two),) = calls.claim(1)
+    calls.settle([result(one)])
+    assert other.claim(10) == []
+    calls.settle([result(two)])
+    assert states(engine) == {"done": 2}
+
+
+def test_a_run_ends_before_a_call_in_other_hands(engine: Engine, calls: Calls, other: Calls) -> None:
+    """The first is due again while its run is not given back yet: what comes after the run has to wait for it."""
+    first, *_ = make_due(engine, "a", "a", "a")
+    ((one, _two),) = other.claim(1, 2)
+    other.settle([result(one, CallState.DUE)])
+    assert claimed(calls.claim(10)) == [[first]]
+
+
+def test_a_late_give_back_leaves_the_claim_of_another(engine: Engine, calls: Calls, other: Calls) -> None:
+    """What a relay that stood still did not try may be in other hands by now, and stays there."""
+    make_due(engine, "a")
+    ((late,),) = calls.claim(1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
+    ((new,),) = other.claim(1)
+    calls.settle([replace(result(late, CallState.DUE), attempts=0, tried=False)])
+    assert calls.claim(1) == []
+    other.settle([result(new, CallState.DUE, 60_000)])
+    assert calls.claim(1) == []
+
+
+def test_claims_of_the_dead_are_released(engine: Engine, calls: Calls, other: Calls) -> None:
+    """At once, and only theirs."""
+    one, _two = make_due(engine, "a", "b")
+    assert claimed(calls.claim(1)) == [[one]]
+    other.claim(1)
+    other.release_claims_of(lambda owner: owner == "me")
+    assert claimed(other.claim(10)) == [[one]]
+
+
+def test_the_oldest_due_call_is_the_one_whose_row_was_sent_first(engine: Engine, calls: Calls) -> None:
+    """Also while it is claimed or waits, or stands behind another, and whatever the ids; one that ended is none."""
+    assert calls.oldest_age_ms() is None
+    first, second, third = make_due(engine, "a", "a", "b")
+    with engine.begin() as connection:
+        for row_id, minutes in ((first, 30), (second, 60), (third, 10)):
+            connection.exec_driver_sql(f"UPDATE outbox SET sent_at = sent_at - {minutes * 60_000} WHERE id = {row_id}")
+    assert round((calls.oldest_age_ms() or 0) / 60_000) == 60
+    (one, two), (three,) = sorted(calls.claim(2), key=len, reverse=True)
+    assert round((calls.oldest_age_ms() or 0) / 60_000) == 60
+    calls.settle([result(one, CallState.DUE, 300_000), result(two, CallState.PARKED), result(three)])
+    assert round((calls.oldest_age_ms() or 0) / 60_000) == 30
+    calls.settle([result(one)])
+    assert calls.oldest_age_ms() is None
+
+
+def test_claims_walk_indexes_whatever_is_due(engine: Engine) -> None:
+    """No claim reads the table from end to end: what it looks at is found through the indexes of what is due."""
+    from sqlalchemy import text
+
+    from outbox.sql import inference_queue as sql
+
+    make_due(engine, *(f"i-{number % 50}" for number in range(500)))
+    with engine.begin() as connection:
+        postgresql = connection.dialect.name == "postgresql"
+        connection.exec_driver_sql("ANALYZE outbox_inference_call")
+        if postgresql:  # a small table is scanned for good reason: show that it need not be
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        span = {"now": 1, "until": 2, "owner": "me", "limit": 10, "window": 1000}
+        listed = {"ids": [1] if postgresql else "[1]", "interactions": ["i-1"] if postgresql else '["i-1"]', "more": 9}
+        explain = "EXPLAIN " if postgresql else "EXPLAIN QUERY PLAN "
+        for query in (sql.ANY_DUE, sql.CLAIM, sql.MOVE_BEHIND, sql.FOLLOWERS, sql.WAKE_NEXT, sql.OLDEST_DUE):
+            statement = text(explain + str(query.on(connection)))
+            wanted = {name: value for name, value in {**span, **listed}.items() if name in statement._bindparams}
+            plan = "\n".join(str(row) for row in connection.execute(statement, wanted))
+            assert "Seq Scan on outbox_inference_call" not in plan, plan
+            assert "SCAN outbox_inference_call'" not in plan, plan  # as opposed to a walk along an index
+            assert "ix_outbox_inference_call_" in plan, plan
+
+
+def test_claims_walk_no_further_than_their_window_where_statistics_are_old(engine: Engine) -> None:
+    """A backlog that grew after the last ANALYZE is not gone through from end to end by each claim."""
+    from sqlalchemy import text
+
+    from outbox.sql import inference_queue as sql
+
+    if engine.dialect.name != "postgresql":
+        return  # SQLite chooses its plans without these statistics
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO outbox_inference_call (row_id, interaction_id, due_at, state) "
+            "SELECT n, 'i-' || n, 1, CASE WHEN n > 100 THEN 'due' ELSE 'done' END FROM generate_series(1, 30000) AS n"
+        )
+        connection.execute(sql.NOW_WALKING.on(connection))
+        given = {"now": 2, "until": 3, "owner": "me", "limit": 10, "window": 100}
+        for query in (sql.OLDEST_DUE, sql.MOVE_BEHIND, sql.CLAIM):
+            statement = text("EXPLAIN (ANALYZE, FORMAT JSON) " + str(query.on(connection)))
+            wanted = {name: value for name, value in given.items() if name in statement._bindparams}
+            (plan,) = connection.execute(statement, wanted).scalar_one()
+            assert most_rows(plan["Plan"]) <= 1_000
+
+
+def most_rows(plan: dict[str, Any]) -> int:
+    """The most rows that a step of the plan went through, over all its repetitions."""
+    here = (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
+    return max([int(here), *(most_rows(step) for step in plan.get("Plans", []))])

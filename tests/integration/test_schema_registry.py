@@ -1,0 +1,144 @@
+"""What answers at SCHEMA_REGISTRY_URL: a registry, or any other web server."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from testkit.command_line import command
+from testkit.databases import NewDatabase
+from testkit.deployment import World, settings_for
+from testkit.rows import new_rows
+from testkit.services import Given, Kafka, Registry
+
+HTML = b"<!doctype html><title>Not here</title>"
+
+
+@contextmanager
+def web_server(status: int, body: bytes, endless: bool = False) -> Iterator[str]:  # noqa: FBT001, FBT002
+    """A web server that gives one answer to everything; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.send_response(status)
+            self.send_header("Location", "/elsewhere/")
+            if not endless:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            while endless:
+                self.wfile.write(body)
+
+        do_GET = do_POST = _answer  # noqa: N815 - as the base class names them
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except ConnectionError:
+                return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture
+def sqlite_world(
+    new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given, tmp_path: Path, worlds: list[World]
+) -> World:
+    """A world on SQLite: which database it is makes no difference here."""
+    url = new_sqlite()
+    config = {"bootstrap.servers": kafka.bootstrap_servers}
+    worlds.append(World(url, settings_for(kafka, registry, url), config, tmp_path))
+    return worlds[-1]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, HTML),
+        (404, b'{"detail": "no such resource"}'),
+        (404, b'{"error_code": "E1"}'),
+        (404, b"[]"),
+        (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'),
+        (400, HTML),
+        (405, b""),
+        (501, HTML),
+        (200, HTML),
+        (200, b"[]"),
+        (200, b'{"id": null}'),
+        (302, b""),
+        (307, b""),
+    ],
+)
+def test_a_server_that_is_no_registry_is_told_by_its_answer(sqlite_world: World, status: int, body: bytes) -> None:
+    """Check fails and run waits, both with the address and what its path should be: no right, no schema is blamed."""
+    world = sqlite_world
+    with web_server(status, body) as url:
+        checked = command(world.environ, "check", SCHEMA_REGISTRY_URL=url)
+        (line,) = [line for line in checked.stdout.splitlines() if " schema registry: " in line]
+        assert checked.returncode == 4
+        assert f"{url.removeprefix('http://')}" in line
+        assert f"answers {status}" in line
+        assert "/apis/ccompat/v7" in checked.stdout.split("schema registry:")[1].splitlines()[1]
+        relay = world.relay(SCHEMA_REGISTRY_URL=url)
+        relay.wait_degraded("schema registry", "/apis/ccompat/v7")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (
+            409,
+            b'{"error_code": 409, "message": "incompatible"}',
+            "not compatible with relay/kafka/schemas/interaction.avsc",
+        ),
+        (
+            422,
+            b'{"error_code": 42201, "message": "invalid"}',
+            "not compatible with relay/kafka/schemas/interaction.avsc",
+        ),
+    ],
+)
+def test_a_relay_waits_while_the_registry_refuses_its_schema(
+    sqlite_world: World, status: int, body: bytes, reason: str
+) -> None:
+    """That is a matter of configuration, which somebody may put right; no row is at fault, and no process ends."""
+    world = sqlite_world
+    world.record(new_rows(1))
+    with web_server(status, body) as url:
+        running = world.relay(SCHEMA_REGISTRY_URL=url)
+        running.wait_degraded("schema registry", reason)
+        assert running.running()
+    assert world.query("SELECT state FROM outbox") == [("pending",)]
+
+
+def test_the_path_of_the_registry_is_missed(sqlite_world: World) -> None:
+    """A real registry without its path answers 404 in JSON: it is the path that is named, and nothing is registered."""
+    world = sqlite_world
+    url = world.environ["SCHEMA_REGISTRY_URL"].removesuffix("/apis/ccompat/v7")
+    checked = command(world.environ, "check", SCHEMA_REGISTRY_URL=url)
+    assert checked.returncode == 4
+    assert "there is no Schema Registry at" in checked.stdout
+
+
+def test_proxies_of_the_environment_and_endless_answers_do_no_harm(sqlite_world: World) -> None:
+    """The registry is asked directly, whatever HTTP_PROXY names, and an answer without an end is cut off."""
+    world = sqlite_world
+    ids = world.record(new_rows(10))
+    relay = world.relay(HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    world.wait_drained()
+    world.check_exactly_once(ids)
+    relay.stop()
+    with web_server(200, b'{"id":' + b" " * 65_536, endless=True) as url:
+        checked = command(world.environ, "check", SCHEMA_REGISTRY_URL=url)
+        assert "there is no Schema Registry at" in checked.stdout

@@ -1,0 +1,50 @@
+"""What an answer of the token endpoint means: pure decisions, and no secret of an answer in any message."""
+
+import pytest
+
+from relay.enrichment.oauth import TokenError, _token_of
+from relay.http_client import ANSWER_BYTES, Answer
+from relay.settings import RelaySettings
+
+SETTINGS = RelaySettings(kafka_bootstrap_servers="x", schema_registry_url="http://x", cxone_client_id="c")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (Answer(400, "HTTP 400", body=b'{"error": "invalid_client"}'), "invalid_credentials"),
+        (Answer(400, "HTTP 400", body=b'{"error": "invalid_grant", "hint": "canary"}'), "invalid_credentials"),
+        (Answer(401, "HTTP 401", body=b"canary"), "invalid_credentials"),
+        (Answer(400, "HTTP 400", body=b'{"error": "invalid_scope"}'), "lacks_scope"),
+        (Answer(403, "HTTP 403"), "lacks_scope"),
+        (Answer(400, "HTTP 400", body=b'{"error": ["canary"]}'), "refused"),
+        (Answer(302, "HTTP 302"), "refused"),
+        (Answer(429, "HTTP 429", 5.0), "throttled"),
+        (Answer(503, "HTTP 503"), "unavailable"),
+        (Answer(None, "ConnectionError"), "unavailable"),
+        (Answer(200, body=None), "refused"),
+        (Answer(200, body=b'["canary"]'), "refused"),
+        (Answer(200, body=b'{"access_token": ""}'), "refused"),
+        (Answer(200, body=b'{"access_token": null}'), "refused"),
+        (Answer(200, body=b"[" * ANSWER_BYTES), "refused"),
+        (Answer(400, "HTTP 400", body=b"[" * ANSWER_BYTES), "refused"),
+        (Answer(200, body=b'{"access_token": "canary", "expires_in": %s}' % (b"9" * 400)), "refused"),
+        (Answer(200, body=b'{"access_token": "canary\\r\\nX: y"}'), "refused"),
+        (Answer(200, body='{"access_token": "canaryü"}'.encode()), "refused"),
+        (Answer(200, body=b'{"access_token": "canary", "expires_in": "soon"}'), "refused"),
+    ],
+)
+def test_each_refusal_has_its_outcome(answer: Answer, outcome: str) -> None:
+    """RFC 6749 puts most errors into the body of a 400; what no header can hold is no token."""
+    with pytest.raises(TokenError) as caught:
+        _token_of(answer, SETTINGS)
+    assert caught.value.outcome == outcome
+    assert "canary" not in str(caught.value)
+
+
+def test_a_token_comes_with_its_seconds() -> None:
+    """As told, an hour if not, never less than none."""
+    assert _token_of(Answer(200, body=b'{"access_token": "t", "expires_in": "60"}'), SETTINGS) == ("t", 60)
+    assert _token_of(Answer(200, body=b'{"access_token": "t"}'), SETTINGS) == ("t", 3600)
+    assert _token_of(Answer(200, body=b'{"access_token": "t", "expires_in": null}'), SETTINGS) == ("t", 3600)
+    assert _token_of(Answer(200, body=b'{"access_token": "t", "expires_in": -5}'), SETTINGS) == ("t", 0)

@@ -1,0 +1,62 @@
+"""Records as consumers decode them."""
+
+import json
+from io import BytesIO
+from typing import Any
+
+import pytest
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outbox.models import PendingRow, Ref
+from relay.errors import RowsAtFaultError
+from relay.kafka.encoder import SCHEMA_TEXT, Encoder
+
+SCHEMA = parse_schema(json.loads(SCHEMA_TEXT))
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.text(alphabet="aé€😀", max_size=2500)
+_long = st.integers(-(2**63), 2**63 - 1)
+_rows = st.builds(
+    PendingRow, _long, _long, _text, _text, _long, st.none() | _text, st.none() | _text, st.none() | _text,
+    st.none() | _long, _long, st.none(), st.none(),
+)  # fmt: skip
+
+
+@given(_rows)
+def test_a_value_is_what_an_avro_library_writes(row: PendingRow) -> None:
+    """Byte for byte, for every string and every 64-bit number, and it reads as what the row holds."""
+    fields = {
+        "interactionId": row.interaction_id,
+        "channel": row.channel,
+        "timestamp": row.timestamp_ms,
+        "customerEmail": row.customer_email,
+        "agentId": row.agent_id,
+    }
+    expected = BytesIO()
+    schemaless_writer(expected, SCHEMA, fields)
+    ((key, value, headers, topic),) = Encoder(258).records([row])
+    assert value == b"\0\0\0\1\2" + expected.getvalue()
+    assert schemaless_reader(BytesIO(value[5:]), SCHEMA, None) == fields
+    assert (key, topic) == (row.interaction_id.encode(), None)
+    assert [name for name, _ in headers] == [
+        "outbox-id",
+        "received-at",
+        *(["traceparent"] if row.traceparent is not None else []),
+        *(["replay-of"] if row.replay_of is not None else []),
+    ]
+
+
+def test_fields_are_written_in_the_order_of_the_schema() -> None:
+    """A schema that gains or moves a field needs the encoder changed with it."""
+    names = [field["name"] for field in json.loads(SCHEMA_TEXT)["fields"]]
+    assert names == ["interactionId", "channel", "timestamp", "customerEmail", "agentId"]
+
+
+@pytest.mark.parametrize("wrong", [{"interaction_id": "\ud800"}, {"agent_id": 7}, {"timestamp_ms": "1"}])
+def test_rows_that_cannot_be_encoded_are_named_together(wrong: dict[str, Any]) -> None:
+    """Each is named by id and tag, without its values; SQLite keeps whatever it is given."""
+    good = PendingRow(1, 11, "i", "voice", 0, None, None, None, None, 0)
+    bad = good._replace(id=2, tag=22, **wrong)
+    with pytest.raises(RowsAtFaultError) as caught:
+        Encoder(1).records([good, bad, good])
+    assert list(caught.value.errors) == [Ref(2, 22)]
