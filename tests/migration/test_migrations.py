@@ -113,9 +113,9 @@ def alembic(url: str, revision: str) -> None:
 
 OLD_CODE = """
 import sys
-from outbox.db.engine import create_outbox_engine
+from outbox.engine import create_outbox_engine
 from outbox.leases import Leases
-from outbox.models import Accepted, NewRow
+from outbox.rows import Accepted, NewRow
 from outbox.store import REQUIRED_REVISION, Store
 
 assert ".zip" in __import__("outbox").__file__

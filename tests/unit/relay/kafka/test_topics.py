@@ -44,7 +44,7 @@ class Contradictory:
 
 def test_a_topic_that_is_there_and_not_known_is_waited_for_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """As while it is deleted, or before every broker has heard of it: whoever asked waits, and hears a stop."""
-    monkeypatch.setattr(relay.kafka, "AdminClient", Contradictory)
+    monkeypatch.setattr(relay.kafka.errors, "AdminClient", Contradictory)
     settings = RelaySettings(
         database_url="sqlite:///x.db", kafka_bootstrap_servers="localhost:9", schema_registry_url="http://localhost:9"
     )
