@@ -223,7 +223,7 @@ def clients_in_memory() -> Iterator[Clock]:
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relay.kafka.producer, "Producer", clients.Producer)
-        patch.setattr(relay.kafka, "Consumer", clients.Consumer)
+        patch.setattr(relay.kafka.errors, "Consumer", clients.Consumer)
         for module in (relay.kafka.producer, relay.kafka.progress, relay.shard.worker):
             patch.setattr(module, "monotonic", clock)
         yield clock

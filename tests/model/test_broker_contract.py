@@ -123,7 +123,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> Port:
     broker = Broker(EXPIRATION_SECONDS)
     config = {clients.LINK: clients.Link(broker)}
     monkeypatch.setattr(relay.kafka.producer, "Producer", clients.Producer)
-    monkeypatch.setattr(relay.kafka, "Consumer", clients.Consumer)
+    monkeypatch.setattr(relay.kafka.errors, "Consumer", clients.Consumer)
     for module in (relay.kafka.producer, relay.kafka.progress):
         monkeypatch.setattr(module, "monotonic", lambda: broker.now)
 
