@@ -14,8 +14,8 @@ from werkzeug.exceptions import HTTPException
 
 from app import health, metrics, webhook
 from app.backlog_metrics import BacklogMetrics
-from app.dependencies import Door
-from app.group_commit import PATIENCE_SECONDS, Recorder
+from app.dependencies import WebhookDependencies
+from app.group_commit import PATIENCE_SECONDS, GroupCommitter
 from app.health import Readiness
 from app.limits import BacklogLimit, RateLimit
 from app.problem_details import problem
@@ -46,9 +46,9 @@ def create_app(settings: WebSettings) -> Flask:
     app.url_map.merge_slashes = False  # a POST must not be redirected
     app.config["METRICS_TOKEN"] = settings.metrics_token.get_secret_value() if settings.metrics_token else None
     rate, backlog = settings.webhook_rate_limit, settings.webhook_backlog_limit
-    app.extensions["door"] = Door(
+    app.extensions["door"] = WebhookDependencies(
         secrets=settings.secrets(),
-        recorder=Recorder(store, max(1, settings.web_threads - FREE_THREADS)),
+        recorder=GroupCommitter(store, max(1, settings.web_threads - FREE_THREADS)),
         max_bytes=settings.webhook_max_bytes,
         rate_limit=RateLimit(rate / settings.processes) if rate else None,
         backlog_limit=BacklogLimit(store, backlog) if backlog else None,

@@ -50,7 +50,7 @@ class _Waiting:
         self.done.release()
 
 
-class Recorder:
+class GroupCommitter:
     """Records rows for the threads of one process.
 
     Args:
@@ -150,7 +150,7 @@ class Recorder:
             self._failed, self._told = 0, ""
         for waiting, outcome in zip(batch, outcomes, strict=True):
             waiting.finish(outcome)
-        self._store.ring(outcomes)
+        self._store.notify(outcomes)
 
     def _fail(self, batch: list[_Waiting], error: Exception) -> None:
         if not isinstance(error, OutboxError):  # not its message: it may quote a row

@@ -39,7 +39,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from app.authentication import matching_label
 from app.connection import MAX_DISCARDED_BYTES, MAX_HEAD_BYTES, Connection, State, shown_secret
-from app.dependencies import Door
+from app.dependencies import WebhookDependencies
 from app.lane import Lane
 from app.metrics import CLOSED
 from app.problem_details import CONTENT_TYPE, problem_json
@@ -220,9 +220,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self._hand_over(connection)
 
     @property
-    def _door(self) -> Door | None:
+    def _door(self) -> WebhookDependencies | None:
         """What the webhook works with; None with another application, whose every request counts as a sender's."""
-        found: Door | None = getattr(self.wsgi, "extensions", {}).get("door")
+        found: WebhookDependencies | None = getattr(self.wsgi, "extensions", {}).get("door")
         return found
 
     def _hand_over(self, connection: Connection) -> None:

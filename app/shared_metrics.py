@@ -85,9 +85,9 @@ class SharedSlots:
 
     def wait_asked(self, slot: int, seconds: float) -> None:
         """Wait until somebody asks for a copy in this slot, at most so long."""
-        bell = self._bells[slot][0]
-        if select.select([bell], [], [], seconds)[0]:
-            os.read(bell, 4096)
+        listener = self._bells[slot][0]
+        if select.select([listener], [], [], seconds)[0]:
+            os.read(listener, 4096)
 
     def ask_all(self) -> None:
         """Have every process that is alive leave a copy; returns when they have, or have not in time."""

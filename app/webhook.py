@@ -13,7 +13,7 @@ from werkzeug.exceptions import MethodNotAllowed
 from app.authentication import matching_label
 from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, arrived_at, declared_length, read_body
 from app.bounded_log import BoundedLog, Kind
-from app.dependencies import Door
+from app.dependencies import WebhookDependencies
 from app.metrics import FORM_LABELLED, PLACEHOLDERS, request_counter
 from app.problem_details import problem
 from app.validation import Interaction, InvalidInteractionError, NotJsonError, Problem, parse, placeholders
@@ -38,7 +38,7 @@ request_log = BoundedLog()
 @blueprint.post(PATH)
 def receive() -> Response:
     """Accept an interaction: 202 once it is committed to the outbox."""
-    door: Door = current_app.extensions["door"]
+    door: WebhookDependencies = current_app.extensions["door"]
     environ = request.environ
     label = matching_label(door.secrets, environ.get("HTTP_X_CXONE_WEBHOOK_SECRET"))
     if label is None:  # the body is not read
@@ -68,7 +68,7 @@ def _refuse(outcome: str, answer: Response, label: str = "none", pointers: Itera
     return answer
 
 
-def _take(door: Door, environ: Environ, label: str) -> Response:
+def _take(door: WebhookDependencies, environ: Environ, label: str) -> Response:
     """The answer to an authenticated request."""
     refused = _refused_unread(door, environ)
     if refused is not None:
@@ -86,7 +86,7 @@ def _take(door: Door, environ: Environ, label: str) -> Response:
     return _record(door, environ, body, label)
 
 
-def _record(door: Door, environ: Environ, body: bytes, label: str) -> Response:
+def _record(door: WebhookDependencies, environ: Environ, body: bytes, label: str) -> Response:
     try:
         interaction = parse(body)
         recorded = door.recorder.record(_row(environ, body, interaction), arrived_at(environ))
@@ -130,7 +130,7 @@ def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
     )
 
 
-def _refused_unread(door: Door, environ: Environ) -> tuple[str, Response] | None:
+def _refused_unread(door: WebhookDependencies, environ: Environ) -> tuple[str, Response] | None:
     """What can be refused without reading the body."""
     if door.rate_limit is not None and not door.rate_limit.allows():
         detail = "More requests than WEBHOOK_RATE_LIMIT: send it again later"

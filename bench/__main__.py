@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import backlog, debezium, drain, growth, ingest, latency, scale, soak, workers
-from bench.environment import BATCH, Place, services
+from bench.environment import BATCH, Environment, services
 from bench.report import machine, table
 
 SHARDS = {"sqlite": 1, "postgresql": 8}
 """What a fresh outbox has by default."""
 
-Measure = Callable[[Place, str, int, argparse.Namespace], dict[str, Any]]
+Measure = Callable[[Environment, str, int, argparse.Namespace], dict[str, Any]]
 WHAT: dict[str, Measure] = {
     "drain": lambda place, kind, shards, o: drain.measure(place, kind, o.rows, o.rounds, shards),
     "latency": lambda place, kind, shards, o: latency.measure(place, kind, shards, o.rates, o.seconds),
@@ -51,7 +51,7 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "options": {**vars(options), "batch": BATCH}}
     try:
         with services(folder) as found:
-            place = Place(*found, folder)
+            place = Environment(*found, folder)
             for kind in options.database:
                 for what in options.what:
                     name = f"{what} {kind}"

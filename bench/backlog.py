@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 from bench.drain import consume
-from bench.environment import BATCH, Outbox, Peak, Place
+from bench.environment import BATCH, Environment, Outbox, Peak
 from bench.rows import add_backlog, age
 from outbox.store import Store
 
 
-def measure(place: Place, kind: str, backlogs: list[int], seconds: float, shards: int) -> dict[str, Any]:
+def measure(place: Environment, kind: str, backlogs: list[int], seconds: float, shards: int) -> dict[str, Any]:
     """Figures by rows pending."""
     found = {}
     for size in backlogs:
@@ -23,7 +23,7 @@ def measure(place: Place, kind: str, backlogs: list[int], seconds: float, shards
     return found
 
 
-def _partly(place: Place, outbox: Outbox, seconds: float) -> dict[str, Any]:
+def _partly(place: Environment, outbox: Outbox, seconds: float) -> dict[str, Any]:
     consumer, store = place.consumer(outbox.topic), Store(outbox.engine)
     asked = time.monotonic()
     store.status()

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from flask import Flask, Response, request
 
-from app.group_commit import Recorder
+from app.group_commit import GroupCommitter
 from outbox.models import Accepted, NewRow, RecordOutcome
 from outbox.store import Store
 
@@ -25,7 +25,7 @@ def take() -> Response:
 
 def handed_over() -> Flask:
     """The same route, but each request waits for another thread, as it does for a group commit."""
-    waiting, recorder = Flask(__name__), Recorder(_NothingCommitted())
+    waiting, recorder = Flask(__name__), GroupCommitter(_NothingCommitted())
 
     @waiting.post("/webhook/cxone-data-action")
     def take() -> Response:
@@ -37,7 +37,7 @@ def handed_over() -> Flask:
 
 def nothing_committed() -> Flask:
     """The whole webhook, except that no database is spoken to."""
-    return _webhook(lambda _: Recorder(_NothingCommitted()))
+    return _webhook(lambda _: GroupCommitter(_NothingCommitted()))
 
 
 def one_commit_a_request() -> Flask:
@@ -45,7 +45,7 @@ def one_commit_a_request() -> Flask:
     return _webhook(_Alone)
 
 
-def _webhook(recorder: Callable[[Store], Recorder]) -> Flask:
+def _webhook(recorder: Callable[[Store], GroupCommitter]) -> Flask:
     from app.factory import create_app_from_environ
 
     webhook = create_app_from_environ()
@@ -54,7 +54,7 @@ def _webhook(recorder: Callable[[Store], Recorder]) -> Flask:
     return webhook
 
 
-class _Alone(Recorder):
+class _Alone(GroupCommitter):
     """A recorder that gathers nothing."""
 
     def record(self, row: NewRow, arrived: float | None = None) -> RecordOutcome:  # noqa: ARG002 - as the other
@@ -73,5 +73,5 @@ class _NothingCommitted(Store):
         """Each row counts as new."""
         return [Accepted(1, row.interaction_id, duplicate=False) for row in rows]
 
-    def ring(self, outcomes: Sequence[RecordOutcome]) -> None:
+    def notify(self, outcomes: Sequence[RecordOutcome]) -> None:
         """Nobody is told."""

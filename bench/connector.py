@@ -10,7 +10,7 @@ from sqlalchemy import make_url, text
 
 from bench.connect import Connect
 from bench.drain import timed
-from bench.environment import BATCH, Place
+from bench.environment import BATCH, Environment
 from bench.latency import Figures, at_rates, in_groups
 from outbox.db.engine import create_outbox_engine
 from outbox.models import PendingRow
@@ -64,7 +64,7 @@ class Debezium:
     Its table, in a database of its own, holds keys and Avro values ready made.
     """
 
-    def __init__(self, place: Place, connect: Connect) -> None:
+    def __init__(self, place: Environment, connect: Connect) -> None:
         self._place, self._connect = place, connect
         url = make_url(place.postgres.create_database(f"debezium_{uuid.uuid4().hex[:8]}"))
         address = url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)

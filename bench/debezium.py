@@ -14,7 +14,7 @@ from typing import Any
 from bench.connect import CONNECT, DEBEZIUM, Connect
 from bench.connector import Debezium
 from bench.drain import drain, encoded
-from bench.environment import Place, fill
+from bench.environment import Environment, fill
 from bench.latency import Figures, at_rates, in_groups
 from bench.report import ratio, spread
 from outbox.store import Store
@@ -26,7 +26,7 @@ WARM_UP_ROWS = 200_000
 
 
 def measure(
-    place: Place, kind: str, count: int, rounds: int, shards: int, rates: list[int], seconds: float
+    place: Environment, kind: str, count: int, rounds: int, shards: int, rates: list[int], seconds: float
 ) -> dict[str, Any]:
     """Figures of both sides, or why there are none."""
     if kind != "postgresql":
@@ -47,7 +47,7 @@ def measure(
     return {"beside": f"Debezium {DEBEZIUM} on Kafka Connect {CONNECT}", "shards": shards, **drains, **latencies}
 
 
-def _drains(place: Place, peer: Debezium, count: int, rounds: int, shards: int) -> dict[str, Any]:
+def _drains(place: Environment, peer: Debezium, count: int, rounds: int, shards: int) -> dict[str, Any]:
     ours: list[float] = []
     theirs: list[float] = []
     costs: dict[str, list[float]] = {}
@@ -71,7 +71,7 @@ def _drains(place: Place, peer: Debezium, count: int, rounds: int, shards: int) 
 
 
 def _latencies(
-    place: Place, peer: Debezium, rounds: int, shards: int, rates: list[int], seconds: float
+    place: Environment, peer: Debezium, rounds: int, shards: int, rates: list[int], seconds: float
 ) -> dict[str, Any]:
     """From a row's commit until a consumer has its record; a spread for each percentile."""
     found: dict[str, list[Figures]] = {}
@@ -85,7 +85,7 @@ def _latencies(
     }
 
 
-def _latency(place: Place, shards: int, rates: list[int], seconds: float) -> dict[str, Figures]:
+def _latency(place: Environment, shards: int, rates: list[int], seconds: float) -> dict[str, Figures]:
     """Of a relay that hears of each commit as it does from the webhook."""
     with place.outbox("postgresql", shards) as outbox:
         store = Store(outbox.engine)
@@ -93,7 +93,7 @@ def _latency(place: Place, shards: int, rates: list[int], seconds: float) -> dic
         def commit(interactions: list[str]) -> float:
             outcomes = store.record([new_row(interaction) for interaction in interactions])
             committed = time.perf_counter()
-            store.ring(outcomes)
+            store.notify(outcomes)
             return committed
 
         relay, consumer = place.relay(outbox.settings), place.consumer(outbox.topic)

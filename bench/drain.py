@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import Consumer
 from sqlalchemy import Engine, text
 
-from bench.environment import BATCH, Outbox, Peak, Place, fill
+from bench.environment import BATCH, Environment, Outbox, Peak, fill
 from bench.report import ratio, spread
 from outbox.models import PendingRow
 from outbox.store import Store
@@ -23,10 +23,10 @@ from testkit.waiting import wait_until
 
 PATIENCE_SECONDS = 600
 SINGLE_MESSAGES = 100
-TAG_BYTES = 16
+NONCE_BYTES = 16
 
 
-def measure(place: Place, kind: str, count: int, rounds: int, shards: int) -> dict[str, Any]:
+def measure(place: Environment, kind: str, count: int, rounds: int, shards: int) -> dict[str, Any]:
     """Figures of one kind of database."""
     ours, raw, single = [], [], []
     costs: dict[str, list[float]] = {}
@@ -51,7 +51,7 @@ def measure(place: Place, kind: str, count: int, rounds: int, shards: int) -> di
     }
 
 
-def drain(place: Place, outbox: Outbox, count: int) -> tuple[float, dict[str, float]]:
+def drain(place: Environment, outbox: Outbox, count: int) -> tuple[float, dict[str, float]]:
     """Start a relay; see ``follow``."""
     consumer = place.consumer(outbox.topic)
     relay = place.relay(outbox.settings)
@@ -63,18 +63,18 @@ def drain(place: Place, outbox: Outbox, count: int) -> tuple[float, dict[str, fl
 
 
 def follow(
-    place: Place, relays: list[RelayProcess], consumer: Consumer, engine: Engine, count: int
+    place: Environment, relays: list[RelayProcess], consumer: Consumer, engine: Engine, count: int
 ) -> tuple[float, dict[str, float]]:
     """As ``timed``, of relays; ends when all rows are marked, so that no work is left over for later."""
 
-    def settled() -> None:
+    def all_marked() -> None:
         wait_until(lambda: not pending(engine), "all rows are marked", PATIENCE_SECONDS)
 
-    return timed(place, "relay", [relay.pid for relay in relays], consumer, count, settled)
+    return timed(place, "relay", [relay.pid for relay in relays], consumer, count, all_marked)
 
 
 def timed(
-    place: Place, sender: str, pids: list[int], consumer: Consumer, count: int, settled: Callable[[], None]
+    place: Environment, sender: str, pids: list[int], consumer: Consumer, count: int, settled: Callable[[], None]
 ) -> tuple[float, dict[str, float]]:
     """Rows a second from the first record that the consumer sees to the last, and what it cost until settled."""
     with Peak(pids) as peak:
@@ -107,15 +107,15 @@ def consume(consumer: Consumer, wanted: int) -> int:
 def encoded(engine: Engine, count: int) -> list[Record]:
     """The backlog, encoded."""
     columns = (
-        "id, tag, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of, received_at,"
-        "enriched_at, topic"
+        "id, nonce, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of, "
+        "received_at, enriched_at, topic"
     )
     with engine.connect() as connection:
         found = connection.execute(text(f"SELECT {columns} FROM outbox ORDER BY id LIMIT {count}")).all()
     return Encoder(1).records([PendingRow._make(row) for row in found])
 
 
-def _raw(place: Place, records: list[Record], batch: int) -> float:
+def _raw(place: Environment, records: list[Record], batch: int) -> float:
     """Records a second through the relay's own publisher, until a consumer has them."""
     name = f"raw-{uuid.uuid4().hex[:8]}"
     place.topics({"KAFKA_TOPIC": name, "KAFKA_PROGRESS_TOPIC": f"{name}-progress"}, 1)
@@ -127,7 +127,7 @@ def _raw(place: Place, records: list[Record], batch: int) -> float:
     consume(consumer, 1)
     began = time.monotonic()
     for start in range(0, len(records), batch):
-        publisher.publish(records[start : start + batch], b"x" * batch * TAG_BYTES)
+        publisher.publish(records[start : start + batch], b"x" * batch * NONCE_BYTES)
     consume(consumer, len(records))
     rate = len(records) / (time.monotonic() - began)
     publisher.close()

@@ -9,7 +9,7 @@ import psutil
 from sqlalchemy import Engine, text
 
 from bench.drain import PATIENCE_SECONDS, pending
-from bench.environment import Outbox, Place, fill
+from bench.environment import Environment, Outbox, fill
 from bench.rows import CHUNK, add_history, age
 from bench.scoring import Scoring
 from outbox.db import transactions
@@ -25,14 +25,14 @@ CALLS_PATIENCE_SECONDS = 3_600
 
 CALLS = text(f"""
     INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
-    SELECT id, interaction_id, :now + CASE WHEN tag % :of_each = 1 THEN 0 ELSE {BEHIND_MS} END
+    SELECT id, interaction_id, :now + CASE WHEN nonce % :of_each = 1 THEN 0 ELSE {BEHIND_MS} END
     FROM outbox WHERE id BETWEEN :first AND :last
 """)
 """As the mark of sent rows makes them due: the first of each interaction at once, those behind it later. The ids of a
 fresh table begin at 1."""
 
 
-def memory(place: Place, kind: str, due: int, seconds: float) -> dict[str, Any]:
+def memory(place: Environment, kind: str, due: int, seconds: float) -> dict[str, Any]:
     """A relay's memory while so many calls are due: first with scoring down, then with scoring up."""
     scoring = Scoring()
     with place.outbox(kind, 1) as outbox:
@@ -51,7 +51,7 @@ def memory(place: Place, kind: str, due: int, seconds: float) -> dict[str, Any]:
     return {"calls due": due, "MB, scoring down": down, "MB, scoring up": up, "meanwhile": told}
 
 
-def arrival(place: Place, kind: str, count: int) -> dict[str, Any]:
+def arrival(place: Environment, kind: str, count: int) -> dict[str, Any]:
     """A backlog is drained while scoring is down; scoring comes back, and every call arrives."""
     scoring = Scoring()
     with place.outbox(kind, 1) as outbox:

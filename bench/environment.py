@@ -71,7 +71,7 @@ class Outbox(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class Environment:
     """Services that run, and a folder for logs and SQLite files."""
 
     kafka: Kafka | Given

@@ -8,7 +8,7 @@ it in one commit. What operators wait for is measured by
 from typing import Any
 
 from bench.drain import follow
-from bench.environment import Outbox, Place
+from bench.environment import Environment, Outbox
 from bench.latency import flowing
 from bench.report import ratio, spread
 from bench.rows import CHUNK, add_history, appear
@@ -19,7 +19,7 @@ RATE = 100
 
 
 def measure(
-    place: Place, kind: str, count: int, history: list[int], rounds: int, shards: int, seconds: float
+    place: Environment, kind: str, count: int, history: list[int], rounds: int, shards: int, seconds: float
 ) -> dict[str, Any]:
     """Figures by rows of history; ratios against the first."""
     figures: dict[int, dict[str, list[float]]] = {size: {} for size in history}
@@ -38,7 +38,7 @@ def measure(
     }
 
 
-def _with_history(place: Place, kind: str, shards: int, size: int) -> str:
+def _with_history(place: Environment, kind: str, shards: int, size: int) -> str:
     url = place.make(kind, shards)
     engine = create_outbox_engine(url, answer_seconds=LONG_ANSWER_SECONDS)
     add_history(engine, size, shards)
@@ -46,7 +46,7 @@ def _with_history(place: Place, kind: str, shards: int, size: int) -> str:
     return url
 
 
-def _round(place: Place, outbox: Outbox, count: int, seconds: float) -> dict[str, float]:
+def _round(place: Environment, outbox: Outbox, count: int, seconds: float) -> dict[str, float]:
     with flowing(place, outbox) as flow:
         answered = flow.at_rates([RATE], seconds)
         appear(outbox, count)

@@ -25,13 +25,13 @@ from sqlalchemy import Engine
 
 from bench.drain import drain
 from bench.due_calls import arrival, calls_done, memory, with_inference
-from bench.environment import Place, fill, services
+from bench.environment import Environment, fill, services
 from bench.report import ratio, spread
 from bench.scoring import LATENCY_SECONDS, Scoring
 from outbox.leases import Leases
 from outbox.models import RecordRef
 from outbox.store import Store
-from relay.drain_signal import Marks
+from relay.drain_signal import DrainSignal
 from relay.health import Health
 from relay.inference.worker import InferenceWorker
 from relay.metrics import RelayMetrics
@@ -62,7 +62,7 @@ def main() -> None:
     report: dict[str, Any] = {"limit calls/s": CONCURRENCY / LATENCY_SECONDS}
     try:
         with services(folder) as found:
-            place = Place(*found, folder)
+            place = Environment(*found, folder)
             for kind in options.database:
                 for what in WHAT:
                     if options.only in (None, what):
@@ -73,7 +73,7 @@ def main() -> None:
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
-def _measure(what: str, place: Place, kind: str, url: str, options: argparse.Namespace) -> dict[str, Any]:
+def _measure(what: str, place: Environment, kind: str, url: str, options: argparse.Namespace) -> dict[str, Any]:
     if what == "calls":
         return _calls(place, kind, url, options.calls, options.rounds)
     if what == "drain":
@@ -83,7 +83,7 @@ def _measure(what: str, place: Place, kind: str, url: str, options: argparse.Nam
     return memory(place, kind, options.due, options.seconds)
 
 
-def _calls(place: Place, kind: str, url: str, count: int, rounds: int) -> dict[str, Any]:
+def _calls(place: Environment, kind: str, url: str, count: int, rounds: int) -> dict[str, Any]:
     ours, bare = [], []
     for _ in range(rounds):
         with place.outbox(kind, 1) as outbox:
@@ -102,7 +102,7 @@ def _stage_rate(engine: Engine, url: str, count: int) -> float:
         kafka_bootstrap_servers="none", schema_registry_url="http://none", inference_url=url
     )  # fmt: skip
     stop, metrics = threading.Event(), RelayMetrics(CollectorRegistry())
-    worker = InferenceWorker(settings, engine, "bench", stop, Health(), metrics, Marks(), ignore_steps)
+    worker = InferenceWorker(settings, engine, "bench", stop, Health(), metrics, DrainSignal(), ignore_steps)
     thread = threading.Thread(target=worker.run)
     began = time.monotonic()
     thread.start()
@@ -128,7 +128,7 @@ def _bare_rate(url: str, count: int) -> float:
     return count / (time.monotonic() - began)
 
 
-def _drains(place: Place, kind: str, url: str, count: int, rounds: int) -> dict[str, Any]:
+def _drains(place: Environment, kind: str, url: str, count: int, rounds: int) -> dict[str, Any]:
     rates: dict[str, list[float]] = {"up": [], "down": []}
     memory_mb, made = list[float](), list[int]()
     for number in range(rounds):

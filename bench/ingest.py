@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from bench.environment import Place
+from bench.environment import Environment
 from bench.load import Load, closed_loop, open_loop
 from bench.report import ratio, spread
 from testkit import ROOT
@@ -70,7 +70,7 @@ class Bare:
         return self.process.wait(40)
 
 
-def measure(place: Place, kind: str, shards: int, seconds: float, rounds: int, processes: int) -> dict[str, Any]:
+def measure(place: Environment, kind: str, shards: int, seconds: float, rounds: int, processes: int) -> dict[str, Any]:
     """Figures of one kind of database; so many seconds of load for each side and round."""
     folder = place.folder
     with ExitStack() as stack:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer
 
-from bench.environment import Outbox, Place
+from bench.environment import Environment, Outbox
 from bench.report import percentiles
 from testkit.relay_process import RelayProcess
 from testkit.web_process import PATH, SECRET, WebProcess
@@ -41,14 +41,14 @@ class Flow(NamedTuple):
         return at_rates(partial(_requests, self.web.port), self.consumer, rates, seconds)
 
 
-def measure(place: Place, kind: str, shards: int, rates: list[int], seconds: float) -> dict[str, Figures]:
+def measure(place: Environment, kind: str, shards: int, rates: list[int], seconds: float) -> dict[str, Figures]:
     """Percentiles at each rate, in requests a second."""
     with place.outbox(kind, shards) as outbox, flowing(place, outbox) as flow:
         return flow.at_rates(rates, seconds)
 
 
 @contextmanager
-def flowing(place: Place, outbox: Outbox) -> Iterator[Flow]:
+def flowing(place: Environment, outbox: Outbox) -> Iterator[Flow]:
     """Web, relay and consumer for the block."""
     environ = {"DATABASE_URL": outbox.url, "LOG_LEVEL": "WARNING", "WEB_CONCURRENCY": "1"}
     with ExitStack() as ending:

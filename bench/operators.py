@@ -35,7 +35,7 @@ EVERY_MS = 20
 """Between two rows' receipt."""
 
 HISTORY = text("""
-    INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+    INSERT INTO outbox (nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
                         state, received_at, sent_at, sequence)
     WITH RECURSIVE numbers(n) AS (SELECT CAST(:first AS bigint) UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)
     SELECT n, 'key:' || n, n / 3 % :shards, 'interaction-' || (n / 3), 'voice', n, 'someone@example.com', 'agent-7',

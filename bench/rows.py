@@ -29,7 +29,7 @@ _HASH = {
     "sqlite": "lower(hex(randomblob(32)))",
 }
 _ROWS = """
-    INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+    INSERT INTO outbox (nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
                         state, received_at, sent_at, sequence)
     SELECT n, 'body:' || {hash}, {shard}, {interaction}, 'voice', n, 'someone@example.com', 'agent-7',
            CAST(:payload AS {blob}), :state, :at, CAST(:sent_at AS bigint), CAST(:sequence AS bigint)
@@ -63,7 +63,7 @@ def age(engine: Engine) -> None:
 def appear(outbox: Outbox, count: int) -> None:
     """A backlog that running relays see, and hear of, at one moment; at most ``CHUNK`` rows."""
     add_backlog(outbox.engine, count, outbox.shards)
-    notifications.ring(outbox.engine, (f"i-{number}" for number in range(INTERACTIONS)))
+    notifications.notify(outbox.engine, (f"i-{number}" for number in range(INTERACTIONS)))
 
 
 def _add(engine: Engine, count: int, values: dict[str, object], of_shards: int = 0, **parts: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.contention import Waits, counters, shares
 from bench.drain import PATIENCE_SECONDS, consume, drain, follow, pending
-from bench.environment import BATCH, Outbox, Place, fill
+from bench.environment import BATCH, Environment, Outbox, fill
 from bench.report import ratio, spread
 from bench.rows import CHUNK, appear
 from outbox.store import Store
@@ -21,7 +21,7 @@ RELAYS = (1, 2, 4)
 SHARDS = (1, 2, 4, 8)
 
 
-def measure(place: Place, kind: str, count: int, rounds: int, shards: int) -> dict[str, Any]:
+def measure(place: Environment, kind: str, count: int, rounds: int, shards: int) -> dict[str, Any]:
     """Figures by number of relays; ratios against one. What sessions wait for is known on PostgreSQL."""
     figures: dict[int, dict[str, list[float]]] = {relays: {} for relays in RELAYS}
     waits: dict[int, Counter[str]] = {relays: Counter() for relays in RELAYS}
@@ -42,7 +42,7 @@ def measure(place: Place, kind: str, count: int, rounds: int, shards: int) -> di
     }
 
 
-def measure_shards(place: Place, kind: str, count: int, rounds: int) -> dict[str, Any]:
+def measure_shards(place: Environment, kind: str, count: int, rounds: int) -> dict[str, Any]:
     """Drain rates and costs by number of shards, with one relay; ratios against one shard."""
     figures: dict[int, dict[str, list[float]]] = {shards: {} for shards in SHARDS}
     for _ in range(rounds):
@@ -61,7 +61,7 @@ def measure_shards(place: Place, kind: str, count: int, rounds: int) -> dict[str
     }
 
 
-def _round(place: Place, outbox: Outbox, count: int, relays: int) -> tuple[dict[str, float], Counter[str]]:
+def _round(place: Environment, outbox: Outbox, count: int, relays: int) -> tuple[dict[str, float], Counter[str]]:
     consumer, warm, before = place.consumer(outbox.topic), BATCH * outbox.shards, counters(outbox.url)
     with _sharing(place, outbox, relays) as processes:
         appear(outbox, warm)  # with its first batch a shard connects, and asks the registry
@@ -77,7 +77,7 @@ def _round(place: Place, outbox: Outbox, count: int, relays: int) -> tuple[dict[
 
 
 @contextmanager
-def _sharing(place: Place, outbox: Outbox, relays: int) -> Iterator[list[RelayProcess]]:
+def _sharing(place: Environment, outbox: Outbox, relays: int) -> Iterator[list[RelayProcess]]:
     """So many relays, each with its share of the shards."""
     processes = [place.relay(outbox.settings) for _ in range(relays)]
     store, least = Store(outbox.engine), outbox.shards // relays

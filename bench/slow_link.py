@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.environment import services
 from testkit.databases import migrate
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.proxied_services import ProxiedKafka
 from testkit.rows import large_rows
 from testkit.waiting import wait_until
@@ -41,25 +41,25 @@ def main() -> None:
                 url = url.replace("postgresql://", "postgresql+psycopg://")
                 migrate(url, shards)
                 settings = settings_for(kafka, registry, url) | {"KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers}
-                world = World(url, settings, {"bootstrap.servers": kafka.bootstrap_servers}, folder)
-                _measure(world, kind, shards, options)
+                deployment = Deployment(url, settings, {"bootstrap.servers": kafka.bootstrap_servers}, folder)
+                _measure(deployment, kind, shards, options)
         finally:
             kafka.stop()
 
 
-def _measure(world: World, kind: str, shards: int, options: argparse.Namespace) -> None:
-    ids = world.record(large_rows(options.rows, 1_000))
-    relay = world.relay()
+def _measure(deployment: Deployment, kind: str, shards: int, options: argparse.Namespace) -> None:
+    ids = deployment.record(large_rows(options.rows, 1_000))
+    relay = deployment.relay()
     try:
-        wait_until(lambda: world.pending() < len(ids), "the first rows are sent", 300)
-        began, left = time.monotonic(), world.pending()
-        world.wait_drained(1_800)
+        wait_until(lambda: deployment.pending() < len(ids), "the first rows are sent", 300)
+        began, left = time.monotonic(), deployment.pending()
+        deployment.wait_drained(1_800)
         seconds = time.monotonic() - began
     finally:
         relay.kill()
-        world.engine.dispose()
-    seen = world.seen()
-    world.check_exactly_once(ids)
+        deployment.engine.dispose()
+    seen = deployment.seen()
+    deployment.check_exactly_once(ids)
     headers = sum(len(name) + len(value) for record in seen for name, value in record.headers.items())
     size = headers + sum(len(record.key) + len(record.value) for record in seen)
     share = size * left / len(ids) / seconds / (options.mbit * 1_000_000 / 8)

@@ -19,7 +19,7 @@ from confluent_kafka import Consumer
 from sqlalchemy import Engine, make_url, text
 
 from bench.drain import PATIENCE_SECONDS, pending
-from bench.environment import BATCH, Outbox, Place
+from bench.environment import BATCH, Environment, Outbox
 from bench.ingest import CONNECTIONS
 from bench.load import Load, closed_loop, open_loop_beside
 from bench.trend import Limit, Sample, judge
@@ -60,7 +60,7 @@ backlog is allowed what comes in a second (see ``_limits``), its oldest row a se
 
 
 def measure(
-    place: Place, kind: str, shards: int, minutes: float, limit_seconds: float, rate: float | None
+    place: Environment, kind: str, shards: int, minutes: float, limit_seconds: float, rate: float | None
 ) -> dict[str, Any]:
     """Samples judged, and what became of the rows.
 
@@ -196,7 +196,7 @@ def _size_sqlite(engine: Engine) -> dict[str, float]:
 
 
 @contextmanager
-def _frequent_checkpoints(place: Place) -> Iterator[None]:
+def _frequent_checkpoints(place: Environment) -> Iterator[None]:
     """On a server of our own, for the block."""
     if isinstance(place.postgres, Postgres):
         _alter(place.postgres.url, f"SET checkpoint_timeout = '{CHECKPOINT}'")

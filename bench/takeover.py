@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.environment import Services, services
 from testkit.databases import migrate
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row
 from testkit.waiting import wait_until
@@ -47,7 +47,7 @@ def _round(
     folder: Path,
     kind: str,
     options: argparse.Namespace,
-    event: Callable[[World, RelayProcess], None],
+    event: Callable[[Deployment, RelayProcess], None],
 ) -> float:
     kafka, registry, postgres = found
     name = f"takeover_{uuid.uuid4().hex[:8]}"
@@ -55,26 +55,26 @@ def _round(
     url = url.replace("postgresql://", "postgresql+psycopg://")
     migrate(url, options.shards)
     environ = {**settings_for(kafka, registry, url), "RELAY_LEASE_SECONDS": str(options.lease)}
-    world = World(url, environ, {"bootstrap.servers": kafka.bootstrap_servers}, folder)
+    deployment = Deployment(url, environ, {"bootstrap.servers": kafka.bootstrap_servers}, folder)
     rows = [new_row(_interaction(shard, options.shards)) for shard in range(options.shards)]
     try:
         relays = []
         for number in range(2):  # each as on a host of its own: the other does not see its lock file
             place = folder / f"host-{number}"
             place.mkdir(exist_ok=True)
-            relays.append(world.relay(TMPDIR=str(place)))
-        wait_until(lambda: len({s.owner for s in world.store.status() if s.owner}) == 2, "both share")
-        world.record([new_row(row.interaction_id) for row in rows])
-        world.wait_drained()
+            relays.append(deployment.relay(TMPDIR=str(place)))
+        wait_until(lambda: len({s.owner for s in deployment.store.status() if s.owner}) == 2, "both share")
+        deployment.record([new_row(row.interaction_id) for row in rows])
+        deployment.wait_drained()
         began = time.monotonic()
-        event(world, relays[0])
-        world.record(rows)
-        world.wait_drained()
+        event(deployment, relays[0])
+        deployment.record(rows)
+        deployment.wait_drained()
         return time.monotonic() - began
     finally:
-        for each in world.relays:
+        for each in deployment.relays:
             each.kill()
-        world.engine.dispose()
+        deployment.engine.dispose()
 
 
 def _interaction(shard: int, shards: int) -> str:
@@ -83,12 +83,12 @@ def _interaction(shard: int, shards: int) -> str:
     return next(name for number in range(10_000) if shard_of(name := f"i-{number}", shards) == shard)
 
 
-def _restart(world: World, relay: RelayProcess) -> None:
+def _restart(deployment: Deployment, relay: RelayProcess) -> None:
     relay.kill()
-    world.relay(TMPDIR=str(world.folder / "host-0"))
+    deployment.relay(TMPDIR=str(deployment.folder / "host-0"))
 
 
-EVENTS: dict[str, Callable[[World, RelayProcess], None]] = {
+EVENTS: dict[str, Callable[[Deployment, RelayProcess], None]] = {
     "ends on SIGTERM": lambda _, relay: relay.signal(signal.SIGTERM),
     "is killed (-9) and started again on its host": _restart,
     "is killed (-9) and stays away": lambda _, relay: relay.kill(),

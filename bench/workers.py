@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Any
 
-from bench.environment import Place
+from bench.environment import Environment
 from bench.ingest import CONNECTIONS, WARM_UP_SECONDS
 from bench.load import closed_loop
 from bench.report import spread
@@ -13,7 +13,7 @@ PROCESSES = (1, 2, 4)
 THREADS = (4, 16, 32)
 
 
-def measure(place: Place, kind: str, shards: int, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(place: Environment, kind: str, shards: int, rounds: int, seconds: float) -> dict[str, Any]:
     """Requests a second and the answers' p99, by ``WEB_CONCURRENCY`` and ``WEB_THREADS``."""
     figures: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for _ in range(rounds):
@@ -28,7 +28,9 @@ def measure(place: Place, kind: str, shards: int, rounds: int, seconds: float) -
     }
 
 
-def _round(place: Place, kind: str, shards: int, processes: int, threads: int, seconds: float) -> tuple[float, float]:
+def _round(
+    place: Environment, kind: str, shards: int, processes: int, threads: int, seconds: float
+) -> tuple[float, float]:
     environ = {
         "DATABASE_URL": place.make(kind, shards),
         "WEB_CONCURRENCY": str(processes),

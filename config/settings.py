@@ -65,7 +65,7 @@ KNOWN_NAMES = frozenset(
         "INFERENCE_TOKEN",
         "INFERENCE_CONCURRENCY",
         "INFERENCE_MAX_ATTEMPTS",
-        "INFERENCE_ALLOW_HOSTS",
+        "INFERENCE_ALLOWED_HOSTS",
         "CXONE_OAUTH_URL",
         "CXONE_CLIENT_ID",
         "CXONE_CLIENT_SECRET",
@@ -78,7 +78,7 @@ KNOWN_NAMES = frozenset(
         "CXONE_ENRICH_AGENT_PATH",
         "CXONE_ENRICH_RATE",
         "CXONE_ENRICH_CONCURRENCY",
-        "CXONE_ENRICH_WHEN_DOWN",
+        "CXONE_ENRICH_ON_OUTAGE",
         "RELAY_SHARDS",
         "RELAY_BATCH_SIZE",
         "RELAY_LEASE_SECONDS",
@@ -87,7 +87,7 @@ KNOWN_NAMES = frozenset(
         "RELAY_ACTOR",
         "AUDIT_PSEUDONYM_KEY",
         "OUTBOX_RETENTION",
-        "OUTBOX_PARKED_POLICY",
+        "OUTBOX_ON_PARKED",
     ]
 )
 """Every name of the product: a setting of another process is no typing error."""

@@ -21,7 +21,7 @@ RUN = 10
 """Calls of one interaction that one claim takes."""
 
 
-class Calls:
+class InferenceQueue:
     """The inference calls of one outbox.
 
     Args:
@@ -75,7 +75,7 @@ class Calls:
         parameters = {"ids": bind_list(connection, wanted), "owner": self._owner, "until": until}
         return list(connection.execute(sql.CLAIM_FOLLOWERS.on(connection), parameters).scalars())
 
-    def make_room(self) -> int:
+    def defer_blocked(self) -> int:
         """Move calls away that stand behind others of their interaction, where claims look first; return how many.
 
         For a claim that found less than it wanted. A transaction of its own: what one moves, the next

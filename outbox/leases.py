@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from outbox.db import transactions
 from outbox.errors import LeaseLostError
-from outbox.models import Holding, Lease, Member
+from outbox.models import Lease, RelayMember, ShardAssignment
 from outbox.sql import shards as sql
 
 
@@ -42,7 +42,7 @@ class Leases:
         }
         with transactions.write(self._engine) as connection:
             taken = connection.execute(sql.TAKE_LEASE.on(connection), parameters).one_or_none()
-        return Lease(shard, self.owner, taken.epoch, taken.settled) if taken else None
+        return Lease(shard, self.owner, taken.epoch, taken.acknowledged_sequence) if taken else None
 
     def renew(self, lease: Lease, rows_per_second: float, condition: str | None = None) -> None:
         """Prolong a lease whose shard is in order, and note its rate.
@@ -81,25 +81,25 @@ class Leases:
 
     # Sharing ---------------------------------------------------------------------------------------
 
-    def beat(self, *, able: bool) -> None:
+    def heartbeat(self, *, healthy: bool) -> None:
         """Be one of the relays that share the shards, for another ``lease_seconds``."""
         with transactions.write(self._engine) as connection:
-            values = {"owner": self.owner, "lease_ms": self._lease_ms, "able": int(able)}
-            connection.execute(sql.BEAT.on(connection), values)
+            values = {"owner": self.owner, "lease_ms": self._lease_ms, "healthy": int(healthy)}
+            connection.execute(sql.HEARTBEAT.on(connection), values)
 
     def leave(self, owner: str | None = None) -> None:
         """Take this relay, or one that is gone, out of those that share the shards."""
         with transactions.write(self._engine) as connection:
             connection.execute(sql.LEAVE.on(connection), {"owner": owner or self.owner})
 
-    def shared(self) -> tuple[list[Member], list[Holding]]:
+    def shared(self) -> tuple[list[RelayMember], list[ShardAssignment]]:
         """The relays, in the order in which they joined, and the shards."""
         with transactions.read(self._engine) as connection:
             members = connection.execute(sql.MEMBERS.on(connection)).all()
-            holdings = connection.execute(sql.HOLDINGS.on(connection)).all()
+            assignments = connection.execute(sql.ASSIGNMENTS.on(connection)).all()
         return (
-            [Member(owner, bool(able), bool(live)) for owner, able, live in members],
-            [Holding(shard, owner, bool(held), *pause) for shard, owner, held, *pause in holdings],
+            [RelayMember(owner, bool(healthy), bool(live)) for owner, healthy, live in members],
+            [ShardAssignment(shard, owner, bool(held), *pause) for shard, owner, held, *pause in assignments],
         )
 
     @property

@@ -59,16 +59,16 @@ class RowRefused:
 RecordOutcome = Accepted | KeyReused | RowRefused
 
 
-def new_tag() -> int:
+def new_nonce() -> int:
     """A row's tag: random, signed 64 bit."""
     return secrets.randbits(64) - 2**63
 
 
-class Ref(NamedTuple):
+class RowRef(NamedTuple):
     """Names a row beyond doubt: ids can be handed out again by a restored database, tags cannot."""
 
     id: int
-    tag: int
+    nonce: int
     """Random, signed 64 bit."""
 
 
@@ -86,7 +86,7 @@ class PendingRow(NamedTuple):
     """What the relay needs of a row to send it. The raw payload stays in the database."""
 
     id: int
-    tag: int
+    nonce: int
     interaction_id: str
     channel: str
     timestamp_ms: int
@@ -101,9 +101,9 @@ class PendingRow(NamedTuple):
     """Where a replay goes; None: the usual topic."""
 
     @property
-    def ref(self) -> Ref:
+    def ref(self) -> RowRef:
         """Id and tag."""
-        return Ref(self.id, self.tag)
+        return RowRef(self.id, self.nonce)
 
     @property
     def incomplete(self) -> bool:
@@ -111,7 +111,7 @@ class PendingRow(NamedTuple):
         return self.enriched_at_ms is None and (self.customer_email is None or self.agent_id is None)
 
 
-class Contact(NamedTuple):
+class EnrichedFields(NamedTuple):
     """What CXone knows of an interaction."""
 
     customer_email: str | None
@@ -125,7 +125,7 @@ class Lease(NamedTuple):
     owner: str
     epoch: int
     """One more at each taking; whoever knows a smaller one has lost the lease."""
-    settled: int
+    acknowledged_sequence: int
     """Sequence of the last Kafka transaction whose rows are marked."""
 
 
@@ -149,7 +149,7 @@ class ShardStatus(NamedTuple):
     epoch: int
     lease_remaining_ms: int
     """Negative or zero: nobody holds it."""
-    settled: int
+    acknowledged_sequence: int
     rows_per_second: float
     """As its owner last measured it."""
     condition: str | None
@@ -176,17 +176,17 @@ class CallsLeft(NamedTuple):
     parked: int
 
 
-class Member(NamedTuple):
+class RelayMember(NamedTuple):
     """A relay among which the shards are shared."""
 
     owner: str
-    able: bool
+    healthy: bool
     """Whether it gets on with at least one of its shards, or has none."""
     live: bool
     """Whether its heartbeat has not run out."""
 
 
-class Holding(NamedTuple):
+class ShardAssignment(NamedTuple):
     """A shard as the relays see it that share them."""
 
     shard: int
@@ -252,11 +252,11 @@ class RowFilter:
     """The customer's address, or one that stands anywhere in the body; for ``erasable`` alone."""
 
 
-class Planned(NamedTuple):
+class PlannedRow(NamedTuple):
     """A row as it was when an operator was shown it. Any later change by hand makes another of it."""
 
     id: int
-    tag: int
+    nonce: int
     changed_at_ms: int
     """0 if it never was parked, retried or discarded."""
 
@@ -265,7 +265,7 @@ class FoundRow(NamedTuple):
     """A row as operators see it: what it is about, nothing of its content."""
 
     id: int
-    tag: int
+    nonce: int
     shard: int
     state: str
     interaction_id: str
@@ -280,14 +280,14 @@ class FoundRow(NamedTuple):
     """When it was last parked, retried or discarded; 0: never."""
 
     @property
-    def ref(self) -> Ref:
+    def ref(self) -> RowRef:
         """Id and tag."""
-        return Ref(self.id, self.tag)
+        return RowRef(self.id, self.nonce)
 
     @property
-    def planned(self) -> Planned:
+    def planned(self) -> PlannedRow:
         """The row as it is now."""
-        return Planned(self.id, self.tag, self.changed_at_ms)
+        return PlannedRow(self.id, self.nonce, self.changed_at_ms)
 
 
 class Plan:
@@ -305,7 +305,7 @@ class Plan:
     SAMPLE_ROWS = 5
 
     def __init__(self, rows: Iterable[FoundRow]) -> None:
-        self._columns = tuple(array("q") for _ in Planned._fields)
+        self._columns = tuple(array("q") for _ in PlannedRow._fields)
         self.sample: list[FoundRow] = []
         self.states: Counter[str] = Counter()
         self.replays = 0
@@ -320,11 +320,11 @@ class Plan:
     def __len__(self) -> int:
         return len(self._columns[0])
 
-    def chunks(self, size: int) -> Iterator[list[Planned]]:
+    def chunks(self, size: int) -> Iterator[list[PlannedRow]]:
         """The rows in order, so many at a time."""
         for start in range(0, len(self), size):
             parts = (column[start : start + size] for column in self._columns)
-            yield [Planned._make(values) for values in zip(*parts, strict=True)]
+            yield [PlannedRow._make(values) for values in zip(*parts, strict=True)]
 
 
 class ErrorGroup(NamedTuple):
@@ -340,7 +340,7 @@ class ErrorGroup(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class AuditContext:
     """Who wants a change, and why: it goes into the audit with the change."""
 
     actor: str

@@ -27,7 +27,7 @@ EVERY_SHARD = range(99)
 PROBE_SECONDS = (0.001, 0.016)
 """First and longest pause between two looks at SQLite's counter of commits."""
 ASK_SECONDS = 1.0
-HEARD_SECONDS = 5.0
+WORKING_SECONDS = 5.0
 """How long a listener has to hear itself; else a pooler is in between, and it listens no more."""
 DEAF_SECONDS = 60.0
 """How long it is not tried again then."""
@@ -35,7 +35,7 @@ WARN_SECONDS = 60.0
 """Between two warnings of notifications that are not ours."""
 
 
-def ring(engine: Engine, interactions: Iterable[str]) -> None:
+def notify(engine: Engine, interactions: Iterable[str]) -> None:
     """Tell listening relays which shards have new rows, after their commit; never fails.
 
     A transaction of its own: a notification in the commit of the rows would hold a lock of the whole
@@ -44,10 +44,10 @@ def ring(engine: Engine, interactions: Iterable[str]) -> None:
     if engine.dialect.name == "postgresql":
         hashes = ",".join({str(interaction_hash(interaction)) for interaction in interactions})
         with contextlib.suppress(OutboxError), transactions.driver(engine) as driver:
-            driver.execute(sql.RING, (f"{{{hashes}}}",))
+            driver.execute(sql.NOTIFY, (f"{{{hashes}}}",))
 
 
-class Bell:
+class Listener:
     """What a relay hears; to be used from one thread.
 
     Behind a pooler it does not listen: the pooler's sessions serve others, too, and would go on listening for nobody.
@@ -60,7 +60,7 @@ class Bell:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.heard = False
+        self.is_working = False
         self._engine = engine
         self._connection: PoolProxiedConnection | None = None
         self._since = self._asked = 0.0
@@ -90,7 +90,7 @@ class Bell:
 
     def close(self) -> None:
         """Give the connection up."""
-        self.heard, self._version = False, None
+        self.is_working, self._version = False, None
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):
                 self._connection.invalidate()
@@ -103,9 +103,9 @@ class Bell:
         self._ask()
         shards: set[int] = set()
         for notification in self._driver().notifies(timeout=seconds, stop_after=1):
-            self.heard = True
+            self.is_working = True
             shards.update(self._shards(notification))
-        if not self.heard and monotonic() - self._since > HEARD_SECONDS:
+        if not self.is_working and monotonic() - self._since > WORKING_SECONDS:
             self._driver().execute(sql.UNLISTEN)
             self._deaf_until = monotonic() + DEAF_SECONDS
             self.close()
@@ -132,7 +132,7 @@ class Bell:
         self._asked = self._since
         driver.keep_notifications()
         driver.execute(sql.LISTEN)
-        driver.execute(sql.RING, ("{}",))  # heard by itself, if it works
+        driver.execute(sql.NOTIFY, ("{}",))  # heard by itself, if it works
         return True
 
     def _shards(self, notification: Any) -> Iterable[int]:
@@ -154,7 +154,7 @@ class Bell:
     def _changed(self, seconds: float) -> Sequence[int]:
         if self._connection is None:
             self._connection, self._since = self._engine.raw_connection(), monotonic()
-            self.heard = True
+            self.is_working = True
         deadline, pause = monotonic() + seconds, PROBE_SECONDS[0]
         while True:
             insist_on_files(self._connection.info)

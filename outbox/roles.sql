@@ -10,9 +10,9 @@
 GRANT USAGE ON SCHEMA public TO cxone_web;
 GRANT SELECT ON alembic_version TO cxone_web;
 GRANT SELECT, UPDATE (id) ON outbox_identity TO cxone_web;
-GRANT INSERT (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+GRANT INSERT (nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
               payload_digest, traceparent, received_at) ON outbox TO cxone_web;
-GRANT SELECT (id, tag, key, shard, interaction_id, payload_digest, state, received_at, sent_at) ON outbox TO cxone_web;
+GRANT SELECT (id, nonce, key, shard, interaction_id, payload_digest, state, received_at, sent_at) ON outbox TO cxone_web;
 GRANT SELECT ON outbox_shard TO cxone_web;
 GRANT SELECT (shard, until) ON outbox_pause TO cxone_web;
 GRANT SELECT (row_id, state, due_at) ON outbox_inference_call TO cxone_web;
@@ -21,7 +21,7 @@ GRANT SELECT (row_id, state, due_at) ON outbox_inference_call TO cxone_web;
 GRANT USAGE ON SCHEMA public TO cxone_relay;
 GRANT SELECT ON alembic_version TO cxone_relay;
 GRANT SELECT, UPDATE (id, topic, progress_topic, transactional_id_prefix, cluster_id) ON outbox_identity TO cxone_relay;
-GRANT SELECT (id, tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent,
+GRANT SELECT (id, nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent,
               replay_of, state, error, received_at, sent_at, sequence, enriched_at, topic, changed_at)
       ON outbox TO cxone_relay;
 GRANT UPDATE (state, error, sent_at, sequence, changed_at, customer_email, agent_id, enriched_at), DELETE
@@ -47,7 +47,7 @@ GRANT SELECT, INSERT ON outbox_audit TO cxone_operator;
 GRANT USAGE ON SCHEMA public TO cxone_console_read;
 GRANT SELECT ON alembic_version TO cxone_console_read;
 GRANT SELECT ON outbox_identity TO cxone_console_read;
-GRANT SELECT (id, tag, key, shard, interaction_id, channel, timestamp_ms, replay_of, state, error, received_at,
+GRANT SELECT (id, nonce, key, shard, interaction_id, channel, timestamp_ms, replay_of, state, error, received_at,
               sent_at, sequence, enriched_at, topic, changed_at) ON outbox TO cxone_console_read;
 GRANT SELECT ON outbox_shard TO cxone_console_read;
 GRANT SELECT ON outbox_relay TO cxone_console_read;

@@ -16,14 +16,14 @@ from outbox.errors import LeaseLostError, OutboxMismatchError, SchemaOutdatedErr
 from outbox.models import (
     Accepted,
     CallsLeft,
-    Contact,
+    EnrichedFields,
     Identity,
     Lease,
     NewRow,
     PendingRow,
     RecordOutcome,
     RecordRef,
-    Ref,
+    RowRef,
     ShardStatus,
 )
 from outbox.sql import flow as sql
@@ -68,11 +68,11 @@ class Store:
             return []
         return insert.record(self._engine, rows)
 
-    def ring(self, outcomes: Sequence[RecordOutcome]) -> None:
+    def notify(self, outcomes: Sequence[RecordOutcome]) -> None:
         """Tell listening relays of rows just recorded; never fails. By itself, so that no sender waits for it."""
         new = [o.interaction_id for o in outcomes if isinstance(o, Accepted) and not o.duplicate]
         if new:
-            notifications.ring(self._engine, new)
+            notifications.notify(self._engine, new)
 
     def pending_at_least(self, limit: int) -> bool:
         """Whether the backlog has reached ``limit`` rows; reads no more than that."""
@@ -104,24 +104,24 @@ class Store:
 
     # The carrier's verbs ---------------------------------------------------------------------------
 
-    def pending(self, lease: Lease, limit: int, *, waiting: bool = True) -> list[PendingRow]:
+    def pending(self, lease: Lease, limit: int, *, block_behind_parked: bool = True) -> list[PendingRow]:
         """The next rows of a shard in id order, at most ``limit``, in one snapshot with the shard's row.
 
         Args:
-            waiting: leave out rows whose interaction has an earlier parked row.
+            block_behind_parked: leave out rows whose interaction has an earlier parked row.
 
         Raises:
             LeaseLostError: another epoch holds the shard, or the settled sequence is not
-                ``lease.settled``: the shard must be taken anew before anything is sent.
+                ``lease.acknowledged_sequence``: the shard must be taken anew before anything is sent.
         """
-        query = sql.PENDING_WAIT if waiting else sql.PENDING_PASS
+        query = sql.PENDING_BLOCK if block_behind_parked else sql.PENDING_SKIP
         with transactions.single(self._engine) as connection:
             found = transactions.tuples(connection.execute(query.on(connection), {**lease._asdict(), "limit": limit}))
             if not found:
                 _insist_on_all(lease, connection)
         return list(map(PendingRow._make, found))
 
-    def mark_sent(self, lease: Lease, record: RecordRef, refs: Sequence[Ref], *, inference: bool) -> Settlement:
+    def mark_sent(self, lease: Lease, record: RecordRef, refs: Sequence[RowRef], *, inference: bool) -> Settlement:
         """Mark rows of a committed Kafka transaction sent and settle its sequence, if it follows the settled one.
 
         The shard's row is locked and the lease checked: whoever took the shard meanwhile reads back what
@@ -147,7 +147,7 @@ class Store:
             return Settlement(verdict, marked, shard)
 
     def settle_record(
-        self, lease: Lease, record: RecordRef | None, refs: Sequence[Ref], *, inference: bool
+        self, lease: Lease, record: RecordRef | None, refs: Sequence[RowRef], *, inference: bool
     ) -> Settlement:
         """Record what the shard's last progress record proves: its rows are in Kafka.
 
@@ -180,7 +180,7 @@ class Store:
         with transactions.read(self._engine) as connection:
             return _progress(connection.execute(sql.READ_SHARD.on(connection), {"shard": shard}).one())
 
-    def park(self, lease: Lease, errors: Mapping[Ref, str]) -> int:
+    def park(self, lease: Lease, errors: Mapping[RowRef, str]) -> int:
         """Park pending rows that the encoder or Kafka refuses, each with its error; return how many.
 
         Raises:
@@ -188,10 +188,10 @@ class Store:
         """
         with transactions.write(self._engine) as connection:
             _lock(connection, lease)
-            rows = [{"id": r.id, "tag": r.tag, "shard": lease.shard, "error": e} for r, e in errors.items()]
+            rows = [{"id": r.id, "nonce": r.nonce, "shard": lease.shard, "error": e} for r, e in errors.items()]
             return connection.execute(sql.PARK.on(connection), rows).rowcount
 
-    def learn(self, learned: Sequence[tuple[PendingRow, Contact]]) -> list[PendingRow]:
+    def learn(self, learned: Sequence[tuple[PendingRow, EnrichedFields]]) -> list[PendingRow]:
         """Store what CXone knows of pending rows, be it nothing, in one statement.
 
         Returns:
@@ -200,7 +200,7 @@ class Store:
         """
         if not learned:
             return []
-        values = [(row.id, row.tag, *contact) for row, contact in learned]
+        values = [(row.id, row.nonce, *contact) for row, contact in learned]
         with transactions.write(self._engine) as connection:
             found = {row.id: row for row in connection.execute(sql.LEARN.on(connection), _listed(connection, values))}
         return [
@@ -267,8 +267,8 @@ class Store:
 
 def _listed(connection: Connection, values: Sequence[tuple[object, ...]]) -> dict[str, object]:
     if connection.dialect.name == "postgresql":
-        ids, tags, emails, agents = (list(column) for column in zip(*values, strict=True))
-        return {"ids": ids, "tags": tags, "emails": emails, "agents": agents}
+        ids, nonces, emails, agents = (list(column) for column in zip(*values, strict=True))
+        return {"ids": ids, "nonces": nonces, "emails": emails, "agents": agents}
     return {"learned": json.dumps(values)}
 
 
@@ -280,9 +280,9 @@ def _lock(connection: Connection, lease: Lease) -> ShardRecord:
 
 
 def _progress(row: Row[Any]) -> ShardRecord:
-    known = row.progress_sequence is not None and row.progress_sequence == row.settled
+    known = row.progress_sequence is not None and row.progress_sequence == row.acknowledged_sequence
     record = RecordRef(row.progress_sequence, row.progress_offset, row.progress_digest) if known else None
-    return ShardRecord(row.settled, record)
+    return ShardRecord(row.acknowledged_sequence, record)
 
 
 def _settle(connection: Connection, shard: int, known: ShardRecord, found: RecordRef | None) -> Verdict:
@@ -303,15 +303,15 @@ def _insist_on(lease: Lease, owner: str | None, epoch: int) -> None:
 def _insist_on_all(lease: Lease, connection: Connection) -> None:
     row = connection.execute(sql.READ_SHARD.on(connection), {"shard": lease.shard}).one()
     _insist_on(lease, row.owner, row.epoch)
-    if row.settled != lease.settled:
+    if row.acknowledged_sequence != lease.acknowledged_sequence:
         raise LeaseLostError(
-            f"shard {lease.shard} is settled at {row.settled} in the database, at {lease.settled} here: "
-            "the database changed under the relay"
+            f"shard {lease.shard} is settled at {row.acknowledged_sequence} in the database, "
+            f"at {lease.acknowledged_sequence} here: the database changed under the relay"
         )
 
 
 def _mark(
-    connection: Connection, shard: int, sequence: int, refs: Sequence[Ref], *, inference: bool, pending: bool
+    connection: Connection, shard: int, sequence: int, refs: Sequence[RowRef], *, inference: bool, pending: bool
 ) -> int:
     """Mark rows sent; ``pending``: nearly all of them are pending."""
     if not refs:
@@ -320,7 +320,7 @@ def _mark(
     if pending:
         ids = [ref.id for ref in refs]
         span = {"shard": shard, "sequence": sequence, "first_id": min(ids), "last_id": max(ids)}
-        parameters = {**span, "tags": sql.bind_tags(connection, refs)}
+        parameters = {**span, "nonces": sql.bind_nonces(connection, refs)}
         marked = connection.execute(sql.MARK_PENDING.on(connection), parameters).rowcount
     if marked < len(refs):
         parameters = {"sequence": sequence, **sql.bind_refs(connection, refs)}

@@ -27,7 +27,7 @@ class Verdict(StrEnum):
 class ShardRecord(NamedTuple):
     """What a shard's row says of its progress."""
 
-    settled: int
+    acknowledged_sequence: int
     """Sequence of the last Kafka transaction whose rows are marked; 0: none."""
     record: RecordRef | None
     """The progress record of that transaction; None: it is not known which one it was."""

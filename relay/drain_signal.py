@@ -4,14 +4,14 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-RUSH_SECONDS = 30.0
+DRAIN_SECONDS = 30.0
 """A shard that sent a full batch longer ago than this stands still: whatever holds it, calls do not."""
 HELD_SECONDS, FREE_SECONDS = 54.0, 6.0
 """While a backlog is drained calls make way for this long, then have this long, in turn: a drain that ends soon is
 never slowed, and one that never ends costs the calls nine tenths of their time, not all of it."""
 
 
-class Marks:
+class DrainSignal:
     """Told by the shards in each cycle; safe to use from many threads.
 
     Args:
@@ -36,11 +36,11 @@ class Marks:
         """The shard has no backlog, or none that it is draining."""
         self._full_at.pop(shard, None)
 
-    def rushing(self) -> bool:
+    def is_draining(self) -> bool:
         """Whether calls are to make way: a backlog is being drained, and it is not their turn."""
         with self._lock:
             now = self._clock()
-            if not any(now - at < RUSH_SECONDS for at in list(self._full_at.values())):
+            if not any(now - at < DRAIN_SECONDS for at in list(self._full_at.values())):
                 return False
             if now - self._rush_seen > FREE_SECONDS:  # another rush; a moment's breath does not end the one before
                 self._rush_began = now

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from outbox.models import Ref
+from outbox.models import RowRef
 
 
 class RelayError(Exception):
@@ -48,7 +48,7 @@ class RowsAtFaultError(RelayError):
         errors: what is wrong with each, without values of the row.
     """
 
-    def __init__(self, errors: Mapping[Ref, str]) -> None:
+    def __init__(self, errors: Mapping[RowRef, str]) -> None:
         super().__init__(f"{len(errors)} row(s) cannot be sent")
         self.errors = errors
 

@@ -41,7 +41,7 @@ TLS_FAILED = "TLS fails: check its certificate, and HTTP_CA_LOCATION"
 NAME_UNKNOWN = "its name cannot be resolved"
 
 
-class Answer(NamedTuple):
+class HttpResult(NamedTuple):
     """What came back: a status, or what went wrong instead."""
 
     status: int | None
@@ -53,7 +53,7 @@ class Answer(NamedTuple):
     """None if it broke off or was too large."""
 
 
-class Verdict(Enum):
+class Outcome(Enum):
     """What an answer means for whoever asked."""
 
     DONE = "done"
@@ -63,12 +63,12 @@ class Verdict(Enum):
     """The same request will be refused again."""
 
 
-def verdict(answer: Answer) -> Verdict:
+def classify(answer: HttpResult) -> Outcome:
     """2xx is done; no answer, be it 1xx, 408, 425, 429 and 5xx are for later; any other 3xx and 4xx refuses."""
     status = answer.status
     if status is None or not 200 <= status < 500 or status in RETRIED_CLIENT_ERRORS:
-        return Verdict.LATER
-    return Verdict.DONE if 200 <= status < 300 else Verdict.REFUSED
+        return Outcome.LATER
+    return Outcome.DONE if 200 <= status < 300 else Outcome.REFUSED
 
 
 def retry_after_seconds(value: str | None, now: float) -> float | None:
@@ -85,7 +85,7 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
         return None
 
 
-def json_of(answer: Answer) -> Any:
+def json_of(answer: HttpResult) -> Any:
     """The JSON that an answer holds.
 
     Raises:
@@ -121,7 +121,7 @@ class Client:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers.update(headers or {})
         self._answer_seconds = answer_seconds
-        self._watch = _Watch()
+        self._watch = _TotalTimeout()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _Adapter(self._watch, connections, ca_location))
 
@@ -134,7 +134,7 @@ class Client:
         data: Mapping[str, str] | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         auth: tuple[str, str] | None = None,
-    ) -> Answer:
+    ) -> HttpResult:
         """Ask, and read the answer: at most 64 KiB of it, for as long as a whole answer may take.
 
         Args:
@@ -169,9 +169,9 @@ class Client:
                 status = response.status_code
                 named = response.headers.get("Retry-After") if status in ASKS_FOR_PATIENCE else None
         except (OSError, HTTPError, HTTPException, ValueError) as error:  # as every error of requests and urllib3 is
-            return Answer(None, TIMED_OUT if monotonic() >= until else _reason(error))
+            return HttpResult(None, TIMED_OUT if monotonic() >= until else _reason(error))
         wrong = None if 200 <= status < 300 else f"HTTP {status}"
-        return Answer(status, wrong, retry_after_seconds(named, time()), body)
+        return HttpResult(status, wrong, retry_after_seconds(named, time()), body)
 
 
 def _reason(error: Exception) -> str:
@@ -205,7 +205,7 @@ class _Session(requests.Session):
         """None, whatever the answer says."""
 
 
-class _Watch:
+class _TotalTimeout:
     """Ends answers that take too long, by shutting their socket: whoever reads it, then reads its end."""
 
     def __init__(self) -> None:
@@ -267,7 +267,7 @@ def _trusting(ca_location: str) -> SSLContext:
 class _Adapter(HTTPAdapter):
     """Connections that tell the watch when the reading of an answer begins."""
 
-    def __init__(self, watch: _Watch, connections: int, ca_location: str | None) -> None:
+    def __init__(self, watch: _TotalTimeout, connections: int, ca_location: str | None) -> None:
         self._watch, self._ca_location = watch, ca_location
         super().__init__(pool_connections=4, pool_maxsize=connections)
 

@@ -146,7 +146,7 @@ class RelaySettings(BaseSettings):
     inference_token: SecretStr | None = None
     inference_concurrency: Annotated[int, Field(ge=1, le=256)] = 16
     inference_max_attempts: Annotated[int, Field(ge=1, le=1000)] = 20
-    inference_allow_hosts: str | None = None
+    inference_allowed_hosts: str | None = None
     """Host names that may be called, separated by commas; None: the URL's own."""
     cxone_oauth_url: str | None = None
     cxone_client_id: str | None = None
@@ -163,7 +163,7 @@ class RelaySettings(BaseSettings):
     cxone_enrich_rate: Annotated[float, Field(gt=0, le=33)] = 10
     """Requests a second; CXone's published limit for a tenant is 120,000 an hour, 33 a second."""
     cxone_enrich_concurrency: Annotated[int, Field(ge=1, le=32)] = 4
-    cxone_enrich_when_down: Literal["wait", "send"] = "wait"
+    cxone_enrich_on_outage: Literal["wait", "send"] = "wait"
     relay_shards: Shards | None = None
     """Read by the first migration only; given later, it must be what the outbox has."""
     relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
@@ -173,7 +173,7 @@ class RelaySettings(BaseSettings):
     relay_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
     metrics_token: SecretStr | None = None
     """Asked for by ``/metrics``, and by ``/readyz`` for its reasons; None: whoever reaches the port may read them."""
-    outbox_parked_policy: Literal["wait", "pass"] = "wait"
+    outbox_on_parked: Literal["block", "skip"] = "block"
     outbox_retention: Retention = 7 * DAY_SECONDS
     """How long a settled row is kept."""
 

@@ -14,13 +14,13 @@ from outbox.models import Accepted, NewRow
 from outbox.store import Store
 from testkit.relay_process import RelayProcess
 from testkit.services import Given, Kafka, Registry
-from testkit.topic import Seen, exactly_once, read_topic
+from testkit.topic import ConsumedRecord, exactly_once, read_topic
 from testkit.waiting import DEADLINE_SECONDS, wait_until
 from testkit.web_process import WebProcess
 
 
 @dataclass
-class World:
+class Deployment:
     """One outbox, its topics, and the relays that a test starts; all are ended with the test."""
 
     url: str
@@ -62,7 +62,7 @@ class World:
         """Wait until nothing is pending."""
         wait_until(lambda: not self.pending(), "the outbox is drained", seconds)
 
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[ConsumedRecord]:
         """What consumers see in the topic."""
         return read_topic(self.client_config, self.topic)
 
@@ -83,7 +83,7 @@ class World:
             connection.execute(text(sql))
 
 
-NewWorld = Callable[..., World]
+NewDeployment = Callable[..., Deployment]
 
 
 def settings_for(kafka: Kafka | Given, registry: Registry | Given, url: str) -> dict[str, str]:
@@ -102,38 +102,38 @@ def settings_for(kafka: Kafka | Given, registry: Registry | Given, url: str) -> 
 
 
 @pytest.fixture
-def worlds(tmp_path: Path) -> Iterator[list[World]]:
+def deployments(tmp_path: Path) -> Iterator[list[Deployment]]:
     """Every world that the test makes; its processes are ended with the test, however it ends."""
-    made: list[World] = []
+    made: list[Deployment] = []
     yield made
-    for world in made:
-        for relay in world.relays:
+    for deployment in made:
+        for relay in deployment.relays:
             relay.kill()
-        for web in world.webs:
+        for web in deployment.webs:
             web.kill()
-        world.engine.dispose()
+        deployment.engine.dispose()
 
 
 @pytest.fixture
-def new_world(
+def new_deployment(
     new_database: Callable[..., str],
     kafka: Kafka | Given,
     registry: Registry | Given,
     tmp_path: Path,
-    worlds: list[World],
-) -> NewWorld:
+    deployments: list[Deployment],
+) -> NewDeployment:
     """Makes a world on the session's services; the test runs once for each kind of database."""
 
-    def make(shards: int = 1, **environ: str) -> World:
+    def make(shards: int = 1, **environ: str) -> Deployment:
         url = new_database(shards)
         config = {"bootstrap.servers": kafka.bootstrap_servers}
-        worlds.append(World(url, {**settings_for(kafka, registry, url), **environ}, config, tmp_path))
-        return worlds[-1]
+        deployments.append(Deployment(url, {**settings_for(kafka, registry, url), **environ}, config, tmp_path))
+        return deployments[-1]
 
     return make
 
 
 @pytest.fixture
-def world(new_world: NewWorld) -> World:
+def deployment(new_deployment: NewDeployment) -> Deployment:
     """A world with one shard."""
-    return new_world()
+    return new_deployment()

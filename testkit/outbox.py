@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
-from outbox.models import Accepted, Lease, NewRow, Planned, RecordRef, Ref, RowFilter
+from outbox.models import Accepted, Lease, NewRow, PlannedRow, RecordRef, RowFilter, RowRef
 from outbox.operators.change import Operations
 from outbox.store import Store
 
@@ -20,7 +20,7 @@ def park(store: Store, engine: Engine, errors: dict[int, str]) -> None:
     leases = Leases(engine, "relay-1", 10)
     lease = leases.take(0)
     assert lease is not None
-    rows = {row.id: row.ref for row in store.pending(lease, 10_000, waiting=False)}
+    rows = {row.id: row.ref for row in store.pending(lease, 10_000, block_behind_parked=False)}
     store.park(lease, {rows[row_id]: error for row_id, error in errors.items()})
     leases.release(lease)
 
@@ -30,17 +30,17 @@ def record_ref(sequence: int) -> RecordRef:
     return RecordRef(sequence, 2 * sequence, f"digest {sequence}")
 
 
-def mark(store: Store, sequence: int, refs: Sequence[Ref], *, shard: int = 0, inference: bool = False) -> int:
+def mark(store: Store, sequence: int, refs: Sequence[RowRef], *, shard: int = 0, inference: bool = False) -> int:
     """Mark rows sent, as whoever owns the shard now; the settled sequence afterwards."""
     status = store.status()[shard]
-    lease = Lease(shard, status.owner, status.epoch, status.settled)  # type: ignore[arg-type] # nobody owns it as well
+    lease = Lease(shard, status.owner, status.epoch, status.acknowledged_sequence)  # type: ignore[arg-type] # nobody owns it as well
     store.mark_sent(lease, record_ref(sequence), refs, inference=inference)
-    return store.status()[shard].settled
+    return store.status()[shard].acknowledged_sequence
 
 
-def mark_sent(store: Store, sequence: int, rows: Sequence[Planned], *, inference: bool = False) -> None:
+def mark_sent(store: Store, sequence: int, rows: Sequence[PlannedRow], *, inference: bool = False) -> None:
     """Mark rows sent, as the shard's owner does."""
-    mark(store, sequence, [Ref(row.id, row.tag) for row in rows], inference=inference)
+    mark(store, sequence, [RowRef(row.id, row.nonce) for row in rows], inference=inference)
 
 
 def states(engine: Engine) -> dict[int, str]:
@@ -54,7 +54,7 @@ def found(operations: Operations, **conditions: object) -> list[int]:
     return [row.id for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
 
 
-def planned(operations: Operations, **conditions: object) -> list[Planned]:
+def planned(operations: Operations, **conditions: object) -> list[PlannedRow]:
     """Rows that a filter finds, as they are now."""
     return [row.planned for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from testkit.waiting import DEADLINE_SECONDS
 
 
-class Seen(NamedTuple):
+class ConsumedRecord(NamedTuple):
     """A record as a consumer sees it."""
 
     partition: int
@@ -26,7 +26,7 @@ class Seen(NamedTuple):
         return int(self.headers["outbox-id"])
 
 
-def read_topic(config: dict[str, Any], topic: str) -> list[Seen]:
+def read_topic(config: dict[str, Any], topic: str) -> list[ConsumedRecord]:
     """Every record of the topic that a ``read_committed`` consumer sees, partition by partition."""
     admin = AdminClient({**config, "allow.auto.create.topics": False})
     partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
@@ -60,7 +60,7 @@ def read_topic(config: dict[str, Any], topic: str) -> list[Seen]:
                 open_partitions.discard(partition)
             continue
         headers = {name: bytes(value or b"").decode() for name, value in _pairs(message.headers())}
-        seen.append(Seen(partition, offset, (message.key() or b"").decode(), message.value() or b"", headers))
+        seen.append(ConsumedRecord(partition, offset, (message.key() or b"").decode(), message.value() or b"", headers))
     consumer.close()
     return seen
 
@@ -69,7 +69,7 @@ def _pairs(headers: Any) -> list[tuple[str, Any]]:
     return list(headers or [])
 
 
-def exactly_once(seen: Sequence[Seen], ids: Sequence[int]) -> None:
+def exactly_once(seen: Sequence[ConsumedRecord], ids: Sequence[int]) -> None:
     """Each of these rows is in the topic exactly once, nothing else is, and each interaction is in id order."""
     found = [record.outbox_id for record in seen]
     doubled = sorted({number for number in found if found.count(number) > 1}) if len(set(found)) < len(found) else []

@@ -21,7 +21,7 @@ def _create_outbox() -> None:
     op.create_table(
         "outbox",
         sa.Column("id", _Id, sa.Identity(), primary_key=True),
-        sa.Column("tag", sa.BigInteger, nullable=False),
+        sa.Column("nonce", sa.BigInteger, nullable=False),
         sa.Column("key", sa.Text, nullable=False),
         sa.Column("shard", sa.SmallInteger, nullable=False),
         sa.Column("interaction_id", sa.Text, nullable=False),
@@ -71,7 +71,7 @@ def _create_shards() -> None:
         sa.Column("owner", sa.Text),
         sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("lease_expires_at", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("settled", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("acknowledged_sequence", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("rows_per_second", sa.Float, nullable=False, server_default="0"),
         sa.Column("condition", sa.Text),
     )

@@ -13,7 +13,7 @@ def upgrade() -> None:
         sa.Column("owner", sa.Text, primary_key=True),
         sa.Column("joined_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
-        sa.Column("able", sa.SmallInteger, nullable=False),
+        sa.Column("healthy", sa.SmallInteger, nullable=False),
     )
     op.create_table(
         "outbox_pause",

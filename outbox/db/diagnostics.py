@@ -21,7 +21,7 @@ _POSTGRESQL = sql.statement("""
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class DatabaseInfo:
     """A database as it answered."""
 
     kind: str
@@ -38,7 +38,7 @@ class Vitals:
     """Of this machine's; negative where it is behind."""
 
 
-def look(engine: Engine) -> Vitals:
+def inspect(engine: Engine) -> DatabaseInfo:
     """Look at the database.
 
     Raises:
@@ -61,20 +61,20 @@ def revision(engine: Engine) -> str | None:
         return connection.execute(sql.REVISION.on(connection)).scalar_one_or_none()
 
 
-def _postgresql(connection: Connection, ahead: float) -> Vitals:
+def _postgresql(connection: Connection, ahead: float) -> DatabaseInfo:
     seen = connection.execute(_POSTGRESQL.on(connection)).one()
     version = divmod(int(seen.version), 10_000)
     names = ("fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names")
     settings = {name: str(getattr(seen, name)) for name in names}
-    return Vitals("postgresql", version, settings, bool(seen.standby), int(seen.size), None, ahead)
+    return DatabaseInfo("postgresql", version, settings, bool(seen.standby), int(seen.size), None, ahead)
 
 
-def _sqlite(connection: Connection, ahead: float) -> Vitals:
+def _sqlite(connection: Connection, ahead: float) -> DatabaseInfo:
     def pragma(name: str) -> str:
         return str(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
 
     path = Path(connection.engine.url.database or "").resolve()
-    return Vitals(
+    return DatabaseInfo(
         "sqlite",
         sqlite.sqlite_version_info,
         {name: pragma(name) for name in ("journal_mode", "synchronous")},

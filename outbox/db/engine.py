@@ -190,7 +190,7 @@ def _refuse_network_file_system(path: Path) -> None:
 
 def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
     # Here, for the driver takes 0.15 s to load: what uses SQLite starts that much sooner.
-    from outbox.db.statement_deadline import ImpatientConnection
+    from outbox.db.statement_deadline import DeadlineConnection
 
     usual = {name: value for name, value in _CONNECT_ARGUMENTS.items() if name not in url.query}
     engine = create_engine(
@@ -212,7 +212,7 @@ def _postgresql_engine(url: URL, answer_seconds: float) -> Engine:
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
         try:
-            connection = ImpatientConnection.connect(*arguments, **parameters)
+            connection = DeadlineConnection.connect(*arguments, **parameters)
         except UnicodeError:  # of the resolver
             raise UnsafeDatabaseError(f"DATABASE_URL names {url.host!r}, which cannot be a host's name") from None
         connection.answer_seconds = answer_seconds

@@ -33,7 +33,7 @@ outbox = Table(
     "outbox",
     metadata,
     Column("id", _Id, Identity(), primary_key=True),
-    Column("tag", BigInteger, nullable=False),
+    Column("nonce", BigInteger, nullable=False),
     Column("key", Text, nullable=False),
     Column("shard", SmallInteger, nullable=False),
     Column("interaction_id", Text, nullable=False),
@@ -126,7 +126,7 @@ outbox_shard = Table(
     Column("owner", Text),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
     Column("lease_expires_at", BigInteger, nullable=False, server_default="0"),
-    Column("settled", BigInteger, nullable=False, server_default="0"),
+    Column("acknowledged_sequence", BigInteger, nullable=False, server_default="0"),
     Column("rows_per_second", Float, nullable=False, server_default="0"),
     Column("condition", Text),
     Column("progress_sequence", BigInteger),
@@ -144,7 +144,7 @@ outbox_relay = Table(
     Column("owner", Text, primary_key=True),
     Column("joined_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
-    Column("able", SmallInteger, nullable=False),
+    Column("healthy", SmallInteger, nullable=False),
 )
 """The relays among which the shards are shared, until each one's heartbeat runs out."""
 

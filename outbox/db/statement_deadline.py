@@ -18,7 +18,7 @@ _SETTINGS = """
 """
 
 
-class ImpatientConnection(psycopg.Connection[Any]):
+class DeadlineConnection(psycopg.Connection[Any]):
     """Gives up a server that is silent: a link that swallows everything, or a server that is frozen.
 
     The server's own time-outs do not reach here then, and TCP's do not either where a balancer or the

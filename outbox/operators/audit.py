@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
-from outbox.models import AuditEntry, Order, RowFilter
+from outbox.models import AuditContext, AuditEntry, RowFilter
 from outbox.sql import flow
 from outbox.sql import operators as sql
 
@@ -30,7 +30,7 @@ NOT_RECORDED = "not recorded"
 """Stands for the value of such a condition where there is no key for pseudonyms."""
 
 
-class Verdict(NamedTuple):
+class ChainReport(NamedTuple):
     """What a check of the chain found."""
 
     entries: int
@@ -57,13 +57,13 @@ class Seen(NamedTuple):
     """The entry that was last before is gone, or has another hash."""
 
 
-def add(connection: Connection, verb: str, order: Order, ids: Sequence[int]) -> None:
+def add(connection: Connection, verb: str, context: AuditContext, ids: Sequence[int]) -> None:
     """Put a change of these rows on record, in the transaction of the change."""
     connection.execute(sql.LOCK_AUDIT.on(connection))
     previous = connection.execute(sql.LAST_AUDIT.on(connection)).scalar_one_or_none() or FIRST_HASH
     at_ms = int(connection.execute(flow.NOW.on(connection)).scalar_one())
-    given = _filter_on_record(order.rows, order.pseudonym_key)
-    texts = (order.actor, verb, given, order.reason, json.dumps(ids), os_user())
+    given = _filter_on_record(context.rows, context.pseudonym_key)
+    texts = (context.actor, verb, given, context.reason, json.dumps(ids), os_user())
     names = ("actor", "verb", "filter", "reason", "row_ids", "os_user")
     values = {"at": at_ms, **dict(zip(names, texts, strict=True)), "hash": chained(previous, at_ms, texts)}
     connection.execute(sql.ADD_AUDIT.on(connection), values)
@@ -92,7 +92,7 @@ def entries(engine: Engine, row_id: int | None = None) -> Iterator[AuditEntry]:
         after = page[-1].id
 
 
-def verify(engine: Engine, head: str | None = None) -> Verdict:
+def verify(engine: Engine, head: str | None = None) -> ChainReport:
     """Follow the chain.
 
     Args:
@@ -101,9 +101,9 @@ def verify(engine: Engine, head: str | None = None) -> Verdict:
     previous, count, holds = FIRST_HASH, 0, head is None
     for entry in entries(engine):
         if entry.hash != chained(previous, entry.at_ms, _texts(entry)):
-            return Verdict(count, previous, entry, holds)
+            return ChainReport(count, previous, entry, holds)
         previous, count, holds = entry.hash, count + 1, holds or entry.hash == head
-    return Verdict(count, previous, None, holds)
+    return ChainReport(count, previous, None, holds)
 
 
 def _texts(entry: AuditEntry) -> tuple[str, ...]:

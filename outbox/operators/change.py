@@ -16,9 +16,18 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
-from outbox.models import ERASED_PAYLOAD, AuditEntry, ErrorGroup, FoundRow, Order, Planned, RowFilter, new_tag
+from outbox.models import (
+    ERASED_PAYLOAD,
+    AuditContext,
+    AuditEntry,
+    ErrorGroup,
+    FoundRow,
+    PlannedRow,
+    RowFilter,
+    new_nonce,
+)
 from outbox.operators import audit, erase, prune
-from outbox.operators.audit import Verdict
+from outbox.operators.audit import ChainReport
 from outbox.partitioner import interaction_hash
 from outbox.sql import flow
 from outbox.sql import operators as sql
@@ -91,13 +100,13 @@ class Operations:
         names, values = _conditions(replace(wanted, state=RowState.PARKED.value))
         return int(self._ask(sql.with_conditions(sql.BEHIND, names), values)[0][0])
 
-    def count_replayed(self, rows: Sequence[Planned]) -> int:
+    def count_replayed(self, rows: Sequence[PlannedRow]) -> int:
         """How many of these rows were replayed before, by any plan."""
         with transactions.read(self._engine) as connection:
             bound = sql.bind_planned(connection, rows)
             return int(connection.execute(sql.REPLAYED_BEFORE.on(connection), bound).scalar_one())
 
-    def count_with_address(self, rows: Sequence[Planned]) -> Counter[str]:
+    def count_with_address(self, rows: Sequence[PlannedRow]) -> Counter[str]:
         """How many of these rows hold a customer's address, by state."""
         with transactions.read(self._engine) as connection:
             bound = sql.bind_planned(connection, rows)
@@ -168,19 +177,21 @@ class Operations:
 
     # Changing: each takes a chunk of a plan, and returns the ids of the rows that were changed --------------
 
-    def retry(self, planned: Sequence[Planned], order: Order) -> list[int]:
+    def retry(self, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Make parked rows pending again: they are sent before what waits behind them."""
-        return self._change_under_shard_locks("retry", sql.RETRY, planned, order)
+        return self._change_under_shard_locks("retry", sql.RETRY, planned, context)
 
-    def discard(self, planned: Sequence[Planned], order: Order) -> list[int]:
+    def discard(self, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Decide that parked rows are not sent: what waits behind them goes on."""
-        return self._change_under_shard_locks("discard", sql.DISCARD, planned, order)
+        return self._change_under_shard_locks("discard", sql.DISCARD, planned, context)
 
-    def erase(self, planned: Sequence[Planned], order: Order) -> list[int]:
+    def erase(self, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Remove the customer's address and the body from rows in any state; the rest stays, and is still sent."""
-        return self._change_under_shard_locks("erase", sql.ERASE, planned, order, erased=ERASED_PAYLOAD)
+        return self._change_under_shard_locks("erase", sql.ERASE, planned, context, erased=ERASED_PAYLOAD)
 
-    def replay(self, plan: str, planned: Sequence[Planned], order: Order, topic: str | None = None) -> list[int]:
+    def replay(
+        self, plan: str, planned: Sequence[PlannedRow], context: AuditContext, topic: str | None = None
+    ) -> list[int]:
         """Send rows again that are sent or discarded: as new rows, in the old order, marked ``replay_of``.
 
         Args:
@@ -192,52 +203,58 @@ class Operations:
         with transactions.write(self._engine) as connection:
             bound = sql.bind_planned(connection, planned)
             held = {row.id: row.interaction_id for row in connection.execute(sql.HOLD_ROWS.on(connection), bound)}
-            new = [(p.id, p.tag, new_tag(), interaction_hash(held[p.id])) for p in planned if p.id in held]
+            new = [(p.id, p.nonce, new_nonce(), interaction_hash(held[p.id])) for p in planned if p.id in held]
             if not new:
                 return []
             if connection.dialect.name == "postgresql":
                 columns = map(list, zip(*new, strict=True))
-                values: dict[str, object] = dict(zip(("ids", "tags", "new_tags", "hashes"), columns, strict=True))
+                values: dict[str, object] = dict(zip(("ids", "nonces", "new_tags", "hashes"), columns, strict=True))
             else:
                 values = {"rows": json.dumps(new)}
             values |= {"prefix": _prefix(plan), "topic": topic}
             replayed = connection.execute(sql.REPLAY.on(connection), values).scalars()
-            return _on_record(connection, replay_verb(plan), order, replayed.all())
+            return _on_record(connection, replay_verb(plan), context, replayed.all())
 
-    def call_again(self, plan: str, planned: Sequence[Planned], order: Order) -> list[int]:
+    def call_again(self, plan: str, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Make the inference calls of sent rows due again; nothing is sent to Kafka."""
-        return self._change_calls(call_again_verb(plan), sql.CALL_AGAIN, planned, order)
+        return self._change_calls(call_again_verb(plan), sql.CALL_AGAIN, planned, context)
 
     def called_again(self, plan: str) -> set[int]:
         """Rows whose call this plan has made due again."""
         found = self._ask(sql.CALLED_AGAIN, {"verb": call_again_verb(plan)})
         return {row_id for (row_ids,) in found for row_id in json.loads(row_ids)}
 
-    def retry_calls(self, planned: Sequence[Planned], order: Order) -> list[int]:
+    def retry_calls(self, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Make parked inference calls due again, with all their attempts before them."""
-        return self._change_calls("inference retry", sql.RETRY_CALLS, planned, order)
+        return self._change_calls("inference retry", sql.RETRY_CALLS, planned, context)
 
-    def prune(self, planned: Sequence[Planned], order: Order, given_up: str = prune.NONE_GIVEN_UP) -> list[int]:
+    def prune(
+        self, planned: Sequence[PlannedRow], context: AuditContext, given_up: str = prune.NONE_GIVEN_UP
+    ) -> list[int]:
         """Remove settled rows, their calls and their keys."""
         with transactions.write(self._engine) as connection:
             connection.execute(sql.AWAIT_PRUNING.on(connection))
-            return _on_record(connection, "prune", order, prune.remove(connection, planned, given_up))
+            return _on_record(connection, "prune", context, prune.remove(connection, planned, given_up))
 
     def _change_under_shard_locks(
-        self, verb: str, query: flow.Statement, planned: Sequence[Planned], order: Order, **values: object
+        self, verb: str, query: flow.Statement, planned: Sequence[PlannedRow], context: AuditContext, **values: object
     ) -> list[int]:
         with transactions.write(self._engine) as connection:
             bound = sql.bind_planned(connection, planned)
             shards = list(connection.execute(sql.LOCK_SHARDS.on(connection), bound).scalars())
             values |= {**bound, "shards": flow.bind_list(connection, shards)}
             changed = connection.execute(query.on(connection), values).scalars()
-            return _on_record(connection, verb, order, changed.all())
+            return _on_record(connection, verb, context, changed.all())
 
-    def _change_calls(self, verb: str, query: flow.Statement, planned: Sequence[Planned], order: Order) -> list[int]:
+    def _change_calls(
+        self, verb: str, query: flow.Statement, planned: Sequence[PlannedRow], context: AuditContext
+    ) -> list[int]:
         with transactions.write(self._engine) as connection:
             bound = sql.bind_planned(connection, planned)
             connection.execute(sql.HOLD_ROWS.on(connection), bound)  # a call without its row would never end
-            return _on_record(connection, verb, order, connection.execute(query.on(connection), bound).scalars().all())
+            return _on_record(
+                connection, verb, context, connection.execute(query.on(connection), bound).scalars().all()
+            )
 
     # The record ------------------------------------------------------------------------------------
 
@@ -250,7 +267,7 @@ class Operations:
         ((first, last, at_ms),) = self._ask(sql.AUDIT_SPAN, {"verb": verb})
         return None if first is None else EntrySpan(first, last, at_ms)
 
-    def verify(self, head: str | None = None) -> Verdict:
+    def verify(self, head: str | None = None) -> ChainReport:
         """Whether the record is whole; ``head``: a hash noted earlier, which must still be in it."""
         return audit.verify(self._engine, head)
 
@@ -288,8 +305,8 @@ def _conditions(wanted: RowFilter) -> tuple[list[str], dict[str, Any]]:
     return [*given, *([f"state {state}"] if state else [])], given
 
 
-def _on_record(connection: Connection, verb: str, order: Order, changed: Sequence[int]) -> list[int]:
+def _on_record(connection: Connection, verb: str, context: AuditContext, changed: Sequence[int]) -> list[int]:
     ids = sorted(changed)
     if ids:
-        audit.add(connection, verb, order, ids)
+        audit.add(connection, verb, context, ids)
     return ids

@@ -3,12 +3,12 @@
 from sqlalchemy import Engine
 
 from outbox.db import transactions
-from outbox.models import Order
+from outbox.models import AuditContext
 from outbox.operators import audit
 from outbox.sql import shards as sql
 
 
-def pause_shards(engine: Engine, shard: int | None, for_seconds: float | None, order: Order) -> list[int]:
+def pause_shards(engine: Engine, shard: int | None, for_seconds: float | None, context: AuditContext) -> list[int]:
     """Pause a shard, or every one; relays give it back after the batch in hand.
 
     Args:
@@ -21,16 +21,16 @@ def pause_shards(engine: Engine, shard: int | None, for_seconds: float | None, o
         The shards that are paused now by this order; an earlier pause of theirs is replaced.
     """
     for_ms = None if for_seconds is None else round(for_seconds * 1000)
-    values = {"shard": shard, "for_ms": for_ms, "actor": order.actor, "reason": order.reason}
+    values = {"shard": shard, "for_ms": for_ms, "actor": context.actor, "reason": context.reason}
     lasting = "" if for_seconds is None else f" for {for_seconds:.0f} s"
     with transactions.write(engine) as connection:
         paused = sorted(connection.execute(sql.PAUSE.on(connection), values).scalars())
         if paused:
-            audit.add(connection, f"pause {_told(shard)}{lasting}", order, [])
+            audit.add(connection, f"pause {_told(shard)}{lasting}", context, [])
     return paused
 
 
-def resume_shards(engine: Engine, shard: int | None, order: Order) -> list[int]:
+def resume_shards(engine: Engine, shard: int | None, context: AuditContext) -> list[int]:
     """End the pause of a shard, or of every one.
 
     Returns:
@@ -39,7 +39,7 @@ def resume_shards(engine: Engine, shard: int | None, order: Order) -> list[int]:
     with transactions.write(engine) as connection:
         resumed = sorted(connection.execute(sql.RESUME.on(connection), {"shard": shard}).scalars())
         if resumed:
-            audit.add(connection, f"resume {_told(shard)}", order, [])
+            audit.add(connection, f"resume {_told(shard)}", context, [])
     return resumed
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
-from outbox.models import INT64_MAX, Planned
+from outbox.models import INT64_MAX, PlannedRow
 from outbox.sql import flow
 from outbox.sql import operators as sql
 
@@ -28,7 +28,7 @@ class Pruning:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def old_rows(self, age_ms: int) -> Iterator[list[Planned]]:
+    def old_rows(self, age_ms: int) -> Iterator[list[PlannedRow]]:
         """Rows that were settled longer ago than this, a page at a time, oldest first; of some pages none is.
 
         The walk ends at the first row that was received since, for ids follow the time of receipt.
@@ -41,10 +41,10 @@ class Pruning:
             with transactions.read(self._engine) as connection:
                 page = connection.execute(sql.PRUNABLE.on(connection), values).all()
             old = len(page) == PAGE_ROWS and all(row.old for row in page)
-            yield [Planned._make(row[:3]) for row in page if row.old and row.prunable]
+            yield [PlannedRow._make(row[:3]) for row in page if row.old and row.prunable]
             after = page[-1].id if page else after
 
-    def prune(self, rows: Sequence[Planned]) -> int | None:
+    def prune(self, rows: Sequence[PlannedRow]) -> int | None:
         """Remove rows of ``old_rows`` that still are what they were.
 
         Returns:
@@ -55,7 +55,7 @@ class Pruning:
             return len(remove(connection, rows, NONE_GIVEN_UP)) if alone else None
 
 
-def remove(connection: Connection, rows: Sequence[Planned], given_up: str) -> list[int]:
+def remove(connection: Connection, rows: Sequence[PlannedRow], given_up: str) -> list[int]:
     """Remove settled rows with their inference calls, where no one else prunes; ids of those removed.
 
     Rows that someone holds are left; those that were held are looked at again.

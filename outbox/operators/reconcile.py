@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine
 
 from outbox.db import transactions
-from outbox.models import Lease, Order, RecordRef, Ref
+from outbox.models import AuditContext, Lease, RecordRef, RowRef
 from outbox.operators import audit
 from outbox.sql import flow
 from outbox.sql import shards as sql
@@ -16,7 +16,7 @@ from outbox.store import _lock, _mark
 PAGE_ROWS = 5_000
 
 
-class SeenRecord(NamedTuple):
+class TopicRecord(NamedTuple):
     """A record of the topic, as far as it names a row."""
 
     outbox_id: int
@@ -28,24 +28,24 @@ class KnownRow(NamedTuple):
     """The row that a record of the topic is."""
 
     id: int
-    tag: int
+    nonce: int
     shard: int
     state: str
     interaction_id: str
     received_at_ms: int
 
     @property
-    def ref(self) -> Ref:
+    def ref(self) -> RowRef:
         """Id and tag."""
-        return Ref(self.id, self.tag)
+        return RowRef(self.id, self.nonce)
 
     @property
-    def record(self) -> SeenRecord:
+    def record(self) -> TopicRecord:
         """What its record shows of it."""
-        return SeenRecord(self.id, self.interaction_id, self.received_at_ms)
+        return TopicRecord(self.id, self.interaction_id, self.received_at_ms)
 
 
-def recognise(engine: Engine, records: Sequence[SeenRecord]) -> list[KnownRow]:
+def match_records(engine: Engine, records: Sequence[TopicRecord]) -> list[KnownRow]:
     """The rows that these records are: id, interaction and time of receipt all match."""
     with transactions.read(engine) as connection:
         if connection.dialect.name == "postgresql":
@@ -57,7 +57,7 @@ def recognise(engine: Engine, records: Sequence[SeenRecord]) -> list[KnownRow]:
             }
         else:
             values = {"records": json.dumps(records)}
-        return [KnownRow._make(row) for row in connection.execute(sql.RECOGNISE.on(connection), values)]
+        return [KnownRow._make(row) for row in connection.execute(sql.MATCH_RECORDS.on(connection), values)]
 
 
 def unsent_before(engine: Engine, moment_ms: int) -> int:
@@ -66,8 +66,8 @@ def unsent_before(engine: Engine, moment_ms: int) -> int:
         return int(connection.execute(sql.UNSENT_BEFORE.on(connection), {"moment_ms": moment_ms}).scalar_one())
 
 
-def mark_found(
-    engine: Engine, lease: Lease, sequence: int, refs: Sequence[Ref], order: Order, *, inference: bool
+def mark_published(
+    engine: Engine, lease: Lease, sequence: int, refs: Sequence[RowRef], context: AuditContext, *, inference: bool
 ) -> int:
     """Mark rows sent that were found in the topic, under the shard's lock, with an audit entry.
 
@@ -88,7 +88,7 @@ def mark_found(
     with transactions.write(engine) as connection:
         _lock(connection, lease)
         marked = _mark(connection, lease.shard, sequence, refs, inference=inference, pending=False)
-        audit.add(connection, f"reconcile shard {lease.shard}", order, sorted(ref.id for ref in refs))
+        audit.add(connection, f"reconcile shard {lease.shard}", context, sorted(ref.id for ref in refs))
     return marked
 
 
@@ -96,15 +96,15 @@ class SentRow(NamedTuple):
     """A row that is marked sent."""
 
     id: int
-    tag: int
+    nonce: int
     received_at_ms: int
     topic: str | None
     """None: the usual one."""
 
     @property
-    def ref(self) -> Ref:
+    def ref(self) -> RowRef:
         """Id and tag."""
-        return Ref(self.id, self.tag)
+        return RowRef(self.id, self.nonce)
 
 
 def sent_above(engine: Engine, shard: int, sequence: int) -> Iterator[SentRow]:
@@ -121,7 +121,7 @@ def sent_above(engine: Engine, shard: int, sequence: int) -> Iterator[SentRow]:
         after = page[-1].id
 
 
-def send_again(engine: Engine, lease: Lease, refs: Sequence[Ref], order: Order) -> int:
+def send_again(engine: Engine, lease: Lease, refs: Sequence[RowRef], context: AuditContext) -> int:
     """Make rows pending again that Kafka has lost, under the shard's lock, with an audit entry.
 
     Args:
@@ -139,11 +139,11 @@ def send_again(engine: Engine, lease: Lease, refs: Sequence[Ref], order: Order) 
     with transactions.write(engine) as connection:
         _lock(connection, lease)
         changed = connection.execute(sql.SEND_AGAIN.on(connection), flow.bind_refs(connection, refs)).rowcount
-        audit.add(connection, f"send lost rows of shard {lease.shard} again", order, sorted(ref.id for ref in refs))
+        audit.add(connection, f"send lost rows of shard {lease.shard} again", context, sorted(ref.id for ref in refs))
     return changed
 
 
-def overtake(engine: Engine, lease: Lease, record: RecordRef | None, verb: str, order: Order) -> None:
+def advance_sequence(engine: Engine, lease: Lease, record: RecordRef | None, verb: str, context: AuditContext) -> None:
     """Settle a progress record on an operator's word, unless a later one is settled: the shard may send again.
 
     Args:
@@ -157,8 +157,8 @@ def overtake(engine: Engine, lease: Lease, record: RecordRef | None, verb: str, 
         LeaseLostError: another epoch holds the shard; nothing has changed.
     """
     with transactions.write(engine) as connection:
-        settled = _lock(connection, lease).settled
+        settled = _lock(connection, lease).acknowledged_sequence
         if record and record.sequence >= settled:
-            connection.execute(sql.OVERTAKE.on(connection), {"shard": lease.shard, **record._asdict()})
+            connection.execute(sql.ADVANCE_SEQUENCE.on(connection), {"shard": lease.shard, **record._asdict()})
         now = max(settled, record.sequence if record else 0)
-        audit.add(connection, f"{verb} shard {lease.shard}, settled {settled} to {now}", order, [])
+        audit.add(connection, f"{verb} shard {lease.shard}, settled {settled} to {now}", context, [])

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
 from outbox.errors import OutboxMismatchError
-from outbox.models import Lease, Order, shard_of
+from outbox.models import AuditContext, Lease, shard_of
 from outbox.operators import audit
 from outbox.sql import flow
 from outbox.sql import shards as sql
@@ -38,7 +38,9 @@ def plan_reshard(engine: Engine, old: int, new: int) -> ReshardPlan:
     return ReshardPlan(old, new, unsent, moving)
 
 
-def reshard_rows(engine: Engine, leases: Sequence[Lease], settled: Mapping[int, int], shards: int, order: Order) -> int:
+def reshard_rows(
+    engine: Engine, leases: Sequence[Lease], settled: Mapping[int, int], shards: int, context: AuditContext
+) -> int:
     """Change the number of shards in one transaction, during which nothing is inserted.
 
     Args:
@@ -66,7 +68,7 @@ def reshard_rows(engine: Engine, leases: Sequence[Lease], settled: Mapping[int, 
             raise OutboxMismatchError(f"the outbox has {there} shards meanwhile, not {old}: plan the reshard anew")
         connection.execute(sql.SET_SHARDS.on(connection), {"shards": shards})
         for shard in range(old, shards):
-            values = {"shard": shard, "settled": settled.get(shard, 0)}
+            values = {"shard": shard, "sequence": settled.get(shard, 0)}
             connection.execute(sql.ADD_SHARD.on(connection), values)
         connection.execute(sql.EXTEND_PAUSE.on(connection), {"old": old})
         for shard, page in _unsent(connection, old):
@@ -75,7 +77,7 @@ def reshard_rows(engine: Engine, leases: Sequence[Lease], settled: Mapping[int, 
             _move(connection, moving)
         connection.execute(sql.DROP_PAUSES.on(connection), {"shards": shards})
         connection.execute(sql.DROP_SHARDS.on(connection), {"shards": shards})
-        audit.add(connection, f"reshard {old} to {shards}", order, [])
+        audit.add(connection, f"reshard {old} to {shards}", context, [])
     return moved
 
 

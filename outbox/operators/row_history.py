@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
-from outbox.models import AuditEntry, Order
+from outbox.models import AuditContext, AuditEntry
 from outbox.operators import audit
 from outbox.sql import flow as sql
 from outbox.sql import operators
@@ -99,7 +99,7 @@ class Replay(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class RowHistory:
     """Everything that the database knows about a row."""
 
     row: StoredRow
@@ -119,7 +119,7 @@ class Life:
     """What operators did to it."""
 
 
-class Lookup:
+class RowHistories:
     """Looks rows up in one outbox.
 
     Args:
@@ -129,23 +129,23 @@ class Lookup:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def life(self, row_id: int) -> Life | None:
+    def get(self, row_id: int) -> RowHistory | None:
         """Everything about a row, in one snapshot; None if the outbox does not hold it."""
         with transactions.read(self._engine) as connection:
             found = connection.execute(_ROW.on(connection), {"id": row_id}).one_or_none()
-            return _life(connection, StoredRow._make(found)) if found else None
+            return _history(connection, StoredRow._make(found)) if found else None
 
-    def reveal(self, row_id: int, order: Order) -> bytes | None:
+    def reveal(self, row_id: int, context: AuditContext) -> bytes | None:
         """A row's payload; that it was looked at goes on record before it is returned. None: no such row."""
         with transactions.write(self._engine) as connection:
             payload = connection.execute(_PAYLOAD.on(connection), {"id": row_id}).scalar_one_or_none()
             if payload is None:
                 return None
-            audit.add(connection, "reveal", order, [row_id])
+            audit.add(connection, "reveal", context, [row_id])
         return bytes(payload)
 
 
-def _life(connection: Connection, row: StoredRow) -> Life:
+def _history(connection: Connection, row: StoredRow) -> RowHistory:
     def number(query: sql.Statement) -> int | None:
         return connection.execute(query.on(connection), row._asdict()).scalar_one_or_none()
 
@@ -157,7 +157,7 @@ def _life(connection: Connection, row: StoredRow) -> Life:
         operators.AUDIT_OF_ROW.on(connection), {"row_id": row.id, "after": 0, "limit": MOST_ENTRIES}
     )
     pending = row.state == RowState.PENDING
-    return Life(
+    return RowHistory(
         row,
         StoredCall._make(call) if call else None,
         ahead=(number(_PENDING_AHEAD) or 0) if pending else 0,

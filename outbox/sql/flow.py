@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
-from outbox.models import Ref
+from outbox.models import RowRef
 
 _NOW = {
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
@@ -43,12 +43,12 @@ def bind_list(connection: Connection, values: list[int] | list[str]) -> list[int
     return values if connection.dialect.name == "postgresql" else json.dumps(values)
 
 
-def bind_tags(connection: Connection, refs: Sequence[Ref]) -> str:
+def bind_nonces(connection: Connection, refs: Sequence[RowRef]) -> str:
     """Tags as one text, a form that both databases read faster than a list of parameters."""
-    return _bind_text(connection, [str(tag) for _, tag in refs])
+    return _bind_text(connection, [str(nonce) for _, nonce in refs])
 
 
-def bind_ids(connection: Connection, refs: Sequence[Ref]) -> str:
+def bind_ids(connection: Connection, refs: Sequence[RowRef]) -> str:
     """Ids in the same form."""
     return _bind_text(connection, [str(row_id) for row_id, _ in refs])
 
@@ -58,35 +58,35 @@ def _bind_text(connection: Connection, numbers: list[str]) -> str:
     return f"{{{listed}}}" if connection.dialect.name == "postgresql" else f"[{listed}]"
 
 
-def bind_refs(connection: Connection, refs: Sequence[Ref]) -> dict[str, object]:
+def bind_refs(connection: Connection, refs: Sequence[RowRef]) -> dict[str, object]:
     """Parameters that name rows by id and tag: two arrays on PostgreSQL, one JSON text of pairs on SQLite."""
     if connection.dialect.name == "postgresql":
-        return {"ids": [ref.id for ref in refs], "tags": [ref.tag for ref in refs]}
+        return {"ids": [ref.id for ref in refs], "nonces": [ref.nonce for ref in refs]}
     return {"refs": json.dumps(refs)}
 
 
 # Recording -----------------------------------------------------------------------------------------
 
 _COLUMNS = """
-    tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
+    nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
     traceparent, received_at
 """
 
 RECORD_POSTGRESQL = f"""
     INSERT INTO outbox ({_COLUMNS})
-    SELECT r.tag, r.key, mod(r.hash, i.shards), r.interaction_id, r.channel, r.timestamp_ms,
+    SELECT r.nonce, r.key, mod(r.hash, i.shards), r.interaction_id, r.channel, r.timestamp_ms,
            r.customer_email, r.agent_id, decode(r.payload, 'base64'), decode(r.payload_digest, 'hex'),
            r.traceparent, {_NOW["postgresql"]}
     FROM outbox_identity AS i,
          ROWS FROM (json_to_recordset(%s) AS (
-             tag bigint, key text, hash bigint, interaction_id text, channel text, timestamp_ms bigint,
+             nonce bigint, key text, hash bigint, interaction_id text, channel text, timestamp_ms bigint,
              customer_email text, agent_id text, payload text, payload_digest text, traceparent text
          )) WITH ORDINALITY
-           AS r(tag, key, hash, interaction_id, channel, timestamp_ms,
+           AS r(nonce, key, hash, interaction_id, channel, timestamp_ms,
                 customer_email, agent_id, payload, payload_digest, traceparent, ordinal)
     ORDER BY r.ordinal
     ON CONFLICT (key) DO NOTHING
-    RETURNING tag, id
+    RETURNING nonce, id
 """
 """One statement a batch, for psycopg itself; the rows are one JSON text, which costs the driver least.
 The number of shards is read by the insert, so that resharding never races with it."""
@@ -104,22 +104,22 @@ def record_sqlite(rows: int) -> str:
 
 
 IDS_SQLITE = """
-    SELECT tag, id FROM outbox
-    WHERE key IN (SELECT value FROM json_each(?)) AND tag IN (SELECT value FROM json_each(?))
+    SELECT nonce, id FROM outbox
+    WHERE key IN (SELECT value FROM json_each(?)) AND nonce IN (SELECT value FROM json_each(?))
 """
 """Of the rows with these keys, those that have one of these tags: the ones just inserted."""
 
 DIGESTS_BY_KEY = {
     "postgresql": """
-    SELECT key, id, tag, interaction_id, payload_digest FROM outbox
+    SELECT key, id, nonce, interaction_id, payload_digest FROM outbox
     WHERE key IN (SELECT json_array_elements_text(%s))
     """,
     "sqlite": """
-    SELECT key, id, tag, interaction_id, payload_digest FROM outbox WHERE key IN (SELECT value FROM json_each(?))
+    SELECT key, id, nonce, interaction_id, payload_digest FROM outbox WHERE key IN (SELECT value FROM json_each(?))
     """,
 }
 
-RING = """
+NOTIFY = """
     SELECT pg_notify('outbox_rows', coalesce(string_agg(DISTINCT CAST(mod(c.hash, i.shards) AS text), ' '), ''))
     FROM outbox_identity AS i LEFT JOIN unnest(CAST(%s AS bigint[])) AS c(hash) ON true
 """
@@ -129,15 +129,16 @@ LISTEN, UNLISTEN = "LISTEN outbox_rows", "UNLISTEN outbox_rows"
 # Sending -------------------------------------------------------------------------------------------
 
 _PENDING = """
-    SELECT o.id, o.tag, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
+    SELECT o.id, o.nonce, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
            o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
     FROM outbox AS o
     WHERE o.shard = :shard AND o.state = 'pending' {waiting}
       AND EXISTS (SELECT 1 FROM outbox_shard
-                  WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND settled = :settled)
+                  WHERE shard = :shard AND owner = :owner AND epoch = :epoch
+                    AND acknowledged_sequence = :acknowledged_sequence)
     ORDER BY o.id LIMIT :limit
 """
-PENDING_WAIT = statement(
+PENDING_BLOCK = statement(
     _PENDING.replace(
         "{waiting}",
         """AND (NOT EXISTS (SELECT 1 FROM outbox WHERE shard = :shard AND state = 'parked') OR NOT EXISTS (
@@ -146,28 +147,29 @@ PENDING_WAIT = statement(
         ))""",
     )
 )
-PENDING_PASS = statement(_PENDING.replace("{waiting}", ""))
+PENDING_SKIP = statement(_PENDING.replace("{waiting}", ""))
 """Rows to send, in one snapshot with the shard's row: none, if that is not as the caller knows it. Whether
 the shard has parked rows at all is asked once, and only then for each row. Ids are handed out before
 commits, so a row may appear below ids already sent: rows are found by state, never by the last id seen."""
 
 READ_SHARD = statement("""
-    SELECT owner, epoch, settled, progress_sequence, progress_offset, progress_digest
+    SELECT owner, epoch, acknowledged_sequence, progress_sequence, progress_offset, progress_digest
     FROM outbox_shard WHERE shard = :shard
 """)
 LOCK_SHARD = statement(
     postgresql="""
-    SELECT owner, epoch, settled, progress_sequence, progress_offset, progress_digest
+    SELECT owner, epoch, acknowledged_sequence, progress_sequence, progress_offset, progress_digest
     FROM outbox_shard WHERE shard = :shard FOR UPDATE
     """,
     sqlite="""
-    SELECT owner, epoch, settled, progress_sequence, progress_offset, progress_digest
+    SELECT owner, epoch, acknowledged_sequence, progress_sequence, progress_offset, progress_digest
     FROM outbox_shard WHERE shard = :shard
     """,  # BEGIN IMMEDIATE has locked
 )
 SETTLE = statement("""
     UPDATE outbox_shard
-    SET settled = :sequence, progress_sequence = :sequence, progress_offset = :offset, progress_digest = :digest
+    SET acknowledged_sequence = :sequence, progress_sequence = :sequence,
+        progress_offset = :offset, progress_digest = :digest
     WHERE shard = :shard
 """)
 """Under the shard's lock, once it is known that the record is the settled one or the next."""
@@ -181,40 +183,41 @@ _SENT = "state = 'sent', sent_at = {now}, sequence = :sequence, error = NULL"
 MARK_SENT = statement(
     postgresql=f"""
     UPDATE outbox AS o SET {_SENT}
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[])) AS r(id, tag)
-    WHERE o.id = r.id AND o.tag = r.tag AND o.{_UNSENT}
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:nonces AS bigint[])) AS r(id, nonce)
+    WHERE o.id = r.id AND o.nonce = r.nonce AND o.{_UNSENT}
     """,
     sqlite=f"""
     UPDATE outbox SET {_SENT}
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS tag FROM json_each(:refs)) AS r
-    WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.{_UNSENT}
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS nonce FROM json_each(:refs)) AS r
+    WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND outbox.{_UNSENT}
     """,
 )
 _MARK_PENDING = f"""
     UPDATE outbox SET {_SENT}
-    WHERE shard = :shard AND state = 'pending' AND id BETWEEN :first_id AND :last_id AND tag {{tags}}
+    WHERE shard = :shard AND state = 'pending' AND id BETWEEN :first_id AND :last_id AND nonce {{nonces}}
 """
 MARK_PENDING = statement(
-    postgresql=_MARK_PENDING.replace("{tags}", "= ANY(CAST(:tags AS bigint[]))"),
-    sqlite=_MARK_PENDING.replace("{tags}", "IN (SELECT value FROM json_each(:tags))"),
+    postgresql=_MARK_PENDING.replace("{nonces}", "= ANY(CAST(:nonces AS bigint[]))"),
+    sqlite=_MARK_PENDING.replace("{nonces}", "IN (SELECT value FROM json_each(:nonces))"),
 )
 """The same for the usual case, at half the cost: one walk along the index of pending rows, each row's tag
 looked up among those of the transaction."""
 _LEARN = """
     UPDATE outbox SET customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent),
                       enriched_at = {now}
-    FROM {learned} WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.state = 'pending' AND enriched_at IS NULL
+    FROM {learned}
+    WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND outbox.state = 'pending' AND enriched_at IS NULL
     RETURNING outbox.id, customer_email, agent_id, enriched_at
 """
 LEARN = statement(
     postgresql=_LEARN.replace(
         "{learned}",
-        """unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[]), CAST(:emails AS text[]), CAST(:agents AS text[]))
-           AS r(id, tag, email, agent)""",
+        """unnest(CAST(:ids AS bigint[]), CAST(:nonces AS bigint[]), CAST(:emails AS text[]), CAST(:agents AS text[]))
+           AS r(id, nonce, email, agent)""",
     ),
     sqlite=_LEARN.replace(
         "{learned}",
-        """(SELECT value ->> 0 AS id, value ->> 1 AS tag, value ->> 2 AS email, value ->> 3 AS agent
+        """(SELECT value ->> 0 AS id, value ->> 1 AS nonce, value ->> 2 AS email, value ->> 3 AS agent
             FROM json_each(:learned)) AS r""",
     ),
 )
@@ -222,7 +225,7 @@ LEARN = statement(
 
 PARK = statement("""
     UPDATE outbox SET state = 'parked', error = :error, changed_at = {now}
-    WHERE id = :id AND tag = :tag AND shard = :shard AND state = 'pending'
+    WHERE id = :id AND nonce = :nonce AND shard = :shard AND state = 'pending'
 """)
 
 # Identity, health ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from outbox.models import Planned
+from outbox.models import PlannedRow
 from outbox.sql.flow import Statement, statement
 from outbox.states import RowState
 from outbox.verdicts import KAFKA_WENT_BACK
@@ -19,20 +19,20 @@ _AMONG = {
     "sqlite": "{column} IN (SELECT value ->> 0 FROM json_each(:planned))",
 }
 _PLANNED = {
-    "postgresql": """unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[]), CAST(:changes AS bigint[]))
-        AS r(id, tag, changed_at)""",
-    "sqlite": """(SELECT value ->> 0 AS id, value ->> 1 AS tag, value ->> 2 AS changed_at
+    "postgresql": """unnest(CAST(:ids AS bigint[]), CAST(:nonces AS bigint[]), CAST(:changes AS bigint[]))
+        AS r(id, nonce, changed_at)""",
+    "sqlite": """(SELECT value ->> 0 AS id, value ->> 1 AS nonce, value ->> 2 AS changed_at
         FROM json_each(:planned)) AS r""",
 }
-_AS_PLANNED = "outbox.id = r.id AND outbox.tag = r.tag AND coalesce(outbox.changed_at, 0) = r.changed_at"
+_AS_PLANNED = "outbox.id = r.id AND outbox.nonce = r.nonce AND coalesce(outbox.changed_at, 0) = r.changed_at"
 
 
-def bind_planned(connection: Connection, rows: Sequence[Planned]) -> dict[str, object]:
+def bind_planned(connection: Connection, rows: Sequence[PlannedRow]) -> dict[str, object]:
     """Parameters that name planned rows."""
     if connection.dialect.name == "postgresql":
         return {
             "ids": [row.id for row in rows],
-            "tags": [row.tag for row in rows],
+            "nonces": [row.nonce for row in rows],
             "changes": [row.changed_at_ms for row in rows],
         }
     return {"planned": json.dumps(rows)}
@@ -52,14 +52,14 @@ def _both(template: str, **variants: dict[str, str]) -> Statement:
 # Finding -------------------------------------------------------------------------------------------
 
 _FOUND = """
-    o.id, o.tag, o.shard, o.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of, o.error,
+    o.id, o.nonce, o.shard, o.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of, o.error,
     o.topic, coalesce(o.changed_at, 0)
 """
 ROWS = (
     f"SELECT {_FOUND} FROM outbox AS o WHERE o.id > :after AND o.id <= :last {{conditions}} ORDER BY o.id LIMIT :limit"
 )
 PARKED_CALLS = """
-    SELECT o.id, o.tag, o.shard, c.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of, c.error,
+    SELECT o.id, o.nonce, o.shard, c.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of, c.error,
            o.topic, c.due_at
     FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
     WHERE c.state = 'parked' AND c.row_id > :after AND c.row_id <= :last {conditions} ORDER BY c.row_id LIMIT :limit
@@ -188,21 +188,21 @@ ERASE = _change(
 row, whose shard may be gone, no mark touches. What it erased is not asked for again."""
 
 _REPLAY = """
-    INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+    INSERT INTO outbox (nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
                         payload_digest, traceparent, received_at, replay_of, enriched_at, topic)
     SELECT r.new_tag, :prefix || o.id, r.hash % i.shards, o.interaction_id, o.channel, o.timestamp_ms,
            o.customer_email, o.agent_id, o.payload, o.payload_digest, o.traceparent, {now}, o.id, o.enriched_at,
            CAST(:topic AS text)
-    FROM outbox_identity AS i, {rows} JOIN outbox AS o ON o.id = r.id AND o.tag = r.tag
+    FROM outbox_identity AS i, {rows} JOIN outbox AS o ON o.id = r.id AND o.nonce = r.nonce
     WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix ORDER BY o.id
     ON CONFLICT (key) DO NOTHING RETURNING replay_of
 """
 REPLAY = _both(
     _REPLAY,
     rows={
-        "postgresql": """unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[]), CAST(:new_tags AS bigint[]),
-            CAST(:hashes AS bigint[])) AS r(id, tag, new_tag, hash)""",
-        "sqlite": """(SELECT value ->> 0 AS id, value ->> 1 AS tag, value ->> 2 AS new_tag, value ->> 3 AS hash
+        "postgresql": """unnest(CAST(:ids AS bigint[]), CAST(:nonces AS bigint[]), CAST(:new_tags AS bigint[]),
+            CAST(:hashes AS bigint[])) AS r(id, nonce, new_tag, hash)""",
+        "sqlite": """(SELECT value ->> 0 AS id, value ->> 1 AS nonce, value ->> 2 AS new_tag, value ->> 3 AS hash
             FROM json_each(:rows)) AS r""",
     },
 )
@@ -222,7 +222,7 @@ CALL_AGAIN = _both(
 RETRY_CALLS = _both(
     """
     UPDATE outbox_inference_call SET state = 'due', attempts = 0, due_at = {now}, claimed_by = NULL, error = NULL
-    FROM {planned} JOIN outbox ON outbox.id = r.id AND outbox.tag = r.tag
+    FROM {planned} JOIN outbox ON outbox.id = r.id AND outbox.nonce = r.nonce
     WHERE outbox_inference_call.row_id = r.id AND outbox_inference_call.state = 'parked'
       AND outbox_inference_call.due_at = r.changed_at
     RETURNING row_id
@@ -234,7 +234,7 @@ RETRY_CALLS = _both(
 
 _OLD = "coalesce({row}.sent_at, {row}.changed_at, {row}.received_at) < :before"
 PRUNABLE = statement(f"""
-    SELECT o.id, o.tag, coalesce(o.changed_at, 0), o.received_at < :before AS old,
+    SELECT o.id, o.nonce, coalesce(o.changed_at, 0), o.received_at < :before AS old,
            {_SETTLED.replace("{row}", "o")} AND {_OLD.replace("{row}", "o")} AND NOT EXISTS (
                SELECT 1 FROM outbox_shard AS s WHERE s.shard = o.shard AND s.condition LIKE '{KAFKA_WENT_BACK}%'
            ) AS prunable

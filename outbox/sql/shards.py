@@ -19,7 +19,7 @@ TAKE_LEASE = _statement("""
     UPDATE outbox_shard SET owner = :owner, epoch = epoch + 1, lease_expires_at = {now} + :lease_ms
     WHERE shard = :shard AND (owner IS NULL OR owner = :owner OR owner = :dead_owner OR lease_expires_at <= {now})
       AND (:paused_too = 1 OR NOT EXISTS (SELECT 1 FROM outbox_pause AS p WHERE p.shard = :shard AND {paused}))
-    RETURNING epoch, settled
+    RETURNING epoch, acknowledged_sequence
 """)
 RENEW_LEASE = statement("""
     UPDATE outbox_shard
@@ -41,16 +41,16 @@ OWNERS = statement("SELECT shard, owner FROM outbox_shard ORDER BY shard")
 
 # Sharing -------------------------------------------------------------------------------------------
 
-BEAT = statement("""
-    INSERT INTO outbox_relay (owner, joined_at, expires_at, able) VALUES (:owner, {now}, {now} + :lease_ms, :able)
-    ON CONFLICT (owner) DO UPDATE SET expires_at = {now} + :lease_ms, able = :able
+HEARTBEAT = statement("""
+    INSERT INTO outbox_relay (owner, joined_at, expires_at, healthy) VALUES (:owner, {now}, {now} + :lease_ms, :healthy)
+    ON CONFLICT (owner) DO UPDATE SET expires_at = {now} + :lease_ms, healthy = :healthy
 """)
 LEAVE = statement("DELETE FROM outbox_relay WHERE owner = :owner")
 MEMBERS = statement("""
-    SELECT owner, able, CASE WHEN expires_at > {now} THEN 1 ELSE 0 END AS live
+    SELECT owner, healthy, CASE WHEN expires_at > {now} THEN 1 ELSE 0 END AS live
     FROM outbox_relay ORDER BY joined_at, owner
 """)
-HOLDINGS = _statement("""
+ASSIGNMENTS = _statement("""
     SELECT s.shard, s.owner, CASE WHEN s.lease_expires_at > {now} THEN 1 ELSE 0 END AS held,
            p.actor AS paused_by, p.reason AS paused_reason
     FROM outbox_shard AS s LEFT JOIN outbox_pause AS p ON p.shard = s.shard AND {paused}
@@ -83,7 +83,7 @@ TAKE_TIME = statement(
 )
 """For the rare transaction that touches every row not yet sent."""
 SET_SHARDS = statement("UPDATE outbox_identity SET shards = :shards")
-ADD_SHARD = statement("INSERT INTO outbox_shard (shard, settled) VALUES (:shard, :settled)")
+ADD_SHARD = statement("INSERT INTO outbox_shard (shard, acknowledged_sequence) VALUES (:shard, :sequence)")
 DROP_SHARDS = statement("DELETE FROM outbox_shard WHERE shard >= :shards")
 DROP_PAUSES = statement("DELETE FROM outbox_pause WHERE shard >= :shards")
 EXTEND_PAUSE = _statement("""
@@ -122,15 +122,15 @@ MOVE = statement(
 
 # Reconciling ---------------------------------------------------------------------------------------
 
-RECOGNISE = statement(
+MATCH_RECORDS = statement(
     postgresql="""
-    SELECT o.id, o.tag, o.shard, o.state, o.interaction_id, o.received_at
+    SELECT o.id, o.nonce, o.shard, o.state, o.interaction_id, o.received_at
     FROM unnest(CAST(:ids AS bigint[]), CAST(:interactions AS text[]), CAST(:received AS bigint[]))
          AS r(id, interaction_id, received_at)
     JOIN outbox AS o ON o.id = r.id AND o.interaction_id = r.interaction_id AND o.received_at = r.received_at
     """,
     sqlite="""
-    SELECT o.id, o.tag, o.shard, o.state, o.interaction_id, o.received_at
+    SELECT o.id, o.nonce, o.shard, o.state, o.interaction_id, o.received_at
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS interaction_id, value ->> 2 AS received_at
           FROM json_each(:records)) AS r
     JOIN outbox AS o ON o.id = r.id AND o.interaction_id = r.interaction_id AND o.received_at = r.received_at
@@ -143,35 +143,36 @@ UNSENT_BEFORE = statement(
         f"SELECT id FROM outbox WHERE state = '{state}' AND received_at < :moment_ms" for state in _UNSENT_STATES
     ).join(("SELECT count(*) FROM (", ") AS unsent"))
 )
-OVERTAKE = statement("""
+ADVANCE_SEQUENCE = statement("""
     UPDATE outbox_shard
-    SET settled = :sequence, progress_sequence = :sequence, progress_offset = :offset, progress_digest = :digest,
+    SET acknowledged_sequence = :sequence, progress_sequence = :sequence,
+        progress_offset = :offset, progress_digest = :digest,
         condition = NULL
     WHERE shard = :shard
 """)
 """An operator's word that what Kafka holds up to this record is dealt with."""
 SENT_ABOVE = statement("""
-    SELECT id, tag, received_at, topic FROM outbox
+    SELECT id, nonce, received_at, topic FROM outbox
     WHERE shard = :shard AND state = 'sent' AND sequence > :sequence AND id > :after ORDER BY id LIMIT :limit
 """)
 """Walks through history once: for the rare moment when Kafka went back in time."""
 SEND_AGAIN = statement(
     postgresql="""
     UPDATE outbox AS o SET state = 'pending', sent_at = NULL, sequence = NULL, changed_at = {now}
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:tags AS bigint[])) AS r(id, tag)
-    WHERE o.id = r.id AND o.tag = r.tag AND o.state = 'sent'
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:nonces AS bigint[])) AS r(id, nonce)
+    WHERE o.id = r.id AND o.nonce = r.nonce AND o.state = 'sent'
     """,
     sqlite="""
     UPDATE outbox SET state = 'pending', sent_at = NULL, sequence = NULL, changed_at = {now}
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS tag FROM json_each(:refs)) AS r
-    WHERE outbox.id = r.id AND outbox.tag = r.tag AND outbox.state = 'sent'
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS nonce FROM json_each(:refs)) AS r
+    WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND outbox.state = 'sent'
     """,
 )
 
 # Status --------------------------------------------------------------------------------------------
 
 STATUS = _statement("""
-    SELECT s.shard, s.owner, s.epoch, s.lease_expires_at - {now} AS lease_remaining_ms, s.settled,
+    SELECT s.shard, s.owner, s.epoch, s.lease_expires_at - {now} AS lease_remaining_ms, s.acknowledged_sequence,
            s.rows_per_second, s.condition,
            (SELECT count(*) FROM outbox WHERE shard = s.shard AND state = 'pending') AS pending,
            (SELECT count(*) FROM

@@ -11,7 +11,7 @@ from config.settings import BaseSettings, SettingsError, load, unknown_names
 from outbox.models import Identity
 from relay.check.broker import check_broker, check_clock, check_transactions
 from relay.check.database import check_database
-from relay.check.finding import Finding, Verdict, failure, ok, unknown, warning
+from relay.check.finding import Finding, Status, failure, ok, unknown, warning
 from relay.check.progress import check_progress
 from relay.check.services import check_inference, check_oauth, check_registry
 from relay.check.topics import check_topics
@@ -65,12 +65,12 @@ def _check_kafka(settings: RelaySettings, identity: Identity | None) -> Iterator
     yield from topics
     progress = f"topic {settings.kafka_progress_topic} "
     verdicts = [finding.verdict for finding in topics if finding.subject.startswith(progress)]
-    if verdicts and Verdict.FAILURE not in verdicts:  # it is there, and may be written to
+    if verdicts and Status.FAILURE not in verdicts:  # it is there, and may be written to
         yield check_clock(settings)
     if identity is not None:
         same = judge_identity(settings, identity, cluster.id)
         yield same
-        if identity.topic is not None and same.verdict is Verdict.OK:
+        if identity.topic is not None and same.verdict is Status.OK:
             yield from check_progress(admin, settings, identity)
 
 

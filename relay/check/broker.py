@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from outbox.network import is_loopback
 from relay.check.finding import Finding, failure, ok, unknown, warning
-from relay.kafka.errors import CURES, REQUEST_SECONDS, seen_of
+from relay.kafka.errors import REMEDIES, REQUEST_SECONDS, describe
 from relay.settings import RelaySettings, kafka_client_config, kafka_hosts, kafka_producer_config
 
 log = logging.getLogger("relay.librdkafka")
@@ -63,7 +63,7 @@ def check_broker(settings: RelaySettings) -> tuple[list[Finding], AdminClient | 
     try:
         admin = AdminClient({**kafka_client_config(settings), "error_cb": complaints}, logger=log)  # type: ignore[dict-item]
     except KafkaException as exception:
-        seen = seen_of(exception.args[0])
+        seen = describe(exception.args[0])
         return (
             [reached, failure("broker settings", seen, "correct KAFKA_CONFIG, KAFKA_SSL_… or KAFKA_SASL_…")],
             None,
@@ -118,14 +118,14 @@ def judge_silence(settings: RelaySettings, error: KafkaError | None) -> Finding:
     if error is None:
         seen = f"connected, but no answer in {kafka_client_config(settings)['security.protocol']}"
         return failure("broker protocol", seen, CHECK_PROTOCOL)
-    seen, told = seen_of(error), error.str()
+    seen, told = describe(error), error.str()
     if error.code() == KafkaError._AUTHENTICATION:  # noqa: SLF001
-        return failure("broker login", seen, CURES[error.code()])
+        return failure("broker login", seen, REMEDIES[error.code()])
     if "PLAINTEXT broker listener" in told or "security.protocol" in told:
         return failure("broker protocol", seen, CHECK_PROTOCOL)
     if error.code() == KafkaError._SSL or "SSL handshake" in told:  # noqa: SLF001
-        return failure("broker TLS", seen, CURES[KafkaError._SSL])  # noqa: SLF001
-    return failure("broker protocol", seen, CURES.get(error.code(), CHECK_PROTOCOL))
+        return failure("broker TLS", seen, REMEDIES[KafkaError._SSL])  # noqa: SLF001
+    return failure("broker protocol", seen, REMEDIES.get(error.code(), CHECK_PROTOCOL))
 
 
 def judge_cluster(settings: RelaySettings, cluster: Cluster, advertised: list[str | None]) -> list[Finding]:
@@ -168,7 +168,7 @@ def check_transactions(settings: RelaySettings) -> list[Finding]:
         )
     except KafkaException as exception:
         cure = "correct KAFKA_CONFIG: takes a JSON object of librdkafka's producer settings"
-        return [failure("transactions", seen_of(exception.args[0]), cure)]
+        return [failure("transactions", describe(exception.args[0]), cure)]
     try:
         producer.init_transactions(TRANSACTION_SECONDS)
     except KafkaException as exception:
@@ -208,9 +208,9 @@ def judge_clock(error: KafkaError | None) -> Finding:
     if error is None:
         return ok("broker clock", "the broker takes records with this host's time")
     if error.code() == KafkaError.INVALID_TIMESTAMP:
-        seen = f"{seen_of(error)}: the broker refuses records with this host's time"
-        return failure("broker clock", seen, CURES[error.code()])
-    return unknown("broker clock", f"a record could not be tried: {seen_of(error)}", "see the broker's log")
+        seen = f"{describe(error)}: the broker refuses records with this host's time"
+        return failure("broker clock", seen, REMEDIES[error.code()])
+    return unknown("broker clock", f"a record could not be tried: {describe(error)}", "see the broker's log")
 
 
 def judge_transactions(settings: RelaySettings, error: KafkaError, telling: KafkaError | None) -> Finding:
@@ -221,13 +221,13 @@ def judge_transactions(settings: RelaySettings, error: KafkaError, telling: Kafk
         command = ACLS.format(servers=servers, user=user)
         prefix = settings.kafka_transactional_id_prefix
         cure = (
-            f"{CURES[code]}: {command} --operation Write --operation Describe --transactional-id {prefix} "
+            f"{REMEDIES[code]}: {command} --operation Write --operation Describe --transactional-id {prefix} "
             "--resource-pattern-type prefixed"
         )
-        return failure("transactions", seen_of(error), cure)
+        return failure("transactions", describe(error), cure)
     if code == KafkaError.INVALID_TRANSACTION_TIMEOUT:
-        return failure("transactions", f"{seen_of(error)}: transaction.max.timeout.ms is too low", CURES[code])
+        return failure("transactions", f"{describe(error)}: transaction.max.timeout.ms is too low", REMEDIES[code])
     if code == KafkaError._TIMED_OUT:  # noqa: SLF001
-        before = f"; before that: {seen_of(telling)}" if telling else ""
+        before = f"; before that: {describe(telling)}" if telling else ""
         return failure("transactions", f"no coordinator for transactions{before}", REPLICAS_OF_STATE)
-    return unknown("transactions", seen_of(error), CURES.get(code, "see the broker's log"))
+    return unknown("transactions", describe(error), REMEDIES.get(code, "see the broker's log"))

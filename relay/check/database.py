@@ -7,7 +7,7 @@ from sqlalchemy import Engine, make_url
 
 from migrations.run import head
 from outbox.db import diagnostics
-from outbox.db.diagnostics import Vitals
+from outbox.db.diagnostics import DatabaseInfo
 from outbox.db.engine import create_outbox_engine, wal_is_safe
 from outbox.db.private_file import open_to_others
 from outbox.db.rights import RELAY
@@ -55,7 +55,7 @@ def check_database(url: str) -> tuple[list[Finding], Identity | None]:
 
 def _look(engine: Engine, shown: str) -> tuple[list[Finding], Identity | None]:
     try:
-        seen = diagnostics.look(engine)
+        seen = diagnostics.inspect(engine)
     except UnfitEncodingError as error:
         cure = "make a database with the encoding UTF8, migrate it, and name it in DATABASE_URL"
         return [ok("database", f"{shown} answers"), failure("database encoding", str(error), cure)], None
@@ -102,7 +102,7 @@ def _write(engine: Engine) -> Finding:
     return ok("database write", "a write is committed")
 
 
-def judge_vitals(seen: Vitals) -> list[Finding]:
+def judge_vitals(seen: DatabaseInfo) -> list[Finding]:
     """Version, durability, disk and clock."""
     durable = _sqlite_durability(seen) if seen.kind == "sqlite" else _postgresql_durability(seen)
     return [_version(seen), *durable, _disk(seen), _clock(seen.clock_ahead_seconds)]
@@ -121,7 +121,7 @@ def judge_revision(revision: str | None, newest: str) -> Finding:
     return ok("database schema", f"at revision {revision}, the newest")
 
 
-def _version(seen: Vitals) -> Finding:
+def _version(seen: DatabaseInfo) -> Finding:
     told = f"{'SQLite' if seen.kind == 'sqlite' else 'PostgreSQL'} {'.'.join(map(str, seen.version))}"
     if seen.kind == "sqlite":
         if seen.version < OLDEST_SQLITE:
@@ -136,13 +136,13 @@ def _version(seen: Vitals) -> Finding:
     return ok("database version", told)
 
 
-def _sqlite_durability(seen: Vitals) -> list[Finding]:
+def _sqlite_durability(seen: DatabaseInfo) -> list[Finding]:
     told = f"journal_mode = {seen.settings['journal_mode']}, synchronous = {seen.settings['synchronous']}"
     cure = "replicate the file (a snapshot, Litestream), or move to PostgreSQL with a synchronous standby"
     return [warning("database durability", f"{told}; one file on one disk, and what that disk loses is lost", cure)]
 
 
-def _postgresql_durability(seen: Vitals) -> list[Finding]:
+def _postgresql_durability(seen: DatabaseInfo) -> list[Finding]:
     told = ", ".join(f"{name} = {value or 'none'}" for name, value in seen.settings.items())
     findings = []
     if seen.standby:
@@ -162,7 +162,7 @@ def _postgresql_durability(seen: Vitals) -> list[Finding]:
     return findings
 
 
-def _disk(seen: Vitals) -> Finding:
+def _disk(seen: DatabaseInfo) -> Finding:
     size = f"the database takes {seen.size_bytes / 1e6:,.0f} MB"
     if seen.free_bytes is None:
         return unknown(

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
-class Verdict(StrEnum):
+class Status(StrEnum):
     """How a thing stands."""
 
     OK = "ok"
@@ -20,26 +20,26 @@ class Finding(NamedTuple):
     """One line of ``relay check``."""
 
     subject: str
-    verdict: Verdict
+    verdict: Status
     seen: str
     cure: str = ""
 
 
 def ok(subject: str, seen: str) -> Finding:
     """The thing is as it should be."""
-    return Finding(subject, Verdict.OK, seen)
+    return Finding(subject, Status.OK, seen)
 
 
 def warning(subject: str, seen: str, cure: str) -> Finding:
     """It works, but something may go wrong by it."""
-    return Finding(subject, Verdict.WARNING, seen, cure)
+    return Finding(subject, Status.WARNING, seen, cure)
 
 
 def unknown(subject: str, seen: str, cure: str) -> Finding:
     """It could not be seen."""
-    return Finding(subject, Verdict.UNKNOWN, seen, cure)
+    return Finding(subject, Status.UNKNOWN, seen, cure)
 
 
 def failure(subject: str, seen: str, cure: str) -> Finding:
     """The relay cannot work so, or the promise does not hold."""
-    return Finding(subject, Verdict.FAILURE, seen, cure)
+    return Finding(subject, Status.FAILURE, seen, cure)

@@ -44,7 +44,7 @@ def judge_progress(looks: list[ShardLook]) -> list[Finding]:
 
 
 def _judge(each: ShardLook) -> Finding | None:
-    subject, settled = f"{SUBJECT} of shard {each.shard}", each.row.settled
+    subject, settled = f"{SUBJECT} of shard {each.shard}", each.row.acknowledged_sequence
     if each.verdict is Verdict.KAFKA_WENT_BACK and each.found:
         seen = (
             f"{KAFKA_WENT_BACK}: transaction {settled} is settled, the last progress record is of "

@@ -7,7 +7,7 @@ from relay.enrichment.enricher import ask_for, told_by
 from relay.enrichment.oauth import TokenError, fetch_token
 from relay.enrichment.response import ThrottledError
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.http_client import NAME_UNKNOWN, RETRIED_CLIENT_ERRORS, TLS_FAILED, Answer, Client
+from relay.http_client import NAME_UNKNOWN, RETRIED_CLIENT_ERRORS, TLS_FAILED, Client, HttpResult
 from relay.inference.worker import insist_on_allowed_host
 from relay.kafka.schema_registry import (
     PATH_CURE,
@@ -41,7 +41,7 @@ def check_registry(settings: RelaySettings) -> list[Finding]:
         except NotARegistryError as error:
             return [failure("schema registry", str(error).removesuffix(f": {PATH_CURE}"), PATH_CURE)]
         except NoAnswerError as error:
-            return [_silence("schema registry", registry.place, Answer(None, error.cause), "SCHEMA_REGISTRY_URL")]
+            return [_silence("schema registry", registry.place, HttpResult(None, error.cause), "SCHEMA_REGISTRY_URL")]
     return [ok("schema registry", f"{registry.place} answers, and takes the login"), *schemas]
 
 
@@ -90,9 +90,9 @@ def check_inference(settings: RelaySettings) -> list[Finding]:
         return [ok("inference", "INFERENCE_URL is not set: no calls are made")]
     host = urlsplit(url).hostname or ""
     try:
-        insist_on_allowed_host(url, settings.inference_allow_hosts)
+        insist_on_allowed_host(url, settings.inference_allowed_hosts)
     except MisconfiguredError as error:
-        return [failure("inference", str(error), "add it to INFERENCE_ALLOW_HOSTS, or correct INFERENCE_URL")]
+        return [failure("inference", str(error), "add it to INFERENCE_ALLOWED_HOSTS, or correct INFERENCE_URL")]
     headers = {}
     if settings.inference_token:
         headers["Authorization"] = f"Bearer {settings.inference_token.get_secret_value()}"
@@ -146,7 +146,7 @@ def _check_enrichment(settings: RelaySettings, token: str) -> Finding:
 # Shared --------------------------------------------------------------------------------------------
 
 
-def _silence(subject: str, place: str, answer: Answer, name: str) -> Finding:
+def _silence(subject: str, place: str, answer: HttpResult, name: str) -> Finding:
     seen = f"{place} does not answer ({answer.error})"
     if answer.error == TLS_FAILED:
         cure = f"check its certificate and HTTP_CA_LOCATION, or let {name} name the host that the certificate is for"

@@ -8,7 +8,7 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, New
 
 from relay.check.broker import ACLS
 from relay.check.finding import Finding, failure, ok, unknown, warning
-from relay.kafka.errors import CURES, REQUEST_SECONDS, seen_of
+from relay.kafka.errors import REMEDIES, REQUEST_SECONDS, describe
 from relay.kafka.topics import creation_command, wanted_topics
 from relay.settings import RelaySettings
 
@@ -112,7 +112,7 @@ def _missing(admin: AdminClient, new: NewTopic, settings: RelaySettings) -> Find
             REQUEST_SECONDS * 2
         )
     except KafkaException as exception:
-        seen = f"it is missing, and cannot be created: {seen_of(exception.args[0])}"
+        seen = f"it is missing, and cannot be created: {describe(exception.args[0])}"
         return failure(f"topic {new.topic}", seen, creation_command(new, settings))
     seen = "it is missing; the relay may create it, and does so at its start"
     return warning(f"topic {new.topic}", seen, f"start the relay, or {creation_command(new, settings)}")
@@ -121,9 +121,9 @@ def _missing(admin: AdminClient, new: NewTopic, settings: RelaySettings) -> Find
 def judge_hidden(name: str, purpose: Purpose, error: KafkaError, settings: RelaySettings) -> Finding:
     """A topic that the broker tells nothing about."""
     if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-        seen = f"{seen_of(error)}: not even Describe is granted, or it is missing and Create is not"
+        seen = f"{describe(error)}: not even Describe is granted, or it is missing and Create is not"
         return failure(f"topic {name} rights", seen, _grant(settings, name, purpose.needed))
-    return unknown(f"topic {name}", seen_of(error), CURES.get(error.code(), "see the broker's log"))
+    return unknown(f"topic {name}", describe(error), REMEDIES.get(error.code(), "see the broker's log"))
 
 
 def judge_topic(topic: Topic, purpose: Purpose, settings: RelaySettings, brokers: int) -> list[Finding]:
@@ -183,7 +183,7 @@ def judge_settings(
     """
     if isinstance(settings, KafkaError):
         cure = "grant DescribeConfigs on the topic (the relay needs it for this check alone)"
-        return [unknown(f"topic {name} settings", seen_of(settings), cure)]
+        return [unknown(f"topic {name} settings", describe(settings), cure)]
     alter = f"{command} {name} --alter --add-config"
     return [
         _min_in_sync(name, topic, int(settings["min.insync.replicas"]), alter),

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from outbox.errors import OutboxError
-from outbox.models import FoundRow, Order, Plan, Planned, RowFilter
+from outbox.models import AuditContext, FoundRow, Plan, PlannedRow, RowFilter
 from outbox.operators.change import Operations
 from relay.cli.list import told_row
 from relay.cli.options import (
@@ -72,9 +72,9 @@ class Asked(NamedTuple):
         given = (("--rate", self.rate and str(self.rate)), ("--as", self.actor), ("--reason", self.reason))
         return [part for option, value in given if value for part in (option, value)]
 
-    def order(self, wanted: RowFilter, settings: OperatorSettings) -> Order:
+    def context(self, wanted: RowFilter, settings: OperatorSettings) -> AuditContext:
         """Who, why, and which rows. Raises ``UsageError`` if nobody knows who acts."""
-        return Order(who_acts(self.actor, settings), self.reason, wanted, settings.pseudonym_key)
+        return AuditContext(who_acts(self.actor, settings), self.reason, wanted, settings.pseudonym_key)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Change:
 
     verb: str
     plan: Plan
-    apply: Callable[[list[Planned]], list[int]]
+    apply: Callable[[list[PlannedRow]], list[int]]
     consequences: tuple[str, ...]
     again: tuple[str, ...]
     nothing: str = "no row matches"

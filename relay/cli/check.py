@@ -28,9 +28,9 @@ def check(*, json_lines: bool) -> None:
       relay check --json | jq 'select(.verdict != "ok")'
     """
     from relay.check import check_all
-    from relay.check.finding import Verdict
+    from relay.check.finding import Status
 
-    counts: Counter[Verdict] = Counter()
+    counts: Counter[Status] = Counter()
     for finding in check_all(os.environ):
         counts[finding.verdict] += 1
         if json_lines:
@@ -40,6 +40,6 @@ def check(*, json_lines: bool) -> None:
         click.echo(f"{verdict} {escaped(finding.subject)}: {escaped(finding.seen)}")
         if finding.cure:
             click.echo(f"{'':<{WIDTH}} cure: {escaped(finding.cure)}")
-    warnings = counts[Verdict.WARNING] + counts[Verdict.UNKNOWN]
-    click.echo(f"{counts[Verdict.OK]} ok, {warnings} warning(s), {counts[Verdict.FAILURE]} failure(s)", err=True)
-    sys.exit(CHECK_FAILED if counts[Verdict.FAILURE] else DONE)
+    warnings = counts[Status.WARNING] + counts[Status.UNKNOWN]
+    click.echo(f"{counts[Status.OK]} ok, {warnings} warning(s), {counts[Status.FAILURE]} failure(s)", err=True)
+    sys.exit(CHECK_FAILED if counts[Status.FAILURE] else DONE)

@@ -19,7 +19,7 @@ from outbox.db.engine import create_outbox_engine
 from outbox.store import Store
 from relay.cli.options import DONE, FAILED, WholeNumber
 from relay.demo.clients import Arrived, post_all, read_topic
-from relay.demo.processes import PATH, Stage, StageError
+from relay.demo.processes import PATH, DemoError, DemoProcesses
 
 SHOWN_SETTINGS = (
     "DATABASE_URL",
@@ -60,7 +60,7 @@ def demo(*, count: int, stay: bool) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGHUP):  # no process is left behind
         signal.signal(number, signal.default_int_handler)
-    stage = Stage(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
+    stage = DemoProcesses(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
     try:
         stage.start_kafka()
         stage.start_web()
@@ -73,7 +73,7 @@ def demo(*, count: int, stay: bool) -> None:
         stage.close()
 
 
-def _introduce(stage: Stage) -> None:
+def _introduce(stage: DemoProcesses) -> None:
     kafka = "the mock cluster of Kafka's C client, at" if stage.mock else "the cluster at"
     registry = stage.environ["SCHEMA_REGISTRY_URL"]
     registry += " (a local stub)" if registry.startswith(stage.standins.base) else ""
@@ -88,7 +88,7 @@ def _introduce(stage: Stage) -> None:
         console.print(f"[bold]{name:<9}[/bold] {escape(what)}", highlight=False, soft_wrap=True)
 
 
-def _stay(stage: Stage) -> int:
+def _stay(stage: DemoProcesses) -> int:
     stage.start_relay()
     exports = " ".join(f"{name}={shlex.quote(stage.environ[name])}" for name in SHOWN_SETTINGS)
     relay = f"{shlex.quote(sys.executable)} -m relay"
@@ -105,10 +105,10 @@ def _stay(stage: Stage) -> int:
     )
     while not stage.relay_gave_up():
         time.sleep(0.5)
-    raise StageError(f"the relay has ended; its log is {stage.folder / 'relay.log'}")
+    raise DemoError(f"the relay has ended; its log is {stage.folder / 'relay.log'}")
 
 
-def _show(stage: Stage, count: int) -> int:
+def _show(stage: DemoProcesses, count: int) -> int:
     accepted: list[int] = []
     senders = threading.Thread(
         target=post_all, args=(f"{stage.base}{PATH}", stage.secret, count, accepted.append), daemon=True
@@ -137,7 +137,7 @@ def _show(stage: Stage, count: int) -> int:
             kills.go_on(len(accepted) - pending, count)
             if stage.relay_gave_up() or time.monotonic() > deadline:
                 reasons = "; ".join(filter(None, (shard.condition for shard in status))) or "the relay has ended"
-                raise StageError(f"the rows are not sent: {reasons}; the relay's log is {stage.folder / 'relay.log'}")
+                raise DemoError(f"the rows are not sent: {reasons}; the relay's log is {stage.folder / 'relay.log'}")
             time.sleep(0.05)
     _wait_for_scores(stage, len(set(accepted)))
     return _count(stage, count, accepted, kills.count)
@@ -146,7 +146,7 @@ def _show(stage: Stage, count: int) -> int:
 class _Kills:
     """Starts the relay, and starts it again after each kill."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: DemoProcesses) -> None:
         self._stage, self.count = stage, 0
         self._random = random.Random()  # noqa: S311 - moments, not secrets
         self._start()
@@ -173,13 +173,13 @@ class _Kills:
             self._stage.start_relay()
 
 
-def _wait_for_scores(stage: Stage, expected: int) -> None:
+def _wait_for_scores(stage: DemoProcesses, expected: int) -> None:
     deadline = time.monotonic() + DRAIN_SECONDS
     while len(stage.standins.scored) < expected and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
-def _count(stage: Stage, posted: int, accepted: list[int], kills: int) -> int:
+def _count(stage: DemoProcesses, posted: int, accepted: list[int], kills: int) -> int:
     arrived = read_topic(stage.client_config, stage.topic)
     times = Counter(record.outbox_id for record in arrived)
     wanted = set(accepted)

@@ -41,12 +41,12 @@ def erase(*, email: str | None, interaction: str | None, **given: object) -> Non
     asked = Asked.taken_from(given)
     wanted = RowFilter(email=email, interaction_id=interaction)
     with operations() as (verbs, settings):
-        order = asked.order(wanted, settings)
+        context = asked.context(wanted, settings)
         plan = plan_of(verbs.erasable(wanted))
         again = ("erase", *as_options(wanted))
         nothing = "" if plan else _nothing_left(verbs, wanted)
         told = _consequences(verbs, plan, email)
-        change = Change("erase", plan, lambda chunk: verbs.erase(chunk, order), told, again, nothing)
+        change = Change("erase", plan, lambda chunk: verbs.erase(chunk, context), told, again, nothing)
         code = carry_out(change, asked)
         if code in (DONE, PARTLY_DONE) and not asked.dry_run and any(True for _ in verbs.erasable(wanted)):
             click.echo("rows of this person came in meanwhile, or are left: give the command again", err=True)

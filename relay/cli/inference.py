@@ -63,12 +63,14 @@ def retry_calls(**given: Any) -> None:
     asked = Asked.taken_from(given)
     wanted = _parked(rows_from(given))
     with operations() as (verbs, settings):
-        order = asked.order(wanted, settings)
+        context = asked.context(wanted, settings)
         again = ("inference", "retry", *as_options(as_of_now(wanted)))
         plan = plan_of(verbs.parked_calls(wanted))
         told = "the endpoint is called again for each, with the same Idempotency-Key"
         nothing = "no row matches whose inference call is parked"
-        change = Change("inference retry", plan, lambda chunk: verbs.retry_calls(chunk, order), (told,), again, nothing)
+        change = Change(
+            "inference retry", plan, lambda chunk: verbs.retry_calls(chunk, context), (told,), again, nothing
+        )
         sys.exit(carry_out(change, asked))
 
 

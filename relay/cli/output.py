@@ -15,7 +15,7 @@ def escaped(value: object) -> str:
 
 LARGEST_EXACT = 2**53 - 1
 """Beyond it, readers of JSON that keep numbers as doubles (jq, JavaScript) lose digits."""
-_TEXT_FIELDS = ("tag", "timestamp_ms")
+_TEXT_FIELDS = ("nonce", "timestamp_ms")
 """Numbers of 64 bits that chance or the sender chooses."""
 
 

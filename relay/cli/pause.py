@@ -4,7 +4,7 @@ import click
 
 from outbox.operators.pause import pause_shards, resume_shards
 from relay.cli.options import OperatorSettings, nothing_matched, outbox_of
-from relay.cli.shards import SHARD, Span, on_record, order_of
+from relay.cli.shards import SHARD, Span, audit_context, on_record
 
 _SHARD = click.option("--shard", type=SHARD, help="Only this shard [default: all]")
 
@@ -25,7 +25,7 @@ def pause(*, shard: int | None, for_seconds: float | None, actor: str | None, re
       relay pause --shard 3 --reason "looking at its rows"
     """
     with outbox_of(OperatorSettings) as (engine, settings):
-        paused = pause_shards(engine, shard, for_seconds, order_of(actor, reason, settings))
+        paused = pause_shards(engine, shard, for_seconds, audit_context(actor, reason, settings))
     if not paused:
         nothing_matched(f"there is no shard {shard}")
     lasting = "until relay resume" if for_seconds is None else f"for {for_seconds:.0f} s, or until relay resume"
@@ -44,7 +44,7 @@ def resume(*, shard: int | None, actor: str | None, reason: str) -> None:
       relay resume --shard 3 --reason "seen"
     """
     with outbox_of(OperatorSettings) as (engine, settings):
-        resumed = resume_shards(engine, shard, order_of(actor, reason, settings))
+        resumed = resume_shards(engine, shard, audit_context(actor, reason, settings))
     if not resumed:
         nothing_matched("nothing is paused" if shard is None else f"shard {shard} is not paused")
     click.echo(f"resumed: {_told(resumed)}")

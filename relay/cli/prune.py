@@ -43,14 +43,14 @@ def prune(*, parked_calls: bool, **given: Any) -> None:
     named = None if as_the_relay else rows_from(given)
     with operations() as (verbs, settings):
         wanted = named or _retained(settings)
-        order = asked.order(wanted, settings)
+        context = asked.context(wanted, settings)
         flag = ("--parked-calls",) if parked_calls else ()
         again = ("prune", *(() if as_the_relay else as_options(as_of_now(wanted))), *flag)
         rows = verbs.prunable(wanted, given_up)
         plan = plan_of(filter(_settled_before(wanted.until_ms or 0), rows) if as_the_relay else rows)
         told = "they are removed for good: a repeated delivery of one of them would be a new row"
         nothing = "" if plan else nothing_to(verbs, wanted, "settled")
-        change = Change("prune", plan, lambda chunk: verbs.prune(chunk, order, given_up), (told,), again, nothing)
+        change = Change("prune", plan, lambda chunk: verbs.prune(chunk, context, given_up), (told,), again, nothing)
         sys.exit(carry_out(change, asked))
 
 

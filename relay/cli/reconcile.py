@@ -15,19 +15,26 @@ from sqlalchemy import Engine
 
 from outbox.db.engine import LONG_ANSWER_SECONDS
 from outbox.errors import OutboxError
-from outbox.models import Order, Ref
-from outbox.operators.reconcile import KnownRow, SeenRecord, mark_found, overtake, recognise, unsent_before
+from outbox.models import AuditContext, RowRef
+from outbox.operators.reconcile import (
+    KnownRow,
+    TopicRecord,
+    advance_sequence,
+    mark_published,
+    match_records,
+    unsent_before,
+)
 from outbox.states import RowState
 from outbox.store import Store
 from outbox.verdicts import Verdict
 from relay.cli.options import DONE, PARTLY_DONE, USAGE, Moment, confirmed, nothing_matched, outbox_of
 from relay.cli.output import escaped, told_time
-from relay.cli.shards import SHARD, OperatingSettings, order_of, planned
+from relay.cli.shards import SHARD, OperatingSettings, audit_context, planned
 from relay.errors import RelayError, UnavailableError
 from relay.kafka.progress import StoredProgress
 from relay.kafka.topic_scan import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
 from relay.process.lost_rows import Loss, bound_of, find, repair
-from relay.process.maintenance import Custody, custody
+from relay.process.maintenance import ShardMaintenance, maintain_shards
 from relay.settings import kafka_client_config
 from relay.shard.recovery import ShardLook, look
 
@@ -37,22 +44,22 @@ SAMPLE_ROWS = 5
 
 
 @dataclass
-class Plan:
+class ReconcilePlan:
     """What the topic says about the shards that are looked after."""
 
     sequences: dict[int, int]
     """The last Kafka transaction of each shard, when the plan was made."""
     records: int = 0
-    marks: dict[int, set[Ref]] = field(default_factory=lambda: defaultdict(set))
+    marks: dict[int, set[RowRef]] = field(default_factory=lambda: defaultdict(set))
     """By shard, rows that stand as unsent here and are in the topic."""
     unknown: int = 0
     """Records whose rows are not here."""
-    samples: list[SeenRecord] = field(default_factory=list)
+    samples: list[TopicRecord] = field(default_factory=list)
     """Some of those."""
     cut_short: dict[str, list[int]] = field(default_factory=dict)
     """By topic, partitions of which not every record is left that may be looked for."""
 
-    def add(self, records: Sequence[SeenRecord], known: Sequence[KnownRow]) -> None:
+    def add(self, records: Sequence[TopicRecord], known: Sequence[KnownRow]) -> None:
         """Take in a page of records, and the rows here that they are."""
         self.records += len(records)
         missing = sorted(set(records) - {row.record for row in known})
@@ -106,19 +113,19 @@ def reconcile(
     if since is not None and since > time() * 1000:
         raise click.UsageError("--since is in the future: give a moment before the one that was restored")
     with outbox_of(OperatingSettings, answer_seconds=LONG_ANSWER_SECONDS) as (engine, settings):
-        order = order_of(actor, reason, settings)
-        with custody(settings, engine) as held:
-            if strange := sorted(set(shards) - set(held.parts.leases.owners())):
+        context = audit_context(actor, reason, settings)
+        with maintain_shards(settings, engine) as held:
+            if strange := sorted(set(shards) - set(held.shard_services.leases.owners())):
                 nothing_matched(f"there is no shard {_told(strange)}")
             if since is None and not accept_duplicates:
-                _send_lost_rows_again(engine, held, shards, order, accept=accept_loss, dry_run=dry_run, yes=yes)
+                _send_lost_rows_again(engine, held, shards, context, accept=accept_loss, dry_run=dry_run, yes=yes)
                 return
             plan = _plan(engine, held, shards, since)
             if not plan.sequences:
                 nothing_matched("no shard waits to be reconciled: what Kafka holds, the database knows of")
             _show(engine, plan, since)
             _insist_on_yes(plan.sequences, dry_run=dry_run, yes=yes)
-            done = [shard for shard in plan.sequences if _act(engine, held, plan, shard, order, since)]
+            done = [shard for shard in plan.sequences if _act(engine, held, plan, shard, context, since)]
     click.echo(f"reconcile: {sum(len(plan.marks[n]) for n in done)} row(s) marked, shard(s) {_told(done)} go on")
     if len(done) < len(plan.sequences):
         sys.exit(PARTLY_DONE)
@@ -136,15 +143,15 @@ def _insist_on_yes(shards: Iterable[int], *, dry_run: bool, yes: bool) -> None:
 
 def _send_lost_rows_again(
     engine: Engine,
-    held: Custody,
+    held: ShardMaintenance,
     wanted: Sequence[int],
-    order: Order,
+    context: AuditContext,
     *,
     accept: bool,
     dry_run: bool,
     yes: bool,
 ) -> None:
-    looks = [_look(held, Store(engine), shard) for shard in wanted or held.parts.leases.owners()]
+    looks = [_look(held, Store(engine), shard) for shard in wanted or held.shard_services.leases.owners()]
     if behind := [each.shard for each in looks if each.verdict is Verdict.DATABASE_WENT_BACK]:
         click.echo(
             f"the database of shard(s) {_told(behind)} went back in time, not Kafka: give --since TIME or "
@@ -166,7 +173,7 @@ def _send_lost_rows_again(
     for loss in losses:
         _show_loss(loss, accept=accept)
     _insist_on_yes([loss.look.shard for loss in losses], dry_run=dry_run, yes=yes)
-    done = [loss for loss in losses if _repair(engine, held, loss, order, accept=accept)]
+    done = [loss for loss in losses if _repair(engine, held, loss, context, accept=accept)]
     again, shards = sum(len(loss.missing) for loss in done), _told(loss.look.shard for loss in done)
     click.echo(f"reconcile: {again} row(s) are pending again, shard(s) {shards} go on")
     if len(done) < len(losses) or any(loss.undecided for loss in losses) or set(behind) & set(wanted):
@@ -176,7 +183,10 @@ def _send_lost_rows_again(
 def _show_loss(loss: Loss, *, accept: bool) -> None:
     shard, row, found, _ = loss.look
     at = f"transaction {found.ref.sequence}" if found else "no transaction"
-    click.echo(f"reconcile of shard {shard}: {row.settled} transaction(s) are settled, Kafka tells of {at}", err=True)
+    click.echo(
+        f"reconcile of shard {shard}: {row.acknowledged_sequence} transaction(s) are settled, Kafka tells of {at}",
+        err=True,
+    )
     if accept:
         click.echo("  nothing is looked for: what Kafka has lost stays marked sent, and is not in the topic", err=True)
         return
@@ -194,10 +204,10 @@ def _show_loss(loss: Loss, *, accept: bool) -> None:
         )
 
 
-def _repair(engine: Engine, held: Custody, loss: Loss, order: Order, *, accept: bool) -> bool:
+def _repair(engine: Engine, held: ShardMaintenance, loss: Loss, context: AuditContext, *, accept: bool) -> bool:
     """Whether it was done."""
     try:
-        repair(engine, held, loss, order, "accept the loss of" if accept else "reconcile")
+        repair(engine, held, loss, context, "accept the loss of" if accept else "reconcile")
     except (RelayError, OutboxError) as error:
         click.echo(str(error), err=True)
         return False
@@ -220,28 +230,28 @@ def _reading() -> Iterator[Callable[[int], None]]:
 # The database went back ----------------------------------------------------------------------------
 
 
-def _plan(engine: Engine, held: Custody, wanted: tuple[int, ...], since: int | None) -> Plan:
+def _plan(engine: Engine, held: ShardMaintenance, wanted: tuple[int, ...], since: int | None) -> ReconcilePlan:
     """Read the progress records before the topic: what they count is then among the records read."""
-    looks = {shard: _look(held, Store(engine), shard) for shard in held.parts.leases.owners()}
+    looks = {shard: _look(held, Store(engine), shard) for shard in held.shard_services.leases.owners()}
     waiting = wanted or [n for n, each in looks.items() if each.verdict is Verdict.DATABASE_WENT_BACK]
     if kafka := [shard for shard in waiting if looks[shard].verdict is Verdict.KAFKA_WENT_BACK]:
         nothing_matched(f"shard(s) {_told(kafka)} wait because Kafka went back: leave out --since and the like")
-    plan = Plan({shard: _sequence(looks[shard].found) for shard in waiting})
+    plan = ReconcilePlan({shard: _sequence(looks[shard].found) for shard in waiting})
     if since is None or not plan.sequences:
         return plan
-    prepared = held.prepared
-    config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
-    found = {topic: cut_short(prepared.admin, topic, since) for topic in topics}
+    services = held.services
+    config, topics = kafka_client_config(services.settings), services.settings.kafka_topics
+    found = {topic: cut_short(services.admin, topic, since) for topic in topics}
     plan.cut_short = {topic: partitions for topic, partitions in found.items() if partitions}
     with _reading() as reading:
-        for page in chain.from_iterable(committed_since(config, prepared.admin, topic, since) for topic in topics):
-            plan.add(page, recognise(engine, page))
+        for page in chain.from_iterable(committed_since(config, services.admin, topic, since) for topic in topics):
+            plan.add(page, match_records(engine, page))
             reading(plan.records)
     return plan
 
 
-def _look(held: Custody, store: Store, shard: int) -> ShardLook:
-    return _patiently(lambda: look(store, held.parts.read_back, shard))
+def _look(held: ShardMaintenance, store: Store, shard: int) -> ShardLook:
+    return _patiently(lambda: look(store, held.shard_services.read_back, shard))
 
 
 def _patiently(read: Callable[[], T]) -> T:
@@ -259,7 +269,7 @@ def _sequence(record: StoredProgress | None) -> int:
     return record.ref.sequence if record else 0
 
 
-def _show(engine: Engine, plan: Plan, since: int | None) -> None:
+def _show(engine: Engine, plan: ReconcilePlan, since: int | None) -> None:
     if since is None:
         click.echo(
             f"reconcile of shard(s) {_told(plan.sequences)}: nothing is looked for, and what was sent since the "
@@ -292,22 +302,24 @@ def _show(engine: Engine, plan: Plan, since: int | None) -> None:
         )
 
 
-def _act(engine: Engine, held: Custody, plan: Plan, shard: int, order: Order, since: int | None) -> bool:
+def _act(
+    engine: Engine, held: ShardMaintenance, plan: ReconcilePlan, shard: int, context: AuditContext, since: int | None
+) -> bool:
     """Take the shard, see that the plan still holds, mark its rows, and let it go on; whether that was done."""
     try:
         _, each = held.take(shard)
-        record = _patiently(lambda: held.parts.read_back(shard))
+        record = _patiently(lambda: held.shard_services.read_back(shard))
         if _sequence(record) != plan.sequences[shard]:  # fenced: from here on it cannot change
             click.echo(f"shard {shard} was sent meanwhile, and is left as it is: run this again", err=True)
             return False
         lease, sequence = each.lease, plan.sequences[shard]
         refs = sorted(plan.marks[shard])
         for start in range(0, len(refs), CHUNK_ROWS):
-            chunk, inference = refs[start : start + CHUNK_ROWS], held.parts.inference
-            mark_found(engine, lease, sequence, chunk, order, inference=inference)
+            chunk, inference = refs[start : start + CHUNK_ROWS], held.shard_services.inference
+            mark_published(engine, lease, sequence, chunk, context, inference=inference)
             held.renew()
         verb = "reconcile" if since is not None else "accept duplicates of"
-        overtake(engine, lease, record.ref if record else None, verb, order)
+        advance_sequence(engine, lease, record.ref if record else None, verb, context)
     except (RelayError, OutboxError) as error:
         click.echo(str(error), err=True)
         return False

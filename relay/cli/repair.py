@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from outbox.models import FoundRow, Order, Planned, RowFilter
+from outbox.models import AuditContext, FoundRow, PlannedRow, RowFilter
 from outbox.operators.change import COUNTED_IDS, Operations, call_again_verb, replay_verb
 from outbox.states import RowState
 from relay.cli.change import Asked, Change, carry_out, changing, nothing_to, plan_of
@@ -81,23 +81,26 @@ def replay(*, topic: str | None, inference_only: bool, plan: str | None, **given
     wanted = _in_state("replay", states, rows_from(given))
     with operations() as (verbs, settings):
         _refuse_unlisted(topic, settings)
-        order = asked.order(wanted, settings)
+        context = asked.context(wanted, settings)
         make = _calls_again if inference_only else _sent_again
-        sys.exit(carry_out(make(verbs, order, name, topic), asked))
+        sys.exit(carry_out(make(verbs, context, name, topic), asked))
 
 
 def _change_parked(
-    verb: str, apply: Callable[[Operations, list[Planned], Order], list[int]], told: str, given: dict[str, Any]
+    verb: str,
+    apply: Callable[[Operations, list[PlannedRow], AuditContext], list[int]],
+    told: str,
+    given: dict[str, Any],
 ) -> int:
     asked = Asked.taken_from(given)
     wanted = _in_state(verb, (RowState.PARKED,), rows_from(given))
     with operations() as (verbs, settings):
-        order = asked.order(wanted, settings)
+        context = asked.context(wanted, settings)
         again = (verb, *as_options(as_of_now(wanted)))
         plan = plan_of(verbs.find(wanted))
         behind = verbs.count_behind(wanted) if plan else 0
         nothing = "" if plan else nothing_to(verbs, wanted, RowState.PARKED)
-        change = Change(verb, plan, lambda chunk: apply(verbs, chunk, order), (told.format(behind),), again, nothing)
+        change = Change(verb, plan, lambda chunk: apply(verbs, chunk, context), (told.format(behind),), again, nothing)
         return carry_out(change, asked)
 
 
@@ -105,9 +108,9 @@ NO_NAME = ""
 """Of the plan in a dry run without ``--plan`` and ``--reason``: no replay was ever made by it."""
 
 
-def _sent_again(verbs: Operations, order: Order, name: str, topic: str | None) -> Change:
-    again = ("replay", *as_options(as_of_now(order.rows)), "--plan", name, *(("--topic", topic) if topic else ()))
-    plan = plan_of(verbs.replayable(order.rows, name))
+def _sent_again(verbs: Operations, context: AuditContext, name: str, topic: str | None) -> Change:
+    again = ("replay", *as_options(as_of_now(context.rows)), "--plan", name, *(("--topic", topic) if topic else ()))
+    plan = plan_of(verbs.replayable(context.rows, name))
     before = sum(verbs.count_replayed(chunk) for chunk in plan.chunks(COUNTED_IDS))
     where = topic or "the usual topic"
     consequences = [f"each is sent again to {where} with the header replay-of, under {_told_plan(name)}"]
@@ -117,20 +120,20 @@ def _sent_again(verbs: Operations, order: Order, name: str, topic: str | None) -
         consequences.append(
             f"{plan.replays} of them are replays themselves: their originals may be among the rows, too"
         )
-    nothing = "" if plan else _nothing_left(verbs, order.rows, verbs.replayed(order.rows, name), replay_verb(name))
+    nothing = "" if plan else _nothing_left(verbs, context.rows, verbs.replayed(context.rows, name), replay_verb(name))
     return Change(
-        "replay", plan, lambda chunk: verbs.replay(name, chunk, order, topic), tuple(consequences), again, nothing
+        "replay", plan, lambda chunk: verbs.replay(name, chunk, context, topic), tuple(consequences), again, nothing
     )
 
 
-def _calls_again(verbs: Operations, order: Order, name: str, _topic: str | None) -> Change:
-    again = ("replay", "--inference-only", *as_options(as_of_now(order.rows)), "--plan", name)
+def _calls_again(verbs: Operations, context: AuditContext, name: str, _topic: str | None) -> Change:
+    again = ("replay", "--inference-only", *as_options(as_of_now(context.rows)), "--plan", name)
     done = verbs.called_again(name)
-    plan = plan_of(row for row in verbs.find(order.rows) if row.id not in done)
+    plan = plan_of(row for row in verbs.find(context.rows) if row.id not in done)
     told = f"the inference endpoint is called again for each, with the same Idempotency-Key, under {_told_plan(name)}"
-    called = (row for row in verbs.find(order.rows) if row.id in done)
-    nothing = "" if plan else _nothing_left(verbs, order.rows, called, call_again_verb(name))
-    return Change("replay", plan, lambda chunk: verbs.call_again(name, chunk, order), (told,), again, nothing)
+    called = (row for row in verbs.find(context.rows) if row.id in done)
+    nothing = "" if plan else _nothing_left(verbs, context.rows, called, call_again_verb(name))
+    return Change("replay", plan, lambda chunk: verbs.call_again(name, chunk, context), (told,), again, nothing)
 
 
 def _nothing_left(verbs: Operations, wanted: RowFilter, done: Iterable[FoundRow], verb: str) -> str:

@@ -7,13 +7,13 @@ import click
 from sqlalchemy import Engine
 
 from outbox.db.engine import LONG_ANSWER_SECONDS
-from outbox.models import Order, ShardStatus
+from outbox.models import AuditContext, ShardStatus
 from outbox.operators.reshard import ReshardPlan, plan_reshard, reshard_rows
 from outbox.store import Store
 from relay.cli.options import DONE, FAILED, USAGE, WholeNumber, confirmed, nothing_matched, outbox_of
-from relay.cli.shards import OperatingSettings, order_of, planned
+from relay.cli.shards import OperatingSettings, audit_context, planned
 from relay.kafka.topics import grow_progress_topic
-from relay.process.maintenance import Custody, custody
+from relay.process.maintenance import ShardMaintenance, maintain_shards
 
 
 @click.command()
@@ -32,7 +32,7 @@ def reshard(*, shards: int, actor: str | None, reason: str, dry_run: bool, yes: 
       relay reshard 16 --reason "four more relays" --yes && relay resume --reason "reshard done"
     """
     with outbox_of(OperatingSettings, answer_seconds=LONG_ANSWER_SECONDS) as (engine, settings):
-        order = order_of(actor, reason, settings)
+        context = audit_context(actor, reason, settings)
         status = Store(engine).status()
         if len(status) == shards:
             nothing_matched(f"this outbox has {shards} shard(s) already")
@@ -44,8 +44,8 @@ def reshard(*, shards: int, actor: str | None, reason: str, dry_run: bool, yes: 
             sys.exit(DONE)
         if not confirmed(f"change {len(status)} shard(s) to {shards}?", yes=yes):
             sys.exit(USAGE)
-        with custody(settings, engine) as held:
-            moved = _reshard(engine, held, len(status), shards, order)
+        with maintain_shards(settings, engine) as held:
+            moved = _reshard(engine, held, len(status), shards, context)
     click.echo(f"reshard: {len(status)} shard(s) are {shards} now, {moved} row(s) moved")
     click.echo(f"unset RELAY_SHARDS or set it to {shards}; then relay resume, if relays are paused", err=True)
 
@@ -67,7 +67,7 @@ def _show(plan: ReshardPlan) -> None:
     )
 
 
-def _reshard(engine: Engine, held: Custody, old: int, new: int, order: Order) -> int:
+def _reshard(engine: Engine, held: ShardMaintenance, old: int, new: int, context: AuditContext) -> int:
     """Take and settle each old shard, for what is open or unmarked under it would be doubled; then the change."""
     for shard in range(old):
         worker, each = held.take(shard)
@@ -75,9 +75,9 @@ def _reshard(engine: Engine, held: Custody, old: int, new: int, order: Order) ->
         held.renew()
     settled = {}
     if new > old:
-        partitions = grow_progress_topic(held.prepared.admin, held.prepared.settings, new)
+        partitions = grow_progress_topic(held.services.admin, held.services.settings, new)
         for shard in range(old, min(new, partitions)):  # it may have been a shard before
-            record = held.parts.read_back(shard)
+            record = held.shard_services.read_back(shard)
             settled[shard] = record.ref.sequence if record else 0
             held.renew()
-    return reshard_rows(engine, list(held.leases.values()), settled, new, order)
+    return reshard_rows(engine, list(held.leases.values()), settled, new, context)

@@ -2,7 +2,7 @@
 
 import click
 
-from outbox.models import Order, RowFilter
+from outbox.models import AuditContext, RowFilter
 from relay.cli.options import ACTOR, DRY_RUN, REASON, YES, F, OperatorSettings, WholeNumber, who_acts
 from relay.settings import RelaySettings, seconds_of
 
@@ -38,6 +38,6 @@ def planned(command: F) -> F:
     return DRY_RUN(YES(on_record(command)))
 
 
-def order_of(actor: str | None, reason: str, settings: OperatorSettings) -> Order:
+def audit_context(actor: str | None, reason: str, settings: OperatorSettings) -> AuditContext:
     """Who acts, and why."""
-    return Order(who_acts(actor, settings), reason, RowFilter(), settings.pseudonym_key)
+    return AuditContext(who_acts(actor, settings), reason, RowFilter(), settings.pseudonym_key)

@@ -10,8 +10,8 @@ import click
 
 from config.settings import SettingsError, load
 from outbox.errors import OutboxMismatchError
-from outbox.models import Identity, Order, RowFilter
-from outbox.operators.row_history import Life, Lookup, StoredRow
+from outbox.models import AuditContext, Identity, RowFilter
+from outbox.operators.row_history import RowHistories, RowHistory, StoredRow
 from outbox.states import CallState, RowState
 from outbox.store import Store
 from relay.cli.options import (
@@ -72,12 +72,12 @@ def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: 
         raise click.UsageError("--reveal goes into the audit: give --reason")
     payload = None
     with outbox_of(OperatorSettings) as (engine, settings):
-        lookup = Lookup(engine)
+        lookup = RowHistories(engine)
         if reveal:
             asked = RowFilter(ids=(row_id,))
-            order = Order(who_acts(actor, settings), reason or "", asked, settings.pseudonym_key)
-            payload = lookup.reveal(row_id, order)
-        life, identity = lookup.life(row_id), Store(engine).identity()
+            context = AuditContext(who_acts(actor, settings), reason or "", asked, settings.pseudonym_key)
+            payload = lookup.reveal(row_id, context)
+        life, identity = lookup.get(row_id), Store(engine).identity()
     if life is None:
         nothing_matched(f"the outbox holds no row {row_id}")
     looked = _look_up(life.row, identity, compare=verify)
@@ -123,7 +123,7 @@ def _look_up(row: StoredRow, identity: Identity, *, compare: bool) -> Looked:
         return looked._replace(not_compared=str(error))
 
 
-def _verdict(life: Life, looked: Looked) -> int:
+def _verdict(life: RowHistory, looked: Looked) -> int:
     """Exit code of ``--verify``: the topic must hold the row, as it is, if and only if it is marked sent."""
     if not looked.looked_up or looked.not_compared:
         return FAILED
@@ -134,7 +134,7 @@ def _verdict(life: Life, looked: Looked) -> int:
 # Telling -------------------------------------------------------------------------------------------
 
 
-def _as_json(life: Life, looked: Looked, payload: bytes | None) -> dict[str, Any]:
+def _as_json(life: RowHistory, looked: Looked, payload: bytes | None) -> dict[str, Any]:
     row = life.row._asdict()
     told = looked._asdict()
     if payload is None:
@@ -161,7 +161,7 @@ def _payload(row: StoredRow, payload: bytes | None) -> str | None:
     return MASKED if payload is None else payload.decode(errors="replace")
 
 
-def _told(life: Life, looked: Looked, payload: bytes | None) -> Iterator[str]:
+def _told(life: RowHistory, looked: Looked, payload: bytes | None) -> Iterator[str]:
     row = life.row
     yield f"row {row.id}: {row.state}"
     yield f"  interaction   {row.interaction_id}, {row.channel}, its timestamp {row.timestamp_ms}"
@@ -195,7 +195,7 @@ def _told_content(row: StoredRow, payload: bytes | None) -> Iterator[str]:
         yield f"  masked        {', '.join(masked)} (--reveal --reason WHY shows them, and goes into the audit)"
 
 
-def _told_way(life: Life) -> Iterator[str]:
+def _told_way(life: RowHistory) -> Iterator[str]:
     row = life.row
     if row.error is not None:
         yield f"  error         {row.error}"
@@ -209,7 +209,7 @@ def _told_way(life: Life) -> Iterator[str]:
         yield f"  marked sent   {told_time(row.sent_at_ms)}, {(row.sent_at_ms - row.received_at_ms) / 1000:.3f} s later"
 
 
-def _told_kafka(life: Life, looked: Looked, *, revealed: bool) -> Iterator[str]:
+def _told_kafka(life: RowHistory, looked: Looked, *, revealed: bool) -> Iterator[str]:
     row = life.row
     if row.sequence is not None:
         name = f" ({looked.transactional_id})" if looked.transactional_id else ""
@@ -231,7 +231,7 @@ def _told_kafka(life: Life, looked: Looked, *, revealed: bool) -> Iterator[str]:
                 yield f"                {name}: the row has {ours!r}, the record {theirs!r}"
 
 
-def _told_call(life: Life) -> Iterator[str]:
+def _told_call(life: RowHistory) -> Iterator[str]:
     call = life.call
     if call is None:
         yield "  inference     no call"

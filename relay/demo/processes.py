@@ -17,9 +17,9 @@ import requests
 from confluent_kafka.admin import AdminClient
 
 from config.settings import KNOWN_NAMES, load
-from relay.demo.stubs import StandIns
+from relay.demo.stubs import Stubs
 from relay.errors import RelayError
-from relay.kafka.errors import ErrorMemory, translated
+from relay.kafka.errors import LastError, translate_errors
 from relay.settings import RelaySettings, kafka_client_config
 
 ROOT = Path(__file__).parents[2]
@@ -34,11 +34,11 @@ KEPT = re.compile(r"(KAFKA|SCHEMA_REGISTRY)_(?!TOPIC|PROGRESS_TOPIC|TRANSACTIONA
 """Settings of the environment that the demo takes over with a real cluster: how to reach it, and its registry."""
 
 
-class StageError(RelayError):
+class DemoError(RelayError):
     """A process of the demo did not come up; the message names its log."""
 
 
-class Stage:
+class DemoProcesses:
     """One demo's outbox, topics and processes.
 
     Args:
@@ -51,7 +51,7 @@ class Stage:
         self.secret = secrets.token_urlsafe(18).replace("=", "")
         self.port = _free_port()
         self.base = f"http://127.0.0.1:{self.port}"
-        self.standins = StandIns()
+        self.standins = Stubs()
         self.bootstrap_servers = kafka or ""
         self.relay: subprocess.Popen[bytes] | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -90,9 +90,9 @@ class Stage:
         if self.mock:
             self.bootstrap_servers = self.environ["KAFKA_BOOTSTRAP_SERVERS"] = self._start_cluster()
             return
-        memory = ErrorMemory()
+        memory = LastError()
         config: dict[str, Any] = {**self.client_config, "error_cb": memory, "log_level": 0}
-        with translated(f"answer at {self.bootstrap_servers}", memory, StageError):
+        with translate_errors(f"answer at {self.bootstrap_servers}", memory, DemoError):
             AdminClient(config).list_topics(timeout=KAFKA_SECONDS)
 
     def start_web(self) -> None:
@@ -110,13 +110,13 @@ class Stage:
             check=False,
         )
         if migrated.returncode:
-            raise StageError(f"the database cannot be made: {migrated.stderr.strip()[-1000:]}")
+            raise DemoError(f"the database cannot be made: {migrated.stderr.strip()[-1000:]}")
         app = "app.factory:create_app_from_environ()"
         self._spawn("web", [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app])
         deadline = time.monotonic() + READY_SECONDS
         while not self._ready():
             if time.monotonic() > deadline:
-                raise StageError(f"the web process does not answer; its log is {self.folder / 'web.log'}")
+                raise DemoError(f"the web process does not answer; its log is {self.folder / 'web.log'}")
             time.sleep(0.1)
 
     def _ready(self) -> bool:
@@ -165,7 +165,7 @@ class Stage:
         process = self._spawn("cluster", command, stdout=subprocess.PIPE)
         address = process.stdout.readline().decode().strip() if process.stdout else ""
         if not address:
-            raise StageError(f"the mock cluster does not start; its log is {self.folder / 'cluster.log'}")
+            raise DemoError(f"the mock cluster does not start; its log is {self.folder / 'cluster.log'}")
         return address
 
     def _spawn(self, name: str, command: list[str], stdout: int | None = None) -> subprocess.Popen[bytes]:

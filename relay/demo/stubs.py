@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 SCHEMA_ID = 1
 
 
-class StandIns:
+class Stubs:
     """Serves ``/registry/subjects/…`` and ``/score`` on a free port of this machine."""
 
     def __init__(self) -> None:

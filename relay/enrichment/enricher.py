@@ -20,14 +20,14 @@ from urllib.parse import quote
 import structlog
 from cachetools import TTLCache
 
-from outbox.models import Contact, PendingRow
+from outbox.models import EnrichedFields, PendingRow
 from outbox.store import Store
 from relay.backoff import Backoff, jittered
 from relay.enrichment.oauth import TokenError, Tokens, lacks_scope
-from relay.enrichment.response import NOTHING_KNOWN, LaterError, ThrottledError, contact_of
+from relay.enrichment.response import NOTHING_KNOWN, LaterError, ThrottledError, fields_of
 from relay.errors import RowsAtFaultError, UnavailableError
 from relay.health import ENRICHMENT, Health
-from relay.http_client import Answer, Client, Verdict, verdict
+from relay.http_client import Client, HttpResult, Outcome, classify
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 
@@ -135,13 +135,13 @@ class Enricher:
         self._pool = ThreadPoolExecutor(settings.cxone_enrich_concurrency, thread_name_prefix=ENRICHMENT)
         self._cycle_seconds = min(CYCLE_SECONDS, settings.relay_lease_seconds / 4)
         self._lock = threading.Lock()
-        self._known: TTLCache[str, Contact] = TTLCache(CACHE_ENTRIES, CACHE_SECONDS)
+        self._known: TTLCache[str, EnrichedFields] = TTLCache(CACHE_ENTRIES, CACHE_SECONDS)
         self._asking: dict[str, Future[None]] = {}
         self._failing: TTLCache[str, Failing] = TTLCache(CACHE_ENTRIES, FAILING_SECONDS)
         self._told = 0
         self._bucket = Bucket(settings.cxone_enrich_rate, max(1.0, settings.cxone_enrich_rate))
         self._random, self._backoff = random, Backoff(random, base_seconds=0.5, cap_seconds=30.0)
-        self._send_when_down = settings.cxone_enrich_when_down == "send"
+        self._send_when_down = settings.cxone_enrich_on_outage == "send"
         self._paused_until, self._asked_until = 0.0, 0.0  # after failures; as CXone asked for
         self._failing_since = float("inf")
 
@@ -166,7 +166,7 @@ class Enricher:
         as_they_are = self._send_when_down and self._down()
         return sendable([completed.get(row.id, row) for row in rows], given_up, as_they_are=as_they_are)
 
-    def _look_up(self, interactions: Sequence[str]) -> dict[str, Contact]:
+    def _look_up(self, interactions: Sequence[str]) -> dict[str, EnrichedFields]:
         """What is known of these, asking for what is not, each once, until a cycle's time is over."""
         until = monotonic() + self._cycle_seconds
         known, left = self._known_and_left(interactions)
@@ -185,9 +185,9 @@ class Enricher:
                 known |= {each: self._known[each] for each in done if each in self._known}
         return known
 
-    def _known_and_left(self, interactions: Sequence[str]) -> tuple[dict[str, Contact], deque[str]]:
+    def _known_and_left(self, interactions: Sequence[str]) -> tuple[dict[str, EnrichedFields], deque[str]]:
         """What is known already, and who is to be asked for, those under way first: once a cycle, they may be many."""
-        known, under_way, left = dict[str, Contact](), list[str](), list[str]()
+        known, under_way, left = dict[str, EnrichedFields](), list[str](), list[str]()
         with self._lock:
             now = monotonic()
             for interaction in interactions:
@@ -225,7 +225,7 @@ class Enricher:
                 if failed is not None and failed.failures >= MOST_FAILURES:
                     given_up[interaction] = (
                         f"CXone failed {failed.failures} times for this interaction and told of others meanwhile "
-                        f"({failed.reason}): relay retry asks again; with CXONE_ENRICH_WHEN_DOWN=send it goes as it is"
+                        f"({failed.reason}): relay retry asks again; with CXONE_ENRICH_ON_OUTAGE=send it goes as it is"
                     )
                     if not self._send_when_down:
                         self._failing.pop(interaction, None)
@@ -260,13 +260,13 @@ class Enricher:
         with self._lock:
             return self._bucket.take(monotonic())
 
-    def _fetch(self, interaction: str) -> Contact:
+    def _fetch(self, interaction: str) -> EnrichedFields:
         token = self._tokens.get()
         answer = ask_for(interaction, self._client, self._settings, token)
         if answer.status == 401:  # revoked, or expired by CXone's clock: once more with another one
             answer = ask_for(interaction, self._client, self._settings, self._tokens.get(stale=token))
         contact = told_by(answer, self._settings)
-        if verdict(answer) is Verdict.REFUSED and answer.status != 404:
+        if classify(answer) is Outcome.REFUSED and answer.status != 404:
             log.warning("CXone refuses a request for an interaction: %s", answer.error, action="enrichment_refused")
         return contact
 
@@ -289,13 +289,13 @@ class Enricher:
         return monotonic() - self._failing_since >= DOWN_SECONDS
 
 
-def ask_for(interaction: str, client: Client, settings: RelaySettings, token: str) -> Answer:
+def ask_for(interaction: str, client: Client, settings: RelaySettings, token: str) -> HttpResult:
     """One request for an interaction."""
     url = (settings.cxone_enrich_url or "").replace("{interactionId}", quote(interaction, safe=""))
     return client.request("GET", url, headers={"Authorization": f"Bearer {token}", "Accept": "application/json"})
 
 
-def told_by(answer: Answer, settings: RelaySettings) -> Contact:
+def told_by(answer: HttpResult, settings: RelaySettings) -> EnrichedFields:
     """What an answer tells of an interaction.
 
     Raises:
@@ -303,7 +303,7 @@ def told_by(answer: Answer, settings: RelaySettings) -> Contact:
     """
     if answer.status == 403:
         raise lacks_scope(settings)
-    return contact_of(answer, settings.cxone_enrich_email_path, settings.cxone_enrich_agent_path)
+    return fields_of(answer, settings.cxone_enrich_email_path, settings.cxone_enrich_agent_path)
 
 
 def sendable(rows: Sequence[PendingRow], given_up: Container[str], *, as_they_are: bool) -> list[PendingRow]:

@@ -7,7 +7,7 @@ from urllib.parse import quote_plus
 
 from relay.backoff import Backoff
 from relay.errors import UnavailableError
-from relay.http_client import Answer, Client, Verdict, json_of, verdict
+from relay.http_client import Client, HttpResult, Outcome, classify, json_of
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 
@@ -84,7 +84,7 @@ class Tokens:
             self._metrics.token_refreshes.labels(outcome).inc()
 
 
-def ask_for_token(client: Client, settings: RelaySettings) -> Answer:
+def ask_for_token(client: Client, settings: RelaySettings) -> HttpResult:
     """One request to the token endpoint, with ``client_secret_basic``."""
     form = {"grant_type": settings.cxone_oauth_grant, "scope": settings.cxone_oauth_scope}
     if settings.cxone_oauth_grant == "password" and settings.cxone_access_key_secret:
@@ -114,9 +114,9 @@ def lacks_scope(settings: RelaySettings) -> TokenError:
     )
 
 
-def _token_of(answer: Answer, settings: RelaySettings) -> tuple[str, float]:
+def _token_of(answer: HttpResult, settings: RelaySettings) -> tuple[str, float]:
     """The token and its seconds to live."""
-    if verdict(answer) is not Verdict.DONE:
+    if classify(answer) is not Outcome.DONE:
         raise _refusal(answer, settings)
     try:
         told = json_of(answer)
@@ -131,7 +131,7 @@ def _token_of(answer: Answer, settings: RelaySettings) -> tuple[str, float]:
     return token, max(0.0, seconds)
 
 
-def _refusal(answer: Answer, settings: RelaySettings) -> TokenError:
+def _refusal(answer: HttpResult, settings: RelaySettings) -> TokenError:
     status, keys = answer.status, "CXONE_CLIENT_ID and CXONE_CLIENT_SECRET"
     if settings.cxone_oauth_grant == "password":
         keys += ", CXONE_ACCESS_KEY_ID and CXONE_ACCESS_KEY_SECRET"
@@ -144,14 +144,14 @@ def _refusal(answer: Answer, settings: RelaySettings) -> TokenError:
         )
     if status == 429:
         return TokenError("throttled", "CXone answers 429 to the request for a token: asked again later")
-    if verdict(answer) is Verdict.REFUSED:
+    if classify(answer) is Outcome.REFUSED:
         return TokenError(
             "refused", f"CXONE_OAUTH_URL answers {status}: check that it is the token endpoint, and CXONE_OAUTH_GRANT"
         )
     return TokenError("unavailable", f"CXONE_OAUTH_URL does not give a token ({answer.error}): asked again later")
 
 
-def _error_code(answer: Answer) -> str:
+def _error_code(answer: HttpResult) -> str:
     """The ``error`` of RFC 6749, which comes with 400."""
     try:
         code = json_of(answer)["error"]

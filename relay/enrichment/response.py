@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from outbox.models import Contact
+from outbox.models import EnrichedFields
 from relay.enrichment.oauth import TokenError
 from relay.errors import UnavailableError
-from relay.http_client import Answer, Verdict, json_of, verdict
+from relay.http_client import HttpResult, Outcome, classify, json_of
 
-NOTHING_KNOWN = Contact(None, None)
+NOTHING_KNOWN = EnrichedFields(None, None)
 EMAIL_CHARACTERS, AGENT_CHARACTERS = 320, 256
 TOO_MANY = 429
 
@@ -25,7 +25,7 @@ class ThrottledError(LaterError):
     """CXone works, and asks to be called less often."""
 
 
-def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
+def fields_of(answer: HttpResult, email_paths: str, agent_paths: str) -> EnrichedFields:
     """What an answer tells of an interaction; 204, 404 and refusals of the very request tell nothing.
 
     A web page is no answer of CXone's: any server has one for a path that it does not know.
@@ -44,13 +44,13 @@ def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
             "CXone answers 401 to a fresh token: the credentials are invalid or expired: check CXONE_CLIENT_ID, and "
             "that CXONE_OAUTH_URL and CXONE_ENRICH_URL are of the same region",
         )
-    meant = verdict(answer)
-    if meant is Verdict.LATER:
+    meant = classify(answer)
+    if meant is Outcome.LATER:
         seconds = answer.retry_after_seconds or 0.0
         if answer.status == TOO_MANY:
             raise ThrottledError(f"CXone asks to be called less often ({answer.error})", seconds)
         raise LaterError(f"CXone does not answer the request for an interaction ({answer.error})", seconds)
-    if meant is Verdict.REFUSED or answer.status == 204:
+    if meant is Outcome.REFUSED or answer.status == 204:
         if 300 <= (answer.status or 0) < 400:
             raise UnavailableError(
                 f"CXONE_ENRICH_URL answers {answer.status}, a redirect, which is not followed: name its target there"
@@ -65,7 +65,7 @@ def contact_of(answer: Answer, email_paths: str, agent_paths: str) -> Contact:
         document = json_of(answer)
     except ValueError:
         raise UnavailableError("CXONE_ENRICH_URL answers something that is no JSON, or broke off") from None
-    return Contact(
+    return EnrichedFields(
         _first(document, email_paths, EMAIL_CHARACTERS, "@"), _first(document, agent_paths, AGENT_CHARACTERS, "")
     )
 

@@ -17,7 +17,7 @@ PAUSE_SECONDS, PAUSE_CAP_SECONDS = 2.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Circuit:
+class CircuitBreaker:
     """Whether the endpoint is called; times are those of a monotonic clock, in seconds."""
 
     failures: int = 0
@@ -37,12 +37,14 @@ class Circuit:
         return bool(self.opened) and now >= self.open_until
 
 
-def succeeded(_circuit: Circuit) -> Circuit:
+def succeeded(_circuit: CircuitBreaker) -> CircuitBreaker:
     """A call that was made while the circuit was closed, or the probe, was answered for good, be it with a refusal."""
-    return Circuit()
+    return CircuitBreaker()
 
 
-def failed(circuit: Circuit, now: float, random: Random, retry_after_seconds: float | None = None) -> Circuit:
+def failed(
+    circuit: CircuitBreaker, now: float, random: Random, retry_after_seconds: float | None = None
+) -> CircuitBreaker:
     """A call that was made while the circuit was closed failed, or the probe did.
 
     Args:
@@ -60,4 +62,4 @@ def failed(circuit: Circuit, now: float, random: Random, retry_after_seconds: fl
     # Half of the pause is certain: a jitter near zero would probe an endpoint that is just coming up.
     pause = min(PAUSE_CAP_SECONDS, PAUSE_SECONDS * 2.0 ** min(opened - 1, 32)) / 2
     pause += jittered(opened, random, PAUSE_SECONDS / 2, PAUSE_CAP_SECONDS / 2)
-    return Circuit(failures, since, opened, now + max(pause, retry_after_seconds or 0.0))
+    return CircuitBreaker(failures, since, opened, now + max(pause, retry_after_seconds or 0.0))

@@ -17,17 +17,17 @@ import structlog
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
-from outbox.inference_queue import CLAIM_MS, RUN, Calls
+from outbox.inference_queue import CLAIM_MS, RUN, InferenceQueue
 from outbox.models import CallResult, InferenceCall
 from outbox.sql.inference_queue import BEHIND_MS
 from outbox.states import CallState
 from relay.backoff import Backoff, jittered, pause_after
-from relay.drain_signal import Marks
+from relay.drain_signal import DrainSignal
 from relay.errors import MisconfiguredError
 from relay.health import INFERENCE, Health
-from relay.http_client import LONGEST_SECONDS, Answer, Client, Verdict, verdict
+from relay.http_client import LONGEST_SECONDS, Client, HttpResult, Outcome, classify
 from relay.inference import circuit_breaker
-from relay.inference.circuit_breaker import Circuit
+from relay.inference.circuit_breaker import CircuitBreaker
 from relay.metrics import RelayMetrics
 from relay.process_lock import is_dead
 from relay.settings import RelaySettings
@@ -48,7 +48,7 @@ claimed ahead, and settled seldom."""
 RETRY_BASE_SECONDS, RETRY_CAP_SECONDS = 1.0, 300.0
 
 
-class Decision(NamedTuple):
+class CallDecision(NamedTuple):
     """What becomes of a call that was tried."""
 
     state: CallState
@@ -56,7 +56,9 @@ class Decision(NamedTuple):
     wait_seconds: float = 0.0
 
 
-def reaction(answer: Answer, attempts: int, max_attempts: int, random: Random, *, charged: bool = True) -> Decision:
+def decide(
+    answer: HttpResult, attempts: int, max_attempts: int, random: Random, *, charged: bool = True
+) -> CallDecision:
     """What to do with a call after its latest answer.
 
     Args:
@@ -66,18 +68,18 @@ def reaction(answer: Answer, attempts: int, max_attempts: int, random: Random, *
         random: source of the jitter.
         charged: the endpoint works; while it is down, its failures say nothing about the call.
     """
-    meant = verdict(answer)
-    if meant is Verdict.DONE:
-        return Decision(CallState.DONE, attempts + 1)
-    if meant is Verdict.REFUSED:
-        return Decision(CallState.PARKED, attempts + 1)
+    meant = classify(answer)
+    if meant is Outcome.DONE:
+        return CallDecision(CallState.DONE, attempts + 1)
+    if meant is Outcome.REFUSED:
+        return CallDecision(CallState.PARKED, attempts + 1)
     if answer.retry_after_seconds is not None:  # it said when, which is not a failure of the call
-        return Decision(CallState.DUE, attempts, answer.retry_after_seconds)
+        return CallDecision(CallState.DUE, attempts, answer.retry_after_seconds)
     attempts += charged
     if charged and attempts >= max_attempts:
-        return Decision(CallState.PARKED, attempts)
+        return CallDecision(CallState.PARKED, attempts)
     wait = jittered(max(1, attempts), random, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS)
-    return Decision(CallState.DUE, attempts, wait)
+    return CallDecision(CallState.DUE, attempts, wait)
 
 
 def runs_to_hold(concurrency: int, latency_seconds: float) -> int:
@@ -95,7 +97,7 @@ class Run(NamedTuple):
     probe: bool
 
 
-class Tried(NamedTuple):
+class Finished(NamedTuple):
     """What a thread has to tell: results, and whether its run has ended."""
 
     results: Sequence[CallResult]
@@ -116,7 +118,7 @@ class InferenceWorker:
         step: told ``claimed``, ``called`` and ``calls_settled`` as they are reached, with shard 0.
 
     Raises:
-        MisconfiguredError: the URL's host is not in ``INFERENCE_ALLOW_HOSTS``.
+        MisconfiguredError: the URL's host is not in ``INFERENCE_ALLOWED_HOSTS``.
     """
 
     def __init__(
@@ -127,23 +129,23 @@ class InferenceWorker:
         stop: threading.Event,
         health: Health,
         metrics: RelayMetrics,
-        marks: Marks,
+        drain_signal: DrainSignal,
         step: Callable[[str, int], None],
     ) -> None:
         self._url = settings.inference_url or ""
-        insist_on_allowed_host(self._url, settings.inference_allow_hosts)
+        insist_on_allowed_host(self._url, settings.inference_allowed_hosts)
         self._settings, self._stop, self._health, self._metrics = settings, stop, health, metrics
-        self._marks, self._step = marks, partial(_told, step)
-        self._calls = Calls(engine, owner)
+        self._marks, self._step = drain_signal, partial(_told, step)
+        self._calls = InferenceQueue(engine, owner)
         self._random = Random()  # noqa: S311 - jitter, not cryptography
         token = settings.inference_token
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
         self._client = Client(settings.inference_concurrency, headers, ca_location=settings.http_ca_location)
         self._lock = threading.Lock()
-        self._circuit = Circuit()
+        self._circuit = CircuitBreaker()
         self._rush = threading.Lock()
         self._ready: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
-        self._tried: queue.SimpleQueue[Tried] = queue.SimpleQueue()
+        self._tried: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._held, self._latency_seconds, self._unsettled = 0, AHEAD_SECONDS, list[CallResult]()
 
     # Claiming and settling ----------------------------------------------------------------------------
@@ -205,19 +207,19 @@ class InferenceWorker:
         self._held += len(runs)
         for calls in runs:
             self._ready.put(Run(calls, deadline, probe))
-        moved = self._calls.make_room() if len(runs) < limit else 0
+        moved = self._calls.defer_blocked() if len(runs) < limit else 0
         return bool(runs or moved)
 
     def _runs_to_hold(self) -> int:
-        if self._marks.rushing():
+        if self._marks.is_draining():
             return RUSH_RUNS
         return runs_to_hold(self._settings.inference_concurrency, self._latency_seconds)
 
     def _gather(self) -> None:
         """Collect results until it is time to settle."""
-        rushing = self._marks.rushing()
-        until = monotonic() + (RUSH_SETTLE_SECONDS if rushing else SETTLE_SECONDS)
-        few = 0 if rushing else self._settings.inference_concurrency // 2
+        is_draining = self._marks.is_draining()
+        until = monotonic() + (RUSH_SETTLE_SECONDS if is_draining else SETTLE_SECONDS)
+        few = 0 if is_draining else self._settings.inference_concurrency // 2
         while len(self._unsettled) < SETTLE_RESULTS and (left := until - monotonic()) > 0:
             try:
                 tried = self._tried.get(timeout=left)
@@ -227,7 +229,7 @@ class InferenceWorker:
             if self._tried.empty() and self._held <= few:
                 return  # threads run dry: settle and refill at once
 
-    def _take(self, tried: Tried) -> None:
+    def _take(self, tried: Finished) -> None:
         self._unsettled += tried.results
         self._held -= tried.run_ended
 
@@ -264,14 +266,14 @@ class InferenceWorker:
                 self._call_run(run)
             except Exception:
                 log.exception("an inference call met an error nobody expected", action="unexpected")
-                self._tried.put(Tried([], run_ended=True))  # its claim runs out
+                self._tried.put(Finished([], run_ended=True))  # its claim runs out
 
     def _call_run(self, run: Run) -> None:
         """Try the calls of an interaction in order; behind one that is due again, the rest is given back."""
         results: list[CallResult] = []
         for number, call in enumerate(run.calls):
             if self._may_begin(run):
-                self._make_way()
+                self._throttle_during_drain()
             if not self._may_begin(run):  # looked at again, for others may have gone first
                 results += [_given_back(left, 0) for left in run.calls[number:]]
                 break
@@ -283,8 +285,8 @@ class InferenceWorker:
             if number == len(run.calls) - 1:
                 results.append(result)
             else:
-                self._tried.put(Tried([result], run_ended=False))
-        self._tried.put(Tried(results, run_ended=True))
+                self._tried.put(Finished([result], run_ended=False))
+        self._tried.put(Finished(results, run_ended=True))
 
     def _may_begin(self, run: Run) -> bool:
         if self._stop.is_set() or monotonic() > run.deadline:
@@ -292,18 +294,18 @@ class InferenceWorker:
         with self._lock:
             return run.probe or self._circuit.closed
 
-    def _make_way(self) -> None:
+    def _throttle_during_drain(self) -> None:
         """While a backlog is drained, one call at a time, with pauses."""
-        if self._marks.rushing():
+        if self._marks.is_draining():
             with self._rush:
-                if self._marks.rushing():
+                if self._marks.is_draining():
                     self._stop.wait(RUSH_PAUSE_SECONDS)
 
     def _try(self, call: InferenceCall, *, probe: bool) -> CallResult:
         began = monotonic()
         answer = self._ask(call)
         charged = self._judge(answer, probe=probe)
-        decided = reaction(
+        decided = decide(
             answer, call.attempts, self._settings.inference_max_attempts, self._random, charged=charged
         )  # fmt: skip
         outcome = "retried" if decided.state is CallState.DUE else decided.state.value
@@ -323,16 +325,16 @@ class InferenceWorker:
             call.claimed_until_ms,
         )
 
-    def _ask(self, call: InferenceCall) -> Answer:
+    def _ask(self, call: InferenceCall) -> HttpResult:
         headers = {"Idempotency-Key": str(call.row_id)}
         if call.traceparent:
             headers["traceparent"] = call.traceparent
         body = {"interactionId": call.interaction_id, "timestamp": call.timestamp_ms}
         return self._client.request("POST", self._url, json=body, headers=headers)
 
-    def _judge(self, answer: Answer, *, probe: bool) -> bool:
+    def _judge(self, answer: HttpResult, *, probe: bool) -> bool:
         """Tell the circuit; whether a failure counts as the call's own."""
-        works = verdict(answer) is not Verdict.LATER
+        works = classify(answer) is not Outcome.LATER
         with self._lock:
             before = self._circuit
             if not (before.closed or probe):  # under way when the circuit opened: it says nothing new
@@ -355,7 +357,7 @@ def insist_on_allowed_host(url: str, allowed: str | None) -> None:
     """Raise ``MisconfiguredError`` if the URL's host is not among the allowed ones (None: any)."""
     host = urlsplit(url).hostname
     if allowed and host not in {name.strip().lower() for name in allowed.split(",")}:
-        raise MisconfiguredError(f"INFERENCE_URL names host {host}, which is not in INFERENCE_ALLOW_HOSTS")
+        raise MisconfiguredError(f"INFERENCE_URL names host {host}, which is not in INFERENCE_ALLOWED_HOSTS")
 
 
 def _given_back(call: InferenceCall, wait_ms: int) -> CallResult:

@@ -6,7 +6,7 @@ time that a general writer takes, at the place where the relay spends most. A te
 
 from collections.abc import Mapping, Sequence
 
-from outbox.models import PendingRow, Ref
+from outbox.models import PendingRow, RowRef
 from relay.errors import RowsAtFaultError
 from relay.kafka.producer import Headers, Record
 from relay.kafka.schema_registry import SCHEMA_TEXT, schema_id
@@ -44,7 +44,7 @@ class Encoder:
                 records.append(record(row))
             except (ValueError, TypeError, OverflowError, AttributeError) as error:
                 # The library's message holds the row's values: only its kind is told.
-                errors[Ref(row.id, row.tag)] = f"cannot be encoded as CXoneInteraction ({type(error).__name__})"
+                errors[RowRef(row.id, row.nonce)] = f"cannot be encoded as CXoneInteraction ({type(error).__name__})"
         if errors:
             raise RowsAtFaultError(errors)
         return records

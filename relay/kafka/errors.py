@@ -28,7 +28,7 @@ REFUSED_WHOLE = frozenset({KafkaError.INVALID_TIMESTAMP})
 REQUEST_SECONDS = 10.0
 """How long a broker may take for one answer, where the call says so."""
 
-CURES: dict[int, str] = {
+REMEDIES: dict[int, str] = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (
         "grant Write and Describe on TransactionalId with the prefix KAFKA_TRANSACTIONAL_ID_PREFIX "
         "(not rights on __transaction_state)"
@@ -61,14 +61,14 @@ CURES: dict[int, str] = {
 }
 
 
-# Where logging is not set up, as on the command line, what the client complains about is told by ``ErrorMemory``.
+# Where logging is not set up, as on the command line, what the client complains about is told by ``LastError``.
 logging.getLogger("relay.librdkafka").addHandler(logging.NullHandler())
 
 _COUNTED = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
 _VALUE = re.compile(r"""value ("[^"]*"|\S+)""")
 
 
-class ErrorMemory:
+class LastError:
     """The last thing the client complained about: time-outs do not tell why by themselves."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class ErrorMemory:
         return f"{reason}; before that: {self.last}" if self.last and self.last not in reason else reason
 
 
-def seen_of(error: KafkaError) -> str:
+def describe(error: KafkaError) -> str:
     """What the client says, without what it counts, and the error's name; a setting's value, which may be a secret,
     is masked.
     """
@@ -96,13 +96,13 @@ def seen_of(error: KafkaError) -> str:
 
 def explain(error: KafkaError) -> str:
     """What the client says, and the cure where there is a known one."""
-    cure = CURES.get(error.code())
-    return seen_of(error) + (f": {cure}" if cure else "")
+    cure = REMEDIES.get(error.code())
+    return describe(error) + (f": {cure}" if cure else "")
 
 
 @contextmanager
-def translated(
-    doing: str, memory: ErrorMemory, raised: Callable[[str], Exception] = TransactionFailedError
+def translate_errors(
+    doing: str, memory: LastError, raised: Callable[[str], Exception] = TransactionFailedError
 ) -> Iterator[None]:
     """Turn whatever the client raises inside the block into one error of ours.
 
@@ -116,13 +116,13 @@ def translated(
         raise raised(memory.told(f"Kafka failed to {doing}: {type(exception).__name__}")) from None
 
 
-def admin_client(config: dict[str, Any], memory: ErrorMemory) -> AdminClient:
+def admin_client(config: dict[str, Any], memory: LastError) -> AdminClient:
     """A client for questions and topics, to be dropped after use: the next one reads certificates and keys anew.
 
     Raises:
         MisconfiguredError: the client refuses its settings, or cannot read a file that they name.
     """
-    with translated("make an admin client", memory, MisconfiguredError):
+    with translate_errors("make an admin client", memory, MisconfiguredError):
         complete: dict[str, Any] = {**config, "error_cb": memory}
         return AdminClient(complete, logger=logging.getLogger("relay.librdkafka"))
 
@@ -137,13 +137,13 @@ def of_partitions(read: Iterable[Message | None]) -> list[Message]:
     return [m for m, error in messages if error is None or error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED]
 
 
-def committed_reader(config: dict[str, Any], memory: ErrorMemory) -> Consumer:
+def committed_reader(config: dict[str, Any], memory: LastError) -> Consumer:
     """A consumer for looking: of what is committed, told of each partition's end, joining and storing nothing.
 
     Raises:
         UnavailableError: the client refuses its settings.
     """
-    with translated("make a consumer", memory, UnavailableError):
+    with translate_errors("make a consumer", memory, UnavailableError):
         return Consumer(
             {
                 **config,

@@ -11,7 +11,7 @@ from time import monotonic
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from relay.errors import BatchRefusedError, MisconfiguredError, RelayError, StoppedError, TransactionFailedError
-from relay.kafka.errors import REFUSED_RECORDS, REFUSED_WHOLE, ErrorMemory, explain, translated
+from relay.kafka.errors import REFUSED_RECORDS, REFUSED_WHOLE, LastError, explain, translate_errors
 
 log = logging.getLogger("relay.librdkafka")
 
@@ -62,13 +62,13 @@ class Publisher:
         self._topic = topic
         self._progress_topic, self._progress_partition, self._progress_key = progress
         self._stopping = stopping
-        self._memory = ErrorMemory()
+        self._memory = LastError()
         self._refusals: list[tuple[str, KafkaError]] = []
         timeout_ms = config.get("transaction.timeout.ms")
         seconds = float(str(timeout_ms)) / 1000 if timeout_ms is not None else TRANSACTION_SECONDS
         self._delivery_seconds = seconds * DELIVERY_SHARE
         self._progress_offset = NO_OFFSET
-        with translated("make a producer", self._memory):
+        with translate_errors("make a producer", self._memory):
             self._producer = Producer(
                 {
                     **config,
@@ -91,7 +91,7 @@ class Publisher:
             TransactionFailedError: the broker did not do it in time, or refuses it.
             StoppedError
         """
-        with translated("fence earlier producers (init_transactions)", self._memory):
+        with translate_errors("fence earlier producers (init_transactions)", self._memory):
             self._patiently(answered(self._producer.init_transactions), 0)
 
     def publish(self, records: Sequence[Record], progress: bytes, moves: Callable[[], None] = lambda: None) -> int:
@@ -116,7 +116,7 @@ class Publisher:
         self._progress_offset = NO_OFFSET
         asked = False
         try:
-            with translated("commit the transaction", self._memory):
+            with translate_errors("commit the transaction", self._memory):
                 self._producer.begin_transaction()
                 self._produce(self._topic, ANY_PARTITION, records)
                 proof: Record = (self._progress_key, progress, [], None)

@@ -15,9 +15,9 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from outbox.models import RecordRef, Ref
+from outbox.models import RecordRef, RowRef
 from relay.errors import StoppedError, UnavailableError
-from relay.kafka.errors import REQUEST_SECONDS, ErrorMemory, committed_reader, of_partitions, translated
+from relay.kafka.errors import REQUEST_SECONDS, LastError, committed_reader, of_partitions, translate_errors
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Progress(NamedTuple):
     shard: int
     epoch: int
     sequence: int
-    refs: Sequence[Ref]
+    refs: Sequence[RowRef]
 
 
 class StoredProgress(NamedTuple):
@@ -86,7 +86,7 @@ def decode(value: bytes) -> Progress:
     if not isinstance(found, dict):
         raise TypeError("a progress record is an Avro record")
     pairs = REF.iter_unpack(found["rows"]) if version == FORMAT else zip(found["ids"], found["tags"], strict=True)
-    refs = [Ref._make(pair) for pair in pairs]
+    refs = [RowRef._make(pair) for pair in pairs]
     return Progress(found["outboxId"], found["shard"], found["epoch"], found["sequence"], refs)
 
 
@@ -111,13 +111,13 @@ def read_back(
         StoppedError
     """
     low, end = bounds(admin, [TopicPartition(*partition)], OffsetSpec.earliest())[partition[1]]
-    memory = ErrorMemory()
+    memory = LastError()
     consumer = committed_reader(config, memory)
     try:
         window, start = FIRST_WINDOW_OFFSETS, end
         while start > low:
             start = max(low, end - window)
-            with translated("read the progress topic", memory, UnavailableError):
+            with translate_errors("read the progress topic", memory, UnavailableError):
                 found = _last_in_window(consumer, (partition, start, end), (key, below), stopping, memory)
             if found is not None:
                 record = decode(found[1])
@@ -134,7 +134,7 @@ def bounds(admin: AdminClient, places: Sequence[TopicPartition], start: OffsetSp
     Raises:
         UnavailableError: the broker does not answer.
     """
-    with translated("tell a topic's offsets", ErrorMemory(), UnavailableError):
+    with translate_errors("tell a topic's offsets", LastError(), UnavailableError):
         low = admin.list_offsets(dict.fromkeys(places, start), request_timeout=REQUEST_SECONDS)
         high = admin.list_offsets(
             dict.fromkeys(places, OffsetSpec.latest()),
@@ -149,7 +149,7 @@ def _last_in_window(
     window: tuple[tuple[str, int], int, int],
     wanted: tuple[bytes, int | None],
     stopping: Callable[[], bool],
-    memory: ErrorMemory,
+    memory: LastError,
 ) -> tuple[int, bytes] | None:
     """Offset and value of the last record wanted from ``start`` up to ``end``, read until ``end`` is reached.
 

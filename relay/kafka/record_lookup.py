@@ -19,7 +19,7 @@ from outbox.models import PendingRow
 from outbox.operators.row_history import StoredRow
 from relay.errors import UnavailableError
 from relay.kafka.encoder import MAGIC_BYTE, Encoder
-from relay.kafka.errors import REQUEST_SECONDS, ErrorMemory, committed_reader, explain, of_partitions, translated
+from relay.kafka.errors import REQUEST_SECONDS, LastError, committed_reader, explain, of_partitions, translate_errors
 from relay.kafka.schema_registry import SCHEMA_TEXT, RefusedError, Registry
 
 SEARCH_SECONDS = 20.0
@@ -32,7 +32,7 @@ WIRE_PREFIX_BYTES = 5
 _SCHEMA = parse_schema(json.loads(SCHEMA_TEXT))
 
 
-class Sighting(NamedTuple):
+class FoundRecord(NamedTuple):
     """A record in the topic, as ``read_committed`` consumers see it."""
 
     partition: int
@@ -44,30 +44,30 @@ class Sighting(NamedTuple):
     headers: dict[str, str]
 
 
-class Search(NamedTuple):
+class LookupResult(NamedTuple):
     """How a search ended that was not cut short."""
 
-    sighting: Sighting | None
+    found: FoundRecord | None
     records: int
     """Looked at."""
 
 
-def find(config: dict[str, Any], topic: str, row: StoredRow) -> Search:
+def find(config: dict[str, Any], topic: str, row: StoredRow) -> LookupResult:
     """Look for the row's record.
 
     Raises:
         UnavailableError: the topic cannot be read, or there is more to read than the time allows.
     """
-    memory = ErrorMemory()
+    memory = LastError()
     consumer = committed_reader(config, memory)
     try:
-        with translated("read the topic", memory, UnavailableError):
+        with translate_errors("read the topic", memory, UnavailableError):
             return _search(consumer, topic, row)
     finally:
         consumer.close()
 
 
-def moments(row: StoredRow) -> list[int]:
+def window_bounds(row: StoredRow) -> list[int]:
     """Bounds of the windows, latest first, in milliseconds: before the first lies everything up to the topic's end."""
     first = row.received_at_ms - SKEW_MS
     if row.sent_at_ms is None:
@@ -76,7 +76,7 @@ def moments(row: StoredRow) -> list[int]:
     return [*(bound for bound in bounds if bound > first), first]
 
 
-def _search(consumer: Consumer, topic: str, row: StoredRow) -> Search:
+def _search(consumer: Consumer, topic: str, row: StoredRow) -> LookupResult:
     deadline = monotonic() + SEARCH_SECONDS
     found = consumer.list_topics(topic, REQUEST_SECONDS).topics[topic]
     if found.error is not None:
@@ -85,18 +85,18 @@ def _search(consumer: Consumer, topic: str, row: StoredRow) -> Search:
     ends = {}
     for number in partitions:
         ends[number] = consumer.get_watermark_offsets(TopicPartition(topic, number), REQUEST_SECONDS)[1]
-    bounds = moments(row)
+    bounds = window_bounds(row)
     if row.sent_at_ms is not None:  # what was written well after the mark is not looked at
         ends = _offsets(consumer, topic, bounds.pop(0), ends)
     records = 0
     for bound in bounds:
         starts = _offsets(consumer, topic, bound, ends)
-        sighting, looked = _window(consumer, topic, row, (starts, ends), deadline)
+        found, looked = _window(consumer, topic, row, (starts, ends), deadline)
         records += looked
-        if sighting is not None:
-            return Search(sighting, records)
+        if found is not None:
+            return LookupResult(found, records)
         ends = starts
-    return Search(None, records)
+    return LookupResult(None, records)
 
 
 def _offsets(consumer: Consumer, topic: str, at_ms: int, ends: dict[int, int]) -> dict[int, int]:
@@ -115,7 +115,7 @@ def _window(
     row: StoredRow,
     bounds: tuple[dict[int, int], dict[int, int]],
     deadline: float,
-) -> tuple[Sighting | None, int]:
+) -> tuple[FoundRecord | None, int]:
     """The record between the offsets, if it is there, and how many were looked at."""
     starts, ends = bounds
     open_partitions = {number for number, start in starts.items() if start < ends[number]}
@@ -156,9 +156,9 @@ def _header(message: Message, wanted: str) -> bytes | None:
     return next((value for name, value in headers if name == wanted), None)
 
 
-def _sighting(message: Message) -> Sighting:
+def _sighting(message: Message) -> FoundRecord:
     headers: Sequence[tuple[str, bytes | None]] = message.headers() or ()  # type: ignore[assignment]
-    return Sighting(
+    return FoundRecord(
         message.partition() or 0,
         message.offset() or 0,
         message.timestamp()[1],
@@ -177,14 +177,14 @@ def _told(topic: str, error: KafkaError) -> str:
 # Comparing -----------------------------------------------------------------------------------------
 
 
-def differences(registry: Registry, row: StoredRow, seen: Sighting) -> dict[str, tuple[Any, Any]]:
+def differences(registry: Registry, row: StoredRow, seen: FoundRecord) -> dict[str, tuple[Any, Any]]:
     """What the topic does not hold as the row has it: name to what the row says and what the record says.
 
     Raises:
         UnavailableError: the registry does not give the record's schema.
     """
     given = row._asdict()
-    pending = PendingRow(tag=0, **{name: given[name] for name in PendingRow._fields if name != "tag"})
+    pending = PendingRow(nonce=0, **{name: given[name] for name in PendingRow._fields if name != "nonce"})
     ((_, value, headers, _),) = Encoder(0, {row.topic: 0} if row.topic else {}).records([pending])
     row_says = {
         **_decoded(value, _SCHEMA),

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from relay.errors import UnavailableError
-from relay.http_client import RETRIED_CLIENT_ERRORS, Answer, Client, json_of
+from relay.http_client import RETRIED_CLIENT_ERRORS, Client, HttpResult, json_of
 from relay.settings import RelaySettings
 
 SCHEMA_TEXT = files("relay.kafka").joinpath("schemas/interaction.avsc").read_text()
@@ -99,7 +99,7 @@ class Registry:
             NotARegistryError: somebody else answers.
         """
         given: dict[str, Any] = {"json": {"schema": SCHEMA_TEXT}} if method == "POST" else {}
-        answer = Answer(None, "not asked")
+        answer = HttpResult(None, "not asked")
         for url in self._urls:
             answer = self._client.request(method, f"{url}{path}", auth=self._login, **given)
             if answer.status is not None:
@@ -113,7 +113,7 @@ class Registry:
                 raise self._stranger(answer.status, "without what a registry answers") from None
         raise self._refusal(answer)
 
-    def _refusal(self, answer: Answer) -> RefusedError | NotARegistryError:
+    def _refusal(self, answer: HttpResult) -> RefusedError | NotARegistryError:
         status, code = answer.status or 0, _error_code(answer)
         if 300 <= status < 400:
             return self._stranger(status, "and leads elsewhere, where the relay does not follow")
@@ -131,7 +131,7 @@ def _quoted(subject: str) -> str:
     return quote(subject, safe="")
 
 
-def _error_code(answer: Answer) -> int:
+def _error_code(answer: HttpResult) -> int:
     try:
         code = json_of(answer)["error_code"]
     except (ValueError, KeyError, TypeError):

@@ -6,9 +6,9 @@ from time import monotonic, time
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
 
-from outbox.operators.reconcile import SeenRecord
+from outbox.operators.reconcile import TopicRecord
 from relay.errors import UnavailableError
-from relay.kafka.errors import REQUEST_SECONDS, ErrorMemory, committed_reader, of_partitions, translated
+from relay.kafka.errors import REQUEST_SECONDS, LastError, committed_reader, of_partitions, translate_errors
 from relay.kafka.progress import bounds
 
 PAGE_RECORDS = 2_000
@@ -19,7 +19,7 @@ OPEN_TRANSACTION_SECONDS = 90.0
 
 def committed_since(
     config: dict[str, object], admin: AdminClient, topic: str, since_ms: int
-) -> Iterator[list[SeenRecord]]:
+) -> Iterator[list[TopicRecord]]:
     """The topic's records from a moment until now, page by page, ``read_committed``.
 
     Read until the end that uncommitted readers saw at the beginning: what was committed before the call
@@ -34,7 +34,7 @@ def committed_since(
     Raises:
         UnavailableError: the broker does not answer, or an open transaction is in the way.
     """
-    memory = ErrorMemory()
+    memory = LastError()
     spans = bounds(admin, _places(admin, topic), _at(since_ms))
     positions = {number: low for number, (low, end) in spans.items() if 0 <= low < end}  # below 0: nothing since
     consumer = committed_reader(config, memory)
@@ -42,7 +42,7 @@ def committed_since(
         consumer.assign([TopicPartition(topic, number, low) for number, low in positions.items()])
         moved_at = monotonic()
         while behind := [number for number, at in positions.items() if at < spans[number][1]]:
-            with translated(f"read {topic}", memory, UnavailableError):
+            with translate_errors(f"read {topic}", memory, UnavailableError):
                 messages = of_partitions(consumer.consume(PAGE_RECORDS, 0.2))
                 found = [record for message in messages if (record := _seen(message, positions)) is not None]
             if messages:
@@ -104,7 +104,7 @@ def _retention_ms(admin: AdminClient, topic: str) -> int:
 
 
 def _places(admin: AdminClient, topic: str) -> list[TopicPartition]:
-    with translated("tell about its topics", ErrorMemory(), UnavailableError):
+    with translate_errors("tell about its topics", LastError(), UnavailableError):
         partitions = admin.list_topics(topic, timeout=REQUEST_SECONDS).topics[topic].partitions
     return [TopicPartition(topic, number) for number in partitions]
 
@@ -114,7 +114,7 @@ def _at(moment_ms: int) -> OffsetSpec:
     return at
 
 
-def _seen(message: Message, positions: dict[int, int]) -> SeenRecord | None:
+def _seen(message: Message, positions: dict[int, int]) -> TopicRecord | None:
     """Note how far a message or end-of-partition event leads; the record, if it names a row."""
     partition, offset = message.partition() or 0, message.offset() or 0
     error = message.error()
@@ -127,10 +127,10 @@ def _seen(message: Message, positions: dict[int, int]) -> SeenRecord | None:
     return _named(message)
 
 
-def _named(message: Message) -> SeenRecord | None:
+def _named(message: Message) -> TopicRecord | None:
     headers = dict(message.headers() or ())
     try:
         outbox_id, received_at = (int(headers[name]) for name in ("outbox-id", "received-at"))  # type: ignore[arg-type]
-        return SeenRecord(outbox_id, (message.key() or b"").decode(), received_at)
+        return TopicRecord(outbox_id, (message.key() or b"").decode(), received_at)
     except (KeyError, ValueError, TypeError):  # somebody else's record
         return None

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
 from outbox.models import Identity
 from relay.errors import MisconfiguredError, UnavailableError
 from relay.identity import insist
-from relay.kafka.errors import REQUEST_SECONDS, ErrorMemory, admin_client, explain, seen_of, translated
+from relay.kafka.errors import REQUEST_SECONDS, LastError, admin_client, describe, explain, translate_errors
 from relay.kafka.progress import bounds
 from relay.settings import RelaySettings, kafka_client_config
 
@@ -71,7 +71,7 @@ class Topics:
         """
         insist(self._settings, identity)
         used = identity.progress_topic is not None
-        memory = ErrorMemory()
+        memory = LastError()
         admin = admin_client(kafka_client_config(self._settings), memory)
         cluster_id = ""
         for new in wanted_topics(self._settings, identity.shards):
@@ -92,7 +92,7 @@ class Topics:
             self._refuse_foreign(admin, partitions, _too_few(self._settings, shards), used=used)
             grow_progress_topic(admin, self._settings, shards)
 
-    def _compact(self, admin: AdminClient, partitions: int, memory: ErrorMemory, *, used: bool) -> None:
+    def _compact(self, admin: AdminClient, partitions: int, memory: LastError, *, used: bool) -> None:
         """Compacted and nothing else: a record that expires cannot be read back."""
         topic = self._settings.kafka_progress_topic
         policy = self._cleanup_policy(admin, memory)
@@ -109,14 +109,14 @@ class Topics:
         (future,) = admin.incremental_alter_configs([resource], request_timeout=REQUEST_SECONDS).values()
         if error := _error_of(future):
             if error.code() in _REFUSED:
-                raise MisconfiguredError(f"{cure} ({seen_of(error)})")
+                raise MisconfiguredError(f"{cure} ({describe(error)})")
             raise UnavailableError(memory.told(f"topic {topic} cannot be altered: {explain(error)}"))
         log.warning(
             "topic %s had %s=%s and is compacted now", topic, CLEANUP_POLICY, policy,
             action="topic_compacted", topic=topic, before=policy,
         )  # fmt: skip
 
-    def _cleanup_policy(self, admin: AdminClient, memory: ErrorMemory) -> str | None:
+    def _cleanup_policy(self, admin: AdminClient, memory: LastError) -> str | None:
         """None: the broker does not show it to us."""
         topic = self._settings.kafka_progress_topic
         metadata = _metadata(admin, topic, memory)
@@ -128,7 +128,7 @@ class Topics:
         if error is None:
             return str(future.result()[CLEANUP_POLICY].value).replace(" ", "")
         if error.code() in _REFUSED:
-            return self._report_hidden(seen_of(error))
+            return self._report_hidden(describe(error))
         raise UnavailableError(memory.told(f"the settings of topic {topic} cannot be read: {explain(error)}"))
 
     def _report_hidden(self, reason: str) -> str | None:
@@ -160,7 +160,7 @@ def grow_progress_topic(admin: AdminClient, settings: RelaySettings, shards: int
         UnavailableError: the broker does not answer.
         MisconfiguredError: it has too few and the relay may not add any.
     """
-    topic, memory = settings.kafka_progress_topic, ErrorMemory()
+    topic, memory = settings.kafka_progress_topic, LastError()
     _, before = _look(admin, topic, memory)
     if before >= shards:
         return before
@@ -181,7 +181,7 @@ def cluster_of(settings: RelaySettings) -> str:
         UnavailableError: the broker does not answer.
         MisconfiguredError: the client refuses its settings.
     """
-    memory = ErrorMemory()
+    memory = LastError()
     admin = admin_client(kafka_client_config(settings), memory)
     return _metadata(admin, settings.kafka_topic, memory).cluster_id or ""
 
@@ -212,7 +212,7 @@ def _too_few(settings: RelaySettings, shards: int) -> str:
     )
 
 
-def _look(admin: AdminClient, topic: str, memory: ErrorMemory) -> tuple[str, int]:
+def _look(admin: AdminClient, topic: str, memory: LastError) -> tuple[str, int]:
     """The cluster's id, and the topic's number of partitions: 0 if it is missing."""
     metadata = _metadata(admin, topic, memory)
     found = metadata.topics[topic]
@@ -223,15 +223,15 @@ def _look(admin: AdminClient, topic: str, memory: ErrorMemory) -> tuple[str, int
     raise UnavailableError(f"topic {topic}: {explain(found.error)}")
 
 
-def _metadata(admin: AdminClient, topic: str, memory: ErrorMemory) -> ClusterMetadata:
-    with translated("describe its topics", memory, UnavailableError):
+def _metadata(admin: AdminClient, topic: str, memory: LastError) -> ClusterMetadata:
+    with translate_errors("describe its topics", memory, UnavailableError):
         try:
             return admin.list_topics(topic, timeout=REQUEST_SECONDS)
         finally:
             admin.poll(0)  # serves error_cb: why it failed
 
 
-def _create(admin: AdminClient, new: NewTopic, settings: RelaySettings, memory: ErrorMemory) -> bool:
+def _create(admin: AdminClient, new: NewTopic, settings: RelaySettings, memory: LastError) -> bool:
     """Whether it was created here, not by somebody else a moment before."""
     error = _error_of(admin.create_topics([new], operation_timeout=REQUEST_SECONDS)[new.topic])
     if error is None:

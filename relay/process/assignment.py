@@ -8,14 +8,14 @@ free ones. So nobody asks anybody, and when a relay comes or goes no more shards
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from outbox.models import Holding, Member
+from outbox.models import RelayMember, ShardAssignment
 
-UNABLE_SECONDS = 15.0
+UNHEALTHY_SECONDS = 15.0
 """Beyond the lease time: when none of its shards has moved for so long, a relay leaves them to others."""
 LONGEST_ABSENCE_SECONDS = 300.0
 
 
-class Changes(NamedTuple):
+class Rebalance(NamedTuple):
     """What a relay does next."""
 
     start: list[int]
@@ -24,7 +24,7 @@ class Changes(NamedTuple):
     """Shards to give back."""
 
 
-def share(me: str, members: Sequence[Member], shards: int) -> int:
+def fair_share(me: str, members: Sequence[RelayMember], shards: int) -> int:
     """How many shards this relay should send.
 
     Args:
@@ -33,16 +33,20 @@ def share(me: str, members: Sequence[Member], shards: int) -> int:
         shards: how many there are to share.
     """
     # While no relay gets on with its shards the cause is not in one of them, and all count.
-    counted = [m.owner for m in members if m.able] or [m.owner for m in members]
+    counted = [m.owner for m in members if m.healthy] or [m.owner for m in members]
     if me not in counted:
         return 0
     rank = counted.index(me)
     return shards // len(counted) + (rank < shards % len(counted))
 
 
-def changes(
-    me: str, members: Sequence[Member], holdings: Sequence[Holding], mine: Collection[int], dead: Collection[str]
-) -> Changes:
+def plan_rebalance(
+    me: str,
+    members: Sequence[RelayMember],
+    assignments: Sequence[ShardAssignment],
+    mine: Collection[int],
+    dead: Collection[str],
+) -> Rebalance:
     """What to take and what to give back now.
 
     Args:
@@ -53,8 +57,8 @@ def changes(
         dead: owners whose process is known to be gone, however long their leases last.
     """
     there = [m for m in members if m.live and m.owner not in dead]
-    open_shards = {h.shard: h for h in holdings if h.paused_by is None}
-    wanted = share(me, there, len(open_shards))
+    open_shards = {h.shard: h for h in assignments if h.paused_by is None}
+    wanted = fair_share(me, there, len(open_shards))
     kept = sorted(shard for shard in mine if shard in open_shards)
     free = [
         h.shard
@@ -66,10 +70,10 @@ def changes(
         turn = rank * len(free) // max(1, len(there))
         free = free[turn:] + free[:turn]
     stop = sorted(set(mine) - set(kept)) + kept[wanted:]
-    return Changes(free[: max(0, wanted - len(kept))], stop)
+    return Rebalance(free[: max(0, wanted - len(kept))], stop)
 
 
-class Ability:
+class Availability:
     """Whether this relay gets on with its shards, as others should hear it.
 
     A relay that alone cannot reach Kafka would keep its share for ever. So it stands back when none of
@@ -80,7 +84,7 @@ class Ability:
     """
 
     def __init__(self, lease_seconds: float) -> None:
-        self._patience = lease_seconds + UNABLE_SECONDS
+        self._patience = lease_seconds + UNHEALTHY_SECONDS
         self._absence = 0.0
         self._back_at = 0.0
 

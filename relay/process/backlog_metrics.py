@@ -8,7 +8,7 @@ import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from outbox.errors import OutboxError
-from outbox.inference_queue import Calls
+from outbox.inference_queue import InferenceQueue
 from outbox.models import ShardStatus
 from outbox.store import Store
 from relay.metrics import RelayMetrics
@@ -21,7 +21,7 @@ PAUSE_TIMES = 20
 """The pause is so many times what the count took: counting is a twentieth of a database's time at most."""
 
 
-class Gauges:
+class BacklogMetrics:
     """Keeps the gauges of one relay.
 
     Args:
@@ -35,7 +35,7 @@ class Gauges:
     def __init__(
         self,
         store: Store,
-        calls: Calls | None,
+        calls: InferenceQueue | None,
         owned: Callable[[], set[int]],
         stop: threading.Event,
         metrics: RelayMetrics,

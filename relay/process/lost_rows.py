@@ -6,7 +6,7 @@ from itertools import chain
 
 from sqlalchemy import Engine
 
-from outbox.models import Order, RecordRef, Ref
+from outbox.models import AuditContext, RecordRef, RowRef
 from outbox.operators import reconcile
 from outbox.operators.reconcile import SentRow
 from outbox.verdicts import Verdict
@@ -14,10 +14,10 @@ from relay.errors import UnavailableError
 from relay.kafka import progress
 from relay.kafka.progress import Progress
 from relay.kafka.topic_scan import committed_since, kept_since
-from relay.process.maintenance import Custody
+from relay.process.maintenance import ShardMaintenance
 from relay.settings import kafka_client_config
 from relay.shard.recovery import ShardLook, insist_in_order
-from relay.shard.worker import Held
+from relay.shard.worker import OwnedShard
 
 CHUNK_ROWS = 500
 SLACK_MS = 24 * 3600 * 1000
@@ -33,7 +33,7 @@ class Loss:
     """Transactions up to this one are in Kafka; 0: that is not known, or not relied upon."""
     sent: int = 0
     """Rows marked sent by later ones."""
-    missing: list[Ref] = field(default_factory=list)
+    missing: list[RowRef] = field(default_factory=list)
     """Of those, the ones that the topics lack, in id order."""
     undecided: int = 0
     """Of those, the ones that retention may have removed from a topic since, or whose topic was not read: they stay."""
@@ -49,11 +49,11 @@ def bound_of(look: ShardLook, read_back: Callable[[int, int], progress.StoredPro
         look: at the shard.
         read_back: of a shard, the last record whose sequence is below a number.
     """
-    kept = read_back(look.shard, look.row.settled)
+    kept = read_back(look.shard, look.row.acknowledged_sequence)
     return kept.ref.sequence if kept else 0
 
 
-def find(engine: Engine, held: Custody, losses: Sequence[Loss], reading: Callable[[int], None]) -> None:
+def find(engine: Engine, held: ShardMaintenance, losses: Sequence[Loss], reading: Callable[[int], None]) -> None:
     """Read the topics, and note in each loss which of its rows they lack.
 
     Args:
@@ -69,12 +69,12 @@ def find(engine: Engine, held: Custody, losses: Sequence[Loss], reading: Callabl
     received = [row.received_at_ms for rows in left.values() for row in rows.values()]
     kept_ms, topics = 0, tuple[str, ...]()
     if received:
-        prepared, records = held.prepared, 0
-        config, topics = kafka_client_config(prepared.settings), prepared.settings.kafka_topics
+        services, records = held.services, 0
+        config, topics = kafka_client_config(services.settings), services.settings.kafka_topics
         since = min(received) - SLACK_MS
-        kept_ms = max(kept_since(prepared.admin, topic, since) for topic in topics)
-        for page in chain.from_iterable(committed_since(config, prepared.admin, topic, since) for topic in topics):
-            for known in reconcile.recognise(engine, page):
+        kept_ms = max(kept_since(services.admin, topic, since) for topic in topics)
+        for page in chain.from_iterable(committed_since(config, services.admin, topic, since) for topic in topics):
+            for known in reconcile.match_records(engine, page):
                 left.get(known.shard, {}).pop(known.id, None)
             records += len(page)
             reading(records)
@@ -102,7 +102,7 @@ def decide(loss: Loss, left: Mapping[int, SentRow], kept_ms: int, topics: Collec
     loss.undecided = len(left) - len(loss.missing)
 
 
-def repair(engine: Engine, held: Custody, loss: Loss, order: Order, verb: str) -> None:
+def repair(engine: Engine, held: ShardMaintenance, loss: Loss, context: AuditContext, verb: str) -> None:
     """Take the shard, make its lost rows pending, and end with a progress record of the settled sequence.
 
     It may be interrupted anywhere and made again: the record is committed when no row is left to change, and until it
@@ -120,23 +120,23 @@ def repair(engine: Engine, held: Custody, loss: Loss, order: Order, verb: str) -
     """
     shard = loss.look.shard
     _, each = held.take(shard, sends=True)
-    found = held.parts.read_back(shard)
+    found = held.shard_services.read_back(shard)
     if found != loss.look.found:  # fenced: from here on it cannot change
         raise UnavailableError(f"shard {shard} was sent meanwhile, and is left as it is: run this again")
     ref, refs = (found.ref, found.progress.refs) if found else (None, ())
-    done = held.parts.store.settle_record(each.lease, ref, refs, inference=held.parts.inference)
+    done = held.shard_services.store.settle_record(each.lease, ref, refs, inference=held.shard_services.inference)
     if done.verdict is Verdict.DATABASE_WENT_BACK:
         insist_in_order(done, ref)
     for start in range(0, len(loss.missing), CHUNK_ROWS):
-        reconcile.send_again(engine, each.lease, loss.missing[start : start + CHUNK_ROWS], order)
+        reconcile.send_again(engine, each.lease, loss.missing[start : start + CHUNK_ROWS], context)
         held.renew()
-    held.parts.step("sent_again", shard)
-    record = _write(held, each, max(done.shard.settled, ref.sequence if ref else 0))
-    held.parts.step("recorded", shard)
-    reconcile.overtake(engine, each.lease, record, verb, order)
+    held.shard_services.step("sent_again", shard)
+    record = _write(held, each, max(done.shard.acknowledged_sequence, ref.sequence if ref else 0))
+    held.shard_services.step("recorded", shard)
+    reconcile.advance_sequence(engine, each.lease, record, verb, context)
 
 
-def _write(held: Custody, each: Held, sequence: int) -> RecordRef:
+def _write(held: ShardMaintenance, each: OwnedShard, sequence: int) -> RecordRef:
     lease = each.lease
-    value = progress.encode(Progress(held.parts.outbox_id, lease.shard, lease.epoch, sequence, []))
+    value = progress.encode(Progress(held.shard_services.outbox_id, lease.shard, lease.epoch, sequence, []))
     return progress.ref_of(sequence, each.publisher.publish([], value), value)

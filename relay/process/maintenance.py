@@ -15,10 +15,10 @@ from relay.health import Health
 from relay.kafka.encoder import Encoder
 from relay.kafka.progress import StoredProgress
 from relay.metrics import RelayMetrics
-from relay.process.services import Prepared, prepare
+from relay.process.services import RelayServices, connect_services
 from relay.process_lock import Owner
 from relay.settings import RelaySettings
-from relay.shard.worker import Held, Parts, ShardWorker
+from relay.shard.worker import OwnedShard, ShardServices, ShardWorker
 
 LEASE_SECONDS = 60.0
 """Long enough for the slowest step; renewed between steps."""
@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 15.0
 """Beyond a relay's lease time: how long a paused shard may take to be given back."""
 
 
-class Custody:
+class ShardMaintenance:
     """What an operator's verb holds while it looks after shards.
 
     Args:
@@ -35,16 +35,18 @@ class Custody:
         patience_seconds: how long to wait for a shard that a relay is about to give back.
     """
 
-    def __init__(self, prepared: Prepared, patience_seconds: float) -> None:
-        self.prepared = prepared
+    def __init__(self, services: RelayServices, patience_seconds: float) -> None:
+        self.services = services
         self._patience_seconds = patience_seconds
         self._pause = threading.Event()  # never set: a verb ends by itself or by an exception
         self._workers: dict[int, ShardWorker] = {}
-        self._sending: dict[int, Held] = {}
+        self._sending: dict[int, OwnedShard] = {}
         self.leases: dict[int, Lease] = {}
-        self.parts: Parts = prepared.parts(self._pause, Health(), RelayMetrics(CollectorRegistry()))
+        self.shard_services: ShardServices = services.shard_services(
+            self._pause, Health(), RelayMetrics(CollectorRegistry())
+        )
 
-    def take(self, shard: int, *, sends: bool = False) -> tuple[ShardWorker, Held]:
+    def take(self, shard: int, *, sends: bool = False) -> tuple[ShardWorker, OwnedShard]:
         """Take a shard's lease and fence earlier producers (steps 1 and 2), paused or not.
 
         Args:
@@ -54,12 +56,12 @@ class Custody:
         Raises:
             UnavailableError: another one holds it and does not give it back.
         """
-        worker = ShardWorker(shard, self.parts)
+        worker = ShardWorker(shard, self.shard_services)
         self._workers[shard] = worker
         deadline = monotonic() + self._patience_seconds
         while (held := worker.take()) is None:
             if monotonic() > deadline:
-                owner = self.parts.leases.owners().get(shard)
+                owner = self.shard_services.leases.owners().get(shard)
                 raise UnavailableError(
                     f"shard {shard} is held by {owner}: pause it first (relay pause --shard {shard} --reason …), "
                     "or stop that relay"
@@ -74,7 +76,7 @@ class Custody:
 
     def read_back(self, shard: int, below: int) -> StoredProgress | None:
         """The shard's last progress record whose sequence is below a number."""
-        return self.prepared.read_back(shard, self._pause, below)
+        return self.services.read_back(shard, self._pause, below)
 
     def renew(self) -> None:
         """Prolong every lease in hand.
@@ -83,7 +85,7 @@ class Custody:
             LeaseLostError: one was taken by another relay.
         """
         for lease in self.leases.values():
-            self.parts.leases.renew(lease, 0.0)
+            self.shard_services.leases.renew(lease, 0.0)
 
     def give_back(self, shard: int) -> None:
         """Let go of a shard, held or not."""
@@ -100,7 +102,7 @@ class Custody:
 
 
 @contextmanager
-def custody(settings: RelaySettings, engine: Engine) -> Iterator[Custody]:
+def maintain_shards(settings: RelaySettings, engine: Engine) -> Iterator[ShardMaintenance]:
     """Find the services once, hold shards inside the block, and give them back whatever happens.
 
     Raises:
@@ -110,8 +112,8 @@ def custody(settings: RelaySettings, engine: Engine) -> Iterator[Custody]:
     try:
         leases = Leases(engine, owner.id, LEASE_SECONDS, paused_too=True)
         # Nothing is encoded here, so that the registry need not be there.
-        prepared = prepare(settings, engine, leases, encoder=lambda _: Encoder(0))
-        held = Custody(prepared, settings.relay_lease_seconds + PATIENCE_SECONDS)
+        services = connect_services(settings, engine, leases, encoder=lambda _: Encoder(0))
+        held = ShardMaintenance(services, settings.relay_lease_seconds + PATIENCE_SECONDS)
         try:
             yield held
         finally:

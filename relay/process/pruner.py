@@ -18,7 +18,7 @@ REST = 2.0
 """For each second of pruning, or of walking over what stays, so long the database is left to the flow."""
 
 
-class Retention:
+class Pruner:
     """Prunes one outbox until the stop. Of several relays one prunes at a time: a walk ends where another prunes.
 
     Args:

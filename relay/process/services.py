@@ -10,38 +10,38 @@ from sqlalchemy import Engine
 
 from outbox.leases import Leases
 from outbox.models import Identity, PendingRow
-from outbox.notifications import Bell
+from outbox.notifications import Listener
 from outbox.store import Store
-from relay.drain_signal import Marks
+from relay.drain_signal import DrainSignal
 from relay.health import Health
 from relay.kafka import progress
 from relay.kafka.encoder import Encoder, make_encoder
-from relay.kafka.errors import ErrorMemory, admin_client
+from relay.kafka.errors import LastError, admin_client
 from relay.kafka.producer import Publisher
 from relay.kafka.topics import Topics
 from relay.metrics import RelayMetrics
 from relay.process_lock import is_dead
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
-from relay.shard.fair_semaphore import Turns
-from relay.shard.worker import Parts, ignore_steps
+from relay.shard.fair_semaphore import FairSemaphore
+from relay.shard.worker import ShardServices, ignore_steps
 
 T = TypeVar("T")
 
 
-class Insist(Protocol):
+class RetryPolicy(Protocol):
     """Makes an attempt at something that a service has to give; may repeat it until it succeeds."""
 
     def __call__(self, service: str, attempt: Callable[[], T], /) -> T:
         """What the attempt gives."""
 
 
-def once(_service: str, attempt: Callable[[], T]) -> T:
+def try_once(_service: str, attempt: Callable[[], T]) -> T:
     """For those who do not wait for a service."""
     return attempt()
 
 
 @dataclass(frozen=True)
-class Prepared:
+class RelayServices:
     """The services of one process, as they were found at its start.
 
     Attributes:
@@ -57,18 +57,18 @@ class Prepared:
     topics: Topics
     bound: Identity
     encoder: Encoder
-    bell: Bell
-    turns: Turns
-    marks: Marks = field(default_factory=Marks)
+    listener: Listener
+    send_slots: FairSemaphore
+    drain_signal: DrainSignal = field(default_factory=DrainSignal)
 
-    def parts(
+    def shard_services(
         self,
         stop: threading.Event,
         health: Health,
         metrics: RelayMetrics,
         complete: Callable[[list[PendingRow]], list[PendingRow]] = list,
         step: Callable[[str, int], None] = ignore_steps,
-    ) -> Parts:
+    ) -> ShardServices:
         """What one shard's worker works with.
 
         Args:
@@ -79,7 +79,7 @@ class Prepared:
             step: told each step as it is reached.
         """
         settings = self.settings
-        return Parts(
+        return ShardServices(
             store=self.store,
             leases=self.leases,
             encoder=self.encoder,
@@ -90,21 +90,21 @@ class Prepared:
             read_back=lambda shard: self.read_back(shard, stop),
             dead_owner=self._dead_owner,
             batch_size=settings.relay_batch_size,
-            parked_rows_hold=settings.outbox_parked_policy == "wait",
+            block_behind_parked=settings.outbox_on_parked == "block",
             inference=settings.inference_url is not None,
-            bell=self.bell,
+            listener=self.listener,
             stop=stop,
             health=health,
             metrics=metrics,
-            marks=self.marks,
-            turns=self.turns,
+            drain_signal=self.drain_signal,
+            send_slots=self.send_slots,
             step=step,
         )
 
     @property
     def admin(self) -> AdminClient:
         """A new client: it reads certificates and keys as they are now."""
-        return admin_client(kafka_client_config(self.settings), ErrorMemory())
+        return admin_client(kafka_client_config(self.settings), LastError())
 
     def check_identity(self) -> None:
         """At each taking, for the brokers behind an address, and the database behind its, can change."""
@@ -134,13 +134,13 @@ class Prepared:
         return found if found and is_dead(found) else None
 
 
-def prepare(
+def connect_services(
     settings: RelaySettings,
     engine: Engine,
     leases: Leases,
-    insist: Insist = once,
+    retry_policy: RetryPolicy = try_once,
     encoder: Callable[[RelaySettings], Encoder] = make_encoder,
-) -> Prepared:
+) -> RelayServices:
     """Find database, Kafka and registry in turn, and see that this outbox is used with them.
 
     Args:
@@ -154,9 +154,9 @@ def prepare(
         MisconfiguredError, OutboxMismatchError: waiting does not help; nobody has been fenced.
     """
     store = Store(engine)
-    identity = insist("database", store.identity)
+    identity = retry_policy("database", store.identity)
     topics = Topics(settings)
-    cluster_id = insist("kafka", lambda: topics.prepare(identity))
+    cluster_id = retry_policy("kafka", lambda: topics.prepare(identity))
     bound = Identity(
         identity.outbox_id,
         identity.shards,
@@ -165,8 +165,8 @@ def prepare(
         settings.kafka_transactional_id_prefix,
         cluster_id,
     )
-    insist("database", lambda: store.bind_identity(bound))
-    made = insist("schema registry", lambda: encoder(settings))
+    retry_policy("database", lambda: store.bind_identity(bound))
+    made = retry_policy("schema registry", lambda: encoder(settings))
     # A shard that asks CXone waits for its answers most of the time, and rows gather meanwhile.
-    turns = Turns(identity.shards) if settings.cxone_enrich_url else Turns()
-    return Prepared(settings, store, leases, topics, bound, made, Bell(engine), turns)
+    send_slots = FairSemaphore(identity.shards) if settings.cxone_enrich_url else FairSemaphore()
+    return RelayServices(settings, store, leases, topics, bound, made, Listener(engine), send_slots)

@@ -13,9 +13,9 @@ from sqlalchemy import Engine
 from outbox.db.engine import create_outbox_engine
 from outbox.db.rights import RELAY
 from outbox.errors import DatabaseUnavailableError, OutboxError, SchemaOutdatedError
-from outbox.inference_queue import Calls
+from outbox.inference_queue import InferenceQueue
 from outbox.leases import Leases
-from outbox.models import Holding, PendingRow
+from outbox.models import PendingRow, ShardAssignment
 from outbox.store import Store
 from relay.backoff import Backoff, pause_after
 from relay.enrichment.enricher import Enricher
@@ -23,12 +23,12 @@ from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference.worker import InferenceWorker
 from relay.metrics import DegradedGauge, RelayMetrics
-from relay.process.assignment import Ability, changes
+from relay.process.assignment import Availability, plan_rebalance
 from relay.process.audit_log import AuditLog
-from relay.process.backlog_metrics import Gauges
+from relay.process.backlog_metrics import BacklogMetrics
 from relay.process.http_server import MetricsServer
-from relay.process.pruner import Retention
-from relay.process.services import Prepared, prepare
+from relay.process.pruner import Pruner
+from relay.process.services import RelayServices, connect_services
 from relay.process_lock import Owner, is_dead
 from relay.settings import RelaySettings
 from relay.shard.worker import ShardWorker, ignore_steps
@@ -83,7 +83,7 @@ class Supervisor:
             self._insist("database", lambda: Store(engine).check_writable(RELAY))
             self._refuse_other_shards(self._insist("database", Store(engine).identity).shards)
             leases = Leases(engine, owner.id, self._settings.relay_lease_seconds)
-            ended = self._work(prepare(self._settings, engine, leases, self._insist), engine)
+            ended = self._work(connect_services(self._settings, engine, leases, self._insist), engine)
         except StoppedError:
             log.info("stopped while it waited for a service", action="stopped")
         finally:
@@ -119,32 +119,39 @@ class Supervisor:
                 return result
         raise StoppedError(f"asked to stop while waiting for the {service}")
 
-    def _work(self, prepared: Prepared, engine: Engine) -> bool:
+    def _work(self, services: RelayServices, engine: Engine) -> bool:
         """Send until the stop; whether every thread ended in time."""
-        calls = Calls(engine, prepared.leases.owner) if prepared.settings.inference_url is not None else None
-        team = Team(prepared, self._stop, self._health, self._metrics, self._step)
-        gauges = Gauges(prepared.store, calls, team.owned, self._stop, self._metrics)
+        calls = InferenceQueue(engine, services.leases.owner) if services.settings.inference_url is not None else None
+        pool = ShardPool(services, self._stop, self._health, self._metrics, self._step)
+        backlog_metrics = BacklogMetrics(services.store, calls, pool.owned, self._stop, self._metrics)
         threads = [
-            threading.Thread(target=team.run, name="sharing", daemon=True),
-            threading.Thread(target=team.listen, name="bell", daemon=True),
-            threading.Thread(target=gauges.run, name="gauges", daemon=True),
+            threading.Thread(target=pool.run, name="sharing", daemon=True),
+            threading.Thread(target=pool.listen, name="bell", daemon=True),
+            threading.Thread(target=backlog_metrics.run, name="gauges", daemon=True),
             threading.Thread(target=AuditLog(engine, self._stop).run, name="audit", daemon=True),
         ]
-        if prepared.settings.inference_url is not None:
-            owner = prepared.leases.owner
+        if services.settings.inference_url is not None:
+            owner = services.leases.owner
             inference = InferenceWorker(
-                self._settings, engine, owner, self._stop, self._health, self._metrics, prepared.marks, self._step
+                self._settings,
+                engine,
+                owner,
+                self._stop,
+                self._health,
+                self._metrics,
+                services.drain_signal,
+                self._step,
             )
             threads.append(threading.Thread(target=inference.run, name="inference", daemon=True))
         if self._settings.outbox_retention is not None:
-            retention = Retention(engine, self._settings.outbox_retention, self._stop, self._health)
+            retention = Pruner(engine, self._settings.outbox_retention, self._stop, self._health)
             threads.append(threading.Thread(target=retention.run, name="retention", daemon=True))
         for thread in threads:
             thread.start()
-        log.info("the relay runs", action="started", owner=prepared.leases.owner)
+        log.info("the relay runs", action="started", owner=services.leases.owner)
         self._stop.wait()
         deadline = monotonic() + STOP_SECONDS
-        threads += team.stop()
+        threads += pool.stop()
         for thread in threads:
             thread.join(max(0.0, deadline - monotonic()))
         left = [thread.name for thread in threads if thread.is_alive()]
@@ -155,7 +162,7 @@ class Supervisor:
         return not left
 
 
-class Worker:
+class ShardThread:
     """A shard's worker in its thread, with a stop of its own.
 
     Args:
@@ -175,7 +182,7 @@ class Worker:
         self.shard.wake.set()
 
 
-class Team:
+class ShardPool:
     """The workers of one relay: as many as its share of the shards.
 
     Args:
@@ -188,22 +195,22 @@ class Team:
 
     def __init__(
         self,
-        prepared: Prepared,
+        services: RelayServices,
         stop: threading.Event,
         health: Health,
         metrics: RelayMetrics,
         step: Callable[[str, int], None],
     ) -> None:
-        self._prepared, self._leases = prepared, prepared.leases
+        self._services, self._leases = services, services.leases
         self._stop, self._health, self._metrics, self._step = stop, health, metrics, step
         self._lock = threading.Lock()
-        self._workers: dict[int, Worker] = {}
-        self._ability = Ability(self._leases.lease_seconds)
-        self._beaten: tuple[float, bool] | None = None  # when the last heartbeat was, and what it said
+        self._workers: dict[int, ShardThread] = {}
+        self._availability = Availability(self._leases.lease_seconds)
+        self._last_heartbeat: tuple[float, bool] | None = None  # when the last heartbeat was, and what it said
         self._paused: set[str] = set()
         self._complete: Callable[[list[PendingRow]], list[PendingRow]] = list
-        if prepared.settings.cxone_enrich_url:
-            self._complete = Enricher(prepared.settings, prepared.store, stop, health, metrics).complete
+        if services.settings.cxone_enrich_url:
+            self._complete = Enricher(services.settings, services.store, stop, health, metrics).complete
 
     def run(self) -> None:
         """Look again and again who is there and what is free, until the stop."""
@@ -237,61 +244,63 @@ class Team:
 
     def listen(self) -> None:
         """Wake the workers whose shards have new rows, until the stop."""
-        bell, told = self._prepared.bell, ""
+        listener, told = self._services.listener, ""
         while not self._stop.is_set():
             try:
-                rung = bell.wait(LISTEN_SECONDS)
+                notified = listener.wait(LISTEN_SECONDS)
                 with self._lock:
-                    for shard in self._workers.keys() & set(rung):
+                    for shard in self._workers.keys() & set(notified):
                         self._workers[shard].shard.wake.set()
             except OutboxError as error:
                 if told != (told := str(error)):
                     log.info("rows are looked for without notifications: %s", error, action="not_notified")
                 self._stop.wait(LISTEN_SECONDS)
-        bell.close()
+        listener.close()
 
     def _look(self) -> None:
         self._dismiss_ended()
-        self._beat()
-        members, holdings = self._leases.shared()
+        self._heartbeat()
+        members, assignments = self._leases.shared()
         me = self._leases.owner
         if not any(m.owner == me and m.live for m in members):
-            self._beaten = None  # it took too long to come back here, and others closed the gap
+            self._last_heartbeat = None  # it took too long to come back here, and others closed the gap
             return
-        owners = {m.owner for m in members} | {h.owner for h in holdings if h.owner}
+        owners = {m.owner for m in members} | {h.owner for h in assignments if h.owner}
         dead = {owner for owner in owners - {me} if is_dead(owner)}
         working = [n for n, worker in self._workers.items() if not worker.stop.is_set()]
-        todo = changes(me, members, holdings, working, dead)
+        todo = plan_rebalance(me, members, assignments, working, dead)
         for shard in todo.stop:
             self._workers[shard].end()
             log.info("shard %d is given back after the batch in hand", shard, action="giving_back", shard=shard)
         for shard in todo.start:
             self._start(shard)
-        self._tell_pauses(holdings)
+        self._report_pauses(assignments)
         for gone in sorted(m.owner for m in members if (not m.live or m.owner in dead) and m.owner != me):
             self._leases.leave(gone)
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         workers = [worker.shard for worker in self._workers.values()]
-        able = self._ability.judge([(w.able_at, w.holds) for w in workers], monotonic())
-        if self._beaten is not None:
-            at, said = self._beaten
+        healthy = self._availability.judge([(w.healthy_at, w.holds) for w in workers], monotonic())
+        if self._last_heartbeat is not None:
+            at, said = self._last_heartbeat
             due = at + self._leases.lease_seconds / 3 - LOOK_SECONDS[1]
-            if said == able and monotonic() < due:
+            if said == healthy and monotonic() < due:
                 return
-            if said and not able:
+            if said and not healthy:
                 log.warning("no shard of this relay moves: it leaves them to others, if there are", action="unable")
-        self._leases.beat(able=able)
-        self._beaten = monotonic(), able
+        self._leases.heartbeat(healthy=healthy)
+        self._last_heartbeat = monotonic(), healthy
 
     def _start(self, shard: int) -> None:
         def make(number: int, stop: threading.Event) -> ShardWorker:
-            parts = self._prepared.parts(stop, self._health, self._metrics, self._complete, self._step)
-            return ShardWorker(number, parts)
+            shard_services = self._services.shard_services(
+                stop, self._health, self._metrics, self._complete, self._step
+            )
+            return ShardWorker(number, shard_services)
 
         with self._lock:
             if shard not in self._workers and not self._stop.is_set():
-                self._workers[shard] = Worker(shard, make)
+                self._workers[shard] = ShardThread(shard, make)
 
     def _dismiss_ended(self) -> None:
         with self._lock:
@@ -299,8 +308,10 @@ class Team:
             for number in ended:
                 self._health.recovered(self._workers.pop(number).shard.subject)
 
-    def _tell_pauses(self, holdings: Sequence[Holding]) -> None:
-        paused = {f"shard {h.shard}": h for h in holdings if h.paused_by is not None and h.shard not in self._workers}
+    def _report_pauses(self, assignments: Sequence[ShardAssignment]) -> None:
+        paused = {
+            f"shard {h.shard}": h for h in assignments if h.paused_by is not None and h.shard not in self._workers
+        }
         for subject, holding in paused.items():
             self._health.degraded(subject, f"paused by {holding.paused_by}: {holding.paused_reason}")
         for subject in self._paused - set(paused):

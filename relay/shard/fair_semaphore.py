@@ -15,7 +15,7 @@ LONGEST_WAIT_SECONDS = 0.25
 """Then a shard goes without a turn: those that have one may be held up by a service that only they need."""
 
 
-class Turns:
+class FairSemaphore:
     """Turns for a number of threads, in the order in which they asked.
 
     Args:

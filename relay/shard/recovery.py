@@ -60,7 +60,7 @@ def report(subject: str, lease: Lease, done: Settlement, record: StoredProgress 
         )  # fmt: skip
     elif done.verdict in {Verdict.DATABASE_WENT_BACK, Verdict.KAFKA_WENT_BACK}:
         return  # raised, and said once
-    elif record and done.marked < len(record.progress.refs) and record.ref.sequence == lease.settled + 1:
+    elif record and done.marked < len(record.progress.refs) and record.ref.sequence == lease.acknowledged_sequence + 1:
         log.warning(
             "%s: of %d rows in the last transaction %d could be marked; the others are sent already, or other "
             "rows have their ids (a restored database)",
@@ -82,14 +82,15 @@ def insist_in_order(done: Settlement, record: RecordRef | None) -> None:
     """
     if record and done.verdict is Verdict.DATABASE_WENT_BACK:
         raise DatabaseWentBackError(
-            f"Kafka holds transaction {record.sequence} of this shard, the database knows of {done.shard.settled} "
-            "only: it was restored or failed over to a stale replica. Nothing is sent until an operator runs "
+            f"Kafka holds transaction {record.sequence} of this shard, the database knows of "
+            f"{done.shard.acknowledged_sequence} only: it was restored or failed over to a "
+            "stale replica. Nothing is sent until an operator runs "
             "relay reconcile --since TIME (a moment before the restored one: rows that are in the topic are "
             "marked sent), or relay reconcile --accept-duplicates (they are sent again)"
         )
     if record and done.verdict is Verdict.KAFKA_WENT_BACK:
         known = done.shard.record
-        settled = f"transaction {done.shard.settled}" + (f" at offset {known.offset}" if known else "")
+        settled = f"transaction {done.shard.acknowledged_sequence}" + (f" at offset {known.offset}" if known else "")
         raise KafkaWentBackError(
             f"{KAFKA_WENT_BACK}: the database has settled {settled} of this shard, the last progress record "
             f"in Kafka is of transaction {record.sequence} at offset {record.offset}. A broker came back with an "

@@ -50,7 +50,7 @@ BREAKAGES = [
     Breakage(
         "the progress record is not read back",
         "relay/shard/worker.py",
-        "record = self._parts.read_back(self.shard)",
+        "record = self._services.read_back(self.shard)",
         "record = None",
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-committed]",
     ),
@@ -69,17 +69,17 @@ BREAKAGES = [
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-encoded]",
     ),
     Breakage(
-        "a mark ignores the tag",
+        "a mark ignores the nonce",
         "outbox/sql/flow.py",
-        "outbox.tag = r.tag AND outbox.{_UNSENT}",
+        "outbox.nonce = r.nonce AND outbox.{_UNSENT}",
         "outbox.{_UNSENT}",
         f"{STORE}::test_a_mark_names_id_and_tag[sqlite]",
     ),
     Breakage(
-        "parking ignores the tag",
+        "parking ignores the nonce",
         "outbox/sql/flow.py",
-        "WHERE id = :id AND tag = :tag AND shard",
-        "WHERE id = :id AND (tag = :tag OR true) AND shard",
+        "WHERE id = :id AND nonce = :nonce AND shard",
+        "WHERE id = :id AND (nonce = :nonce OR true) AND shard",
         f"{STORE}::test_a_parked_row_names_id_and_tag[sqlite]",
     ),
     Breakage(
@@ -97,31 +97,31 @@ BREAKAGES = [
         f"{STORE}::test_a_sequence_is_settled_only_from_the_one_before[sqlite]",
     ),
     Breakage(
-        "a sequence further ahead is settled, too",
+        "a sequence further ahead is acknowledged, too",
         "outbox/verdicts.py",
         "if found.sequence > settled + 1:",
         "if False:",
         f"{STORE}::test_a_record_further_ahead_marks_nothing[sqlite]",
     ),
     Breakage(
-        "the select does not compare the settled sequence",
+        "the select does not compare the acknowledged sequence",
         "outbox/store.py",
-        "if row.settled != lease.settled:",
+        "if row.acknowledged_sequence != lease.acknowledged_sequence:",
         "if False:",
         f"{STORE}::test_a_sequence_is_settled_only_from_the_one_before[sqlite]",
     ),
     Breakage(
-        "the select takes rows whatever is settled",
+        "the select takes rows whatever is acknowledged",
         "outbox/sql/flow.py",
-        "AND epoch = :epoch AND settled = :settled)",
+        "AND epoch = :epoch\n                    AND acknowledged_sequence = :acknowledged_sequence)",
         "AND epoch = :epoch)",
         f"{STORE}::test_rows_are_not_selected_when_another_sequence_is_settled[sqlite]",
     ),
     Breakage(
-        "a mark of pending rows ignores the tag",
+        "a mark of pending rows ignores the nonce",
         "outbox/sql/flow.py",
-        "BETWEEN :first_id AND :last_id AND tag {{tags}}",
-        "BETWEEN :first_id AND :last_id AND (true OR tag {{tags}})",
+        "BETWEEN :first_id AND :last_id AND nonce {{nonces}}",
+        "BETWEEN :first_id AND :last_id AND (true OR nonce {{nonces}})",
         f"{STORE}::test_a_mark_names_id_and_tag[sqlite]",
     ),
     Breakage(
@@ -143,14 +143,14 @@ BREAKAGES = [
         f"{LOST}::test_a_commit_that_is_marked_too_late_is_read_back_by_whoever_has_the_shard[sqlite]",
     ),
     Breakage(
-        "a record below the settled one is let pass",
+        "a record below the acknowledged one is let pass",
         "outbox/verdicts.py",
         "if found.sequence < settled:",
         "if False:",
         f"{STORE}::test_a_record_that_the_release_before_has_settled_past_counts_for_nothing[sqlite]",
     ),
     Breakage(
-        "a record of the settled sequence counts as the settled one",
+        "a record of the acknowledged sequence counts as the acknowledged one",
         "outbox/verdicts.py",
         "found == known if",
         "True if",
@@ -164,14 +164,14 @@ BREAKAGES = [
         f"{LOST}::test_the_next_transaction_of_a_running_relay_stands_no_further_on[sqlite]",
     ),
     Breakage(
-        "what a finding proves is settled, too",
+        "what a finding proves is acknowledged, too",
         "outbox/store.py",
         "elif verdict is Verdict.IN_ORDER and found",
         "elif verdict in {Verdict.IN_ORDER, Verdict.KAFKA_WENT_BACK} and found",
         f"{STORE}::test_a_mark_that_finds_kafka_gone_back_settles_nothing[sqlite]",
     ),
     Breakage(
-        "the settled record is remembered when the progress topic is lost",
+        "the acknowledged record is remembered when the progress topic is lost",
         "outbox/store.py",
         "if verdict is Verdict.PROGRESS_LOST:",
         "if False:",
@@ -187,8 +187,8 @@ BREAKAGES = [
     Breakage(
         "a reconcile writes no record",
         "relay/process/lost_rows.py",
-        "    record = _write(held, each, max(done.shard.settled, ref.sequence if ref else 0))\n",
-        "    record = progress.ref_of(max(done.shard.settled, ref.sequence if ref else 0), 99, b'')\n",
+        "    record = _write(held, each, max(done.shard.acknowledged_sequence, ref.sequence if ref else 0))\n",
+        "    record = progress.ref_of(max(done.shard.acknowledged_sequence, ref.sequence if ref else 0), 99, b'')\n",
         f"{LOST}::test_a_reconcile_marks_what_the_last_record_proves[sqlite]",
     ),
     Breakage(
@@ -350,7 +350,7 @@ BREAKAGES = [
     Breakage(
         "a retry takes whatever has the id",
         "outbox/sql/operators.py",
-        '_AS_PLANNED = "outbox.id = r.id AND outbox.tag = r.tag AND',
+        '_AS_PLANNED = "outbox.id = r.id AND outbox.nonce = r.nonce AND',
         '_AS_PLANNED = "outbox.id = r.id AND',
         f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
     ),
@@ -378,7 +378,7 @@ BREAKAGES = [
     Breakage(
         "a change goes on record without its rows",
         "outbox/operators/audit.py",
-        "order.reason, json.dumps(ids), os_user())",
+        "context.reason, json.dumps(ids), os_user())",
         "order.reason, '[]', os_user())",
         f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
     ),
@@ -450,7 +450,7 @@ BREAKAGES = [
     Breakage(
         "a row that a lost attempt committed is called a duplicate",
         "outbox/insert.py",
-        "duplicate=found_tag != tag",
+        "duplicate=found_nonce != nonce",
         "duplicate=True",
         "tests/integration/test_webhook_faults.py::test_a_commit_without_an_answer_is_found_and_accepted",
     ),
@@ -520,7 +520,7 @@ BREAKAGES = [
     Breakage(
         "a payload is revealed off the record",
         "outbox/operators/row_history.py",
-        'audit.add(connection, "reveal", order, [row_id])',
+        'audit.add(connection, "reveal", context, [row_id])',
         "pass",
         "tests/integration/test_show.py::test_the_payload_is_shown_only_on_the_record[sqlite]",
     ),
@@ -532,7 +532,7 @@ BREAKAGES = [
         "            offset = self._commit(rows, publish)\n"
         "        except RelayError:\n"
         "            held.publisher.close()\n"
-        "            held.publisher = parts.publisher(self.shard)\n"
+        "            held.publisher = shard_services.publisher(self.shard)\n"
         "            held.publisher.fence()\n"
         "            offset = self._commit(rows, publish)\n",
         "tests/faults/test_unknown_outcomes.py::test_the_commit_is_not_answered_for_longer_than_patience_lasts"

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from outbox.db.engine import create_outbox_engine
 from outbox.leases import Leases
-from outbox.models import Order, Plan, RowFilter
+from outbox.models import AuditContext, Plan, RowFilter
 from outbox.operators import audit
 from outbox.operators.audit import os_user
 from outbox.operators.change import Operations
@@ -17,7 +17,7 @@ from testkit.databases import NewDatabase
 from testkit.outbox import call_states, found, mark, mark_sent, park, park_calls, planned, record, states
 from testkit.rows import new_row, new_rows
 
-ORDER = Order("ann", "topic limit raised", RowFilter(interaction_id="i-1", state="parked"))
+ORDER = AuditContext("ann", "topic limit raised", RowFilter(interaction_id="i-1", state="parked"))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_what_changed_since_the_plan_is_left_alone(operations: Operations, store
     park(store, engine, dict.fromkeys(ids, "too large"))
     rows = planned(operations, state="parked")
     assert operations.retry(rows[:1], ORDER) == ids[:1]
-    other = rows[1]._replace(tag=rows[1].tag ^ 1)
+    other = rows[1]._replace(nonce=rows[1].nonce ^ 1)
     assert operations.discard([rows[0], other, rows[2]], ORDER) == ids[2:]
     assert states(engine) == {ids[0]: "pending", ids[1]: "parked", ids[2]: "discarded"}
     assert [(entry.verb, json.loads(entry.row_ids)) for entry in operations.audit()] == [
@@ -183,7 +183,7 @@ def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: S
     old = {row.id: row for row in rows}
     for row in new:
         assert (row.state, row.interaction_id) == ("pending", old[row.replay_of or 0].interaction_id)
-        assert row.tag != old[row.replay_of or 0].tag
+        assert row.nonce != old[row.replay_of or 0].nonce
     with engine.connect() as connection:
         pairs = connection.execute(
             text(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from outbox.inference_queue import CLAIM_MS, Calls
+from outbox.inference_queue import CLAIM_MS, InferenceQueue
 from outbox.leases import Leases
 from outbox.models import CallResult, InferenceCall
 from outbox.sql.inference_queue import BEHIND_MS
@@ -18,15 +18,15 @@ from testkit.rows import new_row
 
 
 @pytest.fixture
-def calls(engine: Engine) -> Calls:
+def calls(engine: Engine) -> InferenceQueue:
     """Calls as one relay sees them."""
-    return Calls(engine, "me")
+    return InferenceQueue(engine, "me")
 
 
 @pytest.fixture
-def other(engine: Engine) -> Calls:
+def other(engine: Engine) -> InferenceQueue:
     """The same calls as another relay sees them."""
-    return Calls(engine, "other")
+    return InferenceQueue(engine, "other")
 
 
 def make_due(engine: Engine, *interactions: str, batch: int = 100) -> list[int]:
@@ -37,7 +37,9 @@ def make_due(engine: Engine, *interactions: str, batch: int = 100) -> list[int]:
     assert lease is not None
     ids = []
     while rows := store.pending(lease, batch):
-        lease = lease._replace(settled=mark(store, lease.settled + 1, [r.ref for r in rows], inference=True))
+        lease = lease._replace(
+            acknowledged_sequence=mark(store, lease.acknowledged_sequence + 1, [r.ref for r in rows], inference=True)
+        )
         ids += [row.id for row in rows]
     return ids
 
@@ -70,7 +72,7 @@ def states(engine: Engine) -> dict[str, int]:
 
 
 def test_a_claim_takes_runs_of_interactions_and_nobody_else_gets_them(
-    engine: Engine, calls: Calls, other: Calls
+    engine: Engine, calls: InferenceQueue, other: InferenceQueue
 ) -> None:
     """The next calls of an interaction go to one worker, in order; other interactions to others."""
     a1, b1, a2, a3 = make_due(engine, "a", "b", "a", "a", batch=2)
@@ -80,33 +82,35 @@ def test_a_claim_takes_runs_of_interactions_and_nobody_else_gets_them(
     assert a3 > a2
 
 
-def test_calls_are_due_for_the_rows_named_whatever_lies_between(engine: Engine, calls: Calls) -> None:
+def test_calls_are_due_for_the_rows_named_whatever_lies_between(engine: Engine, calls: InferenceQueue) -> None:
     """A row retried long after may be in one batch with the newest: what lies between is none of its business."""
     store = Store(engine)
     store.record([new_row(name) for name in ("old", "between", "new")])
     lease = Leases(engine, "shard's", 600).take(0)
     assert lease is not None
     old, between, new = store.pending(lease, 10)
-    mark(store, lease.settled + 1, [between.ref])
-    mark(store, lease.settled + 1, [old.ref, new.ref], inference=True)
+    mark(store, lease.acknowledged_sequence + 1, [between.ref])
+    mark(store, lease.acknowledged_sequence + 1, [old.ref, new.ref], inference=True)
     assert claimed(calls.claim(10)) == [[old.id], [new.id]]
 
 
-def test_a_mark_leaves_the_calls_that_are_there(engine: Engine, calls: Calls) -> None:
+def test_a_mark_leaves_the_calls_that_are_there(engine: Engine, calls: InferenceQueue) -> None:
     """Where a transaction's rows are marked at different times, as two relays may, none of them is called anew."""
     store = Store(engine)
     store.record([new_row("a"), new_row("b")])
     lease = Leases(engine, "shard's", 600).take(0)
     assert lease is not None
     first, second = store.pending(lease, 10)
-    mark(store, lease.settled + 1, [first.ref], inference=True)
+    mark(store, lease.acknowledged_sequence + 1, [first.ref], inference=True)
     ((call,),) = calls.claim(10)
     calls.settle([result(call)])
-    mark(store, lease.settled + 1, [first.ref, second.ref], inference=True)
+    mark(store, lease.acknowledged_sequence + 1, [first.ref, second.ref], inference=True)
     assert states(engine) == {"done": 1, "due": 1}
 
 
-def test_the_end_of_a_call_wakes_the_next_of_its_interaction(engine: Engine, calls: Calls, other: Calls) -> None:
+def test_the_end_of_a_call_wakes_the_next_of_its_interaction(
+    engine: Engine, calls: InferenceQueue, other: InferenceQueue
+) -> None:
     """Done or parked alike; what stands behind is not due before, and due at once after."""
     for ended in (CallState.DONE, CallState.PARKED):
         first, second = make_due(engine, f"i-{ended}", f"i-{ended}")
@@ -120,7 +124,7 @@ def test_the_end_of_a_call_wakes_the_next_of_its_interaction(engine: Engine, cal
         other.settle([result(next_call)])
 
 
-def test_a_call_that_is_due_again_holds_those_behind_it(engine: Engine, calls: Calls) -> None:
+def test_a_call_that_is_due_again_holds_those_behind_it(engine: Engine, calls: InferenceQueue) -> None:
     """While it backs off nothing of its interaction is claimed; afterwards it comes first."""
     first, second = make_due(engine, "a", "a")
     ((one, two),) = calls.claim(1)
@@ -133,19 +137,21 @@ def test_a_call_that_is_due_again_holds_those_behind_it(engine: Engine, calls: C
     assert (again.row_id, again.attempts, behind.row_id, behind.attempts) == (first, 1, second, 0)
 
 
-def test_calls_behind_others_are_moved_out_of_the_way_of_claims(engine: Engine, calls: Calls, other: Calls) -> None:
+def test_calls_behind_others_are_moved_out_of_the_way_of_claims(
+    engine: Engine, calls: InferenceQueue, other: InferenceQueue
+) -> None:
     """Calls of a later batch are due at once, but stand behind one that is claimed: looked at once, then moved."""
     first, *behind = make_due(engine, *["a"] * 6, batch=1)
     assert claimed(calls.claim(1, 1)) == [[first]]
     assert other.claim(10) == []
-    assert other.make_room() == len(behind)
+    assert other.defer_blocked() == len(behind)
     assert not other.any_due()
-    assert other.make_room() == 0
+    assert other.defer_blocked() == 0
     assert all(due_in(engine, row_id) > BEHIND_MS / 2 for row_id in behind)
 
 
 def test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm(
-    engine: Engine, calls: Calls, other: Calls
+    engine: Engine, calls: InferenceQueue, other: InferenceQueue
 ) -> None:
     """A late failure changes nothing for the new owner; a late success is a fact."""
     (row_id,) = make_due(engine, "a")
@@ -163,7 +169,7 @@ def test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm(
     assert states(engine) == {"done": 1}
 
 
-def test_an_own_claim_that_ran_out_and_was_renewed_is_another_claim(engine: Engine, calls: Calls) -> None:
+def test_an_own_claim_that_ran_out_and_was_renewed_is_another_claim(engine: Engine, calls: InferenceQueue) -> None:
     """A late failure of the first claim does not end the second, though both are of one relay."""
     make_due(engine, "a")
     ((first,),) = calls.claim(1)
@@ -174,7 +180,9 @@ def test_an_own_claim_that_ran_out_and_was_renewed_is_another_claim(engine: Engi
     assert calls.claim(1) == []
 
 
-def test_a_late_give_back_does_not_put_off_what_nobody_will_wake(engine: Engine, calls: Calls, other: Calls) -> None:
+def test_a_late_give_back_does_not_put_off_what_nobody_will_wake(
+    engine: Engine, calls: InferenceQueue, other: InferenceQueue
+) -> None:
     """A relay that stood still returns its run when another one has long made the first call of it."""
     first, second = make_due(engine, "a", "a")
     ((one, two),) = calls.claim(1)
@@ -190,7 +198,9 @@ def test_a_late_give_back_does_not_put_off_what_nobody_will_wake(engine: Engine,
     assert next_call.row_id == second
 
 
-def test_the_end_of_a_call_leaves_the_rest_of_its_run_in_hand(engine: Engine, calls: Calls, other: Calls) -> None:
+def test_the_end_of_a_call_leaves_the_rest_of_its_run_in_hand(
+    engine: Engine, calls: InferenceQueue, other: InferenceQueue
+) -> None:
     """Results are settled while the run goes on: the next call is not made due for somebody else."""
     make_due(engine, "a", "a")
     ((one, two),) = calls.claim(1)
@@ -200,7 +210,7 @@ def test_the_end_of_a_call_leaves_the_rest_of_its_run_in_hand(engine: Engine, ca
     assert states(engine) == {"done": 2}
 
 
-def test_a_run_ends_before_a_call_in_other_hands(engine: Engine, calls: Calls, other: Calls) -> None:
+def test_a_run_ends_before_a_call_in_other_hands(engine: Engine, calls: InferenceQueue, other: InferenceQueue) -> None:
     """The first is due again while its run is not given back yet: what comes after the run has to wait for it."""
     first, *_ = make_due(engine, "a", "a", "a")
     ((one, _two),) = other.claim(1, 2)
@@ -208,7 +218,9 @@ def test_a_run_ends_before_a_call_in_other_hands(engine: Engine, calls: Calls, o
     assert claimed(calls.claim(10)) == [[first]]
 
 
-def test_a_late_give_back_leaves_the_claim_of_another(engine: Engine, calls: Calls, other: Calls) -> None:
+def test_a_late_give_back_leaves_the_claim_of_another(
+    engine: Engine, calls: InferenceQueue, other: InferenceQueue
+) -> None:
     """What a relay that stood still did not try may be in other hands by now, and stays there."""
     make_due(engine, "a")
     ((late,),) = calls.claim(1)
@@ -221,7 +233,7 @@ def test_a_late_give_back_leaves_the_claim_of_another(engine: Engine, calls: Cal
     assert calls.claim(1) == []
 
 
-def test_claims_of_the_dead_are_released(engine: Engine, calls: Calls, other: Calls) -> None:
+def test_claims_of_the_dead_are_released(engine: Engine, calls: InferenceQueue, other: InferenceQueue) -> None:
     """At once, and only theirs."""
     one, _two = make_due(engine, "a", "b")
     assert claimed(calls.claim(1)) == [[one]]
@@ -230,7 +242,7 @@ def test_claims_of_the_dead_are_released(engine: Engine, calls: Calls, other: Ca
     assert claimed(other.claim(10)) == [[one]]
 
 
-def test_the_oldest_due_call_is_the_one_whose_row_was_sent_first(engine: Engine, calls: Calls) -> None:
+def test_the_oldest_due_call_is_the_one_whose_row_was_sent_first(engine: Engine, calls: InferenceQueue) -> None:
     """Also while it is claimed or waits, or stands behind another, and whatever the ids; one that ended is none."""
     assert calls.oldest_age_ms() is None
     first, second, third = make_due(engine, "a", "a", "b")

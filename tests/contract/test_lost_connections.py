@@ -56,7 +56,7 @@ def test_sessions_that_were_closed_while_idle_cost_nobody(engine: Engine, admini
         store.identity,
         lambda: store.pending_at_least(1),
         lambda: leases.take(0),
-        lambda: leases.beat(able=True),
+        lambda: leases.heartbeat(healthy=True),
     ]
     for verb in verbs:
         verb()

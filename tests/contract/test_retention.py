@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
-from outbox.models import Accepted, Order, RowFilter
+from outbox.models import Accepted, AuditContext, RowFilter
 from outbox.operators.change import Operations
 from outbox.operators.prune import PARKED_CALLS_GIVEN_UP, Pruning
 from outbox.store import Store
@@ -16,7 +16,7 @@ from testkit.outbox import call_states, found, mark_sent, park, park_calls, plan
 from testkit.rows import new_row, new_rows
 
 HOUR_MS = 3_600_000
-ORDER = Order("ann", "request 17", RowFilter(email="someone@example.com"))
+ORDER = AuditContext("ann", "request 17", RowFilter(email="someone@example.com"))
 
 
 @pytest.fixture

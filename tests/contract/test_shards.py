@@ -14,26 +14,26 @@ from sqlalchemy import Engine
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
-from outbox.models import Accepted, Lease, Order, RowFilter, shard_of
+from outbox.models import Accepted, AuditContext, Lease, RowFilter, shard_of
 from outbox.operators import audit, reconcile
 from outbox.operators.change import Operations
 from outbox.operators.pause import pause_shards, resume_shards
-from outbox.operators.reconcile import SeenRecord
+from outbox.operators.reconcile import TopicRecord
 from outbox.operators.reshard import plan_reshard, reshard_rows
 from outbox.store import Store
-from relay.cli.reconcile import Plan, _act, _plan, _send_lost_rows_again
+from relay.cli.reconcile import ReconcilePlan, _act, _plan, _send_lost_rows_again
 from relay.errors import UnavailableError
 from relay.health import Health
 from relay.kafka.progress import Progress, StoredProgress
 from relay.metrics import RelayMetrics
-from relay.process.maintenance import Custody
+from relay.process.maintenance import ShardMaintenance
 from relay.shard.worker import ShardWorker
 from testkit.databases import NewDatabase
 from testkit.outbox import mark, record_ref
 from testkit.rows import new_row, new_rows
 from testkit.waiting import DEADLINE_SECONDS, wait_until
 
-ORDER = Order("ann", "drill", RowFilter())
+ORDER = AuditContext("ann", "drill", RowFilter())
 
 
 @pytest.fixture
@@ -61,16 +61,16 @@ def shards_of(engine: Engine) -> list[tuple[str, int, str]]:
 def test_a_relay_is_there_until_its_heartbeat_runs_out_or_it_leaves(engine: Engine) -> None:
     """Members come in the order in which they joined, however often they beat."""
     first, second = Leases(engine, "z-first", 600), Leases(engine, "a-second", 600)
-    first.beat(able=True)
-    second.beat(able=False)
-    first.beat(able=True)
+    first.heartbeat(healthy=True)
+    second.heartbeat(healthy=False)
+    first.heartbeat(healthy=True)
     silent = Leases(engine, "silent", 0)
-    silent.beat(able=True)
-    there = {m.owner: (m.able, m.live) for m in first.shared()[0]}
+    silent.heartbeat(healthy=True)
+    there = {m.owner: (m.healthy, m.live) for m in first.shared()[0]}
     assert there == {"z-first": (True, True), "a-second": (False, True), "silent": (True, False)}
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_relay SET joined_at = joined_at - 1 WHERE owner = 'z-first'")
-    first.beat(able=True)
+    first.heartbeat(healthy=True)
     assert first.shared()[0][0].owner == "z-first"
     first.leave("silent")
     second.leave()
@@ -131,7 +131,7 @@ def test_rows_not_sent_move_to_their_new_shard(four: Engine, shards: int) -> Non
     assert [a for a, b in zip(after, before, strict=True) if a[2] == "sent" and a != b] == []
     store.record([new_row(f"new-{number}") for number in range(10)])
     assert all(shard == shard_of(i, shards) for i, shard, _ in shards_of(four)[60:])
-    assert [s.settled for s in store.status()] == [1, 0, 0, 0, 0, 17, 0][:shards]
+    assert [s.acknowledged_sequence for s in store.status()] == [1, 0, 0, 0, 0, 17, 0][:shards]
     assert store.identity().shards == shards
     assert next(reversed(list(verbs.audit()))).verb == f"reshard 4 to {shards}"
 
@@ -207,14 +207,14 @@ def test_a_record_is_a_row_only_if_id_interaction_and_time_match(store: Store, e
     (lease,) = take_all(engine, 1)
     at = {row.id: row.received_at_ms for row in store.pending(lease, 10)}
     records = [
-        SeenRecord(first, "i-1", at[first]),
-        SeenRecord(first, "i-2", at[first]),
-        SeenRecord(second, "i-2", at[second] + 1),
-        SeenRecord(99, "i-1", at[first]),
+        TopicRecord(first, "i-1", at[first]),
+        TopicRecord(first, "i-2", at[first]),
+        TopicRecord(second, "i-2", at[second] + 1),
+        TopicRecord(99, "i-1", at[first]),
     ]
-    known = reconcile.recognise(engine, records)
+    known = reconcile.match_records(engine, records)
     assert [(row.id, row.state, row.record) for row in known] == [(first, "pending", records[0])]
-    assert reconcile.recognise(engine, []) == []
+    assert reconcile.match_records(engine, []) == []
     assert reconcile.unsent_before(engine, at[first]) == 0
     assert reconcile.unsent_before(engine, at[second] + 1) == 2
 
@@ -225,15 +225,15 @@ def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store,
     (lease,) = take_all(engine, 1)
     rows = store.pending(lease, 10)
     refs = [row.ref for row in rows[:2]]
-    assert reconcile.mark_found(engine, lease, 7, refs, ORDER, inference=True) == 2
-    assert store.status()[0].settled == 0
-    reconcile.overtake(engine, lease, record_ref(7), "reconcile", ORDER)
+    assert reconcile.mark_published(engine, lease, 7, refs, ORDER, inference=True) == 2
+    assert store.status()[0].acknowledged_sequence == 0
+    reconcile.advance_sequence(engine, lease, record_ref(7), "reconcile", ORDER)
     (status,) = store.status()
-    assert (status.settled, status.pending) == (7, 1)
+    assert (status.acknowledged_sequence, status.pending) == (7, 1)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM outbox_inference_call").scalar_one() == 2
-    reconcile.overtake(engine, lease, record_ref(5), "reconcile", ORDER)
-    assert store.status()[0].settled == 7
+    reconcile.advance_sequence(engine, lease, record_ref(5), "reconcile", ORDER)
+    assert store.status()[0].acknowledged_sequence == 7
     entries = list(Operations(engine).audit())
     assert [entry.verb for entry in entries] == [
         "reconcile shard 0",
@@ -243,9 +243,9 @@ def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store,
     assert entries[0].row_ids == str([ref.id for ref in refs])
     Leases(engine, "operator", 60).take(0)
     with pytest.raises(LeaseLostError):
-        reconcile.mark_found(engine, lease, 7, [rows[2].ref], ORDER, inference=False)
+        reconcile.mark_published(engine, lease, 7, [rows[2].ref], ORDER, inference=False)
     with pytest.raises(LeaseLostError):
-        reconcile.overtake(engine, lease, record_ref(9), "reconcile", ORDER)
+        reconcile.advance_sequence(engine, lease, record_ref(9), "reconcile", ORDER)
 
 
 def stored(shard: int, sequence: int) -> StoredProgress:
@@ -253,11 +253,11 @@ def stored(shard: int, sequence: int) -> StoredProgress:
     return StoredProgress(Progress("o", shard, 1, sequence, ()), record_ref(sequence))
 
 
-def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> Custody:
+def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> ShardMaintenance:
     """An operator's verb that has found its services; Kafka answers as told."""
-    prepared: Any = SimpleNamespace(
+    services: Any = SimpleNamespace(
         read_back=lambda shard, _stop, _below: read_back(shard),
-        parts=lambda *_: SimpleNamespace(
+        shard_services=lambda *_: SimpleNamespace(
             leases=Leases(engine, "operator", 60, paused_too=True),
             dead_owner=lambda _shard: None,
             check_identity=lambda: None,
@@ -270,7 +270,7 @@ def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]
             step=lambda _name, _shard: None,
         ),
     )
-    return Custody(prepared, 0)
+    return ShardMaintenance(services, 0)
 
 
 def test_a_shard_that_is_being_sent_does_not_wait_to_be_reconciled(store: Store, engine: Engine) -> None:
@@ -292,7 +292,7 @@ def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) 
     store = Store(four)
     store.record(new_rows(20, interactions=20))
     held = custody_of(four, lambda shard: stored(shard, 5))
-    plan = Plan({0: 5, 1: 5})
+    plan = ReconcilePlan({0: 5, 1: 5})
     (lease,) = [lease for lease in take_all(four, 2) if lease.shard == 1]
     plan.marks[1] = {row.ref for row in store.pending(lease, 20)}
     Leases(four, "operator", 60).release(lease)
@@ -301,7 +301,7 @@ def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) 
     assert relay.take(0) is not None
     assert _act(four, held, plan, 1, ORDER, 0)
     assert relay.take(1) is not None
-    assert [s.settled for s in store.status()] == [5, 5, 0, 0]
+    assert [s.acknowledged_sequence for s in store.status()] == [5, 5, 0, 0]
 
 
 @pytest.mark.parametrize(("named", "above"), [((), 3), ((0,), 0)])
@@ -331,7 +331,7 @@ def test_a_named_shard_that_needs_another_cure_is_not_done(four: Engine) -> None
     with pytest.raises(SystemExit) as ended:
         _send_lost_rows_again(four, held, (0, 1), ORDER, accept=True, dry_run=False, yes=True)
     assert ended.value.code == 5
-    assert [s.settled for s in Store(four).status()] == [0, 0, 0, 0]
+    assert [s.acknowledged_sequence for s in Store(four).status()] == [0, 0, 0, 0]
     done = [entry.verb for entry in Operations(four).audit()]
     assert done == ["accept the loss of shard 1, settled 0 to 0"]
 
@@ -340,12 +340,12 @@ def test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is(store: Store, eng
     """What a transaction holds that the plan does not know of would be doubled; the next plan knows it."""
     store.record(new_rows(2))
     (lease,) = take_all(engine, 1)
-    plan = Plan({0: 5})
+    plan = ReconcilePlan({0: 5})
     plan.marks[0] = {row.ref for row in store.pending(lease, 10)}
     Leases(engine, "operator", 60).release(lease)
     assert not _act(engine, custody_of(engine, lambda shard: stored(shard, 6)), plan, 0, ORDER, 0)
     (status,) = store.status()
-    assert (status.settled, status.pending, status.owner) == (0, 2, None)
+    assert (status.acknowledged_sequence, status.pending, status.owner) == (0, 2, None)
 
 
 class Forgetful(Leases):
@@ -369,7 +369,7 @@ def unable(engine: Engine) -> Iterator[threading.Thread]:
         raise UnavailableError("no broker")
 
     stop = threading.Event()
-    parts: Any = SimpleNamespace(
+    shard_services: Any = SimpleNamespace(
         leases=Forgetful(engine, "relay", 600),
         dead_owner=lambda _shard: None,
         check_identity=lambda: None,
@@ -380,7 +380,7 @@ def unable(engine: Engine) -> Iterator[threading.Thread]:
         health=Health(),
         metrics=RelayMetrics(CollectorRegistry()),
     )
-    thread = threading.Thread(target=ShardWorker(0, parts).run)
+    thread = threading.Thread(target=ShardWorker(0, shard_services).run)
     thread.start()
     yield thread
     stop.set()

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError
 from outbox.models import Accepted
-from outbox.notifications import Bell
+from outbox.notifications import Listener
 from outbox.store import Store
 from testkit.databases import NewDatabase
 from testkit.file_faults import delete, delete_alone, delete_folder
@@ -187,12 +187,12 @@ def test_a_file_that_vanishes_during_a_commit_is_not_acknowledged(path: Path, en
 
 def test_a_listener_notices_too(path: Path, engine: Engine) -> None:
     """It keeps a connection of its own."""
-    bell = Bell(engine)
-    assert bell.wait(0)
+    listener = Listener(engine)
+    assert listener.wait(0)
     path.unlink()
     with pytest.raises(DatabaseUnavailableError, match=r"outbox\.db was removed"):
-        bell.wait(1)
-    bell.close()
+        listener.wait(1)
+    listener.close()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from app.validation import InvalidInteractionError, parse
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
-from outbox.models import Accepted, Identity, KeyReused, Lease, RecordRef, Ref, RowRefused, shard_of
+from outbox.models import Accepted, Identity, KeyReused, Lease, RecordRef, RowRef, RowRefused, shard_of
 from outbox.states import TRANSITIONS, RowState
 from outbox.store import Store
 from outbox.verdicts import Verdict
@@ -34,10 +34,10 @@ def states(engine: Engine) -> list[str]:
         return [row.state for row in connection.exec_driver_sql("SELECT state FROM outbox ORDER BY id")]
 
 
-def record(store: Store, count: int = 1, interaction: str = "i-1") -> list[Ref]:
+def record(store: Store, count: int = 1, interaction: str = "i-1") -> list[RowRef]:
     """Record rows; their refs as the relay sees them."""
     outcomes = store.record([new_row(interaction) for _ in range(count)])
-    return [Ref(o.outbox_id, 0) for o in outcomes if isinstance(o, Accepted)]
+    return [RowRef(o.outbox_id, 0) for o in outcomes if isinstance(o, Accepted)]
 
 
 def test_each_row_of_a_batch_keeps_its_own_outcome(store: Store) -> None:
@@ -81,7 +81,7 @@ def test_a_row_waits_behind_a_parked_row_of_its_interaction_only(store: Store, l
     rows = store.pending(lease, 10)
     assert store.park(lease, {rows[2].ref: "refused"}) == 1
     assert [row.id for row in store.pending(lease, 10)] == [rows[0].id, rows[1].id, rows[3].id]
-    assert len(store.pending(lease, 10, waiting=False)) == 4
+    assert len(store.pending(lease, 10, block_behind_parked=False)) == 4
     (status,) = store.status()
     assert (status.pending, status.waiting, status.parked) == (4, 1, 1)
 
@@ -90,7 +90,7 @@ def test_a_mark_names_id_and_tag(store: Store, engine: Engine, lease: Lease) -> 
     """A row that took over the id of another (a restored database) is not marked."""
     record(store, 2)
     first, second = store.pending(lease, 10)
-    mark(store, 1, [first.ref, Ref(second.id, second.tag + 1)])
+    mark(store, 1, [first.ref, RowRef(second.id, second.nonce + 1)])
     assert states(engine) == ["sent", "pending"]
 
 
@@ -107,7 +107,7 @@ def test_rows_are_not_selected_when_another_sequence_is_settled(store: Store, le
     assert mark(store, 1, []) == 1
     with pytest.raises(LeaseLostError, match="settled at 1 in the database, at 0 here"):
         store.pending(lease, 10)
-    assert len(store.pending(lease._replace(settled=1), 10)) == 1
+    assert len(store.pending(lease._replace(acknowledged_sequence=1), 10)) == 1
 
 
 def test_a_mark_leaves_rows_between_alone(store: Store, engine: Engine, lease: Lease) -> None:
@@ -185,7 +185,7 @@ def test_what_was_settled_has_to_be_the_last_record_or_the_one_before_it(
     record(store)
     for sequence in (1, 2):
         mark(store, sequence, [])
-    (row,) = store.pending(lease._replace(settled=2), 10)
+    (row,) = store.pending(lease._replace(acknowledged_sequence=2), 10)
     done = store.settle_record(lease, found, [row.ref], inference=False)
     assert done.verdict is verdict
     assert states(engine) == ["sent" if done.marked else "pending"]
@@ -198,8 +198,8 @@ def test_a_mark_that_finds_kafka_gone_back_settles_nothing(store: Store, engine:
     """Its record stands no further on than the one before it: its rows are in Kafka, what was settled is not."""
     mark(store, 1, [])
     record(store)
-    (row,) = store.pending(lease._replace(settled=1), 10)
-    done = store.mark_sent(lease._replace(settled=1), RecordRef(2, 2, "x"), [row.ref], inference=False)
+    (row,) = store.pending(lease._replace(acknowledged_sequence=1), 10)
+    done = store.mark_sent(lease._replace(acknowledged_sequence=1), RecordRef(2, 2, "x"), [row.ref], inference=False)
     assert (done.verdict, done.marked) == (Verdict.KAFKA_WENT_BACK, 1)
     assert states(engine) == ["sent"]
     assert store.progress_of(0) == (1, record_ref(1))
@@ -211,7 +211,7 @@ def test_a_record_that_the_release_before_has_settled_past_counts_for_nothing(
     """It moves the sequence alone: which record that was is learnt at the next taking, not held against Kafka."""
     mark(store, 1, [])
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE outbox_shard SET settled = 2")
+        connection.exec_driver_sql("UPDATE outbox_shard SET acknowledged_sequence = 2")
     assert store.progress_of(0) == (2, None)
     assert store.settle_record(lease, record_ref(1), [], inference=False).verdict is Verdict.KAFKA_WENT_BACK
     other = RecordRef(2, 0, "other")
@@ -223,7 +223,7 @@ def test_a_parked_row_names_id_and_tag(store: Store, engine: Engine, lease: Leas
     """Another row under the same id is not parked."""
     record(store)
     (row,) = store.pending(lease, 10)
-    assert store.park(lease, {Ref(row.id, row.tag + 1): "refused"}) == 0
+    assert store.park(lease, {RowRef(row.id, row.nonce + 1): "refused"}) == 0
     assert states(engine) == ["pending"]
 
 
@@ -314,7 +314,7 @@ def test_the_shard_is_computed_by_the_insert(new_database: NewDatabase) -> None:
         "sent_at = 1",
         "state = 'parked'",
         "state = 'waiting'",
-        "tag = NULL",
+        "nonce = NULL",
     ],
 )
 def test_impossible_states_are_impossible(store: Store, engine: Engine, change: str) -> None:
@@ -379,4 +379,4 @@ def test_what_validation_accepts_is_stored_returned_and_encoded_unchanged(
     with engine.connect() as connection:
         payloads = connection.exec_driver_sql("SELECT payload FROM outbox WHERE state = 'pending' ORDER BY id")
         assert [bytes(payload) for (payload,) in payloads] == [row.payload for row in rows]
-    mark(store, taken_lease.settled + 1, [row.ref for row in pending])
+    mark(store, taken_lease.acknowledged_sequence + 1, [row.ref for row in pending])

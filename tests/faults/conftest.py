@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.proxied_services import ProxiedKafka
 from testkit.services import Given, Registry
 from testkit.services.fixtures import started
@@ -13,10 +13,10 @@ from testkit.services.fixtures import started
 
 def behind_proxy(
     url: str, kafka: ProxiedKafka, registry: Registry | Given, folder: Path, environ: Mapping[str, str]
-) -> World:
+) -> Deployment:
     """A world whose relays reach the broker through its proxy, and whose test reaches it directly."""
     settings = settings_for(kafka, registry, url) | {"KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers}
-    return World(url, {**settings, **environ}, {"bootstrap.servers": kafka.bootstrap_servers}, folder)
+    return Deployment(url, {**settings, **environ}, {"bootstrap.servers": kafka.bootstrap_servers}, folder)
 
 
 @pytest.fixture(scope="session")
@@ -25,17 +25,17 @@ def proxied_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedK
     yield from started(ProxiedKafka(tmp_path_factory.mktemp("proxied-kafka") / "kafka"))
 
 
-NewProxiedWorld = Callable[..., World]
+NewProxiedDeployment = Callable[..., Deployment]
 
 
 @pytest.fixture
-def new_proxied_world(
-    proxied_kafka: ProxiedKafka, registry: Registry | Given, tmp_path: Path, worlds: list[World]
-) -> NewProxiedWorld:
+def new_proxied_deployment(
+    proxied_kafka: ProxiedKafka, registry: Registry | Given, tmp_path: Path, deployments: list[Deployment]
+) -> NewProxiedDeployment:
     """Makes a world on a database, with the broker behind its proxy."""
 
-    def make(url: str, **environ: str) -> World:
-        worlds.append(behind_proxy(url, proxied_kafka, registry, tmp_path, environ))
-        return worlds[-1]
+    def make(url: str, **environ: str) -> Deployment:
+        deployments.append(behind_proxy(url, proxied_kafka, registry, tmp_path, environ))
+        return deployments[-1]
 
     return make

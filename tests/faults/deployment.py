@@ -8,7 +8,7 @@ from time import time
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.proxied_services import ProxiedKafka, ProxiedPostgres
 from testkit.relay_process import RelayProcess
 from testkit.web_process import WebProcess
@@ -35,16 +35,18 @@ class Stage:
         relays: how many.
     """
 
-    def __init__(self, world: World, kafka: ProxiedKafka, postgres: ProxiedPostgres | None, relays: int) -> None:
-        self.world, self.kafka, self._postgres = world, kafka, postgres
-        self._product = {"DATABASE_URL": postgres.proxied(world.url) if postgres else world.url}
+    def __init__(
+        self, deployment: Deployment, kafka: ProxiedKafka, postgres: ProxiedPostgres | None, relays: int
+    ) -> None:
+        self.deployment, self.kafka, self._postgres = deployment, kafka, postgres
+        self._product = {"DATABASE_URL": postgres.proxied(deployment.url) if postgres else deployment.url}
         # A service is started by threads that live as long as it: the kernel ends it with the one that started it.
         self.threads = ThreadPoolExecutor(2)
         self.relays: list[RelayProcess] = []
-        topic = NewTopic(world.topic, PARTITIONS, 1)
-        admin = AdminClient(world.client_config)
+        topic = NewTopic(deployment.topic, PARTITIONS, 1)
+        admin = AdminClient(deployment.client_config)
         admin.create_topics([topic])[topic.topic].result(30)
-        self.audience = Audience(world)
+        self.audience = Audience(deployment)
         self.start_web()
         for place in range(relays):
             self.start_relay(place)
@@ -52,7 +54,7 @@ class Stage:
     @property
     def web(self) -> WebProcess:
         """The one that serves now."""
-        return self.world.webs[-1]
+        return self.deployment.webs[-1]
 
     @property
     def database(self) -> ProxiedPostgres:
@@ -62,21 +64,21 @@ class Stage:
 
     def start_web(self) -> None:
         """Start a web process, in place of the one before."""
-        self.world.web(**self._product)
+        self.deployment.web(**self._product)
 
     def start_relay(self, place: int) -> None:
         """Start a relay, in place of the one before."""
-        self.relays[place : place + 1] = [self.world.relay(**self._product)]  # type: ignore[arg-type] # all are texts
+        self.relays[place : place + 1] = [self.deployment.relay(**self._product)]  # type: ignore[arg-type] # all are texts
 
     def close(self) -> None:
         """End all that was started here."""
         self.audience.stop()
         self.threads.shutdown()
-        for relay in self.world.relays:
+        for relay in self.deployment.relays:
             relay.kill()
-        for web in self.world.webs:
+        for web in self.deployment.webs:
             web.kill()
-        self.world.engine.dispose()
+        self.deployment.engine.dispose()
 
 
 class Audience:
@@ -86,12 +88,12 @@ class Audience:
         world: whose topic it reads.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, deployment: Deployment) -> None:
         self.arrivals: list[float] = []
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
-                **world.client_config,
+                **deployment.client_config,
                 "group.id": "audience",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
@@ -100,7 +102,7 @@ class Audience:
             },
             logger=logging.getLogger("audience"),
         )
-        self._consumer.assign([TopicPartition(world.topic, number, 0) for number in range(PARTITIONS)])
+        self._consumer.assign([TopicPartition(deployment.topic, number, 0) for number in range(PARTITIONS)])
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 

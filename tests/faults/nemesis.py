@@ -145,7 +145,7 @@ def relays_away(stage: Stage) -> None:
     A lone broker that starts again with a transaction to be ended may leave it open for ever: docs/delivery.md
     tells why. So none is open when it goes, and the relays come back while it is away.
     """
-    prefix = stage.world.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"].encode()
+    prefix = stage.deployment.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"].encode()
 
     def nothing_is_open() -> bool:
         for relay in stage.relays:  # another fault may have started one meanwhile

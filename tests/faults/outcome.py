@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import isinf
 from typing import NamedTuple
 
-from testkit.topic import Seen
+from testkit.topic import ConsumedRecord
 
 
 class Injected(NamedTuple):
@@ -29,7 +29,7 @@ class Evidence(NamedTuple):
     """Rows in the database, and when they were received."""
     in_sight: frozenset[int]
     """Rows that an operator sees: parked, or pending on a shard that says why it does not move."""
-    seen: Sequence[Seen]
+    seen: Sequence[ConsumedRecord]
     """What ``read_committed`` consumers see."""
     arrivals: Sequence[float]
     """When a consumer that was there all the time got its records, in order."""
@@ -89,7 +89,7 @@ def judge(injected: Sequence[Injected], evidence: Evidence) -> list[Line]:
     return [*lines, everything._replace(doubled=everything.doubled + unknown)]
 
 
-def _disordered(seen: Sequence[Seen]) -> set[int]:
+def _disordered(seen: Sequence[ConsumedRecord]) -> set[int]:
     """Rows that stand behind a later one of their interaction; ``seen`` is in order within each partition."""
     last: dict[str, int] = {}
     found = set()

@@ -13,7 +13,7 @@ import requests
 from sqlalchemy import make_url
 
 from testkit.databases import NewDatabase
-from testkit.deployment import NewWorld
+from testkit.deployment import NewDeployment
 from testkit.load import Load
 from testkit.proxy import BOTH_WAYS, Proxy
 from testkit.rows import new_rows
@@ -33,7 +33,7 @@ Administrator = Callable[[str], list[tuple[object, ...]]]
 
 
 @pytest.fixture
-def administer(new_world: NewWorld, postgres: object) -> Iterator[Administrator]:
+def administer(new_deployment: NewDeployment, postgres: object) -> Iterator[Administrator]:
     """Runs SQL on the server, from another database."""
     with psycopg.connect(postgres.url, autocommit=True) as connection:  # type: ignore[attr-defined]
 
@@ -59,13 +59,15 @@ def ready(web: WebProcess) -> bool:
     return requests.get(f"{web.base}/readyz", timeout=30).ok
 
 
-def test_a_server_that_cuts_idle_sessions_is_not_noticed(new_world: NewWorld, administer: Administrator) -> None:
+def test_a_server_that_cuts_idle_sessions_is_not_noticed(
+    new_deployment: NewDeployment, administer: Administrator
+) -> None:
     """Every post is accepted, the probe stays 200, and the relay is never degraded by it."""
-    world = new_world(2)
-    database = make_url(world.url).database
+    deployment = new_deployment(2)
+    database = make_url(deployment.url).database
     administer(f'ALTER DATABASE "{database}" SET idle_session_timeout = 500')
-    world.engine.dispose()
-    web, relay = world.web(), world.relay()
+    deployment.engine.dispose()
+    web, relay = deployment.web(), deployment.relay()
     wait_until(lambda: "started" in {line.get("action") for line in relay.lines()}, "the relay runs")
     sent = 0
     for _ in range(4):
@@ -75,18 +77,18 @@ def test_a_server_that_cuts_idle_sessions_is_not_noticed(new_world: NewWorld, ad
         sql = f"""SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
                   WHERE datname = '{database}' AND state = 'idle' AND now() - state_change > interval '0.4 s'"""
         wait_until(partial(administer, sql), "sessions were idle for long enough")
-    world.wait_drained()
-    assert len(world.seen()) == sent
+    deployment.wait_drained()
+    assert len(deployment.seen()) == sent
     assert not [line for line in relay.lines() if line.get("action") == "degraded" and "shard" in line["subject"]]
 
 
-def test_a_link_that_forgets_idle_connections_costs_seconds_at_most(new_world: NewWorld) -> None:
+def test_a_link_that_forgets_idle_connections_costs_seconds_at_most(new_deployment: NewDeployment) -> None:
     """As a router that drops them without a word: the next post finds out, and has a fresh one."""
-    world = new_world(1)
-    url = make_url(world.url)
+    deployment = new_deployment(1)
+    url = make_url(deployment.url)
     with closing(Proxy(url.port or 5432)) as proxy:
         proxied = url.set(port=proxy.port).render_as_string(hide_password=False)
-        web = world.web(DATABASE_URL=proxied)
+        web = deployment.web(DATABASE_URL=proxied)
         assert post(web) == 202
         with proxy.half_open(BOTH_WAYS):
             unused_since = monotonic()
@@ -96,13 +98,13 @@ def test_a_link_that_forgets_idle_connections_costs_seconds_at_most(new_world: N
         assert monotonic() - began < 10
 
 
-def test_a_database_that_takes_no_writes_for_a_while(new_world: NewWorld, administer: Administrator) -> None:
+def test_a_database_that_takes_no_writes_for_a_while(new_deployment: NewDeployment, administer: Administrator) -> None:
     """Refused and said while it lasts, each reason once; over within seconds of it, without a restart."""
-    world = new_world(2)
-    database = make_url(world.url).database
-    ids = world.record(new_rows(50))
-    web, relay = world.web(), world.relay()
-    world.wait_drained()
+    deployment = new_deployment(2)
+    database = make_url(deployment.url).database
+    ids = deployment.record(new_rows(50))
+    web, relay = deployment.web(), deployment.relay()
+    deployment.wait_drained()
     assert post(web) == 202
     administer(f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
     administer(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{database}'")
@@ -113,7 +115,7 @@ def test_a_database_that_takes_no_writes_for_a_while(new_world: NewWorld, admini
     began = monotonic()
     wait_until(lambda: post(web) == 202, "interactions are taken again")
     taken = monotonic() - began
-    world.wait_drained()
+    deployment.wait_drained()
     drained = monotonic() - began
     wait_until(lambda: ready(web), "it is ready again")
     wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
@@ -122,21 +124,21 @@ def test_a_database_that_takes_no_writes_for_a_while(new_world: NewWorld, admini
     assert drained < 30
     reasons = [json.loads(line)["event"] for line in web.log.read_text().splitlines() if "not_committed" in line]
     assert len(reasons) == len(set(reasons)), reasons
-    assert len(world.seen()) == len(ids) + 2
+    assert len(deployment.seen()) == len(ids) + 2
 
 
-def test_sessions_are_ended_under_load(new_world: NewWorld, administer: Administrator) -> None:
+def test_sessions_are_ended_under_load(new_deployment: NewDeployment, administer: Administrator) -> None:
     """Again and again, in the middle of commits: nobody is refused, nothing is lost, doubled or called a repetition."""
-    world = new_world(2)
-    database = make_url(world.url).database
-    web = world.web()
-    world.relay()
+    deployment = new_deployment(2)
+    database = make_url(deployment.url).database
+    web = deployment.web()
+    deployment.relay()
     load = Load(lambda: web, senders=4)
     for _ in range(10):
         wait_until(partial(goes_on, load, len(load.accepted) + 20), "the load is on")
         administer(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
     ids = load.stop()
-    world.engine.dispose()
-    world.wait_drained()
-    world.check_exactly_once(ids)
+    deployment.engine.dispose()
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
     assert web.metric('outbox_webhook_requests_total{outcome="duplicate",secret="tests"}') == 0

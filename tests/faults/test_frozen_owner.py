@@ -5,12 +5,12 @@ import signal
 import pytest
 
 from testkit.databases import NewDatabase
-from testkit.deployment import NewWorld
+from testkit.deployment import NewDeployment
 from testkit.proxied_services import ProxiedKafka
 from testkit.proxy import Direction
 from testkit.rows import new_rows
 from testkit.waiting import wait_until
-from tests.faults.conftest import NewProxiedWorld
+from tests.faults.conftest import NewProxiedDeployment
 
 TRANSACTION_SECONDS = 2
 SETTINGS = {
@@ -21,38 +21,41 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("step", ["encoded", "committed"])
-def test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over(new_world: NewWorld, step: str) -> None:
+def test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over(new_deployment: NewDeployment, step: str) -> None:
     """Frozen with rows in hand, or with rows committed and not marked: what it does afterwards harms nothing."""
-    world = new_world(**SETTINGS)
-    ids = world.record(new_rows(300))
-    frozen = world.relay(freeze_at=step, times=2)
+    deployment = new_deployment(**SETTINGS)
+    ids = deployment.record(new_rows(300))
+    frozen = deployment.relay(freeze_at=step, times=2)
     wait_until(frozen.frozen, "the owner is frozen")
-    world.relay()
-    world.wait_drained()
+    deployment.relay()
+    deployment.wait_drained()
     frozen.signal(signal.SIGCONT)
-    ids += world.record(new_rows(100))
-    world.wait_drained()
+    ids += deployment.record(new_rows(100))
+    deployment.wait_drained()
     assert frozen.running()
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
 
 
 @pytest.mark.parametrize("edge", list(Direction), ids=["commit-unsent", "commit-unanswered"])
 def test_an_owner_frozen_with_an_open_transaction_wakes_up_after_its_time_out(
-    new_database: NewDatabase, new_proxied_world: NewProxiedWorld, proxied_kafka: ProxiedKafka, edge: Direction
+    new_database: NewDatabase,
+    new_proxied_deployment: NewProxiedDeployment,
+    proxied_kafka: ProxiedKafka,
+    edge: Direction,
 ) -> None:
     """Its commit is on the way while it sleeps past the transaction's time-out; it arrives when it wakes up."""
-    world = new_proxied_world(new_database(), **SETTINGS)
+    deployment = new_proxied_deployment(new_database(), **SETTINGS)
     held = proxied_kafka.proxy.hold_commit(edge)
-    ids = world.record(new_rows(300))
-    frozen = world.relay()
+    ids = deployment.record(new_rows(300))
+    frozen = deployment.relay()
     wait_until(held.reached.is_set, "the commit is at the edge")
     frozen.signal(signal.SIGSTOP)
-    other = world.relay()
-    world.wait_drained()
+    other = deployment.relay()
+    deployment.wait_drained()
     held.pass_on()
     frozen.signal(signal.SIGCONT)
-    ids += world.record(new_rows(100))
-    world.wait_drained()
+    ids += deployment.record(new_rows(100))
+    deployment.wait_drained()
     assert frozen.running()
     assert other.running()
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)

@@ -5,28 +5,30 @@ from collections import Counter
 
 import pytest
 
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.rows import new_rows
 from testkit.simulator import Simulator
 from testkit.waiting import wait_until
 
 
 @pytest.mark.parametrize("step", ["committed", "marked", "claimed", "called", "calls_settled"])
-def test_kill_between_commit_and_settlement(world: World, simulator: Simulator, step: str) -> None:
+def test_kill_between_commit_and_settlement(deployment: Deployment, simulator: Simulator, step: str) -> None:
     """The next relay on this host makes the calls that are left, at once; what was settled is not called again."""
-    world.environ.update(simulator.inference)
-    ids = world.record(new_rows(60, interactions=20))
-    dying = world.relay(kill_at=step, RELAY_LEASE_SECONDS="600")
+    deployment.environ.update(simulator.inference)
+    ids = deployment.record(new_rows(60, interactions=20))
+    dying = deployment.relay(kill_at=step, RELAY_LEASE_SECONDS="600")
     assert dying.wait() == -signal.SIGKILL
-    settled = {row_id for (row_id,) in world.query("SELECT row_id FROM outbox_inference_call WHERE state = 'done'")}
+    settled = {
+        row_id for (row_id,) in deployment.query("SELECT row_id FROM outbox_inference_call WHERE state = 'done'")
+    }
     before = len(simulator.requests["score"])
-    world.relay(RELAY_LEASE_SECONDS="600")
+    deployment.relay(RELAY_LEASE_SECONDS="600")
     wait_until(
-        lambda: world.query("SELECT count(*) FROM outbox_inference_call WHERE state = 'done'") == [(60,)],
+        lambda: deployment.query("SELECT count(*) FROM outbox_inference_call WHERE state = 'done'") == [(60,)],
         "every call is done",
         30,
     )
     times = Counter(simulator.scored())
     assert sorted(times) == ids
     assert not settled & set(simulator.scored()[before:])
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)

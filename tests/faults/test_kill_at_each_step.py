@@ -4,41 +4,41 @@ import signal
 
 import pytest
 
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.rows import new_rows
 
 STEPS = ["leased", "fenced", "read_back", "settled", "selected", "encoded", "committed", "marked"]
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_kill_in_the_first_cycle(world: World, step: str) -> None:
+def test_kill_in_the_first_cycle(deployment: Deployment, step: str) -> None:
     """The relay dies at the step in its first cycle; the next one on this host goes on at once."""
-    ids = world.record(new_rows(600))
-    dying = world.relay(kill_at=step, RELAY_BATCH_SIZE="200", RELAY_LEASE_SECONDS="600")
+    ids = deployment.record(new_rows(600))
+    dying = deployment.relay(kill_at=step, RELAY_BATCH_SIZE="200", RELAY_LEASE_SECONDS="600")
     assert dying.wait() == -signal.SIGKILL
-    ids += world.record(new_rows(100))
-    world.relay(RELAY_BATCH_SIZE="200", RELAY_LEASE_SECONDS="600")
-    world.wait_drained()
-    world.check_exactly_once(ids)
+    ids += deployment.record(new_rows(100))
+    deployment.relay(RELAY_BATCH_SIZE="200", RELAY_LEASE_SECONDS="600")
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
 
 
-def test_kill_again_while_taking_the_shard(world: World) -> None:
+def test_kill_again_while_taking_the_shard(deployment: Deployment) -> None:
     """Relays that die one after the other between commit and mark, and while they settle what was read back."""
-    ids = world.record(new_rows(900))
+    ids = deployment.record(new_rows(900))
     for step, times in [("committed", 2), ("read_back", 1), ("settled", 1), ("committed", 1), ("fenced", 1)]:
-        dying = world.relay(kill_at=step, times=times, RELAY_BATCH_SIZE="200")
+        dying = deployment.relay(kill_at=step, times=times, RELAY_BATCH_SIZE="200")
         assert dying.wait() == -signal.SIGKILL
-    world.relay(RELAY_BATCH_SIZE="200")
-    world.wait_drained()
-    world.check_exactly_once(ids)
+    deployment.relay(RELAY_BATCH_SIZE="200")
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
 
 
-def test_kill_between_commit_and_mark_makes_inference_calls_due(world: World) -> None:
+def test_kill_between_commit_and_mark_makes_inference_calls_due(deployment: Deployment) -> None:
     """Rows that the read-back marks get their inference call like any other."""
-    ids = world.record(new_rows(50))
-    dying = world.relay(kill_at="committed", INFERENCE_URL="http://127.0.0.1:9/score")
+    ids = deployment.record(new_rows(50))
+    dying = deployment.relay(kill_at="committed", INFERENCE_URL="http://127.0.0.1:9/score")
     assert dying.wait() == -signal.SIGKILL
-    assert not world.query("SELECT row_id FROM outbox_inference_call")
-    world.relay(INFERENCE_URL="http://127.0.0.1:9/score")
-    world.wait_drained()
-    assert sorted(row_id for (row_id,) in world.query("SELECT row_id FROM outbox_inference_call")) == ids
+    assert not deployment.query("SELECT row_id FROM outbox_inference_call")
+    deployment.relay(INFERENCE_URL="http://127.0.0.1:9/score")
+    deployment.wait_drained()
+    assert sorted(row_id for (row_id,) in deployment.query("SELECT row_id FROM outbox_inference_call")) == ids

@@ -7,56 +7,56 @@ import threading
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from testkit.deployment import NewWorld, World
+from testkit.deployment import Deployment, NewDeployment
 from testkit.load import Load
 from testkit.relay_process import RelayProcess
 from testkit.waiting import wait_until
 
 
-def check_accepted(world: World, accepted: list[int]) -> None:
+def check_accepted(deployment: Deployment, accepted: list[int]) -> None:
     """Every 202 is in the topic; so is what was committed and could not be answered any more; each once."""
-    world.wait_drained(120)
-    committed = [row_id for (row_id,) in world.query("SELECT id FROM outbox ORDER BY id")]
+    deployment.wait_drained(120)
+    committed = [row_id for (row_id,) in deployment.query("SELECT id FROM outbox ORDER BY id")]
     assert set(accepted) <= set(committed)
-    world.check_exactly_once(committed)
+    deployment.check_exactly_once(committed)
 
 
-def test_the_web_process_is_killed_under_load(new_world: NewWorld) -> None:
+def test_the_web_process_is_killed_under_load(new_deployment: NewDeployment) -> None:
     """Master and worker killed (-9) three times while senders post: no 202 is lost, none is doubled."""
-    world = new_world()
-    world.relay()
-    world.web()
-    load = Load(lambda: world.webs[-1])
+    deployment = new_deployment()
+    deployment.relay()
+    deployment.web()
+    load = Load(lambda: deployment.webs[-1])
     for number in range(1, 4):
         wait_until(lambda: len(load.accepted) > 100 * number, "the load flows")  # noqa: B023 - called at once
-        world.webs[-1].kill()
-        world.web()
+        deployment.webs[-1].kill()
+        deployment.web()
     wait_until(lambda: len(load.accepted) > 500, "the load flows on")
     accepted = load.stop()
-    world.webs[-1].stop()
-    check_accepted(world, accepted)
+    deployment.webs[-1].stop()
+    check_accepted(deployment, accepted)
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_relays_are_killed_at_random_under_load(new_world: NewWorld, seed: int) -> None:
+def test_relays_are_killed_at_random_under_load(new_deployment: NewDeployment, seed: int) -> None:
     """Ten relays die (-9) one after the other at random moments, with two shards, under load."""
-    world = new_world(shards=2, RELAY_BATCH_SIZE="20")
-    web = world.web()
+    deployment = new_deployment(shards=2, RELAY_BATCH_SIZE="20")
+    web = deployment.web()
     load = Load(lambda: web)
-    moments = random.Random(seed)
+    window_bounds = random.Random(seed)
     pause = threading.Event()
     for _ in range(10):
-        relay = world.relay()
+        relay = deployment.relay()
         wait_until(relay.get_commits, "the relay commits")
-        pause.wait(moments.uniform(0, 0.5))
+        pause.wait(window_bounds.uniform(0, 0.5))
         relay.kill()
     accepted = load.stop()
     web.stop()
-    world.relay()
-    check_accepted(world, accepted)
+    deployment.relay()
+    check_accepted(deployment, accepted)
 
 
-def freeze(world: World, relay: RelayProcess) -> None:
+def freeze(deployment: Deployment, relay: RelayProcess) -> None:
     """Stop (SIGSTOP) a relay at a moment when it holds no lock of the database.
 
     A process frozen in the middle of a write holds SQLite's one lock, and then nobody can write until it
@@ -66,7 +66,7 @@ def freeze(world: World, relay: RelayProcess) -> None:
     def frozen_without_a_lock() -> bool:
         relay.signal(signal.SIGSTOP)
         try:
-            world.execute("UPDATE outbox_identity SET id = id")
+            deployment.execute("UPDATE outbox_identity SET id = id")
         except OperationalError:
             relay.signal(signal.SIGCONT)
             return False
@@ -75,22 +75,22 @@ def freeze(world: World, relay: RelayProcess) -> None:
     wait_until(frozen_without_a_lock, "the relay is frozen outside a write")
 
 
-def test_two_relays_forced_on_one_shard_stay_exact(new_world: NewWorld) -> None:
+def test_two_relays_forced_on_one_shard_stay_exact(new_deployment: NewDeployment) -> None:
     """An owner is frozen past its lease, another takes over, the first wakes up: fencing keeps sending exact."""
-    world = new_world(RELAY_LEASE_SECONDS="3", RELAY_BATCH_SIZE="20")
-    web = world.web()
+    deployment = new_deployment(RELAY_LEASE_SECONDS="3", RELAY_BATCH_SIZE="20")
+    web = deployment.web()
     load = Load(lambda: web)
-    first = world.relay()
+    first = deployment.relay()
     wait_until(first.get_commits, "the first relay commits")
-    second = world.relay()
+    second = deployment.relay()
     for frozen, other in ((first, second), (second, first)):
         wait_until(frozen.get_commits, "the owner commits")
         before = other.get_commits()
-        freeze(world, frozen)
+        freeze(deployment, frozen)
         wait_until(lambda: other.get_commits() > before, "the other takes over")  # noqa: B023 - called at once
         frozen.signal(signal.SIGCONT)
     accepted = load.stop()
     web.stop()
-    check_accepted(world, accepted)
+    check_accepted(deployment, accepted)
     assert first.running()
     assert second.running()

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from testkit.services import Given, Registry
-from testkit.topic import Seen
+from testkit.topic import ConsumedRecord
 from tests.faults.nemesis import faults_of, schedule
 from tests.faults.outcome import Evidence, Injected, judge, table
 from tests.faults.torture import staged, torment
@@ -26,9 +26,9 @@ def test_faults_under_load(kind: str, seed: int, registry: Registry | Given, tmp
     assert lines[-1].rows > 100
 
 
-def record(outbox_id: int, key: str = "a", partition: int = 0) -> Seen:
+def record(outbox_id: int, key: str = "a", partition: int = 0) -> ConsumedRecord:
     """A record of a row."""
-    return Seen(partition, outbox_id, key, b"", {"outbox-id": str(outbox_id)})
+    return ConsumedRecord(partition, outbox_id, key, b"", {"outbox-id": str(outbox_id)})
 
 
 def test_the_judge_counts_what_is_wrong_and_for_which_fault() -> None:

@@ -11,10 +11,10 @@ from sqlalchemy import make_url
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError
 from outbox.models import Accepted
-from outbox.notifications import Bell
+from outbox.notifications import Listener
 from outbox.store import Store
 from testkit.databases import NewDatabase
-from testkit.deployment import NewWorld
+from testkit.deployment import NewDeployment
 from testkit.load import Load
 from testkit.rows import new_row, new_rows
 from testkit.services import Given, PgBouncer, Postgres
@@ -34,10 +34,10 @@ def goes_on(load: Load, until: int) -> bool:
     return len(load.accepted) >= until
 
 
-def test_the_pooler_is_restarted_under_load(new_world: NewWorld, pgbouncer: PgBouncer) -> None:
+def test_the_pooler_is_restarted_under_load(new_deployment: NewDeployment, pgbouncer: PgBouncer) -> None:
     """Killed and stopped in turn, with commits under way: exact, and on again without a restart of ours."""
-    world = new_world(2)
-    web, relay = world.web(), world.relay()
+    deployment = new_deployment(2)
+    web, relay = deployment.web(), deployment.relay()
     load = Load(lambda: web, senders=4)
     pauses = []
     for end in (pgbouncer.process.kill, pgbouncer.process.stop, pgbouncer.process.kill):
@@ -48,22 +48,22 @@ def test_the_pooler_is_restarted_under_load(new_world: NewWorld, pgbouncer: PgBo
         wait_until(partial(goes_on, load, len(load.accepted) + 4), "interactions are taken again")
         pauses.append(monotonic() - began)
     ids = load.stop()
-    world.engine.dispose()
-    world.wait_drained()
+    deployment.engine.dispose()
+    deployment.wait_drained()
     assert relay.running()
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
     print("taken again after", [f"{pause:.2f} s" for pause in pauses])  # noqa: T201 - a figure of the run
     assert max(pauses) < 10
 
 
 def test_the_sessions_behind_the_pooler_are_cut(
-    new_world: NewWorld, pgbouncer: PgBouncer, postgres: Postgres | Given
+    new_deployment: NewDeployment, pgbouncer: PgBouncer, postgres: Postgres | Given
 ) -> None:
     """While they are idle, and in the middle of commits: nobody is refused, nothing is doubled."""
-    world = new_world(2)
-    database = make_url(world.url).database
-    web = world.web()
-    world.relay()
+    deployment = new_deployment(2)
+    database = make_url(deployment.url).database
+    web = deployment.web()
+    deployment.relay()
     load = Load(lambda: web, senders=4)
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f'ALTER DATABASE "{database}" SET idle_session_timeout = 200')
@@ -71,19 +71,21 @@ def test_the_sessions_behind_the_pooler_are_cut(
             wait_until(partial(goes_on, load, len(load.accepted) + 20), "the load is on")
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database])
     ids = load.stop()
-    world.engine.dispose()
-    world.wait_drained()
-    world.check_exactly_once(ids)
+    deployment.engine.dispose()
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
 
 
-def test_a_relay_behind_the_pooler_leaves_no_session_listening(new_world: NewWorld, postgres: Postgres | Given) -> None:
+def test_a_relay_behind_the_pooler_leaves_no_session_listening(
+    new_deployment: NewDeployment, postgres: Postgres | Given
+) -> None:
     """It polls instead: rows arrive, and no session of the server listens for nobody."""
-    world = new_world(1)
-    world.relay()
-    ids = world.record(new_rows(20))
-    world.wait_drained()
-    world.check_exactly_once(ids)
-    with world.engine.connect() as connection:
+    deployment = new_deployment(1)
+    deployment.relay()
+    ids = deployment.record(new_rows(20))
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
+    with deployment.engine.connect() as connection:
         for _ in range(20):  # whichever session it is given
             assert connection.exec_driver_sql("SELECT pg_listening_channels()").all() == []
             connection.rollback()
@@ -92,10 +94,10 @@ def test_a_relay_behind_the_pooler_leaves_no_session_listening(new_world: NewWor
 def test_a_bell_behind_the_pooler_is_not_heard(new_database: NewDatabase) -> None:
     """It knows at once, holds no connection, and goes on waiting as long as it is asked to."""
     engine = create_outbox_engine(new_database())
-    bell, began = Bell(engine), monotonic()
+    listener, began = Listener(engine), monotonic()
     for _ in range(3):
-        assert not bell.wait(0.1)
-    assert not bell.heard
+        assert not listener.wait(0.1)
+    assert not listener.is_working
     assert monotonic() - began >= 0.3
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # of the pool that engines have
     engine.dispose()

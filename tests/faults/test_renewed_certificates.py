@@ -7,7 +7,7 @@ import pytest
 
 from testkit.command_line import command
 from testkit.databases import NewDatabase
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
 from testkit.services import Given, MutualTlsKafka, Registry
 from testkit.services.fixtures import started
@@ -25,7 +25,7 @@ def test_a_relay_goes_on_with_renewed_certificates(
     new_database: NewDatabase,
     registry: Registry | Given,
     tmp_path: Path,
-    worlds: list[World],
+    deployments: list[Deployment],
 ) -> None:
     """Authority, certificates and keys of both sides are replaced, the old ones are worth nothing: rows go on."""
     kafka, url = mutual_tls_kafka, new_database(2)
@@ -36,19 +36,19 @@ def test_a_relay_goes_on_with_renewed_certificates(
         "KAFKA_SSL_CERTIFICATE_LOCATION": kafka.locations["certificate"],
         "KAFKA_SSL_KEY_LOCATION": kafka.locations["key"],
     }
-    world = World(url, settings, kafka.client_config, tmp_path)
-    worlds.append(world)
-    ids = world.record(new_rows(100))
-    relay = world.relay()
-    world.wait_drained()
-    wait_until(lambda: len(world.seen()) == len(ids), "consumers see the first rows")
+    deployment = Deployment(url, settings, kafka.client_config, tmp_path)
+    deployments.append(deployment)
+    ids = deployment.record(new_rows(100))
+    relay = deployment.relay()
+    deployment.wait_drained()
+    wait_until(lambda: len(deployment.seen()) == len(ids), "consumers see the first rows")
     kafka.process.stop()
     kafka.renew()
     kafka.process.start()
-    ids += world.record(new_rows(100))
-    world.wait_drained(120)
+    ids += deployment.record(new_rows(100))
+    deployment.wait_drained(120)
     assert relay.running()
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
     wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
-    checked = command(world.environ, "check")
+    checked = command(deployment.environ, "check")
     assert checked.returncode == 0, checked.stdout

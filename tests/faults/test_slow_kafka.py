@@ -5,46 +5,55 @@ from pathlib import Path
 
 import pytest
 
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.proxied_services import ProxiedKafka
 from testkit.rows import large_rows
 from testkit.services import Given, Kafka, Registry
 from testkit.waiting import wait_until
-from tests.faults.conftest import NewProxiedWorld
+from tests.faults.conftest import NewProxiedDeployment
 
 QUOTA_BYTES = 65_536
 ROW_BYTES = 400
 
 
 def test_a_producer_quota_slows_rows_down_and_stops_none(
-    new_sqlite: Callable[[], str], own_kafka: Kafka, registry: Registry | Given, tmp_path: Path, worlds: list[World]
+    new_sqlite: Callable[[], str],
+    own_kafka: Kafka,
+    registry: Registry | Given,
+    tmp_path: Path,
+    deployments: list[Deployment],
 ) -> None:
     """A backlog that takes the broker a minute arrives with default settings, and the condition says why it lasts."""
-    world = World((url := new_sqlite()), settings_for(own_kafka, registry, url), own_kafka.client_config, tmp_path)
-    worlds.append(world)
+    deployment = Deployment(
+        (url := new_sqlite()), settings_for(own_kafka, registry, url), own_kafka.client_config, tmp_path
+    )
+    deployments.append(deployment)
     own_kafka.limit_producers(QUOTA_BYTES)
-    ids = world.record(large_rows(8_000))
-    relay = world.relay()
+    ids = deployment.record(large_rows(8_000))
+    relay = deployment.relay()
     relay.wait_degraded("shard 0", "the way to Kafka is slow: about")
-    world.wait_drained(240)
-    world.check_exactly_once(ids)
-    world.record(large_rows(1))
-    world.wait_drained()
+    deployment.wait_drained(240)
+    deployment.check_exactly_once(ids)
+    deployment.record(large_rows(1))
+    deployment.wait_drained()
     wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
 
 
 @pytest.mark.parametrize("relays", [1, 2])
 def test_a_thin_link_shared_by_many_shards(
-    relays: int, new_postgresql: Callable[[int], str], proxied_kafka: ProxiedKafka, new_proxied_world: NewProxiedWorld
+    relays: int,
+    new_postgresql: Callable[[int], str],
+    proxied_kafka: ProxiedKafka,
+    new_proxied_deployment: NewProxiedDeployment,
 ) -> None:
     """Shards that share a link which carries a full batch of each in a minute send all the same, and none is fenced."""
-    world = new_proxied_world(new_postgresql(8))
-    ids = world.record(large_rows(10_000))
+    deployment = new_proxied_deployment(new_postgresql(8))
+    ids = deployment.record(large_rows(10_000))
     proxied_kafka.proxy.bytes_per_second = 125_000
     try:
-        processes = [world.relay() for _ in range(relays)]
-        world.wait_drained(300)
+        processes = [deployment.relay() for _ in range(relays)]
+        deployment.wait_drained(300)
     finally:
         proxied_kafka.proxy.bytes_per_second = None
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
     assert all(process.running() for process in processes)

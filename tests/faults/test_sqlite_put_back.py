@@ -13,7 +13,7 @@ import requests
 
 from outbox.db.engine import sqlite
 from testkit.databases import NewDatabase
-from testkit.deployment import NewWorld, World
+from testkit.deployment import Deployment, NewDeployment
 from testkit.file_faults import delete, delete_alone, delete_folder
 from testkit.load import Load
 from testkit.rows import new_rows
@@ -36,9 +36,9 @@ def new_database(new_sqlite: NewDatabase, tmp_path: Path) -> NewDatabase:
     return make
 
 
-def file_of(world: World) -> Path:
+def file_of(deployment: Deployment) -> Path:
     """Of the database."""
-    return Path(world.url.removeprefix("sqlite:///"))
+    return Path(deployment.url.removeprefix("sqlite:///"))
 
 
 def move(path: Path) -> None:
@@ -56,42 +56,42 @@ def backup(path: Path, to: Path) -> None:
 
 @pytest.mark.parametrize("remove", [delete, delete_alone, delete_folder, move])
 def test_nothing_is_acknowledged_without_the_file(
-    new_world: NewWorld, remove: Callable[[Path], None], tmp_path: Path
+    new_deployment: NewDeployment, remove: Callable[[Path], None], tmp_path: Path
 ) -> None:
     """503 and a line within a second, the relay gives up its shard; with a copy in place both go on by themselves."""
-    world = new_world(1)
-    ids = world.record(new_rows(50))
-    relay = world.relay()
-    world.wait_drained()
-    backup(file_of(world), tmp_path / "copy.db")
-    world.engine.dispose()
-    web = world.web()
+    deployment = new_deployment(1)
+    ids = deployment.record(new_rows(50))
+    relay = deployment.relay()
+    deployment.wait_drained()
+    backup(file_of(deployment), tmp_path / "copy.db")
+    deployment.engine.dispose()
+    web = deployment.web()
     load = Load(lambda: web, senders=4)
     wait_until(lambda: len(load.accepted) > 50, "the load is on")
-    remove(file_of(world))
+    remove(file_of(deployment))
     removed = time()
     relay.wait_degraded("shard 0", "outbox.db")
     wait_until(lambda: not requests.get(f"{web.base}/readyz", timeout=30).ok, "it is not ready")
     assert [each.at for each in load.accepted if each.at > removed + 1] == []
     assert "not_committed" in web.log.read_text()
-    assert not file_of(world).exists()
-    file_of(world).parent.mkdir(exist_ok=True)
-    shutil.copy(tmp_path / "copy.db", file_of(world))
+    assert not file_of(deployment).exists()
+    file_of(deployment).parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / "copy.db", file_of(deployment))
     began, before = monotonic(), len(load.accepted)
     wait_until(lambda: len(load.accepted) > before + 20, "interactions are taken again")
     print(f"taken again after {monotonic() - began:.1f} s")  # noqa: T201 - a figure of the run
     load.stop()
     wait_until(lambda: requests.get(f"{web.base}/readyz", timeout=30).ok, "it is ready")
     assert relay.running()
-    with closing(sqlite.connect(file_of(world))) as connection:
+    with closing(sqlite.connect(file_of(deployment))) as connection:
         assert connection.execute("SELECT count(*) FROM outbox").fetchone()[0] >= len(ids) + 20
 
 
-def test_each_reason_of_an_outage_is_logged_once(new_world: NewWorld) -> None:
+def test_each_reason_of_an_outage_is_logged_once(new_deployment: NewDeployment) -> None:
     """First the file is gone, then another one is no database; not a line for each request."""
-    world = new_world(1)
-    web, path = world.web(), file_of(world)
-    world.engine.dispose()
+    deployment = new_deployment(1)
+    web, path = deployment.web(), file_of(deployment)
+    deployment.engine.dispose()
     assert post(web)
     delete(path)
     wait_until(lambda: not post(web) and "does not exist" in web.log.read_text(), "the first reason is logged")
@@ -104,19 +104,19 @@ def test_each_reason_of_an_outage_is_logged_once(new_world: NewWorld) -> None:
     assert len(reasons) == len(set(reasons)) <= 3
 
 
-def test_a_relay_whose_log_was_removed_sends_everything(new_world: NewWorld) -> None:
+def test_a_relay_whose_log_was_removed_sends_everything(new_deployment: NewDeployment) -> None:
     """Web and relay close the file before they open it again: what was acknowledged is sent, once."""
-    world = new_world(1)
-    web, relay = world.web(), world.relay()
-    world.engine.dispose()
+    deployment = new_deployment(1)
+    web, relay = deployment.web(), deployment.relay()
+    deployment.engine.dispose()
     ids = [post(web) for _ in range(20)]
-    path = file_of(world)
+    path = file_of(deployment)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink()
     ids.append(wait_until(lambda: post(web), "interactions are taken again"))
-    world.wait_drained()
+    deployment.wait_drained()
     accepted = [number for number in ids if number]
-    world.check_exactly_once(accepted)
+    deployment.check_exactly_once(accepted)
     assert relay.running()
     assert "action" in json.loads(web.log.read_text().splitlines()[-1])
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from testkit.databases import migrate
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.load import Load
 from testkit.proxy import Proxy
 from testkit.services import Given, Kafka, Postgres, Registry, ServiceError
@@ -66,7 +66,7 @@ def test_switchover_under_load(
     kafka: Kafka | Given,
     registry: Registry | Given,
     tmp_path: Path,
-    worlds: list[World],
+    deployments: list[Deployment],
 ) -> None:
     """Web and relay are on again by themselves; nothing is lost, doubled or out of order.
 
@@ -81,9 +81,11 @@ def test_switchover_under_load(
         if address == "both hosts":
             hosts = "&".join(f"host=127.0.0.1:{port_of(server)}" for server in servers)
             url = f"postgresql+psycopg://outbox@/outbox?{hosts}"
-        world = World(url, settings_for(kafka, registry, url), {"bootstrap.servers": kafka.bootstrap_servers}, tmp_path)
-        worlds.append(world)
-        web, relay = world.web(), world.relay()
+        deployment = Deployment(
+            url, settings_for(kafka, registry, url), {"bootstrap.servers": kafka.bootstrap_servers}, tmp_path
+        )
+        deployments.append(deployment)
+        web, relay = deployment.web(), deployment.relay()
         load = Load(lambda: web, senders=4)
         accepted_until(load, 50)
         primary.process.stop(signal.SIGINT) if end == "stopped" else primary.process.kill()
@@ -98,11 +100,11 @@ def test_switchover_under_load(
         taken = monotonic() - began
         accepted_until(load, 50)
         ids = load.stop()
-        world.engine.dispose()
-        world.wait_drained()
+        deployment.engine.dispose()
+        deployment.wait_drained()
         sent = monotonic() - began
         wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
         print(f"{address}, {end}: taken again after {taken:.2f} s, all sent after {sent:.1f} s")  # noqa: T201
-        world.check_exactly_once(ids)
+        deployment.check_exactly_once(ids)
         assert relay.running()
         assert taken < AGAIN_SECONDS

@@ -19,7 +19,7 @@ from outbox.db.engine import sqlite
 from relay.kafka.topic_scan import cut_short, kept_since
 from testkit.command_line import command
 from testkit.databases import NewDatabase
-from testkit.deployment import NewWorld, World, settings_for
+from testkit.deployment import Deployment, NewDeployment, settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row, new_rows
 from testkit.services import Given, Kafka, Registry
@@ -30,9 +30,9 @@ from testkit.waiting import wait_until
 class Backup:
     """The database as it is now. Nobody may be connected to it."""
 
-    def __init__(self, world: World) -> None:
-        world.engine.dispose()
-        self._world, self._url = world, make_url(world.url)
+    def __init__(self, deployment: Deployment) -> None:
+        deployment.engine.dispose()
+        self._world, self._url = deployment, make_url(deployment.url)
         name = str(self._url.database)
         if self._url.get_backend_name() == "sqlite":
             with closing(sqlite.connect(name)) as connection:
@@ -58,62 +58,63 @@ class Backup:
             connection.execute(sql.encode())
 
 
-def arrivals(world: World) -> Counter[tuple[int, str, str]]:
+def arrivals(deployment: Deployment) -> Counter[tuple[int, str, str]]:
     """How often each row is in the topic: by id, interaction and time of receipt, for ids are handed out again."""
-    return Counter((seen.outbox_id, seen.key, seen.headers["received-at"]) for seen in world.seen())
+    return Counter((seen.outbox_id, seen.key, seen.headers["received-at"]) for seen in deployment.seen())
 
 
-def rows_of(world: World) -> set[tuple[int, str, str]]:
+def rows_of(deployment: Deployment) -> set[tuple[int, str, str]]:
     """Every row of the database, named likewise."""
     return {
-        (row_id, key, str(at)) for row_id, key, at in world.query("SELECT id, interaction_id, received_at FROM outbox")
+        (row_id, key, str(at))
+        for row_id, key, at in deployment.query("SELECT id, interaction_id, received_at FROM outbox")
     }
 
 
-def drain(world: World) -> None:
+def drain(deployment: Deployment) -> None:
     """Let a relay send everything in small transactions, and stop it."""
-    running = world.relay(RELAY_BATCH_SIZE="10")
-    world.wait_drained()
+    running = deployment.relay(RELAY_BATCH_SIZE="10")
+    deployment.wait_drained()
     assert running.stop() == 0
 
 
-def restored(world: World) -> None:
+def restored(deployment: Deployment) -> None:
     """10 rows sent, a backup with 30 more unsent; those and 20 later ones sent; the backup put back; 25 accepted."""
-    world.record(new_rows(10))
-    drain(world)
-    world.record(new_rows(30))
-    backup = Backup(world)
-    world.record([new_row(f"lost-{number}") for number in range(20)])
-    drain(world)
+    deployment.record(new_rows(10))
+    drain(deployment)
+    deployment.record(new_rows(30))
+    backup = Backup(deployment)
+    deployment.record([new_row(f"lost-{number}") for number in range(20)])
+    drain(deployment)
     backup.restore()
-    world.record([new_row(f"after-{number}") for number in range(25)])
+    deployment.record([new_row(f"after-{number}") for number in range(25)])
 
 
-def test_a_restored_database_is_reconciled_without_a_duplicate(world: World) -> None:
+def test_a_restored_database_is_reconciled_without_a_duplicate(deployment: Deployment) -> None:
     """The shard says what happened and sends nothing; reconciled, every row is in the topic once, re-used ids too."""
-    restored(world)
-    running = world.relay()
+    restored(deployment)
+    running = deployment.relay()
     running.wait_degraded("shard 0", "relay reconcile --since")
-    assert len(world.seen()) == 60
-    assert "--accept-duplicates" in command(world.environ, "status", COLUMNS="400").stdout
+    assert len(deployment.seen()) == 60
+    assert "--accept-duplicates" in command(deployment.environ, "status", COLUMNS="400").stdout
     arguments = ("reconcile", "--since", "1h", "--reason", "restored the backup")
-    looked = command(world.environ, *arguments, "--dry-run")
+    looked = command(deployment.environ, *arguments, "--dry-run")
     assert looked.returncode == 0, looked.stderr
     assert "of 60 record(s)" in looked.stderr
     assert "30 stand as unsent here and are marked sent" in looked.stderr
     assert "20 record(s) are of rows that this database does not know" in looked.stderr
-    assert world.pending() == 55
-    done = command(world.environ, *arguments, "--yes")
+    assert deployment.pending() == 55
+    done = command(deployment.environ, *arguments, "--yes")
     assert (done.returncode, done.stdout) == (0, "reconcile: 30 row(s) marked, shard(s) 0 go on\n"), done.stderr
-    world.wait_drained()
+    deployment.wait_drained()
     wait_until(lambda: not running.degraded(), "nothing is degraded any more")
-    seen = arrivals(world)
+    seen = arrivals(deployment)
     assert set(seen.values()) == {1}
-    assert rows_of(world) <= set(seen)
+    assert rows_of(deployment) <= set(seen)
     assert len(seen) == 85
-    verbs = [verb for (verb,) in world.query("SELECT verb FROM outbox_audit ORDER BY id")]
+    verbs = [verb for (verb,) in deployment.query("SELECT verb FROM outbox_audit ORDER BY id")]
     assert verbs == ["reconcile shard 0", f"reconcile shard 0, settled 1 to {verbs[-1].rsplit(' ', 1)[-1]}"]
-    assert command(world.environ, "audit", "--verify").returncode == 0
+    assert command(deployment.environ, "audit", "--verify").returncode == 0
 
 
 def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | Given) -> None:
@@ -138,20 +139,22 @@ def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | 
     assert kept_since(admin, topic, 80_000) == 80_000
 
 
-def test_duplicates_are_accepted_on_purpose_only(world: World) -> None:
+def test_duplicates_are_accepted_on_purpose_only(deployment: Deployment) -> None:
     """With --accept-duplicates the rows unsent in the restored database are sent again, and that is on record."""
-    restored(world)
-    running = world.relay()
+    restored(deployment)
+    running = deployment.relay()
     running.wait_degraded("shard 0", "--accept-duplicates")
-    done = command(world.environ, "reconcile", "--accept-duplicates", "--reason", "agreed with the consumers", "--yes")
+    done = command(
+        deployment.environ, "reconcile", "--accept-duplicates", "--reason", "agreed with the consumers", "--yes"
+    )
     assert done.returncode == 0, done.stderr
-    world.wait_drained()
-    times = arrivals(world)
-    assert rows_of(world) <= set(times)
+    deployment.wait_drained()
+    times = arrivals(deployment)
+    assert rows_of(deployment) <= set(times)
     doubled = sum(count - 1 for count in times.values())
     assert 0 < doubled <= 30
     assert max(times.values()) == 2
-    ((verb, reason),) = world.query("SELECT verb, reason FROM outbox_audit")
+    ((verb, reason),) = deployment.query("SELECT verb, reason FROM outbox_audit")
     assert (verb.split(",")[0], reason) == ("accept duplicates of shard 0", "agreed with the consumers")
 
 
@@ -160,49 +163,51 @@ def test_a_stale_replica_under_a_running_relay(
     kafka: Kafka | Given,
     registry: Registry | Given,
     tmp_path: Path,
-    worlds: list[World],
+    deployments: list[Deployment],
 ) -> None:
     """The database goes back while the relay runs: it notices, and nothing is doubled before or after the cure."""
     url = new_postgresql()
-    world = World(url, settings_for(kafka, registry, url), {"bootstrap.servers": kafka.bootstrap_servers}, tmp_path)
-    worlds.append(world)
-    world.record(new_rows(20))
-    backup = Backup(world)
-    running = world.relay(RELAY_BATCH_SIZE="5")
-    world.wait_drained()
+    deployment = Deployment(
+        url, settings_for(kafka, registry, url), {"bootstrap.servers": kafka.bootstrap_servers}, tmp_path
+    )
+    deployments.append(deployment)
+    deployment.record(new_rows(20))
+    backup = Backup(deployment)
+    running = deployment.relay(RELAY_BATCH_SIZE="5")
+    deployment.wait_drained()
     backup.restore()
     running.wait_degraded("shard 0", "relay reconcile --since")
-    world.record(new_rows(20))
-    assert len(world.seen()) == 20
-    done = command(world.environ, "reconcile", "--since", "1h", "--reason", "failed over", "--yes")
+    deployment.record(new_rows(20))
+    assert len(deployment.seen()) == 20
+    done = command(deployment.environ, "reconcile", "--since", "1h", "--reason", "failed over", "--yes")
     assert done.returncode == 0, done.stderr
-    world.wait_drained()
-    assert set(arrivals(world).values()) == {1}
-    assert set(arrivals(world)) == rows_of(world)
+    deployment.wait_drained()
+    assert set(arrivals(deployment).values()) == {1}
+    assert set(arrivals(deployment)) == rows_of(deployment)
 
 
-def test_a_lost_progress_topic_is_a_loud_warning(world: World) -> None:
+def test_a_lost_progress_topic_is_a_loud_warning(deployment: Deployment) -> None:
     """Deleted under a running relay: it is made anew, the relay says so and goes on; what was marked is not doubled."""
-    ids = world.record(new_rows(50))
-    running = world.relay(RELAY_BATCH_SIZE="10")
-    world.wait_drained()
-    admin = AdminClient(world.client_config)
-    (future,) = admin.delete_topics([world.environ["KAFKA_PROGRESS_TOPIC"]]).values()
+    ids = deployment.record(new_rows(50))
+    running = deployment.relay(RELAY_BATCH_SIZE="10")
+    deployment.wait_drained()
+    admin = AdminClient(deployment.client_config)
+    (future,) = admin.delete_topics([deployment.environ["KAFKA_PROGRESS_TOPIC"]]).values()
     future.result(10)
-    ids += world.record(new_rows(50))
-    world.wait_drained()
+    ids += deployment.record(new_rows(50))
+    deployment.wait_drained()
     (told,) = [line for line in running.lines() if line.get("action") == "progress_lost"]
     assert (told["level"], "sent twice" in told["event"]) == ("error", True)
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
 
 
-def test_an_outbox_made_anew_does_not_believe_the_old_ones_progress(new_world: NewWorld) -> None:
+def test_an_outbox_made_anew_does_not_believe_the_old_ones_progress(new_deployment: NewDeployment) -> None:
     """The same topics and prefix, another outbox: its ids begin again, and all its rows arrive."""
-    old = new_world()
+    old = new_deployment()
     old.record(new_rows(30))
     drain(old)
     names = ("KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC", "KAFKA_TRANSACTIONAL_ID_PREFIX")
-    new = new_world(**{name: old.environ[name] for name in names})
+    new = new_deployment(**{name: old.environ[name] for name in names})
     new.record([new_row(f"new-{number}") for number in range(30)])
     drain(new)
     seen = arrivals(new)
@@ -210,43 +215,45 @@ def test_an_outbox_made_anew_does_not_believe_the_old_ones_progress(new_world: N
     assert set(seen) == rows_of(old) | rows_of(new)
 
 
-def test_an_outbox_made_anew_under_a_running_relay_is_left_to_the_next_one(new_world: NewWorld) -> None:
+def test_an_outbox_made_anew_under_a_running_relay_is_left_to_the_next_one(new_deployment: NewDeployment) -> None:
     """The old relay says what to do, binds nothing and keeps no shard from a relay that is started now."""
-    world = new_world(RELAY_LEASE_SECONDS="600")
-    world.record(new_rows(10))
-    old = world.relay()
-    world.wait_drained()
+    deployment = new_deployment(RELAY_LEASE_SECONDS="600")
+    deployment.record(new_rows(10))
+    old = deployment.relay()
+    deployment.wait_drained()
     # As after a restore of an empty outbox: the running relay is connected to it.
-    world.execute("DELETE FROM outbox")
-    world.execute("UPDATE outbox_shard SET owner = NULL, epoch = 0, lease_expires_at = 0, settled = 0")
-    world.execute(
+    deployment.execute("DELETE FROM outbox")
+    deployment.execute(
+        "UPDATE outbox_shard SET owner = NULL, epoch = 0, lease_expires_at = 0, acknowledged_sequence = 0"
+    )
+    deployment.execute(
         f"UPDATE outbox_identity SET outbox_id = '{uuid.uuid4()}', topic = NULL, progress_topic = NULL,"
         " transactional_id_prefix = NULL, cluster_id = NULL"
     )
     old.wait_degraded("shard 0", "restart this relay")
-    assert world.query("SELECT topic FROM outbox_identity") == [(None,)]
-    other = f"{world.topic}-other"
-    new = world.relay(KAFKA_TOPIC=other)
-    world.record([new_row(f"new-{number}") for number in range(10)])
-    world.wait_drained()
+    assert deployment.query("SELECT topic FROM outbox_identity") == [(None,)]
+    other = f"{deployment.topic}-other"
+    new = deployment.relay(KAFKA_TOPIC=other)
+    deployment.record([new_row(f"new-{number}") for number in range(10)])
+    deployment.wait_drained()
     assert new.running()
-    assert len(read_topic(world.client_config, other)) == 10
-    assert len(world.seen()) == 10
+    assert len(read_topic(deployment.client_config, other)) == 10
+    assert len(deployment.seen()) == 10
 
 
 @pytest.mark.parametrize("name", ["KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC", "KAFKA_TRANSACTIONAL_ID_PREFIX"])
-def test_other_names_are_refused_before_anyone_is_fenced(world: World, name: str) -> None:
+def test_other_names_are_refused_before_anyone_is_fenced(deployment: Deployment, name: str) -> None:
     """A relay with another topic or prefix stops with the difference; the one that runs does not notice it."""
-    ids = world.record(new_rows(10))
-    running = world.relay()
-    world.wait_drained()
-    refused = world.relay(None, 1, **{name: f"{world.environ[name]}-other"})
+    ids = deployment.record(new_rows(10))
+    running = deployment.relay()
+    deployment.wait_drained()
+    refused = deployment.relay(None, 1, **{name: f"{deployment.environ[name]}-other"})
     assert refused.wait() == 1
     assert f"{name} was" in refused.log.read_text()
-    ids += world.record(new_rows(10))
-    world.wait_drained()
+    ids += deployment.record(new_rows(10))
+    deployment.wait_drained()
     assert [line["action"] for line in running.lines() if line.get("action") == "taken"] == ["taken"]
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
 
 
 def test_another_cluster_is_refused(
@@ -255,15 +262,17 @@ def test_another_cluster_is_refused(
     own_kafka: Kafka,
     registry: Registry | Given,
     tmp_path: Path,
-    worlds: list[World],
+    deployments: list[Deployment],
 ) -> None:
     """The same names on another cluster: what was sent is not known there, so the relay stops and names it."""
     url = new_sqlite()
-    world = World(url, settings_for(kafka, registry, url), {"bootstrap.servers": kafka.bootstrap_servers}, tmp_path)
-    worlds.append(world)
-    world.record(new_rows(10))
-    drain(world)
-    refused = world.relay(KAFKA_BOOTSTRAP_SERVERS=own_kafka.bootstrap_servers)
+    deployment = Deployment(
+        url, settings_for(kafka, registry, url), {"bootstrap.servers": kafka.bootstrap_servers}, tmp_path
+    )
+    deployments.append(deployment)
+    deployment.record(new_rows(10))
+    drain(deployment)
+    refused = deployment.relay(KAFKA_BOOTSTRAP_SERVERS=own_kafka.bootstrap_servers)
     assert refused.wait() == 1
     assert "the Kafka cluster was" in refused.log.read_text()
 
@@ -289,17 +298,19 @@ class Disk:
         self._kafka.start()
 
 
-NewOwnWorld = Callable[..., World]
+NewOwnWorld = Callable[..., Deployment]
 
 
 @pytest.fixture
-def new_own_world(own_kafka: Kafka, registry: Registry | Given, tmp_path: Path, worlds: list[World]) -> NewOwnWorld:
+def new_own_world(
+    own_kafka: Kafka, registry: Registry | Given, tmp_path: Path, deployments: list[Deployment]
+) -> NewOwnWorld:
     """Makes a world on a database, with a broker of its own."""
 
-    def make(url: str) -> World:
+    def make(url: str) -> Deployment:
         config = {"bootstrap.servers": own_kafka.bootstrap_servers}
-        worlds.append(World(url, settings_for(own_kafka, registry, url), config, tmp_path))
-        return worlds[-1]
+        deployments.append(Deployment(url, settings_for(own_kafka, registry, url), config, tmp_path))
+        return deployments[-1]
 
     return make
 
@@ -313,15 +324,15 @@ def recoveries(running: RelayProcess, verdict: str) -> float:
     )
 
 
-def lost_by_kafka(world: World, kafka: Kafka, folder: Path) -> tuple[Disk, RelayProcess]:
+def lost_by_kafka(deployment: Deployment, kafka: Kafka, folder: Path) -> tuple[Disk, RelayProcess]:
     """20 rows sent, the broker's disk copied, 30 more sent; the relay runs."""
-    running = world.relay(RELAY_BATCH_SIZE="10")
-    world.record(new_rows(20))
-    world.wait_drained()
+    running = deployment.relay(RELAY_BATCH_SIZE="10")
+    deployment.record(new_rows(20))
+    deployment.wait_drained()
     disk = Disk(kafka, folder)
-    world.record(new_rows(30))
-    world.wait_drained()
-    assert len(world.seen()) == 50
+    deployment.record(new_rows(30))
+    deployment.wait_drained()
+    assert len(deployment.seen()) == 50
     return disk, running
 
 
@@ -332,37 +343,37 @@ def test_a_broker_from_an_older_copy_is_noticed_and_its_lost_rows_are_sent_again
     """At the next transaction of a relay that runs, or when one is started: the shard says what happened. Reconciled,
     every row is in the topic once.
     """
-    world = new_own_world(new_database())
-    disk, running = lost_by_kafka(world, own_kafka, tmp_path)
+    deployment = new_own_world(new_database())
+    disk, running = lost_by_kafka(deployment, own_kafka, tmp_path)
     if restarted:
         assert running.stop() == 0
     disk.put_back()
     if restarted:
-        running = world.relay()
-    world.record([new_row(f"after-{number}") for number in range(5)])
+        running = deployment.relay()
+    deployment.record([new_row(f"after-{number}") for number in range(5)])
     running.wait_degraded("shard 0", "Kafka went back in time")
     assert recoveries(running, "kafka_went_back") >= 1
-    assert "relay reconcile --accept-loss" in command(world.environ, "status", COLUMNS="600").stdout
-    checked = command(world.environ, "check", COLUMNS="400")
+    assert "relay reconcile --accept-loss" in command(deployment.environ, "status", COLUMNS="600").stdout
+    checked = command(deployment.environ, "check", COLUMNS="400")
     assert (checked.returncode, "Kafka went back in time" in checked.stdout) == (4, True), checked.stdout
     arguments = ("reconcile", "--reason", "the broker came back with an older disk")
-    looked = command(world.environ, *arguments, "--dry-run")
+    looked = command(deployment.environ, *arguments, "--dry-run")
     assert looked.returncode == 0, looked.stderr
     assert "30 are missing in the topic and are sent again. Order is not kept" in looked.stderr
-    done = command(world.environ, *arguments, "--yes")
+    done = command(deployment.environ, *arguments, "--yes")
     assert (done.returncode, done.stdout) == (0, "reconcile: 30 row(s) are pending again, shard(s) 0 go on\n"), (
         done.stderr
     )
-    world.wait_drained()
+    deployment.wait_drained()
     wait_until(lambda: not running.degraded(), "nothing is degraded any more")
-    seen = arrivals(world)
+    seen = arrivals(deployment)
     assert set(seen.values()) == {1}
-    assert (set(seen), len(seen)) == (rows_of(world), 55)
-    verbs = [verb for (verb,) in world.query("SELECT verb FROM outbox_audit ORDER BY id")]
+    assert (set(seen), len(seen)) == (rows_of(deployment), 55)
+    verbs = [verb for (verb,) in deployment.query("SELECT verb FROM outbox_audit ORDER BY id")]
     assert verbs[0] == "send lost rows of shard 0 again"
     assert verbs[1].startswith("reconcile shard 0, settled")
-    assert command(world.environ, "audit", "--verify").returncode == 0
-    again = command(world.environ, *arguments, "--yes")
+    assert command(deployment.environ, "audit", "--verify").returncode == 0
+    again = command(deployment.environ, *arguments, "--yes")
     assert (again.returncode, "no shard waits because Kafka went back" in again.stderr) == (3, True)
 
 
@@ -370,16 +381,16 @@ def test_an_idle_shard_finds_out_within_a_minute_or_so(
     new_own_world: NewOwnWorld, new_sqlite: NewDatabase, own_kafka: Kafka, tmp_path: Path
 ) -> None:
     """Nothing is sent, so nothing fails. An operator who accepts the loss lets the shard send on."""
-    world = new_own_world(new_sqlite())
-    disk, running = lost_by_kafka(world, own_kafka, tmp_path)
+    deployment = new_own_world(new_sqlite())
+    disk, running = lost_by_kafka(deployment, own_kafka, tmp_path)
     disk.put_back()
     wait_until(lambda: "Kafka went back" in running.degraded().get("shard 0", ""), "it looks", 150)
-    done = command(world.environ, "reconcile", "--accept-loss", "--reason", "the consumers have them", "--yes")
+    done = command(deployment.environ, "reconcile", "--accept-loss", "--reason", "the consumers have them", "--yes")
     assert done.returncode == 0, done.stderr
     assert "stays marked sent" in done.stderr
-    world.record(new_rows(5))
-    world.wait_drained()
+    deployment.record(new_rows(5))
+    deployment.wait_drained()
     wait_until(lambda: not running.degraded(), "nothing is degraded any more")
-    assert len(world.seen()) == 25
-    ((verb,),) = world.query("SELECT verb FROM outbox_audit")
+    assert len(deployment.seen()) == 25
+    ((verb,),) = deployment.query("SELECT verb FROM outbox_audit")
     assert verb.startswith("accept the loss of shard 0, settled")

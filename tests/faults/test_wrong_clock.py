@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testkit import ROOT
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
 from testkit.services import Given, Kafka, Registry, ServiceError
 from testkit.services.fixtures import missing
@@ -41,26 +41,26 @@ def test_records_from_the_future_charge_no_row(
     kafka: Kafka | Given,
     registry: Registry | Given,
     tmp_path: Path,
-    worlds: list[World],
+    deployments: list[Deployment],
 ) -> None:
     """With the host's clock ahead the shard waits and names it, also in check; with the clock right all is sent."""
     url, clock = new_postgresql(), tmp_path / "clock"
     clock.write_text(str(TWO_HOURS))
     skewed = {"LD_PRELOAD": str(wrong_clock), "WRONG_CLOCK_FILE": str(clock)}
     config = {"bootstrap.servers": kafka.bootstrap_servers}
-    world = World(url, {**settings_for(kafka, registry, url), **skewed}, config, tmp_path)
-    worlds.append(world)
-    ids = world.record(new_rows(200))
-    relay = world.relay()
+    deployment = Deployment(url, {**settings_for(kafka, registry, url), **skewed}, config, tmp_path)
+    deployments.append(deployment)
+    ids = deployment.record(new_rows(200))
+    relay = deployment.relay()
     relay.wait_degraded("shard 0", "the clocks of this host and of the broker differ")
     checked = subprocess.run(
         [sys.executable, "-m", "relay", "check"],
-        cwd=ROOT, env={**os.environ, **world.environ}, capture_output=True, text=True, check=False,
+        cwd=ROOT, env={**os.environ, **deployment.environ}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert checked.returncode == 4, checked.stdout
     assert "NTP" in checked.stdout.split("broker clock:")[1].splitlines()[1]
-    assert world.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(0,)]
+    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(0,)]
     clock.write_text("0")
-    world.wait_drained()
+    deployment.wait_drained()
     wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)

@@ -90,17 +90,17 @@ def inflict(stage: Stage, faults: tuple[Fault, ...], chance: Random) -> Injected
 
 def gather(stage: Stage, load: Load) -> Evidence:
     """What is known once everything is in order again and nothing more comes through."""
-    world, deadline = stage.world, monotonic() + DRAIN_SECONDS
-    wait_until(lambda: not world.pending() or monotonic() > deadline, "", DRAIN_SECONDS * 2)
-    in_sight = world.query(
+    deployment, deadline = stage.deployment, monotonic() + DRAIN_SECONDS
+    wait_until(lambda: not deployment.pending() or monotonic() > deadline, "", DRAIN_SECONDS * 2)
+    in_sight = deployment.query(
         "SELECT id FROM outbox WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
         " (SELECT shard FROM outbox_shard WHERE condition IS NOT NULL)"
     )
     return Evidence(
         accepted={each.outbox_id: each.at for each in load.accepted},
-        committed={row: at_ms / 1000 for row, at_ms in world.query("SELECT id, received_at FROM outbox")},
+        committed={row: at_ms / 1000 for row, at_ms in deployment.query("SELECT id, received_at FROM outbox")},
         in_sight=frozenset(row for (row,) in in_sight),
-        seen=world.seen(),
+        seen=deployment.seen(),
         arrivals=stage.audience.arrivals,
     )
 

@@ -1,21 +1,21 @@
 """The audit's hashes in the relay's log, where a change of the table cannot reach them."""
 
 from testkit.command_line import command
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.waiting import wait_until
 
 
-def test_the_relay_logs_each_new_hash_and_notices_a_record_that_was_rewritten(world: World) -> None:
+def test_the_relay_logs_each_new_hash_and_notices_a_record_that_was_rewritten(deployment: Deployment) -> None:
     """What an operator's command wrote is in the log; without it the chain does not hold what was logged."""
-    relay = world.relay()
-    command(world.environ, "pause", "--shard", "0", "--for", "1s", "--reason", "looking")
-    ((entry, entry_hash),) = world.query("SELECT id, hash FROM outbox_audit")
+    relay = deployment.relay()
+    command(deployment.environ, "pause", "--shard", "0", "--for", "1s", "--reason", "looking")
+    ((entry, entry_hash),) = deployment.query("SELECT id, hash FROM outbox_audit")
 
     def logged(action: str) -> list[dict[str, object]]:
         return [line for line in relay.lines() if line.get("action") == action]
 
     wait_until(lambda: logged("audit"), f"the hash is logged ({relay.log})")
     assert [(line["entry"], line["hash"]) for line in logged("audit")] == [(entry, entry_hash)]
-    world.execute("DELETE FROM outbox_audit")
+    deployment.execute("DELETE FROM outbox_audit")
     (noticed,) = wait_until(lambda: logged("audit_rewritten"), "the missing entry is noticed")
     assert (noticed["level"], noticed["hash"]) == ("error", entry_hash)

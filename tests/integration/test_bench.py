@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import connect, debezium
-from bench.environment import Place
+from bench.environment import Environment
 from testkit import ROOT
 from testkit.services import Given, Kafka, Postgres, Registry
 from testkit.services.java import cached
@@ -34,7 +34,7 @@ def test_the_bench_says_why_there_is_nothing_beside_the_relay(tmp_path: Path, mo
     """Where Debezium cannot be fetched, on SQLite, and on services of others, the comparison says so."""
     monkeypatch.setattr(connect, "cached", lambda name: cached(name, tmp_path / "services"))
     monkeypatch.setenv("PATH", "")
-    own = Place(Kafka(tmp_path), Registry(tmp_path), Postgres(tmp_path), tmp_path)
+    own = Environment(Kafka(tmp_path), Registry(tmp_path), Postgres(tmp_path), tmp_path)
     given = replace(own, kafka=Given("", "127.0.0.1:9092"))
     reasons = {
         "Maven is missing": (own, "postgresql"),

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from testkit.command_line import command
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row
 from testkit.simulator import Simulator
@@ -91,15 +91,15 @@ def echo() -> Iterator[Echo]:
 
 
 @pytest.fixture
-def canaries(world: World, simulator: Simulator) -> World:
+def canaries(deployment: Deployment, simulator: Simulator) -> Deployment:
     """A world whose settings are full of secrets, and whose rows are of a person."""
-    world.environ.update({**simulator.enrichment, **simulator.inference, **SECRETS})
-    if world.engine.dialect.name == "postgresql":
-        url = world.engine.url.set(password=DATABASE_PASSWORD)  # the server of the tests trusts everybody
-        world.environ["DATABASE_URL"] = url.render_as_string(hide_password=False)
+    deployment.environ.update({**simulator.enrichment, **simulator.inference, **SECRETS})
+    if deployment.engine.dialect.name == "postgresql":
+        url = deployment.engine.url.set(password=DATABASE_PASSWORD)  # the server of the tests trusts everybody
+        deployment.environ["DATABASE_URL"] = url.render_as_string(hide_password=False)
     contact = {"customer": {"email": LEARNED}, "agentId": "canary-agent"}
     simulator.contacts = {f"canary-interaction-{number}": contact for number in range(9)}
-    return world
+    return deployment
 
 
 def person(number: int, **changes: Any) -> Any:
@@ -110,9 +110,9 @@ def person(number: int, **changes: Any) -> Any:
     return new_row(interaction, **changes)
 
 
-def relay_with(world: World, environ: Mapping[str, str]) -> RelayProcess:
+def relay_with(deployment: Deployment, environ: Mapping[str, str]) -> RelayProcess:
     """A relay with further settings."""
-    return world.relay(None, 1, None, **environ)
+    return deployment.relay(None, 1, None, **environ)
 
 
 def nothing_in(text: str, environ: Mapping[str, str], where: str, *, allowed: str = "") -> None:
@@ -127,16 +127,16 @@ def nothing_in(text: str, environ: Mapping[str, str], where: str, *, allowed: st
     assert "token-1" not in text, f"a token of CXone in {where}"
 
 
-def nothing_told(world: World, relay: RelayProcess, environ: Mapping[str, str] | None = None) -> None:
+def nothing_told(deployment: Deployment, relay: RelayProcess, environ: Mapping[str, str] | None = None) -> None:
     """Log, metrics, health, process list, database columns, and what commands print."""
-    given = {**world.environ, **(environ or {})}
+    given = {**deployment.environ, **(environ or {})}
     nothing_in(relay.log.read_text(), given, str(relay.log))
     for path in ("/metrics", "/readyz", "/healthz"):
         nothing_in(relay.get(path), given, path)
     if relay.running():
         nothing_in(" ".join(psutil.Process(relay.pid).cmdline()), given, "the process list")
     for query in ERRORS:
-        nothing_in(str(world.query(query)), given, query)
+        nothing_in(str(deployment.query(query)), given, query)
     for arguments in (["status"], ["status", "--json"], ["shards"], ["audit"], ["audit", "--json"], ["check"]):
         ended = command(given, *arguments)
         nothing_in(ended.stdout + ended.stderr, given, f"relay {arguments[0]}")
@@ -145,7 +145,7 @@ def nothing_told(world: World, relay: RelayProcess, environ: Mapping[str, str] |
         nothing_in(ended.stdout + ended.stderr, given, f"relay {arguments[0]}", allowed="canary-interaction")
 
 
-def test_nothing_is_told_while_all_is_well(canaries: World, simulator: Simulator) -> None:
+def test_nothing_is_told_while_all_is_well(canaries: Deployment, simulator: Simulator) -> None:
     """Rows are completed, sent, scored and looked at: what is told of them is no more than their ids."""
     canaries.record([person(1), person(2), person(2, customer_email=None)])
     relay = canaries.relay()
@@ -159,7 +159,7 @@ def test_nothing_is_told_while_all_is_well(canaries: World, simulator: Simulator
 
 
 @pytest.mark.parametrize("status", [302, 400, 500])
-def test_nothing_is_told_of_what_services_quote(canaries: World, echo: Echo, status: int) -> None:
+def test_nothing_is_told_of_what_services_quote(canaries: Deployment, echo: Echo, status: int) -> None:
     """Inference, OAuth and CXone refuse, and quote secrets and persons in status line, head and body."""
     echo.status = status
     ids = canaries.record([person(1, agent_id="canary-agent")])
@@ -184,7 +184,7 @@ def test_nothing_is_told_of_what_services_quote(canaries: World, echo: Echo, sta
 
 
 @pytest.mark.parametrize("status", [401, 409])
-def test_nothing_is_told_of_a_registry_that_quotes(canaries: World, echo: Echo, status: int) -> None:
+def test_nothing_is_told_of_a_registry_that_quotes(canaries: Deployment, echo: Echo, status: int) -> None:
     """Its password and what it answers stay out of the log, also where the relay gives up."""
     echo.status = status
     registry = {"SCHEMA_REGISTRY_URL": echo.base}
@@ -193,7 +193,7 @@ def test_nothing_is_told_of_a_registry_that_quotes(canaries: World, echo: Echo, 
     nothing_told(canaries, relay, registry)
 
 
-def test_nothing_is_told_of_a_row_that_the_database_quotes(canaries: World) -> None:
+def test_nothing_is_told_of_a_row_that_the_database_quotes(canaries: Deployment) -> None:
     """An error that nobody expected is logged by its kind and place: PostgreSQL's message holds the whole row."""
     if canaries.engine.dialect.name == "sqlite":
         return
@@ -204,7 +204,7 @@ def test_nothing_is_told_of_a_row_that_the_database_quotes(canaries: World) -> N
     nothing_told(canaries, relay)
 
 
-def test_nothing_is_told_of_a_login_that_kafka_refuses(canaries: World) -> None:
+def test_nothing_is_told_of_a_login_that_kafka_refuses(canaries: Deployment) -> None:
     """The broker knows no such login, or no login at all."""
     sasl = {
         "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
@@ -233,7 +233,7 @@ def test_nothing_is_told_of_a_login_that_kafka_refuses(canaries: World) -> None:
         {"CXONE_OAUTH_URL": f"ftp://user:{TOKEN}@127.0.0.1/"},
     ],
 )
-def test_nothing_is_told_of_settings_that_are_refused(canaries: World, wrong: dict[str, str]) -> None:
+def test_nothing_is_told_of_settings_that_are_refused(canaries: Deployment, wrong: dict[str, str]) -> None:
     """A value that cannot be taken is named by its variable, whatever the database."""
     if canaries.engine.dialect.name == "postgresql":
         return

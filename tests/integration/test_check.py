@@ -15,7 +15,7 @@ import trustme
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
 
 from testkit.command_line import command
-from testkit.deployment import NewWorld, World
+from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import new_rows
 from testkit.services import SecureKafka
 from testkit.waiting import wait_until
@@ -25,11 +25,11 @@ from tests.integration.test_secure_kafka import (
     PASSWORD,
     READ,
     WRITE,
-    NewSecureWorld,
-    new_secure_world,
+    NewSecureDeployment,
+    new_secure_deployment,
 )
 
-__all__ = ["new_secure_world"]  # a fixture
+__all__ = ["new_secure_deployment"]  # a fixture
 
 TOPIC, TRANSACTIONAL_ID = ResourceType.TOPIC, ResourceType.TRANSACTIONAL_ID
 
@@ -54,24 +54,24 @@ def verdicts(environ: Mapping[str, str], **further: str) -> dict[str, str]:
     return {finding["subject"]: finding["verdict"] for finding in checked(environ, **further)[1]}
 
 
-def make_topics(world: World, shards: int = 1, **config: dict[str, str]) -> None:
+def make_topics(deployment: Deployment, shards: int = 1, **config: dict[str, str]) -> None:
     """Create both topics; ``topic`` and ``progress`` are further settings of theirs."""
     progress = {"cleanup.policy": "compact", **config.get("progress", {})}
     topics = [
-        NewTopic(world.topic, 2, 1, config=config.get("topic", {})),
-        NewTopic(world.environ["KAFKA_PROGRESS_TOPIC"], shards, 1, config=progress),
+        NewTopic(deployment.topic, 2, 1, config=config.get("topic", {})),
+        NewTopic(deployment.environ["KAFKA_PROGRESS_TOPIC"], shards, 1, config=progress),
     ]
-    admin = AdminClient(world.client_config)
+    admin = AdminClient(deployment.client_config)
     for future in admin.create_topics(topics).values():
         future.result(10)
 
 
 def test_each_right_that_is_taken_away_is_named_with_its_cure(
-    secure_kafka: SecureKafka, new_secure_world: NewSecureWorld
+    secure_kafka: SecureKafka, new_secure_deployment: NewSecureDeployment
 ) -> None:
     """With the documented rights nothing fails; without any one of them, that one does, and tells how to grant it."""
-    world, user = new_secure_world(create_topics=True)
-    environ, topic, progress = world.environ, world.topic, world.environ["KAFKA_PROGRESS_TOPIC"]
+    deployment, user = new_secure_deployment(create_topics=True)
+    environ, topic, progress = deployment.environ, deployment.topic, deployment.environ["KAFKA_PROGRESS_TOPIC"]
     prefix = environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
     bare = failures(environ)
     assert set(bare) == {f"topic {topic} rights", f"topic {progress} rights", "transactions"}
@@ -103,70 +103,73 @@ def test_each_right_that_is_taken_away_is_named_with_its_cure(
 
 
 def test_a_missing_topic_needs_the_right_to_create_it(
-    secure_kafka: SecureKafka, new_secure_world: NewSecureWorld
+    secure_kafka: SecureKafka, new_secure_deployment: NewSecureDeployment
 ) -> None:
     """Without Create it is a failure with the command, with it a warning; looking creates nothing."""
-    world, user = new_secure_world(create_topics=False)
-    prefix = world.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
-    secure_kafka.allow(user, TOPIC, world.topic, [READ, WRITE, DESCRIBE], prefix=True)
+    deployment, user = new_secure_deployment(create_topics=False)
+    prefix = deployment.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
+    secure_kafka.allow(user, TOPIC, deployment.topic, [READ, WRITE, DESCRIBE], prefix=True)
     secure_kafka.allow(user, TRANSACTIONAL_ID, prefix, [WRITE, DESCRIBE], prefix=True)
     failed = wait_until(
-        lambda: (f := failures(world.environ)) and "transactions" not in f and f, "the topics alone are missed"
+        lambda: (f := failures(deployment.environ)) and "transactions" not in f and f, "the topics alone are missed"
     )
-    assert f"--create --topic {world.topic}" in failed[f"topic {world.topic}"]
-    secure_kafka.allow(user, TOPIC, world.topic, [CREATE], prefix=True)
-    wait_until(lambda: not failures(world.environ), "they could be created")
-    assert world.topic not in secure_kafka.admin().list_topics(timeout=10).topics
+    assert f"--create --topic {deployment.topic}" in failed[f"topic {deployment.topic}"]
+    secure_kafka.allow(user, TOPIC, deployment.topic, [CREATE], prefix=True)
+    wait_until(lambda: not failures(deployment.environ), "they could be created")
+    assert deployment.topic not in secure_kafka.admin().list_topics(timeout=10).topics
 
 
-def test_what_people_get_wrong_with_a_secured_broker(new_secure_world: NewSecureWorld, tmp_path: Path) -> None:
+def test_what_people_get_wrong_with_a_secured_broker(
+    new_secure_deployment: NewSecureDeployment, tmp_path: Path
+) -> None:
     """Password, authority and protocol are each named; secrets are not."""
-    world, user = new_secure_world(create_topics=True)
+    deployment, user = new_secure_deployment(create_topics=True)
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
-    password = command(world.environ, "check", KAFKA_SASL_PASSWORD="wrong-canary")
+    password = command(deployment.environ, "check", KAFKA_SASL_PASSWORD="wrong-canary")
     assert "KAFKA_SASL_PASSWORD" in password.stdout.split("broker login:")[1]
     assert "wrong-canary" not in password.stdout + password.stderr
-    authority = failures(world.environ, KAFKA_SSL_CA_LOCATION=str(tmp_path / "other.pem"))
+    authority = failures(deployment.environ, KAFKA_SSL_CA_LOCATION=str(tmp_path / "other.pem"))
     assert "KAFKA_SSL_CA_LOCATION" in authority["broker TLS"]
     assert (
-        "KAFKA_SSL_CA_LOCATION" in failures(world.environ, KAFKA_SSL_CA_LOCATION=str(tmp_path / "none.pem"))["settings"]
+        "KAFKA_SSL_CA_LOCATION"
+        in failures(deployment.environ, KAFKA_SSL_CA_LOCATION=str(tmp_path / "none.pem"))["settings"]
     )
-    plain = failures(world.environ, KAFKA_SECURITY_PROTOCOL="SASL_PLAINTEXT")
+    plain = failures(deployment.environ, KAFKA_SECURITY_PROTOCOL="SASL_PLAINTEXT")
     assert "KAFKA_SECURITY_PROTOCOL" in plain["broker protocol"]
-    code, findings = checked(world.environ)
+    code, findings = checked(deployment.environ)
     told = {finding["subject"]: finding["seen"] for finding in findings}
     assert (code, user in told["broker login"], "verified" in told["broker TLS"]) == (4, True, True)
     assert PASSWORD not in str(findings)
 
 
-def test_a_check_harms_no_running_relay(world: World) -> None:
+def test_a_check_harms_no_running_relay(deployment: Deployment) -> None:
     """A relay that holds its shard goes on with the same producer while checks run beside it, one after the other."""
-    process = world.relay()
-    ids = world.record(new_rows(50))
-    world.wait_drained()
-    ((epoch,),) = world.query("SELECT epoch FROM outbox_shard")
-    assert failures(world.environ) == {}
-    assert failures(world.environ) == {}
-    ids += world.record(new_rows(50))
-    world.wait_drained()
-    assert world.query("SELECT epoch FROM outbox_shard") == [(epoch,)]
+    process = deployment.relay()
+    ids = deployment.record(new_rows(50))
+    deployment.wait_drained()
+    ((epoch,),) = deployment.query("SELECT epoch FROM outbox_shard")
+    assert failures(deployment.environ) == {}
+    assert failures(deployment.environ) == {}
+    ids += deployment.record(new_rows(50))
+    deployment.wait_drained()
+    assert deployment.query("SELECT epoch FROM outbox_shard") == [(epoch,)]
     assert process.degraded() == {}
-    world.check_exactly_once(ids)
-    assert verdicts(world.environ)["schema"] == "ok"
-    other = failures(world.environ, KAFKA_TRANSACTIONAL_ID_PREFIX="another-")
+    deployment.check_exactly_once(ids)
+    assert verdicts(deployment.environ)["schema"] == "ok"
+    other = failures(deployment.environ, KAFKA_TRANSACTIONAL_ID_PREFIX="another-")
     assert "KAFKA_TRANSACTIONAL_ID_PREFIX was" in other["outbox"]
 
 
-def test_settings_of_the_topics_that_break_the_promise(new_world: NewWorld) -> None:
+def test_settings_of_the_topics_that_break_the_promise(new_deployment: NewDeployment) -> None:
     """Each setting that the relay or the promise rests on is judged, and the command that mends it is told."""
-    world = new_world(shards=2)
+    deployment = new_deployment(shards=2)
     make_topics(
-        world,
+        deployment,
         topic={"max.message.bytes": "500", "min.insync.replicas": "2", "unclean.leader.election.enable": "true"},
         progress={"cleanup.policy": "compact,delete", "max.message.bytes": "20000"},
     )
-    failed = failures(world.environ)
-    topic, progress = world.topic, world.environ["KAFKA_PROGRESS_TOPIC"]
+    failed = failures(deployment.environ)
+    topic, progress = deployment.topic, deployment.environ["KAFKA_PROGRESS_TOPIC"]
     assert set(failed) == {
         f"topic {topic} max.message.bytes",
         f"topic {topic} min.insync.replicas",
@@ -177,16 +180,16 @@ def test_settings_of_the_topics_that_break_the_promise(new_world: NewWorld) -> N
     }
     assert "--add-config max.message.bytes=" in failed[f"topic {topic} max.message.bytes"]
     assert "--partitions 2" in failed[f"topic {progress} partitions"]
-    assert verdicts(world.environ)[f"topic {topic} replicas"] == "warning"
+    assert verdicts(deployment.environ)[f"topic {topic} replicas"] == "warning"
 
 
-def test_the_database_is_behind_the_code(world: World) -> None:
+def test_the_database_is_behind_the_code(deployment: Deployment) -> None:
     """A schema that is not at head, and one that is not there at all, are named with the command."""
-    make_topics(world)
-    world.execute("UPDATE alembic_version SET version_num = '0001'")
-    assert "relay migrate" in failures(world.environ)["database schema"]
-    world.execute("DROP TABLE alembic_version")
-    assert "no migration has run" in failures(world.environ)["database schema"]
+    make_topics(deployment)
+    deployment.execute("UPDATE alembic_version SET version_num = '0001'")
+    assert "relay migrate" in failures(deployment.environ)["database schema"]
+    deployment.execute("DROP TABLE alembic_version")
+    assert "no migration has run" in failures(deployment.environ)["database schema"]
 
 
 def plain(url: str) -> str:
@@ -194,100 +197,104 @@ def plain(url: str) -> str:
     return url.replace("postgresql+psycopg://", "postgresql://")
 
 
-def test_a_database_that_may_lose_commits_is_a_failure(new_world: NewWorld, request: pytest.FixtureRequest) -> None:
+def test_a_database_that_may_lose_commits_is_a_failure(
+    new_deployment: NewDeployment, request: pytest.FixtureRequest
+) -> None:
     """PostgreSQL with synchronous_commit = off is reachable, and not durable."""
-    world = new_world()
-    if world.engine.dialect.name == "sqlite":
-        missing = failures(world.environ, DATABASE_URL="sqlite:////nowhere/outbox.db")
+    deployment = new_deployment()
+    if deployment.engine.dialect.name == "sqlite":
+        missing = failures(deployment.environ, DATABASE_URL="sqlite:////nowhere/outbox.db")
         assert "does not exist" in missing["database"]
         return
-    world.execute(f"ALTER DATABASE {world.engine.url.database} SET synchronous_commit = off")
-    assert "synchronous_commit" in failures(world.environ)["database durability"]
-    world.execute(f"ALTER DATABASE {world.engine.url.database} RESET synchronous_commit")
-    world.execute(f"ALTER DATABASE {world.engine.url.database} SET default_transaction_read_only = on")
-    assert "let DATABASE_URL name the server that takes writes" in failures(world.environ)["database"]
-    latin = f"{world.engine.url.database}_latin1"
-    world.engine.dispose()
-    with psycopg.connect(plain(world.url), autocommit=True) as connection:
+    deployment.execute(f"ALTER DATABASE {deployment.engine.url.database} SET synchronous_commit = off")
+    assert "synchronous_commit" in failures(deployment.environ)["database durability"]
+    deployment.execute(f"ALTER DATABASE {deployment.engine.url.database} RESET synchronous_commit")
+    deployment.execute(f"ALTER DATABASE {deployment.engine.url.database} SET default_transaction_read_only = on")
+    assert "let DATABASE_URL name the server that takes writes" in failures(deployment.environ)["database"]
+    latin = f"{deployment.engine.url.database}_latin1"
+    deployment.engine.dispose()
+    with psycopg.connect(plain(deployment.url), autocommit=True) as connection:
         connection.execute("SET default_transaction_read_only = off")
         connection.execute(f"CREATE DATABASE {latin} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
-    url = str(world.engine.url.set(database=latin))
-    assert "LATIN1" in failures(world.environ, DATABASE_URL=url)["database encoding"]
-    away = failures(world.environ, DATABASE_URL="postgresql://someone:secret-canary@127.0.0.1:9/x")
+    url = str(deployment.engine.url.set(database=latin))
+    assert "LATIN1" in failures(deployment.environ, DATABASE_URL=url)["database encoding"]
+    away = failures(deployment.environ, DATABASE_URL="postgresql://someone:secret-canary@127.0.0.1:9/x")
     assert "127.0.0.1:9/x" in away["database"]
     assert "secret-canary" not in str(away)
 
 
-def test_a_database_elsewhere_is_spoken_to_over_tls_or_not_at_all(new_world: NewWorld) -> None:
+def test_a_database_elsewhere_is_spoken_to_over_tls_or_not_at_all(new_deployment: NewDeployment) -> None:
     """A server without TLS under another machine's name: refused, and warned of once a setting allows it."""
-    world = new_world()
-    if world.engine.dialect.name == "sqlite":
+    deployment = new_deployment()
+    if deployment.engine.dialect.name == "sqlite":
         return
-    elsewhere = world.engine.url.set(host="db.example").update_query_dict({"hostaddr": "127.0.0.1"})
-    environ = {**world.environ, "DATABASE_URL": elsewhere.render_as_string(hide_password=False)}
+    elsewhere = deployment.engine.url.set(host="db.example").update_query_dict({"hostaddr": "127.0.0.1"})
+    environ = {**deployment.environ, "DATABASE_URL": elsewhere.render_as_string(hide_password=False)}
     assert "does not support SSL" in failures(environ)["database"]
     allowed = {**environ, "ALLOW_PLAINTEXT_CREDENTIALS": "true"}
     found = verdicts(allowed)
     assert (found["database"], found["database TLS"]) == ("ok", "warning")
 
 
-def test_a_database_role_without_rights_is_told_to_be_one(new_world: NewWorld) -> None:
+def test_a_database_role_without_rights_is_told_to_be_one(new_deployment: NewDeployment) -> None:
     """Read rights, then write rights are missed, each with what to grant; no migration is blamed."""
-    world = new_world()
-    if world.engine.dialect.name == "sqlite":
+    deployment = new_deployment()
+    if deployment.engine.dialect.name == "sqlite":
         return
     role = f"role_{uuid.uuid4().hex[:8]}"
-    environ = {**world.environ, "DATABASE_URL": str(world.engine.url.set(username=role, password=None))}
-    world.execute(f"CREATE ROLE {role} LOGIN")
+    environ = {**deployment.environ, "DATABASE_URL": str(deployment.engine.url.set(username=role, password=None))}
+    deployment.execute(f"CREATE ROLE {role} LOGIN")
     try:
         for granted, subject in (
             ("USAGE ON SCHEMA public", "database schema"),
             ("SELECT ON ALL TABLES IN SCHEMA public", "database write"),
         ):
-            world.execute(f"GRANT {granted} TO {role}")
+            deployment.execute(f"GRANT {granted} TO {role}")
             failed = failures(environ)
             assert "permission denied" in failed[subject]
             assert ("grant the role" in failed[subject], "relay migrate" in failed[subject]) == (True, False)
-        world.execute(f"GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
+        deployment.execute(f"GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
         assert not [subject for subject in failures(environ) if subject.startswith("database")]
     finally:
-        world.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        deployment.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_the_registry_refuses_the_login_or_the_schema(world: World) -> None:
+def test_the_registry_refuses_the_login_or_the_schema(deployment: Deployment) -> None:
     """401 names the login; versions that are not compatible name the schema; nothing is registered by looking."""
-    make_topics(world)
-    subject = f"{world.environ['SCHEMA_REGISTRY_URL']}/subjects/{world.topic}-value"
-    login = (world.environ["SCHEMA_REGISTRY_USERNAME"], world.environ["SCHEMA_REGISTRY_PASSWORD"])
-    assert "SCHEMA_REGISTRY_USERNAME" in failures(world.environ, SCHEMA_REGISTRY_PASSWORD="no")["schema registry"]
-    assert verdicts(world.environ)["schema"] == "warning"
+    make_topics(deployment)
+    subject = f"{deployment.environ['SCHEMA_REGISTRY_URL']}/subjects/{deployment.topic}-value"
+    login = (deployment.environ["SCHEMA_REGISTRY_USERNAME"], deployment.environ["SCHEMA_REGISTRY_PASSWORD"])
+    assert "SCHEMA_REGISTRY_USERNAME" in failures(deployment.environ, SCHEMA_REGISTRY_PASSWORD="no")["schema registry"]
+    assert verdicts(deployment.environ)["schema"] == "warning"
     assert requests.get(f"{subject}/versions", auth=login, timeout=10).status_code == 404
-    schemas = [f["seen"] for f in checked(world.environ, KAFKA_REPLAY_TOPICS="other")[1] if f["subject"] == "schema"]
-    assert [seen.split()[0] for seen in schemas] == [f"{world.topic}-value", "other-value"]
+    schemas = [
+        f["seen"] for f in checked(deployment.environ, KAFKA_REPLAY_TOPICS="other")[1] if f["subject"] == "schema"
+    ]
+    assert [seen.split()[0] for seen in schemas] == [f"{deployment.topic}-value", "other-value"]
     record = {"type": "record", "name": "CXoneInteraction", "namespace": "com.cxone.ml"}
     other = json.dumps({**record, "fields": [{"name": "interactionId", "type": "bytes"}]})
     requests.post(f"{subject}/versions", json={"schema": other}, auth=login, timeout=10).raise_for_status()
-    assert "do not go with" in failures(world.environ)["schema"]
-    away = failures(world.environ, SCHEMA_REGISTRY_URL="http://127.0.0.1:9/")
+    assert "do not go with" in failures(deployment.environ)["schema"]
+    away = failures(deployment.environ, SCHEMA_REGISTRY_URL="http://127.0.0.1:9/")
     assert "does not answer" in away["schema registry"]
 
 
-def test_a_time_out_that_the_broker_refuses(world: World) -> None:
+def test_a_time_out_that_the_broker_refuses(deployment: Deployment) -> None:
     """transaction.timeout.ms above the broker's transaction.max.timeout.ms is named."""
-    make_topics(world)
-    failed = failures(world.environ, KAFKA_CONFIG='{"transaction.timeout.ms": 3600000}')
+    make_topics(deployment)
+    failed = failures(deployment.environ, KAFKA_CONFIG='{"transaction.timeout.ms": 3600000}')
     assert "transaction.max.timeout.ms" in failed["transactions"]
-    assert "KAFKA_CONFIG" in failures(world.environ, KAFKA_CONFIG='{"no.such": 1}')["broker settings"]
+    assert "KAFKA_CONFIG" in failures(deployment.environ, KAFKA_CONFIG='{"no.such": 1}')["broker settings"]
 
 
-def test_wrong_settings_are_told_and_the_rest_is_still_looked_at(world: World) -> None:
+def test_wrong_settings_are_told_and_the_rest_is_still_looked_at(deployment: Deployment) -> None:
     """Each wrong value is a failure, each unknown name a warning; the database is checked all the same."""
-    found = verdicts(world.environ, KAFKA_BOOTSTRAP_SERVERS="", RELAY_BATCH_SIZE="many", KAFKA_TOPICS="x")
+    found = verdicts(deployment.environ, KAFKA_BOOTSTRAP_SERVERS="", RELAY_BATCH_SIZE="many", KAFKA_TOPICS="x")
     assert found["settings"] == "warning"  # the last of them
     assert (found["database"], found["broker"]) == ("ok", "unknown")
-    failed = failures(world.environ, KAFKA_BOOTSTRAP_SERVERS="", RELAY_BATCH_SIZE="many")
+    failed = failures(deployment.environ, KAFKA_BOOTSTRAP_SERVERS="", RELAY_BATCH_SIZE="many")
     assert set(failed) == {"settings"}
-    away = failures(world.environ, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9,nowhere.invalid:9092")
+    away = failures(deployment.environ, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9,nowhere.invalid:9092")
     assert "nowhere.invalid:9092: the name cannot be resolved" in away["broker"]
 
 
@@ -360,8 +367,8 @@ def test_inference_is_reached_without_a_call(endpoints: Endpoints, tmp_path: Pat
     endpoints.status = 429
     found = verdicts(environ)
     assert (found["inference"], found["oauth"]) == ("warning", "warning")
-    refused = failures(environ, INFERENCE_ALLOW_HOSTS="elsewhere.example")
-    assert "INFERENCE_ALLOW_HOSTS" in refused["inference"]
+    refused = failures(environ, INFERENCE_ALLOWED_HOSTS="elsewhere.example")
+    assert "INFERENCE_ALLOWED_HOSTS" in refused["inference"]
     assert "correct the host" in failures(environ, INFERENCE_URL="http://nowhere.invalid/")["inference"]
     tls = failures(environ, INFERENCE_URL=endpoints.url.replace("http", "https"))
     assert "HTTP_CA_LOCATION" in tls["inference"]

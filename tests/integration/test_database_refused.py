@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from testkit import ROOT
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.services import Given, Kafka, Postgres, Registry
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
@@ -55,11 +55,13 @@ def actions(log: str, text: str) -> set[str]:
     return {event["action"] for event in events if text in event["event"] and "action" in event}
 
 
-def test_a_database_that_is_missing_is_named(environ: dict[str, str], tmp_path: Path, worlds: list[World]) -> None:
+def test_a_database_that_is_missing_is_named(
+    environ: dict[str, str], tmp_path: Path, deployments: list[Deployment]
+) -> None:
     """Web and relay start, wait, and give the server's reason; nobody is told to migrate."""
-    world = World(environ["DATABASE_URL"], environ, {}, tmp_path)
-    worlds.append(world)
-    web, relay = world.web(), world.relay()
+    deployment = Deployment(environ["DATABASE_URL"], environ, {}, tmp_path)
+    deployments.append(deployment)
+    web, relay = deployment.web(), deployment.relay()
     missing = f'database "{environ["DATABASE_URL"].rsplit("/", 1)[1]}" does not exist'
     assert web.post({"id": "i", "channel": "voice"}).status_code == 503
     answer = requests.get(f"{web.base}/readyz", timeout=30)
@@ -75,10 +77,10 @@ def test_a_database_that_is_missing_is_named(environ: dict[str, str], tmp_path: 
 
 
 def test_a_first_start_without_a_file_names_the_command_that_makes_it(
-    environ: dict[str, str], tmp_path: Path, worlds: list[World]
+    environ: dict[str, str], tmp_path: Path, deployments: list[Deployment]
 ) -> None:
     """On SQLite, where nothing was ever there to be put back, the relay waits and names relay migrate."""
     url = f"sqlite:///{tmp_path / 'outbox.db'}"
-    worlds.append(World(url, {**environ, "DATABASE_URL": url}, {}, tmp_path))
-    worlds[-1].relay().wait_degraded("database", "run relay migrate")
+    deployments.append(Deployment(url, {**environ, "DATABASE_URL": url}, {}, tmp_path))
+    deployments[-1].relay().wait_degraded("database", "run relay migrate")
     assert not (tmp_path / "outbox.db").exists()

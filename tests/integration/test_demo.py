@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from config.settings import KNOWN_NAMES
-from relay.demo.stubs import StandIns
+from relay.demo.stubs import Stubs
 from testkit import ROOT
 from testkit.services import Given, Kafka
 from testkit.services.process import free_port
@@ -66,7 +66,7 @@ def test_it_works_without_a_checkout(wheel_environment: Path, tmp_path: Path) ->
 
 def test_a_caller_that_is_killed_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
     """A connection that is reset in the middle of a request, or before its answer, prints nothing."""
-    stand_ins = StandIns()
+    stand_ins = Stubs()
     try:
         for request in (b"POST /score HTTP/1.1\r\nContent-Le", b"POST /score HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"):
             caller = socket.create_connection(("127.0.0.1", int(stand_ins.base.rpartition(":")[2])))

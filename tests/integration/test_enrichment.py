@@ -18,7 +18,7 @@ import trustme
 from prometheus_client import CollectorRegistry
 
 from outbox.leases import Leases
-from outbox.models import Contact, PendingRow
+from outbox.models import EnrichedFields, PendingRow
 from outbox.store import Store
 from relay.enrichment.enricher import Enricher
 from relay.enrichment.oauth import TokenError, Tokens, fetch_token
@@ -26,7 +26,7 @@ from relay.health import Health
 from relay.kafka.encoder import SCHEMA_TEXT
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.outbox import mark
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row
@@ -39,16 +39,16 @@ ENRICHED = "SELECT count(*) FROM outbox WHERE enriched_at IS NOT NULL"
 
 
 @pytest.fixture
-def enriched(world: World, simulator: Simulator) -> World:
+def enriched(deployment: Deployment, simulator: Simulator) -> Deployment:
     """A world whose relays complete rows from the simulator."""
-    world.environ.update(simulator.enrichment)
-    return world
+    deployment.environ.update(simulator.enrichment)
+    return deployment
 
 
-def values(world: World) -> list[tuple[str, str | None, str | None]]:
+def values(deployment: Deployment) -> list[tuple[str, str | None, str | None]]:
     """Interaction, e-mail and agent of each record of the topic, in the order of the rows."""
     found = []
-    for record in sorted(world.seen(), key=lambda each: each.outbox_id):
+    for record in sorted(deployment.seen(), key=lambda each: each.outbox_id):
         value: Any = fastavro.schemaless_reader(io.BytesIO(record.value[5:]), _SCHEMA, None)
         found.append((value["interactionId"], value["customerEmail"], value["agentId"]))
     return found
@@ -59,7 +59,7 @@ def lacking(*interactions: str, **further: Any) -> list[Any]:
     return [new_row(name, customer_email=None, agent_id=None, **further) for name in interactions]
 
 
-def test_what_a_row_lacks_is_learned_once_and_stored(enriched: World, simulator: Simulator) -> None:
+def test_what_a_row_lacks_is_learned_once_and_stored(enriched: Deployment, simulator: Simulator) -> None:
     """Each interaction is asked for once; what the row has stays; nothing known is known as well."""
     simulator.contacts = {"a ü=": {"customer": {"email": "a@b"}, "agentId": 7}, "none": 404, "empty": 204}
     rows = [*lacking("a ü=", "none", "empty", "a ü="), new_row("half", customer_email=None), new_row("whole")]
@@ -81,25 +81,25 @@ def test_what_a_row_lacks_is_learned_once_and_stored(enriched: World, simulator:
     assert len(simulator.requests["token"]) == 1
 
 
-def test_services_with_certificates_of_their_own_authority(world: World, tmp_path: Path) -> None:
+def test_services_with_certificates_of_their_own_authority(deployment: Deployment, tmp_path: Path) -> None:
     """HTTP_CA_LOCATION: OAuth, CXone and scoring are refused until it names their authority, and work then."""
     authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with closing(Simulator(tls=tls)) as simulator:
-        world.environ.update({**simulator.enrichment, **simulator.inference, "INFERENCE_TOKEN": "t"})
-        ids = world.record(lacking("a"))
-        relay = world.relay()
+        deployment.environ.update({**simulator.enrichment, **simulator.inference, "INFERENCE_TOKEN": "t"})
+        ids = deployment.record(lacking("a"))
+        relay = deployment.relay()
         relay.wait_degraded("enrichment", "HTTP_CA_LOCATION")
         relay.stop()
-        world.relay(HTTP_CA_LOCATION=str(tmp_path / "ca.pem"))
-        world.wait_drained()
-        world.check_exactly_once(ids)
-        assert values(world) == [("a", "learned@example.com", "42")]
+        deployment.relay(HTTP_CA_LOCATION=str(tmp_path / "ca.pem"))
+        deployment.wait_drained()
+        deployment.check_exactly_once(ids)
+        assert values(deployment) == [("a", "learned@example.com", "42")]
         wait_until(lambda: simulator.scored() == ids, "it is scored")
 
 
-def test_a_token_that_is_refused_is_renewed_once(enriched: World, simulator: Simulator) -> None:
+def test_a_token_that_is_refused_is_renewed_once(enriched: Deployment, simulator: Simulator) -> None:
     """Revoked under the relay's hands: another one is fetched, for all; what CXone answers 401 to is asked again."""
     enriched.relay()
     enriched.record(lacking("a"))
@@ -112,7 +112,7 @@ def test_a_token_that_is_refused_is_renewed_once(enriched: World, simulator: Sim
 
 
 def test_while_cxone_is_down_rows_wait_and_those_of_other_interactions_go(
-    enriched: World, simulator: Simulator
+    enriched: Deployment, simulator: Simulator
 ) -> None:
     """The lease is kept meanwhile, the condition is in sight, and order per interaction holds."""
     simulator.behave("contact", "hang")
@@ -132,39 +132,41 @@ def test_while_cxone_is_down_rows_wait_and_those_of_other_interactions_go(
     wait_until(lambda: not relay.degraded() and not enriched.store.status()[0].condition, "all is well again")
 
 
-def test_with_the_other_setting_rows_are_sent_without(enriched: World, simulator: Simulator) -> None:
-    """CXONE_ENRICH_WHEN_DOWN=send: once CXone stays down, be it with a Retry-After, rows go as they are."""
+def test_with_the_other_setting_rows_are_sent_without(enriched: Deployment, simulator: Simulator) -> None:
+    """CXONE_ENRICH_ON_OUTAGE=send: once CXone stays down, be it with a Retry-After, rows go as they are."""
     simulator.behave("contact", "503:300")
     ids = enriched.record(lacking("a", "b"))
-    enriched.relay(CXONE_ENRICH_WHEN_DOWN="send")
+    enriched.relay(CXONE_ENRICH_ON_OUTAGE="send")
     enriched.wait_drained()
     enriched.check_exactly_once(ids)
     assert {email for _, email, _ in values(enriched)} == {None}
     assert enriched.query(ENRICHED) == [(0,)]
 
 
-def impatient(world: World, **environ: str) -> RelayProcess:
+def impatient(deployment: Deployment, **environ: str) -> RelayProcess:
     """A relay that gives an interaction up after two failures that count, and rests but a moment between them."""
-    process = RelayProcess({**world.environ, **environ}, world.folder / "impatient.log", entry=("testkit.hasty_relay",))
-    world.relays.append(process)
+    process = RelayProcess(
+        {**deployment.environ, **environ}, deployment.folder / "impatient.log", entry=("testkit.hasty_relay",)
+    )
+    deployment.relays.append(process)
     return process
 
 
-def others_pass_until(world: World, condition: Callable[[], object], what: str) -> list[int]:
+def others_pass_until(deployment: Deployment, condition: Callable[[], object], what: str) -> list[int]:
     """Rows of other interactions come and are completed meanwhile; their ids."""
     ids: list[int] = []
 
     def passed() -> object:
-        ids.extend(world.record(lacking(f"other-{len(ids)}")))
+        ids.extend(deployment.record(lacking(f"other-{len(ids)}")))
         last = ids[-1]
-        wait_until(lambda: world.query(f"SELECT state FROM outbox WHERE id = {last}") == [("sent",)], "it is sent")
+        wait_until(lambda: deployment.query(f"SELECT state FROM outbox WHERE id = {last}") == [("sent",)], "it is sent")
         return condition()
 
     wait_until(passed, what)
     return ids
 
 
-def test_a_row_that_cxone_fails_on_alone_is_parked(enriched: World, simulator: Simulator) -> None:
+def test_a_row_that_cxone_fails_on_alone_is_parked(enriched: Deployment, simulator: Simulator) -> None:
     """While others are told of: it is parked with the reason, those behind it wait, a retry asks again."""
     simulator.contacts = {"bad": 500}
     bad, *behind = enriched.record([*lacking("bad"), new_row("bad")])
@@ -185,7 +187,7 @@ def test_a_row_that_cxone_fails_on_alone_is_parked(enriched: World, simulator: S
     assert all(email for _, email, _ in values(enriched))
 
 
-def test_while_cxone_fails_on_everything_nothing_is_parked(enriched: World, simulator: Simulator) -> None:
+def test_while_cxone_fails_on_everything_nothing_is_parked(enriched: Deployment, simulator: Simulator) -> None:
     """However often it is asked: only what others succeed beside counts."""
     ids = enriched.record(lacking("before"))
     impatient(enriched)
@@ -198,11 +200,13 @@ def test_while_cxone_fails_on_everything_nothing_is_parked(enriched: World, simu
     enriched.check_exactly_once(ids)
 
 
-def test_with_the_other_setting_a_row_that_cxone_fails_on_alone_goes(enriched: World, simulator: Simulator) -> None:
-    """CXONE_ENRICH_WHEN_DOWN=send: it goes as it is though CXone is not down, and those behind it unasked."""
+def test_with_the_other_setting_a_row_that_cxone_fails_on_alone_goes(
+    enriched: Deployment, simulator: Simulator
+) -> None:
+    """CXONE_ENRICH_ON_OUTAGE=send: it goes as it is though CXone is not down, and those behind it unasked."""
     simulator.contacts = {"bad": 500}
     ids = enriched.record([*lacking("bad"), new_row("bad")])
-    impatient(enriched, CXONE_ENRICH_WHEN_DOWN="send")
+    impatient(enriched, CXONE_ENRICH_ON_OUTAGE="send")
     sent = "SELECT count(*) FROM outbox WHERE state = 'sent' AND interaction_id = 'bad'"
     ids += others_pass_until(enriched, lambda: enriched.query(sent) == [(2,)], "they are sent")
     asked = simulator.asked().count("bad")
@@ -215,7 +219,7 @@ def test_with_the_other_setting_a_row_that_cxone_fails_on_alone_goes(enriched: W
     assert all(email for _, email, _ in found[1:-1])
 
 
-def test_429_is_honoured(enriched: World, simulator: Simulator) -> None:
+def test_429_is_honoured(enriched: Deployment, simulator: Simulator) -> None:
     """Nobody asks again before the time is over."""
     simulator.behave("contact", "429:3", "ok")
     enriched.record(lacking("a", "b", "c"))
@@ -226,7 +230,7 @@ def test_429_is_honoured(enriched: World, simulator: Simulator) -> None:
     assert min(others) - first >= 2.9
 
 
-def test_the_rate_is_kept(enriched: World, simulator: Simulator) -> None:
+def test_the_rate_is_kept(enriched: Deployment, simulator: Simulator) -> None:
     """CXONE_ENRICH_RATE holds for all shards together, after a burst of a second."""
     enriched.record(lacking(*(f"i-{number}" for number in range(15))))
     enriched.relay(CXONE_ENRICH_RATE="5")
@@ -242,7 +246,7 @@ def refused(relay: RelayProcess, text: str) -> None:
     assert SECRET not in relay.log.read_text() + relay.get("/readyz") + relay.get("/metrics")
 
 
-def test_wrong_credentials_and_a_missing_scope_are_told(enriched: World, simulator: Simulator) -> None:
+def test_wrong_credentials_and_a_missing_scope_are_told(enriched: Deployment, simulator: Simulator) -> None:
     """Lasting errors: rows wait, the cure is named, and the token endpoint is not hammered."""
     enriched.record(lacking("a"))
     relay = enriched.relay(CXONE_CLIENT_ID="wrong")
@@ -395,10 +399,10 @@ def test_an_unusual_id_is_asked_for_as_one_segment(store: Store, simulator: Simu
 
 
 def test_a_short_failure_sends_nothing_without(store: Store, simulator: Simulator) -> None:
-    """CXONE_ENRICH_WHEN_DOWN=send means an outage, not one answer that was none."""
+    """CXONE_ENRICH_ON_OUTAGE=send means an outage, not one answer that was none."""
     simulator.behave("contact", "500", "ok")
     store.record(lacking("a"))
-    completing = Completing(store, simulator, CXONE_ENRICH_WHEN_DOWN="send")
+    completing = Completing(store, simulator, CXONE_ENRICH_ON_OUTAGE="send")
     assert completing.complete() == []
     (row,) = wait_until(completing.complete, "it is completed")
     assert row.customer_email == "learned@example.com"
@@ -456,11 +460,11 @@ def test_learning_names_the_row_and_is_done_once(store: Store) -> None:
     assert lease is not None
     first, second = store.pending(lease, 10)
     (learned,) = store.learn(
-        [(first, Contact("x@y", "other")), (second._replace(tag=second.tag + 1), Contact("n", "n"))]
+        [(first, EnrichedFields("x@y", "other")), (second._replace(nonce=second.nonce + 1), EnrichedFields("n", "n"))]
     )
     assert (learned.id, learned.customer_email, learned.agent_id) == (first.id, "x@y", "agent-7")
-    assert store.learn([(first, Contact("again@y", None))]) == []
+    assert store.learn([(first, EnrichedFields("again@y", None))]) == []
     stored, _ = store.pending(lease, 10)
     assert stored == learned
     mark(store, 1, [second.ref])
-    assert store.learn([(second, Contact(None, "n"))]) == []
+    assert store.learn([(second, EnrichedFields(None, "n"))]) == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from app.group_commit import PATIENCE_SECONDS, Recorder
+from app.group_commit import PATIENCE_SECONDS, GroupCommitter
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, OutboxError
 from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome, RowRefused
@@ -53,27 +53,27 @@ class TellingStore(Store):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self.batches: list[int] = []
-        self.rung = 0
+        self.notified = 0
 
     def record(self, rows: Sequence[NewRow]) -> list[RecordOutcome]:
         """As any store."""
         self.batches.append(len(rows))
         return super().record(rows)
 
-    def ring(self, outcomes: Sequence[RecordOutcome]) -> None:
+    def notify(self, outcomes: Sequence[RecordOutcome]) -> None:
         """As any store."""
-        super().ring(outcomes)
-        self.rung += 1
+        super().notify(outcomes)
+        self.notified += 1
 
     def wait_rung(self) -> None:
         """The recorder rings after it has answered: wait, so that it does not do so on an engine that is gone."""
-        wait_until(lambda: self.rung == len(self.batches), "relays were told of every batch")
+        wait_until(lambda: self.notified == len(self.batches), "relays were told of every batch")
 
 
 Recorded = RecordOutcome | OutboxError
 
 
-def recording(recorder: Recorder, rows: Sequence[NewRow]) -> Callable[[], list[Recorded]]:
+def recording(recorder: GroupCommitter, rows: Sequence[NewRow]) -> Callable[[], list[Recorded]]:
     """Start a request for each row; the result waits for them, and is in the order of the rows."""
     results: dict[int, Recorded] = {}
 
@@ -107,7 +107,7 @@ def stored(engine: Engine) -> dict[int, str]:
 def behind_one_that_waits(engine: Engine, rows: Sequence[NewRow]) -> list[Recorded]:
     """Outcomes of rows that queue up while the writer waits with one other row: they form one batch."""
     store = TellingStore(engine)
-    recorder = Recorder(store)
+    recorder = GroupCommitter(store)
     with writers_held(engine):
         first = recording(recorder, [new_row()])
         wait_until(lambda: store.batches, "the writer has taken the first row")
@@ -123,7 +123,7 @@ def behind_one_that_waits(engine: Engine, rows: Sequence[NewRow]) -> list[Record
 def test_an_idle_recorder_commits_at_once(engine: Engine, commits: Callable[[], int]) -> None:
     """One request alone waits for nobody."""
     store = TellingStore(engine)
-    recorder = Recorder(store)
+    recorder = GroupCommitter(store)
     assert [type(recorder.record(new_row())) for _ in range(3)] == [Accepted] * 3
     store.wait_rung()
     assert commits() == 3
@@ -144,7 +144,7 @@ def test_where_requests_come_together_the_next_batch_is_given_a_moment(
 ) -> None:
     """After a batch of several, what comes in that moment goes with the next; a lone request waits for none."""
     store = TellingStore(engine)
-    recorder = Recorder(store)
+    recorder = GroupCommitter(store)
     late: list[Callable[[], list[Recorded]]] = []
 
     def moment(_seconds: float) -> None:
@@ -199,7 +199,7 @@ def test_a_full_database_fails_exactly_those_not_committed(new_sqlite: NewDataba
         connection.execute(f"PRAGMA max_page_count = {pages + 200}").close()
 
     rows = [new_row(payload=BIG) for _ in range(80)]
-    recorder = Recorder(Store(engine))
+    recorder = GroupCommitter(Store(engine))
     outcomes = [outcome for start in range(0, 80, 8) for outcome in recording(recorder, rows[start : start + 8])()]
     told = {row.key for row, outcome in zip(rows, outcomes, strict=True) if isinstance(outcome, Accepted)}
     assert told == set(stored(engine).values())
@@ -210,7 +210,7 @@ def test_a_full_database_fails_exactly_those_not_committed(new_sqlite: NewDataba
 def test_the_recorder_goes_on_after_a_failure(new_sqlite: NewDatabase) -> None:
     """A database that is gone fails the requests meanwhile; the next one after it is back succeeds."""
     engine = create_outbox_engine(new_sqlite())
-    recorder = Recorder(Store(engine))
+    recorder = GroupCommitter(Store(engine))
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE outbox_identity RENAME TO gone")
     with pytest.raises(OutboxError):
@@ -224,7 +224,7 @@ def test_the_recorder_goes_on_after_a_failure(new_sqlite: NewDatabase) -> None:
 def test_where_a_commit_hangs_only_some_wait_for_it(engine: Engine) -> None:
     """As many as may wait do; one more waits until it is clear that the commit hangs, and all others not at all."""
     store = TellingStore(engine)
-    recorder = Recorder(store, most_waiting=3)
+    recorder = GroupCommitter(store, most_waiting=3)
     with writers_held(engine):
         first = recording(recorder, [new_row()])
         wait_until(lambda: store.batches, "the writer has taken the first row")
@@ -247,7 +247,7 @@ def test_where_a_commit_hangs_only_some_wait_for_it(engine: Engine) -> None:
 def test_a_request_is_answered_in_time_after_its_arrival(engine: Engine) -> None:
     """However long it waited before: one that came ten seconds ago is refused, and not stored."""
     store = TellingStore(engine)
-    recorder = Recorder(store)
+    recorder = GroupCommitter(store)
     row = new_row()
     with pytest.raises(DatabaseUnavailableError):
         recorder.record(row, arrived=monotonic() - PATIENCE_SECONDS)

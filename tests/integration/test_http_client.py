@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay.http_client import ANSWER_BYTES, READ_SECONDS, TIMED_OUT, TLS_FAILED, Answer, Client
+from relay.http_client import ANSWER_BYTES, READ_SECONDS, TIMED_OUT, TLS_FAILED, Client, HttpResult
 from testkit.services.process import free_port
 from testkit.simulator import Simulator
 
@@ -63,7 +63,7 @@ def test_who_says_nothing_is_not_waited_for(simulator: Simulator) -> None:
     """A request that is taken and not answered ends as a time-out; one that nobody takes, at once."""
     simulator.behave("score", "hang")
     client, began = Client(1, answer_seconds=0.5), time.monotonic()
-    assert client.request("POST", f"{simulator.base}/score", json={}) == Answer(None, "no answer in time")
+    assert client.request("POST", f"{simulator.base}/score", json={}) == HttpResult(None, "no answer in time")
     assert time.monotonic() - began < 3
     assert client.request("POST", f"http://127.0.0.1:{free_port()}/score", json={}).error == "ConnectionError"
 
@@ -80,7 +80,7 @@ def test_a_connection_that_does_not_come_about_is_waited_for_less_long(monkeypat
             waiting.connect_ex(full.getsockname())
         began = time.monotonic()
         url = f"http://127.0.0.1:{full.getsockname()[1]}/"
-        assert Client(1).request("GET", url) == Answer(None, "no answer in time")
+        assert Client(1).request("GET", url) == HttpResult(None, "no answer in time")
         assert time.monotonic() - began < READ_SECONDS / 2
 
 
@@ -119,7 +119,7 @@ def test_of_a_redirect_no_more_is_read_than_of_any_answer() -> None:
     with Quiet(("127.0.0.1", 0), Hello) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/moved"
-        assert Client(1, answer_seconds=5).request("GET", url) == Answer(302, "HTTP 302")
+        assert Client(1, answer_seconds=5).request("GET", url) == HttpResult(302, "HTTP 302")
         server.shutdown()
 
 
@@ -142,16 +142,16 @@ def test_a_private_authority_is_trusted_beside_the_public_ones_and_read_anew(
     first, second, file = trustme.CA(), trustme.CA(), tmp_path / "ca.pem"
     first.issue_cert("127.0.0.1").configure_cert(context)
     client = Client(1, ca_location=str(file))
-    assert client.request("GET", url) == Answer(None, TLS_FAILED)  # there is no such file
+    assert client.request("GET", url) == HttpResult(None, TLS_FAILED)  # there is no such file
     file.write_text("no certificate")
-    assert client.request("GET", url) == Answer(None, TLS_FAILED)
+    assert client.request("GET", url) == HttpResult(None, TLS_FAILED)
     second.cert_pem.write_to_path(str(file))
-    assert client.request("GET", url) == Answer(None, TLS_FAILED)
+    assert client.request("GET", url) == HttpResult(None, TLS_FAILED)
     file.write_bytes("# Zertifizierungsstelle für innen\n".encode() + first.cert_pem.bytes())
     assert client.request("GET", url).body == b"ok"
-    assert Client(1).request("GET", url) == Answer(None, TLS_FAILED)
+    assert Client(1).request("GET", url) == HttpResult(None, TLS_FAILED)
     second.issue_cert("127.0.0.1").configure_cert(context)
-    assert client.request("GET", url) == Answer(None, TLS_FAILED)
+    assert client.request("GET", url) == HttpResult(None, TLS_FAILED)
     second.cert_pem.write_to_path(str(file))
     assert client.request("GET", url).body == b"ok"
 
@@ -164,7 +164,7 @@ def test_the_name_in_a_certificate_counts_with_a_private_authority(
     authority = trustme.CA()
     authority.issue_cert("elsewhere.example").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    assert Client(1, ca_location=str(tmp_path / "ca.pem")).request("GET", url) == Answer(None, TLS_FAILED)
+    assert Client(1, ca_location=str(tmp_path / "ca.pem")).request("GET", url) == HttpResult(None, TLS_FAILED)
 
 
 def test_the_environment_names_no_authority(
@@ -177,7 +177,7 @@ def test_the_environment_names_no_authority(
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "ca.pem"))
-    assert Client(1).request("GET", url) == Answer(None, TLS_FAILED)
+    assert Client(1).request("GET", url) == HttpResult(None, TLS_FAILED)
 
 
 def test_a_tls_handshake_that_never_ends_is_cut_off() -> None:
@@ -199,7 +199,7 @@ def test_a_tls_handshake_that_never_ends_is_cut_off() -> None:
         thread.start()
         began = time.monotonic()
         url = f"https://127.0.0.1:{server.getsockname()[1]}/"
-        assert Client(1, answer_seconds=1).request("GET", url) == Answer(None, TIMED_OUT)
+        assert Client(1, answer_seconds=1).request("GET", url) == HttpResult(None, TIMED_OUT)
         assert time.monotonic() - began < 15
         stop.set()
         thread.join()

@@ -15,7 +15,7 @@ import pytest
 
 from testkit import ROOT
 from testkit.command_line import command
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.services.java import java
 from testkit.services.kafka import jars
 from testkit.services.process import free_port
@@ -98,16 +98,16 @@ def inference() -> Iterator[Inference]:
 class Play:
     """The document, played in one world."""
 
-    def __init__(self, world: World, inference: Inference, folder: Path) -> None:
-        self._world, self._inference = world, inference
+    def __init__(self, deployment: Deployment, inference: Inference, folder: Path) -> None:
+        self._world, self._inference = deployment, inference
         inference.answers()
-        world.environ["INFERENCE_URL"] = inference.url
-        web = world.web()
-        world.relay()
+        deployment.environ["INFERENCE_URL"] = inference.url
+        web = deployment.web()
+        deployment.relay()
         self._tools(folder)
         self._environ = {
             **os.environ,
-            **world.environ,
+            **deployment.environ,
             "WEBHOOK": f"{web.base}{PATH}",
             "SECRET": SECRET,
             "PATH": f"{folder}:{os.environ['PATH']}",
@@ -159,11 +159,11 @@ class Play:
         assert ids == [1, 2, 3]
 
 
-def test_the_incident_goes_as_it_is_told(world: World, inference: Inference, tmp_path: Path) -> None:
+def test_the_incident_goes_as_it_is_told(deployment: Deployment, inference: Inference, tmp_path: Path) -> None:
     """Each command of the document prints what the document says, on both databases."""
     told = list(steps(DOCUMENT.read_text()))
     assert sum(bool(step.command) for step in told) == DOCUMENT.read_text().count("\n$ ")
-    play = Play(world, inference, tmp_path)
+    play = Play(deployment, inference, tmp_path)
     for step in told:
         play.step(step)
-    assert sorted(record.outbox_id for record in world.seen()) == [1, 2, 3, 4, 5, 7]
+    assert sorted(record.outbox_id for record in deployment.seen()) == [1, 2, 3, 4, 5, 7]

@@ -8,20 +8,20 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, text
 
-from outbox.inference_queue import WINDOW, Calls
+from outbox.inference_queue import WINDOW, InferenceQueue
 from outbox.leases import Leases
 from outbox.models import InferenceCall
 from outbox.store import Store
-from relay.drain_signal import HELD_SECONDS, Marks
+from relay.drain_signal import HELD_SECONDS, DrainSignal
 from relay.errors import MisconfiguredError
 from relay.health import Health
-from relay.http_client import Answer
-from relay.inference.circuit_breaker import Circuit
-from relay.inference.worker import InferenceWorker, Run, Tried
+from relay.http_client import HttpResult
+from relay.inference.circuit_breaker import CircuitBreaker
+from relay.inference.worker import Finished, InferenceWorker, Run
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 from relay.shard.worker import ignore_steps
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.outbox import record_ref
 from testkit.rows import new_row
 from testkit.simulator import Simulator
@@ -34,15 +34,15 @@ class Stage:
     def __init__(self, engine: Engine, simulator: Simulator, **settings: str) -> None:
         self.engine, self.simulator = engine, simulator
         self.health, self.metrics = Health(), RelayMetrics(CollectorRegistry())
-        self.marks = Marks()
+        self.drain_signal = DrainSignal()
         self._settings = settings
         self._workers: list[tuple[threading.Event, threading.Thread]] = []
 
-    def start(self, owner: str = "me", circuit: Circuit | None = None) -> None:
+    def start(self, owner: str = "me", circuit: CircuitBreaker | None = None) -> None:
         """A relay's inference stage; its circuit is closed unless given."""
         stop = threading.Event()
         worker = self.worker(owner, stop)
-        worker._circuit = circuit or Circuit()
+        worker._circuit = circuit or CircuitBreaker()
         thread = threading.Thread(target=worker.run)
         thread.start()
         self._workers.append((stop, thread))
@@ -58,7 +58,7 @@ class Stage:
             }
         )
         return InferenceWorker(
-            settings, self.engine, owner, stop, self.health, self.metrics, self.marks, ignore_steps
+            settings, self.engine, owner, stop, self.health, self.metrics, self.drain_signal, ignore_steps
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -77,8 +77,8 @@ class Stage:
         lease = Leases(self.engine, "shard's", 600).take(0)
         assert lease is not None
         rows = store.pending(lease, 10_000)
-        store.mark_sent(lease, record_ref(lease.settled + 1), [row.ref for row in rows], inference=True)
-        self.marks.marked(0, full=False)
+        store.mark_sent(lease, record_ref(lease.acknowledged_sequence + 1), [row.ref for row in rows], inference=True)
+        self.drain_signal.marked(0, full=False)
         return [row.id for row in rows]
 
     def states(self) -> dict[str, int]:
@@ -274,7 +274,7 @@ def test_a_probe_that_fails_is_not_charged(new_stage: NewStage, simulator: Simul
     simulator.behave("score", "500")
     stage = new_stage(INFERENCE_MAX_ATTEMPTS="1")
     stage.make_due("a")
-    stage.start(circuit=Circuit(opened=1))
+    stage.start(circuit=CircuitBreaker(opened=1))
     wait_until(lambda: len(simulator.requests["score"]) >= 2, "it probes")
     assert stage.states() == {"due": 1}
     simulator.behave("score", "ok")
@@ -293,7 +293,7 @@ def test_one_call_probes_and_nothing_else_is_claimed(new_stage: NewStage, simula
             return int(connection.execute(claimed).scalar_one())
 
     opened = time.monotonic() + 1.5
-    stage.start(circuit=Circuit(opened=1, open_until=opened))
+    stage.start(circuit=CircuitBreaker(opened=1, open_until=opened))
     wait_until(lambda: seen() or time.monotonic() > opened - 0.3, "its time nearly comes")
     assert seen() == 0
     wait_until(lambda: simulator.requests["score"], "it probes")
@@ -329,15 +329,20 @@ def test_a_run_whose_claim_could_run_out_is_given_back(new_stage: NewStage, simu
 def test_only_the_probe_decides_while_the_circuit_is_open(new_stage: NewStage) -> None:
     """What was under way when it opened says nothing new: no pause ends by it, and none gets longer."""
     worker = new_stage().worker("me", threading.Event())
-    assert worker._judge(Answer(429, "HTTP 429", 60.0), probe=False)
+    assert worker._judge(HttpResult(429, "HTTP 429", 60.0), probe=False)
     opened = worker._circuit
-    for late in (Answer(200), Answer(422, "HTTP 422"), Answer(500, "HTTP 500"), Answer(429, "HTTP 429", 1.0)):
+    for late in (
+        HttpResult(200),
+        HttpResult(422, "HTTP 422"),
+        HttpResult(500, "HTTP 500"),
+        HttpResult(429, "HTTP 429", 1.0),
+    ):
         assert not worker._judge(late, probe=False)
         assert worker._circuit == opened
         assert "HTTP 429" in worker._health.conditions()["inference"]
-    assert not worker._judge(Answer(500, "HTTP 500"), probe=True)
+    assert not worker._judge(HttpResult(500, "HTTP 500"), probe=True)
     assert worker._circuit.opened == 2
-    worker._judge(Answer(200), probe=True)
+    worker._judge(HttpResult(200), probe=True)
     assert worker._circuit.closed
     assert not worker._health.conditions()
 
@@ -353,7 +358,7 @@ def test_a_run_that_meets_an_error_nobody_expected_ends(new_stage: NewStage, mon
     worker._ready.put(Run([], 0.0, probe=False))
     worker._ready.put(None)
     worker._call_runs()
-    assert worker._tried.get_nowait() == Tried([], run_ended=True)
+    assert worker._tried.get_nowait() == Finished([], run_ended=True)
 
 
 def test_a_stop_gives_back_what_is_not_tried(new_stage: NewStage, simulator: Simulator) -> None:
@@ -374,28 +379,28 @@ def test_calls_make_way_while_a_backlog_is_drained(new_stage: NewStage, simulato
     """Full batches are marked one after the other: calls trickle, and do not stand still."""
     stage = new_stage()
     stage.make_due(*(f"i-{number}" for number in range(300)))
-    stage.marks.marked(0, full=True)
+    stage.drain_signal.marked(0, full=True)
     began = time.monotonic()
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 6, "some calls are made")
     assert len(simulator.requests["score"]) <= 1 + 4 * (time.monotonic() - began)
-    stage.marks.keeps_up(0)
+    stage.drain_signal.keeps_up(0)
     stage.wait_for(done=300)
 
 
 def test_a_drain_without_end_leaves_the_calls_their_turn(new_stage: NewStage, simulator: Simulator) -> None:
     """They make way at first; when they have done so for long, they go at full speed for a while."""
     now, stage = [0.0], new_stage()
-    stage.marks = Marks(lambda: now[0])
+    stage.drain_signal = DrainSignal(lambda: now[0])
     stage.make_due(*(f"i-{number}" for number in range(800)))
-    stage.marks.marked(0, full=True)
+    stage.drain_signal.marked(0, full=True)
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 3, "some calls are made")
     assert stage.states()["due"] > 700
     while now[0] < HELD_SECONDS:
         now[0] += 1
-        stage.marks.marked(0, full=True)
-        rushes = stage.marks.rushing()
+        stage.drain_signal.marked(0, full=True)
+        rushes = stage.drain_signal.is_draining()
     assert not rushes
     stage.wait_for(done=800)
 
@@ -404,14 +409,14 @@ def test_an_error_nobody_expected_does_not_end_the_stage(
     new_stage: NewStage, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is logged and in sight, and the calls go on after a pause."""
-    any_due, errors = Calls.any_due, iter([RuntimeError("nobody expected this")] * 3)
+    any_due, errors = InferenceQueue.any_due, iter([RuntimeError("nobody expected this")] * 3)
 
-    def failing_at_first(calls: Calls) -> bool:
+    def failing_at_first(calls: InferenceQueue) -> bool:
         for error in errors:
             raise error
         return any_due(calls)
 
-    monkeypatch.setattr(Calls, "any_due", failing_at_first)
+    monkeypatch.setattr(InferenceQueue, "any_due", failing_at_first)
     stage = new_stage()
     stage.make_due("a")
     stage.start()
@@ -424,7 +429,7 @@ def test_a_stop_lets_no_call_go_that_makes_way(new_stage: NewStage, simulator: S
     """Those who wait for their turn while a backlog is drained are given back."""
     stage = new_stage()
     stage.make_due(*(f"i-{number}" for number in range(20)))
-    stage.marks.marked(0, full=True)
+    stage.drain_signal.marked(0, full=True)
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 1, "a call is made")
     stage.stop()
@@ -432,53 +437,53 @@ def test_a_stop_lets_no_call_go_that_makes_way(new_stage: NewStage, simulator: S
 
 
 def test_a_host_that_is_not_allowed_stops_the_start(new_stage: NewStage) -> None:
-    """INFERENCE_ALLOW_HOSTS lists names; another one is refused before anything is called."""
-    with pytest.raises(MisconfiguredError, match=r"127\.0\.0\.1, which is not in INFERENCE_ALLOW_HOSTS"):
-        new_stage(INFERENCE_ALLOW_HOSTS="scoring.example, other.example").start()
-    new_stage(INFERENCE_ALLOW_HOSTS="scoring.example, 127.0.0.1").start()
+    """INFERENCE_ALLOWED_HOSTS lists names; another one is refused before anything is called."""
+    with pytest.raises(MisconfiguredError, match=r"127\.0\.0\.1, which is not in INFERENCE_ALLOWED_HOSTS"):
+        new_stage(INFERENCE_ALLOWED_HOSTS="scoring.example, other.example").start()
+    new_stage(INFERENCE_ALLOWED_HOSTS="scoring.example, 127.0.0.1").start()
 
 
-def test_interactions_reach_scoring_through_a_whole_relay(world: World, simulator: Simulator) -> None:
+def test_interactions_reach_scoring_through_a_whole_relay(deployment: Deployment, simulator: Simulator) -> None:
     """From the outbox through Kafka to the endpoint, each once."""
-    ids = world.record([new_row(f"i-{number % 10}") for number in range(100)])
-    world.environ.update(simulator.inference)
-    world.relay()
+    ids = deployment.record([new_row(f"i-{number % 10}") for number in range(100)])
+    deployment.environ.update(simulator.inference)
+    deployment.relay()
     wait_until(lambda: len(simulator.scored()) >= 100, "every call is made")
     assert sorted(simulator.scored()) == ids
 
 
-def test_status_tells_while_the_endpoint_fails(world: World, simulator: Simulator) -> None:
+def test_status_tells_while_the_endpoint_fails(deployment: Deployment, simulator: Simulator) -> None:
     """Rows go on into Kafka; why their calls wait stands beside the shard until it is over; no token is told."""
-    world.environ.update(simulator.inference)
+    deployment.environ.update(simulator.inference)
     simulator.behave("score", "503:0")
-    ids = world.record([new_row("a"), new_row("b")])
-    relay = world.relay(RELAY_LEASE_SECONDS="3", INFERENCE_TOKEN="canary-token")
+    ids = deployment.record([new_row("a"), new_row("b")])
+    relay = deployment.relay(RELAY_LEASE_SECONDS="3", INFERENCE_TOKEN="canary-token")
     told = "inference: the endpoint fails (HTTP 503)"
-    wait_until(lambda: told in (world.store.status()[0].condition or ""), "status tells")
+    wait_until(lambda: told in (deployment.store.status()[0].condition or ""), "status tells")
     assert "INFERENCE_URL" in relay.degraded()["inference"]
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
     simulator.behave("score", "ok")
-    wait_until(lambda: not relay.degraded() and not world.store.status()[0].condition, "all is well again")
+    wait_until(lambda: not relay.degraded() and not deployment.store.status()[0].condition, "all is well again")
     assert set(simulator.scored()) == set(ids)
     assert "canary" not in relay.log.read_text() + relay.get("/readyz") + relay.get("/metrics")
 
 
 @pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)
-def test_counting_that_takes_long_holds_up_no_heartbeat(world: World, simulator: Simulator) -> None:
+def test_counting_that_takes_long_holds_up_no_heartbeat(deployment: Deployment, simulator: Simulator) -> None:
     """While a count stands still for longer than a lease, here before a lock, the relay stays a live member."""
-    world.environ.update(simulator.inference)
-    world.relay(RELAY_LEASE_SECONDS="3")
-    leases = Leases(world.engine, "onlooker", 3)
+    deployment.environ.update(simulator.inference)
+    deployment.relay(RELAY_LEASE_SECONDS="3")
+    leases = Leases(deployment.engine, "onlooker", 3)
 
     def live() -> bool:
         return [member.live for member in leases.shared()[0]] == [True]
 
     def counting() -> bool:
         waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%min(%'"
-        return bool(world.query(waiting))
+        return bool(deployment.query(waiting))
 
     wait_until(live, "the relay is there")
-    with world.engine.begin() as connection:
+    with deployment.engine.begin() as connection:
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(text("LOCK TABLE outbox_inference_call IN ACCESS EXCLUSIVE MODE"))
         wait_until(counting, "a count stands still")

@@ -10,29 +10,29 @@ from pathlib import Path
 import pytest
 
 from outbox.leases import Leases
-from outbox.models import Order, RowFilter
+from outbox.models import AuditContext, RowFilter
 from outbox.operators.pause import pause_shards, resume_shards
 from testkit.command_line import command
-from testkit.deployment import NewWorld, World
+from testkit.deployment import Deployment, NewDeployment
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_rows
 from testkit.waiting import DEADLINE_SECONDS, wait_until
 
-ORDER = Order("ann", "drill", RowFilter())
+ORDER = AuditContext("ann", "drill", RowFilter())
 HANDOVER_SECONDS = 3.0
 """After SIGTERM of the other; a busy machine counts in."""
 
 
-def owners(world: World) -> Counter[str]:
+def owners(deployment: Deployment) -> Counter[str]:
     """How many shards each relay holds."""
-    return Counter(s.owner for s in world.store.status() if s.owner and s.lease_remaining_ms > 0)
+    return Counter(s.owner for s in deployment.store.status() if s.owner and s.lease_remaining_ms > 0)
 
 
-def elsewhere(world: World, folder: str, **environ: str) -> RelayProcess:
+def elsewhere(deployment: Deployment, folder: str, **environ: str) -> RelayProcess:
     """A relay as on another host: its lock file is not seen, so that only its lease tells of it."""
-    place = world.folder / folder
+    place = deployment.folder / folder
     place.mkdir(exist_ok=True)
-    return world.relay(None, 1, TMPDIR=str(place), **environ)
+    return deployment.relay(None, 1, TMPDIR=str(place), **environ)
 
 
 def slack() -> float:
@@ -40,123 +40,123 @@ def slack() -> float:
     return DEADLINE_SECONDS / 10
 
 
-def test_relays_share_evenly_and_hand_over_at_sigterm(new_world: NewWorld) -> None:
+def test_relays_share_evenly_and_hand_over_at_sigterm(new_deployment: NewDeployment) -> None:
     """A second one gets half, rows go on through every move, and after SIGTERM the other has all within seconds."""
-    world = new_world(shards=4, RELAY_LEASE_SECONDS="600", RELAY_BATCH_SIZE="20")
-    ids = world.record(new_rows(200, interactions=40))
-    first = world.relay()
-    wait_until(lambda: list(owners(world).values()) == [4], "the first has all")
-    second = world.relay()
-    wait_until(lambda: sorted(owners(world).values()) == [2, 2], "each has its share")
-    ids += world.record(new_rows(400, interactions=40))
+    deployment = new_deployment(shards=4, RELAY_LEASE_SECONDS="600", RELAY_BATCH_SIZE="20")
+    ids = deployment.record(new_rows(200, interactions=40))
+    first = deployment.relay()
+    wait_until(lambda: list(owners(deployment).values()) == [4], "the first has all")
+    second = deployment.relay()
+    wait_until(lambda: sorted(owners(deployment).values()) == [2, 2], "each has its share")
+    ids += deployment.record(new_rows(400, interactions=40))
     began = time.monotonic()
     first.signal(signal.SIGTERM)
-    wait_until(lambda: list(owners(world).values()) == [4], "the second has all")
+    wait_until(lambda: list(owners(deployment).values()) == [4], "the second has all")
     assert time.monotonic() - began < HANDOVER_SECONDS + slack()
-    ids += world.record(new_rows(100, interactions=40))
-    world.wait_drained()
+    ids += deployment.record(new_rows(100, interactions=40))
+    deployment.wait_drained()
     assert first.wait(25) == 0
     assert not second.degraded()
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
 
 
-def test_a_dead_relays_shards_move_when_its_lease_has_run_out(new_world: NewWorld) -> None:
+def test_a_dead_relays_shards_move_when_its_lease_has_run_out(new_deployment: NewDeployment) -> None:
     """Killed (-9) on another host: every shard is sent by the other within lease time and two seconds."""
-    world = new_world(shards=2, RELAY_LEASE_SECONDS="3")
-    first, second = elsewhere(world, "a"), elsewhere(world, "b")
-    ids = world.record(new_rows(50))
-    wait_until(lambda: sorted(owners(world).values()) == [1, 1], "each has its share")
-    world.wait_drained()
+    deployment = new_deployment(shards=2, RELAY_LEASE_SECONDS="3")
+    first, second = elsewhere(deployment, "a"), elsewhere(deployment, "b")
+    ids = deployment.record(new_rows(50))
+    wait_until(lambda: sorted(owners(deployment).values()) == [1, 1], "each has its share")
+    deployment.wait_drained()
     began = time.monotonic()
     first.kill()
-    ids += world.record(new_rows(50, interactions=30))
-    world.wait_drained()
+    ids += deployment.record(new_rows(50, interactions=30))
+    deployment.wait_drained()
     assert time.monotonic() - began < 3 + 2 + slack()
-    assert list(owners(world).values()) == [2]
+    assert list(owners(deployment).values()) == [2]
     assert not second.degraded()
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
 
 
-def test_a_restart_on_the_same_host_waits_for_no_lease(new_world: NewWorld) -> None:
+def test_a_restart_on_the_same_host_waits_for_no_lease(new_deployment: NewDeployment) -> None:
     """The lease of a process that is gone is taken at once, and its membership ends."""
-    world = new_world(shards=2, RELAY_LEASE_SECONDS="600")
-    first = world.relay()
-    wait_until(lambda: list(owners(world).values()) == [2], "it has all")
+    deployment = new_deployment(shards=2, RELAY_LEASE_SECONDS="600")
+    first = deployment.relay()
+    wait_until(lambda: list(owners(deployment).values()) == [2], "it has all")
     first.kill()
-    ids = world.record(new_rows(50))
-    world.relay()
-    world.wait_drained()
-    world.check_exactly_once(ids)
-    wait_until(lambda: world.query("SELECT count(*) FROM outbox_relay") == [(1,)], "the dead one is forgotten")
+    ids = deployment.record(new_rows(50))
+    deployment.relay()
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
+    wait_until(lambda: deployment.query("SELECT count(*) FROM outbox_relay") == [(1,)], "the dead one is forgotten")
 
 
-def test_a_standby_owns_nothing_and_takes_over(new_world: NewWorld) -> None:
+def test_a_standby_owns_nothing_and_takes_over(new_deployment: NewDeployment) -> None:
     """One shard, two relays: the second one waits in good order, and has the shard after SIGTERM of the first."""
-    world = new_world()
-    first = world.relay()
-    wait_until(lambda: len(owners(world)) == 1, "the first has it")
-    second = world.relay()
-    wait_until(lambda: world.query("SELECT count(*) FROM outbox_relay") == [(2,)], "the second is there")
+    deployment = new_deployment()
+    first = deployment.relay()
+    wait_until(lambda: len(owners(deployment)) == 1, "the first has it")
+    second = deployment.relay()
+    wait_until(lambda: deployment.query("SELECT count(*) FROM outbox_relay") == [(2,)], "the second is there")
     assert not second.degraded()
-    (before,) = owners(world)
+    (before,) = owners(deployment)
     assert first.stop() == 0
-    ids = world.record(new_rows(20))
-    world.wait_drained()
-    (after,) = owners(world)
+    ids = deployment.record(new_rows(20))
+    deployment.wait_drained()
+    (after,) = owners(deployment)
     assert before != after
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
 
 
-def test_a_relay_that_alone_cannot_reach_kafka_leaves_its_shards_to_others(new_world: NewWorld) -> None:
+def test_a_relay_that_alone_cannot_reach_kafka_leaves_its_shards_to_others(new_deployment: NewDeployment) -> None:
     """It is there, its database is, but nothing moves: the other one gets its share until it is able again."""
-    world = new_world(shards=2, RELAY_LEASE_SECONDS="3")
-    leases = Leases(world.engine, "cut-off", 600)
-    leases.beat(able=True)
-    world.relay()
-    wait_until(lambda: list(owners(world).values()) == [1], "the cut-off relay has a share")
-    leases.beat(able=False)
-    wait_until(lambda: list(owners(world).values()) == [2], "the other has all")
-    leases.beat(able=True)
-    wait_until(lambda: list(owners(world).values()) == [1], "the share is given back")
+    deployment = new_deployment(shards=2, RELAY_LEASE_SECONDS="3")
+    leases = Leases(deployment.engine, "cut-off", 600)
+    leases.heartbeat(healthy=True)
+    deployment.relay()
+    wait_until(lambda: list(owners(deployment).values()) == [1], "the cut-off relay has a share")
+    leases.heartbeat(healthy=False)
+    wait_until(lambda: list(owners(deployment).values()) == [2], "the other has all")
+    leases.heartbeat(healthy=True)
+    wait_until(lambda: list(owners(deployment).values()) == [1], "the share is given back")
 
 
-def test_a_paused_outbox_sends_nothing_and_says_why(new_world: NewWorld) -> None:
+def test_a_paused_outbox_sends_nothing_and_says_why(new_deployment: NewDeployment) -> None:
     """Paused: the shards are free, rows wait, status, readiness and log name reason and actor; resumed: all goes on."""
-    world = new_world(shards=2)
-    ids = world.record(new_rows(20))
-    running = world.relay()
-    world.wait_drained()
-    paused = command(world.environ, "pause", "--reason", "broker upgrade")
+    deployment = new_deployment(shards=2)
+    ids = deployment.record(new_rows(20))
+    running = deployment.relay()
+    deployment.wait_drained()
+    paused = command(deployment.environ, "pause", "--reason", "broker upgrade")
     assert (paused.returncode, paused.stdout) == (0, "paused until relay resume: shards 0, 1\n")
-    wait_until(lambda: not owners(world), "the shards are given back")
+    wait_until(lambda: not owners(deployment), "the shards are given back")
     running.wait_degraded("shard 1", "paused by ann: broker upgrade")
-    ids += world.record(new_rows(20))
-    (first, second) = map(json.loads, command(world.environ, "status", "--json").stdout.splitlines())
+    ids += deployment.record(new_rows(20))
+    (first, second) = map(json.loads, command(deployment.environ, "status", "--json").stdout.splitlines())
     assert (first["owner"], first["paused_by"], first["paused_reason"]) == (None, "ann", "broker upgrade")
     assert first["pending"] + second["pending"] == 20
-    assert "paused by ann: broker upgrade" in command(world.environ, "status", COLUMNS="200").stdout
+    assert "paused by ann: broker upgrade" in command(deployment.environ, "status", COLUMNS="200").stdout
     assert "paused by ann: broker upgrade" in running.log.read_text()
-    assert command(world.environ, "resume", "--shard", "1", "--reason", "half").returncode == 0
-    wait_until(lambda: list(owners(world).values()) == [1], "one shard goes on")
-    assert command(world.environ, "resume", "--reason", "done").returncode == 0
-    assert command(world.environ, "resume", "--reason", "done").returncode == 3
-    world.wait_drained()
+    assert command(deployment.environ, "resume", "--shard", "1", "--reason", "half").returncode == 0
+    wait_until(lambda: list(owners(deployment).values()) == [1], "one shard goes on")
+    assert command(deployment.environ, "resume", "--reason", "done").returncode == 0
+    assert command(deployment.environ, "resume", "--reason", "done").returncode == 3
+    deployment.wait_drained()
     wait_until(lambda: not running.degraded(), "nothing is degraded any more")
-    world.check_exactly_once(ids)
-    verbs = [json.loads(line)["verb"] for line in command(world.environ, "audit", "--json").stdout.splitlines()]
+    deployment.check_exactly_once(ids)
+    verbs = [json.loads(line)["verb"] for line in command(deployment.environ, "audit", "--json").stdout.splitlines()]
     assert verbs == ["pause every shard", "resume shard 1", "resume every shard"]
 
 
-def test_a_pause_with_an_end_needs_no_resume(world: World) -> None:
+def test_a_pause_with_an_end_needs_no_resume(deployment: Deployment) -> None:
     """--for: the relay stops, says so, and goes on by itself."""
-    running = world.relay()
-    wait_until(lambda: owners(world), "it has the shard")
-    paused = command(world.environ, "pause", "--for", "6s", "--reason", "drill")
+    running = deployment.relay()
+    wait_until(lambda: owners(deployment), "it has the shard")
+    paused = command(deployment.environ, "pause", "--for", "6s", "--reason", "drill")
     assert paused.stdout == "paused for 6 s, or until relay resume: shard 0\n"
     wait_until(lambda: "paused by ann: drill" in running.log.read_text(), "it says so")
-    ids = world.record(new_rows(20))
-    world.wait_drained()
-    world.check_exactly_once(ids)
+    ids = deployment.record(new_rows(20))
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
 
 
 @pytest.mark.parametrize(
@@ -181,26 +181,28 @@ def test_a_pause_with_an_end_needs_no_resume(world: World) -> None:
         (["reconcile", "--reason", "x", "--since", "1900-01-01", "--shard", "0", "--dry-run"], 0, "of 0 record(s)"),
     ],
 )
-def test_what_is_asked_wrongly_or_changes_nothing(world: World, arguments: list[str], code: int, told: str) -> None:
+def test_what_is_asked_wrongly_or_changes_nothing(
+    deployment: Deployment, arguments: list[str], code: int, told: str
+) -> None:
     """Exit code and a word of why; nothing is changed."""
-    ended = command(world.environ, *arguments)
+    ended = command(deployment.environ, *arguments)
     assert (ended.returncode, told in ended.stderr) == (code, True), ended.stderr
-    assert world.query("SELECT count(*) FROM outbox_audit") == [(0,)]
+    assert deployment.query("SELECT count(*) FROM outbox_audit") == [(0,)]
 
 
-def test_status_can_be_watched_until_ctrl_c(world: World, tmp_path: Path) -> None:
+def test_status_can_be_watched_until_ctrl_c(deployment: Deployment, tmp_path: Path) -> None:
     """It looks again and again, and ends cleanly."""
     import subprocess
     import sys
 
     from testkit import ROOT
 
-    world.record(new_rows(3))
+    deployment.record(new_rows(3))
     command = [sys.executable, "-m", "relay", "status", "--json", "--watch", "0.2"]
     watching = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, **world.environ},
+        env={**os.environ, **deployment.environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -209,7 +211,7 @@ def test_status_can_be_watched_until_ctrl_c(world: World, tmp_path: Path) -> Non
     assert lines is not None
     try:
         assert json.loads(lines.readline())["pending"] == 3
-        world.record(new_rows(2))
+        deployment.record(new_rows(2))
         wait_until(lambda: json.loads(lines.readline())["pending"] == 5, "it looks again")
         watching.send_signal(signal.SIGINT)
         _, complaints = watching.communicate(timeout=20)
@@ -218,39 +220,39 @@ def test_status_can_be_watched_until_ctrl_c(world: World, tmp_path: Path) -> Non
         watching.kill()
 
 
-def test_resharding_under_load_keeps_every_row(new_world: NewWorld) -> None:
+def test_resharding_under_load_keeps_every_row(new_deployment: NewDeployment) -> None:
     """Refused while relays send; paused: 2 shards become 5, then 3, then 6; each row once and in order."""
-    world = new_world(shards=2, RELAY_BATCH_SIZE="50")
-    ids = world.record(new_rows(300, interactions=30))
-    world.relay()
-    wait_until(lambda: list(owners(world).values()) == [2], "it sends")
-    refused = command(world.environ, "reshard", "5", "--reason", "grow", "--yes")
+    deployment = new_deployment(shards=2, RELAY_BATCH_SIZE="50")
+    ids = deployment.record(new_rows(300, interactions=30))
+    deployment.relay()
+    wait_until(lambda: list(owners(deployment).values()) == [2], "it sends")
+    refused = command(deployment.environ, "reshard", "5", "--reason", "grow", "--yes")
     assert (refused.returncode, "Pause them first" in refused.stderr) == (1, True)
     for shards in (5, 3, 6):
-        pause_shards(world.engine, None, None, ORDER)
-        ids += world.record(new_rows(100, interactions=30))
-        done = command(world.environ, "reshard", str(shards), "--reason", "size", "--yes")
+        pause_shards(deployment.engine, None, None, ORDER)
+        ids += deployment.record(new_rows(100, interactions=30))
+        done = command(deployment.environ, "reshard", str(shards), "--reason", "size", "--yes")
         assert (done.returncode, f"are {shards} now" in done.stdout) == (0, True), done.stderr
-        ids += world.record(new_rows(100, interactions=30))
-        resume_shards(world.engine, None, ORDER)
-        world.wait_drained()
-    wait_until(lambda: list(owners(world).values()) == [6], "the running relay has every new shard")
-    world.check_exactly_once(ids)
+        ids += deployment.record(new_rows(100, interactions=30))
+        resume_shards(deployment.engine, None, ORDER)
+        deployment.wait_drained()
+    wait_until(lambda: list(owners(deployment).values()) == [6], "the running relay has every new shard")
+    deployment.check_exactly_once(ids)
 
 
-def test_resharding_settles_what_a_dead_relay_had_committed(new_world: NewWorld) -> None:
+def test_resharding_settles_what_a_dead_relay_had_committed(new_deployment: NewDeployment) -> None:
     """Rows committed under an old shard and not marked are found before they would be sent under a new one."""
-    world = new_world(shards=2, RELAY_LEASE_SECONDS="3")
-    ids = world.record(new_rows(200, interactions=30))
-    dying = world.relay(kill_at="committed", RELAY_BATCH_SIZE="50")
+    deployment = new_deployment(shards=2, RELAY_LEASE_SECONDS="3")
+    ids = deployment.record(new_rows(200, interactions=30))
+    dying = deployment.relay(kill_at="committed", RELAY_BATCH_SIZE="50")
     assert dying.wait() == -signal.SIGKILL
-    pause_shards(world.engine, None, None, ORDER)
-    planned = command(world.environ, "reshard", "5", "--reason", "size", "--dry-run")
+    pause_shards(deployment.engine, None, None, ORDER)
+    planned = command(deployment.environ, "reshard", "5", "--reason", "size", "--dry-run")
     assert (planned.returncode, "2 shard(s) to 5: 200 row(s) are not sent" in planned.stderr) == (0, True)
-    done = command(world.environ, "reshard", "5", "--reason", "size", "--yes")
+    done = command(deployment.environ, "reshard", "5", "--reason", "size", "--yes")
     assert done.returncode == 0, done.stderr
-    assert world.query("SELECT count(*) FROM outbox WHERE state = 'sent'") != [(0,)]
-    resume_shards(world.engine, None, ORDER)
-    world.relay()
-    world.wait_drained()
-    world.check_exactly_once(ids)
+    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'sent'") != [(0,)]
+    resume_shards(deployment.engine, None, ORDER)
+    deployment.relay()
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)

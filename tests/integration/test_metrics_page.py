@@ -80,7 +80,7 @@ def test_the_page_is_what_the_relay_exports(
         "CXONE_OAUTH_URL": DEAD,
         "CXONE_CLIENT_ID": "id",
         "CXONE_CLIENT_SECRET": "a-secret-of-the-tests",
-        "CXONE_ENRICH_WHEN_DOWN": "send",
+        "CXONE_ENRICH_ON_OUTAGE": "send",
     }
     engine = create_outbox_engine(environ["DATABASE_URL"])
     store = Store(engine)

@@ -17,78 +17,78 @@ import pytest
 from confluent_kafka.admin import NewTopic
 from sqlalchemy import Engine, text
 
-from outbox.models import Order, RowFilter
+from outbox.models import AuditContext, RowFilter
 from outbox.operators.change import Operations
 from outbox.store import Store
 from relay.cli import VERBS, main
 from testkit import ROOT
 from testkit.command_line import command
 from testkit.command_line import command as on_command_line
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.outbox import mark_sent, park, planned, record, states
 from testkit.rows import culprit, new_row, new_rows
 from testkit.topic import alter_topic, create_topics
 from testkit.waiting import wait_until
 
 
-def test_an_operator_finds_mends_and_retries(world: World) -> None:
+def test_an_operator_finds_mends_and_retries(deployment: Deployment) -> None:
     """One refused record holds its interaction; the operator finds it, raises the limit, retries: order is kept."""
-    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
-    ids = world.record([new_row("i-1"), new_row("i-1", **culprit()), new_row("i-1"), new_row("i-2")])
-    world.relay()
-    wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[1],)], "it is parked")
-    assert [shard.waiting for shard in world.store.status()] == [1]
-    groups = command(world.environ, "list", "--group-by", "error", "--json")
+    create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
+    ids = deployment.record([new_row("i-1"), new_row("i-1", **culprit()), new_row("i-1"), new_row("i-2")])
+    deployment.relay()
+    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[1],)], "it is parked")
+    assert [shard.waiting for shard in deployment.store.status()] == [1]
+    groups = command(deployment.environ, "list", "--group-by", "error", "--json")
     assert json.loads(groups.stdout)["rows"] == 1
-    listed = command(world.environ, "list", "--state", "parked", "--json")
+    listed = command(deployment.environ, "list", "--state", "parked", "--json")
     assert json.loads(listed.stdout)["id"] == ids[1]
-    looked = command(world.environ, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--dry-run")
+    looked = command(deployment.environ, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--dry-run")
     assert (looked.returncode, "wait behind it: 1 now" in looked.stderr) == (0, True)
-    alter_topic(world.client_config, world.topic, "max.message.bytes", "1048576")
-    asked = command(world.environ, "retry", "--id", str(ids[1]), "--reason", "limit raised")
+    alter_topic(deployment.client_config, deployment.topic, "max.message.bytes", "1048576")
+    asked = command(deployment.environ, "retry", "--id", str(ids[1]), "--reason", "limit raised")
     assert asked.returncode == 2
     assert "--yes" in asked.stderr
-    done = command(world.environ, "retry", "--id", str(ids[1]), "--reason", "limit raised", "--yes")
+    done = command(deployment.environ, "retry", "--id", str(ids[1]), "--reason", "limit raised", "--yes")
     assert (done.returncode, done.stdout) == (0, "retry: 1 row(s) done\n")
     assert "rows/s" not in done.stderr  # progress is for terminals
-    world.wait_drained()
-    world.check_exactly_once(ids)
-    (entry,) = map(json.loads, command(world.environ, "audit", "--json").stdout.splitlines())
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
+    (entry,) = map(json.loads, command(deployment.environ, "audit", "--json").stdout.splitlines())
     assert (entry["actor"], entry["verb"], entry["reason"], entry["row_ids"]) == (
         "ann", "retry", "limit raised", [ids[1]],
     )  # fmt: skip
-    assert command(world.environ, "audit", "--verify").returncode == 0
+    assert command(deployment.environ, "audit", "--verify").returncode == 0
 
 
-def test_after_a_discard_the_interaction_goes_on(world: World) -> None:
+def test_after_a_discard_the_interaction_goes_on(deployment: Deployment) -> None:
     """The row that cannot be sent is kept out of the topic; those behind it arrive."""
-    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
-    ids = world.record([new_row("i-1", **culprit()), new_row("i-1"), new_row("i-1")])
-    world.relay()
-    wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
-    done = command(world.environ, "discard", "--interaction", "i-1", "--reason", "a test call", "--yes")
+    create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
+    ids = deployment.record([new_row("i-1", **culprit()), new_row("i-1"), new_row("i-1")])
+    deployment.relay()
+    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    done = command(deployment.environ, "discard", "--interaction", "i-1", "--reason", "a test call", "--yes")
     assert done.returncode == 0
-    world.wait_drained()
-    assert [record.outbox_id for record in world.seen()] == ids[1:]
-    assert world.query("SELECT state FROM outbox ORDER BY id") == [("discarded",), ("sent",), ("sent",)]
+    deployment.wait_drained()
+    assert [record.outbox_id for record in deployment.seen()] == ids[1:]
+    assert deployment.query("SELECT state FROM outbox ORDER BY id") == [("discarded",), ("sent",), ("sent",)]
 
 
-def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
+def test_sent_rows_are_sent_again_on_purpose(deployment: Deployment) -> None:
     """A replay arrives after the originals, in their order, marked; the same plan given again adds nothing."""
-    ids = world.record(new_rows(20, interactions=4))
-    world.relay()
-    world.wait_drained()
+    ids = deployment.record(new_rows(20, interactions=4))
+    deployment.relay()
+    deployment.wait_drained()
     arguments = ("replay", "--interaction", "i-1", "--plan", "p1", "--reason", "consumer lost them", "--yes")
-    assert command(world.environ, *arguments).returncode == 0
-    world.wait_drained()
-    again = [record for record in world.seen() if "replay-of" in record.headers]
+    assert command(deployment.environ, *arguments).returncode == 0
+    deployment.wait_drained()
+    again = [record for record in deployment.seen() if "replay-of" in record.headers]
     assert [int(record.headers["replay-of"]) for record in again] == ids[1::4]
     assert {record.key for record in again} == {"i-1"}
-    assert len(world.seen()) == 25
-    given_again = command(world.environ, *arguments)
+    assert len(deployment.seen()) == 25
+    given_again = command(deployment.environ, *arguments)
     said = "all 5 row(s) that match were replayed already: replay p1, audit entry 1, 20"
     assert (given_again.returncode, said in given_again.stderr) == (3, True), given_again.stderr
-    assert len(command(world.environ, "list", "--interaction", "i-1").stdout.splitlines()) == 10
+    assert len(command(deployment.environ, "list", "--interaction", "i-1").stdout.splitlines()) == 10
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,11 @@ def test_sent_rows_are_sent_again_on_purpose(world: World) -> None:
         (["audit"], 3, "no entry"),
     ],
 )
-def test_what_is_asked_wrongly_or_matches_nothing(world: World, arguments: list[str], code: int, told: str) -> None:
+def test_what_is_asked_wrongly_or_matches_nothing(
+    deployment: Deployment, arguments: list[str], code: int, told: str
+) -> None:
     """Exit code 2 for usage, 3 for nothing matched, a word of why; nothing is changed."""
-    ended = command(world.environ, *arguments)
+    ended = command(deployment.environ, *arguments)
     assert (ended.returncode, told in ended.stderr) == (code, True), ended.stderr
 
 
@@ -152,7 +154,7 @@ def test_on_a_terminal_it_asks_and_leaves_what_changed_meanwhile(store: Store, e
     asked = read_until(ours, "retry 3 row(s)? [y/N]")
     assert ("looking for rows" in asked, "retry of 3 row(s)" in asked) == (True, True)
     operations = Operations(engine)
-    operations.discard(planned(operations, ids=(ids[0],)), Order("bob", "a test call", RowFilter()))
+    operations.discard(planned(operations, ids=(ids[0],)), AuditContext("bob", "a test call", RowFilter()))
     os.write(ours, b"y\n")
     told = read_until(ours, "(nothing)")
     os.close(ours)
@@ -196,7 +198,7 @@ def test_without_a_filter_prune_takes_what_the_relay_would(store: Store, engine:
     ids = record(store, new_rows(2))
     park(store, engine, dict.fromkeys(ids, "too large"))
     operations = Operations(engine)
-    operations.discard(planned(operations), Order("ann", "test calls", RowFilter()))
+    operations.discard(planned(operations), AuditContext("ann", "test calls", RowFilter()))
     with engine.begin() as connection:
         connection.execute(text("UPDATE outbox SET received_at = 1"))
         connection.execute(text(f"UPDATE outbox SET changed_at = 1 WHERE id = {ids[0]}"))
@@ -204,12 +206,12 @@ def test_without_a_filter_prune_takes_what_the_relay_would(store: Store, engine:
     assert (done.stdout, list(states(engine))) == ("prune: 1 row(s) done\n", ids[1:])
 
 
-def test_root_must_say_who_it_is(world: World) -> None:
+def test_root_must_say_who_it_is(deployment: Deployment) -> None:
     """Nobody is on record as root: the actor is named, or nothing happens."""
-    unnamed = command(world.environ, "retry", "--all", "--yes", "--reason", "x", RELAY_ACTOR="")
+    unnamed = command(deployment.environ, "retry", "--all", "--yes", "--reason", "x", RELAY_ACTOR="")
     refused = os.getuid() == 0  # any other user has a name of its own
     assert (unnamed.returncode, "--as NAME" in unnamed.stderr) == ((2, True) if refused else (3, False))
-    named = command(world.environ, "retry", "--all", "--yes", "--reason", "x", "--as", "ann", RELAY_ACTOR="")
+    named = command(deployment.environ, "retry", "--all", "--yes", "--reason", "x", "--as", "ann", RELAY_ACTOR="")
     assert named.returncode == 3
 
 
@@ -245,8 +247,8 @@ def test_tags_are_text_in_json(store: Store, engine: Engine) -> None:
     (listed,) = map(json.loads, on_command_line(environ, "list", "--all", "--json").stdout.splitlines())
     shown = json.loads(on_command_line(environ, "show", str(row_id), "--json").stdout)
     with engine.connect() as connection:
-        tag = connection.execute(text("SELECT tag FROM outbox")).scalar_one()
-    assert (listed["tag"], shown["timestamp_ms"]) == (str(tag), str(2**63 - 1))
+        nonce = connection.execute(text("SELECT nonce FROM outbox")).scalar_one()
+    assert (listed["nonce"], shown["timestamp_ms"]) == (str(nonce), str(2**63 - 1))
     assert (listed["id"], isinstance(listed["received_at_ms"], int)) == (row_id, True)
 
 

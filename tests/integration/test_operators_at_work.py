@@ -19,15 +19,15 @@ from fastavro import parse_schema, schemaless_reader
 from relay.kafka.encoder import SCHEMA_TEXT
 from testkit import ROOT
 from testkit.command_line import command
-from testkit.deployment import NewWorld, World
+from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import culprit, new_row, new_rows
-from testkit.topic import Seen, alter_topic, create_topics, read_topic
+from testkit.topic import ConsumedRecord, alter_topic, create_topics, read_topic
 from testkit.waiting import wait_until
 
 REASON = ("--reason", "as agreed", "--yes")
 
 
-def value(record: Seen) -> dict[str, Any]:
+def value(record: ConsumedRecord) -> dict[str, Any]:
     """What a record says."""
     read = schemaless_reader(BytesIO(record.value[5:]), parse_schema(json.loads(SCHEMA_TEXT)), None)
     assert isinstance(read, dict)
@@ -73,142 +73,148 @@ def endpoint() -> Iterator[Endpoint]:
     served.close()
 
 
-def test_a_replay_goes_to_a_listed_topic_and_to_no_other(world: World) -> None:
+def test_a_replay_goes_to_a_listed_topic_and_to_no_other(deployment: Deployment) -> None:
     """In the same transactions, under that topic's subject; where the relay's list lacks it, the row is parked."""
-    listed, unlisted = f"{world.topic}-replay", f"{world.topic}-other"
-    ids = world.record(new_rows(6, interactions=2))
-    world.relay(KAFKA_REPLAY_TOPICS=listed)
-    world.wait_drained()
+    listed, unlisted = f"{deployment.topic}-replay", f"{deployment.topic}-other"
+    ids = deployment.record(new_rows(6, interactions=2))
+    deployment.relay(KAFKA_REPLAY_TOPICS=listed)
+    deployment.wait_drained()
     assert (
-        command(world.environ, "replay", "--all", "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=listed).returncode
+        command(
+            deployment.environ, "replay", "--all", "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=listed
+        ).returncode
         == 2
     )
     again = command(
-        world.environ, "replay", "--interaction", "i-1", "--topic", listed, *REASON, KAFKA_REPLAY_TOPICS=listed
+        deployment.environ, "replay", "--interaction", "i-1", "--topic", listed, *REASON, KAFKA_REPLAY_TOPICS=listed
     )
     assert again.returncode == 0, again.stderr
-    world.wait_drained()
-    there = read_topic(world.client_config, listed)
+    deployment.wait_drained()
+    there = read_topic(deployment.client_config, listed)
     assert [int(record.headers["replay-of"]) for record in there] == ids[1::2]
-    assert sorted(record.outbox_id for record in world.seen()) == ids
+    assert sorted(record.outbox_id for record in deployment.seen()) == ids
     lenient = command(
-        world.environ, "replay", "--id", str(ids[0]), "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=unlisted
+        deployment.environ, "replay", "--id", str(ids[0]), "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=unlisted
     )
     assert lenient.returncode == 0
-    wait_until(lambda: world.query("SELECT 1 FROM outbox WHERE state = 'parked'"), "it is parked")
-    ((error,),) = world.query("SELECT error FROM outbox WHERE state = 'parked'")
+    wait_until(lambda: deployment.query("SELECT 1 FROM outbox WHERE state = 'parked'"), "it is parked")
+    ((error,),) = deployment.query("SELECT error FROM outbox WHERE state = 'parked'")
     assert f"topic {unlisted} is not in KAFKA_REPLAY_TOPICS" in error
 
 
-def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(world: World, endpoint: Endpoint) -> None:
+def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(
+    deployment: Deployment, endpoint: Endpoint
+) -> None:
     """A refused call is parked, found by its error and retried; --inference-only calls again, and sends nothing.
 
     That the endpoint fails, and which calls are parked, is told by status.
     """
-    ids = world.record(new_rows(4, interactions=4))
-    world.relay(INFERENCE_URL=endpoint.url, RELAY_LEASE_SECONDS="3")
+    ids = deployment.record(new_rows(4, interactions=4))
+    deployment.relay(INFERENCE_URL=endpoint.url, RELAY_LEASE_SECONDS="3")
     count = "SELECT count(*) FROM outbox_inference_call WHERE state = '{}'"
-    wait_until(lambda: world.query(count.format("parked")) == [(4,)], "every call is parked")
-    listed = command(world.environ, "inference", "list", "--error", "HTTP 422", "--json")
+    wait_until(lambda: deployment.query(count.format("parked")) == [(4,)], "every call is parked")
+    listed = command(deployment.environ, "inference", "list", "--error", "HTTP 422", "--json")
     assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == ids
     endpoint.status = 200
     endpoint.keys.clear()
     assert (
-        command(world.environ, "inference", "retry", "--id", str(ids[0]), "--id", str(ids[1]), *REASON).returncode == 0
+        command(deployment.environ, "inference", "retry", "--id", str(ids[0]), "--id", str(ids[1]), *REASON).returncode
+        == 0
     )
-    wait_until(lambda: world.query(count.format("done")) == [(2,)], "the two are done")
+    wait_until(lambda: deployment.query(count.format("done")) == [(2,)], "the two are done")
     assert sorted(endpoint.keys) == ids[:2]
     arguments = ("replay", "--id", str(ids[0]), "--inference-only", *REASON)
-    assert command(world.environ, *arguments).returncode == 0
+    assert command(deployment.environ, *arguments).returncode == 0
     wait_until(lambda: len(endpoint.keys) == 3, "the first is called again")
     assert endpoint.keys[2] == ids[0]
-    assert command(world.environ, *arguments).returncode == 3
+    assert command(deployment.environ, *arguments).returncode == 3
     endpoint.status = 503
-    assert command(world.environ, "replay", "--id", str(ids[1]), "--inference-only", *REASON).returncode == 0
+    assert command(deployment.environ, "replay", "--id", str(ids[1]), "--inference-only", *REASON).returncode == 0
     wait_until(
-        lambda: "inference: the endpoint fails (HTTP 503)" in command(world.environ, "status").stdout, "it is in sight"
+        lambda: "inference: the endpoint fails (HTTP 503)" in command(deployment.environ, "status").stdout,
+        "it is in sight",
     )
     endpoint.status = 200
-    wait_until(lambda: "endpoint fails" not in command(world.environ, "status").stdout, "all is well again")
-    assert "inference: 0 call(s) due, 2 parked" in command(world.environ, "status").stdout
-    assert len(world.seen()) == 4
+    wait_until(lambda: "endpoint fails" not in command(deployment.environ, "status").stdout, "all is well again")
+    assert "inference: 0 call(s) due, 2 parked" in command(deployment.environ, "status").stdout
+    assert len(deployment.seen()) == 4
 
 
-def test_an_erased_row_is_sent_without_the_address(world: World) -> None:
+def test_an_erased_row_is_sent_without_the_address(deployment: Deployment) -> None:
     """A parked and a waiting row of a person are erased; retried, they arrive in order, with nobody's address."""
-    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
+    create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     person = culprit()
     email = person["customer_email"]
-    ids = world.record([new_row("i-1", **person), new_row("i-1", customer_email=email), new_row("i-2")])
-    world.relay()
-    wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
-    looked = command(world.environ, "erase", "--email", email, "--dry-run", "--reason", "looking")
+    ids = deployment.record([new_row("i-1", **person), new_row("i-1", customer_email=email), new_row("i-2")])
+    deployment.relay()
+    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    looked = command(deployment.environ, "erase", "--email", email, "--dry-run", "--reason", "looking")
     assert (looked.returncode, "1 of them are pending" in looked.stderr) == (0, True)
-    done = command(world.environ, "erase", "--email", email, *REASON)
+    done = command(deployment.environ, "erase", "--email", email, *REASON)
     assert (done.returncode, done.stdout) == (0, "erase: 2 row(s) done\n")
-    alter_topic(world.client_config, world.topic, "max.message.bytes", "1048576")
-    assert command(world.environ, "retry", "--interaction", "i-1", *REASON).returncode == 0
-    world.wait_drained()
-    seen = [record for record in world.seen() if record.key == "i-1"]
+    alter_topic(deployment.client_config, deployment.topic, "max.message.bytes", "1048576")
+    assert command(deployment.environ, "retry", "--interaction", "i-1", *REASON).returncode == 0
+    deployment.wait_drained()
+    seen = [record for record in deployment.seen() if record.key == "i-1"]
     assert [(record.outbox_id, value(record)["customerEmail"]) for record in seen] == [(ids[0], None), (ids[1], None)]
-    assert email not in command(world.environ, "audit").stdout
-    sent = command(world.environ, "erase", "--interaction", "i-2", *REASON)
+    assert email not in command(deployment.environ, "audit").stdout
+    sent = command(deployment.environ, "erase", "--interaction", "i-2", *REASON)
     assert (sent.returncode, "1 of them are sent with the address: their records stay in Kafka" in sent.stderr) == (
         0,
         True,
     )
-    assert world.query("SELECT count(*) FROM outbox WHERE length(payload) > 0") == [(0,)]
+    assert deployment.query("SELECT count(*) FROM outbox WHERE length(payload) > 0") == [(0,)]
 
 
-def test_the_relay_prunes_by_itself_while_it_sends(world: World) -> None:
+def test_the_relay_prunes_by_itself_while_it_sends(deployment: Deployment) -> None:
     """What was settled before the retention goes, what is new is sent, and a relay can take the shard anew.
 
     An operator may prune more.
     """
-    old = world.record(new_rows(1200))
-    first = world.relay()
-    world.wait_drained()
+    old = deployment.record(new_rows(1200))
+    first = deployment.relay()
+    deployment.wait_drained()
     first.stop()
-    world.execute("UPDATE outbox SET received_at = received_at - 3600000, sent_at = sent_at - 3600000")
-    new = world.record(new_rows(50))
-    world.relay(OUTBOX_RETENTION="30m")
-    world.wait_drained()
-    wait_until(lambda: world.query("SELECT count(*) FROM outbox") == [(50,)], "what is old is pruned")
-    assert world.query("SELECT min(id) FROM outbox") == [(new[0],)]
-    assert sorted(record.outbox_id for record in world.seen()) == [*old, *new]
-    assert command(world.environ, "prune", "--all", *REASON).stdout == "prune: 50 row(s) done\n"
-    assert world.query("SELECT count(*) FROM outbox") == [(0,)]
+    deployment.execute("UPDATE outbox SET received_at = received_at - 3600000, sent_at = sent_at - 3600000")
+    new = deployment.record(new_rows(50))
+    deployment.relay(OUTBOX_RETENTION="30m")
+    deployment.wait_drained()
+    wait_until(lambda: deployment.query("SELECT count(*) FROM outbox") == [(50,)], "what is old is pruned")
+    assert deployment.query("SELECT min(id) FROM outbox") == [(new[0],)]
+    assert sorted(record.outbox_id for record in deployment.seen()) == [*old, *new]
+    assert command(deployment.environ, "prune", "--all", *REASON).stdout == "prune: 50 row(s) done\n"
+    assert deployment.query("SELECT count(*) FROM outbox") == [(0,)]
 
 
-def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_world: NewWorld) -> None:
+def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_deployment: NewDeployment) -> None:
     """Ctrl-C ends after the chunk in hand, with code 5 and what is left; continued, each row is replayed once.
 
     It goes on as it was asked for: by the same person, at the same rate.
     """
-    world = new_world()
-    ids = world.record(new_rows(30, interactions=6))
-    world.relay()
-    world.wait_drained()
+    deployment = new_deployment()
+    ids = deployment.record(new_rows(30, interactions=6))
+    deployment.relay()
+    deployment.wait_drained()
     process = [sys.executable, "-m", "relay", "replay", "--channel", "voice", "--rate", "10", "--as", "bob", *REASON]
-    environ = {**os.environ, **world.environ, "RELAY_ACTOR": "ann"}
+    environ = {**os.environ, **deployment.environ, "RELAY_ACTOR": "ann"}
     working = subprocess.Popen(
         process, cwd=ROOT, env=environ, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
     replayed = "SELECT count(*) FROM outbox WHERE replay_of IS NOT NULL"
-    wait_until(lambda: world.query(replayed) >= [(10,)], "the first rows are replayed")
+    wait_until(lambda: deployment.query(replayed) >= [(10,)], "the first rows are replayed")
     working.send_signal(signal.SIGINT)
     told = working.communicate(timeout=60)
     assert working.returncode == 5, told
     done = int(told[0].split()[1])
-    assert world.query(replayed) == [(done,)]
+    assert deployment.query(replayed) == [(done,)]
     assert 0 < done < 30
     assert f"interrupted: {30 - done} row(s) are as they were. To continue: relay replay " in told[1]
-    later = world.record(new_rows(5))
-    world.wait_drained()
+    later = deployment.record(new_rows(5))
+    deployment.wait_drained()
     again = shlex.split(told[1].split("To continue: relay ")[1].strip())
-    finished = command(world.environ, *again, "--yes")
+    finished = command(deployment.environ, *again, "--yes")
     assert (finished.returncode, finished.stdout) == (0, f"replay: {30 - done} row(s) done\n")
-    made = world.query("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY replay_of")
+    made = deployment.query("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY replay_of")
     assert [row_id for (row_id,) in made] == ids
     assert later[0] > ids[-1]
-    assert ("--rate 10" in told[1], world.query("SELECT DISTINCT actor FROM outbox_audit")) == (True, [("bob",)])
+    assert ("--rate 10" in told[1], deployment.query("SELECT DISTINCT actor FROM outbox_audit")) == (True, [("bob",)])

@@ -16,7 +16,7 @@ from relay.health import Health
 from relay.process.supervisor import Supervisor
 from relay.settings import RelaySettings
 from testkit.databases import NewDatabase
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_rows
 from testkit.services import Given, Kafka, Registry
@@ -47,12 +47,12 @@ def test_it_listens_on_this_machine_only_and_asks_for_the_token(new_sqlite: NewD
         assert relay.stop() == 0
 
 
-def test_hostile_connections_do_not_stop_the_relay(world: World) -> None:
+def test_hostile_connections_do_not_stop_the_relay(deployment: Deployment) -> None:
     """A thousand of them, half-open: rows are sent meanwhile, health answers, descriptors and threads stay bounded."""
-    relay = world.relay()
+    relay = deployment.relay()
     wait_until(lambda: relay.get("/metrics"), "it serves metrics")
-    ids = world.record(new_rows(10))
-    world.wait_drained()
+    ids = deployment.record(new_rows(10))
+    deployment.wait_drained()
     process = psutil.Process(relay.pid)
     descriptors, threads = process.num_fds(), process.num_threads()
     with ExitStack() as stack:
@@ -60,12 +60,12 @@ def test_hostile_connections_do_not_stop_the_relay(world: World) -> None:
             connection = stack.enter_context(create_connection(("127.0.0.1", relay.metrics_port), timeout=10))
             with suppress(OSError):  # it is cut already
                 connection.sendall(b"GET /metrics HTTP/1.1\r\nX-Half: ")
-        ids += world.record(new_rows(100))
-        world.wait_drained()
+        ids += deployment.record(new_rows(100))
+        deployment.wait_drained()
         assert relay.get("/healthz")
         assert process.num_fds() <= descriptors + 40
         assert process.num_threads() <= threads + 5
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
 
 
 class Clock:

@@ -8,21 +8,21 @@ from pathlib import Path
 
 from testkit import ROOT
 from testkit.databases import NewDatabase, migrate
-from testkit.deployment import NewWorld, World, settings_for
+from testkit.deployment import Deployment, NewDeployment, settings_for
 from testkit.rows import new_rows
 from testkit.services import Kafka, Postgres, Registry
 
 
-def test_another_number_of_shards_stops_the_start(new_world: NewWorld) -> None:
+def test_another_number_of_shards_stops_the_start(new_deployment: NewDeployment) -> None:
     """RELAY_SHARDS that differs from the outbox's number is named with the cure; the same number is fine."""
-    world = new_world(shards=2)
-    refused = world.relay(RELAY_SHARDS="4")
+    deployment = new_deployment(shards=2)
+    refused = deployment.relay(RELAY_SHARDS="4")
     assert refused.wait() == 1
     assert "RELAY_SHARDS=4, but this outbox has 2 shards" in refused.log.read_text()
-    ids = world.record(new_rows(10))
-    world.relay(RELAY_SHARDS="2")
-    world.wait_drained()
-    world.check_exactly_once(ids)
+    ids = deployment.record(new_rows(10))
+    deployment.relay(RELAY_SHARDS="2")
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
 
 
 def test_a_port_that_is_taken_stops_the_start(new_sqlite: NewDatabase, tmp_path: Path) -> None:
@@ -39,19 +39,19 @@ def test_a_port_that_is_taken_stops_the_start(new_sqlite: NewDatabase, tmp_path:
 
 
 def test_a_relay_waits_for_postgresql_at_its_start(
-    own_postgres: Postgres, kafka: Kafka, registry: Registry, tmp_path: Path, worlds: list[World]
+    own_postgres: Postgres, kafka: Kafka, registry: Registry, tmp_path: Path, deployments: list[Deployment]
 ) -> None:
     """The database is away when the relay starts: it says so, and sends once it is there."""
     url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
     migrate(url, 1)
     config = {"bootstrap.servers": kafka.bootstrap_servers}
-    world = World(url, settings_for(kafka, registry, url), config, tmp_path)
-    worlds.append(world)
-    ids = world.record(new_rows(10))
-    world.engine.dispose()
+    deployment = Deployment(url, settings_for(kafka, registry, url), config, tmp_path)
+    deployments.append(deployment)
+    ids = deployment.record(new_rows(10))
+    deployment.engine.dispose()
     own_postgres.process.kill()
-    relay = world.relay()
+    relay = deployment.relay()
     relay.wait_degraded("database", "database error")
     own_postgres.process.start()
-    world.wait_drained()
-    world.check_exactly_once(ids)
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)

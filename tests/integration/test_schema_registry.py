@@ -10,7 +10,7 @@ import pytest
 
 from testkit.command_line import command
 from testkit.databases import NewDatabase
-from testkit.deployment import World, settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
 from testkit.services import Given, Kafka, Registry
 
@@ -53,13 +53,17 @@ def web_server(status: int, body: bytes, endless: bool = False) -> Iterator[str]
 
 @pytest.fixture
 def sqlite_world(
-    new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given, tmp_path: Path, worlds: list[World]
-) -> World:
+    new_sqlite: NewDatabase,
+    kafka: Kafka | Given,
+    registry: Registry | Given,
+    tmp_path: Path,
+    deployments: list[Deployment],
+) -> Deployment:
     """A world on SQLite: which database it is makes no difference here."""
     url = new_sqlite()
     config = {"bootstrap.servers": kafka.bootstrap_servers}
-    worlds.append(World(url, settings_for(kafka, registry, url), config, tmp_path))
-    return worlds[-1]
+    deployments.append(Deployment(url, settings_for(kafka, registry, url), config, tmp_path))
+    return deployments[-1]
 
 
 @pytest.mark.parametrize(
@@ -80,17 +84,17 @@ def sqlite_world(
         (307, b""),
     ],
 )
-def test_a_server_that_is_no_registry_is_told_by_its_answer(sqlite_world: World, status: int, body: bytes) -> None:
+def test_a_server_that_is_no_registry_is_told_by_its_answer(sqlite_world: Deployment, status: int, body: bytes) -> None:
     """Check fails and run waits, both with the address and what its path should be: no right, no schema is blamed."""
-    world = sqlite_world
+    deployment = sqlite_world
     with web_server(status, body) as url:
-        checked = command(world.environ, "check", SCHEMA_REGISTRY_URL=url)
+        checked = command(deployment.environ, "check", SCHEMA_REGISTRY_URL=url)
         (line,) = [line for line in checked.stdout.splitlines() if " schema registry: " in line]
         assert checked.returncode == 4
         assert f"{url.removeprefix('http://')}" in line
         assert f"answers {status}" in line
         assert "/apis/ccompat/v7" in checked.stdout.split("schema registry:")[1].splitlines()[1]
-        relay = world.relay(SCHEMA_REGISTRY_URL=url)
+        relay = deployment.relay(SCHEMA_REGISTRY_URL=url)
         relay.wait_degraded("schema registry", "/apis/ccompat/v7")
 
 
@@ -110,35 +114,35 @@ def test_a_server_that_is_no_registry_is_told_by_its_answer(sqlite_world: World,
     ],
 )
 def test_a_relay_waits_while_the_registry_refuses_its_schema(
-    sqlite_world: World, status: int, body: bytes, reason: str
+    sqlite_world: Deployment, status: int, body: bytes, reason: str
 ) -> None:
     """That is a matter of configuration, which somebody may put right; no row is at fault, and no process ends."""
-    world = sqlite_world
-    world.record(new_rows(1))
+    deployment = sqlite_world
+    deployment.record(new_rows(1))
     with web_server(status, body) as url:
-        running = world.relay(SCHEMA_REGISTRY_URL=url)
+        running = deployment.relay(SCHEMA_REGISTRY_URL=url)
         running.wait_degraded("schema registry", reason)
         assert running.running()
-    assert world.query("SELECT state FROM outbox") == [("pending",)]
+    assert deployment.query("SELECT state FROM outbox") == [("pending",)]
 
 
-def test_the_path_of_the_registry_is_missed(sqlite_world: World) -> None:
+def test_the_path_of_the_registry_is_missed(sqlite_world: Deployment) -> None:
     """A real registry without its path answers 404 in JSON: it is the path that is named, and nothing is registered."""
-    world = sqlite_world
-    url = world.environ["SCHEMA_REGISTRY_URL"].removesuffix("/apis/ccompat/v7")
-    checked = command(world.environ, "check", SCHEMA_REGISTRY_URL=url)
+    deployment = sqlite_world
+    url = deployment.environ["SCHEMA_REGISTRY_URL"].removesuffix("/apis/ccompat/v7")
+    checked = command(deployment.environ, "check", SCHEMA_REGISTRY_URL=url)
     assert checked.returncode == 4
     assert "there is no Schema Registry at" in checked.stdout
 
 
-def test_proxies_of_the_environment_and_endless_answers_do_no_harm(sqlite_world: World) -> None:
+def test_proxies_of_the_environment_and_endless_answers_do_no_harm(sqlite_world: Deployment) -> None:
     """The registry is asked directly, whatever HTTP_PROXY names, and an answer without an end is cut off."""
-    world = sqlite_world
-    ids = world.record(new_rows(10))
-    relay = world.relay(HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
-    world.wait_drained()
-    world.check_exactly_once(ids)
+    deployment = sqlite_world
+    ids = deployment.record(new_rows(10))
+    relay = deployment.relay(HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
     relay.stop()
     with web_server(200, b'{"id":' + b" " * 65_536, endless=True) as url:
-        checked = command(world.environ, "check", SCHEMA_REGISTRY_URL=url)
+        checked = command(deployment.environ, "check", SCHEMA_REGISTRY_URL=url)
         assert "there is no Schema Registry at" in checked.stdout

@@ -8,53 +8,55 @@ from importlib.resources import files
 import fastavro
 
 from outbox.models import shard_of
-from testkit.deployment import NewWorld, World
+from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import new_row, new_rows
 
 
-def test_every_row_is_in_the_topic_once_and_in_order(world: World) -> None:
+def test_every_row_is_in_the_topic_once_and_in_order(deployment: Deployment) -> None:
     """Rows committed before and while the relay runs arrive once, in order per interaction, and are marked sent."""
-    ids = world.record(new_rows(3000))
-    relay = world.relay(RELAY_BATCH_SIZE="700")
-    ids += world.record(new_rows(500))
-    world.wait_drained()
+    ids = deployment.record(new_rows(3000))
+    relay = deployment.relay(RELAY_BATCH_SIZE="700")
+    ids += deployment.record(new_rows(500))
+    deployment.wait_drained()
     assert relay.stop() == 0
-    world.check_exactly_once(ids)
+    deployment.check_exactly_once(ids)
 
 
-def test_several_shards_share_the_rows(new_world: NewWorld) -> None:
+def test_several_shards_share_the_rows(new_deployment: NewDeployment) -> None:
     """Four shards in one process send everything; each interaction's rows are all in one shard."""
-    world = new_world(shards=4)
-    ids = world.record(new_rows(2000, interactions=40))
-    world.relay(RELAY_BATCH_SIZE="200")
-    world.wait_drained()
-    world.check_exactly_once(ids)
-    assert len(world.query("SELECT DISTINCT shard FROM outbox")) == 4
-    assert not world.query("SELECT interaction_id FROM outbox GROUP BY interaction_id HAVING count(DISTINCT shard) > 1")
+    deployment = new_deployment(shards=4)
+    ids = deployment.record(new_rows(2000, interactions=40))
+    deployment.relay(RELAY_BATCH_SIZE="200")
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
+    assert len(deployment.query("SELECT DISTINCT shard FROM outbox")) == 4
+    assert not deployment.query(
+        "SELECT interaction_id FROM outbox GROUP BY interaction_id HAVING count(DISTINCT shard) > 1"
+    )
 
 
-def test_a_shard_writes_to_partitions_of_its_own(new_world: NewWorld) -> None:
+def test_a_shard_writes_to_partitions_of_its_own(new_deployment: NewDeployment) -> None:
     """With as many shards as partitions, or a divisor, a record's shard is its partition modulo the shards."""
-    world = new_world(shards=4)
-    world.record(new_rows(200, interactions=100))
-    world.relay()
-    world.wait_drained()
-    found = {(seen.partition % 4, shard_of(seen.key, 4)) for seen in world.seen()}
+    deployment = new_deployment(shards=4)
+    deployment.record(new_rows(200, interactions=100))
+    deployment.relay()
+    deployment.wait_drained()
+    found = {(seen.partition % 4, shard_of(seen.key, 4)) for seen in deployment.seen()}
     assert found == {(number, number) for number in range(4)}
 
 
-def test_a_record_is_what_the_contract_says(world: World) -> None:
+def test_a_record_is_what_the_contract_says(deployment: Deployment) -> None:
     """Key, headers and value: Confluent wire format, Avro record CXoneInteraction."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    (outbox_id,) = world.record([new_row("Grüße-1", traceparent=trace, customer_email=None)])
-    world.relay()
-    world.wait_drained()
-    (seen,) = world.seen()
+    (outbox_id,) = deployment.record([new_row("Grüße-1", traceparent=trace, customer_email=None)])
+    deployment.relay()
+    deployment.wait_drained()
+    (seen,) = deployment.seen()
     assert seen.key == "Grüße-1"
     assert seen.headers["outbox-id"] == str(outbox_id)
     assert seen.headers["traceparent"] == trace
     assert "replay-of" not in seen.headers
-    assert seen.headers["received-at"] == str(world.query("SELECT received_at FROM outbox")[0][0])
+    assert seen.headers["received-at"] == str(deployment.query("SELECT received_at FROM outbox")[0][0])
     assert seen.value[0] == 0
     schema = json.loads(files("relay").joinpath("schemas/interaction.avsc").read_text())
     assert fastavro.schemaless_reader(io.BytesIO(seen.value[5:]), schema, None) == {
@@ -66,11 +68,11 @@ def test_a_record_is_what_the_contract_says(world: World) -> None:
     }
 
 
-def test_sigterm_gives_the_shard_back(world: World) -> None:
+def test_sigterm_gives_the_shard_back(deployment: Deployment) -> None:
     """After SIGTERM the relay exits 0 and its lease is free, so that nobody waits for it to run out."""
-    world.record(new_rows(10))
-    relay = world.relay()
-    world.wait_drained()
+    deployment.record(new_rows(10))
+    relay = deployment.relay()
+    deployment.wait_drained()
     relay.signal(signal.SIGTERM)
     assert relay.wait(25) == 0
-    assert world.query("SELECT owner FROM outbox_shard") == [(None,)]
+    assert deployment.query("SELECT owner FROM outbox_shard") == [(None,)]

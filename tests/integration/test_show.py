@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 
 from testkit.command_line import command
-from testkit.deployment import World
+from testkit.deployment import Deployment
 from testkit.rows import culprit, new_row, new_rows
 from testkit.topic import create_topics
 from testkit.waiting import wait_until
@@ -16,88 +16,88 @@ from testkit.waiting import wait_until
 MAIL = "someone@example.com"
 
 
-def shown(world: World, row_id: int, *arguments: str, **environ: str) -> dict[str, Any]:
+def shown(deployment: Deployment, row_id: int, *arguments: str, **environ: str) -> dict[str, Any]:
     """What ``relay show --json`` tells."""
-    ended = command(world.environ, "show", str(row_id), "--json", *arguments, **environ)
+    ended = command(deployment.environ, "show", str(row_id), "--json", *arguments, **environ)
     assert ended.stdout, ended.stderr
     told: dict[str, Any] = json.loads(ended.stdout)
     return told
 
 
-def test_a_sent_row_is_found_in_the_topic(world: World) -> None:
+def test_a_sent_row_is_found_in_the_topic(deployment: Deployment) -> None:
     """Partition, offset and headers are those of its record; its call, its transaction and its mark are told."""
-    ids = world.record(new_rows(300, interactions=30))
-    world.relay(INFERENCE_URL="http://127.0.0.1:9/")
-    world.wait_drained()
-    (record,) = [seen for seen in world.seen() if seen.outbox_id == ids[150]]
-    told = shown(world, ids[150], "--verify")
+    ids = deployment.record(new_rows(300, interactions=30))
+    deployment.relay(INFERENCE_URL="http://127.0.0.1:9/")
+    deployment.wait_drained()
+    (record,) = [seen for seen in deployment.seen() if seen.outbox_id == ids[150]]
+    told = shown(deployment, ids[150], "--verify")
     found = told["kafka"]["record"]
     assert (found["partition"], found["offset"], found["key"]) == (record.partition, record.offset, record.key)
     assert found["headers"] == record.headers
     assert told["kafka"]["differences"] == []
-    assert told["kafka"]["transactional_id"] == f"{world.environ['KAFKA_TRANSACTIONAL_ID_PREFIX']}01"
+    assert told["kafka"]["transactional_id"] == f"{deployment.environ['KAFKA_TRANSACTIONAL_ID_PREFIX']}01"
     assert (told["state"], told["sequence"] >= 1, told["inference"]["state"]) == ("sent", True, "due")
-    as_text = command(world.environ, "show", str(ids[150]), "--verify")
+    as_text = command(deployment.environ, "show", str(ids[150]), "--verify")
     assert as_text.returncode == 0
     assert f"partition {record.partition}, offset {record.offset}" in as_text.stdout
     assert "the record is as the row" in as_text.stdout
-    world.execute(f"UPDATE outbox SET sent_at = sent_at + 7200000 WHERE id = {ids[150]}")  # as after a long outage
-    assert shown(world, ids[150])["kafka"]["record"] == found
+    deployment.execute(f"UPDATE outbox SET sent_at = sent_at + 7200000 WHERE id = {ids[150]}")  # as after a long outage
+    assert shown(deployment, ids[150])["kafka"]["record"] == found
 
 
-def test_what_differs_from_the_topic_is_named(world: World) -> None:
+def test_what_differs_from_the_topic_is_named(deployment: Deployment) -> None:
     """--verify is 4 when the row is not what was sent, and when a row marked sent is not in the topic."""
-    ids = world.record([new_row("i-1"), new_row("i-2"), new_row("i-3")])
-    world.relay()
-    world.wait_drained()
-    world.execute(f"UPDATE outbox SET channel = 'mail', customer_email = NULL WHERE id = {ids[0]}")
-    differs = command(world.environ, "show", str(ids[0]), "--verify")
+    ids = deployment.record([new_row("i-1"), new_row("i-2"), new_row("i-3")])
+    deployment.relay()
+    deployment.wait_drained()
+    deployment.execute(f"UPDATE outbox SET channel = 'mail', customer_email = NULL WHERE id = {ids[0]}")
+    differs = command(deployment.environ, "show", str(ids[0]), "--verify")
     assert differs.returncode == 4
     assert "DIFFERENT in channel, customerEmail" in differs.stdout
     assert MAIL not in differs.stdout
-    world.execute(f"UPDATE outbox SET interaction_id = 'nowhere' WHERE id = {ids[1]}")
-    missing = command(world.environ, "show", str(ids[1]), "--verify")
+    deployment.execute(f"UPDATE outbox SET interaction_id = 'nowhere' WHERE id = {ids[1]}")
+    missing = command(deployment.environ, "show", str(ids[1]), "--verify")
     assert (missing.returncode, "not in" in missing.stdout) == (4, True)
-    assert command(world.environ, "show", str(ids[2]), "--verify").returncode == 0
+    assert command(deployment.environ, "show", str(ids[2]), "--verify").returncode == 0
 
 
-def test_an_uncommitted_record_is_not_found(world: World) -> None:
+def test_an_uncommitted_record_is_not_found(deployment: Deployment) -> None:
     """A record of an aborted transaction is no record: a pending row is in order without one."""
-    (row_id,) = world.record([new_row("i-1")])
-    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "1_000_000"}))
-    producer = Producer({**world.client_config, "transactional.id": f"{world.topic}-other"})
+    (row_id,) = deployment.record([new_row("i-1")])
+    create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "1_000_000"}))
+    producer = Producer({**deployment.client_config, "transactional.id": f"{deployment.topic}-other"})
     producer.init_transactions(30)
     producer.begin_transaction()
-    producer.produce(world.topic, b"x", b"i-1", headers=[("outbox-id", b"%d" % row_id)])
+    producer.produce(deployment.topic, b"x", b"i-1", headers=[("outbox-id", b"%d" % row_id)])
     producer.flush(30)
     producer.abort_transaction(30)
-    told = shown(world, row_id, "--verify")
+    told = shown(deployment, row_id, "--verify")
     assert (told["kafka"]["record"], told["kafka"]["looked_up"], told["ahead"]) == (None, True, 0)
-    assert command(world.environ, "show", str(row_id), "--verify").returncode == 0
+    assert command(deployment.environ, "show", str(row_id), "--verify").returncode == 0
 
 
-def test_what_waits_and_what_it_waits_for(world: World) -> None:
+def test_what_waits_and_what_it_waits_for(deployment: Deployment) -> None:
     """A parked row tells its error and how many wait; a waiting row names the parked one."""
-    create_topics(world.client_config, NewTopic(world.topic, 2, 1, config={"max.message.bytes": "500"}))
-    ids = world.record([new_row("i-1", **culprit()), new_row("i-1"), new_row("i-1"), new_row("i-2")])
-    world.relay()
-    wait_until(lambda: world.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
-    parked, waiting = shown(world, ids[0]), shown(world, ids[2])
+    create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
+    ids = deployment.record([new_row("i-1", **culprit()), new_row("i-1"), new_row("i-1"), new_row("i-2")])
+    deployment.relay()
+    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    parked, waiting = shown(deployment, ids[0]), shown(deployment, ids[2])
     assert (parked["behind"], "MSG_SIZE_TOO_LARGE" in parked["error"]) == (2, True)
     assert (waiting["waits_for"], waiting["ahead"]) == (ids[0], 1)
 
 
-def test_replays_are_a_chain_and_their_orders_are_on_record(world: World) -> None:
+def test_replays_are_a_chain_and_their_orders_are_on_record(deployment: Deployment) -> None:
     """A replay of a replay names both its originals; the first names both its replays, and the audit entry."""
-    (first,) = world.record([new_row("i-1")])
-    world.relay()
-    world.wait_drained()
+    (first,) = deployment.record([new_row("i-1")])
+    deployment.relay()
+    deployment.wait_drained()
     for of in ("", "replay_of IS NOT NULL AND "):
-        ((row_id,),) = world.query(f"SELECT max(id) FROM outbox WHERE {of} state = 'sent'")
-        assert command(world.environ, "replay", "--id", str(row_id), "--reason", "again", "--yes").returncode == 0
-        world.wait_drained()
-    (_, second, third) = [row_id for (row_id,) in world.query("SELECT id FROM outbox ORDER BY id")]
-    oldest, newest = shown(world, first), shown(world, third, "--verify")
+        ((row_id,),) = deployment.query(f"SELECT max(id) FROM outbox WHERE {of} state = 'sent'")
+        assert command(deployment.environ, "replay", "--id", str(row_id), "--reason", "again", "--yes").returncode == 0
+        deployment.wait_drained()
+    (_, second, third) = [row_id for (row_id,) in deployment.query("SELECT id FROM outbox ORDER BY id")]
+    oldest, newest = shown(deployment, first), shown(deployment, third, "--verify")
     assert [(link["id"], link["replay_of"]) for link in oldest["replays"]] == [(second, first), (third, second)]
     assert [link["id"] for link in newest["originals"]] == [first, second]
     assert [entry["reason"] for entry in oldest["audit"]] == ["again"]
@@ -105,43 +105,43 @@ def test_replays_are_a_chain_and_their_orders_are_on_record(world: World) -> Non
     assert newest["kafka"]["differences"] == []
 
 
-def test_the_payload_is_shown_only_on_the_record(world: World) -> None:
+def test_the_payload_is_shown_only_on_the_record(deployment: Deployment) -> None:
     """Masked; with --reveal and a reason it is shown, and who asked is in the audit."""
-    (row_id,) = world.record([new_row("i-1", payload=b'{"id": "i-1", "x": "\x1b[2J"}')])
-    masked = command(world.environ, "show", str(row_id)).stdout + json.dumps(shown(world, row_id))
+    (row_id,) = deployment.record([new_row("i-1", payload=b'{"id": "i-1", "x": "\x1b[2J"}')])
+    masked = command(deployment.environ, "show", str(row_id)).stdout + json.dumps(shown(deployment, row_id))
     assert MAIL not in masked
     assert "agent-7" not in masked
     assert '"x"' not in masked
-    unreasoned = command(world.environ, "show", str(row_id), "--reveal")
+    unreasoned = command(deployment.environ, "show", str(row_id), "--reveal")
     assert (unreasoned.returncode, "--reason" in unreasoned.stderr) == (2, True)
-    assert world.query("SELECT count(*) FROM outbox_audit") == [(0,)]
-    named = command(world.environ, "show", str(row_id), "--reveal", "--reason", f"{MAIL} asks")
+    assert deployment.query("SELECT count(*) FROM outbox_audit") == [(0,)]
+    named = command(deployment.environ, "show", str(row_id), "--reveal", "--reason", f"{MAIL} asks")
     assert (named.returncode, "not by an e-mail address" in named.stderr) == (2, True)
-    revealed = command(world.environ, "show", str(row_id), "--reveal", "--reason", "the customer asks")
+    revealed = command(deployment.environ, "show", str(row_id), "--reveal", "--reason", "the customer asks")
     assert MAIL in revealed.stdout
     assert '"x": "\\x1b[2J"' in revealed.stdout
-    ((actor, verb, reason),) = world.query("SELECT actor, verb, reason FROM outbox_audit")
+    ((actor, verb, reason),) = deployment.query("SELECT actor, verb, reason FROM outbox_audit")
     assert (actor, verb, reason) == ("ann", "reveal", "the customer asks")
-    assert command(world.environ, "audit", "--verify").returncode == 0
+    assert command(deployment.environ, "audit", "--verify").returncode == 0
 
 
-def test_without_kafka_the_rest_is_told(world: World) -> None:
+def test_without_kafka_the_rest_is_told(deployment: Deployment) -> None:
     """Settings that are missing, or a broker that is away: the row is told, its record "not looked up"."""
-    (row_id,) = world.record([new_row("i-1")])
-    unset = shown(world, row_id, KAFKA_BOOTSTRAP_SERVERS="")
+    (row_id,) = deployment.record([new_row("i-1")])
+    unset = shown(deployment, row_id, KAFKA_BOOTSTRAP_SERVERS="")
     assert unset["kafka"]["not_seen"].startswith("not looked up: KAFKA_BOOTSTRAP_SERVERS is not set")
-    away = command(world.environ, "show", str(row_id), "--verify", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9")
+    away = command(deployment.environ, "show", str(row_id), "--verify", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9")
     assert (away.returncode, "not looked up: " in away.stdout) == (1, True)
-    assert command(world.environ, "show", "4711").returncode == 3
+    assert command(deployment.environ, "show", "4711").returncode == 3
 
 
 @pytest.mark.parametrize("name", ["KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC", "KAFKA_TRANSACTIONAL_ID_PREFIX"])
-def test_settings_of_another_outbox_raise_no_false_alarm(world: World, name: str) -> None:
+def test_settings_of_another_outbox_raise_no_false_alarm(deployment: Deployment, name: str) -> None:
     """With another topic or prefix nothing is concluded from the topic: the setting is named, and nobody is alarmed."""
-    (row,) = world.record([new_row()])
-    world.relay()
-    world.wait_drained()
-    shown = command(world.environ, "show", str(row), "--verify", **{name: "another"})
+    (row,) = deployment.record([new_row()])
+    deployment.relay()
+    deployment.wait_drained()
+    shown = command(deployment.environ, "show", str(row), "--verify", **{name: "another"})
     assert shown.returncode == 1
     assert f"the settings differ from what this outbox was used with: {name} was" in shown.stdout
     assert "not in another" not in shown.stdout

@@ -81,7 +81,7 @@ def test_a_key_of_a_row_from_before_digests_still_takes_one_body_only(new_empty_
     engine = create_outbox_engine(new_empty_database)
     stored = [new_row(key=f"key:{n}", payload=b'{"id": %d}' % n) for n in range(3)]
     insert = text(
-        "INSERT INTO outbox (tag, key, shard, interaction_id, channel, timestamp_ms, payload, received_at)"
+        "INSERT INTO outbox (nonce, key, shard, interaction_id, channel, timestamp_ms, payload, received_at)"
         " VALUES (1, :key, 0, 'i', 'voice', 1, :payload, 1)"
     )
     with engine.begin() as connection:

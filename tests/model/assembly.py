@@ -19,17 +19,17 @@ import relay.shard.worker
 from outbox.db.engine import READ_ONLY
 from outbox.leases import Leases
 from outbox.models import Identity, PendingRow
-from outbox.notifications import Bell
+from outbox.notifications import Listener
 from outbox.store import Store
-from relay.drain_signal import Marks
+from relay.drain_signal import DrainSignal
 from relay.health import Health
 from relay.kafka.encoder import Encoder
 from relay.kafka.producer import Publisher, Record
 from relay.kafka.progress import StoredProgress, key_of
 from relay.metrics import RelayMetrics
-from relay.process.maintenance import Custody
-from relay.shard.fair_semaphore import Turns
-from relay.shard.worker import Parts, ShardWorker
+from relay.process.maintenance import ShardMaintenance
+from relay.shard.fair_semaphore import FairSemaphore
+from relay.shard.worker import ShardServices, ShardWorker
 from tests.model import clients
 from tests.model.broker import Broker
 from tests.model.clients import LINK, AdminClient, Fate, Link
@@ -104,7 +104,7 @@ class Relay:
         self.health = Health()
         self.stop = PacedEvent(self._reached)
         self.link = Link(self._broker, self._reached)
-        worker, stop = ShardWorker(0, self._parts()), self.stop
+        worker, stop = ShardWorker(0, self._services()), self.stop
         worker.wake = PacedEvent(self._reached)
 
         def work() -> None:
@@ -132,7 +132,7 @@ class Relay:
             self.process = None
             self._dead.add(self.owner)
 
-    def look_after(self, interrupted: str | None) -> Custody:
+    def look_after(self, interrupted: str | None) -> ShardMaintenance:
         """What an operator's verb works with here, until it is interrupted at a step; None: it is not."""
 
         def step(name: str, _shard: int) -> None:
@@ -143,11 +143,11 @@ class Relay:
         verb.owner, verb.stop, verb.link = f"operator-{next(_numbers)}", PacedEvent(lambda _: None), Link(self._broker)
         verb.close()  # the engine is listened to once
         leases = Leases(self._engine, verb.owner, LEASE_SECONDS, paused_too=True)
-        parts = replace(verb._parts(), leases=leases, step=step)
-        prepared: Any = SimpleNamespace(
-            parts=lambda *_: parts, read_back=lambda _shard, _stop, below: verb.read_back(below)
+        shard_services = replace(verb._services(), leases=leases, step=step)
+        services: Any = SimpleNamespace(
+            shard_services=lambda *_: shard_services, read_back=lambda _shard, _stop, below: verb.read_back(below)
         )
-        return Custody(prepared, 0)
+        return ShardMaintenance(services, 0)
 
     def mend(self) -> None:
         """No fault is pending any more."""
@@ -167,7 +167,7 @@ class Relay:
         key = key_of(Store(self._engine).identity().outbox_id, 0)
         return relay.kafka.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set, below)
 
-    def _parts(self) -> Parts:
+    def _services(self) -> ShardServices:
         store = Store(self._engine)
         known = store.identity()
         bound = Identity(known.outbox_id, known.shards, TOPIC, PROGRESS_TOPIC, "p-", "cluster")
@@ -183,7 +183,7 @@ class Relay:
         def publisher(_shard: int) -> Publisher:
             return Publisher(config, "p-01", TOPIC, (PROGRESS_TOPIC, 0, key), self.stop.is_set)
 
-        return Parts(
+        return ShardServices(
             store=store,
             leases=leases,
             encoder=self.encoder,
@@ -194,14 +194,14 @@ class Relay:
             read_back=lambda _shard: self.read_back(),
             dead_owner=dead_owner,
             batch_size=self._batch_size,
-            parked_rows_hold=self._waiting,
+            block_behind_parked=self._waiting,
             inference=True,
-            bell=Bell(self._engine),
+            listener=Listener(self._engine),
             stop=self.stop,
             health=self.health,
             metrics=RelayMetrics(CollectorRegistry()),
-            marks=Marks(),
-            turns=Turns(),
+            drain_signal=DrainSignal(),
+            send_slots=FairSemaphore(),
             step=lambda name, _shard: self._reached(name),
         )
 

@@ -10,7 +10,7 @@ from sqlalchemy import PoolProxiedConnection
 from outbox.db.engine import BEGIN
 from outbox.insert import as_json
 from outbox.models import Accepted as Answered
-from outbox.models import KeyReused, NewRow, Order, Ref, RowFilter, new_tag
+from outbox.models import AuditContext, KeyReused, NewRow, RowFilter, RowRef, new_nonce
 from outbox.operators.change import Operations
 from outbox.sql.flow import RECORD_POSTGRESQL
 from outbox.store import Store
@@ -27,7 +27,7 @@ from tests.model.stage import DATABASE, KAFKA, LARGE, LIMIT_BYTES, Stage, delive
 
 ROUNDS_TO_THE_END = 3000
 STEPS_TO_A_PLACE = 60
-ORDER = Order("ann", "why not", RowFilter())
+ORDER = AuditContext("ann", "why not", RowFilter())
 PLACES = (
     "leased",
     "fenced",
@@ -112,7 +112,7 @@ class Delivery(RuleBasedStateMachine):
         connection = self.engine.raw_connection()
         driver: Any = connection.driver_connection
         driver.execute(BEGIN["postgresql"])
-        ((_, outbox_id),) = driver.execute(RECORD_POSTGRESQL, (as_json([row], [new_tag()]),))
+        ((_, outbox_id),) = driver.execute(RECORD_POSTGRESQL, (as_json([row], [new_nonce()]),))
         self.slow = connection, self._accepted(Answered(outbox_id, row.interaction_id, duplicate=False), row)
 
     @precondition(lambda self: self.slow is not None)
@@ -294,8 +294,8 @@ class Delivery(RuleBasedStateMachine):
         place = Relay(self.stage.engine, self.broker, set(), 1, waiting=self.ledger.waiting)
         held = place.look_after(interrupted)
         lost = self.ledger.lost(self.stage.held(), delivered(self.broker.committed((TOPIC, 0))))
-        missing = [Ref(row.id, row.tag) for row in lost]
-        loss = Loss(look(self.store, held.parts.read_back, 0), 0, missing=missing)
+        missing = [RowRef(row.id, row.nonce) for row in lost]
+        loss = Loss(look(self.store, held.shard_services.read_back, 0), 0, missing=missing)
         try:
             repair(self.engine, held, loss, ORDER, "reconcile")
         except InterruptedError:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 
-class Held(NamedTuple):
+class OwnedShard(NamedTuple):
     """A row as the database holds it."""
 
     id: int
-    tag: int
+    nonce: int
     serial: int
     interaction: str
     state: str
@@ -104,7 +104,7 @@ class Ledger:
 
     # What must hold at any time ------------------------------------------------------------------
 
-    def check(self, held: Sequence[Held], delivered: Sequence[Delivered], new: Iterable[Delivered]) -> None:
+    def check(self, held: Sequence[OwnedShard], delivered: Sequence[Delivered], new: Iterable[Delivered]) -> None:
         """Hold the database and the topic against what was accepted.
 
         Args:
@@ -126,7 +126,7 @@ class Ledger:
             wanted += self.excused[serial, is_replay]
             assert times <= wanted, f"row {serial} (replay: {is_replay}) is in the topic {times} times"
 
-    def _check_states(self, held: Sequence[Held], times: Counter[tuple[int, bool]]) -> None:
+    def _check_states(self, held: Sequence[OwnedShard], times: Counter[tuple[int, bool]]) -> None:
         sent = Counter((row.serial, row.is_replay) for row in held if row.state == "sent")
         for row in held:
             name = (row.serial, row.is_replay)
@@ -142,8 +142,8 @@ class Ledger:
         self,
         record: Delivered,
         delivered: Sequence[Delivered],
-        by_serial: dict[int, Held],
-        held: Sequence[Held],
+        by_serial: dict[int, OwnedShard],
+        held: Sequence[OwnedShard],
     ) -> None:
         """Nothing that had to come before it is missing. After a restore the database has forgotten
         what operators decided, so then it is asked for only where nothing is refused. Once Kafka has lost
@@ -161,16 +161,16 @@ class Ledger:
 
     # What must hold at the end -------------------------------------------------------------------
 
-    def lost(self, held: Sequence[Held], delivered: Sequence[Delivered]) -> list[Held]:
+    def lost(self, held: Sequence[OwnedShard], delivered: Sequence[Delivered]) -> list[OwnedShard]:
         """Rows that are marked sent, and not in the topic."""
         there = {record.outbox_id for record in delivered}
         return [row for row in held if row.state == "sent" and row.id not in there]
 
-    def left_to_send(self, held: Sequence[Held]) -> list[Held]:
+    def left_to_send(self, held: Sequence[OwnedShard]) -> list[OwnedShard]:
         """Pending rows that nothing holds back."""
         parked = [row for row in held if row.state == "parked"] if self.waiting else []
 
-        def waits(row: Held) -> bool:
+        def waits(row: OwnedShard) -> bool:
             return any(p.interaction == row.interaction and p.id < row.id for p in parked)
 
         return [row for row in held if row.state == "pending" and not waits(row)]

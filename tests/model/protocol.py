@@ -86,7 +86,7 @@ class Protocol(RelaySteps):
                     return
                 follows = sum(1 << e for e in self.earlier[i] if PENDING <= db.state[e] <= DISCARDED)
                 new = with_state(db, i, ALLOTTED)._replace(
-                    tag=(*db.tag[:i], int(db.restored), *db.tag[i + 1 :]),
+                    nonce=(*db.nonce[:i], int(db.restored), *db.nonce[i + 1 :]),
                     follows=(*db.follows[:i], follows, *db.follows[i + 1 :]),
                 )
                 yield ("web: id handed out", i), False, s._replace(db=new)
@@ -110,7 +110,7 @@ class Protocol(RelaySteps):
         committed, and then settled; it may be interrupted between.
         """
         db, kafka, lacking = s.db, s.kafka, missing(s.db, s.kafka)
-        sequence, end = max(db.settled, kafka.record[0]), kafka.end + 1
+        sequence, end = max(db.acknowledged_sequence, kafka.record[0]), kafka.end + 1
         db = db._replace(state=tuple(PENDING if i in lacking else x for i, x in enumerate(db.state)), floor=0)
         yield ("operator: a reconcile is interrupted at once", *lacking), False, with_relay(s, a, Relay(), db=db)
         if self.mutation != "reconcile writes no record":
@@ -118,7 +118,7 @@ class Protocol(RelaySteps):
         if s.kafka.record[1]:  # once is enough: each one takes an offset
             interrupted = with_relay(s, a, Relay(), db=db, kafka=kafka)
             yield ("operator: a reconcile is interrupted after its record", *lacking), False, interrupted
-        settled = db._replace(settled=sequence, offset=end, last=())
+        settled = db._replace(acknowledged_sequence=sequence, offset=end, last=())
         done = with_relay(s, a, Relay(), db=settled, kafka=kafka._replace(reconciled=True))
         yield ("operator: reconciles", *lacking), False, done
 
@@ -156,7 +156,7 @@ class Protocol(RelaySteps):
         db, kafka, relays = s
         if self.config.progress_lost and kafka.excused < 0:
             sequence, refs, _ = kafka.record
-            unsettled = sum(1 << ref for ref in refs if sequence > db.settled)
+            unsettled = sum(1 << ref for ref in refs if sequence > db.acknowledged_sequence)
             lost = kafka._replace(record=NO_RECORD, excused=unsettled, end=0)
             yield ("broker: progress topic LOST",), False, s._replace(kafka=lost)
         if self.config.broker_back and kafka.lost < 0:
@@ -189,15 +189,15 @@ class Protocol(RelaySteps):
             raise ViolationError(ONCE, label)
         committed = kafka.committed | batch
         for ref in txn.refs:
-            j, tag = ref % self.n, ref // self.n
-            if db.tag[j] != tag or (db.restored and (self.config.fickle or self.config.poison)):
+            j, nonce = ref % self.n, ref // self.n
+            if db.nonce[j] != nonce or (db.restored and (self.config.fickle or self.config.poison)):
                 continue  # after a restore the database has forgotten what operators decided
             if db.state[j] in (PARKED, DISCARDED):
                 raise ViolationError(PARKED_STAYS, label)
             for i in () if self.config.passing else self.earlier[j]:
                 if db.state[i] == PARKED:
                     raise ViolationError(BEHIND, label)
-                late = not committed >> (i + self.n * db.tag[i]) & 1 and db.state[i] != DISCARDED
+                late = not committed >> (i + self.n * db.nonce[i]) & 1 and db.state[i] != DISCARDED
                 if late and db.follows[j] >> i & 1 and kafka.lost < 0:  # no order is left across a loss
                     raise ViolationError(ORDER, label)
         return committed

@@ -155,7 +155,7 @@ class RelaySteps:
             yield from self._wait_after_a_loss(s, a, r, mine)
         elif sequence == 0:
             yield (f"relay {a}: nothing to settle",), True, self._nothing_to_settle(s, a, r)
-        elif sequence > db.settled + 1 and self.mutation != "sequence further ahead is settled too":
+        elif sequence > db.acknowledged_sequence + 1 and self.mutation != "sequence further ahead is settled too":
             label: Label = (f"relay {a}: the database went back, the shard waits",)
             if not db.restored:
                 raise ViolationError(WAITS_RIGHTLY, label)
@@ -172,13 +172,13 @@ class RelaySteps:
         sequence, refs, offset = record
         if not sequence:
             return False
-        if sequence < db.settled:
+        if sequence < db.acknowledged_sequence:
             return self.mutation != "a record below the settled one is let pass"
         if not db.offset or self.mutation == "offsets are not compared":
             return False
-        if sequence == db.settled:
+        if sequence == db.acknowledged_sequence:
             return (offset, refs) != (db.offset, db.last)
-        return sequence == db.settled + 1 and offset <= db.offset
+        return sequence == db.acknowledged_sequence + 1 and offset <= db.offset
 
     def _wait_after_a_loss(self, s: State, a: int, r: Relay, mine: Refs) -> Iterator[Step]:
         """What is in Kafka is a fact all the same: its rows are marked, and nothing is settled."""
@@ -193,36 +193,36 @@ class RelaySteps:
     def _nothing_to_settle(self, s: State, a: int, r: Relay) -> State:
         """There is no record; if something was settled, the progress topic was lost: that is reported."""
         db = s.db
-        if db.settled:
+        if db.acknowledged_sequence:
             db = db._replace(reported=True)
             if self.mutation != "offset kept when the progress topic is lost":
                 db = db._replace(offset=0, last=())
-        return with_relay(s, a, self._ready(r, db.settled), db=db)
+        return with_relay(s, a, self._ready(r, db.acknowledged_sequence), db=db)
 
     def _settled(self, s: State, a: int, r: Relay, mine: Refs) -> Iterator[Step]:
         (sequence, refs, offset), label = r.record, (f"relay {a}: settles the record read back", r.record[1])
         new = self._settle(s, sequence, mine, label)._replace(offset=offset, last=refs if offset else ())
         if self.mutation == "sequence further ahead is settled too":
-            new = new._replace(settled=max(s.db.settled, sequence))
-        yield label, True, with_relay(s, a, self._ready(r, new.settled), db=new)
+            new = new._replace(acknowledged_sequence=max(s.db.acknowledged_sequence, sequence))
+        yield label, True, with_relay(s, a, self._ready(r, new.acknowledged_sequence), db=new)
         yield (*label, "answer lost"), False, with_relay(s, a, r, db=new)
 
     def _settle_checked(self, s: State, a: int, r: Relay) -> Iterator[Step]:
         """Only under a mutation: rows marked by id, tags having been compared earlier."""
         label = (f"relay {a}: settles by id", r.record[1])
-        now = tuple(ref % self.n + self.n * s.db.tag[ref % self.n] for ref in r.record[1])
+        now = tuple(ref % self.n + self.n * s.db.nonce[ref % self.n] for ref in r.record[1])
         done = Relay(READY, r.holds, r.producer, r.record[0])
         yield label, True, with_relay(s, a, done, db=self._settle(s, r.record[0], now, label))
 
     def _ready(self, r: Relay, settled: int) -> Relay:
         at = SELECTED if r.refs else READY  # a batch is in hand under a mutation only
-        return r._replace(at=at, record=NO_RECORD, settled=settled)
+        return r._replace(at=at, record=NO_RECORD, acknowledged_sequence=settled)
 
     def _matches(self, db: Db, ref: int) -> bool:
         i = ref % self.n
         if db.state[i] in (NONE, ALLOTTED, VOID):
             return False
-        return self.mutation == "tag not checked" or db.tag[i] == ref // self.n
+        return self.mutation == "tag not checked" or db.nonce[i] == ref // self.n
 
     def _settle(self, s: State, sequence: int, refs: Refs, label: Label) -> Db:
         """One database transaction: rows sent, the sequence settled if it is the next, the floor
@@ -234,11 +234,13 @@ class RelaySteps:
         for ref in refs:
             i = ref % self.n
             if state[i] in unsent:
-                if not (s.kafka.committed | max(s.kafka.lost, 0)) >> (i + self.n * db.tag[i]) & 1:
+                if not (s.kafka.committed | max(s.kafka.lost, 0)) >> (i + self.n * db.nonce[i]) & 1:
                     raise ViolationError(LOSS, label)
                 state[i] = SENT
-        settled = sequence if sequence == db.settled + 1 else db.settled
-        return db._replace(state=tuple(state), settled=settled, floor=self._raised_floor(db, tuple(state), refs))
+        settled = sequence if sequence == db.acknowledged_sequence + 1 else db.acknowledged_sequence
+        return db._replace(
+            state=tuple(state), acknowledged_sequence=settled, floor=self._raised_floor(db, tuple(state), refs)
+        )
 
     def _raised_floor(self, db: Db, state: tuple[int, ...], refs: Refs) -> int:
         """The first id that is pending (waiting ones too), or young enough to be still invisible."""
@@ -261,14 +263,17 @@ class RelaySteps:
         if r.suspects:
             yield from self._park_suspects(s, a, r)
             return
-        if db.settled != r.settled and self.mutation != "select does not compare the settled sequence":
+        if (
+            db.acknowledged_sequence != r.acknowledged_sequence
+            and self.mutation != "select does not compare the settled sequence"
+        ):
             yield (f"relay {a}: settled sequence is not ours, takes anew",), True, self._anew(s, a)
             return
         clause = self.mutation != "select does not look for parked rows"
         rows = [
             i for i in range(db.floor, self.n) if db.state[i] == PENDING and not (clause and self.waits(db.state, i))
         ]
-        refs = tuple(i + self.n * db.tag[i] for i in rows[: 1 if r.narrow else self.config.batch])
+        refs = tuple(i + self.n * db.nonce[i] for i in rows[: 1 if r.narrow else self.config.batch])
         if refs:
             yield (f"relay {a}: selects", refs), True, with_relay(s, a, r._replace(at=SELECTED, refs=refs))
         elif (
@@ -287,9 +292,9 @@ class RelaySteps:
     def _park(self, s: State, a: int, r: Relay) -> Iterator[Step]:
         db, label = s.db, (f"relay {a}: parks", r.suspects)
         for ref in r.suspects:
-            i, same = ref % self.n, db.tag[ref % self.n] == ref // self.n
+            i, same = ref % self.n, db.nonce[ref % self.n] == ref // self.n
             if db.state[i] == PENDING and (same or self.mutation == "park without tag"):
-                if s.kafka.committed >> (i + self.n * db.tag[i]) & 1 and not db.restored:
+                if s.kafka.committed >> (i + self.n * db.nonce[i]) & 1 and not db.restored:
                     raise ViolationError(PARK_UNSENT, label)
                 if i not in self.config.fickle + self.config.poison or not same:
                     raise ViolationError(PARK_GUILTY, label)
@@ -309,7 +314,7 @@ class RelaySteps:
             if r.producer == FORGOTTEN:  # only under a mutation
                 yield (f"relay {a}: aborts, new producer id, same rows",), False, self._fence(s, a, SELECTED)
         else:
-            txns = tuple(sorted((*s.kafka.txns, Txn(a, r.refs, r.settled + 1, asked=False))))
+            txns = tuple(sorted((*s.kafka.txns, Txn(a, r.refs, r.acknowledged_sequence + 1, asked=False))))
             begun = with_relay(s, a, r._replace(at=IN_TXN), kafka=s.kafka._replace(txns=txns))
             yield (f"relay {a}: produces", r.refs), True, begun
 
@@ -346,7 +351,7 @@ class RelaySteps:
         if r.producer == LIVE and not mine:
             kafka = s.kafka
             if self.mutation == "progress record written after the transaction":
-                kafka = kafka._replace(record=(r.settled + 1, r.refs, 0))
+                kafka = kafka._replace(record=(r.acknowledged_sequence + 1, r.refs, 0))
             learnt = with_relay(s, a, r._replace(at=COMMITTED), kafka=kafka)
             yield (f"relay {a}: learns that it committed",), True, learnt
 
@@ -354,19 +359,19 @@ class RelaySteps:
         """The ordinary mark, under the shard row's lock. Without lease and epoch it marks nothing: whoever
         took the shard meanwhile reads back what Kafka has, and only that is a fact.
         """
-        sequence, label = r.settled + 1, (f"relay {a}: marks", r.refs)
+        sequence, label = r.acknowledged_sequence + 1, (f"relay {a}: marks", r.refs)
         if not r.holds and self.mutation != "no lease check on the mark":
             yield (f"relay {a}: lease lost, does not mark",), True, self._anew(s, a)
             return
         record, mine = (sequence, r.refs, r.offset), tuple(ref for ref in r.refs if self._matches(s.db, ref))
-        if sequence == s.db.settled + 1 and self._kafka_went_back(s.db, record):
+        if sequence == s.db.acknowledged_sequence + 1 and self._kafka_went_back(s.db, record):
             yield from self._wait_after_a_loss(s, a, r, mine)
             return
         new = self._settle(s, sequence, mine, label)
-        if sequence == s.db.settled + 1 and r.offset:
+        if sequence == s.db.acknowledged_sequence + 1 and r.offset:
             new = new._replace(offset=r.offset, last=r.refs)
         if self.mutation == "mark raises the settled sequence":
-            new = new._replace(settled=max(s.db.settled, sequence))
+            new = new._replace(acknowledged_sequence=max(s.db.acknowledged_sequence, sequence))
         if self.mutation == "floor computed before the lock":
             if not r.record[0]:
                 computed = with_relay(s, a, r._replace(record=(1, (new.floor,), 0)))

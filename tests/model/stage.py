@@ -11,7 +11,7 @@ from outbox.store import Store
 from testkit.rows import new_row
 from tests.model.assembly import UNENCODABLE, Clock
 from tests.model.broker import Sent
-from tests.model.ledger import Delivered, Held
+from tests.model.ledger import Delivered, OwnedShard
 from tests.model.moments import Moment
 
 LIMIT_BYTES = 1000
@@ -22,7 +22,7 @@ WENT_BACK = {DATABASE: "it was restored", KAFKA: "Kafka went back in time"}
 """What may go back in time, and what a shard says then."""
 
 _HELD = text("""
-    SELECT o.id, o.tag, o.traceparent, o.interaction_id, o.state, o.replay_of IS NOT NULL AS is_replay,
+    SELECT o.id, o.nonce, o.traceparent, o.interaction_id, o.state, o.replay_of IS NOT NULL AS is_replay,
            EXISTS (SELECT 1 FROM outbox_inference_call AS c WHERE c.row_id = o.id) AS has_call
     FROM outbox AS o ORDER BY o.id
 """)
@@ -50,12 +50,13 @@ class Stage:
         for engine in (self.engine, *self.relay_engines):
             engine.dispose()
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[OwnedShard]:
         """Every row."""
         with transactions.read(self.engine) as connection:
             found = connection.execute(_HELD).all()
         return [
-            Held(r.id, r.tag, int(r.traceparent), r.interaction_id, r.state, r.is_replay, r.has_call) for r in found
+            OwnedShard(r.id, r.nonce, int(r.traceparent), r.interaction_id, r.state, r.is_replay, r.has_call)
+            for r in found
         ]
 
     def let_the_lease_run_out(self) -> None:

@@ -51,7 +51,7 @@ class Config(NamedTuple):
     replay: Refs = ()
     """Id of the new row, id of the row it repeats."""
     passing: bool = False
-    """``OUTBOX_PARKED_POLICY=pass``: later rows do not wait for a parked one."""
+    """``OUTBOX_ON_PARKED=skip``: later rows do not wait for a parked one."""
     restore: bool = False
     """The database may go back in time, once."""
     progress_lost: bool = False
@@ -66,11 +66,11 @@ class Db(NamedTuple):
     """The outbox: each row, and the shard's row."""
 
     state: tuple[int, ...]
-    tag: tuple[int, ...]
+    nonce: tuple[int, ...]
     """Per id: 0, or 1 for a row inserted after a restore."""
     follows: tuple[int, ...]
     """Bookkeeping of the model, per id: bits of the rows of its interaction acknowledged before it was posted."""
-    settled: int = 0
+    acknowledged_sequence: int = 0
     floor: int = 0
     backup: "Db | None" = None
     restored: bool = False
@@ -123,7 +123,7 @@ class Relay(NamedTuple):
     holds: bool = False
     """The database still names this relay's lease and epoch."""
     producer: int = FENCED
-    settled: int = 0
+    acknowledged_sequence: int = 0
     """The settled sequence as this relay knows it."""
     refs: Refs = ()
     """The batch in hand."""
@@ -161,7 +161,7 @@ class ViolationError(Exception):
 def missing(db: Db, kafka: Kafka) -> list[int]:
     """Rows marked sent that the topic does not have."""
     return [
-        i for i, x in enumerate(db.state) if x == SENT and not kafka.committed >> (i + len(db.state) * db.tag[i]) & 1
+        i for i, x in enumerate(db.state) if x == SENT and not kafka.committed >> (i + len(db.state) * db.nonce[i]) & 1
     ]
 
 

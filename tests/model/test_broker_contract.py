@@ -19,7 +19,7 @@ from confluent_kafka.admin import NewTopic, OffsetSpec
 import relay.kafka.errors
 import relay.kafka.producer
 import relay.kafka.progress
-from outbox.models import Ref
+from outbox.models import RowRef
 from relay.errors import BatchRefusedError, MisconfiguredError, TransactionFailedError, UnavailableError
 from relay.kafka.producer import Publisher
 from relay.kafka.progress import Progress, StoredProgress, key_of, ref_of
@@ -85,7 +85,7 @@ class Port:
         """Wait until it has these ends: a commit is answered a moment before its control records are written."""
         self._wait(lambda: self.ends(topic) == (stable, high), f"the ends of {topic} are {stable} and {high}")
 
-    def settled(self, topic: str) -> list[tuple[int, bytes]]:
+    def acknowledged_sequence(self, topic: str) -> list[tuple[int, bytes]]:
         """What committed readers see once no transaction is open or being ended in it."""
         self._wait(lambda: len(set(self.ends(topic))) == 1, f"nothing is open in {topic}")
         return self.read(topic)
@@ -197,7 +197,7 @@ def test_a_transaction_is_seen_at_its_commit_and_takes_an_offset_for_it(port: Po
     producer.commit_transaction(SECONDS)
     port.wait_for_ends(topic, 3, 3)
     commit(producer, topic, b"3")
-    assert port.settled(topic) == [(0, b"1"), (1, b"2"), (3, b"3")]
+    assert port.acknowledged_sequence(topic) == [(0, b"1"), (1, b"2"), (3, b"3")]
 
 
 def test_what_is_aborted_takes_its_offsets_and_is_never_seen(port: Port) -> None:
@@ -207,7 +207,7 @@ def test_what_is_aborted_takes_its_offsets_and_is_never_seen(port: Port) -> None
     send(producer, topic, b"1")
     producer.abort_transaction(SECONDS)
     commit(producer, topic, b"2")
-    assert port.settled(topic) == [(2, b"2")]
+    assert port.acknowledged_sequence(topic) == [(2, b"2")]
     assert port.read(topic, committed=False) == [(0, b"1"), (2, b"2")]
 
 
@@ -219,7 +219,7 @@ def test_a_transaction_covers_several_topics(port: Port) -> None:
         send(producer, topic, b"1")
     assert [port.read(topic) for topic in topics] == [[], []]
     producer.commit_transaction(SECONDS)
-    assert [port.settled(topic) for topic in topics] == [[(0, b"1")], [(0, b"1")]]
+    assert [port.acknowledged_sequence(topic) for topic in topics] == [[(0, b"1")], [(0, b"1")]]
 
 
 def test_an_open_transaction_hides_what_others_commit_behind_it(port: Port) -> None:
@@ -232,7 +232,7 @@ def test_an_open_transaction_hides_what_others_commit_behind_it(port: Port) -> N
     assert port.read(topic) == []
     slow.abort_transaction(SECONDS)
     port.wait_for_ends(topic, 4, 4)
-    assert port.settled(topic) == [(1, b"2")]
+    assert port.acknowledged_sequence(topic) == [(1, b"2")]
 
 
 def test_the_next_holder_of_an_id_aborts_and_fences_the_one_before(port: Port) -> None:
@@ -245,7 +245,7 @@ def test_the_next_holder_of_an_id_aborts_and_fences_the_one_before(port: Port) -
     with pytest.raises(KafkaException):
         first.commit_transaction(SECONDS)
     commit(second, topic, b"2")
-    assert port.settled(topic) == [(2, b"2")]
+    assert port.acknowledged_sequence(topic) == [(2, b"2")]
 
 
 def test_a_fenced_producer_finds_out_at_its_next_transaction(port: Port) -> None:
@@ -255,7 +255,7 @@ def test_a_fenced_producer_finds_out_at_its_next_transaction(port: Port) -> None
     port.transactional("a")
     with pytest.raises(KafkaException):
         commit(first, topic, b"2")
-    assert port.settled(topic) == [(0, b"1")]
+    assert port.acknowledged_sequence(topic) == [(0, b"1")]
 
 
 def test_a_transaction_times_out_and_its_producer_is_as_good_as_fenced(port: Port) -> None:
@@ -281,7 +281,7 @@ def test_an_idle_id_is_forgotten_and_an_abort_silently_gets_a_new_one(hasty_port
     assert raised.value.args[0].txn_requires_abort()
     producer.abort_transaction(SECONDS)
     commit(producer, topic, b"3")
-    assert [value for _, value in port.settled(topic)] == [b"1", b"3"]
+    assert [value for _, value in port.acknowledged_sequence(topic)] == [b"1", b"3"]
 
 
 def test_the_broker_refuses_batches_not_records(port: Port) -> None:
@@ -304,7 +304,7 @@ def test_the_broker_refuses_batches_not_records(port: Port) -> None:
     with pytest.raises(KafkaException):
         producer.commit_transaction(SECONDS)
     commit(port.transactional("b"), topic, b"1")
-    assert [value for _, value in port.settled(topic)] == [b"1"]
+    assert [value for _, value in port.acknowledged_sequence(topic)] == [b"1"]
 
 
 # What the relay makes of it --------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def shard(port: Port) -> Shard:
 
 def proof(sequence: int) -> tuple[Progress, bytes]:
     """A progress record, and its value."""
-    progress = Progress("outbox", 0, 1, sequence, [Ref(sequence, 77)])
+    progress = Progress("outbox", 0, 1, sequence, [RowRef(sequence, 77)])
     return progress, relay.kafka.progress.encode(progress)
 
 
@@ -375,7 +375,7 @@ def test_progress_is_read_back_as_it_was_committed(shard: Shard) -> None:
     send(open_one, shard.progress_topic, b"never committed")
     shard.publisher()
     assert shard.read_back() == last
-    assert [value for _, value in shard.port.settled(shard.topic)] == [b"1", b"2"]
+    assert [value for _, value in shard.port.acknowledged_sequence(shard.topic)] == [b"1", b"2"]
 
 
 def test_a_fenced_publisher_says_that_its_transaction_failed(shard: Shard) -> None:
@@ -388,7 +388,7 @@ def test_a_fenced_publisher_says_that_its_transaction_failed(shard: Shard) -> No
     first.close()
     assert committed(shard) == proof(1)[0]
     second.publish([(b"k", b"3", [], None)], proof(2)[1])
-    assert [value for _, value in shard.port.settled(shard.topic)] == [b"1", b"3"]
+    assert [value for _, value in shard.port.acknowledged_sequence(shard.topic)] == [b"1", b"3"]
 
 
 def test_a_refused_row_and_a_refused_progress_record_are_told_apart(shard: Shard) -> None:

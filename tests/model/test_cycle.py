@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from outbox.store import Store
-from relay.drain_signal import Marks
+from relay.drain_signal import DrainSignal
 from relay.errors import RelayError
-from relay.shard.worker import Left, ShardWorker
+from relay.shard.worker import Remaining, ShardWorker
 from testkit.rows import new_rows
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
@@ -26,16 +26,18 @@ class Shard:
         place = Relay(engine, broker, set(), BATCH, waiting=True)
         place.owner, place.stop, self.link = "me", threading.Event(), Link(broker)  # type: ignore[assignment]
         place.link = self.link
-        self.store, self.marks, self.sendable = Store(engine), Marks(), BATCH
-        self.parts = replace(place._parts(), marks=self.marks, complete=lambda rows: rows[: self.sendable])
-        self.parts.bell.heard = True
-        self._worker = ShardWorker(0, self.parts)
+        self.store, self.drain_signal, self.sendable = Store(engine), DrainSignal(), BATCH
+        self.shard_services = replace(
+            place._services(), drain_signal=self.drain_signal, complete=lambda rows: rows[: self.sendable]
+        )
+        self.shard_services.listener.is_working = True
+        self._worker = ShardWorker(0, self.shard_services)
         held = self._worker.take()
         assert held is not None
         self._held = held
         self._worker.settle(held)
 
-    def cycle(self, come: int, sendable: int = BATCH) -> Left:
+    def cycle(self, come: int, sendable: int = BATCH) -> Remaining:
         """A cycle after so many rows came, of which so many may be sent as far as CXone is concerned."""
         if come:
             self.store.record(new_rows(come))
@@ -54,30 +56,30 @@ def shard(engine: Engine) -> Iterator[Shard]:
 
 def test_a_bell_that_is_heard_saves_a_look(shard: Shard) -> None:
     """Fewer rows than fit were all there were; a full batch may have left some."""
-    assert [shard.cycle(BATCH - 1), shard.cycle(0)] == [Left.NONE, Left.NONE]
-    assert [shard.cycle(BATCH), shard.cycle(0)] == [Left.MORE, Left.NONE]
+    assert [shard.cycle(BATCH - 1), shard.cycle(0)] == [Remaining.NONE, Remaining.NONE]
+    assert [shard.cycle(BATCH), shard.cycle(0)] == [Remaining.MORE, Remaining.NONE]
 
 
 def test_without_a_bell_a_shard_looks_again(shard: Shard) -> None:
     """Rows that came while others were sent are told by nobody."""
-    shard.parts.bell.heard = False
-    assert [shard.cycle(1), shard.cycle(0)] == [Left.MORE, Left.NONE]
+    shard.shard_services.listener.is_working = False
+    assert [shard.cycle(1), shard.cycle(0)] == [Remaining.MORE, Remaining.NONE]
 
 
 def test_rows_that_wait_for_cxone_are_looked_for_again(shard: Shard) -> None:
     """No bell tells that CXone has answered: at once after some were sent, soon if none could be."""
-    assert shard.cycle(2, sendable=0) is Left.SOME
-    assert shard.cycle(0, sendable=1) is Left.MORE
-    assert [shard.cycle(0), shard.cycle(0)] == [Left.NONE, Left.NONE]
+    assert shard.cycle(2, sendable=0) is Remaining.SOME
+    assert shard.cycle(0, sendable=1) is Remaining.MORE
+    assert [shard.cycle(0), shard.cycle(0)] == [Remaining.NONE, Remaining.NONE]
 
 
 def test_a_shard_that_sends_full_batches_drains_until_it_finds_fewer(shard: Shard) -> None:
     """A full batch is marked: there is more. Fewer, or none: it keeps up."""
     for fewer in (BATCH - 1, 0):
         shard.cycle(BATCH)
-        assert shard.marks.rushing()
+        assert shard.drain_signal.is_draining()
         shard.cycle(fewer)
-        assert not shard.marks.rushing()
+        assert not shard.drain_signal.is_draining()
 
 
 @pytest.mark.parametrize("sendable", [0, BATCH // 2 - 1])
@@ -85,7 +87,7 @@ def test_a_shard_whose_rows_wait_for_cxone_drains_nothing(shard: Shard, sendable
     """However many wait, and for however long: inference need not make way for them."""
     shard.cycle(BATCH)
     shard.cycle(BATCH, sendable)
-    assert not shard.marks.rushing()
+    assert not shard.drain_signal.is_draining()
 
 
 def test_a_shard_that_kafka_takes_nothing_from_drains_nothing(shard: Shard) -> None:
@@ -93,4 +95,4 @@ def test_a_shard_that_kafka_takes_nothing_from_drains_nothing(shard: Shard) -> N
     shard.link.faults["commit"] = Fate.REQUEST_LOST
     with pytest.raises(RelayError):
         shard.cycle(BATCH)
-    assert not shard.marks.rushing()
+    assert not shard.drain_signal.is_draining()

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
 from outbox.errors import LeaseLostError
-from outbox.models import Order, Ref, RowFilter
+from outbox.models import AuditContext, RowFilter, RowRef
 from outbox.operators.prune import Pruning
 from outbox.operators.reconcile import SentRow, sent_above
 from outbox.store import Store
@@ -23,7 +23,7 @@ from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
 from tests.model.clients import Fate
 
-ORDER = Order("ann", "an older disk", RowFilter())
+ORDER = AuditContext("ann", "an older disk", RowFilter())
 STEPS = 300
 
 
@@ -64,7 +64,7 @@ class Scene:
     def loss(self) -> Loss:
         """What a reader of the topic and the progress records finds."""
         held = self.relay.look_after(None)
-        seen = look(self.store, held.parts.read_back, 0)
+        seen = look(self.store, held.shard_services.read_back, 0)
         loss = Loss(seen, bound_of(seen, held.read_back))
         rows = {row.id: row for row in sent_above(self.engine, 0, loss.above) if row.id not in self.sent()}
         decide(loss, rows, 0, (TOPIC,))
@@ -237,7 +237,7 @@ def test_where_the_topic_was_cut_nothing_is_taken_for_lost() -> None:
     """A row that was not found may have been removed by retention: it is counted, and stays as it is."""
     loss = Loss(ShardLook(0, ShardRecord(5, None), None, Verdict.PROGRESS_LOST), 0)
     decide(loss, {1: SentRow(1, 7, 1_000, None), 2: SentRow(2, 8, 2_000, None)}, 2_000, (TOPIC,))
-    assert (loss.missing, loss.undecided) == ([Ref(2, 8)], 1)
+    assert (loss.missing, loss.undecided) == ([RowRef(2, 8)], 1)
 
 
 def test_a_row_that_went_to_a_topic_that_is_not_read_is_not_taken_for_lost(scene: Scene) -> None:

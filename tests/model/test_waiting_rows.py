@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from outbox.models import PendingRow
 from outbox.store import Store
-from relay.shard.worker import Parts
+from relay.shard.worker import ShardServices
 from testkit.rows import new_row
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
@@ -25,8 +25,8 @@ class Enriching(Relay):
         super().__init__(engine, broker, set(), BATCH_ROWS, waiting=True)
         self.unknown: set[str] = set()
 
-    def _parts(self) -> Parts:
-        return replace(super()._parts(), complete=self._complete)
+    def _services(self) -> ShardServices:
+        return replace(super()._services(), complete=self._complete)
 
     def _complete(self, rows: list[PendingRow]) -> list[PendingRow]:
         return [row for row in rows if row.interaction_id not in self.unknown]

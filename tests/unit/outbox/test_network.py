@@ -5,7 +5,7 @@ from sqlalchemy import make_url
 
 from config.settings import BaseSettings, load
 from outbox.network import tls_arguments
-from relay.check.finding import Verdict
+from relay.check.finding import Status
 from relay.check.transport import check_database_transport
 
 REQUIRED = {"sslmode": "require"}
@@ -36,7 +36,7 @@ def test_another_machine_is_asked_for_tls(rest: str) -> None:
     """However it is named, be it beside this one."""
     assert tls_arguments(make_url(f"postgresql+psycopg://{rest}")) == REQUIRED
     (finding,) = check_database_transport(f"postgresql+psycopg://{rest}")
-    assert (finding.verdict, "sslmode=verify-full" in finding.cure) == (Verdict.WARNING, True)
+    assert (finding.verdict, "sslmode=verify-full" in finding.cure) == (Status.WARNING, True)
 
 
 @pytest.mark.parametrize(
@@ -53,20 +53,20 @@ def test_another_machine_is_asked_for_tls(rest: str) -> None:
 def test_this_machine_is_not(rest: str) -> None:
     """A socket, or an address that nobody else hears."""
     assert tls_arguments(make_url(f"postgresql+psycopg://{rest}")) == {}
-    assert [f.verdict for f in check_database_transport(f"postgresql+psycopg://{rest}")] == [Verdict.OK]
+    assert [f.verdict for f in check_database_transport(f"postgresql+psycopg://{rest}")] == [Status.OK]
 
 
 @pytest.mark.parametrize(
     ("mode", "verdict", "told"),
     [
-        ("disable", Verdict.WARNING, "may be read on the way"),
-        ("prefer", Verdict.WARNING, "may be read on the way"),
-        ("require", Verdict.WARNING, "not verified"),
-        ("verify-ca", Verdict.WARNING, "not verified"),
-        ("verify-full", Verdict.OK, "is verified"),
+        ("disable", Status.WARNING, "may be read on the way"),
+        ("prefer", Status.WARNING, "may be read on the way"),
+        ("require", Status.WARNING, "not verified"),
+        ("verify-ca", Status.WARNING, "not verified"),
+        ("verify-full", Status.OK, "is verified"),
     ],
 )
-def test_who_chooses_an_sslmode_keeps_it_and_is_told_what_it_does(mode: str, verdict: Verdict, told: str) -> None:
+def test_who_chooses_an_sslmode_keeps_it_and_is_told_what_it_does(mode: str, verdict: Status, told: str) -> None:
     """Only verify-full withstands somebody on the way; less is taken, and warned of."""
     url = f"postgresql+psycopg://u:canary@db.example/name?sslmode={mode}"
     assert tls_arguments(make_url(url)) == {}

@@ -190,7 +190,7 @@ def test_the_token_of_the_metrics_holds_for_the_relay_too() -> None:
     ],
 )
 def test_a_host_is_allowed_whatever_its_port_and_case(url: str, allowed: str | None) -> None:
-    """INFERENCE_ALLOW_HOSTS holds names or addresses, nothing else."""
+    """INFERENCE_ALLOWED_HOSTS holds names or addresses, nothing else."""
     insist_on_allowed_host(load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", allowed)
 
 

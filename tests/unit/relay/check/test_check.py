@@ -6,26 +6,26 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from outbox.db.diagnostics import Vitals
+from outbox.db.diagnostics import DatabaseInfo
 from outbox.models import Identity
 from relay.check import judge_identity
 from relay.check.broker import Cluster, Complaints, judge_cluster, judge_silence, judge_transactions
 from relay.check.database import judge_revision, judge_vitals
-from relay.check.finding import Finding, Verdict
+from relay.check.finding import Finding, Status
 from relay.check.services import check_inference, judge_inference, judge_registry_error
 from relay.check.topics import Purpose, Topic, judge_hidden, judge_settings, judge_topic
-from relay.kafka.errors import explain, seen_of
+from relay.kafka.errors import describe, explain
 from relay.settings import RelaySettings
 
 SETTINGS = RelaySettings(kafka_bootstrap_servers="broker.example:9092", schema_registry_url="http://registry.example")
-SQLITE = Vitals("sqlite", (3, 53, 4), {"journal_mode": "wal", "synchronous": "2"}, False, 1_000_000, 10**12, 0.0)
+SQLITE = DatabaseInfo("sqlite", (3, 53, 4), {"journal_mode": "wal", "synchronous": "2"}, False, 1_000_000, 10**12, 0.0)
 DURABLE = {
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
     "synchronous_standby_names": "other",
 }
-POSTGRESQL = Vitals("postgresql", (18, 1), DURABLE, False, 1_000_000, None, 0.0)
+POSTGRESQL = DatabaseInfo("postgresql", (18, 1), DURABLE, False, 1_000_000, None, 0.0)
 TOPIC = Topic("t", frozenset({"READ", "WRITE", "DESCRIBE"}), 8, 0, 3, 3)
 PROGRESS = Purpose(("READ", "WRITE", "DESCRIBE"), 8, compacted=True, record_bytes=100_500)
 ROWS = Purpose(("WRITE", "DESCRIBE"), None, compacted=False, record_bytes=8_192)
@@ -37,10 +37,10 @@ CONFIG = {
 }
 
 
-def bad(findings: list[Finding]) -> dict[str, Verdict]:
+def bad(findings: list[Finding]) -> dict[str, Status]:
     """Subject to verdict of what is not in order; each has a cure."""
-    assert all(finding.cure for finding in findings if finding.verdict != Verdict.OK)
-    return {finding.subject: finding.verdict for finding in findings if finding.verdict != Verdict.OK}
+    assert all(finding.cure for finding in findings if finding.verdict != Status.OK)
+    return {finding.subject: finding.verdict for finding in findings if finding.verdict != Status.OK}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def bad(findings: list[Finding]) -> dict[str, Verdict]:
         (replace(SQLITE, clock_ahead_seconds=-9.0), {"clock": "warning", "database durability": "warning"}),
     ],
 )
-def test_a_database_is_judged_by_what_it_tells(seen: Vitals, expected: dict[str, str]) -> None:
+def test_a_database_is_judged_by_what_it_tells(seen: DatabaseInfo, expected: dict[str, str]) -> None:
     """Version, role, durability, disk and clock, each on its own."""
     assert bad(judge_vitals(seen)) == expected
 
@@ -146,7 +146,7 @@ def test_settings_that_cannot_be_seen_are_unknown() -> None:
 def test_errors_of_transactions_are_known_by_name(code: int, told: str, cure: str) -> None:
     """Each with its true cure."""
     found = judge_transactions(SETTINGS, KafkaError(code), None)
-    assert found.verdict == Verdict.FAILURE
+    assert found.verdict == Status.FAILURE
     assert told in found.seen + found.cure
     assert cure in found.cure
 
@@ -161,7 +161,7 @@ def test_a_value_that_the_client_refuses_is_not_told(given: str) -> None:
     """KAFKA_CONFIG counts as a secret: the property is named, what it was given is not."""
     with pytest.raises(KafkaException) as refused:
         AdminClient({"security.protocol": given})
-    told = seen_of(refused.value.args[0])
+    told = describe(refused.value.args[0])
     assert ("security.protocol" in told, "canary" in told) == (True, False)
 
 
@@ -181,7 +181,7 @@ def test_a_value_that_the_client_refuses_is_not_told(given: str) -> None:
 def test_a_broker_that_cannot_be_talked_to(error: KafkaError | None, subject: str, cure: str) -> None:
     """The client's complaint tells which setting to look at."""
     found = judge_silence(SETTINGS, error)
-    assert (found.subject, found.verdict) == (subject, Verdict.FAILURE)
+    assert (found.subject, found.verdict) == (subject, Status.FAILURE)
     assert cure in found.cure
 
 
@@ -265,18 +265,20 @@ def test_an_outbox_is_used_with_what_it_was_used_with() -> None:
     """A difference is a failure; before the first use there is none."""
     fresh = Identity("id", 8, None, None, None, None)
     used = Identity("id", 8, SETTINGS.kafka_topic, SETTINGS.kafka_progress_topic, "other-", "c")
-    assert judge_identity(SETTINGS, fresh, "c").verdict == Verdict.OK
+    assert judge_identity(SETTINGS, fresh, "c").verdict == Status.OK
     assert "KAFKA_TRANSACTIONAL_ID_PREFIX" in judge_identity(SETTINGS, used, "c").seen
     assert "cluster" in judge_identity(SETTINGS, replace(used, transactional_id_prefix="cxone-ml-producer-"), "d").seen
 
 
 def test_hosts_are_allowed_as_the_relay_allows_them() -> None:
     """Upper and lower case are the same, here as at the start of the relay."""
-    given = SETTINGS.model_copy(update={"inference_url": "http://127.0.0.1:1/x", "inference_allow_hosts": "other, A.B"})
+    given = SETTINGS.model_copy(
+        update={"inference_url": "http://127.0.0.1:1/x", "inference_allowed_hosts": "other, A.B"}
+    )
     (refused,) = check_inference(given)
-    assert "INFERENCE_ALLOW_HOSTS" in refused.seen
+    assert "INFERENCE_ALLOWED_HOSTS" in refused.seen
     (allowed,) = check_inference(
-        given.model_copy(update={"inference_allow_hosts": "LOCALHOST", "inference_url": "http://localhost:1/x"})
+        given.model_copy(update={"inference_allowed_hosts": "LOCALHOST", "inference_url": "http://localhost:1/x"})
     )
     assert "does not answer" in allowed.seen
 
@@ -293,4 +295,4 @@ def test_an_outage_is_told_in_the_same_words_each_time(counted: str) -> None:
     """What the client counts meanwhile would make each attempt news, a line in the log for every shard."""
     said = "localhost:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused"
     error = KafkaError(KafkaError._TRANSPORT, f"{said} {counted}")
-    assert seen_of(error) == f"{said} (_TRANSPORT)"
+    assert describe(error) == f"{said} (_TRANSPORT)"

@@ -194,9 +194,9 @@ def test_what_was_typed_steers_no_terminal(tmp_path: Path) -> None:
 
 def test_numbers_of_64_bits_are_text_in_json() -> None:
     """Readers that use doubles would lose their digits; a field is text always or never, as far as it is exact."""
-    said = output.to_json({"id": 5, "tag": 7, "rows": [2**53 - 1, {"timestamp_ms": 1, "epoch": -(2**60)}], "x": True})
+    said = output.to_json({"id": 5, "nonce": 7, "rows": [2**53 - 1, {"timestamp_ms": 1, "epoch": -(2**60)}], "x": True})
     assert json.loads(said) == {
-        "id": 5, "tag": "7", "rows": [2**53 - 1, {"timestamp_ms": "1", "epoch": str(-(2**60))}], "x": True,
+        "id": 5, "nonce": "7", "rows": [2**53 - 1, {"timestamp_ms": "1", "epoch": str(-(2**60))}], "x": True,
     }  # fmt: skip
 
 

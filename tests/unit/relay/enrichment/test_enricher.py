@@ -6,25 +6,25 @@ from typing import Any
 
 import pytest
 
-from outbox.models import Contact, PendingRow
+from outbox.models import EnrichedFields, PendingRow
 from relay.enrichment.enricher import REST_CAP_SECONDS, Bucket, Failing, failing, sendable
 from relay.enrichment.oauth import TokenError
-from relay.enrichment.response import NOTHING_KNOWN, LaterError, ThrottledError, contact_of
+from relay.enrichment.response import NOTHING_KNOWN, LaterError, ThrottledError, fields_of
 from relay.errors import UnavailableError
-from relay.http_client import ANSWER_BYTES, Answer
+from relay.http_client import ANSWER_BYTES, HttpResult
 
 EMAIL, AGENT = "/customer/email,/fromAddress,/fromAddr", "/agent/id,/agentId"
 
 
-def told(document: Any, email: str = EMAIL, agent: str = AGENT) -> Contact:
+def told(document: Any, email: str = EMAIL, agent: str = AGENT) -> EnrichedFields:
     """What such an answer tells."""
-    return contact_of(Answer(200, body=json.dumps(document).encode()), email, agent)
+    return fields_of(HttpResult(200, body=json.dumps(document).encode()), email, agent)
 
 
 def test_the_first_path_that_finds_something_counts() -> None:
     """JSON Pointers, with their escapes and array indexes; a number becomes text."""
-    assert told({"customer": {"email": "a@b"}, "agent": {"id": "x"}}) == Contact("a@b", "x")
-    assert told({"fromAddress": "a@b", "agentId": 7}) == Contact("a@b", "7")
+    assert told({"customer": {"email": "a@b"}, "agent": {"id": "x"}}) == EnrichedFields("a@b", "x")
+    assert told({"fromAddress": "a@b", "agentId": 7}) == EnrichedFields("a@b", "7")
     assert told({"x/y": [{"~": "a@b"}]}, email="/x~1y/0/~0").customer_email == "a@b"
     assert told({"x": ["c@d"], "y": "a@b"}, email="/x/1,/x/-,/x/0/z,/y").customer_email == "a@b"
 
@@ -52,41 +52,41 @@ def test_any_json_is_an_answer(document: object) -> None:
 @pytest.mark.parametrize("status", [204, 404, 400, 410, 422])
 def test_no_such_interaction_means_that_nothing_more_is_known(status: int) -> None:
     """Also a refusal of this very request: it would be refused again, and the rows behind it would wait for ever."""
-    assert contact_of(Answer(status, f"HTTP {status}"), EMAIL, AGENT) == NOTHING_KNOWN
+    assert fields_of(HttpResult(status, f"HTTP {status}"), EMAIL, AGENT) == NOTHING_KNOWN
 
 
 @pytest.mark.parametrize("status", [301, 302, 307])
 def test_a_redirect_is_a_mistake_in_the_settings(status: int) -> None:
     """It is told and waited for: rows that go without would be taken for complete for ever."""
     with pytest.raises(UnavailableError, match=f"CXONE_ENRICH_URL answers {status}"):
-        contact_of(Answer(status, f"HTTP {status}"), EMAIL, AGENT)
+        fields_of(HttpResult(status, f"HTTP {status}"), EMAIL, AGENT)
 
 
 @pytest.mark.parametrize("status", [400, 404, 410])
 def test_a_web_page_is_no_answer_of_cxone(status: int) -> None:
     """Any server has one for a path that it does not know: rows wait, rather than go without what CXone knows."""
     with pytest.raises(UnavailableError, match="check its host and path"):
-        contact_of(Answer(status, f"HTTP {status}", body=b"\n<!DOCTYPE html><p>Not Found"), EMAIL, AGENT)
+        fields_of(HttpResult(status, f"HTTP {status}", body=b"\n<!DOCTYPE html><p>Not Found"), EMAIL, AGENT)
 
 
 def test_what_may_pass_is_waited_for() -> None:
     """No answer, 5xx, 429 with or without a time, an answer that broke off; only 429 means that CXone works."""
-    broken = (Answer(200, body=None), Answer(200, body=b"\xff"), Answer(200, body=b"[" * ANSWER_BYTES))
-    for answer in (Answer(None, "ConnectionError"), Answer(500, "HTTP 500"), *broken):
+    broken = (HttpResult(200, body=None), HttpResult(200, body=b"\xff"), HttpResult(200, body=b"[" * ANSWER_BYTES))
+    for answer in (HttpResult(None, "ConnectionError"), HttpResult(500, "HTTP 500"), *broken):
         with pytest.raises(UnavailableError):
-            contact_of(answer, EMAIL, AGENT)
+            fields_of(answer, EMAIL, AGENT)
     with pytest.raises(ThrottledError) as caught:
-        contact_of(Answer(429, "HTTP 429", 9.0), EMAIL, AGENT)
+        fields_of(HttpResult(429, "HTTP 429", 9.0), EMAIL, AGENT)
     assert caught.value.seconds == 9
     with pytest.raises(ThrottledError) as caught:
-        contact_of(Answer(429, "HTTP 429"), EMAIL, AGENT)
+        fields_of(HttpResult(429, "HTTP 429"), EMAIL, AGENT)
     assert caught.value.seconds == 0
     with pytest.raises(LaterError) as away:
-        contact_of(Answer(503, "HTTP 503", 9.0), EMAIL, AGENT)
+        fields_of(HttpResult(503, "HTTP 503", 9.0), EMAIL, AGENT)
     assert away.value.seconds == 9
     assert not isinstance(away.value, ThrottledError)
     with pytest.raises(TokenError, match="invalid or expired"):
-        contact_of(Answer(401, "HTTP 401"), EMAIL, AGENT)
+        fields_of(HttpResult(401, "HTTP 401"), EMAIL, AGENT)
 
 
 class Highest(Random):

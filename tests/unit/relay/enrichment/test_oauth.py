@@ -3,7 +3,7 @@
 import pytest
 
 from relay.enrichment.oauth import TokenError, _token_of
-from relay.http_client import ANSWER_BYTES, Answer
+from relay.http_client import ANSWER_BYTES, HttpResult
 from relay.settings import RelaySettings
 
 SETTINGS = RelaySettings(kafka_bootstrap_servers="x", schema_registry_url="http://x", cxone_client_id="c")
@@ -12,29 +12,29 @@ SETTINGS = RelaySettings(kafka_bootstrap_servers="x", schema_registry_url="http:
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (Answer(400, "HTTP 400", body=b'{"error": "invalid_client"}'), "invalid_credentials"),
-        (Answer(400, "HTTP 400", body=b'{"error": "invalid_grant", "hint": "canary"}'), "invalid_credentials"),
-        (Answer(401, "HTTP 401", body=b"canary"), "invalid_credentials"),
-        (Answer(400, "HTTP 400", body=b'{"error": "invalid_scope"}'), "lacks_scope"),
-        (Answer(403, "HTTP 403"), "lacks_scope"),
-        (Answer(400, "HTTP 400", body=b'{"error": ["canary"]}'), "refused"),
-        (Answer(302, "HTTP 302"), "refused"),
-        (Answer(429, "HTTP 429", 5.0), "throttled"),
-        (Answer(503, "HTTP 503"), "unavailable"),
-        (Answer(None, "ConnectionError"), "unavailable"),
-        (Answer(200, body=None), "refused"),
-        (Answer(200, body=b'["canary"]'), "refused"),
-        (Answer(200, body=b'{"access_token": ""}'), "refused"),
-        (Answer(200, body=b'{"access_token": null}'), "refused"),
-        (Answer(200, body=b"[" * ANSWER_BYTES), "refused"),
-        (Answer(400, "HTTP 400", body=b"[" * ANSWER_BYTES), "refused"),
-        (Answer(200, body=b'{"access_token": "canary", "expires_in": %s}' % (b"9" * 400)), "refused"),
-        (Answer(200, body=b'{"access_token": "canary\\r\\nX: y"}'), "refused"),
-        (Answer(200, body='{"access_token": "canaryü"}'.encode()), "refused"),
-        (Answer(200, body=b'{"access_token": "canary", "expires_in": "soon"}'), "refused"),
+        (HttpResult(400, "HTTP 400", body=b'{"error": "invalid_client"}'), "invalid_credentials"),
+        (HttpResult(400, "HTTP 400", body=b'{"error": "invalid_grant", "hint": "canary"}'), "invalid_credentials"),
+        (HttpResult(401, "HTTP 401", body=b"canary"), "invalid_credentials"),
+        (HttpResult(400, "HTTP 400", body=b'{"error": "invalid_scope"}'), "lacks_scope"),
+        (HttpResult(403, "HTTP 403"), "lacks_scope"),
+        (HttpResult(400, "HTTP 400", body=b'{"error": ["canary"]}'), "refused"),
+        (HttpResult(302, "HTTP 302"), "refused"),
+        (HttpResult(429, "HTTP 429", 5.0), "throttled"),
+        (HttpResult(503, "HTTP 503"), "unavailable"),
+        (HttpResult(None, "ConnectionError"), "unavailable"),
+        (HttpResult(200, body=None), "refused"),
+        (HttpResult(200, body=b'["canary"]'), "refused"),
+        (HttpResult(200, body=b'{"access_token": ""}'), "refused"),
+        (HttpResult(200, body=b'{"access_token": null}'), "refused"),
+        (HttpResult(200, body=b"[" * ANSWER_BYTES), "refused"),
+        (HttpResult(400, "HTTP 400", body=b"[" * ANSWER_BYTES), "refused"),
+        (HttpResult(200, body=b'{"access_token": "canary", "expires_in": %s}' % (b"9" * 400)), "refused"),
+        (HttpResult(200, body=b'{"access_token": "canary\\r\\nX: y"}'), "refused"),
+        (HttpResult(200, body='{"access_token": "canaryü"}'.encode()), "refused"),
+        (HttpResult(200, body=b'{"access_token": "canary", "expires_in": "soon"}'), "refused"),
     ],
 )
-def test_each_refusal_has_its_outcome(answer: Answer, outcome: str) -> None:
+def test_each_refusal_has_its_outcome(answer: HttpResult, outcome: str) -> None:
     """RFC 6749 puts most errors into the body of a 400; what no header can hold is no token."""
     with pytest.raises(TokenError) as caught:
         _token_of(answer, SETTINGS)
@@ -44,7 +44,7 @@ def test_each_refusal_has_its_outcome(answer: Answer, outcome: str) -> None:
 
 def test_a_token_comes_with_its_seconds() -> None:
     """As told, an hour if not, never less than none."""
-    assert _token_of(Answer(200, body=b'{"access_token": "t", "expires_in": "60"}'), SETTINGS) == ("t", 60)
-    assert _token_of(Answer(200, body=b'{"access_token": "t"}'), SETTINGS) == ("t", 3600)
-    assert _token_of(Answer(200, body=b'{"access_token": "t", "expires_in": null}'), SETTINGS) == ("t", 3600)
-    assert _token_of(Answer(200, body=b'{"access_token": "t", "expires_in": -5}'), SETTINGS) == ("t", 0)
+    assert _token_of(HttpResult(200, body=b'{"access_token": "t", "expires_in": "60"}'), SETTINGS) == ("t", 60)
+    assert _token_of(HttpResult(200, body=b'{"access_token": "t"}'), SETTINGS) == ("t", 3600)
+    assert _token_of(HttpResult(200, body=b'{"access_token": "t", "expires_in": null}'), SETTINGS) == ("t", 3600)
+    assert _token_of(HttpResult(200, body=b'{"access_token": "t", "expires_in": -5}'), SETTINGS) == ("t", 0)

@@ -7,10 +7,16 @@ from random import Random
 import pytest
 
 from outbox.states import CallState
-from relay.http_client import RETRY_AFTER_CAP_SECONDS, Answer, Verdict, retry_after_seconds, verdict
+from relay.http_client import RETRY_AFTER_CAP_SECONDS, HttpResult, Outcome, classify, retry_after_seconds
 from relay.inference import circuit_breaker
-from relay.inference.circuit_breaker import FAILING_SECONDS, FAILURES, FAILURES_AT_ONCE, PAUSE_CAP_SECONDS, Circuit
-from relay.inference.worker import RETRY_CAP_SECONDS, Decision, reaction, runs_to_hold
+from relay.inference.circuit_breaker import (
+    FAILING_SECONDS,
+    FAILURES,
+    FAILURES_AT_ONCE,
+    PAUSE_CAP_SECONDS,
+    CircuitBreaker,
+)
+from relay.inference.worker import RETRY_CAP_SECONDS, CallDecision, decide, runs_to_hold
 
 
 class Highest(Random):
@@ -27,14 +33,14 @@ RANDOM = Highest()
 @pytest.mark.parametrize(
     ("status", "meant"),
     [
-        *((status, Verdict.DONE) for status in (200, 201, 202, 204, 299)),
-        *((status, Verdict.LATER) for status in (None, 103, 408, 425, 429, 500, 502, 503, 504, 599)),
-        *((status, Verdict.REFUSED) for status in (301, 302, 307, 400, 401, 403, 404, 409, 410, 413, 422, 499)),
+        *((status, Outcome.DONE) for status in (200, 201, 202, 204, 299)),
+        *((status, Outcome.LATER) for status in (None, 103, 408, 425, 429, 500, 502, 503, 504, 599)),
+        *((status, Outcome.REFUSED) for status in (301, 302, 307, 400, 401, 403, 404, 409, 410, 413, 422, 499)),
     ],
 )
-def test_each_status_has_its_meaning(status: int | None, meant: Verdict) -> None:
+def test_each_status_has_its_meaning(status: int | None, meant: Outcome) -> None:
     """2xx is done, what may pass is for later, everything else is final; a redirect is not followed."""
-    assert verdict(Answer(status)) is meant
+    assert classify(HttpResult(status)) is meant
 
 
 def test_retry_after_is_seconds_or_a_date_and_capped() -> None:
@@ -64,31 +70,31 @@ def test_a_date_without_a_zone_is_of_greenwich(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_failing_call_waits_longer_each_time_up_to_the_cap_and_is_parked_in_the_end() -> None:
     """Exponential, capped; the attempt that reaches the maximum parks."""
-    waits = [reaction(Answer(500), attempts, 20, RANDOM).wait_seconds for attempts in range(19)]
+    waits = [decide(HttpResult(500), attempts, 20, RANDOM).wait_seconds for attempts in range(19)]
     assert waits[:4] == [1, 2, 4, 8]
     assert max(waits) == RETRY_CAP_SECONDS
-    assert reaction(Answer(500), 19, 20, RANDOM) == Decision(CallState.PARKED, 20)
-    jitter = {reaction(Answer(None, "no answer in time"), 9, 20, Random(seed)).wait_seconds for seed in range(50)}
+    assert decide(HttpResult(500), 19, 20, RANDOM) == CallDecision(CallState.PARKED, 20)
+    jitter = {decide(HttpResult(None, "no answer in time"), 9, 20, Random(seed)).wait_seconds for seed in range(50)}
     assert min(jitter) < 60
     assert max(jitter) > 240
 
 
 def test_a_final_refusal_parks_at_once_and_success_ends_it() -> None:
     """Whatever the attempts."""
-    assert reaction(Answer(422), 0, 20, RANDOM) == Decision(CallState.PARKED, 1)
-    assert reaction(Answer(204), 19, 20, RANDOM) == Decision(CallState.DONE, 20)
+    assert decide(HttpResult(422), 0, 20, RANDOM) == CallDecision(CallState.PARKED, 1)
+    assert decide(HttpResult(204), 19, 20, RANDOM) == CallDecision(CallState.DONE, 20)
 
 
 def test_what_says_nothing_about_the_call_is_not_charged() -> None:
     """An endpoint that is down, or asks to be called later, parks nothing however often it is asked."""
-    assert reaction(Answer(None), 19, 20, RANDOM, charged=False).state is CallState.DUE
-    assert reaction(Answer(None), 19, 20, RANDOM, charged=False).attempts == 19
-    assert reaction(Answer(503, retry_after_seconds=40.0), 19, 20, RANDOM) == Decision(CallState.DUE, 19, 40)
+    assert decide(HttpResult(None), 19, 20, RANDOM, charged=False).state is CallState.DUE
+    assert decide(HttpResult(None), 19, 20, RANDOM, charged=False).attempts == 19
+    assert decide(HttpResult(503, retry_after_seconds=40.0), 19, 20, RANDOM) == CallDecision(CallState.DUE, 19, 40)
 
 
-def fail(times: int, every_seconds: float, state: Circuit | None = None) -> Circuit:
+def fail(times: int, every_seconds: float, state: CircuitBreaker | None = None) -> CircuitBreaker:
     """The circuit after so many failures."""
-    state = state or Circuit()
+    state = state or CircuitBreaker()
     for number in range(times):
         state = circuit_breaker.failed(state, number * every_seconds, RANDOM)
     return state
@@ -114,14 +120,14 @@ def test_an_open_circuit_probes_after_a_pause_that_grows_to_its_cap() -> None:
         pauses.append(state.open_until - now)
     assert pauses == sorted(pauses)
     assert pauses[-1] == PAUSE_CAP_SECONDS
-    assert circuit_breaker.succeeded(state) == Circuit()
-    assert not Circuit().may_probe(1e9)
+    assert circuit_breaker.succeeded(state) == CircuitBreaker()
+    assert not CircuitBreaker().may_probe(1e9)
 
 
 def test_who_says_when_to_come_back_is_left_alone_until_then() -> None:
     """One Retry-After opens the circuit at once, for as long; one of 0 for a short pause all the same."""
-    assert circuit_breaker.failed(Circuit(), 100, RANDOM, 60.0).open_until == 160
-    assert 100 < circuit_breaker.failed(Circuit(), 100, RANDOM, 0.0).open_until < 103
+    assert circuit_breaker.failed(CircuitBreaker(), 100, RANDOM, 60.0).open_until == 160
+    assert 100 < circuit_breaker.failed(CircuitBreaker(), 100, RANDOM, 0.0).open_until < 103
 
 
 def test_fewer_calls_are_claimed_ahead_the_slower_the_answers() -> None:

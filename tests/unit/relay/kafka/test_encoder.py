@@ -9,7 +9,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.models import PendingRow, Ref
+from outbox.models import PendingRow, RowRef
 from relay.errors import RowsAtFaultError
 from relay.kafka.encoder import SCHEMA_TEXT, Encoder
 
@@ -54,9 +54,9 @@ def test_fields_are_written_in_the_order_of_the_schema() -> None:
 
 @pytest.mark.parametrize("wrong", [{"interaction_id": "\ud800"}, {"agent_id": 7}, {"timestamp_ms": "1"}])
 def test_rows_that_cannot_be_encoded_are_named_together(wrong: dict[str, Any]) -> None:
-    """Each is named by id and tag, without its values; SQLite keeps whatever it is given."""
+    """Each is named by id and nonce, without its values; SQLite keeps whatever it is given."""
     good = PendingRow(1, 11, "i", "voice", 0, None, None, None, None, 0)
-    bad = good._replace(id=2, tag=22, **wrong)
+    bad = good._replace(id=2, nonce=22, **wrong)
     with pytest.raises(RowsAtFaultError) as caught:
         Encoder(1).records([good, bad, good])
-    assert list(caught.value.errors) == [Ref(2, 22)]
+    assert list(caught.value.errors) == [RowRef(2, 22)]

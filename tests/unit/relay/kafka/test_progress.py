@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import relay.kafka.progress
-from outbox.models import Ref
+from outbox.models import RowRef
 from relay.errors import UnavailableError
-from relay.kafka.errors import ErrorMemory
+from relay.kafka.errors import LastError
 from relay.kafka.progress import Progress, _last_in_window, decode, encode
 from testkit import ROOT
 
 _long = st.integers(-(2**63), 2**63 - 1)
 
 
-@given(st.lists(st.builds(Ref, _long, _long), max_size=20))
-def test_ids_and_tags_come_back(refs: list[Ref]) -> None:
+@given(st.lists(st.builds(RowRef, _long, _long), max_size=20))
+def test_ids_and_tags_come_back(refs: list[RowRef]) -> None:
     """For every 64-bit number, in order, in 16 bytes a row."""
     progress = Progress("outbox", 3, 7, 2**40, refs)
     assert decode(encode(progress)) == progress
@@ -35,7 +35,7 @@ def test_a_record_of_the_first_version_is_read() -> None:
     old.seek(0, 2)
     fields = {"outboxId": "o", "shard": 0, "epoch": 1, "sequence": 9, "ids": [4, 5], "tags": [-1, 2**62]}
     schemaless_writer(old, schema, fields)
-    assert decode(old.getvalue()) == Progress("o", 0, 1, 9, [Ref(4, -1), Ref(5, 2**62)])
+    assert decode(old.getvalue()) == Progress("o", 0, 1, 9, [RowRef(4, -1), RowRef(5, 2**62)])
 
 
 def test_a_record_of_a_later_version_is_refused() -> None:
@@ -50,10 +50,10 @@ def test_a_long_partition_is_read_for_as_long_as_there_is_something_to_read(monk
     monkeypatch.setattr(relay.kafka.progress, "monotonic", lambda: next(clock))
     consumer: Any = SimpleNamespace(assign=lambda _: None, poll=lambda _: message_at(next(offsets, None)))
     window = (("progress", 0), 0, 4)
-    assert _last_in_window(consumer, window, (b"key", None), lambda: False, ErrorMemory()) == (3, b"3")
+    assert _last_in_window(consumer, window, (b"key", None), lambda: False, LastError()) == (3, b"3")
     offsets = iter(range(4))
     with pytest.raises(UnavailableError, match="beyond offset 4 of 5"):
-        _last_in_window(consumer, (("progress", 0), 0, 5), (b"key", None), lambda: False, ErrorMemory())
+        _last_in_window(consumer, (("progress", 0), 0, 5), (b"key", None), lambda: False, LastError())
 
 
 def message_at(offset: int | None) -> Any:

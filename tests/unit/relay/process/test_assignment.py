@@ -3,18 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.models import Holding, Member
-from relay.process.assignment import LONGEST_ABSENCE_SECONDS, Ability, changes, share
+from outbox.models import RelayMember, ShardAssignment
+from relay.process.assignment import LONGEST_ABSENCE_SECONDS, Availability, fair_share, plan_rebalance
 
 
-def members(*owners: str, unable: tuple[str, ...] = ()) -> list[Member]:
+def members(*owners: str, unable: tuple[str, ...] = ()) -> list[RelayMember]:
     """Live relays."""
-    return [Member(owner, owner not in unable, live=True) for owner in owners]
+    return [RelayMember(owner, owner not in unable, live=True) for owner in owners]
 
 
-def held(*owners: str | None) -> list[Holding]:
+def held(*owners: str | None) -> list[ShardAssignment]:
     """Shards by number, each with its owner."""
-    return [Holding(number, owner, owner is not None, None, None) for number, owner in enumerate(owners)]
+    return [ShardAssignment(number, owner, owner is not None, None, None) for number, owner in enumerate(owners)]
 
 
 class Fleet:
@@ -30,7 +30,7 @@ class Fleet:
         for _ in range(4):
             for me in self.there:
                 mine = [n for n, owner in enumerate(self.owners) if owner == me]
-                todo = changes(me, members(*self.there), held(*self.owners), mine, ())
+                todo = plan_rebalance(me, members(*self.there), held(*self.owners), mine, ())
                 for shard in todo.stop:
                     self.owners[shard] = None
                 for shard in todo.start:
@@ -67,23 +67,27 @@ def test_shards_are_even_and_few_move_when_relays_come_and_go(shards: int, event
 def test_the_shares_add_up(shards: int, relays: int) -> None:
     """Nobody claims what another one's share is."""
     there = members(*map(str, range(relays)))
-    assert sum(share(m.owner, there, shards) for m in there) == shards
+    assert sum(fair_share(m.owner, there, shards) for m in there) == shards
 
 
 def test_a_relay_that_gets_on_with_nothing_leaves_its_share_to_others() -> None:
     """Unless nobody gets on: then all count, and nothing moves."""
-    assert share("a", members("a", "b", unable=("a",)), 4) == 0
-    assert share("b", members("a", "b", unable=("a",)), 4) == 4
-    assert share("a", members("a", "b", unable=("a", "b")), 4) == 2
+    assert fair_share("a", members("a", "b", unable=("a",)), 4) == 0
+    assert fair_share("b", members("a", "b", unable=("a",)), 4) == 4
+    assert fair_share("a", members("a", "b", unable=("a", "b")), 4) == 2
 
 
 def test_dead_and_silent_relays_have_no_share_and_their_shards_are_free() -> None:
     """A dead process's shards are taken although its lease lasts; a live one's are not."""
-    there = [Member("dead", able=True, live=True), Member("silent", able=True, live=False), *members("me")]
+    there = [
+        RelayMember("dead", healthy=True, live=True),
+        RelayMember("silent", healthy=True, live=False),
+        *members("me"),
+    ]
     found = held("dead", "other", None)
-    assert changes("me", there, found, (), {"dead"}).start == [0, 2]
-    assert changes(
-        "me", members("me"), [Holding(0, "old", held=False, paused_by=None, paused_reason=None)], (), ()
+    assert plan_rebalance("me", there, found, (), {"dead"}).start == [0, 2]
+    assert plan_rebalance(
+        "me", members("me"), [ShardAssignment(0, "old", held=False, paused_by=None, paused_reason=None)], (), ()
     ) == (
         [0],
         [],
@@ -92,19 +96,19 @@ def test_dead_and_silent_relays_have_no_share_and_their_shards_are_free() -> Non
 
 def test_a_paused_shard_is_given_back_and_not_taken() -> None:
     """It counts in nobody's share."""
-    paused = Holding(0, "me", held=True, paused_by="ann", paused_reason="looking")
-    assert changes("me", members("me"), [paused, *held("x")[:0]], [0], ()) == ([], [0])
-    assert changes("me", members("me"), [paused._replace(owner=None, held=False)], (), ()) == ([], [])
+    paused = ShardAssignment(0, "me", held=True, paused_by="ann", paused_reason="looking")
+    assert plan_rebalance("me", members("me"), [paused, *held("x")[:0]], [0], ()) == ([], [0])
+    assert plan_rebalance("me", members("me"), [paused._replace(owner=None, held=False)], (), ()) == ([], [])
 
 
 def test_a_shard_that_is_no_more_is_given_up() -> None:
     """After a reshard to fewer."""
-    assert changes("me", members("me"), held("me"), [0, 1], ()).stop == [1]
+    assert plan_rebalance("me", members("me"), held("me"), [0, 1], ()).stop == [1]
 
 
 def test_ability_ends_after_a_while_and_comes_back_after_a_longer_one_each_time() -> None:
     """Lease and patience long nothing moves: unable; then another try; at once able when a shard is in order."""
-    ability = Ability(10)
+    ability = Availability(10)
     assert ability.judge([], 0)
     assert ability.judge([(0.0, False), (24.0, False)], 30)
     assert not ability.judge([(0.0, False)], 30)

@@ -17,7 +17,7 @@ def rows(count: int) -> list[PendingRow]:
     return [PendingRow(n, n, f"i-{n}", "voice", 0, None, None, None, None, 0) for n in range(1, count + 1)]
 
 
-def settled(batch: BatchSize, seconds_a_row: float, transactions: int = 40) -> int:
+def after_growth(batch: BatchSize, seconds_a_row: float, transactions: int = 40) -> int:
     """The size after so many full transactions at that speed."""
     for _ in range(transactions):
         batch.committed(rows(batch.limit), batch.limit * seconds_a_row)
@@ -28,7 +28,7 @@ def test_it_begins_small_and_grows_to_what_is_wanted() -> None:
     """A relay that takes over does not know yet how slow the way is."""
     batch = BatchSize(MOST, Random(1))
     assert batch.limit == FIRST_ROWS
-    assert settled(batch, 0.0001) == MOST
+    assert after_growth(batch, 0.0001) == MOST
     assert BatchSize(10, Random(1)).limit == 10
 
 
@@ -36,10 +36,10 @@ def test_it_begins_small_and_grows_to_what_is_wanted() -> None:
 def test_a_transaction_takes_seconds_however_slow_the_way_is(seconds_a_row: float) -> None:
     """As many rows as take five to ten seconds, or what comes closest to it; and the speed is said."""
     batch = BatchSize(MOST, Random(1))
-    took = settled(batch, seconds_a_row) * seconds_a_row
+    took = after_growth(batch, seconds_a_row) * seconds_a_row
     assert SLOW_SECONDS / 2 <= took <= TOO_SLOW_SECONDS
     assert batch.slow is None or "rows/s" in batch.slow
-    assert settled(batch, 0.0001) == MOST
+    assert after_growth(batch, 0.0001) == MOST
     assert batch.slow is None
 
 
