@@ -222,8 +222,8 @@ BREAKAGES = [
     Breakage(
         "no more rows are selected than the next transaction takes",
         "relay/shard/worker.py",
-        "lease, self._batch.window, waiting",
-        "lease, limit, waiting",
+        "lease, self._batch.window, block",
+        "lease, limit, block",
         "tests/model/test_waiting_rows.py::"
         "test_a_row_that_waits_at_the_head_of_a_small_batch_holds_up_no_other[sqlite]",
     ),
