@@ -58,7 +58,7 @@ def test_a_record_is_what_the_contract_says(deployment: Deployment) -> None:
     assert "replay-of" not in seen.headers
     assert seen.headers["received-at"] == str(deployment.query("SELECT received_at FROM outbox")[0][0])
     assert seen.value[0] == 0
-    schema = json.loads(files("relay").joinpath("schemas/interaction.avsc").read_text())
+    schema = json.loads(files("relay.kafka").joinpath("schemas/interaction.avsc").read_text())
     assert fastavro.schemaless_reader(io.BytesIO(seen.value[5:]), schema, None) == {
         "interactionId": "Grüße-1",
         "channel": "voice",
