@@ -10,7 +10,7 @@ from config.settings import load
 from migrations.settings import ReleaseSettings
 from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.db.schema import metadata
-from outbox.db.transactions import translated
+from outbox.db.transactions import translate_errors
 
 LOCK = 0x6F757462_6F780001
 """Advisory lock of the migrations ("outbox", 1); any number that nothing else in the database uses."""
@@ -28,7 +28,7 @@ def migrate() -> None:
     settings = load(ReleaseSettings, os.environ)
     configure_logging(settings)
     engine = create_outbox_engine(settings.database_url.get_secret_value(), answer_seconds=LONG_ANSWER_SECONDS)
-    with translated(engine), engine.connect() as connection:
+    with translate_errors(engine), engine.connect() as connection:
         context.configure(
             connection=connection,
             target_metadata=metadata,

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
-from outbox.models import Accepted, Lease, NewRow, PlannedRow, RecordRef, RowFilter, RowRef
+from outbox.models import Accepted, Lease, NewRow, RecordRef, RowRef
 from outbox.operators.change import Operations
+from outbox.operators.rows import PlannedRow, RowFilter
 from outbox.store import Store
 
 

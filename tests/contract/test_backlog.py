@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from outbox.backlog import BACKLOG, WALK_INDEXES, Backlog, count_backlog
+from outbox.backlog import Backlog, count_backlog
 from outbox.db.engine import create_outbox_engine
 from outbox.leases import Leases
+from outbox.sql import backlog as sql
 from outbox.store import Store
 from testkit.databases import NewDatabase
 from testkit.rows import new_rows
@@ -82,6 +83,6 @@ def explain(engine: Engine) -> list[str]:
     """How the database goes about the count."""
     word = "EXPLAIN" if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
     with engine.begin() as connection:
-        connection.execute(WALK_INDEXES.on(connection))
-        statement: Any = text(f"{word} {BACKLOG.on(connection).text}")
+        connection.execute(sql.PREFER_INDEX_SCANS.on(connection))
+        statement: Any = text(f"{word} {sql.BACKLOG.on(connection).text}")
         return [str(row[-1]) for row in connection.execute(statement, {"limit": 1_000_000})]

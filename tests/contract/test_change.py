@@ -8,10 +8,11 @@ from sqlalchemy import Engine, text
 
 from outbox.db.engine import create_outbox_engine
 from outbox.leases import Leases
-from outbox.models import AuditContext, Plan, RowFilter
 from outbox.operators import audit
-from outbox.operators.audit import os_user
+from outbox.operators.audit import AuditContext, os_user
 from outbox.operators.change import Operations
+from outbox.operators.plan import Plan
+from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from testkit.databases import NewDatabase
 from testkit.outbox import call_states, found, mark, mark_sent, park, park_calls, planned, record, states
@@ -58,7 +59,7 @@ def test_a_retried_row_goes_before_those_behind_it(operations: Operations, store
     """It is pending again, and the next select has it and what waited, in order."""
     ids = record(store, new_rows(3, interactions=1))
     park(store, engine, {ids[0]: "too large"})
-    assert operations.count_behind(RowFilter(ids=(ids[0],))) == 2
+    assert operations.count_blocked(RowFilter(ids=(ids[0],))) == 2
     assert operations.retry(planned(operations, state="parked"), ORDER) == ids[:1]
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
@@ -140,7 +141,7 @@ def test_entries_of_a_release_that_named_no_user_still_verify(operations: Operat
                 " VALUES (7, :actor, :verb, :filter, :reason, :row_ids, :hash)"
             ),
             {**dict(zip(("actor", "verb", "filter", "reason", "row_ids"), texts, strict=True)),
-             "hash": audit.chained("", 7, texts)},
+             "hash": audit.chain_hash("", 7, texts)},
         )  # fmt: skip
     assert operations.verify().broken is None
     with engine.begin() as connection:
@@ -152,19 +153,19 @@ def test_a_record_that_is_written_anew_is_noticed_by_who_knows_its_last_hash(
     operations: Operations, store: Store, engine: Engine
 ) -> None:
     """A chain built anew is whole by itself; the hash that somebody saw before is not in it."""
-    heads = audit.Heads(engine)
-    assert heads.look() == (audit.Head(0, ""), audit.Head(0, ""), False)
+    head = audit.AuditHead(engine)
+    assert head.read() == (audit.Head(0, ""), audit.Head(0, ""), False)
     ids = record(store, new_rows(2))
     park(store, engine, dict.fromkeys(ids, "too large"))
     for row in planned(operations, state="parked"):
         operations.retry([row], ORDER)
     last = list(operations.audit())[-1]
-    assert heads.look() == (audit.Head(0, ""), audit.Head(last.id, last.hash), False)
-    assert heads.look() == (audit.Head(last.id, last.hash), audit.Head(last.id, last.hash), False)
+    assert head.read() == (audit.Head(0, ""), audit.Head(last.id, last.hash), False)
+    assert head.read() == (audit.Head(last.id, last.hash), audit.Head(last.id, last.hash), False)
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM outbox_audit WHERE id = :id"), {"id": last.id})
-    assert heads.look().rewritten
-    assert not heads.look().rewritten
+    assert head.read().rewritten
+    assert not head.read().rewritten
 
 
 def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: Store, engine: Engine) -> None:

@@ -5,14 +5,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
+from outbox.db.engine import create_outbox_engine
 from outbox.inference_queue import CLAIM_MS, InferenceQueue
 from outbox.leases import Leases
 from outbox.models import CallResult, InferenceCall
-from outbox.sql.inference_queue import BEHIND_MS
+from outbox.sql import inference_queue as sql
+from outbox.sql.inference_queue import BLOCKED_DELAY_MS
+from outbox.sql.statement import bind_numbers, bind_texts
 from outbox.states import CallState
 from outbox.store import Store
+from testkit.databases import NewDatabase
 from testkit.outbox import mark
 from testkit.rows import new_row
 
@@ -103,7 +107,7 @@ def test_a_mark_leaves_the_calls_that_are_there(engine: Engine, calls: Inference
     first, second = store.pending(lease, 10)
     mark(store, lease.acknowledged_sequence + 1, [first.ref], inference=True)
     ((call,),) = calls.claim(10)
-    calls.settle([result(call)])
+    calls.record_results([result(call)])
     mark(store, lease.acknowledged_sequence + 1, [first.ref, second.ref], inference=True)
     assert states(engine) == {"done": 1, "due": 1}
 
@@ -114,22 +118,22 @@ def test_the_end_of_a_call_wakes_the_next_of_its_interaction(
     """Done or parked alike; what stands behind is not due before, and due at once after."""
     for ended in (CallState.DONE, CallState.PARKED):
         first, second = make_due(engine, f"i-{ended}", f"i-{ended}")
-        assert due_in(engine, second) > BEHIND_MS / 2
+        assert due_in(engine, second) > BLOCKED_DELAY_MS / 2
         ((call,),) = calls.claim(10, 1)
         assert call.row_id == first
         assert other.claim(10) == []
-        calls.settle([result(call, ended)])
+        calls.record_results([result(call, ended)])
         ((next_call,),) = other.claim(10)
         assert next_call.row_id == second
-        other.settle([result(next_call)])
+        other.record_results([result(next_call)])
 
 
 def test_a_call_that_is_due_again_holds_those_behind_it(engine: Engine, calls: InferenceQueue) -> None:
     """While it backs off nothing of its interaction is claimed; afterwards it comes first."""
     first, second = make_due(engine, "a", "a")
     ((one, two),) = calls.claim(1)
-    given_back = replace(result(two, CallState.DUE, BEHIND_MS), attempts=0, tried=False)
-    calls.settle([result(one, CallState.DUE, 60_000), given_back])
+    given_back = replace(result(two, CallState.DUE, BLOCKED_DELAY_MS), attempts=0, tried=False)
+    calls.record_results([result(one, CallState.DUE, 60_000), given_back])
     assert calls.claim(10) == []
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
@@ -147,7 +151,7 @@ def test_calls_behind_others_are_moved_out_of_the_way_of_claims(
     assert other.defer_blocked() == len(behind)
     assert not other.any_due()
     assert other.defer_blocked() == 0
-    assert all(due_in(engine, row_id) > BEHIND_MS / 2 for row_id in behind)
+    assert all(due_in(engine, row_id) > BLOCKED_DELAY_MS / 2 for row_id in behind)
 
 
 def test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm(
@@ -160,11 +164,11 @@ def test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm(
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
     ((new,),) = other.claim(1)
-    calls.settle([result(late, CallState.DUE)])
+    calls.record_results([result(late, CallState.DUE)])
     assert other.claim(1) == calls.claim(1) == []
     assert due_in(engine, row_id) > 0
-    calls.settle([result(late)])
-    other.settle([result(new, CallState.PARKED)])
+    calls.record_results([result(late)])
+    other.record_results([result(new, CallState.PARKED)])
     assert calls.oldest_age_ms() is None
     assert states(engine) == {"done": 1}
 
@@ -176,7 +180,7 @@ def test_an_own_claim_that_ran_out_and_was_renewed_is_another_claim(engine: Engi
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
     ((second,),) = calls.claim(1)
-    calls.settle([replace(result(first, CallState.DUE), claimed_until_ms=second.claimed_until_ms - 1)])
+    calls.record_results([replace(result(first, CallState.DUE), claimed_until_ms=second.claimed_until_ms - 1)])
     assert calls.claim(1) == []
 
 
@@ -189,11 +193,11 @@ def test_a_late_give_back_does_not_put_off_what_nobody_will_wake(
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
     late = replace(result(one, CallState.DUE), claimed_until_ms=1)
-    behind = replace(result(two, CallState.DUE, BEHIND_MS), attempts=0, tried=False, claimed_until_ms=1)
+    behind = replace(result(two, CallState.DUE, BLOCKED_DELAY_MS), attempts=0, tried=False, claimed_until_ms=1)
     ((again,),) = other.claim(1)
     assert again.row_id == first
-    other.settle([result(again)])
-    calls.settle([late, behind])
+    other.record_results([result(again)])
+    calls.record_results([late, behind])
     ((next_call,),) = other.claim(1)
     assert next_call.row_id == second
 
@@ -204,9 +208,9 @@ def test_the_end_of_a_call_leaves_the_rest_of_its_run_in_hand(
     """Results are settled while the run goes on: the next call is not made due for somebody else."""
     make_due(engine, "a", "a")
     ((one, two),) = calls.claim(1)
-    calls.settle([result(one)])
+    calls.record_results([result(one)])
     assert other.claim(10) == []
-    calls.settle([result(two)])
+    calls.record_results([result(two)])
     assert states(engine) == {"done": 2}
 
 
@@ -214,7 +218,7 @@ def test_a_run_ends_before_a_call_in_other_hands(engine: Engine, calls: Inferenc
     """The first is due again while its run is not given back yet: what comes after the run has to wait for it."""
     first, *_ = make_due(engine, "a", "a", "a")
     ((one, _two),) = other.claim(1, 2)
-    other.settle([result(one, CallState.DUE)])
+    other.record_results([result(one, CallState.DUE)])
     assert claimed(calls.claim(10)) == [[first]]
 
 
@@ -227,9 +231,9 @@ def test_a_late_give_back_leaves_the_claim_of_another(
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_inference_call SET due_at = 1")
     ((new,),) = other.claim(1)
-    calls.settle([replace(result(late, CallState.DUE), attempts=0, tried=False)])
+    calls.record_results([replace(result(late, CallState.DUE), attempts=0, tried=False)])
     assert calls.claim(1) == []
-    other.settle([result(new, CallState.DUE, 60_000)])
+    other.record_results([result(new, CallState.DUE, 60_000)])
     assert calls.claim(1) == []
 
 
@@ -252,59 +256,55 @@ def test_the_oldest_due_call_is_the_one_whose_row_was_sent_first(engine: Engine,
     assert round((calls.oldest_age_ms() or 0) / 60_000) == 60
     (one, two), (three,) = sorted(calls.claim(2), key=len, reverse=True)
     assert round((calls.oldest_age_ms() or 0) / 60_000) == 60
-    calls.settle([result(one, CallState.DUE, 300_000), result(two, CallState.PARKED), result(three)])
+    calls.record_results([result(one, CallState.DUE, 300_000), result(two, CallState.PARKED), result(three)])
     assert round((calls.oldest_age_ms() or 0) / 60_000) == 30
-    calls.settle([result(one)])
+    calls.record_results([result(one)])
     assert calls.oldest_age_ms() is None
 
 
-def test_claims_walk_indexes_whatever_is_due(engine: Engine) -> None:
-    """No claim reads the table from end to end: what it looks at is found through the indexes of what is due."""
-    from sqlalchemy import text
-
-    from outbox.sql import inference_queue as sql
-
+def test_claims_use_the_indexes_of_due_calls(engine: Engine) -> None:
+    """No statement of a claim scans the table."""
     make_due(engine, *(f"i-{number % 50}" for number in range(500)))
     with engine.begin() as connection:
         postgresql = connection.dialect.name == "postgresql"
         connection.exec_driver_sql("ANALYZE outbox_inference_call")
-        if postgresql:  # a small table is scanned for good reason: show that it need not be
+        if postgresql:  # scanning a small table is right: show that it is not necessary
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        span = {"now": 1, "until": 2, "owner": "me", "limit": 10, "window": 1000}
-        listed = {"ids": [1] if postgresql else "[1]", "interactions": ["i-1"] if postgresql else '["i-1"]', "more": 9}
+        values = {
+            **CLAIM_VALUES,
+            "ids": bind_numbers(connection, [1]),
+            "interactions": bind_texts(connection, ["i-1"]),
+            "more": 9,
+        }
         explain = "EXPLAIN " if postgresql else "EXPLAIN QUERY PLAN "
-        for query in (sql.ANY_DUE, sql.CLAIM, sql.MOVE_BEHIND, sql.FOLLOWERS, sql.WAKE_NEXT, sql.OLDEST_DUE):
-            statement = text(explain + str(query.on(connection)))
-            wanted = {name: value for name, value in {**span, **listed}.items() if name in statement._bindparams}
-            plan = "\n".join(str(row) for row in connection.execute(statement, wanted))
+        claiming = (sql.ANY_DUE, sql.CLAIM_FIRST_DUE, sql.DEFER_BLOCKED, sql.FOLLOWERS, sql.WAKE_NEXT)
+        for query in (*claiming, sql.OLDEST_DUE_AGE):
+            plan = "\n".join(map(str, connection.execute(text(explain + query.on(connection).text), values)))
             assert "Seq Scan on outbox_inference_call" not in plan, plan
-            assert "SCAN outbox_inference_call'" not in plan, plan  # as opposed to a walk along an index
+            assert "SCAN outbox_inference_call'" not in plan, plan  # as opposed to SCAN … USING INDEX
             assert "ix_outbox_inference_call_" in plan, plan
 
 
-def test_claims_walk_no_further_than_their_window_where_statistics_are_old(engine: Engine) -> None:
-    """A backlog that grew after the last ANALYZE is not gone through from end to end by each claim."""
-    from sqlalchemy import text
-
-    from outbox.sql import inference_queue as sql
-
-    if engine.dialect.name != "postgresql":
-        return  # SQLite chooses its plans without these statistics
+def test_claims_read_no_more_than_their_window_when_statistics_are_old(new_postgresql: NewDatabase) -> None:
+    """On PostgreSQL, a claim does not read all of a backlog that grew after the last ANALYZE."""
+    engine = create_outbox_engine(new_postgresql())
     with engine.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO outbox_inference_call (row_id, interaction_id, due_at, state) "
             "SELECT n, 'i-' || n, 1, CASE WHEN n > 100 THEN 'due' ELSE 'done' END FROM generate_series(1, 30000) AS n"
         )
-        connection.execute(sql.NOW_WALKING.on(connection))
-        given = {"now": 2, "until": 3, "owner": "me", "limit": 10, "window": 100}
-        for query in (sql.OLDEST_DUE, sql.MOVE_BEHIND, sql.CLAIM):
-            statement = text("EXPLAIN (ANALYZE, FORMAT JSON) " + str(query.on(connection)))
-            wanted = {name: value for name, value in given.items() if name in statement._bindparams}
-            (plan,) = connection.execute(statement, wanted).scalar_one()
-            assert most_rows(plan["Plan"]) <= 1_000
+        connection.execute(sql.NOW_FORCING_INDEX_SCANS.on(connection))
+        for query in (sql.OLDEST_DUE_AGE, sql.DEFER_BLOCKED, sql.CLAIM_FIRST_DUE):
+            statement = text("EXPLAIN (ANALYZE, FORMAT JSON) " + query.on(connection).text)
+            (plan,) = connection.execute(statement, {**CLAIM_VALUES, "now": 2, "window": 100}).scalar_one()
+            assert max_rows(plan["Plan"]) <= 1_000, plan
+    engine.dispose()
 
 
-def most_rows(plan: dict[str, Any]) -> int:
-    """The most rows that a step of the plan went through, over all its repetitions."""
+CLAIM_VALUES = {"now": 1, "until": 2, "owner": "me", "limit": 10, "window": 1000, "blocked_delay_ms": 1}
+
+
+def max_rows(plan: dict[str, Any]) -> int:
+    """Return the maximum number of rows that a step of the plan read, over all its loops."""
     here = (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
-    return max([int(here), *(most_rows(step) for step in plan.get("Plans", []))])
+    return max([int(here), *(max_rows(step) for step in plan.get("Plans", []))])

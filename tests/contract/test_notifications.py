@@ -6,11 +6,9 @@ from time import monotonic
 import pytest
 from sqlalchemy import Engine, text
 
-from outbox import notifications
 from outbox.db.engine import create_outbox_engine
 from outbox.models import shard_of
 from outbox.notifications import Listener, notify
-from outbox.sql import flow as sql
 from outbox.store import Store
 from testkit.databases import NewDatabase
 from testkit.rows import new_row
@@ -88,19 +86,19 @@ def test_a_listener_is_not_cut_for_being_idle(engine: Engine, listener: Listener
         assert listener.is_working
 
 
-def test_a_listener_that_hears_nothing_listens_no_more(
-    engine: Engine, listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As behind a pooler that cannot be told from a server: it takes its LISTEN back, and waits without it."""
-    if engine.dialect.name == "sqlite":
-        return
-    listener.close()
-    monkeypatch.setattr(notifications, "WORKING_SECONDS", 0.0)
-    monkeypatch.setattr(sql, "NOTIFY", "SELECT %s::text")
+def test_a_listener_stops_listening_when_its_self_test_fails(new_postgresql: NewDatabase) -> None:
+    """As behind a pooler that looks like a server: it gives its connection back, and only waits."""
+    engine = create_outbox_engine(new_postgresql())
+    with engine.begin() as connection:  # notifications are accepted and lost
+        connection.exec_driver_sql("CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS 'SELECT'")
+        connection.exec_driver_sql(f'ALTER DATABASE "{engine.url.database}" SET search_path = public, pg_catalog')
+    engine.dispose()
+    listener = Listener(engine, self_test_timeout_seconds=0)
     assert not listener.wait(0.1)
     assert not listener.is_working
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined] # of the pool that engines have
     assert not listener.wait(0.1)
+    engine.dispose()
 
 
 def test_a_broken_bell_fails_no_record_and_is_mended(engine: Engine, listener: Listener) -> None:

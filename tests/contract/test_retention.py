@@ -7,11 +7,14 @@ import pytest
 from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
-from outbox.models import Accepted, AuditContext, RowFilter
+from outbox.models import Accepted
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
-from outbox.operators.prune import PARKED_CALLS_GIVEN_UP, Pruning
+from outbox.operators.prune import old_rows, prune_rows
+from outbox.operators.rows import PARKED_CALLS_GIVEN_UP, RowFilter
+from outbox.progress import ProgressVerdict
+from outbox.sql import prune as sql
 from outbox.store import Store
-from outbox.verdicts import Verdict
 from testkit.outbox import call_states, found, mark_sent, park, park_calls, planned, record, record_ref, states
 from testkit.rows import new_row, new_rows
 
@@ -34,8 +37,7 @@ def age(engine: Engine, hours: int = 2) -> None:
 
 def prune(engine: Engine) -> int:
     """Prune what is older than an hour."""
-    pruning = Pruning(engine)
-    return sum(pruning.prune(rows) or 0 for rows in pruning.old_rows(HOUR_MS))
+    return sum(prune_rows(engine, rows) or 0 for rows in old_rows(engine, HOUR_MS))
 
 
 def test_only_what_is_settled_and_old_is_pruned(operations: Operations, store: Store, engine: Engine) -> None:
@@ -81,7 +83,7 @@ def test_a_large_history_is_pruned_in_pages_past_what_stays(
     rows = planned(operations)
     mark_sent(store, 1, [row for row in rows if row.id not in (ids[0], ids[700])])
     age(engine)
-    assert max(len(page) for page in Pruning(engine).old_rows(HOUR_MS)) <= 500
+    assert max(len(page) for page in old_rows(engine, HOUR_MS)) <= 500
     assert prune(engine) == 1198
     assert found(operations) == [ids[0], ids[700]]
 
@@ -93,7 +95,7 @@ def test_there_is_rest_between_pages_from_which_nothing_goes(
     record(store, new_rows(1200))
     mark_sent(store, 1, planned(operations), inference=True)
     age(engine)
-    assert list(Pruning(engine).old_rows(HOUR_MS)) == [[], [], []]
+    assert list(old_rows(engine, HOUR_MS)) == [[], [], []]
 
 
 def test_the_read_back_does_without_pruned_rows(operations: Operations, store: Store, engine: Engine) -> None:
@@ -106,8 +108,8 @@ def test_the_read_back_does_without_pruned_rows(operations: Operations, store: S
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     refs = [row.ref for row in store.pending(lease, 10)]
-    settled = store.settle_record(lease, record_ref(1), refs, inference=True)
-    assert (settled.verdict, settled.marked) == (Verdict.IN_ORDER, 0)
+    settled = store.acknowledge_record(lease, record_ref(1), refs, inference=True)
+    assert (settled.verdict, settled.marked) == (ProgressVerdict.IN_ORDER, 0)
     (outcome,) = store.record([new_row()])
     assert isinstance(outcome, Accepted)
     assert outcome.outbox_id > rows[-1].id
@@ -121,8 +123,8 @@ def test_a_call_made_due_in_the_meantime_keeps_its_row(operations: Operations, s
     with engine.begin() as connection:
         connection.execute(text("UPDATE outbox_inference_call SET state = 'done'"))
     age(engine)
-    (page,) = Pruning(engine).old_rows(HOUR_MS)
-    threads = [threading.Thread(target=Pruning(engine).prune, args=(page,))]
+    (page,) = old_rows(engine, HOUR_MS)
+    threads = [threading.Thread(target=prune_rows, args=(engine, page))]
     threads += [
         threading.Thread(target=operations.call_again, args=("plan", rows[start : start + 20], ORDER))
         for start in range(0, 200, 40)
@@ -136,29 +138,25 @@ def test_a_call_made_due_in_the_meantime_keeps_its_row(operations: Operations, s
 
 def test_one_prunes_at_a_time(operations: Operations, store: Store, engine: Engine) -> None:
     """On PostgreSQL a second one is told so and does nothing; on SQLite writers queue anyway."""
-    from outbox.sql import operators as sql
-
     record(store, new_rows(3))
     mark_sent(store, 1, planned(operations))
     age(engine)
-    (page,) = Pruning(engine).old_rows(HOUR_MS)
+    (page,) = old_rows(engine, HOUR_MS)
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
-            connection.execute(sql.TRY_PRUNING.on(connection))
-            assert Pruning(engine).prune(page) is None
-    assert Pruning(engine).prune(page) == 3
-    assert Pruning(engine).prune(page) == 0
+            connection.execute(sql.TRY_LOCK.on(connection))
+            assert prune_rows(engine, page) is None
+    assert prune_rows(engine, page) == 3
+    assert prune_rows(engine, page) == 0
 
 
 def test_an_operators_prune_waits_for_another(operations: Operations, store: Store, engine: Engine) -> None:
     """The relay prunes just now: its rows are not told to have changed, they are pruned after that."""
-    from outbox.sql import operators as sql
-
     ids = record(store, new_rows(3))
     mark_sent(store, 1, planned(operations))
     rows, gone = planned(operations), list[int]()
     with engine.begin() as connection:
-        connection.execute(sql.TRY_PRUNING.on(connection))
+        connection.execute(sql.TRY_LOCK.on(connection))
         waiting = threading.Thread(target=lambda: gone.extend(operations.prune(rows, ORDER)))
         waiting.start()
         waiting.join(0.3)

@@ -14,12 +14,14 @@ from sqlalchemy import Engine
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
-from outbox.models import Accepted, AuditContext, Lease, RowFilter, shard_of
+from outbox.models import Accepted, Lease, shard_of
 from outbox.operators import audit, reconcile
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.pause import pause_shards, resume_shards
 from outbox.operators.reconcile import TopicRecord
 from outbox.operators.reshard import plan_reshard, reshard_rows
+from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from relay.cli.reconcile import ReconcilePlan, _act, _plan, _send_lost_rows_again
 from relay.errors import UnavailableError
@@ -66,15 +68,15 @@ def test_a_relay_is_there_until_its_heartbeat_runs_out_or_it_leaves(engine: Engi
     first.heartbeat(healthy=True)
     silent = Leases(engine, "silent", 0)
     silent.heartbeat(healthy=True)
-    there = {m.owner: (m.healthy, m.live) for m in first.shared()[0]}
+    there = {m.owner: (m.healthy, m.live) for m in first.relays_and_shards()[0]}
     assert there == {"z-first": (True, True), "a-second": (False, True), "silent": (True, False)}
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_relay SET joined_at = joined_at - 1 WHERE owner = 'z-first'")
     first.heartbeat(healthy=True)
-    assert first.shared()[0][0].owner == "z-first"
+    assert first.relays_and_shards()[0][0].owner == "z-first"
     first.leave("silent")
     second.leave()
-    assert [m.owner for m in first.shared()[0]] == ["z-first"]
+    assert [m.owner for m in first.relays_and_shards()[0]] == ["z-first"]
 
 
 def test_a_paused_shard_is_taken_by_no_relay(four: Engine) -> None:
@@ -85,7 +87,10 @@ def test_a_paused_shard_is_taken_by_no_relay(four: Engine) -> None:
     assert relay.take(0) is not None
     looked_after = Leases(four, "operator", 600, paused_too=True).take(1)
     assert looked_after is not None
-    assert [(h.paused_by, h.paused_reason) for h in relay.shared()[1]][:2] == [(None, None), ("ann", "drill")]
+    assert [(h.paused_by, h.paused_reason) for h in relay.relays_and_shards()[1]][:2] == [
+        (None, None),
+        ("ann", "drill"),
+    ]
     relay_after = Leases(four, "operator", 600)
     relay_after.release(looked_after)
     assert resume_shards(four, None, ORDER) == [1]

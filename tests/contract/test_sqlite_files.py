@@ -240,7 +240,7 @@ def test_a_full_disk_is_named(path: Path, engine: Engine) -> None:
     def _limit(connection: object, _record: object) -> None:
         connection.execute("PRAGMA max_page_count = 1").close()  # type: ignore[attr-defined] # the driver's own
 
-    with pytest.raises(DatabaseUnavailableError, match=f"full.*free the disk that holds {path.parent}"):
+    with pytest.raises(DatabaseUnavailableError, match=f"full.*free disk space in {path.parent}"):
         Store(engine).record([new_row(payload=bytes(1_000_000))])
 
 

@@ -11,9 +11,8 @@ from outbox.db.engine import create_outbox_engine
 from outbox.errors import LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
 from outbox.models import Accepted, Identity, KeyReused, Lease, RecordRef, RowRef, RowRefused, shard_of
-from outbox.states import TRANSITIONS, RowState
+from outbox.progress import ProgressVerdict
 from outbox.store import Store
-from outbox.verdicts import Verdict
 from relay.kafka.encoder import Encoder
 from testkit.databases import NewDatabase
 from testkit.outbox import mark, record_ref
@@ -97,7 +96,7 @@ def test_a_mark_names_id_and_tag(store: Store, engine: Engine, lease: Lease) -> 
 def test_a_sequence_is_settled_only_from_the_one_before(store: Store, lease: Lease) -> None:
     """Neither a repeated nor a skipped sequence moves what is settled."""
     assert [mark(store, sequence, []) for sequence in (1, 3, 1, 2)] == [1, 1, 1, 2]
-    with pytest.raises(LeaseLostError, match="settled"):
+    with pytest.raises(LeaseLostError, match="acknowledged"):
         store.pending(lease, 10)
 
 
@@ -105,7 +104,7 @@ def test_rows_are_not_selected_when_another_sequence_is_settled(store: Store, le
     """A database that failed over to a stale replica shows rows that are sent: none of them is given out."""
     record(store)
     assert mark(store, 1, []) == 1
-    with pytest.raises(LeaseLostError, match="settled at 1 in the database, at 0 here"):
+    with pytest.raises(LeaseLostError, match="database has acknowledged sequence 1, this relay 0"):
         store.pending(lease, 10)
     assert len(store.pending(lease._replace(acknowledged_sequence=1), 10)) == 1
 
@@ -126,10 +125,10 @@ def test_what_a_progress_record_proves_is_marked_in_every_unsent_state(
     record(store, 3)
     rows = store.pending(lease, 10)
     store.park(lease, {rows[0].ref: "refused"})
-    assert store.settle_record(lease, record_ref(1), [row.ref for row in rows[:2]], inference=True).marked == 2
+    assert store.acknowledge_record(lease, record_ref(1), [row.ref for row in rows[:2]], inference=True).marked == 2
     assert states(engine) == ["sent", "sent", "pending"]
-    assert store.settle_record(lease, record_ref(1), [rows[2].ref], inference=True).marked == 1
-    assert store.progress_of(0) == (1, record_ref(1))
+    assert store.acknowledge_record(lease, record_ref(1), [rows[2].ref], inference=True).marked == 1
+    assert store.read_progress(0) == (1, record_ref(1))
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM outbox_inference_call").scalar_one() == 3
 
@@ -138,9 +137,9 @@ def test_a_record_further_ahead_marks_nothing(store: Store, engine: Engine, leas
     """The database went back in time: nothing is settled, the caller is told."""
     record(store)
     (row,) = store.pending(lease, 10)
-    settled = store.settle_record(lease, record_ref(2), [row.ref], inference=False)
-    assert settled == (Verdict.DATABASE_WENT_BACK, 0, (0, None))
-    assert store.progress_of(0) == (0, None)
+    settled = store.acknowledge_record(lease, record_ref(2), [row.ref], inference=False)
+    assert settled == (ProgressVerdict.DATABASE_WENT_BACK, 0, (0, None))
+    assert store.read_progress(0) == (0, None)
     assert states(engine) == ["pending"]
 
 
@@ -154,30 +153,30 @@ def test_who_lost_the_lease_neither_selects_settles_marks_nor_parks(store: Store
     with pytest.raises(LeaseLostError):
         store.pending(lease, 10)
     with pytest.raises(LeaseLostError):
-        store.settle_record(lease, None, [], inference=False)
+        store.acknowledge_record(lease, None, [], inference=False)
     with pytest.raises(LeaseLostError):
         store.park(lease, {row.ref: "refused"})
     with pytest.raises(LeaseLostError):
         store.mark_sent(lease, record_ref(1), [row.ref], inference=False)
     assert states(engine) == ["pending"]
-    assert store.progress_of(0) == (0, None)
+    assert store.read_progress(0) == (0, None)
 
 
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [
-        (record_ref(2), Verdict.IN_ORDER),
-        (record_ref(3), Verdict.IN_ORDER),
-        (record_ref(1), Verdict.KAFKA_WENT_BACK),
-        (record_ref(2)._replace(offset=3), Verdict.KAFKA_WENT_BACK),
-        (record_ref(2)._replace(digest="another"), Verdict.KAFKA_WENT_BACK),
-        (record_ref(3)._replace(offset=4), Verdict.KAFKA_WENT_BACK),
-        (record_ref(4), Verdict.DATABASE_WENT_BACK),
-        (None, Verdict.PROGRESS_LOST),
+        (record_ref(2), ProgressVerdict.IN_ORDER),
+        (record_ref(3), ProgressVerdict.IN_ORDER),
+        (record_ref(1), ProgressVerdict.KAFKA_WENT_BACK),
+        (record_ref(2)._replace(offset=3), ProgressVerdict.KAFKA_WENT_BACK),
+        (record_ref(2)._replace(digest="another"), ProgressVerdict.KAFKA_WENT_BACK),
+        (record_ref(3)._replace(offset=4), ProgressVerdict.KAFKA_WENT_BACK),
+        (record_ref(4), ProgressVerdict.DATABASE_WENT_BACK),
+        (None, ProgressVerdict.PROGRESS_LOST),
     ],
 )
 def test_what_was_settled_has_to_be_the_last_record_or_the_one_before_it(
-    store: Store, engine: Engine, lease: Lease, found: RecordRef | None, verdict: Verdict
+    store: Store, engine: Engine, lease: Lease, found: RecordRef | None, verdict: ProgressVerdict
 ) -> None:
     """Below it, another one of its sequence, or the next no further on: Kafka went back in time. What the record
     proves is marked, but nothing is settled, so that it is found again.
@@ -186,12 +185,14 @@ def test_what_was_settled_has_to_be_the_last_record_or_the_one_before_it(
     for sequence in (1, 2):
         mark(store, sequence, [])
     (row,) = store.pending(lease._replace(acknowledged_sequence=2), 10)
-    done = store.settle_record(lease, found, [row.ref], inference=False)
+    done = store.acknowledge_record(lease, found, [row.ref], inference=False)
     assert done.verdict is verdict
     assert states(engine) == ["sent" if done.marked else "pending"]
-    assert done.marked == (found is not None and verdict is not Verdict.DATABASE_WENT_BACK)
-    expected = (found.sequence, found) if found and verdict is Verdict.IN_ORDER else (2, found and record_ref(2))
-    assert store.progress_of(0) == expected
+    assert done.marked == (found is not None and verdict is not ProgressVerdict.DATABASE_WENT_BACK)
+    expected = (
+        (found.sequence, found) if found and verdict is ProgressVerdict.IN_ORDER else (2, found and record_ref(2))
+    )
+    assert store.read_progress(0) == expected
 
 
 def test_a_mark_that_finds_kafka_gone_back_settles_nothing(store: Store, engine: Engine, lease: Lease) -> None:
@@ -200,9 +201,9 @@ def test_a_mark_that_finds_kafka_gone_back_settles_nothing(store: Store, engine:
     record(store)
     (row,) = store.pending(lease._replace(acknowledged_sequence=1), 10)
     done = store.mark_sent(lease._replace(acknowledged_sequence=1), RecordRef(2, 2, "x"), [row.ref], inference=False)
-    assert (done.verdict, done.marked) == (Verdict.KAFKA_WENT_BACK, 1)
+    assert (done.verdict, done.marked) == (ProgressVerdict.KAFKA_WENT_BACK, 1)
     assert states(engine) == ["sent"]
-    assert store.progress_of(0) == (1, record_ref(1))
+    assert store.read_progress(0) == (1, record_ref(1))
 
 
 def test_a_record_that_the_release_before_has_settled_past_counts_for_nothing(
@@ -212,11 +213,13 @@ def test_a_record_that_the_release_before_has_settled_past_counts_for_nothing(
     mark(store, 1, [])
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_shard SET acknowledged_sequence = 2")
-    assert store.progress_of(0) == (2, None)
-    assert store.settle_record(lease, record_ref(1), [], inference=False).verdict is Verdict.KAFKA_WENT_BACK
+    assert store.read_progress(0) == (2, None)
+    assert (
+        store.acknowledge_record(lease, record_ref(1), [], inference=False).verdict is ProgressVerdict.KAFKA_WENT_BACK
+    )
     other = RecordRef(2, 0, "other")
-    assert store.settle_record(lease, other, [], inference=False).verdict is Verdict.IN_ORDER
-    assert store.progress_of(0) == (2, other)
+    assert store.acknowledge_record(lease, other, [], inference=False).verdict is ProgressVerdict.IN_ORDER
+    assert store.read_progress(0) == (2, other)
 
 
 def test_a_parked_row_names_id_and_tag(store: Store, engine: Engine, lease: Lease) -> None:
@@ -322,13 +325,6 @@ def test_impossible_states_are_impossible(store: Store, engine: Engine, change: 
     record(store)
     with pytest.raises(IntegrityError), engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE outbox SET {change}")
-
-
-def test_every_state_is_reachable_and_sent_is_final_unless_kafka_has_lost_the_row() -> None:
-    """The transitions are the documented ones."""
-    assert set(TRANSITIONS) == set(RowState)
-    assert TRANSITIONS[RowState.SENT] == {RowState.PENDING}
-    assert {state for followers in TRANSITIONS.values() for state in followers} == set(RowState)
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)

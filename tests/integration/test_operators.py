@@ -17,8 +17,9 @@ import pytest
 from confluent_kafka.admin import NewTopic
 from sqlalchemy import Engine, text
 
-from outbox.models import AuditContext, RowFilter
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
+from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from relay.cli import VERBS, main
 from testkit import ROOT

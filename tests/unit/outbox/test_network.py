@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import make_url
 
 from config.settings import BaseSettings, load
-from outbox.network import tls_arguments
+from outbox.db.tls import tls_arguments
 from relay.check.finding import Status
 from relay.check.transport import check_database_transport
 

@@ -5,7 +5,7 @@ import pytest
 from psycopg import errors
 
 from outbox.db.engine import sqlite
-from outbox.db.errors import CONDEMNED, Fault, classify
+from outbox.db.errors import CONNECTION_FAULTS, Fault, classify
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_sqlite_is_classed_by_result_code(code: int, *, condemned: bool) -> None
     """Extended codes as their primary one."""
     error = sqlite.OperationalError("told in words that may change")
     error.sqlite_errorcode = code
-    assert (classify(error) in CONDEMNED) is condemned
+    assert (classify(error) in CONNECTION_FAULTS) is condemned
