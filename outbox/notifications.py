@@ -23,7 +23,7 @@ from outbox.sql import insert as sql
 log = logging.getLogger(__name__)
 
 EVERY_SHARD = range(99)
-"""SQLite does not tell which shards have rows; there are never more than 99."""
+"""SQLite does not show which shards have rows; there are never more than 99."""
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.001, 0.016
 """Pause between two reads of SQLite's counter of commits."""
 PING_INTERVAL_SECONDS = 1.0

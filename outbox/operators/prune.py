@@ -49,7 +49,7 @@ def prune_rows(engine: Engine, rows: Sequence[PlannedRow]) -> int | None:
 def remove(connection: Connection, rows: Sequence[PlannedRow], given_up: str) -> list[int]:
     """Remove prunable rows with their inference calls; return the ids of those removed. Needs the lock of pruning.
 
-    Skips rows that somebody has locked, and checks again those that somebody had locked.
+    Skips rows that another transaction has locked.
     """
     ids = bind_numbers(connection, (row.id for row in rows))
     locked = connection.execute(sql.LOCK_ROWS.on(connection), {"ids": ids}).scalars().all()

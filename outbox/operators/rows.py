@@ -24,7 +24,7 @@ from outbox.sql.statement import Statement, bind_numbers
 from outbox.states import RowState
 
 FIRST_PAGE_ROWS, PAGE_ROWS = 50, 1000
-"""The first page is short, for somebody waits for it."""
+"""The first page is short, so that it appears at once."""
 WINDOW_IDS = 50_000
 """Ids that one statement walks over where no index serves: no statement may take long."""
 BODY_WINDOW_IDS = 5_000

@@ -79,7 +79,7 @@ CALL_ERROR = _condition(
 )
 """Compares the error of the inference call ``c`` instead of the row's."""
 
-# Conditions of single verbs ------------------------------------------------------------------------
+# Conditions of single operations ------------------------------------------------------------------------
 
 IN_SHARD = _condition("o.shard = :shard")
 PRUNABLE = _condition("""

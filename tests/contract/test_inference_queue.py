@@ -1,4 +1,4 @@
-"""Inference calls on both databases: who may claim what, in which order, and what a settlement does."""
+"""The inference queue on both databases: who can claim which calls, in which order, and what a result changes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,18 +23,18 @@ from testkit.rows import new_row
 
 @pytest.fixture
 def calls(engine: Engine) -> InferenceQueue:
-    """Calls as one relay sees them."""
+    """Return the queue as one relay sees it."""
     return InferenceQueue(engine, "me")
 
 
 @pytest.fixture
 def other(engine: Engine) -> InferenceQueue:
-    """The same calls as another relay sees them."""
+    """Return the same queue as another relay sees it."""
     return InferenceQueue(engine, "other")
 
 
 def make_due(engine: Engine, *interactions: str, batch: int = 100) -> list[int]:
-    """Rows of these interactions, sent in batches; their ids, which their calls have."""
+    """Send rows of these interactions in batches; return their ids, which are also those of their calls."""
     store = Store(engine)
     store.record([new_row(name) for name in interactions])
     lease = Leases(engine, "shard's", 600).take(0)
@@ -49,18 +49,18 @@ def make_due(engine: Engine, *interactions: str, batch: int = 100) -> list[int]:
 
 
 def claimed(runs: Sequence[Sequence[InferenceCall]]) -> list[list[int]]:
-    """Ids of each run."""
+    """Return the ids of each batch."""
     return sorted([call.row_id for call in run] for run in runs)
 
 
 def result(call: InferenceCall, state: CallState = CallState.DONE, wait_ms: int = 0) -> CallResult:
-    """What became of a call."""
+    """Return the result of a call."""
     error = None if state is CallState.DONE else "HTTP 500"
     return CallResult(call.row_id, state.value, call.attempts + 1, 200, error, 5, wait_ms, call.claimed_until_ms)
 
 
 def due_in(engine: Engine, row_id: int) -> int:
-    """Milliseconds until a call is due, roughly."""
+    """Return roughly how many milliseconds remain until a call is due."""
     import time
 
     with engine.connect() as connection:
@@ -69,16 +69,16 @@ def due_in(engine: Engine, row_id: int) -> int:
 
 
 def states(engine: Engine) -> dict[str, int]:
-    """Calls by state."""
+    """Count calls by state."""
     with engine.connect() as connection:
         found = connection.exec_driver_sql("SELECT state, count(*) FROM outbox_inference_call GROUP BY state")
         return {row[0]: row[1] for row in found}
 
 
-def test_a_claim_takes_runs_of_interactions_and_nobody_else_gets_them(
+def test_a_claim_takes_batches_of_interactions_exclusively(
     engine: Engine, calls: InferenceQueue, other: InferenceQueue
 ) -> None:
-    """The next calls of an interaction go to one worker, in order; other interactions to others."""
+    """The next calls of an interaction go to one worker, in order; other interactions to other workers."""
     a1, b1, a2, a3 = make_due(engine, "a", "b", "a", "a", batch=2)
     assert claimed(calls.claim(1, 2)) == [[a1, a2]]
     assert claimed(other.claim(10)) == [[b1]]
@@ -86,8 +86,8 @@ def test_a_claim_takes_runs_of_interactions_and_nobody_else_gets_them(
     assert a3 > a2
 
 
-def test_calls_are_due_for_the_rows_named_whatever_lies_between(engine: Engine, calls: InferenceQueue) -> None:
-    """A row retried long after may be in one batch with the newest: what lies between is none of its business."""
+def test_calls_are_added_only_for_the_marked_rows(engine: Engine, calls: InferenceQueue) -> None:
+    """Not for rows whose ids lie between them: an old, retried row can be in one batch with the newest."""
     store = Store(engine)
     store.record([new_row(name) for name in ("old", "between", "new")])
     lease = Leases(engine, "shard's", 600).take(0)
@@ -98,8 +98,8 @@ def test_calls_are_due_for_the_rows_named_whatever_lies_between(engine: Engine, 
     assert claimed(calls.claim(10)) == [[old.id], [new.id]]
 
 
-def test_a_mark_leaves_the_calls_that_are_there(engine: Engine, calls: InferenceQueue) -> None:
-    """Where a transaction's rows are marked at different times, as two relays may, none of them is called anew."""
+def test_marking_rows_keeps_existing_calls(engine: Engine, calls: InferenceQueue) -> None:
+    """No call is repeated when a transaction's rows are marked at different times, as by two relays."""
     store = Store(engine)
     store.record([new_row("a"), new_row("b")])
     lease = Leases(engine, "shard's", 600).take(0)
@@ -112,10 +112,8 @@ def test_a_mark_leaves_the_calls_that_are_there(engine: Engine, calls: Inference
     assert states(engine) == {"done": 1, "due": 1}
 
 
-def test_the_end_of_a_call_wakes_the_next_of_its_interaction(
-    engine: Engine, calls: InferenceQueue, other: InferenceQueue
-) -> None:
-    """Done or parked alike; what stands behind is not due before, and due at once after."""
+def test_the_end_of_a_call_makes_the_next_one_due(engine: Engine, calls: InferenceQueue, other: InferenceQueue) -> None:
+    """Whether it is done or parked; before, the next call of its interaction is not due."""
     for ended in (CallState.DONE, CallState.PARKED):
         first, second = make_due(engine, f"i-{ended}", f"i-{ended}")
         assert due_in(engine, second) > BLOCKED_DELAY_MS / 2
@@ -128,8 +126,8 @@ def test_the_end_of_a_call_wakes_the_next_of_its_interaction(
         other.record_results([result(next_call)])
 
 
-def test_a_call_that_is_due_again_holds_those_behind_it(engine: Engine, calls: InferenceQueue) -> None:
-    """While it backs off nothing of its interaction is claimed; afterwards it comes first."""
+def test_a_call_that_will_be_retried_blocks_the_calls_behind_it(engine: Engine, calls: InferenceQueue) -> None:
+    """During the delay no call of its interaction is claimed; afterwards it comes first."""
     first, second = make_due(engine, "a", "a")
     ((one, two),) = calls.claim(1)
     given_back = replace(result(two, CallState.DUE, BLOCKED_DELAY_MS), attempts=0, tried=False)
@@ -141,10 +139,8 @@ def test_a_call_that_is_due_again_holds_those_behind_it(engine: Engine, calls: I
     assert (again.row_id, again.attempts, behind.row_id, behind.attempts) == (first, 1, second, 0)
 
 
-def test_calls_behind_others_are_moved_out_of_the_way_of_claims(
-    engine: Engine, calls: InferenceQueue, other: InferenceQueue
-) -> None:
-    """Calls of a later batch are due at once, but stand behind one that is claimed: looked at once, then moved."""
+def test_blocked_calls_are_deferred(engine: Engine, calls: InferenceQueue, other: InferenceQueue) -> None:
+    """Calls of later batches are due at once, but blocked by a claimed one: they are read once, then deferred."""
     first, *behind = make_due(engine, *["a"] * 6, batch=1)
     assert claimed(calls.claim(1, 1)) == [[first]]
     assert other.claim(10) == []
@@ -154,10 +150,10 @@ def test_calls_behind_others_are_moved_out_of_the_way_of_claims(
     assert all(due_in(engine, row_id) > BLOCKED_DELAY_MS / 2 for row_id in behind)
 
 
-def test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm(
+def test_late_results_of_an_expired_claim_do_no_harm(
     engine: Engine, calls: InferenceQueue, other: InferenceQueue
 ) -> None:
-    """A late failure changes nothing for the new owner; a late success is a fact."""
+    """A late failure changes nothing for the new owner; a late success counts."""
     (row_id,) = make_due(engine, "a")
     ((late,),) = calls.claim(1)
     assert 0 < due_in(engine, row_id) <= CLAIM_MS
@@ -173,8 +169,8 @@ def test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm(
     assert states(engine) == {"done": 1}
 
 
-def test_an_own_claim_that_ran_out_and_was_renewed_is_another_claim(engine: Engine, calls: InferenceQueue) -> None:
-    """A late failure of the first claim does not end the second, though both are of one relay."""
+def test_a_second_claim_by_the_same_relay_is_another_claim(engine: Engine, calls: InferenceQueue) -> None:
+    """A late failure of the first claim does not end the second."""
     make_due(engine, "a")
     ((first,),) = calls.claim(1)
     with engine.begin() as connection:
@@ -184,10 +180,10 @@ def test_an_own_claim_that_ran_out_and_was_renewed_is_another_claim(engine: Engi
     assert calls.claim(1) == []
 
 
-def test_a_late_give_back_does_not_put_off_what_nobody_will_wake(
+def test_a_call_that_is_given_back_late_is_due_at_once(
     engine: Engine, calls: InferenceQueue, other: InferenceQueue
 ) -> None:
-    """A relay that stood still returns its run when another one has long made the first call of it."""
+    """If another relay has made the first call of the batch meanwhile, no later end would wake the call."""
     first, second = make_due(engine, "a", "a")
     ((one, two),) = calls.claim(1)
     with engine.begin() as connection:
@@ -202,10 +198,10 @@ def test_a_late_give_back_does_not_put_off_what_nobody_will_wake(
     assert next_call.row_id == second
 
 
-def test_the_end_of_a_call_leaves_the_rest_of_its_run_in_hand(
+def test_the_end_of_a_call_keeps_the_rest_of_its_batch_claimed(
     engine: Engine, calls: InferenceQueue, other: InferenceQueue
 ) -> None:
-    """Results are settled while the run goes on: the next call is not made due for somebody else."""
+    """Results are recorded while the batch continues: its next call does not become due for another worker."""
     make_due(engine, "a", "a")
     ((one, two),) = calls.claim(1)
     calls.record_results([result(one)])
@@ -214,18 +210,20 @@ def test_the_end_of_a_call_leaves_the_rest_of_its_run_in_hand(
     assert states(engine) == {"done": 2}
 
 
-def test_a_run_ends_before_a_call_in_other_hands(engine: Engine, calls: InferenceQueue, other: InferenceQueue) -> None:
-    """The first is due again while its run is not given back yet: what comes after the run has to wait for it."""
+def test_a_batch_ends_before_a_call_of_another_worker(
+    engine: Engine, calls: InferenceQueue, other: InferenceQueue
+) -> None:
+    """The first call is due again before the rest of its batch is given back: calls after the batch have to wait."""
     first, *_ = make_due(engine, "a", "a", "a")
     ((one, _two),) = other.claim(1, 2)
     other.record_results([result(one, CallState.DUE)])
     assert claimed(calls.claim(10)) == [[first]]
 
 
-def test_a_late_give_back_leaves_the_claim_of_another(
+def test_giving_back_late_keeps_the_claim_of_another_worker(
     engine: Engine, calls: InferenceQueue, other: InferenceQueue
 ) -> None:
-    """What a relay that stood still did not try may be in other hands by now, and stays there."""
+    """A call that a stalled relay did not attempt stays with the worker that has claimed it since."""
     make_due(engine, "a")
     ((late,),) = calls.claim(1)
     with engine.begin() as connection:
@@ -237,7 +235,7 @@ def test_a_late_give_back_leaves_the_claim_of_another(
     assert calls.claim(1) == []
 
 
-def test_claims_of_the_dead_are_released(engine: Engine, calls: InferenceQueue, other: InferenceQueue) -> None:
+def test_claims_of_dead_workers_are_released(engine: Engine, calls: InferenceQueue, other: InferenceQueue) -> None:
     """At once, and only theirs."""
     one, _two = make_due(engine, "a", "b")
     assert claimed(calls.claim(1)) == [[one]]
@@ -247,7 +245,7 @@ def test_claims_of_the_dead_are_released(engine: Engine, calls: InferenceQueue, 
 
 
 def test_the_oldest_due_call_is_the_one_whose_row_was_sent_first(engine: Engine, calls: InferenceQueue) -> None:
-    """Also while it is claimed or waits, or stands behind another, and whatever the ids; one that ended is none."""
+    """Also while it is claimed, delayed or blocked, and whatever its id; a call that has ended does not count."""
     assert calls.oldest_age_ms() is None
     first, second, third = make_due(engine, "a", "a", "b")
     with engine.begin() as connection:

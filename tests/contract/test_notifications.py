@@ -1,4 +1,4 @@
-"""The bell: who listens hears of committed rows, by shard, and of nothing else."""
+"""Listeners are notified of committed rows, by shard, and of nothing else."""
 
 from collections.abc import Iterator
 from time import monotonic
@@ -19,7 +19,7 @@ SHARDS = 5
 
 @pytest.fixture
 def engine(new_database: NewDatabase) -> Iterator[Engine]:
-    """An outbox of several shards."""
+    """Return an engine on an outbox with several shards."""
     made = create_outbox_engine(new_database(SHARDS))
     yield made
     made.dispose()
@@ -27,7 +27,7 @@ def engine(new_database: NewDatabase) -> Iterator[Engine]:
 
 @pytest.fixture
 def listener(engine: Engine) -> Iterator[Listener]:
-    """A bell that works and has nothing to tell."""
+    """Return a working listener without notifications."""
     made = Listener(engine)
     wait_until(lambda: made.wait(0) or made.is_working, "the bell works")
     while made.wait(0):
@@ -36,8 +36,8 @@ def listener(engine: Engine) -> Iterator[Listener]:
     made.close()
 
 
-def test_committed_rows_are_heard_of(engine: Engine, listener: Listener) -> None:
-    """The shards of new rows are told once, at least those; then there is silence."""
+def test_a_listener_is_notified_of_committed_rows(engine: Engine, listener: Listener) -> None:
+    """Once, of at least the shards of the new rows."""
     store = Store(engine)
     store.notify(store.record([new_row("a"), new_row("b")]))
     told = set(listener.wait(DEADLINE_SECONDS))
@@ -45,8 +45,8 @@ def test_committed_rows_are_heard_of(engine: Engine, listener: Listener) -> None
     assert not listener.wait(0.1)
 
 
-def test_a_repeated_delivery_is_not_told(engine: Engine, listener: Listener) -> None:
-    """On PostgreSQL what added no row rings no bell."""
+def test_a_repeated_delivery_is_not_notified(engine: Engine, listener: Listener) -> None:
+    """On PostgreSQL, if it added no row."""
     store, row = Store(engine), new_row()
     store.notify(store.record([row]))
     assert listener.wait(DEADLINE_SECONDS)
@@ -55,10 +55,10 @@ def test_a_repeated_delivery_is_not_told(engine: Engine, listener: Listener) -> 
         assert not listener.wait(0.1)
 
 
-def test_what_others_notify_is_ignored_and_named(
+def test_invalid_notifications_are_ignored_with_a_warning(
     engine: Engine, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Any role may notify on the channel: one warning, without what was sent, and the bell works on."""
+    """Any role may notify on the channel: there is one warning, without their text, and the listener still works."""
     if engine.dialect.name == "sqlite":
         return
     with engine.begin() as connection:
@@ -71,8 +71,8 @@ def test_what_others_notify_is_ignored_and_named(
     assert "canary" not in caplog.text
 
 
-def test_a_listener_is_not_cut_for_being_idle(engine: Engine, listener: Listener) -> None:
-    """It asks once a second, so that a server that ends idle sessions leaves it alone."""
+def test_a_listener_is_not_disconnected_for_being_idle(engine: Engine, listener: Listener) -> None:
+    """It pings the server once a second, so a server that ends idle sessions keeps it."""
     if engine.dialect.name == "sqlite":
         return
     listener.close()
@@ -101,8 +101,8 @@ def test_a_listener_stops_listening_when_its_self_test_fails(new_postgresql: New
     engine.dispose()
 
 
-def test_a_broken_bell_fails_no_record_and_is_mended(engine: Engine, listener: Listener) -> None:
-    """Without its table the ring is silent, not an error; a listener whose connection is cut hears again."""
+def test_notifying_never_fails_and_a_listener_reconnects(engine: Engine, listener: Listener) -> None:
+    """A notification without its table is lost without an error; a listener whose connection was closed works again."""
     listener.close()
     assert not listener.is_working
     wait_until(lambda: listener.wait(0) or listener.is_working, "the bell works again")
