@@ -21,7 +21,7 @@ from testkit.services import Given, Postgres
 from testkit.services.java import cached
 
 TEMPLATES = "TEST_TEMPLATES"
-"""Variable that names the folder of migrated databases: every process of a run copies the same ones."""
+"""Environment variable with the folder of migrated databases, which all processes of a test run copy."""
 _numbers = itertools.count(1)
 
 
@@ -86,8 +86,8 @@ def identify(url: str) -> None:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_database(request: pytest.FixtureRequest) -> NewDatabase:
     """Return a function that creates migrated databases; the test runs once for each kind."""
-    made: NewDatabase = request.getfixturevalue(f"new_{request.param}")
-    return made
+    create: NewDatabase = request.getfixturevalue(f"new_{request.param}")
+    return create
 
 
 @pytest.fixture

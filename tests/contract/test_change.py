@@ -204,11 +204,11 @@ def test_a_plan_that_is_run_again_does_not_replay_its_own_rows(operations: Opera
     rows = planned(operations)
     mark_sent(store, 1, rows)
     operations.replay("plan", rows[:2], CONTEXT)
-    made = planned(operations, state="pending")
-    mark_sent(store, 2, made)
+    copies = planned(operations, state="pending")
+    mark_sent(store, 2, copies)
     assert [row.id for row in operations.replayable(RowFilter(), "plan")] == [rows[2].id]
     assert operations.replay("plan", planned(operations), CONTEXT) == [rows[2].id]
-    assert operations.replay("other", made, CONTEXT) == [row.id for row in made]
+    assert operations.replay("other", copies, CONTEXT) == [row.id for row in copies]
 
 
 @pytest.mark.parametrize(
@@ -330,4 +330,5 @@ def test_a_noted_hash_shows_that_the_newest_entries_were_removed(
     assert operations.verify(head) == (2, head, None, True)
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM outbox_audit WHERE id = (SELECT max(id) FROM outbox_audit)"))
-    assert (operations.verify(head).broken, operations.verify(head).holds) == (None, False)
+    report = operations.verify(head)
+    assert (report.broken, report.holds) == (None, False)

@@ -48,9 +48,9 @@ def make_due(engine: Engine, *interactions: str, batch: int = 100) -> list[int]:
     return ids
 
 
-def claimed(runs: Sequence[Sequence[InferenceCall]]) -> list[list[int]]:
+def claimed(batches: Sequence[Sequence[InferenceCall]]) -> list[list[int]]:
     """Return the ids of each batch."""
-    return sorted([call.row_id for call in run] for run in runs)
+    return sorted([call.row_id for call in batch] for batch in batches)
 
 
 def result(call: InferenceCall, state: CallState = CallState.DONE, wait_ms: int = 0) -> CallResult:

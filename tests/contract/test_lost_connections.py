@@ -23,9 +23,9 @@ Administrator = Callable[[str], list[tuple[object, ...]]]
 @pytest.fixture
 def engine(new_postgresql: NewDatabase) -> Iterator[Engine]:
     """Return an engine on a fresh PostgreSQL database."""
-    made = create_outbox_engine(new_postgresql())
-    yield made
-    made.dispose()
+    engine = create_outbox_engine(new_postgresql())
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_sessions_that_ended_while_idle_are_replaced(engine: Engine, administer:
     """After idle_session_timeout, a load balancer or a restart ended them, each call gets a new connection."""
     store, leases = Store(engine), Leases(engine, "relay", 10)
     row = new_row()
-    verbs: list[Callable[[], object]] = [
+    calls: list[Callable[[], object]] = [
         lambda: store.record([row]),
         store.check_writable,
         store.status,
@@ -57,10 +57,10 @@ def test_sessions_that_ended_while_idle_are_replaced(engine: Engine, administer:
         lambda: leases.take(0),
         lambda: leases.heartbeat(healthy=True),
     ]
-    for verb in verbs:
-        verb()
+    for call in calls:
+        call()
         administer(END_SESSIONS)
-        verb()
+        call()
 
 
 def test_a_session_that_became_read_only_is_replaced(engine: Engine, administer: Administrator) -> None:

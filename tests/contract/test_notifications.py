@@ -20,28 +20,28 @@ SHARDS = 5
 @pytest.fixture
 def engine(new_database: NewDatabase) -> Iterator[Engine]:
     """Return an engine on an outbox with several shards."""
-    made = create_outbox_engine(new_database(SHARDS))
-    yield made
-    made.dispose()
+    engine = create_outbox_engine(new_database(SHARDS))
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
 def listener(engine: Engine) -> Iterator[Listener]:
     """Return a working listener without notifications."""
-    made = Listener(engine)
-    wait_until(lambda: made.wait(0) or made.is_working, "the bell works")
-    while made.wait(0):
+    listener = Listener(engine)
+    wait_until(lambda: listener.wait(0) or listener.is_working, "the listener works")
+    while listener.wait(0):
         pass
-    yield made
-    made.close()
+    yield listener
+    listener.close()
 
 
 def test_a_listener_is_notified_of_committed_rows(engine: Engine, listener: Listener) -> None:
     """Once, of at least the shards of the new rows."""
     store = Store(engine)
     store.notify(store.record([new_row("a"), new_row("b")]))
-    told = set(listener.wait(DEADLINE_SECONDS))
-    assert {shard_of("a", SHARDS), shard_of("b", SHARDS)} <= told
+    shards = set(listener.wait(DEADLINE_SECONDS))
+    assert {shard_of("a", SHARDS), shard_of("b", SHARDS)} <= shards
     assert not listener.wait(0.1)
 
 
@@ -65,7 +65,7 @@ def test_invalid_notifications_are_ignored_with_a_warning(
         for payload in ("rubbish-canary", "1 x", "9" * 5000, ""):
             connection.execute(text("SELECT pg_notify('outbox_rows', :payload)"), {"payload": payload})
     Store(engine).notify(Store(engine).record([new_row("a")]))
-    assert list(wait_until(lambda: listener.wait(0.1), "the bell works")) == [shard_of("a", SHARDS)]
+    assert list(wait_until(lambda: listener.wait(0.1), "the listener works")) == [shard_of("a", SHARDS)]
     assert listener.is_working
     assert [record.levelname for record in caplog.records if record.name == "outbox.notifications"] == ["WARNING"]
     assert "canary" not in caplog.text
@@ -79,7 +79,7 @@ def test_a_listener_is_not_disconnected_for_being_idle(engine: Engine, listener:
     with engine.begin() as connection:
         connection.exec_driver_sql(f'ALTER DATABASE "{engine.url.database}" SET idle_session_timeout = 5000')
     engine.dispose()
-    wait_until(lambda: listener.wait(0) or listener.is_working, "the bell works")
+    wait_until(lambda: listener.wait(0) or listener.is_working, "the listener works")
     until = monotonic() + 7
     while monotonic() < until:
         listener.wait(0.5)
@@ -105,7 +105,7 @@ def test_notifying_never_fails_and_a_listener_reconnects(engine: Engine, listene
     """A notification without its table is lost without an error; a listener whose connection was closed works again."""
     listener.close()
     assert not listener.is_working
-    wait_until(lambda: listener.wait(0) or listener.is_working, "the bell works again")
+    wait_until(lambda: listener.wait(0) or listener.is_working, "the listener works again")
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE outbox_identity RENAME TO away"))
     notify(engine, ["a"])

@@ -102,8 +102,8 @@ def test_a_progress_record_of_pruned_rows_is_acknowledged(operations: Operations
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     refs = [row.ref for row in store.pending(lease, 10)]
-    settled = store.acknowledge_record(lease, record_ref(1), refs, inference=True)
-    assert (settled.verdict, settled.marked) == (ProgressVerdict.IN_ORDER, 0)
+    done = store.acknowledge_record(lease, record_ref(1), refs, inference=True)
+    assert (done.verdict, done.marked) == (ProgressVerdict.IN_ORDER, 0)
     (outcome,) = store.record([new_row()])
     assert isinstance(outcome, Accepted)
     assert outcome.outbox_id > rows[-1].id

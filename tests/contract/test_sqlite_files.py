@@ -34,9 +34,9 @@ def path(new_sqlite: NewDatabase, tmp_path: Path) -> Path:
 @pytest.fixture
 def engine(path: Path) -> Iterator[Engine]:
     """Return an engine on that database, as webhook and relay have it."""
-    made = create_outbox_engine(f"sqlite:///{path}", may_create=False)
-    yield made
-    made.dispose()
+    engine = create_outbox_engine(f"sqlite:///{path}", may_create=False)
+    yield engine
+    engine.dispose()
 
 
 def accepted(store: Store) -> Accepted:
@@ -227,10 +227,10 @@ def test_missing_permissions_are_reported(path: Path, what: str) -> None:
             each.chmod(0o700)
         accepted(Store(engine))
         engine.dispose()
-    told = str(refused.value)
-    assert f"the user {user} may not write {place};" in told
-    assert str(path.parent) in told
-    assert "give" in told
+    message = str(refused.value)
+    assert f"the user {user} may not write {place};" in message
+    assert str(path.parent) in message
+    assert f"give {user} write permission" in message
 
 
 def test_a_full_disk_is_reported(path: Path, engine: Engine) -> None:

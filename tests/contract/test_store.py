@@ -59,12 +59,12 @@ def test_each_outcome_has_the_id_of_its_row(store: Store, engine: Engine, count:
     store.record(known)
     rows = [*first, known[1], *second, known[0]]
     outcomes = [outcome for batch in (first, rows[count:]) for outcome in store.record(batch)]
-    told = {o.outbox_id: row.key for row, o in zip(rows, outcomes, strict=True) if isinstance(o, Accepted)}
+    ids = {o.outbox_id: row.key for row, o in zip(rows, outcomes, strict=True) if isinstance(o, Accepted)}
     repeated = [row for row, o in zip(rows, outcomes, strict=True) if isinstance(o, Accepted) and o.duplicate]
     assert repeated == [known[1], known[0]]
     with engine.connect() as connection:
         found = {row.id: row.key for row in connection.exec_driver_sql("SELECT id, key FROM outbox")}
-    assert told == found
+    assert ids == found
     assert len(found) == 2 * count + 2
 
 
@@ -135,8 +135,8 @@ def test_a_record_further_ahead_marks_nothing(store: Store, engine: Engine, leas
     """The database went back in time: nothing is acknowledged, and the caller learns why."""
     record(store)
     (row,) = store.pending(lease, 10)
-    settled = store.acknowledge_record(lease, record_ref(2), [row.ref], inference=False)
-    assert settled == (ProgressVerdict.DATABASE_WENT_BACK, 0, (0, None))
+    done = store.acknowledge_record(lease, record_ref(2), [row.ref], inference=False)
+    assert done == (ProgressVerdict.DATABASE_WENT_BACK, 0, (0, None))
     assert store.read_progress(0) == (0, None)
     assert states(engine) == ["pending"]
 
@@ -232,15 +232,15 @@ def test_parking_compares_id_and_nonce(store: Store, engine: Engine, lease: Leas
 def test_a_lease_is_exclusive_until_it_expires_or_its_owner_is_dead(engine: Engine) -> None:
     """Another owner gets it after release, expiry, or if the owner is named dead; renewing needs the epoch."""
     first, second = Leases(engine, "first", 600), Leases(engine, "second", 600)
-    held = first.take(0)
-    assert held is not None
+    lease = first.take(0)
+    assert lease is not None
     assert second.take(0) is None
     taken = second.take(0, dead_owner="first")
     assert taken is not None
     with pytest.raises(LeaseLostError):
-        first.renew(held, 1.0)
+        first.renew(lease, 1.0)
     second.renew(taken, 1.0)
-    first.release(held)
+    first.release(lease)
     assert first.take(0) is None
     second.release(taken)
     assert first.take(0) is not None

@@ -76,7 +76,7 @@ def test_a_check_creates_no_database(relay: Relay, tmp_path: Path) -> None:
 def test_a_failure_is_one_line(environ: dict[str, str], reason: str, relay: Relay) -> None:
     """With exit code 1, no traceback and no password."""
     refused = relay("migrate", **environ)
-    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (refused.returncode, refused.stdout) == (1, ""), refused.stderr
     assert reason in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert not {"canary", "can@ary"} & set(refused.stderr.split())
@@ -91,7 +91,8 @@ def test_a_schema_of_a_later_release_is_left_alone(relay: Relay, empty_database:
     engine.dispose()
     for arguments in (["migrate"], ["migrate", "--check"]):
         done = relay(*arguments, DATABASE_URL=empty_database)
-        assert (done.returncode, "newer than this version's" in done.stdout) == (0, True), done.stderr
+        assert done.returncode == 0, done.stderr
+        assert "newer than this version's" in done.stdout
 
 
 def test_a_lock_that_is_held_is_reported(relay: Relay, postgres: Postgres | Given) -> None:

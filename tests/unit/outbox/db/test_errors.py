@@ -71,6 +71,6 @@ def test_errors_without_a_code_are_classified(error: BaseException | None, fault
 )
 def test_sqlite_errors_are_classified_by_result_code(code: int, *, condemned: bool) -> None:
     """Extended codes count as their primary one."""
-    error = sqlite.OperationalError("told in words that may change")
+    error = sqlite.OperationalError("a message that may change")
     error.sqlite_errorcode = code
     assert (classify(error) in CONNECTION_FAULTS) is condemned
