@@ -188,7 +188,7 @@ class ShardAssignment(NamedTuple):
 
     shard: int
     owner: str | None
-    held: bool
+    leased: bool
     """Whether the owner's lease has not expired."""
     paused_by: str | None
     paused_reason: str | None

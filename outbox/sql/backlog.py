@@ -44,6 +44,7 @@ is compared with a range: with an equality, PostgreSQL may scan the primary key 
 PENDING_UP_TO = statement("""
     SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'pending' LIMIT :limit) AS pending
 """)
+"""Counts pending rows up to a limit."""
 
 SHARDS = statement(
     postgresql="""

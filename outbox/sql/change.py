@@ -48,6 +48,7 @@ RETRY = statement(
     RETURNING outbox.id
     """,
 )
+"""Makes parked rows pending. Needs the locks of their shards."""
 DISCARD = statement(
     postgresql="""
     UPDATE outbox
@@ -67,6 +68,7 @@ DISCARD = statement(
     RETURNING outbox.id
     """,
 )
+"""Makes parked rows discarded. Needs the locks of their shards."""
 ERASE = statement(
     postgresql="""
     UPDATE outbox
@@ -88,8 +90,8 @@ ERASE = statement(
     RETURNING outbox.id
     """,
 )
-"""All three need the locks of the rows' shards. ``ERASE`` does so that it and a relay that marks rows sent cannot
-deadlock; no relay marks a sent row, whose shard may no longer exist. What it erased is not fetched from CXone again."""
+"""Removes the personal data of rows. Needs the locks of their shards, lest it and a relay that marks rows sent deadlock.
+No relay marks a sent row, whose shard may no longer exist. What was erased is not fetched from CXone again."""
 
 REPLAY = statement(
     postgresql="""
@@ -161,6 +163,7 @@ CALL_AGAIN = statement(
     RETURNING row_id
     """,
 )
+"""Makes the calls of sent rows due, unless they are; adds a call where there is none."""
 RETRY_CALLS = statement(
     postgresql="""
     UPDATE outbox_inference_call
@@ -184,5 +187,4 @@ RETRY_CALLS = statement(
     RETURNING row_id
     """,
 )
-"""A parked call keeps the time of parking in ``due_at``; a call that was parked again since it was planned is left
-alone."""
+"""Makes parked calls due. ``due_at`` is when a call was parked: one that was parked again since is left alone."""

@@ -49,6 +49,7 @@ READ_SHARD = statement("""
     SELECT owner, epoch, acknowledged_sequence, progress_sequence, progress_offset, progress_digest
     FROM outbox_shard WHERE shard = :shard
 """)
+"""The lease of a shard, and its last acknowledged progress record."""
 LOCK_SHARD = statement(
     postgresql="""
     SELECT owner, epoch, acknowledged_sequence, progress_sequence, progress_offset, progress_digest
@@ -73,6 +74,7 @@ FORGET_PROGRESS_RECORD = statement("""
     UPDATE outbox_shard SET progress_sequence = NULL, progress_offset = NULL, progress_digest = NULL
     WHERE shard = :shard
 """)
+"""Keeps the acknowledged sequence without its record, which Kafka has lost."""
 
 # Marking -------------------------------------------------------------------------------------------
 
@@ -125,6 +127,7 @@ PARK = statement(
     WHERE id = :id AND nonce = :nonce AND shard = :shard AND state = 'pending'
     """,
 )
+"""Parks a pending row."""
 
 # Enriching -----------------------------------------------------------------------------------------
 
@@ -156,6 +159,7 @@ erased never comes back."""
 IDENTITY = statement("""
     SELECT outbox_id, shards, topic, progress_topic, transactional_id_prefix, cluster_id FROM outbox_identity
 """)
+"""Which outbox this is, and what it is used with."""
 BIND_IDENTITY = statement("""
     UPDATE outbox_identity
     SET topic = :topic, progress_topic = :progress_topic,
@@ -168,7 +172,9 @@ NOW = statement(
     postgresql="SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
     sqlite="SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
 )
+"""The database's clock."""
 REVISION = statement("SELECT version_num FROM alembic_version")
+"""The revision of the schema."""
 TOUCH_IDENTITY = statement("UPDATE outbox_identity SET id = id")
 """Writes without a change, to show that writes go through."""
 INSERT_NOTHING = statement("INSERT INTO outbox (key) SELECT NULL WHERE 1 = 0")

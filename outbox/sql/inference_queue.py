@@ -185,6 +185,7 @@ CLAIM_FOLLOWERS = statement(
     RETURNING row_id
     """,
 )
+"""Claims calls that are still due and that no worker has claimed."""
 CLAIMED_CALLS = statement(
     postgresql="""
     SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts, c.due_at AS claimed_until_ms
@@ -197,6 +198,7 @@ CLAIMED_CALLS = statement(
     WHERE c.row_id IN (SELECT value FROM json_each(:ids)) ORDER BY c.row_id
     """,
 )
+"""What a worker needs to make the claimed calls."""
 
 CLAIMANTS = statement("""
     SELECT DISTINCT claimed_by FROM outbox_inference_call
@@ -207,6 +209,7 @@ RELEASE_CLAIMS = statement("""
     UPDATE outbox_inference_call SET claimed_by = NULL, due_at = :now
     WHERE state = 'due' AND due_at > :now AND due_at <= :until AND claimed_by = :owner
 """)
+"""Makes an owner's claims that have not expired due now."""
 
 # Recording results ---------------------------------------------------------------------------------
 
@@ -356,3 +359,4 @@ COUNT_CALLS = statement("""
     SELECT (SELECT count(*) FROM outbox_inference_call WHERE state = 'due') AS due,
            (SELECT count(*) FROM outbox_inference_call WHERE state = 'parked') AS parked
 """)
+"""Counts the calls that are not done, by their partial indexes."""

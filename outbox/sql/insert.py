@@ -27,16 +27,19 @@ number of shards, so it cannot race with a reshard."""
 
 
 def insert_sqlite(rows: int) -> str:
-    """Return the same statement for SQLite, with placeholders for this many rows of eleven values."""
+    """Return the same statement for SQLite, with placeholders for this many rows."""
     values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
     return f"""
+    WITH r(nonce, key, hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
+           traceparent) AS (VALUES {values})
     INSERT INTO outbox (
         nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
         traceparent, received_at
     )
-    SELECT column1, column2, column3 % (SELECT shards FROM outbox_identity), column4, column5, column6,
-           column7, column8, column9, column10, column11, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
-    FROM (VALUES {values}) WHERE true
+    SELECT r.nonce, r.key, r.hash % (SELECT shards FROM outbox_identity), r.interaction_id, r.channel, r.timestamp_ms,
+           r.customer_email, r.agent_id, r.payload, r.payload_digest, r.traceparent,
+           CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+    FROM r WHERE true
     ON CONFLICT (key) DO NOTHING
     """
 
@@ -63,4 +66,6 @@ NOTIFY = """
 """
 """Notifies listeners of the shards of these interaction hashes, which are passed as one text: ``{1,2}``."""
 LISTEN = "LISTEN outbox_rows"
+"""Receives the notifications of ``NOTIFY``."""
 UNLISTEN = "UNLISTEN outbox_rows"
+"""Ends ``LISTEN``."""

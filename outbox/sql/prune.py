@@ -28,6 +28,7 @@ LOCK_ROWS = statement(
     postgresql="SELECT id FROM outbox WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE SKIP LOCKED",
     sqlite="SELECT id FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))",
 )
+"""Locks rows, except those that another transaction has locked."""
 PRUNE = statement(
     postgresql="""
     DELETE FROM outbox
@@ -67,3 +68,4 @@ PRUNE_CALLS = statement(
     postgresql="DELETE FROM outbox_inference_call WHERE row_id = ANY(CAST(:ids AS bigint[]))",
     sqlite="DELETE FROM outbox_inference_call WHERE row_id IN (SELECT value FROM json_each(:ids))",
 )
+"""Deletes the calls of deleted rows."""

@@ -15,9 +15,13 @@ RAISE_TIMEOUTS = statement(
 """Gives a rare transaction time to read or change many rows."""
 
 SET_SHARDS = statement("UPDATE outbox_identity SET shards = :shards")
+"""Changes the number of shards, which inserts read."""
 ADD_SHARD = statement("INSERT INTO outbox_shard (shard, acknowledged_sequence) VALUES (:shard, :sequence)")
+"""Adds a shard, with its last sequence if it was used before."""
 DROP_SHARDS = statement("DELETE FROM outbox_shard WHERE shard >= :shards")
+"""Removes the shards above the new number."""
 DROP_PAUSES = statement("DELETE FROM outbox_pause WHERE shard >= :shards")
+"""Removes their pauses."""
 
 EXTEND_PAUSE = statement(
     postgresql="""
@@ -75,3 +79,4 @@ MOVE = statement(
     WHERE outbox.id = r.id AND outbox.state <> 'sent'
     """,
 )
+"""Moves unsent rows to another shard."""

@@ -82,13 +82,17 @@ CALL_ERROR = _condition(
 # Conditions of single operations ------------------------------------------------------------------------
 
 IN_SHARD = _condition("o.shard = :shard")
+"""Limits a scan to one shard."""
 PRUNABLE = _condition("""
     o.state IN ('sent', 'discarded') AND NOT EXISTS (
         SELECT 1 FROM outbox_inference_call AS c WHERE c.row_id = o.id AND c.state NOT IN ('done', :given_up)
     )
 """)
+"""Discarded, or sent with a call that is done or given up."""
 HAS_PERSONAL_DATA = _condition("(o.customer_email IS NOT NULL OR length(o.payload) > 0)")
+"""Has a customer, or a body."""
 REPLAYED_BY_PLAN = _condition("EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)")
+"""The plan has replayed the row."""
 NOT_REPLAYED_BY_PLAN = _condition("""
     substr(o.key, 1, length(:prefix)) <> :prefix
     AND NOT EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)
@@ -167,15 +171,18 @@ CONTENTS = statement(
     postgresql="SELECT id, customer_email, payload FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
     sqlite="SELECT id, customer_email, payload FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))",
 )
+"""The customer and the body of rows."""
 ID_BOUNDS = statement("""
     SELECT coalesce((SELECT min(id) FROM outbox), 0) AS first, coalesce((SELECT max(id) FROM outbox), 0) AS last
 """)
 """Two subqueries: SQLite reads the whole table for one query with both."""
 FIRST_FROM = statement("SELECT id, received_at FROM outbox WHERE id >= :id ORDER BY id LIMIT 1")
+"""The first row at or above an id."""
 COUNT_REPLAYED = statement(
     postgresql="SELECT count(DISTINCT replay_of) FROM outbox WHERE replay_of = ANY(CAST(:ids AS bigint[]))",
     sqlite="SELECT count(DISTINCT replay_of) FROM outbox WHERE replay_of IN (SELECT value FROM json_each(:ids))",
 )
+"""Counts the rows that have replays."""
 COUNT_WITH_ADDRESS = statement(
     postgresql="""
     SELECT state, count(*) AS rows FROM outbox
@@ -186,3 +193,4 @@ COUNT_WITH_ADDRESS = statement(
     WHERE id IN (SELECT value FROM json_each(:ids)) AND customer_email IS NOT NULL GROUP BY state
     """,
 )
+"""Counts the rows that have a customer's address, by state."""

@@ -50,10 +50,12 @@ RENEW_LEASE = statement(
     WHERE shard = :shard AND owner = :owner AND epoch = :epoch
     """,
 )
+"""Extends a lease, and stores the rate and the condition of its shard."""
 RELEASE_LEASE = statement("""
     UPDATE outbox_shard SET owner = NULL, lease_expires_at = 0, rows_per_second = 0
     WHERE shard = :shard AND owner = :owner AND epoch = :epoch
 """)
+"""Frees a shard."""
 
 SET_CONDITION = statement(
     postgresql="""
@@ -77,6 +79,7 @@ SET_CONDITION = statement(
 an outage."""
 
 OWNERS = statement("SELECT shard, owner FROM outbox_shard ORDER BY shard")
+"""The owner of each shard."""
 
 # The relays that share the shards ------------------------------------------------------------------
 
@@ -96,7 +99,9 @@ HEARTBEAT = statement(
     SET expires_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + :lease_ms, healthy = :healthy
     """,
 )
+"""Adds a relay, or extends its membership."""
 LEAVE = statement("DELETE FROM outbox_relay WHERE owner = :owner")
+"""Removes a relay."""
 
 MEMBERS = statement(
     postgresql="""
@@ -110,6 +115,7 @@ MEMBERS = statement(
     FROM outbox_relay ORDER BY joined_at, owner
     """,
 )
+"""The relays, and whether their heartbeats have expired."""
 ASSIGNMENTS = statement(
     postgresql="""
     SELECT s.shard, s.owner,
@@ -132,6 +138,7 @@ ASSIGNMENTS = statement(
     ORDER BY s.shard
     """,
 )
+"""The owner of each shard, whether its lease has expired, and whether it is paused."""
 
 # Pauses --------------------------------------------------------------------------------------------
 
@@ -170,6 +177,7 @@ RESUME = statement(
     RETURNING shard
     """,
 )
+"""Ends the pause of one shard, or of every shard (NULL)."""
 
 # Status --------------------------------------------------------------------------------------------
 
