@@ -131,6 +131,19 @@ def wal_is_safe(version: tuple[int, ...]) -> bool:
 
 
 def _sqlite_engine(url: URL, *, may_create: bool) -> Engine:
+    path = _sqlite_path(url)
+    engine = create_engine(
+        url,
+        module=sqlite,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+        max_overflow=-1,
+    )
+    _configure_sqlite(engine, path, may_create=may_create)
+    return engine
+
+
+def _sqlite_path(url: URL) -> Path:
     path = Path(url.database or ":memory:")
     if str(path) == ":memory:" or str(path).startswith("file:"):
         raise UnsafeDatabaseError(f"DATABASE_URL names {path}: the outbox needs a plain file, as in sqlite:///path")
@@ -139,48 +152,7 @@ def _sqlite_engine(url: URL, *, may_create: bool) -> Engine:
             f"DATABASE_URL has the parameter {min(url.query)!r}: a SQLite URL takes no parameters"
         )
     _refuse_network_file_system(path)
-    journal = "wal" if wal_is_safe(sqlite.sqlite_version_info) else "delete"
-    if journal != "wal":
-        log.warning(
-            "SQLite %s can corrupt a WAL database; using the slower rollback journal: "
-            "install the pysqlite3 wheel, or Python with SQLite 3.51.3 or later",
-            sqlite.sqlite_version,
-        )
-    engine = create_engine(
-        url,
-        module=sqlite,
-        hide_parameters=True,
-        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
-        max_overflow=-1,
-    )
-
-    pragmas = {"journal_mode": journal, "synchronous": 2, "busy_timeout": BUSY_TIMEOUT_MS, "foreign_keys": 1}
-    files = SqliteFiles(path.absolute(), may_create=may_create)
-
-    @event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
-        return files.open(lambda uri: sqlite.connect(uri, *arguments[1:], **parameters, uri=True))
-
-    @event.listens_for(engine, "checkout")
-    def _check_files(_connection: Any, record: Any, _pooled: Any) -> None:
-        require_files(record.info)
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # the driver begins no transactions: _begin does
-        for name, value in pragmas.items():
-            connection.execute(f"PRAGMA {name} = {value}").close()
-            (actual,) = connection.execute(f"PRAGMA {name}").fetchone()
-            if actual != value:
-                raise UnsafeDatabaseError(f"{path}: SQLite has {name} = {actual}, the outbox needs {value}")
-        record.info[_REQUIRE_FILES] = files.watch()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        deferred = connection.get_execution_options().get("outbox_read_only", False)
-        connection.exec_driver_sql("BEGIN" if deferred else BEGIN["sqlite"])
-
-    return engine
+    return path
 
 
 def _refuse_network_file_system(path: Path) -> None:
@@ -196,10 +168,46 @@ def _refuse_network_file_system(path: Path) -> None:
         )
 
 
-def _postgresql_engine(url: URL, answer_seconds: float, max_age_seconds: int) -> Engine:
-    # Imported here: the driver takes 0.15 s to load, which processes on SQLite save.
-    from outbox.db.statement_deadline import DeadlineConnection
+def _journal_mode() -> str:
+    if wal_is_safe(sqlite.sqlite_version_info):
+        return "wal"
+    log.warning(
+        "SQLite %s can corrupt a WAL database; using the slower rollback journal: "
+        "install the pysqlite3 wheel, or Python with SQLite 3.51.3 or later",
+        sqlite.sqlite_version,
+    )
+    return "delete"
 
+
+def _configure_sqlite(engine: Engine, path: Path, *, may_create: bool) -> None:
+    pragmas = {"journal_mode": _journal_mode(), "synchronous": 2, "busy_timeout": BUSY_TIMEOUT_MS, "foreign_keys": 1}
+    files = SqliteFiles(path.absolute(), may_create=may_create)
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
+        return files.open(lambda uri: sqlite.connect(uri, *arguments[1:], **parameters, uri=True))
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transactions: _begin does
+        for name, value in pragmas.items():
+            connection.execute(f"PRAGMA {name} = {value}").close()
+            (actual,) = connection.execute(f"PRAGMA {name}").fetchone()
+            if actual != value:
+                raise UnsafeDatabaseError(f"{path}: SQLite has {name} = {actual}, the outbox needs {value}")
+        record.info[_REQUIRE_FILES] = files.watch()
+
+    @event.listens_for(engine, "checkout")
+    def _check_files(_connection: Any, record: Any, _pooled: Any) -> None:
+        require_files(record.info)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        deferred = connection.get_execution_options().get("outbox_read_only", False)
+        connection.exec_driver_sql("BEGIN" if deferred else BEGIN["sqlite"])
+
+
+def _postgresql_engine(url: URL, answer_seconds: float, max_age_seconds: int) -> Engine:
     defaults = {name: value for name, value in _CONNECT_DEFAULTS.items() if name not in url.query}
     engine = create_engine(
         url,
@@ -216,15 +224,23 @@ def _postgresql_engine(url: URL, answer_seconds: float, max_age_seconds: int) ->
         },
     )
     _refuse_unknown_parameters(engine, url)
+    _configure_postgresql(engine, answer_seconds)
+    return engine
+
+
+def _configure_postgresql(engine: Engine, answer_seconds: float) -> None:
+    # Imported here: the driver takes 0.15 s to load, which processes on SQLite save.
+    from outbox.db.statement_deadline import DeadlineConnection
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
         try:
             connection = DeadlineConnection.connect(*arguments, **parameters)
         except UnicodeError:  # from the resolver
-            raise UnsafeDatabaseError(f"DATABASE_URL names the host {url.host!r}, which is no valid name") from None
-        connection.answer_seconds = answer_seconds
+            host = engine.url.host
+            raise UnsafeDatabaseError(f"DATABASE_URL names the host {host!r}, which is no valid name") from None
         try:
+            connection.answer_seconds = answer_seconds
             connection.autocommit = True  # the driver begins no transactions: _begin does
             connection.drop_notifications()
             connection.require_safe_server()
@@ -247,8 +263,6 @@ def _postgresql_engine(url: URL, answer_seconds: float, max_age_seconds: int) ->
     def _begin(connection: Connection) -> None:
         if not connection.get_execution_options().get("outbox_autocommit", False):
             connection.exec_driver_sql(BEGIN["postgresql"])
-
-    return engine
 
 
 _CONNECT_DEFAULTS = {

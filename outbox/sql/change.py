@@ -90,8 +90,8 @@ ERASE = statement(
     RETURNING outbox.id
     """,
 )
-"""Removes the personal data of rows. Needs the locks of their shards, lest it and a relay that marks rows sent deadlock.
-No relay marks a sent row, whose shard may no longer exist. What was erased is not fetched from CXone again."""
+"""Removes the personal data of rows. Needs the locks of their shards, so that it cannot deadlock with a relay that
+marks rows sent; no relay marks a sent row, whose shard may no longer exist. What was erased is not fetched again."""
 
 REPLAY = statement(
     postgresql="""
