@@ -13,7 +13,7 @@ from bench.environment import Environment, Outbox, fill
 from bench.rows import CHUNK, add_history, age
 from bench.scoring import Scoring
 from outbox.db import transactions
-from outbox.sql.inference_queue import BEHIND_MS
+from outbox.sql.inference_queue import BLOCKED_DELAY_MS
 from testkit.relay_process import RelayProcess
 from testkit.waiting import wait_until
 
@@ -25,7 +25,7 @@ CALLS_PATIENCE_SECONDS = 3_600
 
 CALLS = text(f"""
     INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
-    SELECT id, interaction_id, :now + CASE WHEN nonce % :of_each = 1 THEN 0 ELSE {BEHIND_MS} END
+    SELECT id, interaction_id, :now + CASE WHEN nonce % :of_each = 1 THEN 0 ELSE {BLOCKED_DELAY_MS} END
     FROM outbox WHERE id BETWEEN :first AND :last
 """)
 """As the mark of sent rows makes them due: the first of each interaction at once, those behind it later. The ids of a

@@ -21,8 +21,8 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from outbox.db.engine import create_outbox_engine
-from outbox.models import RowFilter
 from outbox.operators.change import Operations
+from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from testkit import ROOT
 from testkit.databases import migrate

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine, text
 
 from bench.environment import Outbox
 from outbox import notifications
-from outbox.db.engine import SINGLE
+from outbox.db.engine import AUTOCOMMIT
 from outbox.models import shard_of
 
 CHUNK = 500_000
@@ -56,7 +56,7 @@ def add_backlog(engine: Engine, count: int, shards: int) -> None:
 def age(engine: Engine) -> None:
     """What PostgreSQL's autovacuum would have done meanwhile, if the rows had come one by one."""
     if engine.dialect.name == "postgresql":
-        with engine.connect().execution_options(**SINGLE) as connection:
+        with engine.connect().execution_options(**AUTOCOMMIT) as connection:
             connection.execute(text("VACUUM (ANALYZE) outbox, outbox_inference_call"))
 
 

@@ -1,1 +1,1 @@
-"""The outbox's schema, step by step, for both databases."""
+"""The migrations of the outbox's schema, for both databases."""

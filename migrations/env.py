@@ -1,4 +1,4 @@
-"""How migrations run: one transaction, one runner at a time, no waiting that would hold up the web."""
+"""Runs the migrations in one transaction, one process at a time, without blocking the webhook for long."""
 
 import os
 
@@ -10,29 +10,29 @@ from config.settings import load
 from migrations.settings import ReleaseSettings
 from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.db.schema import metadata
-from outbox.db.transactions import translated
+from outbox.db.transactions import translate_errors
 
 LOCK = 0x6F757462_6F780001
 """Advisory lock of the migrations ("outbox", 1); any number that nothing else in the database uses."""
 
 
 def _prepare_postgresql(connection: Connection) -> None:
-    """Fail soon rather than queue every web insert behind a migration that waits for a lock."""
+    """Fail soon: while a migration waits for a lock, every insert queues behind it."""
     connection.exec_driver_sql("SELECT set_config('lock_timeout', '5s', true)")
     connection.exec_driver_sql(f"SELECT set_config('statement_timeout', '{LONG_ANSWER_SECONDS:.0f}s', true)")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
 
 
 def migrate() -> None:
-    """Bring the database named by ``DATABASE_URL`` to the newest revision."""
+    """Migrate the database of ``DATABASE_URL`` to the newest revision."""
     settings = load(ReleaseSettings, os.environ)
     configure_logging(settings)
     engine = create_outbox_engine(settings.database_url.get_secret_value(), answer_seconds=LONG_ANSWER_SECONDS)
-    with translated(engine), engine.connect() as connection:
+    with translate_errors(engine), engine.connect() as connection:
         context.configure(
             connection=connection,
             target_metadata=metadata,
-            transactional_ddl=True,  # SQLite has it too, once the driver opens no transactions of its own
+            transactional_ddl=True,  # also on SQLite, as the driver begins no transactions
             shards=settings.relay_shards or (8 if engine.dialect.name == "postgresql" else 1),
         )
         with context.begin_transaction():

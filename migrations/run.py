@@ -1,4 +1,4 @@
-"""The migrations as the product runs them: configured in code, from wherever the package is installed."""
+"""Runs the migrations from code, wherever the package is installed."""
 
 from importlib.resources import files
 
@@ -10,15 +10,15 @@ _FOLDER = str(files("migrations"))
 
 
 def head() -> str:
-    """The newest revision that this code brings."""
+    """Return the newest revision of this version."""
     return ScriptDirectory(_FOLDER).get_current_head() or ""
 
 
 def upgrade() -> None:
-    """Bring the database named by ``DATABASE_URL`` to the newest revision; ``env.py`` says how.
+    """Migrate the database of ``DATABASE_URL`` to the newest revision; see ``env.py``.
 
     Raises:
-        SettingsError, OutboxError: nothing has changed, for every step is in one transaction.
+        SettingsError, OutboxError: nothing has changed, as all revisions run in one transaction.
     """
     config = Config()
     config.set_main_option("script_location", _FOLDER.replace("%", "%%"))

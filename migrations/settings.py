@@ -1,4 +1,4 @@
-"""What the release phase reads from the environment."""
+"""The settings of the release phase."""
 
 from config.settings import BaseSettings, Shards
 
@@ -7,4 +7,4 @@ class ReleaseSettings(BaseSettings):
     """Settings of ``relay migrate``."""
 
     relay_shards: Shards | None = None
-    """Number of shards, read by the first migration only; None: 1 on SQLite, 8 on PostgreSQL."""
+    """Number of shards, used by the first migration only; None: 1 on SQLite, 8 on PostgreSQL."""

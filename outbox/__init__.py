@@ -1,1 +1,1 @@
-"""The ledger: the only door to the database, used by the web process and by the relay."""
+"""The outbox tables: the only code that accesses the database, for the webhook, the relay and operators."""

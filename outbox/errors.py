@@ -1,48 +1,48 @@
-"""What can go wrong in the ledger, classed by how the caller reacts."""
+"""The errors of the outbox, classed by what the caller does about them."""
 
 MIGRATE = "relay migrate"
 """The command that brings the schema to this version's."""
 
 
 class OutboxError(Exception):
-    """Base of every error of the ledger."""
+    """Base of every error of the outbox."""
 
 
 class DatabaseUnavailableError(OutboxError):
-    """The database did not take or did not confirm the work: wait, then try again.
+    """The database did not accept or did not confirm the work: wait, then try again.
 
-    After a commit the outcome is unknown; every verb of the store can be repeated safely.
+    After a commit the outcome is unknown; every method of ``Store`` can safely be repeated.
     """
 
 
 class NotAllowedError(DatabaseUnavailableError):
-    """The database role lacks a right: grant it, then it works again by itself."""
+    """The database role lacks a privilege: once it is granted, the next attempt succeeds."""
 
 
 class ConnectionLostError(DatabaseUnavailableError):
-    """The connection ended in use, or its session cannot be used any more, while the database may be in order.
+    """The connection ended in use, or its session can no longer be used, while the database may be available.
 
-    What was under way may be done or not. The pool was emptied: the next attempt has a fresh connection.
+    The work may be done or not. The pool was emptied, so the next attempt has a fresh connection.
     """
 
 
 class UnsafeDatabaseError(OutboxError):
     """The database would not keep what it acknowledged, or cannot be used as it is configured.
 
-    Waiting does not help: the message names the setting and the cure.
+    Waiting does not help: the message names the setting and the remedy.
     """
 
 
 class UnfitEncodingError(UnsafeDatabaseError):
-    """The database cannot store every character that an interaction may hold."""
+    """The database's encoding cannot store every character."""
 
 
 class SchemaOutdatedError(OutboxError):
-    """The database schema is older than this code needs: migrate it."""
+    """The database schema is older than this version needs: migrate it."""
 
 
 class LeaseLostError(OutboxError):
-    """Another relay holds the shard's lease now: take the shard anew, or leave it."""
+    """Another relay holds the shard's lease: take the shard anew, or leave it."""
 
 
 class OutboxMismatchError(OutboxError):

@@ -1,89 +1,95 @@
-"""Recording new rows: the shortest way from values to a commit, for many rows at once.
+"""Inserting new rows: the shortest path from values to a commit, for many rows at once.
 
-It speaks to the driver itself: SQLAlchemy's part was a third of its time. Insert and commit are one message: the
-thread that records competes for the interpreter with those that answer, and queues for it anew after each wait for
-the database.
+This module talks to the driver directly: SQLAlchemy took a third of the time. On PostgreSQL the insert and the commit
+are one message: after each wait for the database the thread has to queue for the GIL again, behind the threads that
+answer requests.
 """
 
 import hashlib
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Dialect, Engine
 
 from outbox.db import transactions
-from outbox.db.engine import BEGIN, TIME_OUTS
+from outbox.db.engine import BEGIN, TRANSACTION_TIMEOUTS
 from outbox.db.errors import Fault, classify
 from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, new_nonce
 from outbox.partitioner import interaction_hash
-from outbox.sql import flow as sql
+from outbox.sql import insert as sql
 
 NumberedRow = tuple[NewRow, int]
+"""A row with its nonce."""
 
-_ROWS_A_STATEMENT = 1_000
-"""On SQLite, which binds 32,766 values at most."""
+_MAX_ROWS_SQLITE = 1_000
+"""Rows of one statement: SQLite binds at most 32,766 values."""
 UNKNOWN_DIGEST = None
-"""Of a body that was erased, or that a release before digests stored: a repeated key counts as the same."""
+"""Digest of a body that was erased, or stored by a release without digests: a repeated key counts as the same body."""
+
+
+class _StoredRow(NamedTuple):
+    """The row that already has a key."""
+
+    id: int
+    nonce: int
+    interaction_id: str
+    payload_digest: bytes | None
 
 
 def record(engine: Engine, rows: Sequence[NewRow]) -> list[RecordOutcome]:
-    """Commit new rows; arguments, result and errors as ``Store.record``.
+    """Commit new rows; see ``Store.record``.
 
-    If the connection is lost, once more on a fresh one. A row has the same tag in both attempts: what the lost one
-    did commit is found by it, and is accepted, no repetition.
+    If the connection is lost, try once more on a fresh one. A row keeps its nonce, so what the first attempt did commit
+    is recognized and accepted as new, not as a duplicate.
     """
     numbered = [(row, new_nonce()) for row in rows]
 
     def attempt() -> list[RecordOutcome]:
         with transactions.driver(engine) as driver:
-            return _recorded(driver, engine.dialect, numbered)
+            return _record(driver, engine.dialect, numbered)
 
-    return transactions.repeated(attempt)
+    return transactions.retry_once(attempt)
 
 
-def _recorded(driver: Any, dialect: Dialect, numbered: Sequence[NumberedRow]) -> list[RecordOutcome]:
-    rows, nonces = [row for row, _ in numbered], [nonce for _, nonce in numbered]
+def _record(driver: Any, dialect: Dialect, numbered: Sequence[NumberedRow]) -> list[RecordOutcome]:
     try:
-        ids = (_insert_postgresql if dialect.name == "postgresql" else _insert_sqlite)(driver, rows, nonces)
+        ids = (_insert_postgresql if dialect.name == "postgresql" else _insert_sqlite)(driver, numbered)
     except dialect.loaded_dbapi.Error as error:
         if classify(error) is not Fault.ROW:
             raise
         driver.rollback()
-        if len(rows) == 1:
+        if len(numbered) == 1:
             return [RowRefused(type(error).__name__)]
-        half = len(rows) // 2  # one bad row must not fail its neighbours
-        return [o for part in (numbered[:half], numbered[half:]) for o in _recorded(driver, dialect, part)]
-    known = _known(driver, dialect.name, [row.key for row, nonce in numbered if nonce not in ids])
+        half = len(numbered) // 2  # one bad row must not fail the others
+        return [o for part in (numbered[:half], numbered[half:]) for o in _record(driver, dialect, part)]
+    stored = _stored(driver, dialect.name, [row.key for row, nonce in numbered if nonce not in ids])
     outcomes: list[RecordOutcome] = []
     for row, nonce in numbered:
         if nonce in ids:
             outcomes.append(Accepted(ids[nonce], row.interaction_id, duplicate=False))
-        elif row.key in known:
-            outcomes.append(_found(row, nonce, *known[row.key]))
-        else:  # it has been pruned since the insert met it
-            outcomes += _recorded(driver, dialect, [(row, nonce)])
+        elif row.key in stored:
+            outcomes.append(_outcome_of_known_key(row, nonce, stored[row.key]))
+        else:  # the row with this key was pruned after the insert found it
+            outcomes += _record(driver, dialect, [(row, nonce)])
     return outcomes
 
 
-def _found(
-    row: NewRow, nonce: int, outbox_id: int, found_nonce: int, interaction_id: str, digest: bytes | None
-) -> RecordOutcome:
-    """The outcome of a row whose key was there before this attempt."""
-    if digest in (_digest(row), UNKNOWN_DIGEST):
-        return Accepted(outbox_id, interaction_id, duplicate=found_nonce != nonce)
+def _outcome_of_known_key(row: NewRow, nonce: int, stored: _StoredRow) -> RecordOutcome:
+    if stored.payload_digest in (_digest(row), UNKNOWN_DIGEST):
+        return Accepted(stored.id, stored.interaction_id, duplicate=stored.nonce != nonce)
     return KeyReused()
 
 
-def _known(driver: Any, dialect: str, keys: list[str]) -> dict[str, tuple[int, int, str, bytes | None]]:
-    """Id, nonce, interaction id and digest of the body of the rows that have these keys."""
+def _stored(driver: Any, dialect: str, keys: list[str]) -> dict[str, _StoredRow]:
+    """Read the rows that already have these keys."""
     if not keys:
         return {}
-    found = driver.execute(sql.DIGESTS_BY_KEY[dialect], (json.dumps(keys),))
+    query = sql.ROWS_BY_KEY_POSTGRESQL if dialect == "postgresql" else sql.ROWS_BY_KEY_SQLITE
     return {
-        key: (number, nonce, interaction_id, digest and bytes(digest))
-        for key, number, nonce, interaction_id, digest in found
+        key: _StoredRow(row_id, nonce, interaction_id, digest and bytes(digest))
+        for key, row_id, nonce, interaction_id, digest in driver.execute(query, (json.dumps(keys),))
     }
 
 
@@ -91,54 +97,56 @@ def _digest(row: NewRow) -> bytes:
     return hashlib.sha256(row.payload).digest()
 
 
-def _insert_postgresql(driver: Any, rows: Sequence[NewRow], nonces: Sequence[int]) -> dict[int, int]:
-    """Insert rows whose key is new, and commit; tag to id of those that were inserted."""
-    with driver.pipeline():  # what is sent together is one transaction, which its end commits
-        driver.execute(TIME_OUTS)
-        inserted = driver.execute(sql.RECORD_POSTGRESQL, (as_json(rows, nonces),))
+def _insert_postgresql(driver: Any, numbered: Sequence[NumberedRow]) -> dict[int, int]:
+    """Insert rows whose key is new, and commit; return the id of each inserted row by its nonce."""
+    with driver.pipeline():  # everything in a pipeline is one transaction, which its end commits
+        driver.execute(TRANSACTION_TIMEOUTS)
+        inserted = driver.execute(sql.INSERT_POSTGRESQL, (as_json(numbered),))
     return dict(inserted)
 
 
-def as_json(rows: Sequence[NewRow], nonces: Sequence[int]) -> str:
-    """The one value that ``RECORD_POSTGRESQL`` takes."""
-    values = [
-        {
-            "nonce": nonce,
-            "key": row.key,
-            "hash": interaction_hash(row.interaction_id),
-            "interaction_id": row.interaction_id,
-            "channel": row.channel,
-            "timestamp_ms": row.timestamp_ms,
-            "customer_email": row.customer_email,
-            "agent_id": row.agent_id,
-            "payload": b64encode(row.payload).decode(),
-            "payload_digest": _digest(row).hex(),
-            "traceparent": row.traceparent,
-        }
-        for row, nonce in zip(rows, nonces, strict=True)
-    ]
-    return json.dumps(values)
+def as_json(numbered: Sequence[NumberedRow]) -> str:
+    """Return rows as the JSON text that ``INSERT_POSTGRESQL`` takes."""
+    return json.dumps(
+        [
+            {
+                "nonce": nonce,
+                "key": row.key,
+                "hash": interaction_hash(row.interaction_id),
+                "interaction_id": row.interaction_id,
+                "channel": row.channel,
+                "timestamp_ms": row.timestamp_ms,
+                "customer_email": row.customer_email,
+                "agent_id": row.agent_id,
+                "payload": b64encode(row.payload).decode(),
+                "payload_digest": _digest(row).hex(),
+                "traceparent": row.traceparent,
+            }
+            for row, nonce in numbered
+        ]
+    )
 
 
-def _insert_sqlite(driver: Any, rows: Sequence[NewRow], nonces: Sequence[int]) -> dict[int, int]:
-    """As on PostgreSQL. One statement is a transaction by itself."""
-    if len(rows) <= _ROWS_A_STATEMENT:
-        return _insert_chunk(driver, rows, nonces)
+def _insert_sqlite(driver: Any, numbered: Sequence[NumberedRow]) -> dict[int, int]:
+    """Do the same on SQLite, where a single statement is a transaction by itself."""
+    if len(numbered) <= _MAX_ROWS_SQLITE:
+        return _insert_chunk(driver, numbered)
     driver.execute(BEGIN["sqlite"])
     ids: dict[int, int] = {}
-    for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        chunk = slice(start, start + _ROWS_A_STATEMENT)
-        ids |= _insert_chunk(driver, rows[chunk], nonces[chunk])
+    for start in range(0, len(numbered), _MAX_ROWS_SQLITE):
+        ids |= _insert_chunk(driver, numbered[start : start + _MAX_ROWS_SQLITE])
     driver.commit()
     return ids
 
 
-def _insert_chunk(driver: Any, rows: Sequence[NewRow], nonces: Sequence[int]) -> dict[int, int]:
+def _insert_chunk(driver: Any, numbered: Sequence[NumberedRow]) -> dict[int, int]:
     values: list[object] = []
-    for row, nonce in zip(rows, nonces, strict=True):
+    for row, nonce in numbered:
         values += (nonce, row.key, interaction_hash(row.interaction_id), row.interaction_id, row.channel)
         values += (row.timestamp_ms, row.customer_email, row.agent_id, row.payload, _digest(row), row.traceparent)
-    cursor = driver.execute(sql.record_sqlite(len(rows)), values)
-    if cursor.rowcount == len(rows):  # AUTOINCREMENT: each is one above the one before, and no one else writes
-        return dict(zip(nonces, range(cursor.lastrowid - len(rows) + 1, cursor.lastrowid + 1), strict=True))
-    return dict(driver.execute(sql.IDS_SQLITE, (json.dumps([row.key for row in rows]), json.dumps(nonces))))
+    cursor = driver.execute(sql.insert_sqlite(len(numbered)), values)
+    nonces = [nonce for _, nonce in numbered]
+    if cursor.rowcount == len(nonces):  # AUTOINCREMENT: each id is one above the one before, and no one else writes
+        return dict(zip(nonces, range(cursor.lastrowid - len(nonces) + 1, cursor.lastrowid + 1), strict=True))
+    keys = [row.key for row, _ in numbered]
+    return dict(driver.execute(sql.INSERTED_SQLITE, (json.dumps(keys), json.dumps(nonces))))

@@ -1,7 +1,7 @@
-"""Who owns which shard: leases in the database, by the database's clock.
+"""Who owns which shard: leases in the database, timed by the database's clock.
 
-A lease says who should send. That nobody else *can* is the broker's fencing; that nothing is sent
-twice is the progress record. So a lease may end early or late without harm to the promise.
+A lease decides which relay should send. Kafka's fencing ensures that no other relay can, and the progress record that
+nothing is sent twice. So exactly-once delivery does not depend on when a lease ends.
 """
 
 from sqlalchemy import Engine
@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from outbox.db import transactions
 from outbox.errors import LeaseLostError
 from outbox.models import Lease, RelayMember, ShardAssignment
+from outbox.progress import KAFKA_WENT_BACK
 from outbox.sql import shards as sql
 
 
@@ -17,9 +18,9 @@ class Leases:
 
     Args:
         engine: of the outbox.
-        owner: unique per start of a process, never used again.
+        owner: unique for each start of a process, never used again.
         lease_seconds: how long a lease, and the heartbeat, last without renewal.
-        paused_too: take paused shards as well; for those who look after a shard and send nothing.
+        paused_too: take paused shards as well; for maintenance that sends nothing.
     """
 
     def __init__(self, engine: Engine, owner: str, lease_seconds: float, *, paused_too: bool = False) -> None:
@@ -29,9 +30,9 @@ class Leases:
         self._paused_too = paused_too
 
     def take(self, shard: int, dead_owner: str | None = None) -> Lease | None:
-        """Take the shard, with a new epoch, if it is free, ours, run out, or ``dead_owner``'s; else None.
+        """Take the shard with a new epoch if it is free, ours, expired or ``dead_owner``'s; otherwise return None.
 
-        None also while the shard is paused.
+        Also returns None while the shard is paused.
         """
         parameters = {
             "shard": shard,
@@ -45,18 +46,22 @@ class Leases:
         return Lease(shard, self.owner, taken.epoch, taken.acknowledged_sequence) if taken else None
 
     def renew(self, lease: Lease, rows_per_second: float, condition: str | None = None) -> None:
-        """Prolong a lease whose shard is in order, and note its rate.
+        """Renew a lease, and store the shard's rate.
 
         Args:
-            lease: held.
+            lease: of the shard.
             rows_per_second: since the last renewal.
-            condition: why rows of it, or their calls, wait nevertheless; None: none do.
+            condition: why some of its rows or calls wait nevertheless; None: none do.
 
         Raises:
             LeaseLostError: another epoch holds the shard.
         """
-        parameters = {**_named(lease), "lease_ms": self._lease_ms, "rows_per_second": rows_per_second}
-        parameters["condition"] = condition
+        parameters = {
+            **_identify(lease),
+            "lease_ms": self._lease_ms,
+            "rows_per_second": rows_per_second,
+            "condition": condition,
+        }
         with transactions.write(self._engine) as connection:
             if not connection.execute(sql.RENEW_LEASE.on(connection), parameters).rowcount:
                 raise LeaseLostError(
@@ -64,42 +69,47 @@ class Leases:
                 )
 
     def release(self, lease: Lease) -> None:
-        """Give the shard back, so that another relay need not wait; nothing happens if it was lost."""
+        """Release the shard, so that another relay need not wait; does nothing if the lease was lost."""
         with transactions.write(self._engine) as connection:
-            connection.execute(sql.RELEASE_LEASE.on(connection), _named(lease))
+            connection.execute(sql.RELEASE_LEASE.on(connection), _identify(lease))
 
     def report(self, shard: int, condition: str | None) -> None:
-        """Say on the shard's row why it does not move (None: it does), unless another relay holds it."""
-        parameters = {"shard": shard, "owner": self.owner, "condition": condition}
+        """Store in the shard's row why it does not move, unless another relay owns it; None: it does move."""
+        parameters = {
+            "shard": shard,
+            "owner": self.owner,
+            "condition": condition,
+            "kafka_went_back": f"{KAFKA_WENT_BACK}%",
+        }
         with transactions.write(self._engine) as connection:
             connection.execute(sql.SET_CONDITION.on(connection), parameters)
 
     def owners(self) -> dict[int, str | None]:
-        """Owner of each shard, dead or alive."""
+        """Return the owner of each shard, dead or alive."""
         with transactions.read(self._engine) as connection:
             return {row.shard: row.owner for row in connection.execute(sql.OWNERS.on(connection))}
 
-    # Sharing ---------------------------------------------------------------------------------------
+    # The relays that share the shards --------------------------------------------------------------
 
     def heartbeat(self, *, healthy: bool) -> None:
-        """Be one of the relays that share the shards, for another ``lease_seconds``."""
+        """Join the relays that share the shards, or stay one of them, for another ``lease_seconds``."""
         with transactions.write(self._engine) as connection:
             values = {"owner": self.owner, "lease_ms": self._lease_ms, "healthy": int(healthy)}
             connection.execute(sql.HEARTBEAT.on(connection), values)
 
     def leave(self, owner: str | None = None) -> None:
-        """Take this relay, or one that is gone, out of those that share the shards."""
+        """Remove this relay, or a dead one, from those that share the shards."""
         with transactions.write(self._engine) as connection:
             connection.execute(sql.LEAVE.on(connection), {"owner": owner or self.owner})
 
-    def shared(self) -> tuple[list[RelayMember], list[ShardAssignment]]:
-        """The relays, in the order in which they joined, and the shards."""
+    def relays_and_shards(self) -> tuple[list[RelayMember], list[ShardAssignment]]:
+        """Return the relays, in the order in which they joined, and the shards."""
         with transactions.read(self._engine) as connection:
             members = connection.execute(sql.MEMBERS.on(connection)).all()
             assignments = connection.execute(sql.ASSIGNMENTS.on(connection)).all()
         return (
             [RelayMember(owner, bool(healthy), bool(live)) for owner, healthy, live in members],
-            [ShardAssignment(shard, owner, bool(held), *pause) for shard, owner, held, *pause in assignments],
+            [ShardAssignment(shard, owner, bool(leased), *pause) for shard, owner, leased, *pause in assignments],
         )
 
     @property
@@ -107,5 +117,5 @@ class Leases:
         return round(self.lease_seconds * 1000)
 
 
-def _named(lease: Lease) -> dict[str, object]:
+def _identify(lease: Lease) -> dict[str, object]:
     return {"shard": lease.shard, "owner": lease.owner, "epoch": lease.epoch}

@@ -1,6 +1,6 @@
-"""The hash that decides an interaction's shard: the one that decides its Kafka partition.
+"""The hash that determines an interaction's shard. It is the hash that determines its Kafka partition.
 
-So with as many shards as partitions, or a multiple, each shard's transactions write to partitions of their own.
+So with as many shards as partitions, or a multiple, each shard writes to its own partitions.
 """
 
 from functools import lru_cache
@@ -8,9 +8,9 @@ from functools import lru_cache
 _SEED, _M, _MASK = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
 
 
-@lru_cache(4_096)  # asked for at the recording and at the ring, and for each row of an interaction
+@lru_cache(4_096)  # the insert and the notification both need it, for each row of an interaction
 def interaction_hash(interaction_id: str) -> int:
-    """Murmur2 of the id in UTF-8 as Kafka's producers hash keys, 0 to 2**31 - 1.
+    """Return the Murmur2 hash of the id in UTF-8, 0 to 2**31 - 1, as Kafka's producers compute it for keys.
 
     Source: ``Utils.murmur2`` and ``Utils.toPositive`` of Apache Kafka's clients.
     """

@@ -1,12 +1,12 @@
--- The rights that each process needs on PostgreSQL, and no more. docs/postgresql-roles.md says how to use them.
+-- The privileges that each process needs on PostgreSQL, and no more. See docs/postgresql-roles.md.
 --
--- Run by the owner of the tables (cxone_migrate), after each `relay migrate`; it may be run again at any time:
+-- Run this as the owner of the tables (cxone_migrate) after each `relay migrate`; it can be run again at any time:
 --   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f outbox/roles.sql
 --
--- The processes read this file, too: a right that is missing is named in `relay check`, in the log of the
--- process that lacks it, and in the error of an operator's command.
+-- The processes read this file too: `relay check`, the log of the process, and the error of an operator's command name
+-- each missing privilege.
 
--- web: stores interactions, and reads no body. It sees a row's state and time for the backlog, not whose it is.
+-- web: stores interactions; reads no body. It sees the states and times of rows, to count the backlog, but no customer.
 GRANT USAGE ON SCHEMA public TO cxone_web;
 GRANT SELECT ON alembic_version TO cxone_web;
 GRANT SELECT, UPDATE (id) ON outbox_identity TO cxone_web;
@@ -17,7 +17,7 @@ GRANT SELECT ON outbox_shard TO cxone_web;
 GRANT SELECT (shard, until) ON outbox_pause TO cxone_web;
 GRANT SELECT (row_id, state, due_at) ON outbox_inference_call TO cxone_web;
 
--- relay: sends, marks, parks, completes and prunes rows; it reads no body either.
+-- relay: sends, marks, parks, enriches and prunes rows; reads no body.
 GRANT USAGE ON SCHEMA public TO cxone_relay;
 GRANT SELECT ON alembic_version TO cxone_relay;
 GRANT SELECT, UPDATE (id, topic, progress_topic, transactional_id_prefix, cluster_id) ON outbox_identity TO cxone_relay;
@@ -32,7 +32,7 @@ GRANT SELECT ON outbox_pause TO cxone_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_relay;
 GRANT SELECT (id, hash) ON outbox_audit TO cxone_relay;
 
--- operator: every command but migrate. It adds to the audit, and cannot change or remove what stands there.
+-- operator: runs every command except migrate. It adds audit entries, but cannot change or remove them.
 GRANT USAGE ON SCHEMA public TO cxone_operator;
 GRANT SELECT ON alembic_version TO cxone_operator;
 GRANT SELECT, UPDATE ON outbox_identity TO cxone_operator;
@@ -43,7 +43,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pause TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_operator;
 GRANT SELECT, INSERT ON outbox_audit TO cxone_operator;
 
--- console_read: looks, without bodies and without who the customer is.
+-- console_read: reads everything except bodies and customers.
 GRANT USAGE ON SCHEMA public TO cxone_console_read;
 GRANT SELECT ON alembic_version TO cxone_console_read;
 GRANT SELECT ON outbox_identity TO cxone_console_read;
@@ -55,7 +55,7 @@ GRANT SELECT ON outbox_pause TO cxone_console_read;
 GRANT SELECT ON outbox_inference_call TO cxone_console_read;
 GRANT SELECT ON outbox_audit TO cxone_console_read;
 
--- console_act: retries, discards, replays, reveals, erases, prunes and pauses; it holds no shard.
+-- console_act: retries, discards, replays, reveals, erases, prunes and pauses; takes no shard.
 GRANT USAGE ON SCHEMA public TO cxone_console_act;
 GRANT SELECT ON alembic_version TO cxone_console_act;
 GRANT SELECT, UPDATE (id) ON outbox_identity TO cxone_console_act;

@@ -19,7 +19,7 @@ from pydantic import (
 
 from config.settings import BaseSettings, HostToBind, Shards
 from config.values import http_url, servers, topic
-from outbox.network import is_loopback
+from outbox.db.tls import is_loopback
 
 FORBIDDEN_KAFKA_CONFIG = frozenset(
     {

@@ -1,4 +1,4 @@
-"""Fresh, migrated databases of both kinds (fixtures)."""
+"""Fixtures: fresh, migrated databases of both kinds."""
 
 import itertools
 import os
@@ -21,12 +21,12 @@ from testkit.services import Given, Postgres
 from testkit.services.java import cached
 
 TEMPLATES = "TEST_TEMPLATES"
-"""Variable that names the folder of migrated databases: every process of a run copies the same ones."""
+"""Environment variable with the folder of migrated databases, which all processes of a test run copy."""
 _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The first process of a run makes the folder of templates; those that it starts inherit its name."""
+    """Create the folder of templates in the first process of a run; the others inherit its name."""
     if TEMPLATES not in os.environ:
         os.environ[TEMPLATES] = folder = tempfile.mkdtemp(prefix="outbox-templates-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -43,7 +43,7 @@ NewDatabase = Callable[..., str]
 
 @pytest.fixture
 def new_sqlite(tmp_path: Path) -> NewDatabase:
-    """Makes a migrated SQLite database; ``shards`` as wanted. Returns its URL."""
+    """Return a function that creates a migrated SQLite database with ``shards`` shards and returns its URL."""
 
     def make(shards: int = 1) -> str:
         path = tmp_path / f"outbox-{next(_numbers)}.db"
@@ -59,7 +59,7 @@ def new_sqlite(tmp_path: Path) -> NewDatabase:
 
 @pytest.fixture
 def new_postgresql(postgres: Postgres | Given) -> NewDatabase:
-    """Makes a migrated PostgreSQL database, by cloning a template; ``shards`` as wanted. Returns its URL."""
+    """Return a function that clones a migrated PostgreSQL database with ``shards`` shards and returns its URL."""
 
     def make(shards: int = 1) -> str:
         folder = Path(os.environ[TEMPLATES])
@@ -76,7 +76,7 @@ def new_postgresql(postgres: Postgres | Given) -> NewDatabase:
 
 
 def identify(url: str) -> None:
-    """A copy of a template is another outbox: give it an identity of its own."""
+    """Give a copy of a template its own identity, as it is another outbox."""
     engine = create_outbox_engine(url)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE outbox_identity SET outbox_id = '{uuid.uuid4()}'")
@@ -85,14 +85,14 @@ def identify(url: str) -> None:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_database(request: pytest.FixtureRequest) -> NewDatabase:
-    """Makes migrated databases; the test runs once for each kind."""
-    made: NewDatabase = request.getfixturevalue(f"new_{request.param}")
-    return made
+    """Return a function that creates migrated databases; the test runs once for each kind."""
+    create: NewDatabase = request.getfixturevalue(f"new_{request.param}")
+    return create
 
 
 @pytest.fixture
 def engine(new_database: NewDatabase) -> Iterator[Engine]:
-    """An engine on a fresh database with one shard; the test runs once for each kind."""
+    """Return an engine on a fresh database with one shard; the test runs once for each kind."""
     engine = create_outbox_engine(new_database())
     yield engine
     engine.dispose()
@@ -100,5 +100,5 @@ def engine(new_database: NewDatabase) -> Iterator[Engine]:
 
 @pytest.fixture
 def store(engine: Engine) -> Store:
-    """A store on a fresh database with one shard; the test runs once for each kind."""
+    """Return a store on a fresh database with one shard; the test runs once for each kind."""
     return Store(engine)

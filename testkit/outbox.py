@@ -1,22 +1,23 @@
-"""What tests of the ledger do by hand: record, park and mark rows as web and relay do, and look at them."""
+"""Shortcuts for tests of the outbox: record, park and mark rows as webhook and relay do, and read them."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
-from outbox.models import Accepted, Lease, NewRow, PlannedRow, RecordRef, RowFilter, RowRef
+from outbox.models import Accepted, Lease, NewRow, RecordRef, RowRef
 from outbox.operators.change import Operations
+from outbox.operators.rows import PlannedRow, RowFilter
 from outbox.store import Store
 
 
 def record(store: Store, rows: list[NewRow]) -> list[int]:
-    """Commit rows; their ids."""
+    """Commit rows; return their ids."""
     return [outcome.outbox_id for outcome in store.record(rows) if isinstance(outcome, Accepted)]
 
 
 def park(store: Store, engine: Engine, errors: dict[int, str]) -> None:
-    """Park pending rows, as the shard's owner does."""
+    """Park pending rows as the shard's owner."""
     leases = Leases(engine, "relay-1", 10)
     lease = leases.take(0)
     assert lease is not None
@@ -26,12 +27,12 @@ def park(store: Store, engine: Engine, errors: dict[int, str]) -> None:
 
 
 def record_ref(sequence: int) -> RecordRef:
-    """A progress record's name, as it stands in the topic when nothing goes wrong."""
+    """Return the reference of a progress record, as it is when nothing goes wrong."""
     return RecordRef(sequence, 2 * sequence, f"digest {sequence}")
 
 
 def mark(store: Store, sequence: int, refs: Sequence[RowRef], *, shard: int = 0, inference: bool = False) -> int:
-    """Mark rows sent, as whoever owns the shard now; the settled sequence afterwards."""
+    """Mark rows sent as the current owner of the shard; return the acknowledged sequence afterwards."""
     status = store.status()[shard]
     lease = Lease(shard, status.owner, status.epoch, status.acknowledged_sequence)  # type: ignore[arg-type] # nobody owns it as well
     store.mark_sent(lease, record_ref(sequence), refs, inference=inference)
@@ -39,28 +40,28 @@ def mark(store: Store, sequence: int, refs: Sequence[RowRef], *, shard: int = 0,
 
 
 def mark_sent(store: Store, sequence: int, rows: Sequence[PlannedRow], *, inference: bool = False) -> None:
-    """Mark rows sent, as the shard's owner does."""
+    """Mark rows sent as the shard's owner."""
     mark(store, sequence, [RowRef(row.id, row.nonce) for row in rows], inference=inference)
 
 
 def states(engine: Engine) -> dict[int, str]:
-    """State of each row."""
+    """Return the state of each row."""
     with engine.connect() as connection:
         return {row.id: row.state for row in connection.execute(text("SELECT id, state FROM outbox"))}
 
 
 def found(operations: Operations, **conditions: object) -> list[int]:
-    """Ids that a filter finds."""
+    """Return the ids that a filter finds."""
     return [row.id for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
 
 
 def planned(operations: Operations, **conditions: object) -> list[PlannedRow]:
-    """Rows that a filter finds, as they are now."""
+    """Return the rows that a filter finds, as they are now."""
     return [row.planned for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
 
 
 def park_calls(engine: Engine, ids: Sequence[int], at_ms: int) -> None:
-    """Park inference calls at a moment, as the worker does."""
+    """Park inference calls at a given time, as the worker does."""
     with engine.begin() as connection:
         values = [{"id": row_id, "at": at_ms} for row_id in ids]
         connection.execute(
@@ -72,7 +73,7 @@ def park_calls(engine: Engine, ids: Sequence[int], at_ms: int) -> None:
 
 
 def call_states(engine: Engine) -> dict[int, str]:
-    """State of each row's inference call."""
+    """Return the state of each row's inference call."""
     with engine.connect() as connection:
         found = connection.execute(text("SELECT row_id, state FROM outbox_inference_call"))
         return {row.row_id: row.state for row in found}

@@ -8,7 +8,7 @@ from outbox.models import NewRow
 
 
 def new_row(interaction: str = "i-1", **changes: Any) -> NewRow:
-    """A valid row; its key is new unless given."""
+    """Return a valid row, with a new key unless one is given."""
     values: dict[str, Any] = {
         "key": f"key:{uuid.uuid4()}",
         "interaction_id": interaction,
@@ -22,16 +22,16 @@ def new_row(interaction: str = "i-1", **changes: Any) -> NewRow:
 
 
 def new_rows(count: int, interactions: int = 10) -> list[NewRow]:
-    """Rows of several interactions, in turn."""
+    """Return rows of several interactions, in turn."""
     return [new_row(f"i-{number % interactions}", timestamp_ms=number) for number in range(count)]
 
 
 def large_rows(count: int, interactions: int = 100) -> list[NewRow]:
-    """Rows whose records take about 400 bytes."""
+    """Return rows whose records take about 400 bytes."""
     long = {"customer_email": "e" * 200, "agent_id": "a" * 100}
     return [new_row(f"i-{number % interactions}", timestamp_ms=number, **long) for number in range(count)]
 
 
-def culprit() -> dict[str, str]:
-    """An interaction whose record does not compress below the limit."""
+def incompressible() -> dict[str, str]:
+    """Return fields whose record does not compress below the test's limit."""
     return {"customer_email": secrets.token_hex(160), "agent_id": secrets.token_hex(128)}

@@ -1,4 +1,4 @@
-"""The outbox, its identity, its shards, and the inference calls."""
+"""Create the outbox, its identity, its shards, and the inference calls."""
 
 import uuid
 

@@ -1,4 +1,4 @@
-"""The operators' record: who did what, when, why, and to which rows."""
+"""Create the audit log: who did what, when, why, and to which rows."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which relays are there to share the shards, and which shards are paused."""
+"""Create the tables of the relays that share the shards, and of paused shards."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,6 +1,6 @@
-"""What operators need: replays to other topics, when a row changed hands, ways to find rows, early vacuuming.
+"""Add what operators need: replays to other topics, the time of the last change, indexes, earlier vacuuming.
 
-The indexes are built in the migration's transaction: inserts wait meanwhile, and senders come again.
+The indexes are built in the migration's transaction: inserts wait meanwhile, and senders retry.
 """
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ AUTOVACUUM = """
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
     autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02
 """
-"""Every row dies once in the index of pending rows, and prune leaves holes: look after both early."""
+"""Every row leaves a dead entry in the index of pending rows, and pruning leaves free space: vacuum both early."""
 
 
 def upgrade() -> None:

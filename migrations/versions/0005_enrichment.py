@@ -1,4 +1,4 @@
-"""When a row was completed from CXone."""
+"""Add the time at which CXone was asked for missing fields."""
 
 import sqlalchemy as sa
 from alembic import op

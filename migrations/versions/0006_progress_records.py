@@ -1,4 +1,4 @@
-"""Which progress record was settled last: a broker that goes back in time is found by it."""
+"""Add the last acknowledged progress record, which shows when a broker went back in time."""
 
 import sqlalchemy as sa
 from alembic import op

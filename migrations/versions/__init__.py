@@ -1,1 +1,1 @@
-"""The steps, numbered."""
+"""The revisions, numbered."""

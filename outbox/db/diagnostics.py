@@ -1,4 +1,4 @@
-"""What can be seen of the database itself: its version, its settings, its size, its clock."""
+"""Information about the database itself: its version, its settings, its size, its clock."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Engine
 from outbox.db import transactions
 from outbox.db.engine import sqlite
 from outbox.sql import flow as sql
+from outbox.sql.statement import statement
 
-_POSTGRESQL = sql.statement("""
+_POSTGRESQL = statement("""
     SELECT current_setting('server_version_num') AS version, current_setting('fsync') AS fsync,
            current_setting('full_page_writes') AS full_page_writes,
            current_setting('synchronous_commit') AS synchronous_commit,
@@ -22,24 +23,24 @@ _POSTGRESQL = sql.statement("""
 
 @dataclass(frozen=True, slots=True)
 class DatabaseInfo:
-    """A database as it answered."""
+    """Information about a database."""
 
     kind: str
     """``postgresql`` or ``sqlite``."""
     version: tuple[int, ...]
     settings: dict[str, str]
-    """Those that decide whether a commit lasts."""
+    """The settings that determine whether a commit is durable."""
     standby: bool
-    """It replays another server's log and takes no writes."""
+    """Whether it replays another server's log, and so accepts no writes."""
     size_bytes: int
     free_bytes: int | None
-    """On the disk that holds it; None where the server does not tell."""
+    """Free space on its disk; None on PostgreSQL, which does not report it."""
     clock_ahead_seconds: float
-    """Of this machine's; negative where it is behind."""
+    """How far its clock is ahead of this machine's; negative: behind."""
 
 
 def inspect(engine: Engine) -> DatabaseInfo:
-    """Look at the database.
+    """Read information about the database.
 
     Raises:
         DatabaseUnavailableError, UnsafeDatabaseError
@@ -52,21 +53,27 @@ def inspect(engine: Engine) -> DatabaseInfo:
 
 
 def revision(engine: Engine) -> str | None:
-    """The schema's revision; None: no migration has run.
+    """Return the schema's revision; None: no migration has run.
 
     Raises:
-        SchemaOutdatedError: as None, where not even alembic's table is there.
+        SchemaOutdatedError: no migration has run, and alembic's table is missing.
     """
     with transactions.read(engine) as connection:
         return connection.execute(sql.REVISION.on(connection)).scalar_one_or_none()
 
 
 def _postgresql(connection: Connection, ahead: float) -> DatabaseInfo:
-    seen = connection.execute(_POSTGRESQL.on(connection)).one()
-    version = divmod(int(seen.version), 10_000)
+    found = connection.execute(_POSTGRESQL.on(connection)).one()
     names = ("fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names")
-    settings = {name: str(getattr(seen, name)) for name in names}
-    return DatabaseInfo("postgresql", version, settings, bool(seen.standby), int(seen.size), None, ahead)
+    return DatabaseInfo(
+        "postgresql",
+        version=divmod(int(found.version), 10_000),
+        settings={name: str(getattr(found, name)) for name in names},
+        standby=bool(found.standby),
+        size_bytes=int(found.size),
+        free_bytes=None,
+        clock_ahead_seconds=ahead,
+    )
 
 
 def _sqlite(connection: Connection, ahead: float) -> DatabaseInfo:

@@ -1,4 +1,4 @@
-"""What a process's database role may do, compared with what it needs: ``roles.sql``, which people run, says so."""
+"""The privileges of a process's database role, compared with those that ``roles.sql`` grants."""
 
 import re
 from collections.abc import Iterable
@@ -10,28 +10,27 @@ from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
 from outbox.errors import NotAllowedError, OutboxError
-from outbox.sql.flow import statement
+from outbox.sql.statement import statement
 
 WEB, RELAY, OPERATOR = "web", "relay", "operator"
-"""Roles of ``roles.sql``, without their prefix."""
+"""Roles in ``roles.sql``, without their prefix."""
 _PREFIX = "cxone_"
 _GRANT = re.compile(r"GRANT\s+(?P<privileges>[^;]+?)\s+ON\s+(?P<object>[^;]+?)\s+TO\s+(?P<role>\w+);")
 _PRIVILEGE = re.compile(r"(?P<name>[A-Z]+)\s*(?:\((?P<columns>[^)]*)\))?")
-_SCHEMA = "SCHEMA "
 
 
 class Right(NamedTuple):
-    """One right on a table, on a column of it, or on a schema."""
+    """A privilege on a table, on one of its columns, or on a schema."""
 
     privilege: str
     object: str
     """A table, or ``SCHEMA name``."""
     column: str
-    """Empty: the whole of it."""
+    """Empty: the whole table."""
 
 
-def text_of(rights: Iterable[Right]) -> str:
-    """Rights as ``GRANT`` names them, columns of one table together."""
+def format_rights(rights: Iterable[Right]) -> str:
+    """Format rights as ``GRANT`` names them, with the columns of a table together."""
     columns: dict[tuple[str, str], list[str]] = {}
     for privilege, of, column in rights:
         columns.setdefault((privilege, of), []).extend([column] if column else [])
@@ -51,12 +50,13 @@ _MISSING = statement("""
         ELSE has_column_privilege(to_regclass(r.object), r.col, r.privilege)
     END
 """)
-"""Tables that are not there are the schema's matter; where they can be seen, so can the schema that they are in."""
+"""Of these rights, those that the current role lacks; a column of a missing table counts as lacking. A role that sees a
+table can use its schema."""
 
 
 @cache
-def needed(role: str) -> tuple[Right, ...]:
-    """The rights of a role, as ``roles.sql`` grants them."""
+def required_by(role: str) -> tuple[Right, ...]:
+    """Return the rights that ``roles.sql`` grants to a role."""
     text = re.sub(r"--.*", "", files("outbox").joinpath("roles.sql").read_text(encoding="utf-8"))
     return tuple(
         Right(privilege["name"], grant["object"], column.strip())
@@ -67,30 +67,30 @@ def needed(role: str) -> tuple[Right, ...]:
     )
 
 
-def insist(connection: Connection, role: str) -> None:
-    """Return if the database role has what the process needs; nothing is asked on SQLite.
+def require(connection: Connection, role: str) -> None:
+    """Return if the current database role has the rights of a role; always on SQLite.
 
     Raises:
-        NotAllowedError: names each right that is missing.
+        NotAllowedError: names each missing right.
     """
     if connection.dialect.name != "postgresql":
         return
-    privileges, objects, columns = map(list, zip(*needed(role), strict=True))
+    privileges, objects, columns = map(list, zip(*required_by(role), strict=True))
     values = {"privileges": privileges, "objects": objects, "columns": columns}
     if found := connection.execute(_MISSING.on(connection), values).all():
-        missing = text_of(Right(*row[:3]) for row in found)
+        missing = format_rights(Right(*row[:3]) for row in found)
         raise NotAllowedError(
             f"permission denied: the database role {found[0].role} lacks {missing}: grant the role what "
             f"outbox/roles.sql lists for {_PREFIX}{role}"
         )
 
 
-def named(engine: Engine, role: str, error: OutboxError) -> OutboxError:
-    """The error, or one that names the rights that are missing where the database only named a table."""
+def name_missing(engine: Engine, role: str, error: OutboxError) -> OutboxError:
+    """Return the error, or one that names the missing rights where the database only named a table."""
     if isinstance(error, NotAllowedError):
         try:
             with transactions.read(engine) as connection:
-                insist(connection, role)
-        except OutboxError as better:
-            return better
+                require(connection, role)
+        except OutboxError as detailed:
+            return detailed
     return error

@@ -1,7 +1,7 @@
-"""Tables, CHECKs and partial indexes. Work is proportional to what is pending, not to history.
+"""Tables, CHECK constraints and partial indexes, so that the cost of work follows the backlog, not history.
 
-The migrations build the same thing step by step; a test compares the two. Times are milliseconds
-since the epoch by the database's own clock, so that every process measures with one clock.
+The migrations build the same schema step by step; a test compares the two. Times are milliseconds since the epoch by
+the database's clock, so that all processes use one clock.
 """
 
 from sqlalchemy import (
@@ -27,7 +27,7 @@ metadata = MetaData(
     }
 )
 
-_Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's row id is 64 bit, but must be called INTEGER
+_Id = BigInteger().with_variant(Integer(), "sqlite")  # SQLite's row id is 64-bit, but its type must be INTEGER
 
 outbox = Table(
     "outbox",
@@ -95,14 +95,14 @@ outbox = Table(
         postgresql_where=text("state = 'discarded'"),
         sqlite_where=text("state = 'discarded'"),
     ),
-    # A pruned table must not hand out old ids again.
+    # A pruned table must not assign old ids again.
     sqlite_autoincrement=True,
 )
-"""One row an interaction, from its acceptance until it is pruned.
+"""A row for each interaction, from its acceptance until it is pruned.
 
-``topic``: where a replay goes, if not to the usual topic. ``changed_at``: when the row was last parked,
-retried or discarded. An empty ``payload``: the person's data was erased. ``payload_digest``: SHA-256 of the
-body, by which a repeated key is compared without reading bodies; NULL: erased, or of a release before it."""
+``topic``: the topic of a replay; NULL: the configured topic. ``changed_at``: when the row was last parked, retried or
+discarded. ``payload``: empty after personal data was erased. ``payload_digest``: SHA-256 of the body, which shows
+whether a repeated key has the same body; NULL: erased, or stored by an earlier release."""
 
 outbox_identity = Table(
     "outbox_identity",
@@ -117,7 +117,7 @@ outbox_identity = Table(
     CheckConstraint("id = 1", name="one_row"),
     CheckConstraint("shards BETWEEN 1 AND 99", name="shards_in_range"),
 )
-"""Which outbox this is and what it was used with: a difference is found before harm is done."""
+"""Which outbox this is and what it is used with, so that a mismatch is found before it does harm."""
 
 outbox_shard = Table(
     "outbox_shard",
@@ -133,10 +133,10 @@ outbox_shard = Table(
     Column("progress_offset", BigInteger),
     Column("progress_digest", Text),
 )
-"""Who may send a shard's rows, and the last Kafka transaction of it that is marked here.
+"""The lease of each shard, and its last Kafka transaction whose rows are marked.
 
-``progress_…``: the progress record of that transaction. It counts only while ``progress_sequence`` equals ``settled``:
-the release before settles without it."""
+``progress_…``: the progress record of that transaction. It is valid only while ``progress_sequence`` equals
+``acknowledged_sequence``: the previous release updates only the latter."""
 
 outbox_relay = Table(
     "outbox_relay",
@@ -146,7 +146,7 @@ outbox_relay = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("healthy", SmallInteger, nullable=False),
 )
-"""The relays among which the shards are shared, until each one's heartbeat runs out."""
+"""The relays that share the shards, each until its heartbeat expires."""
 
 outbox_pause = Table(
     "outbox_pause",
@@ -156,7 +156,7 @@ outbox_pause = Table(
     Column("reason", Text, nullable=False),
     Column("until", BigInteger),
 )
-"""Shards that no relay may send, by whose word, why, and until when (NULL: until they are resumed)."""
+"""Shards that no relay may send: who paused them, why, and until when (NULL: until resumed)."""
 
 outbox_inference_call = Table(
     "outbox_inference_call",
@@ -192,10 +192,10 @@ outbox_inference_call = Table(
         sqlite_where=text("state = 'parked'"),
     ),
 )
-"""The call that follows a sent row; nothing that happens here changes the row's ``sent``.
+"""The inference call of each sent row; it never affects the state of the row.
 
-A claim is ``claimed_by`` with ``due_at`` moved to the moment the claim runs out: a dead worker's
-calls become due again by themselves."""
+A claim sets ``claimed_by``, and ``due_at`` to the time at which the claim expires: a dead worker's calls become due
+again by themselves."""
 
 outbox_audit = Table(
     "outbox_audit",
@@ -211,5 +211,6 @@ outbox_audit = Table(
     Column("os_user", Text),
     sqlite_autoincrement=True,
 )
-"""What operators did, each entry written with its effect; ``hash`` covers the entry and the one before.
-``actor`` is who they said they were, ``os_user`` the user of the process; NULL: of a release before it."""
+"""What operators did; each entry is written in the transaction of its change. ``hash`` covers the entry and the hash
+before it. ``actor`` is a name that the operator gave, ``os_user`` the user of the process; NULL: an earlier release
+wrote the entry."""

@@ -1,7 +1,7 @@
-"""Whether the files of a SQLite database are still those that its connections have opened.
+"""Checks that the files of a SQLite database are still those that its connections have opened.
 
-SQLite holds its files open: where they are deleted, moved or replaced by a restored copy, it goes on committing into
-files that nobody finds again.
+SQLite keeps its files open: if they are deleted, moved or replaced by a restored copy, it would continue to commit into
+files that nobody can find again.
 """
 
 import logging
@@ -14,21 +14,20 @@ from time import monotonic
 from typing import Any
 
 from outbox.db.private_file import create_private
-from outbox.errors import ConnectionLostError, DatabaseUnavailableError
+from outbox.errors import MIGRATE, ConnectionLostError, DatabaseUnavailableError
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = ("", "-wal", "-shm")
-"""The database, its log of commits, and that log's index."""
+"""The database, its write-ahead log, and the index of that log."""
 CLOSED_SECONDS = 2.0
-"""How long nothing is opened after a log has vanished: the last connection of all processes that is closed saves
-the commits in it, and each process finds out within a second."""
+"""How long no connection is opened after a log has vanished. The last connection that any process closes saves the
+commits in the log, and each process notices within a second."""
 
-SETTLED_SECONDS = 1.0
-"""How long a file that was put in another one's place must not have changed before it is opened: it may still be
-being copied, and the copy would overwrite what is committed into it."""
+UNCHANGED_SECONDS = 1.0
+"""How long a replaced file must not change before it is opened: an unfinished copy would overwrite commits."""
 
-Identity = tuple[int, int] | None
+FileId = tuple[int, int] | None
 """Device and inode; None: there is no such file."""
 
 
@@ -37,19 +36,19 @@ class SqliteFiles:
 
     Args:
         path: of the database.
-        may_create: whether the first connection may make the file.
+        may_create: whether the first connection may create the file.
     """
 
     def __init__(self, path: Path, *, may_create: bool) -> None:
         self._path, self._may_create = path, may_create
         self._names = [f"{path}{suffix}" for suffix in SUFFIXES]
         self._closed_until = 0.0
-        self._opened: list[Identity] = []
+        self._opened: list[FileId] = []
         self._arriving: tuple[os.stat_result | None, float] = (None, 0.0)
         self._pin: Callable[[], object] | None = None
 
     def open(self, connect: Callable[[str], Any]) -> Any:
-        """A connection to the file that is there now.
+        """Open a connection to the current file.
 
         Args:
             connect: opens a connection by its URI.
@@ -58,15 +57,17 @@ class SqliteFiles:
             DatabaseUnavailableError: there is no file, or it must not be opened now.
         """
         if monotonic() < self._closed_until:
-            raise DatabaseUnavailableError(f"{self._path} is opened again in a moment: its log was removed")
+            raise DatabaseUnavailableError(
+                f"{self._path}: the log was removed; the database is opened again in a moment"
+            )
         before = _identity(self._names[0])
         if before is None and not self._may_create:
             raise DatabaseUnavailableError(
-                f"DATABASE_URL names {self._path}, which does not exist: run relay migrate for a new outbox, or put "
-                "the file back"
+                f"DATABASE_URL names {self._path}, which does not exist: run {MIGRATE} for a new outbox, or put the "
+                "file back"
             )
         if before is not None and not self._may_create:
-            self._insist_on_whole(replaced=bool(self._opened) and before != self._opened[0])
+            self._require_complete(replaced=bool(self._opened) and before != self._opened[0])
         if self._opened and before != self._opened[0]:
             self._set_logs_aside()
         if before is None:
@@ -74,19 +75,22 @@ class SqliteFiles:
         connection = connect(f"{self._path.as_uri()}?mode={'rw' if before else 'rwc'}")
         if before not in (None, _identity(self._names[0])):
             connection.close()
-            raise DatabaseUnavailableError(f"{self._path} was replaced while it was opened")
+            raise DatabaseUnavailableError(f"{self._path} was replaced while it was being opened")
         self._may_create = False
         return connection
 
-    def watched(self) -> Callable[[], None]:
-        """Raises ``ConnectionLostError`` once the files are not those of now any more; takes microseconds."""
+    def watch(self) -> Callable[[], None]:
+        """Return a check that raises ``ConnectionLostError`` if the files are no longer the current ones.
+
+        The check takes microseconds.
+        """
         opened = [_identity(name) for name in self._names]
         if opened[:1] != self._opened[:1]:
             self._pin_file()
         self._opened = opened
-        return partial(self._insist, opened)
+        return partial(self._require_same, opened)
 
-    def _insist(self, opened: list[Identity]) -> None:
+    def _require_same(self, opened: list[FileId]) -> None:
         for name, before in zip(self._names, opened, strict=True):
             if before is None or (now := _identity(name)) == before:
                 continue
@@ -94,44 +98,42 @@ class SqliteFiles:
                 self._closed_until = monotonic() + CLOSED_SECONDS
             raise ConnectionLostError(f"{name} was {'replaced' if now else 'removed or moved'} while it was in use")
 
-    def _insist_on_whole(self, *, replaced: bool) -> None:
-        """Refuse a file that is empty, and one that has come in place of another and may not be all there yet."""
+    def _require_complete(self, *, replaced: bool) -> None:
+        """Refuse an empty file, and a replaced file that may still be being copied."""
         found = os.stat(self._names[0])  # noqa: PTH116 - as _identity
         if not found.st_size:
-            raise DatabaseUnavailableError(f"{self._path} is empty: put the whole database there, or remove it")
+            raise DatabaseUnavailableError(f"{self._path} is empty: put a complete database there, or remove the file")
         if not replaced:
             return
         before, since = self._arriving
         if before is None or _version(before) != _version(found):
             before, since = self._arriving = found, monotonic()
-        if monotonic() - since < SETTLED_SECONDS:
+        if monotonic() - since < UNCHANGED_SECONDS:
             raise DatabaseUnavailableError(
-                f"{self._path} was replaced: it is opened once it has not changed for {SETTLED_SECONDS:.0f} s"
+                f"{self._path} was replaced: it is opened after it has not changed for {UNCHANGED_SECONDS:.0f} s"
             )
 
     def _pin_file(self) -> None:
-        """Keep the inode from being given to another file, which would look like this one."""
+        """Keep the inode from being reused for another file, which would look the same."""
         if self._pin is not None:
             self._pin()
-        # No reading, as closing such a descriptor would let go of SQLite's locks.
+        # O_PATH: closing a readable descriptor would release SQLite's locks.
         self._pin = weakref.finalize(self, os.close, os.open(self._names[0], os.O_PATH)) if _CAN_PIN else None
 
     def _set_logs_aside(self) -> None:
-        """Another database is at the path: the log of the one before would spoil it."""
+        """Rename the logs of a database that was replaced: they would corrupt the new one."""
         for name, opened in zip(self._names[1:], self._opened[1:], strict=True):
             if opened is not None and _identity(name) == opened:
                 os.replace(name, f"{name}.replaced")  # noqa: PTH105 - as _identity
-                log.warning(
-                    "%s was replaced, so the log of the file before is renamed to %s.replaced", self._path, name
-                )
+                log.warning("%s was replaced; renamed the log of the earlier file to %s.replaced", self._path, name)
 
 
 _CAN_PIN = hasattr(os, "O_PATH")
 
 
-def _identity(name: str) -> Identity:
+def _identity(name: str) -> FileId:
     try:
-        found = os.stat(name)  # noqa: PTH116 - a Path would cost more than the look
+        found = os.stat(name)  # noqa: PTH116 - a Path would take longer than the call
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -1,1 +1,1 @@
-"""What operators look at and change: shared by every interface for them."""
+"""What operators see and change, without any user interface."""

@@ -1,7 +1,7 @@
-"""Removing rows whose way is over: sent with their inference call settled, or discarded. Nothing else.
+"""Pruning: removing rows that were sent and whose inference call is done, and discarded rows. Nothing else.
 
-The read-back needs no sent row: it marks rows that are not marked yet, and what is sent is marked. So no
-row has to be kept for it. The key for deduplication goes with its row.
+A relay that reads its progress record back marks rows that are not marked yet. It needs no row that is marked already,
+so sent rows need not be kept. The deduplication key is removed with its row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,60 +9,55 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
-from outbox.models import INT64_MAX, PlannedRow
+from outbox.operators.rows import NONE_GIVEN_UP, PlannedRow
+from outbox.progress import KAFKA_WENT_BACK
 from outbox.sql import flow
-from outbox.sql import operators as sql
+from outbox.sql import prune as sql
+from outbox.sql.statement import bind_numbers, bind_rows
 
 PAGE_ROWS = 500
-NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP = "done", "parked"
-"""Inference calls that do not keep their row, besides those that are done."""
 
 
-class Pruning:
-    """Automatic pruning of one outbox.
+def old_rows(engine: Engine, age_ms: int) -> Iterator[list[PlannedRow]]:
+    """Yield prunable rows that are older than this, a page at a time, oldest first; a page may be empty.
 
-    Args:
-        engine: of the outbox.
+    Ends at the first row that was received since, for ids follow the time of receipt.
     """
+    with transactions.read(engine) as connection:
+        before = int(connection.execute(flow.NOW.on(connection)).scalar_one()) - age_ms
+    values = {"before": before, "limit": PAGE_ROWS, "given_up": NONE_GIVEN_UP, "kafka_went_back": f"{KAFKA_WENT_BACK}%"}
+    after, more = -1, True
+    while more:
+        with transactions.read(engine) as connection:
+            page = connection.execute(sql.SELECT_OLD.on(connection), {**values, "after": after}).all()
+        more = len(page) == PAGE_ROWS and all(row.old for row in page)
+        yield [PlannedRow(row.id, row.nonce, row.changed_at_ms) for row in page if row.old and row.prunable]
+        after = page[-1].id if page else after
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
 
-    def old_rows(self, age_ms: int) -> Iterator[list[PlannedRow]]:
-        """Rows that were settled longer ago than this, a page at a time, oldest first; of some pages none is.
+def prune_rows(engine: Engine, rows: Sequence[PlannedRow]) -> int | None:
+    """Remove rows of ``old_rows`` that have not changed since.
 
-        The walk ends at the first row that was received since, for ids follow the time of receipt.
-        """
-        with transactions.read(self._engine) as connection:
-            before = int(connection.execute(flow.NOW.on(connection)).scalar_one()) - age_ms
-        after, old = -1, True
-        while old:
-            values = {"before": before, "after": after, "limit": PAGE_ROWS, "given_up": NONE_GIVEN_UP}
-            with transactions.read(self._engine) as connection:
-                page = connection.execute(sql.PRUNABLE.on(connection), values).all()
-            old = len(page) == PAGE_ROWS and all(row.old for row in page)
-            yield [PlannedRow._make(row[:3]) for row in page if row.old and row.prunable]
-            after = page[-1].id if page else after
-
-    def prune(self, rows: Sequence[PlannedRow]) -> int | None:
-        """Remove rows of ``old_rows`` that still are what they were.
-
-        Returns:
-            How many; None if someone else is pruning.
-        """
-        with transactions.write(self._engine) as connection:
-            alone = connection.execute(sql.TRY_PRUNING.on(connection)).scalar_one()
-            return len(remove(connection, rows, NONE_GIVEN_UP)) if alone else None
+    Returns:
+        The number of rows removed; None: another process is pruning.
+    """
+    with transactions.write(engine) as connection:
+        locked = connection.execute(sql.TRY_LOCK.on(connection)).scalar_one()
+        return len(remove(connection, rows, NONE_GIVEN_UP)) if locked else None
 
 
 def remove(connection: Connection, rows: Sequence[PlannedRow], given_up: str) -> list[int]:
-    """Remove settled rows with their inference calls, where no one else prunes; ids of those removed.
+    """Remove prunable rows with their inference calls; return the ids of those removed. Needs the lock of pruning.
 
-    Rows that someone holds are left; those that were held are looked at again.
+    Skips rows that another transaction has locked.
     """
-    bound = sql.bind_planned(connection, rows)
-    taken = list(connection.execute(sql.TAKE_ROWS.on(connection), bound).scalars())
-    values = {"taken": flow.bind_list(connection, taken), "before": INT64_MAX, "given_up": given_up}
-    gone = list(connection.execute(sql.PRUNE.on(connection), {**bound, **values}).scalars())
-    connection.execute(sql.PRUNE_CALLS.on(connection), {"gone": flow.bind_list(connection, gone)})
-    return sorted(gone)
+    ids = bind_numbers(connection, (row.id for row in rows))
+    locked = connection.execute(sql.LOCK_ROWS.on(connection), {"ids": ids}).scalars().all()
+    values = {
+        **bind_rows(connection, PlannedRow._fields, rows),
+        "locked": bind_numbers(connection, locked),
+        "given_up": given_up,
+    }
+    removed = list(connection.execute(sql.PRUNE.on(connection), values).scalars())
+    connection.execute(sql.PRUNE_CALLS.on(connection), {"ids": bind_numbers(connection, removed)})
+    return sorted(removed)

@@ -1,23 +1,24 @@
-"""After database or Kafka went back in time: rows are marked as the topic has them, and the shard may send again."""
+"""Reconciling after the database or Kafka went back in time: rows are marked as the topic has them."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Engine
 
 from outbox.db import transactions
-from outbox.models import AuditContext, Lease, RecordRef, RowRef
+from outbox.models import Lease, RecordRef, RowRef
 from outbox.operators import audit
-from outbox.sql import flow
-from outbox.sql import shards as sql
-from outbox.store import _lock, _mark
+from outbox.operators.audit import AuditContext
+from outbox.progress import lock_shard, mark_rows
+from outbox.sql import reconcile as sql
+from outbox.sql.reshard import RAISE_TIMEOUTS
+from outbox.sql.statement import bind_rows
 
 PAGE_ROWS = 5_000
 
 
 class TopicRecord(NamedTuple):
-    """A record of the topic, as far as it names a row."""
+    """What a record of the topic shows of its row."""
 
     outbox_id: int
     interaction_id: str
@@ -25,7 +26,7 @@ class TopicRecord(NamedTuple):
 
 
 class KnownRow(NamedTuple):
-    """The row that a record of the topic is."""
+    """The row of a record of the topic."""
 
     id: int
     nonce: int
@@ -36,32 +37,39 @@ class KnownRow(NamedTuple):
 
     @property
     def ref(self) -> RowRef:
-        """Id and tag."""
+        """Id and nonce."""
         return RowRef(self.id, self.nonce)
 
     @property
     def record(self) -> TopicRecord:
-        """What its record shows of it."""
+        """What its record shows."""
         return TopicRecord(self.id, self.interaction_id, self.received_at_ms)
 
 
+class SentRow(NamedTuple):
+    """A row that is marked sent."""
+
+    id: int
+    nonce: int
+    received_at_ms: int
+    topic: str | None
+    """The topic of a replay; None: the configured topic."""
+
+    @property
+    def ref(self) -> RowRef:
+        """Id and nonce."""
+        return RowRef(self.id, self.nonce)
+
+
 def match_records(engine: Engine, records: Sequence[TopicRecord]) -> list[KnownRow]:
-    """The rows that these records are: id, interaction and time of receipt all match."""
+    """Return the rows of these records: id, interaction and time of receipt all match."""
     with transactions.read(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            ids, interactions, received = zip(*records, strict=True) if records else ((), (), ())
-            values: dict[str, object] = {
-                "ids": list(ids),
-                "interactions": list(interactions),
-                "received": list(received),
-            }
-        else:
-            values = {"records": json.dumps(records)}
+        values = bind_rows(connection, TopicRecord._fields, records)
         return [KnownRow._make(row) for row in connection.execute(sql.MATCH_RECORDS.on(connection), values)]
 
 
 def unsent_before(engine: Engine, moment_ms: int) -> int:
-    """How many rows not sent were received before a moment."""
+    """Count the rows that are not sent and were received before this time."""
     with transactions.read(engine) as connection:
         return int(connection.execute(sql.UNSENT_BEFORE.on(connection), {"moment_ms": moment_ms}).scalar_one())
 
@@ -73,46 +81,31 @@ def mark_published(
 
     Args:
         engine: of the outbox.
-        lease: of the shard, which is fenced.
-        sequence: of the shard's last Kafka transaction; goes on record with the rows.
-        refs: the rows; those that are sent meanwhile are left alone.
-        order: who, and why.
-        inference: make an inference call due for each.
+        lease: of the shard, whose earlier producers are fenced.
+        sequence: of the shard's last Kafka transaction; stored with the rows.
+        refs: the rows; those that are already sent are left alone.
+        context: for the audit.
+        inference: add an inference call for each.
 
     Returns:
-        Number of rows marked.
+        The number of rows marked.
 
     Raises:
         LeaseLostError: another epoch holds the shard; nothing has changed.
     """
     with transactions.write(engine) as connection:
-        _lock(connection, lease)
-        marked = _mark(connection, lease.shard, sequence, refs, inference=inference, pending=False)
+        lock_shard(connection, lease)
+        marked = mark_rows(connection, lease.shard, sequence, refs, inference=inference)
         audit.add(connection, f"reconcile shard {lease.shard}", context, sorted(ref.id for ref in refs))
     return marked
 
 
-class SentRow(NamedTuple):
-    """A row that is marked sent."""
-
-    id: int
-    nonce: int
-    received_at_ms: int
-    topic: str | None
-    """None: the usual one."""
-
-    @property
-    def ref(self) -> RowRef:
-        """Id and tag."""
-        return RowRef(self.id, self.nonce)
-
-
 def sent_above(engine: Engine, shard: int, sequence: int) -> Iterator[SentRow]:
-    """The shard's rows that were marked sent by transactions above a sequence, in id order."""
+    """Yield the shard's rows that transactions above a sequence sent, in id order."""
     after = -(2**63)
     while True:
         with transactions.read(engine) as connection:
-            connection.execute(sql.TAKE_TIME.on(connection))
+            connection.execute(RAISE_TIMEOUTS.on(connection))
             values = {"shard": shard, "sequence": sequence, "after": after, "limit": PAGE_ROWS}
             page = [SentRow._make(row) for row in connection.execute(sql.SENT_ABOVE.on(connection), values)]
         yield from page
@@ -126,39 +119,40 @@ def send_again(engine: Engine, lease: Lease, refs: Sequence[RowRef], context: Au
 
     Args:
         engine: of the outbox.
-        lease: of the shard, which is fenced.
-        refs: the rows; those that are not marked sent any more are left alone.
-        order: who, and why.
+        lease: of the shard, whose earlier producers are fenced.
+        refs: the rows; those that are no longer marked sent are left alone.
+        context: for the audit.
 
     Returns:
-        Number of rows that are pending now.
+        The number of rows that are now pending.
 
     Raises:
         LeaseLostError: another epoch holds the shard; nothing has changed.
     """
     with transactions.write(engine) as connection:
-        _lock(connection, lease)
-        changed = connection.execute(sql.SEND_AGAIN.on(connection), flow.bind_refs(connection, refs)).rowcount
+        lock_shard(connection, lease)
+        values = bind_rows(connection, RowRef._fields, refs)
+        changed = connection.execute(sql.SEND_AGAIN.on(connection), values).rowcount
         audit.add(connection, f"send lost rows of shard {lease.shard} again", context, sorted(ref.id for ref in refs))
     return changed
 
 
 def advance_sequence(engine: Engine, lease: Lease, record: RecordRef | None, verb: str, context: AuditContext) -> None:
-    """Settle a progress record on an operator's word, unless a later one is settled: the shard may send again.
+    """Acknowledge a progress record by an operator's decision, unless a later one is; the shard may send again.
 
     Args:
         engine: of the outbox.
-        lease: of the shard, which is fenced.
+        lease: of the shard, whose earlier producers are fenced.
         record: the shard's last one; None: there is none.
-        verb: for the record.
-        order: who, and why.
+        verb: for the audit.
+        context: for the audit.
 
     Raises:
         LeaseLostError: another epoch holds the shard; nothing has changed.
     """
     with transactions.write(engine) as connection:
-        settled = _lock(connection, lease).acknowledged_sequence
-        if record and record.sequence >= settled:
+        acknowledged = lock_shard(connection, lease).acknowledged_sequence
+        if record and record.sequence >= acknowledged:
             connection.execute(sql.ADVANCE_SEQUENCE.on(connection), {"shard": lease.shard, **record._asdict()})
-        now = max(settled, record.sequence if record else 0)
-        audit.add(connection, f"{verb} shard {lease.shard}, settled {settled} to {now}", context, [])
+        now = max(acknowledged, record.sequence if record else 0)
+        audit.add(connection, f"{verb} shard {lease.shard}, settled {acknowledged} to {now}", context, [])

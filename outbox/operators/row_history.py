@@ -1,4 +1,4 @@
-"""One row's whole life, as the database knows it; and its content, for who asks on the record."""
+"""Everything that the database knows about one row; and its content, with an audit entry."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,48 +6,15 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
-from outbox.models import AuditContext, AuditEntry
 from outbox.operators import audit
-from outbox.sql import flow as sql
-from outbox.sql import operators
-from outbox.sql.flow import statement
+from outbox.operators.audit import AuditContext, AuditEntry
+from outbox.sql import audit as audit_sql
+from outbox.sql import row_history as sql
+from outbox.sql.statement import Statement
 from outbox.states import RowState
 
-_ROW = statement("""
-    SELECT id, shard, state, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of,
-           error, received_at, sent_at, sequence, enriched_at, topic, length(payload) AS payload_bytes
-    FROM outbox WHERE id = :id
-""")
-_PAYLOAD = statement("SELECT payload FROM outbox WHERE id = :id")
-_CALL = statement("""
-    SELECT state, attempts, status, error, latency_ms, due_at, claimed_by FROM outbox_inference_call WHERE row_id = :id
-""")
-_PARKED_BEFORE = statement("""
-    SELECT id FROM outbox
-    WHERE shard = :shard AND state = 'parked' AND interaction_id = :interaction_id AND id < :id ORDER BY id LIMIT 1
-""")
-_PENDING_BEHIND = statement("""
-    SELECT count(*) FROM outbox
-    WHERE shard = :shard AND state = 'pending' AND interaction_id = :interaction_id AND id > :id
-""")
-_PENDING_AHEAD = statement("SELECT count(*) FROM outbox WHERE shard = :shard AND state = 'pending' AND id < :id")
-_ORIGINALS = statement("""
-    WITH RECURSIVE up(id) AS (
-        SELECT replay_of FROM outbox WHERE id = :id
-        UNION SELECT o.replay_of FROM outbox AS o JOIN up ON o.id = up.id
-    )
-    SELECT up.id, o.replay_of, o.state FROM up LEFT JOIN outbox AS o ON o.id = up.id
-    WHERE up.id IS NOT NULL ORDER BY up.id
-""")
-_REPLAYS = statement("""
-    WITH RECURSIVE down(id) AS (
-        SELECT id FROM outbox WHERE replay_of = :id
-        UNION SELECT o.id FROM outbox AS o JOIN down ON o.replay_of = down.id
-    )
-    SELECT o.id, o.replay_of, o.state FROM down JOIN outbox AS o ON o.id = down.id ORDER BY o.id
-""")
-MOST_ENTRIES = 1_000
-"""Audit entries of one row that are told."""
+MAX_ENTRIES = 1_000
+"""Audit entries of one row that are returned."""
 
 
 class StoredRow(NamedTuple):
@@ -66,13 +33,13 @@ class StoredRow(NamedTuple):
     error: str | None
     received_at_ms: int
     sent_at_ms: int | None
-    """When it was marked: its Kafka transaction was committed before."""
+    """When it was marked sent, after its Kafka transaction was committed."""
     sequence: int | None
-    """Of that transaction, in its shard."""
+    """Sequence of that transaction in its shard."""
     enriched_at_ms: int | None
-    """When it was completed from CXone, be it with nothing."""
+    """When CXone was asked for missing fields, even if it returned none."""
     topic: str | None
-    """Where a replay goes; None: the usual topic."""
+    """The topic of a replay; None: the configured topic."""
     payload_bytes: int
 
 
@@ -85,12 +52,12 @@ class StoredCall(NamedTuple):
     error: str | None
     latency_ms: int | None
     due_at_ms: int
-    """With ``due``: when it is made, or when a worker's claim of it runs out."""
+    """For ``due``: when it will be made, or when a worker's claim of it expires."""
     claimed_by: str | None
 
 
 class Replay(NamedTuple):
-    """A link in a chain of replays."""
+    """One row in a chain of replays."""
 
     id: int
     replay_of: int | None
@@ -104,23 +71,22 @@ class RowHistory:
 
     row: StoredRow
     call: StoredCall | None
-    """None: there was none to make."""
     ahead: int
-    """With ``pending``: rows of its shard before it."""
+    """For a pending row: rows of its shard before it."""
     parked_before: int | None
-    """With ``pending``: the first parked row of its interaction, which it waits for."""
+    """For a pending row: the first parked row of its interaction, which it waits for."""
     behind: int
-    """With ``parked``: pending rows of its interaction that wait for it."""
+    """For a parked row: pending rows of its interaction that wait for it."""
     originals: list[Replay]
-    """What it is a replay of, the oldest first."""
+    """The rows that it is a replay of, oldest first."""
     replays: list[Replay]
-    """Its own replays, and theirs."""
+    """Its replays, and theirs."""
     audit: list[AuditEntry]
     """What operators did to it."""
 
 
 class RowHistories:
-    """Looks rows up in one outbox.
+    """The rows of one outbox, one at a time.
 
     Args:
         engine: of the outbox.
@@ -130,15 +96,15 @@ class RowHistories:
         self._engine = engine
 
     def get(self, row_id: int) -> RowHistory | None:
-        """Everything about a row, in one snapshot; None if the outbox does not hold it."""
+        """Read everything about a row, in one snapshot; None: the outbox does not have it."""
         with transactions.read(self._engine) as connection:
-            found = connection.execute(_ROW.on(connection), {"id": row_id}).one_or_none()
+            found = connection.execute(sql.ROW.on(connection), {"id": row_id}).one_or_none()
             return _history(connection, StoredRow._make(found)) if found else None
 
     def reveal(self, row_id: int, context: AuditContext) -> bytes | None:
-        """A row's payload; that it was looked at goes on record before it is returned. None: no such row."""
+        """Return a row's payload, after adding an audit entry; None: the outbox does not have it."""
         with transactions.write(self._engine) as connection:
-            payload = connection.execute(_PAYLOAD.on(connection), {"id": row_id}).scalar_one_or_none()
+            payload = connection.execute(sql.PAYLOAD.on(connection), {"id": row_id}).scalar_one_or_none()
             if payload is None:
                 return None
             audit.add(connection, "reveal", context, [row_id])
@@ -146,24 +112,24 @@ class RowHistories:
 
 
 def _history(connection: Connection, row: StoredRow) -> RowHistory:
-    def number(query: sql.Statement) -> int | None:
+    def number(query: Statement) -> int | None:
         return connection.execute(query.on(connection), row._asdict()).scalar_one_or_none()
 
-    def replays(query: sql.Statement) -> list[Replay]:
+    def replays(query: Statement) -> list[Replay]:
         return [Replay._make(link) for link in connection.execute(query.on(connection), {"id": row.id})]
 
-    call = connection.execute(_CALL.on(connection), {"id": row.id}).one_or_none()
-    naming = connection.execute(
-        operators.AUDIT_OF_ROW.on(connection), {"row_id": row.id, "after": 0, "limit": MOST_ENTRIES}
+    call = connection.execute(sql.CALL.on(connection), {"id": row.id}).one_or_none()
+    entries = connection.execute(
+        audit_sql.ENTRIES_OF_ROW.on(connection), {"row_id": row.id, "after": 0, "limit": MAX_ENTRIES}
     )
     pending = row.state == RowState.PENDING
     return RowHistory(
         row,
         StoredCall._make(call) if call else None,
-        ahead=(number(_PENDING_AHEAD) or 0) if pending else 0,
-        parked_before=number(_PARKED_BEFORE) if pending else None,
-        behind=(number(_PENDING_BEHIND) or 0) if row.state == RowState.PARKED else 0,
-        originals=replays(_ORIGINALS) if row.replay_of is not None else [],
-        replays=replays(_REPLAYS),
-        audit=list(map(AuditEntry._make, naming)),
+        ahead=(number(sql.COUNT_PENDING_BEFORE) or 0) if pending else 0,
+        parked_before=number(sql.FIRST_PARKED_BEFORE) if pending else None,
+        behind=(number(sql.COUNT_PENDING_BEHIND) or 0) if row.state == RowState.PARKED else 0,
+        originals=replays(sql.ORIGINALS) if row.replay_of is not None else [],
+        replays=replays(sql.REPLAYS),
+        audit=list(map(AuditEntry._make, entries)),
     )

@@ -1,1 +1,1 @@
-"""The statements of the outbox, as SQL."""
+"""The SQL of the outbox: each statement with its full text for each database, in a module named after its user."""

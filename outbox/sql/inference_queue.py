@@ -1,202 +1,362 @@
 """The SQL of inference calls.
 
-Work is found through two partial indexes of what is due: by time, and by interaction. A claim tries the
-earliest calls by time, and takes those that are the first of their interaction. One that stands behind
-another is moved an hour away, so that no claim walks over it again; the settlement of the one before
-makes it due. So the cost of a claim follows what it takes, not what waits.
+Two partial indexes hold the calls that are due: by time and by interaction. A claim reads the earliest calls by time
+and takes those that are the first of their interaction. A call that is blocked by an earlier one of its interaction is
+deferred, so that no claim reads it again; when the earlier call ends, the blocked one becomes due. So the cost of a
+claim follows what it takes, not what waits.
 """
 
-from outbox.sql.flow import Statement, statement
+from outbox.sql.statement import statement
 
-BEHIND_MS = 3_600_000
-"""How far a call is moved that stands behind another of its interaction. It is woken by that one's end; the
-hour is for an end that woke nobody, as in a database restored, or under the code of an earlier release."""
+BLOCKED_DELAY_MS = 3_600_000
+"""By how much a blocked call is deferred. Normally the end of the earlier call makes it due; the delay covers an end
+that did not, as after a restore or under an earlier release."""
 
-_FIRST = """(
-    SELECT e.row_id FROM outbox_inference_call AS e
-    WHERE e.state = 'due' AND e.interaction_id = {of} ORDER BY e.row_id LIMIT 1
-)"""
-"""The first due call of an interaction; as a scalar subquery it is one probe of the index, whatever the plan."""
+# Adding --------------------------------------------------------------------------------------------
 
-_AMONG = {
-    "postgresql": "= ANY(CAST(:ids AS bigint[]))",
-    "sqlite": "IN (SELECT value FROM json_each(:ids))",
-}
-
-_CALLS_DUE = f"""
+ADD_CALLS = statement(
+    postgresql="""
     INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
     SELECT id, interaction_id,
-           {{now}} + CASE WHEN id = min(id) OVER (PARTITION BY interaction_id) THEN 0 ELSE {BEHIND_MS} END
+           CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+           + CASE WHEN id = min(id) OVER (PARTITION BY interaction_id) THEN 0 ELSE :blocked_delay_ms END
     FROM outbox
-    WHERE id {{among}} AND shard = :shard AND state = 'sent' AND sequence = :sequence
+    WHERE id = ANY(CAST(:ids AS bigint[])) AND shard = :shard AND state = 'sent' AND sequence = :sequence
     ON CONFLICT (row_id) DO NOTHING
-"""
-CALLS_DUE = statement(*(_CALLS_DUE.replace("{among}", among) for among in _AMONG.values()))
-"""Runs in the transaction that marks the rows, so no call is ever missing; the rows marked are recognised by
-their sequence. Found by their ids: between the first and the last may lie all of history."""
-
-NOW_WALKING = statement(
-    postgresql="SELECT {now}, set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true)",
-    sqlite="SELECT {now}",
+    """,
+    sqlite="""
+    INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
+    SELECT id, interaction_id,
+           CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+           + CASE WHEN id = min(id) OVER (PARTITION BY interaction_id) THEN 0 ELSE :blocked_delay_ms END
+    FROM outbox
+    WHERE id IN (SELECT value FROM json_each(:ids)) AND shard = :shard AND state = 'sent' AND sequence = :sequence
+    ON CONFLICT (row_id) DO NOTHING
+    """,
 )
-"""The database's clock; for the rest of the transaction PostgreSQL walks the index by time rather than sorting all that
-is due, whatever its statistics say."""
+"""Adds a call for each row just marked, in the transaction that marks them, so that no call is ever missing. Rows are
+found by their ids and recognized by their sequence: all of history may lie between the first and the last."""
 
-ANY_DUE = statement("""
-    SELECT 1 FROM outbox_inference_call WHERE state = 'due' AND due_at <= (SELECT {now}) ORDER BY due_at LIMIT 1
-""")
-"""Ordered, so that the index by time is walked, never the table."""
+# Claiming ------------------------------------------------------------------------------------------
 
+ANY_DUE = statement(
+    postgresql="""
+    SELECT 1 FROM outbox_inference_call
+    WHERE state = 'due' AND due_at <= (SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint))
+    ORDER BY due_at LIMIT 1
+    """,
+    sqlite="""
+    SELECT 1 FROM outbox_inference_call
+    WHERE state = 'due' AND due_at <= (SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))
+    ORDER BY due_at LIMIT 1
+    """,
+)
+"""Ordered, so that the index by time is scanned, never the table."""
 
-def _locking(sql: str) -> Statement:
-    """A statement that locks what it chooses: on PostgreSQL chosen once, as an array, whatever the plan; on SQLite
-    BEGIN IMMEDIATE has locked.
-    """
-    words = {
-        "{in}": ("= ANY(ARRAY(", "IN ("),
-        "{end}": ("))", ")"),
-        "{lock}": ("FOR UPDATE OF c SKIP LOCKED", ""),
-        "{shared}": ("FOR SHARE SKIP LOCKED", ""),
-    }
-    texts = [sql, sql]
-    for word, variants in words.items():
-        texts = [text.replace(word, variant) for text, variant in zip(texts, variants, strict=True)]
-    return statement(*texts)
+NOW_FORCING_INDEX_SCANS = statement(
+    postgresql="""
+    SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint),
+           set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true)
+    """,
+    sqlite="SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+)
+"""The database's clock. For the rest of the transaction PostgreSQL scans the index by time instead of sorting all calls
+that are due, whatever its statistics say."""
 
-
-_EARLIEST = """
-    SELECT c.row_id FROM (
-        SELECT row_id FROM outbox_inference_call
-        WHERE state = 'due' AND due_at <= :now ORDER BY due_at LIMIT :window
-    ) AS w JOIN outbox_inference_call AS c ON c.row_id = w.row_id
-    WHERE CASE WHEN c.state = 'due' THEN c.due_at END <= :now
-"""
-"""Looked at again under the lock, in words that no index knows: else PostgreSQL, where its statistics know of few
-calls that are due, goes through all that are rather than through the window."""
-_CLAIM = f"""
-    UPDATE outbox_inference_call SET claimed_by = :owner, due_at = :until WHERE row_id {{in}}
-        {_EARLIEST} AND c.row_id = {_FIRST.replace("{of}", "c.interaction_id")} LIMIT :limit {{lock}}
-    {{end}}
+CLAIM_FIRST_DUE = statement(
+    postgresql="""
+    UPDATE outbox_inference_call SET claimed_by = :owner, due_at = :until
+    WHERE row_id = ANY(ARRAY(
+        SELECT c.row_id
+        FROM (
+            SELECT row_id FROM outbox_inference_call
+            WHERE state = 'due' AND due_at <= :now ORDER BY due_at LIMIT :window
+        ) AS w
+        JOIN outbox_inference_call AS c ON c.row_id = w.row_id
+        WHERE CASE WHEN c.state = 'due' THEN c.due_at END <= :now
+          AND c.row_id = (
+              SELECT e.row_id FROM outbox_inference_call AS e
+              WHERE e.state = 'due' AND e.interaction_id = c.interaction_id ORDER BY e.row_id LIMIT 1
+          )
+        LIMIT :limit FOR UPDATE OF c SKIP LOCKED
+    ))
     RETURNING row_id, interaction_id
-"""
-CLAIM = _locking(_CLAIM)
-"""The first due call of each interaction; a claim that runs out is due again by itself."""
+    """,
+    sqlite="""
+    UPDATE outbox_inference_call SET claimed_by = :owner, due_at = :until
+    WHERE row_id IN (
+        SELECT c.row_id
+        FROM (
+            SELECT row_id FROM outbox_inference_call
+            WHERE state = 'due' AND due_at <= :now ORDER BY due_at LIMIT :window
+        ) AS w
+        JOIN outbox_inference_call AS c ON c.row_id = w.row_id
+        WHERE CASE WHEN c.state = 'due' THEN c.due_at END <= :now
+          AND c.row_id = (
+              SELECT e.row_id FROM outbox_inference_call AS e
+              WHERE e.state = 'due' AND e.interaction_id = c.interaction_id ORDER BY e.row_id LIMIT 1
+          )
+        LIMIT :limit
+    )
+    RETURNING row_id, interaction_id
+    """,
+)
+"""Claims the first due call of each interaction among the earliest calls. A claim that expires is due again by itself.
 
-_MOVE_BEHIND = f"""
-    UPDATE outbox_inference_call SET claimed_by = NULL, due_at = :now + {BEHIND_MS} WHERE row_id {{in}}
-        {_EARLIEST} AND EXISTS (
-            SELECT 1 FROM outbox_inference_call AS e
-            WHERE e.state = 'due' AND e.interaction_id = c.interaction_id AND e.row_id < c.row_id
-            ORDER BY e.row_id LIMIT 1 {{shared}}
-        ) {{lock}}
-    {{end}}
-"""
-MOVE_BEHIND = _locking(_MOVE_BEHIND)
-"""Whoever moves a call holds the one before it: its settlement then comes later, and sees what it has to wake.
-Never waits for a lock, so it has no part in a deadlock."""
+PostgreSQL chooses the calls once, as an array, whatever the plan. ``CASE`` checks the time again under the lock in a
+form that no index matches: otherwise PostgreSQL, where its statistics know of few due calls, reads all of them rather
+than the window. The first call of an interaction is a scalar subquery, which is one index probe in every plan."""
 
-_NEXT = """
-    SELECT f.row_id, f.interaction_id, f.claimed_by IS NULL AS free FROM outbox_inference_call AS f
-    WHERE f.state = 'due' AND f.interaction_id = h.interaction_id AND f.row_id > h.row_id ORDER BY f.row_id LIMIT :more
-"""
+DEFER_BLOCKED = statement(
+    postgresql="""
+    UPDATE outbox_inference_call SET claimed_by = NULL, due_at = :now + :blocked_delay_ms
+    WHERE row_id = ANY(ARRAY(
+        SELECT c.row_id
+        FROM (
+            SELECT row_id FROM outbox_inference_call
+            WHERE state = 'due' AND due_at <= :now ORDER BY due_at LIMIT :window
+        ) AS w
+        JOIN outbox_inference_call AS c ON c.row_id = w.row_id
+        WHERE CASE WHEN c.state = 'due' THEN c.due_at END <= :now
+          AND EXISTS (
+              SELECT 1 FROM outbox_inference_call AS e
+              WHERE e.state = 'due' AND e.interaction_id = c.interaction_id AND e.row_id < c.row_id
+              ORDER BY e.row_id LIMIT 1 FOR SHARE SKIP LOCKED
+          )
+        FOR UPDATE OF c SKIP LOCKED
+    ))
+    """,
+    sqlite="""
+    UPDATE outbox_inference_call SET claimed_by = NULL, due_at = :now + :blocked_delay_ms
+    WHERE row_id IN (
+        SELECT c.row_id
+        FROM (
+            SELECT row_id FROM outbox_inference_call
+            WHERE state = 'due' AND due_at <= :now ORDER BY due_at LIMIT :window
+        ) AS w
+        JOIN outbox_inference_call AS c ON c.row_id = w.row_id
+        WHERE CASE WHEN c.state = 'due' THEN c.due_at END <= :now
+          AND EXISTS (
+              SELECT 1 FROM outbox_inference_call AS e
+              WHERE e.state = 'due' AND e.interaction_id = c.interaction_id AND e.row_id < c.row_id
+              ORDER BY e.row_id LIMIT 1
+          )
+    )
+    """,
+)
+"""Defers the blocked calls among the earliest ones. It holds the earlier call's lock, so that call ends later and then
+sees which one to wake. It never waits for a lock, so it has no part in a deadlock."""
+
 FOLLOWERS = statement(
-    postgresql=f"""
-    SELECT n.* FROM unnest(CAST(:ids AS bigint[])) AS i(id)
-    JOIN outbox_inference_call AS h ON h.row_id = i.id CROSS JOIN LATERAL ({_NEXT}) AS n
+    postgresql="""
+    SELECT n.*
+    FROM unnest(CAST(:ids AS bigint[])) AS i(id)
+    JOIN outbox_inference_call AS h ON h.row_id = i.id
+    CROSS JOIN LATERAL (
+        SELECT f.row_id, f.interaction_id, f.claimed_by IS NULL AS free FROM outbox_inference_call AS f
+        WHERE f.state = 'due' AND f.interaction_id = h.interaction_id AND f.row_id > h.row_id
+        ORDER BY f.row_id LIMIT :more
+    ) AS n
     ORDER BY n.row_id
     """,
-    sqlite=f"""
+    sqlite="""
     SELECT f.row_id, f.interaction_id, f.claimed_by IS NULL AS free
-    FROM json_each(:ids) AS i JOIN outbox_inference_call AS h ON h.row_id = i.value
-    JOIN outbox_inference_call AS f ON f.row_id IN (SELECT row_id FROM ({_NEXT}))
+    FROM json_each(:ids) AS i
+    JOIN outbox_inference_call AS h ON h.row_id = i.value
+    JOIN outbox_inference_call AS f ON f.row_id IN (
+        SELECT n.row_id FROM outbox_inference_call AS n
+        WHERE n.state = 'due' AND n.interaction_id = h.interaction_id AND n.row_id > h.row_id
+        ORDER BY n.row_id LIMIT :more
+    )
     ORDER BY f.row_id
     """,
 )
-"""The calls that come next in the interactions of claimed ones."""
+"""The next calls in the interactions of claimed ones, and whether no worker has claimed them."""
 
-_CLAIM_FOLLOWERS = """
+CLAIM_FOLLOWERS = statement(
+    postgresql="""
     UPDATE outbox_inference_call SET claimed_by = :owner, due_at = :until
-    WHERE row_id {among} AND state = 'due' AND claimed_by IS NULL RETURNING row_id
-"""
-CLAIM_FOLLOWERS = statement(*(_CLAIM_FOLLOWERS.replace("{among}", among) for among in _AMONG.values()))
-
-_CLAIMED = """
-    SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts, c.due_at AS claimed_until_ms
-    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id WHERE c.row_id {among} ORDER BY c.row_id
-"""
-CLAIMED = statement(*(_CLAIMED.replace("{among}", among) for among in _AMONG.values()))
-
-_RESULTS = {
-    "postgresql": """
-    unnest(CAST(:row_id AS bigint[]), CAST(:state AS text[]), CAST(:attempts AS integer[]), CAST(:status AS integer[]),
-           CAST(:error AS text[]), CAST(:latency_ms AS integer[]), CAST(:wait_ms AS bigint[]),
-           CAST(:claimed_until_ms AS bigint[]))
-        AS r(row_id, state, attempts, status, error, latency_ms, wait_ms, claimed_until_ms)
+    WHERE row_id = ANY(CAST(:ids AS bigint[])) AND state = 'due' AND claimed_by IS NULL
+    RETURNING row_id
     """,
-    "sqlite": """
-    (SELECT value ->> 'row_id' AS row_id, value ->> 'state' AS state, value ->> 'attempts' AS attempts,
-            value ->> 'status' AS status, value ->> 'error' AS error, value ->> 'latency_ms' AS latency_ms,
-            value ->> 'wait_ms' AS wait_ms, value ->> 'claimed_until_ms' AS claimed_until_ms
-     FROM json_each(:results)) AS r
+    sqlite="""
+    UPDATE outbox_inference_call SET claimed_by = :owner, due_at = :until
+    WHERE row_id IN (SELECT value FROM json_each(:ids)) AND state = 'due' AND claimed_by IS NULL
+    RETURNING row_id
     """,
-}
-_SETTLE = """
-    UPDATE outbox_inference_call SET {change}, claimed_by = NULL, due_at = {now} + {wait}
-    FROM {results} WHERE outbox_inference_call.row_id = r.row_id AND outbox_inference_call.state = 'due' {ours}
-    RETURNING outbox_inference_call.interaction_id
-"""
-_ANSWERED = "state = r.state, attempts = r.attempts, status = r.status, error = r.error, latency_ms = r.latency_ms"
-_OURS = """AND outbox_inference_call.claimed_by = :owner AND outbox_inference_call.due_at = r.claimed_until_ms"""
-
-
-_UNLESS_LATE = """CASE WHEN (
-        SELECT e.claimed_by FROM outbox_inference_call AS e
-        WHERE e.state = 'due' AND e.interaction_id = outbox_inference_call.interaction_id ORDER BY e.row_id LIMIT 1
-    ) IS NULL THEN r.wait_ms ELSE 0 END"""
-
-
-def _settlement(change: str, ours: str, wait: str = "r.wait_ms") -> list[str]:
-    text = _SETTLE.replace("{change}", change).replace("{ours}", ours).replace("{wait}", wait)
-    return [text.replace("{results}", results) for results in _RESULTS.values()]
-
-
-FINISH = statement(*_settlement(_ANSWERED, ""))
-"""Done or parked. Also when the claim had run out and another worker has the call: that it was answered is a fact."""
-TRY_AGAIN = statement(*_settlement(_ANSWERED, _OURS))
-"""Due again later, if it is still in our hands: the claim is named by its owner and its end."""
-GIVE_BACK = statement(*_settlement("attempts = r.attempts", _OURS, _UNLESS_LATE))
-"""Claimed and not tried. It waits behind the first of its interaction if that waits too, as ``TRY_AGAIN`` has left it.
-If that has ended meanwhile, or is in another worker's hands, its end may already have woken whom it could: due now."""
-
-_WAKE_NEXT = f"""
-    UPDATE outbox_inference_call SET due_at = (SELECT {{now}})
-    WHERE row_id IN (SELECT {_FIRST.replace("{of}", "i.value")} FROM {{interactions}})
-      AND state = 'due' AND claimed_by IS NULL AND due_at > (SELECT {{now}})
-"""
-WAKE_NEXT = statement(
-    postgresql=_WAKE_NEXT.replace("{interactions}", "unnest(CAST(:interactions AS text[])) AS i(value)"),
-    sqlite=_WAKE_NEXT.replace("{interactions}", "json_each(:interactions) AS i"),
 )
-"""After ``FINISH``, in its transaction: what stood behind the calls that ended is due."""
+"""Claims calls that are still due and that no worker has claimed."""
+CLAIMED_CALLS = statement(
+    postgresql="""
+    SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts, c.due_at AS claimed_until_ms
+    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
+    WHERE c.row_id = ANY(CAST(:ids AS bigint[])) ORDER BY c.row_id
+    """,
+    sqlite="""
+    SELECT c.row_id, c.interaction_id, o.timestamp_ms, o.traceparent, c.attempts, c.due_at AS claimed_until_ms
+    FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
+    WHERE c.row_id IN (SELECT value FROM json_each(:ids)) ORDER BY c.row_id
+    """,
+)
+"""What a worker needs to make the claimed calls."""
 
 CLAIMANTS = statement("""
     SELECT DISTINCT claimed_by FROM outbox_inference_call
     WHERE state = 'due' AND due_at > :now AND due_at <= :until AND claimed_by IS NOT NULL
 """)
+"""The index by time finds the claims that have not expired: each one expires within the time of a claim."""
 RELEASE_CLAIMS = statement("""
     UPDATE outbox_inference_call SET claimed_by = NULL, due_at = :now
     WHERE state = 'due' AND due_at > :now AND due_at <= :until AND claimed_by = :owner
 """)
-"""Claims that have not run out end within a claim's time: the index by time finds them."""
+"""Makes an owner's claims that have not expired due now."""
 
-OLDEST_DUE = statement("""
-    SELECT :now - min((SELECT sent_at FROM outbox WHERE id = w.row_id)) FROM (
-        SELECT row_id FROM outbox_inference_call WHERE state = 'due' ORDER BY due_at LIMIT :window
-    ) AS w
+# Recording results ---------------------------------------------------------------------------------
+
+RECORD_FINISHED = statement(
+    postgresql="""
+    UPDATE outbox_inference_call
+    SET state = r.state, attempts = r.attempts, status = r.status, error = r.error, latency_ms = r.latency_ms,
+        claimed_by = NULL, due_at = CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) + r.wait_ms
+    FROM unnest(
+        CAST(:row_id AS bigint[]), CAST(:state AS text[]), CAST(:attempts AS integer[]), CAST(:status AS integer[]),
+        CAST(:error AS text[]), CAST(:latency_ms AS integer[]), CAST(:wait_ms AS bigint[]),
+        CAST(:claimed_until_ms AS bigint[])
+    ) AS r(row_id, state, attempts, status, error, latency_ms, wait_ms, claimed_until_ms)
+    WHERE outbox_inference_call.row_id = r.row_id AND outbox_inference_call.state = 'due'
+    RETURNING outbox_inference_call.interaction_id
+    """,
+    sqlite="""
+    UPDATE outbox_inference_call
+    SET state = r.state, attempts = r.attempts, status = r.status, error = r.error, latency_ms = r.latency_ms,
+        claimed_by = NULL, due_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + r.wait_ms
+    FROM (
+        SELECT value ->> 0 AS row_id, value ->> 1 AS state, value ->> 2 AS attempts, value ->> 3 AS status,
+               value ->> 4 AS error, value ->> 5 AS latency_ms, value ->> 6 AS wait_ms, value ->> 7 AS claimed_until_ms
+        FROM json_each(:rows)
+    ) AS r
+    WHERE outbox_inference_call.row_id = r.row_id AND outbox_inference_call.state = 'due'
+    RETURNING outbox_inference_call.interaction_id
+    """,
+)
+"""Records calls that are done or parked, even where the claim expired and another worker has claimed the call: the
+answer is a fact."""
+
+RECORD_RETRY = statement(
+    postgresql="""
+    UPDATE outbox_inference_call
+    SET state = r.state, attempts = r.attempts, status = r.status, error = r.error, latency_ms = r.latency_ms,
+        claimed_by = NULL, due_at = CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) + r.wait_ms
+    FROM unnest(
+        CAST(:row_id AS bigint[]), CAST(:state AS text[]), CAST(:attempts AS integer[]), CAST(:status AS integer[]),
+        CAST(:error AS text[]), CAST(:latency_ms AS integer[]), CAST(:wait_ms AS bigint[]),
+        CAST(:claimed_until_ms AS bigint[])
+    ) AS r(row_id, state, attempts, status, error, latency_ms, wait_ms, claimed_until_ms)
+    WHERE outbox_inference_call.row_id = r.row_id AND outbox_inference_call.state = 'due'
+      AND outbox_inference_call.claimed_by = :owner AND outbox_inference_call.due_at = r.claimed_until_ms
+    RETURNING outbox_inference_call.interaction_id
+    """,
+    sqlite="""
+    UPDATE outbox_inference_call
+    SET state = r.state, attempts = r.attempts, status = r.status, error = r.error, latency_ms = r.latency_ms,
+        claimed_by = NULL, due_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + r.wait_ms
+    FROM (
+        SELECT value ->> 0 AS row_id, value ->> 1 AS state, value ->> 2 AS attempts, value ->> 3 AS status,
+               value ->> 4 AS error, value ->> 5 AS latency_ms, value ->> 6 AS wait_ms, value ->> 7 AS claimed_until_ms
+        FROM json_each(:rows)
+    ) AS r
+    WHERE outbox_inference_call.row_id = r.row_id AND outbox_inference_call.state = 'due'
+      AND outbox_inference_call.claimed_by = :owner AND outbox_inference_call.due_at = r.claimed_until_ms
+    RETURNING outbox_inference_call.interaction_id
+    """,
+)
+"""Records failed calls that will be retried, where the caller still has the claim: owner and expiry identify it."""
+
+GIVE_BACK = statement(
+    postgresql="""
+    UPDATE outbox_inference_call
+    SET attempts = r.attempts, claimed_by = NULL,
+        due_at = CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) + CASE
+            WHEN (
+                SELECT e.claimed_by FROM outbox_inference_call AS e
+                WHERE e.state = 'due' AND e.interaction_id = outbox_inference_call.interaction_id
+                ORDER BY e.row_id LIMIT 1
+            ) IS NULL THEN r.wait_ms
+            ELSE 0
+        END
+    FROM unnest(
+        CAST(:row_id AS bigint[]), CAST(:state AS text[]), CAST(:attempts AS integer[]), CAST(:status AS integer[]),
+        CAST(:error AS text[]), CAST(:latency_ms AS integer[]), CAST(:wait_ms AS bigint[]),
+        CAST(:claimed_until_ms AS bigint[])
+    ) AS r(row_id, state, attempts, status, error, latency_ms, wait_ms, claimed_until_ms)
+    WHERE outbox_inference_call.row_id = r.row_id AND outbox_inference_call.state = 'due'
+      AND outbox_inference_call.claimed_by = :owner AND outbox_inference_call.due_at = r.claimed_until_ms
+    RETURNING outbox_inference_call.interaction_id
+    """,
+    sqlite="""
+    UPDATE outbox_inference_call
+    SET attempts = r.attempts, claimed_by = NULL,
+        due_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + CASE
+            WHEN (
+                SELECT e.claimed_by FROM outbox_inference_call AS e
+                WHERE e.state = 'due' AND e.interaction_id = outbox_inference_call.interaction_id
+                ORDER BY e.row_id LIMIT 1
+            ) IS NULL THEN r.wait_ms
+            ELSE 0
+        END
+    FROM (
+        SELECT value ->> 0 AS row_id, value ->> 1 AS state, value ->> 2 AS attempts, value ->> 3 AS status,
+               value ->> 4 AS error, value ->> 5 AS latency_ms, value ->> 6 AS wait_ms, value ->> 7 AS claimed_until_ms
+        FROM json_each(:rows)
+    ) AS r
+    WHERE outbox_inference_call.row_id = r.row_id AND outbox_inference_call.state = 'due'
+      AND outbox_inference_call.claimed_by = :owner AND outbox_inference_call.due_at = r.claimed_until_ms
+    RETURNING outbox_inference_call.interaction_id
+    """,
+)
+"""Gives back calls that were claimed and not tried. A call waits behind the first of its interaction if that one waits
+too, as ``RECORD_RETRY`` has left it. If that one has ended meanwhile, or another worker has claimed it, its end may
+already have woken the calls behind it: this call is due now."""
+
+WAKE_NEXT = statement(
+    postgresql="""
+    UPDATE outbox_inference_call
+    SET due_at = (SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint))
+    WHERE row_id IN (
+        SELECT (
+            SELECT e.row_id FROM outbox_inference_call AS e
+            WHERE e.state = 'due' AND e.interaction_id = i.value ORDER BY e.row_id LIMIT 1
+        ) FROM unnest(CAST(:interactions AS text[])) AS i(value)
+    )
+      AND state = 'due' AND claimed_by IS NULL
+      AND due_at > (SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint))
+    """,
+    sqlite="""
+    UPDATE outbox_inference_call
+    SET due_at = (SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))
+    WHERE row_id IN (
+        SELECT (
+            SELECT e.row_id FROM outbox_inference_call AS e
+            WHERE e.state = 'due' AND e.interaction_id = i.value ORDER BY e.row_id LIMIT 1
+        ) FROM json_each(:interactions) AS i
+    )
+      AND state = 'due' AND claimed_by IS NULL
+      AND due_at > (SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))
+    """,
+)
+"""Makes the calls behind finished ones due, in the transaction of ``RECORD_FINISHED``."""
+
+# Counting ------------------------------------------------------------------------------------------
+
+OLDEST_DUE_AGE = statement("""
+    SELECT :now - min((SELECT sent_at FROM outbox WHERE id = w.row_id))
+    FROM (SELECT row_id FROM outbox_inference_call WHERE state = 'due' ORDER BY due_at LIMIT :window) AS w
 """)
-"""The oldest by when its row was sent, among those that come next: while no more are due, among all of them. So its
-cost is bounded, however many are due."""
-CALLS_LEFT = statement("""
+"""The age, since its row was sent, of the oldest among the calls that are due next; while all due calls fit into the
+window, of the oldest of all. So the cost is bounded."""
+
+COUNT_CALLS = statement("""
     SELECT (SELECT count(*) FROM outbox_inference_call WHERE state = 'due') AS due,
            (SELECT count(*) FROM outbox_inference_call WHERE state = 'parked') AS parked
 """)
+"""Counts the calls that are not done, by their partial indexes."""

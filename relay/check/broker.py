@@ -9,7 +9,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from outbox.network import is_loopback
+from outbox.db.tls import is_loopback
 from relay.check.finding import Finding, failure, ok, unknown, warning
 from relay.kafka.errors import REMEDIES, REQUEST_SECONDS, describe
 from relay.settings import RelaySettings, kafka_client_config, kafka_hosts, kafka_producer_config

@@ -7,8 +7,8 @@ from confluent_kafka.admin import AdminClient
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import OutboxError
 from outbox.models import Identity
+from outbox.progress import KAFKA_WENT_BACK, ProgressVerdict
 from outbox.store import Store
-from outbox.verdicts import KAFKA_WENT_BACK, Verdict
 from relay.check.finding import Finding, failure, ok, unknown, warning
 from relay.errors import RelayError
 from relay.kafka import progress
@@ -45,19 +45,19 @@ def judge_progress(looks: list[ShardLook]) -> list[Finding]:
 
 def _judge(each: ShardLook) -> Finding | None:
     subject, settled = f"{SUBJECT} of shard {each.shard}", each.row.acknowledged_sequence
-    if each.verdict is Verdict.KAFKA_WENT_BACK and each.found:
+    if each.verdict is ProgressVerdict.KAFKA_WENT_BACK and each.found:
         seen = (
             f"{KAFKA_WENT_BACK}: transaction {settled} is settled, the last progress record is of "
             f"{each.found.ref.sequence} at offset {each.found.ref.offset}"
         )
         return failure(subject, seen, "relay reconcile, or relay reconcile --accept-loss")
-    if each.verdict is Verdict.DATABASE_WENT_BACK and each.found:
+    if each.verdict is ProgressVerdict.DATABASE_WENT_BACK and each.found:
         seen = (
             f"the database went back in time: transaction {settled} is settled, the last progress record is of "
             f"{each.found.ref.sequence}"
         )
         return failure(subject, seen, "relay reconcile --since TIME, or relay reconcile --accept-duplicates")
-    if each.verdict is Verdict.PROGRESS_LOST:
+    if each.verdict is ProgressVerdict.PROGRESS_LOST:
         seen = f"there is no progress record, and transaction {settled} is settled: the progress topic was lost"
         cure = f"the relay sends on; if the rows' topic was lost, too: relay reconcile --shard {each.shard}"
         return warning(subject, seen, cure)

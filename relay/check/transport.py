@@ -2,7 +2,7 @@
 
 from sqlalchemy import make_url
 
-from outbox.network import remote_hosts, sslmode, tls_arguments
+from outbox.db.tls import remote_hosts, sslmode, tls_arguments
 from relay.check.finding import Finding, ok, warning
 from relay.settings import RelaySettings, plain_host
 

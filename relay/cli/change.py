@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from outbox.errors import OutboxError
-from outbox.models import AuditContext, FoundRow, Plan, PlannedRow, RowFilter
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
+from outbox.operators.plan import Plan
+from outbox.operators.rows import FoundRow, PlannedRow, RowFilter
 from relay.cli.list import told_row
 from relay.cli.options import (
     ACTOR,

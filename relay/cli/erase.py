@@ -5,8 +5,9 @@ from collections import Counter
 
 import click
 
-from outbox.models import Plan, RowFilter
-from outbox.operators.change import COUNTED_IDS, Operations
+from outbox.operators.change import Operations
+from outbox.operators.plan import Plan
+from outbox.operators.rows import MAX_COUNTED_ROWS, RowFilter
 from outbox.states import RowState
 from relay.cli.change import Asked, Change, carry_out, changing, plan_of
 from relay.cli.options import DONE, PARTLY_DONE, Address, Value, as_options, operations
@@ -62,7 +63,7 @@ def _nothing_left(verbs: Operations, wanted: RowFilter) -> str:
 
 
 def _consequences(verbs: Operations, plan: Plan, email: str | None) -> tuple[str, ...]:
-    held = sum((verbs.count_with_address(chunk) for chunk in plan.chunks(COUNTED_IDS)), Counter[str]())
+    held = sum((verbs.count_with_address(chunk) for chunk in plan.chunks(MAX_COUNTED_ROWS)), Counter[str]())
     what = "the customer's address and the received body are" if held else "the received body is"
     told = [
         *(() if email is None else (SEARCHED,)),

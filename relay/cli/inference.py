@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from outbox.models import RowFilter
+from outbox.operators.rows import RowFilter
 from outbox.states import RowState
 from relay.cli.change import Asked, Change, carry_out, changing, plan_of
 from relay.cli.groups import Group

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from outbox.models import FoundRow, RowFilter
+from outbox.operators.rows import FoundRow, RowFilter
 from outbox.states import RowState
 from relay.cli.options import JSON, filter_from, nothing_matched, operations, row_filters, rows_from
 from relay.cli.output import escaped, to_json, told_age, told_time

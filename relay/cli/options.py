@@ -17,9 +17,10 @@ from config.settings import BaseSettings, load
 from outbox.db import rights
 from outbox.db.engine import ANSWER_SECONDS, create_outbox_engine
 from outbox.errors import OutboxError, UnsafeDatabaseError
-from outbox.models import INT64_MAX, RowFilter
+from outbox.models import INT64_MAX
 from outbox.operators.audit import os_user
 from outbox.operators.change import Operations
+from outbox.operators.rows import RowFilter
 from outbox.states import RowState
 from relay.cli import times
 from relay.cli.output import told_time
@@ -332,7 +333,7 @@ def outbox_of(kind: type[S], *, answer_seconds: float = ANSWER_SECONDS) -> Itera
         _refuse_missing_file(engine)
         yield engine, settings
     except OutboxError as error:
-        raise rights.named(engine, rights.OPERATOR, error) from None
+        raise rights.name_missing(engine, rights.OPERATOR, error) from None
     finally:
         engine.dispose()
 

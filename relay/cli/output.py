@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from outbox.models import AuditEntry
+from outbox.operators.audit import AuditEntry
 
 
 def escaped(value: object) -> str:

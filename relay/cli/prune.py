@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from outbox.models import FoundRow, RowFilter
-from outbox.operators.prune import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP
+from outbox.operators.rows import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP, FoundRow, RowFilter
 from relay.cli.change import Asked, Change, carry_out, changing, nothing_to, plan_of
 from relay.cli.options import OperatorSettings, as_options, operations, row_filters, rows_from
 from relay.cli.repair import as_of_now

@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 
 from outbox.db.engine import LONG_ANSWER_SECONDS
 from outbox.errors import OutboxError
-from outbox.models import AuditContext, RowRef
+from outbox.models import RowRef
+from outbox.operators.audit import AuditContext
 from outbox.operators.reconcile import (
     KnownRow,
     TopicRecord,
@@ -24,9 +25,9 @@ from outbox.operators.reconcile import (
     match_records,
     unsent_before,
 )
+from outbox.progress import ProgressVerdict
 from outbox.states import RowState
 from outbox.store import Store
-from outbox.verdicts import Verdict
 from relay.cli.options import DONE, PARTLY_DONE, USAGE, Moment, confirmed, nothing_matched, outbox_of
 from relay.cli.output import escaped, told_time
 from relay.cli.shards import SHARD, OperatingSettings, audit_context, planned
@@ -152,7 +153,7 @@ def _send_lost_rows_again(
     yes: bool,
 ) -> None:
     looks = [_look(held, Store(engine), shard) for shard in wanted or held.shard_services.leases.owners()]
-    if behind := [each.shard for each in looks if each.verdict is Verdict.DATABASE_WENT_BACK]:
+    if behind := [each.shard for each in looks if each.verdict is ProgressVerdict.DATABASE_WENT_BACK]:
         click.echo(
             f"the database of shard(s) {_told(behind)} went back in time, not Kafka: give --since TIME or "
             "--accept-duplicates for these",
@@ -161,7 +162,8 @@ def _send_lost_rows_again(
     waiting = [
         each
         for each in looks
-        if each.verdict is Verdict.KAFKA_WENT_BACK or (wanted and each.verdict is not Verdict.DATABASE_WENT_BACK)
+        if each.verdict is ProgressVerdict.KAFKA_WENT_BACK
+        or (wanted and each.verdict is not ProgressVerdict.DATABASE_WENT_BACK)
     ]
     if not waiting:
         nothing_matched("no shard waits because Kafka went back: what the database has settled, Kafka holds")
@@ -233,8 +235,8 @@ def _reading() -> Iterator[Callable[[int], None]]:
 def _plan(engine: Engine, held: ShardMaintenance, wanted: tuple[int, ...], since: int | None) -> ReconcilePlan:
     """Read the progress records before the topic: what they count is then among the records read."""
     looks = {shard: _look(held, Store(engine), shard) for shard in held.shard_services.leases.owners()}
-    waiting = wanted or [n for n, each in looks.items() if each.verdict is Verdict.DATABASE_WENT_BACK]
-    if kafka := [shard for shard in waiting if looks[shard].verdict is Verdict.KAFKA_WENT_BACK]:
+    waiting = wanted or [n for n, each in looks.items() if each.verdict is ProgressVerdict.DATABASE_WENT_BACK]
+    if kafka := [shard for shard in waiting if looks[shard].verdict is ProgressVerdict.KAFKA_WENT_BACK]:
         nothing_matched(f"shard(s) {_told(kafka)} wait because Kafka went back: leave out --since and the like")
     plan = ReconcilePlan({shard: _sequence(looks[shard].found) for shard in waiting})
     if since is None or not plan.sequences:

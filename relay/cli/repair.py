@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from outbox.models import AuditContext, FoundRow, PlannedRow, RowFilter
-from outbox.operators.change import COUNTED_IDS, Operations, call_again_verb, replay_verb
+from outbox.operators.audit import AuditContext
+from outbox.operators.change import Operations, call_again_verb, replay_verb
+from outbox.operators.rows import MAX_COUNTED_ROWS, FoundRow, PlannedRow, RowFilter
 from outbox.states import RowState
 from relay.cli.change import Asked, Change, carry_out, changing, nothing_to, plan_of
 from relay.cli.options import OperatorSettings, as_options, operations, row_filters, rows_from
@@ -98,7 +99,7 @@ def _change_parked(
         context = asked.context(wanted, settings)
         again = (verb, *as_options(as_of_now(wanted)))
         plan = plan_of(verbs.find(wanted))
-        behind = verbs.count_behind(wanted) if plan else 0
+        behind = verbs.count_blocked(wanted) if plan else 0
         nothing = "" if plan else nothing_to(verbs, wanted, RowState.PARKED)
         change = Change(verb, plan, lambda chunk: apply(verbs, chunk, context), (told.format(behind),), again, nothing)
         return carry_out(change, asked)
@@ -111,7 +112,7 @@ NO_NAME = ""
 def _sent_again(verbs: Operations, context: AuditContext, name: str, topic: str | None) -> Change:
     again = ("replay", *as_options(as_of_now(context.rows)), "--plan", name, *(("--topic", topic) if topic else ()))
     plan = plan_of(verbs.replayable(context.rows, name))
-    before = sum(verbs.count_replayed(chunk) for chunk in plan.chunks(COUNTED_IDS))
+    before = sum(verbs.count_replayed(chunk) for chunk in plan.chunks(MAX_COUNTED_ROWS))
     where = topic or "the usual topic"
     consequences = [f"each is sent again to {where} with the header replay-of, under {_told_plan(name)}"]
     if before:

@@ -7,7 +7,8 @@ import click
 from sqlalchemy import Engine
 
 from outbox.db.engine import LONG_ANSWER_SECONDS
-from outbox.models import AuditContext, ShardStatus
+from outbox.models import ShardStatus
+from outbox.operators.audit import AuditContext
 from outbox.operators.reshard import ReshardPlan, plan_reshard, reshard_rows
 from outbox.store import Store
 from relay.cli.options import DONE, FAILED, USAGE, WholeNumber, confirmed, nothing_matched, outbox_of

@@ -2,7 +2,8 @@
 
 import click
 
-from outbox.models import AuditContext, RowFilter
+from outbox.operators.audit import AuditContext
+from outbox.operators.rows import RowFilter
 from relay.cli.options import ACTOR, DRY_RUN, REASON, YES, F, OperatorSettings, WholeNumber, who_acts
 from relay.settings import RelaySettings, seconds_of
 

@@ -10,8 +10,10 @@ import click
 
 from config.settings import SettingsError, load
 from outbox.errors import OutboxMismatchError
-from outbox.models import AuditContext, Identity, RowFilter
+from outbox.models import Identity
+from outbox.operators.audit import AuditContext
 from outbox.operators.row_history import RowHistories, RowHistory, StoredRow
+from outbox.operators.rows import RowFilter
 from outbox.states import CallState, RowState
 from outbox.store import Store
 from relay.cli.options import (

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from config.settings import BaseSettings
 from outbox.errors import OutboxError
-from outbox.models import CallsLeft, ShardStatus
+from outbox.models import CallCounts, ShardStatus
 from outbox.store import Store
 from relay.cli.options import JSON, outbox_of
 from relay.cli.output import escaped, to_json, told_time
@@ -99,7 +99,7 @@ def _watch(store: Store, seconds: float) -> NoReturn:
     with Live(auto_refresh=False, vertical_overflow="visible") as live:  # never hide what is in the way
 
         def update() -> None:
-            live.update(shown(store.status(), store.calls_left(), console.width), refresh=True)
+            live.update(shown(store.status(), store.count_calls(), console.width), refresh=True)
 
         _repeat(update, seconds)
 
@@ -108,7 +108,7 @@ def _print_table(store: Store, heading: str | None = None) -> None:
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:  # nothing there has an edge to fold at
         console.width = UNFOLDED_COLUMNS
-    made = shown(store.status(), store.calls_left(), console.width)
+    made = shown(store.status(), store.count_calls(), console.width)
     if heading:
         click.echo(heading)
     console.print(made)
@@ -139,7 +139,7 @@ def _drained_in(rows: int, rate: float) -> int | None:
     return round(rows / rate) if rate else None
 
 
-def shown(shards: list[ShardStatus], calls: CallsLeft, width: int) -> Group:
+def shown(shards: list[ShardStatus], calls: CallCounts, width: int) -> Group:
     """The shards as people read them, with a total; below it who sends them, and what is in the way.
 
     The table fits 80 columns: owners and conditions, which may be long, are lines of their own. Where not even

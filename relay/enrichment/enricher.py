@@ -158,7 +158,7 @@ class Enricher:
             return rows
         known = self._look_up(interactions)
         learned = [(r, known[r.interaction_id]) for r in rows if r.incomplete and r.interaction_id in known]
-        completed = {row.id: row for row in self._store.learn(learned)}
+        completed = {row.id: row for row in self._store.store_enrichment(learned)}
         given_up = self._give_up(interactions)
         if given_up and not self._send_when_down:
             at_fault = [row for row in rows if row.incomplete and row.interaction_id in given_up]

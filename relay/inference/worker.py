@@ -17,9 +17,9 @@ import structlog
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
-from outbox.inference_queue import CLAIM_MS, RUN, InferenceQueue
+from outbox.inference_queue import CLAIM_MS, MAX_BATCH_CALLS, InferenceQueue
 from outbox.models import CallResult, InferenceCall
-from outbox.sql.inference_queue import BEHIND_MS
+from outbox.sql.inference_queue import BLOCKED_DELAY_MS
 from outbox.states import CallState
 from relay.backoff import Backoff, jittered, pause_after
 from relay.drain_signal import DrainSignal
@@ -201,7 +201,7 @@ class InferenceWorker:
             return False
         deadline = monotonic() + CLAIM_MS / 1000 - LONGEST_SECONDS
         limit = wanted - self._held
-        runs = self._calls.claim(limit, 1 if probe else RUN)
+        runs = self._calls.claim(limit, 1 if probe else MAX_BATCH_CALLS)
         if runs:
             self._step("claimed")
         self._held += len(runs)
@@ -236,7 +236,7 @@ class InferenceWorker:
     def _settle(self) -> None:
         if not self._unsettled:
             return
-        self._calls.settle(self._unsettled)
+        self._calls.record_results(self._unsettled)
         times = [r.latency_ms for r in self._unsettled if r.latency_ms is not None]
         if times:
             self._latency_seconds = sum(times) / len(times) / 1000
@@ -280,7 +280,7 @@ class InferenceWorker:
             result = self._try(call, probe=run.probe)
             self._step("called")
             if result.state == CallState.DUE:
-                results += [result, *(_given_back(left, BEHIND_MS) for left in run.calls[number + 1 :])]
+                results += [result, *(_given_back(left, BLOCKED_DELAY_MS) for left in run.calls[number + 1 :])]
                 break
             if number == len(run.calls) - 1:
                 results.append(result)

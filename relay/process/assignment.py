@@ -63,7 +63,7 @@ def plan_rebalance(
     free = [
         h.shard
         for h in open_shards.values()
-        if h.shard not in mine and (h.owner in (None, me) or not h.held or h.owner in dead)
+        if h.shard not in mine and (h.owner in (None, me) or not h.leased or h.owner in dead)
     ]
     if free:  # relays that look at the same moment begin at different ends
         rank = next((n for n, m in enumerate(there) if m.owner == me), 0)

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
-from outbox.operators.audit import Heads
+from outbox.operators.audit import AuditHead
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ class AuditLog:
     """
 
     def __init__(self, engine: Engine, stop: threading.Event) -> None:
-        self._heads, self._stop = Heads(engine), stop
+        self._heads, self._stop = AuditHead(engine), stop
 
     def run(self) -> None:
         """Look again and again."""
@@ -39,7 +39,7 @@ class AuditLog:
             self._stop.wait(PAUSE_SECONDS)
 
     def _look(self) -> None:
-        before, now, rewritten = self._heads.look()
+        before, now, rewritten = self._heads.read()
         if rewritten:
             log.error(
                 "the audit was changed behind the product's back: entry %d had the hash %s", before.id, before.hash,

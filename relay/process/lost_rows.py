@@ -6,10 +6,11 @@ from itertools import chain
 
 from sqlalchemy import Engine
 
-from outbox.models import AuditContext, RecordRef, RowRef
+from outbox.models import RecordRef, RowRef
 from outbox.operators import reconcile
+from outbox.operators.audit import AuditContext
 from outbox.operators.reconcile import SentRow
-from outbox.verdicts import Verdict
+from outbox.progress import ProgressVerdict
 from relay.errors import UnavailableError
 from relay.kafka import progress
 from relay.kafka.progress import Progress
@@ -124,8 +125,8 @@ def repair(engine: Engine, held: ShardMaintenance, loss: Loss, context: AuditCon
     if found != loss.look.found:  # fenced: from here on it cannot change
         raise UnavailableError(f"shard {shard} was sent meanwhile, and is left as it is: run this again")
     ref, refs = (found.ref, found.progress.refs) if found else (None, ())
-    done = held.shard_services.store.settle_record(each.lease, ref, refs, inference=held.shard_services.inference)
-    if done.verdict is Verdict.DATABASE_WENT_BACK:
+    done = held.shard_services.store.acknowledge_record(each.lease, ref, refs, inference=held.shard_services.inference)
+    if done.verdict is ProgressVerdict.DATABASE_WENT_BACK:
         insist_in_order(done, ref)
     for start in range(0, len(loss.missing), CHUNK_ROWS):
         reconcile.send_again(engine, each.lease, loss.missing[start : start + CHUNK_ROWS], context)

@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
-from outbox.operators.prune import Pruning
+from outbox.operators import prune
 from relay.health import Health
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ class Pruner:
     """
 
     def __init__(self, engine: Engine, retention_seconds: float, stop: threading.Event, health: Health) -> None:
-        self._pruning = Pruning(engine)
+        self._engine = engine
         self._age_ms = round(retention_seconds * 1000)
         self._stop, self._health = stop, health
 
@@ -50,8 +50,8 @@ class Pruner:
 
     def _walk(self) -> int:
         total, began = 0, monotonic()
-        for rows in self._pruning.old_rows(self._age_ms):
-            pruned = self._pruning.prune(rows) if rows else 0
+        for rows in prune.old_rows(self._engine, self._age_ms):
+            pruned = prune.prune_rows(self._engine, rows) if rows else 0
             if pruned is None:
                 break
             total += pruned

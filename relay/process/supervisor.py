@@ -260,7 +260,7 @@ class ShardPool:
     def _look(self) -> None:
         self._dismiss_ended()
         self._heartbeat()
-        members, assignments = self._leases.shared()
+        members, assignments = self._leases.relays_and_shards()
         me = self._leases.owner
         if not any(m.owner == me and m.live for m in members):
             self._last_heartbeat = None  # it took too long to come back here, and others closed the gap

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import structlog
 
 from outbox.models import Lease, RecordRef
-from outbox.store import Settlement, Store
-from outbox.verdicts import KAFKA_WENT_BACK, ShardRecord, Verdict, judge
+from outbox.progress import KAFKA_WENT_BACK, Acknowledgement, ProgressVerdict, ShardProgress, judge_progress
+from outbox.store import Store
 from relay.errors import DatabaseWentBackError, KafkaWentBackError
 from relay.kafka.progress import StoredProgress
 
@@ -21,9 +21,9 @@ class ShardLook(NamedTuple):
     """A shard's row and its last progress record, seen by somebody who does not hold the shard."""
 
     shard: int
-    row: ShardRecord
+    row: ShardProgress
     found: StoredProgress | None
-    verdict: Verdict
+    verdict: ProgressVerdict
 
 
 def look(store: Store, read_back: Callable[[int], StoredProgress | None], shard: int) -> ShardLook:
@@ -35,30 +35,30 @@ def look(store: Store, read_back: Callable[[int], StoredProgress | None], shard:
         shard: its number.
     """
     for _ in range(LOOKS):
-        row, found = store.progress_of(shard), read_back(shard)
-        if store.progress_of(shard) == row:
-            return ShardLook(shard, row, found, judge(row, found.ref if found else None))
-    return ShardLook(shard, row, found, Verdict.IN_ORDER)
+        row, found = store.read_progress(shard), read_back(shard)
+        if store.read_progress(shard) == row:
+            return ShardLook(shard, row, found, judge_progress(row, found.ref if found else None))
+    return ShardLook(shard, row, found, ProgressVerdict.IN_ORDER)
 
 
-def verdict_of(done: Settlement) -> str:
+def verdict_of(done: Acknowledgement) -> str:
     """The label of ``outbox_recoveries_total``."""
-    if done.verdict is Verdict.IN_ORDER:
+    if done.verdict is ProgressVerdict.IN_ORDER:
         return "marked" if done.marked else "nothing_to_mark"
     return str(done.verdict)
 
 
-def report(subject: str, lease: Lease, done: Settlement, record: StoredProgress | None) -> None:
+def report(subject: str, lease: Lease, done: Acknowledgement, record: StoredProgress | None) -> None:
     """Log what was found, and what follows from it."""
     told = {"shard": lease.shard, "epoch": lease.epoch, "verdict": verdict_of(done), "marked": done.marked}
-    if done.verdict is Verdict.PROGRESS_LOST:
+    if done.verdict is ProgressVerdict.PROGRESS_LOST:
         log.error(
             "%s has no progress record although transactions were settled: the progress topic was lost or "
             "replaced. Rows committed but not yet marked are sent twice. If the topic of the rows lost records, too, "
             "relay reconcile --shard %d finds their rows",
             subject, lease.shard, action="progress_lost", **told,
         )  # fmt: skip
-    elif done.verdict in {Verdict.DATABASE_WENT_BACK, Verdict.KAFKA_WENT_BACK}:
+    elif done.verdict in {ProgressVerdict.DATABASE_WENT_BACK, ProgressVerdict.KAFKA_WENT_BACK}:
         return  # raised, and said once
     elif record and done.marked < len(record.progress.refs) and record.ref.sequence == lease.acknowledged_sequence + 1:
         log.warning(
@@ -70,7 +70,7 @@ def report(subject: str, lease: Lease, done: Settlement, record: StoredProgress 
         log.info("%s taken", subject, action="taken", **told)
 
 
-def insist_in_order(done: Settlement, record: RecordRef | None) -> None:
+def insist_in_order(done: Acknowledgement, record: RecordRef | None) -> None:
     """Raise if database or Kafka went back in time.
 
     Args:
@@ -80,7 +80,7 @@ def insist_in_order(done: Settlement, record: RecordRef | None) -> None:
     Raises:
         DatabaseWentBackError, KafkaWentBackError: with the cures.
     """
-    if record and done.verdict is Verdict.DATABASE_WENT_BACK:
+    if record and done.verdict is ProgressVerdict.DATABASE_WENT_BACK:
         raise DatabaseWentBackError(
             f"Kafka holds transaction {record.sequence} of this shard, the database knows of "
             f"{done.shard.acknowledged_sequence} only: it was restored or failed over to a "
@@ -88,7 +88,7 @@ def insist_in_order(done: Settlement, record: RecordRef | None) -> None:
             "relay reconcile --since TIME (a moment before the restored one: rows that are in the topic are "
             "marked sent), or relay reconcile --accept-duplicates (they are sent again)"
         )
-    if record and done.verdict is Verdict.KAFKA_WENT_BACK:
+    if record and done.verdict is ProgressVerdict.KAFKA_WENT_BACK:
         known = done.shard.record
         settled = f"transaction {done.shard.acknowledged_sequence}" + (f" at offset {known.offset}" if known else "")
         raise KafkaWentBackError(

@@ -18,8 +18,8 @@ from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxError,
 from outbox.leases import Leases
 from outbox.models import Lease, PendingRow, RecordRef, RowRef
 from outbox.notifications import Listener
+from outbox.progress import ProgressVerdict
 from outbox.store import Store
-from outbox.verdicts import Verdict
 from relay.backoff import Backoff, pause_after
 from relay.drain_signal import DrainSignal
 from relay.errors import (
@@ -216,7 +216,7 @@ class ShardWorker:
 
     def _settle_what_is_committed(self, held: OwnedShard, record: StoredProgress | None) -> None:
         ref, refs = (record.ref, record.progress.refs) if record else (None, ())
-        done = self._services.store.settle_record(held.lease, ref, refs, inference=self._services.inference)
+        done = self._services.store.acknowledge_record(held.lease, ref, refs, inference=self._services.inference)
         self._services.metrics.recoveries.labels(recovery.verdict_of(done)).inc()
         recovery.report(self.subject, held.lease, done, record)
         recovery.insist_in_order(done, ref)
@@ -316,7 +316,7 @@ class ShardWorker:
     def _mark(self, held: OwnedShard, record: RecordRef, refs: list[RowRef]) -> None:
         """Mark what was committed, unless the lease is lost: then only the next read-back tells."""
         done = self._services.store.mark_sent(held.lease, record, refs, inference=self._services.inference)
-        if done.verdict is Verdict.KAFKA_WENT_BACK:
+        if done.verdict is ProgressVerdict.KAFKA_WENT_BACK:
             self._services.metrics.recoveries.labels(str(done.verdict)).inc()
             recovery.insist_in_order(done, record)
         self._remember(held, record)

@@ -36,6 +36,20 @@ LOST = "tests/model/test_lost_rows.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
 
 
+# Texts that tell SQLite's variant of a statement from PostgreSQL's.
+_DISCARD = (
+    "SET state = 'discarded', changed_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)\n"
+    "    FROM (SELECT value ->> 0 AS id, value ->> 1 AS nonce, value ->> 2 AS changed_at FROM json_each(:rows)) AS r\n"
+    "    "
+)
+_REPLAY = "FROM json_each(:rows)) AS r\n    JOIN outbox AS o ON o.id = r.id AND o.nonce = r.nonce\n    "
+_PAUSED_SQLITE = (
+    "          SELECT 1 FROM outbox_pause AS p\n          WHERE p.shard = :shard\n"
+    "            AND (p.until IS NULL OR p.until > CAST((julianday"
+)
+_END_OF_PRUNE = '\n      )\n    RETURNING id\n    """,\n)\n'
+
+
 class Breakage(NamedTuple):
     """One rule left out: where, what instead, and the test that notices."""
 
@@ -71,111 +85,111 @@ BREAKAGES = [
     Breakage(
         "a mark ignores the nonce",
         "outbox/sql/flow.py",
-        "outbox.nonce = r.nonce AND outbox.{_UNSENT}",
-        "outbox.{_UNSENT}",
-        f"{STORE}::test_a_mark_names_id_and_tag[sqlite]",
+        "outbox.nonce = r.nonce AND outbox.state IN ('pending', 'parked', 'discarded')",
+        "outbox.state IN ('pending', 'parked', 'discarded')",
+        f"{STORE}::test_marking_compares_id_and_nonce[sqlite]",
     ),
     Breakage(
         "parking ignores the nonce",
         "outbox/sql/flow.py",
-        "WHERE id = :id AND nonce = :nonce AND shard",
-        "WHERE id = :id AND (nonce = :nonce OR true) AND shard",
-        f"{STORE}::test_a_parked_row_names_id_and_tag[sqlite]",
+        "AS INTEGER)\n    WHERE id = :id AND nonce = :nonce AND shard",
+        "AS INTEGER)\n    WHERE id = :id AND (nonce = :nonce OR true) AND shard",
+        f"{STORE}::test_parking_compares_id_and_nonce[sqlite]",
     ),
     Breakage(
         "only pending rows are marked",
         "outbox/sql/flow.py",
-        "state IN ('pending', 'parked', 'discarded')\"\n_SENT",
-        "state IN ('pending')\"\n_SENT",
-        f"{STORE}::test_what_a_progress_record_proves_is_marked_in_every_unsent_state[sqlite]",
+        "outbox.nonce = r.nonce AND outbox.state IN ('pending', 'parked', 'discarded')",
+        "outbox.nonce = r.nonce AND outbox.state IN ('pending')",
+        f"{STORE}::test_rows_of_a_progress_record_are_marked_in_every_unsent_state[sqlite]",
     ),
     Breakage(
         "a mark settles whatever its sequence is",
-        "outbox/store.py",
-        "elif verdict is Verdict.IN_ORDER and found is not None and",
+        "outbox/progress.py",
+        "elif verdict is ProgressVerdict.IN_ORDER and found is not None and",
         "elif found is not None and",
-        f"{STORE}::test_a_sequence_is_settled_only_from_the_one_before[sqlite]",
+        f"{STORE}::test_only_the_next_sequence_is_acknowledged[sqlite]",
     ),
     Breakage(
         "a sequence further ahead is acknowledged, too",
-        "outbox/verdicts.py",
-        "if found.sequence > settled + 1:",
+        "outbox/progress.py",
+        "if found.sequence > acknowledged + 1:",
         "if False:",
         f"{STORE}::test_a_record_further_ahead_marks_nothing[sqlite]",
     ),
     Breakage(
         "the select does not compare the acknowledged sequence",
-        "outbox/store.py",
+        "outbox/progress.py",
         "if row.acknowledged_sequence != lease.acknowledged_sequence:",
         "if False:",
-        f"{STORE}::test_a_sequence_is_settled_only_from_the_one_before[sqlite]",
+        f"{STORE}::test_only_the_next_sequence_is_acknowledged[sqlite]",
     ),
     Breakage(
         "the select takes rows whatever is acknowledged",
         "outbox/sql/flow.py",
-        "AND epoch = :epoch\n                    AND acknowledged_sequence = :acknowledged_sequence)",
-        "AND epoch = :epoch)",
-        f"{STORE}::test_rows_are_not_selected_when_another_sequence_is_settled[sqlite]",
+        "AND epoch = :epoch\n            AND acknowledged_sequence = :acknowledged_sequence\n",
+        "AND epoch = :epoch\n",
+        f"{STORE}::test_rows_are_not_selected_if_another_sequence_is_acknowledged[sqlite]",
     ),
     Breakage(
         "a mark of pending rows ignores the nonce",
         "outbox/sql/flow.py",
-        "BETWEEN :first_id AND :last_id AND nonce {{nonces}}",
-        "BETWEEN :first_id AND :last_id AND (true OR nonce {{nonces}})",
-        f"{STORE}::test_a_mark_names_id_and_tag[sqlite]",
+        "AND nonce IN (SELECT value FROM json_each(:nonces))",
+        "",
+        f"{STORE}::test_marking_compares_id_and_nonce[sqlite]",
     ),
     Breakage(
         "the lease is not checked under the lock",
-        "outbox/store.py",
-        "    _insist_on(lease, row.owner, row.epoch)\n    return _progress(row)",
+        "outbox/progress.py",
+        "    _require_epoch(lease, row)\n    return _progress(row)",
         "    return _progress(row)",
-        f"{STORE}::test_who_lost_the_lease_neither_selects_settles_marks_nor_parks[sqlite]",
+        f"{STORE}::test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked[sqlite]",
     ),
     Breakage(
         "the ordinary mark needs no lease",
         "outbox/store.py",
-        "            shard = _lock(connection, lease)\n"
-        "            verdict = _settle(connection, lease.shard, shard, record)\n"
-        "            marked = _mark(",
-        "            shard = self.progress_of(lease.shard)\n"
-        "            verdict = _settle(connection, lease.shard, shard, record)\n"
-        "            marked = _mark(",
+        "            shard = progress.lock_shard(connection, lease)\n"
+        "            verdict = progress.acknowledge(connection, lease.shard, shard, record)\n"
+        "            marked = progress.mark_rows(",
+        "            shard = progress.read_shard(connection, lease.shard)\n"
+        "            verdict = progress.acknowledge(connection, lease.shard, shard, record)\n"
+        "            marked = progress.mark_rows(",
         f"{LOST}::test_a_commit_that_is_marked_too_late_is_read_back_by_whoever_has_the_shard[sqlite]",
     ),
     Breakage(
         "a record below the acknowledged one is let pass",
-        "outbox/verdicts.py",
-        "if found.sequence < settled:",
+        "outbox/progress.py",
+        "if found.sequence < acknowledged:",
         "if False:",
-        f"{STORE}::test_a_record_that_the_release_before_has_settled_past_counts_for_nothing[sqlite]",
+        f"{STORE}::test_a_sequence_of_an_earlier_release_has_no_record[sqlite]",
     ),
     Breakage(
         "a record of the acknowledged sequence counts as the acknowledged one",
-        "outbox/verdicts.py",
+        "outbox/progress.py",
         "found == known if",
         "True if",
-        f"{STORE}::test_what_was_settled_has_to_be_the_last_record_or_the_one_before_it[sqlite-found4-kafka_went_back]",
+        f"{STORE}::test_a_record_is_compared_with_the_acknowledged_one[sqlite-found4-kafka_went_back]",
     ),
     Breakage(
         "the offset of the next record is not compared",
-        "outbox/verdicts.py",
+        "outbox/progress.py",
         "else found.offset > known.offset",
         "else True",
         f"{LOST}::test_the_next_transaction_of_a_running_relay_stands_no_further_on[sqlite]",
     ),
     Breakage(
         "what a finding proves is acknowledged, too",
-        "outbox/store.py",
-        "elif verdict is Verdict.IN_ORDER and found",
-        "elif verdict in {Verdict.IN_ORDER, Verdict.KAFKA_WENT_BACK} and found",
-        f"{STORE}::test_a_mark_that_finds_kafka_gone_back_settles_nothing[sqlite]",
+        "outbox/progress.py",
+        "elif verdict is ProgressVerdict.IN_ORDER and found",
+        "elif verdict in {ProgressVerdict.IN_ORDER, ProgressVerdict.KAFKA_WENT_BACK} and found",
+        f"{STORE}::test_marking_acknowledges_nothing_if_kafka_went_back[sqlite]",
     ),
     Breakage(
         "the acknowledged record is remembered when the progress topic is lost",
-        "outbox/store.py",
-        "if verdict is Verdict.PROGRESS_LOST:",
+        "outbox/progress.py",
+        "if verdict is ProgressVerdict.PROGRESS_LOST:",
         "if False:",
-        f"{STORE}::test_what_was_settled_has_to_be_the_last_record_or_the_one_before_it[sqlite-None-progress_lost]",
+        f"{STORE}::test_a_record_is_compared_with_the_acknowledged_one[sqlite-None-progress_lost]",
     ),
     Breakage(
         "an idle shard does not look",
@@ -214,7 +228,7 @@ BREAKAGES = [
     ),
     Breakage(
         "what Kafka may have lost is pruned while the shard waits",
-        "outbox/sql/operators.py",
+        "outbox/sql/prune.py",
         "s.shard = o.shard AND s.condition LIKE",
         "false AND s.condition LIKE",
         f"{LOST}::test_rows_that_kafka_may_have_lost_are_not_pruned_while_their_shard_waits[sqlite]",
@@ -230,16 +244,16 @@ BREAKAGES = [
     Breakage(
         "taking a lease leaves the epoch as it is",
         "outbox/sql/shards.py",
-        "epoch = epoch + 1",
-        "epoch = epoch",
-        f"{STORE}::test_who_lost_the_lease_neither_selects_settles_marks_nor_parks[sqlite]",
+        "epoch = epoch + 1,\n        lease_expires_at = CAST((julianday",
+        "epoch = epoch,\n        lease_expires_at = CAST((julianday",
+        f"{STORE}::test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked[sqlite]",
     ),
     Breakage(
         "the select does not look for parked rows",
         "outbox/sql/flow.py",
         "AND p.id < o.id",
         "AND p.id < o.id AND false",
-        f"{STORE}::test_a_row_waits_behind_a_parked_row_of_its_interaction_only[sqlite]",
+        f"{STORE}::test_a_row_waits_only_behind_a_parked_row_of_its_interaction[sqlite]",
     ),
     Breakage(
         "a refused batch is parked whole",
@@ -279,7 +293,7 @@ BREAKAGES = [
     ),
     Breakage(
         "inference calls are not made due by the mark",
-        "outbox/store.py",
+        "outbox/progress.py",
         "if inference and marked:",
         "if False:",
         f"{KILLS}::test_kill_between_commit_and_mark_makes_inference_calls_due[sqlite]",
@@ -287,30 +301,37 @@ BREAKAGES = [
     Breakage(
         "a claim takes a call before its turn",
         "outbox/sql/inference_queue.py",
-        """AND c.row_id = {_FIRST.replace("{of}", "c.interaction_id")}""",
-        "",
-        f"{CALLS}::test_calls_behind_others_are_moved_out_of_the_way_of_claims[sqlite]",
+        """
+          AND c.row_id = (
+              SELECT e.row_id FROM outbox_inference_call AS e
+              WHERE e.state = 'due' AND e.interaction_id = c.interaction_id ORDER BY e.row_id LIMIT 1
+          )
+        LIMIT :limit
+    )""",
+        "\n        LIMIT :limit\n    )",
+        f"{CALLS}::test_blocked_calls_are_deferred[sqlite]",
     ),
     Breakage(
         "the end of a call wakes nobody",
         "outbox/inference_queue.py",
         "connection.execute(sql.WAKE_NEXT.on(connection), parameters)",
         "dict(parameters)",
-        f"{CALLS}::test_the_end_of_a_call_wakes_the_next_of_its_interaction[sqlite]",
+        f"{CALLS}::test_the_end_of_a_call_makes_the_next_one_due[sqlite]",
     ),
     Breakage(
         "a late failure ends the claim of another",
         "outbox/sql/inference_queue.py",
-        "TRY_AGAIN = statement(*_settlement(_ANSWERED, _OURS))",
-        'TRY_AGAIN = statement(*_settlement(_ANSWERED, ""))',
-        f"{CALLS}::test_a_claim_that_ran_out_is_taken_up_and_its_late_results_do_no_harm[sqlite]",
+        "      AND outbox_inference_call.claimed_by = :owner AND outbox_inference_call.due_at = r.claimed_until_ms\n"
+        '    RETURNING outbox_inference_call.interaction_id\n    """,\n)\n"""Records failed',
+        '    RETURNING outbox_inference_call.interaction_id\n    """,\n)\n"""Records failed',
+        f"{CALLS}::test_late_results_of_an_expired_claim_do_no_harm[sqlite]",
     ),
     Breakage(
         "the end of a call makes the next one due in other hands",
         "outbox/sql/inference_queue.py",
-        "AND state = 'due' AND claimed_by IS NULL AND due_at > (SELECT {{now}})",
-        "AND state = 'due' AND due_at > (SELECT {{now}})",
-        f"{CALLS}::test_the_end_of_a_call_leaves_the_rest_of_its_run_in_hand[sqlite]",
+        "AND state = 'due' AND claimed_by IS NULL\n      AND due_at > (SELECT CAST((julianday",
+        "AND state = 'due'\n      AND due_at > (SELECT CAST((julianday",
+        f"{CALLS}::test_the_end_of_a_call_keeps_the_rest_of_its_batch_claimed[sqlite]",
     ),
     Breakage(
         "an outage of CXone is charged to the rows",
@@ -322,8 +343,9 @@ BREAKAGES = [
     Breakage(
         "what CXone knows replaces what the row has",
         "outbox/sql/flow.py",
-        "customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent)",
-        "customer_email = r.email, agent_id = r.agent",
+        "customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent),\n"
+        "        enriched_at = CAST((julianday",
+        "customer_email = r.email, agent_id = r.agent,\n        enriched_at = CAST((julianday",
         "tests/integration/test_enrichment.py::test_learning_names_the_row_and_is_done_once[sqlite]",
     ),
     Breakage(
@@ -336,58 +358,59 @@ BREAKAGES = [
     Breakage(
         "one bad row fails its neighbours",
         "outbox/insert.py",
-        "        if len(rows) == 1:\n            return [RowRefused",
-        "        if rows:\n            return len(rows) * [RowRefused",
-        f"{STORE}::test_each_row_of_a_batch_keeps_its_own_outcome[sqlite]",
+        "        if len(numbered) == 1:\n            return [RowRefused",
+        "        if numbered:\n            return len(numbered) * [RowRefused",
+        f"{STORE}::test_each_row_of_a_batch_has_its_own_outcome[sqlite]",
     ),
     Breakage(
         "an answer names another row of its batch",
         "outbox/insert.py",
-        "range(cursor.lastrowid - len(rows) + 1, cursor.lastrowid + 1)",
-        "range(cursor.lastrowid, cursor.lastrowid - len(rows), -1)",
-        f"{STORE}::test_each_answer_names_its_own_row[sqlite-3]",
+        "range(cursor.lastrowid - len(nonces) + 1, cursor.lastrowid + 1)",
+        "range(cursor.lastrowid, cursor.lastrowid - len(nonces), -1)",
+        f"{STORE}::test_each_outcome_has_the_id_of_its_row[sqlite-3]",
     ),
     Breakage(
         "a retry takes whatever has the id",
-        "outbox/sql/operators.py",
-        '_AS_PLANNED = "outbox.id = r.id AND outbox.nonce = r.nonce AND',
-        '_AS_PLANNED = "outbox.id = r.id AND',
-        f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
+        "outbox/sql/change.py",
+        _DISCARD + "WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND",
+        _DISCARD + "WHERE outbox.id = r.id AND",
+        f"{OPERATIONS}::test_a_row_that_changed_since_it_was_planned_is_left_alone[sqlite]",
     ),
     Breakage(
         "a plan does not notice that a row was parked again",
-        "outbox/sql/operators.py",
-        "AND coalesce(outbox.changed_at, 0) = r.changed_at",
-        "",
-        f"{OPERATIONS}::test_a_row_parked_again_since_the_plan_is_left_alone[sqlite]",
+        "outbox/sql/change.py",
+        _DISCARD
+        + "WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND coalesce(outbox.changed_at, 0) = r.changed_at",
+        _DISCARD + "WHERE outbox.id = r.id AND outbox.nonce = r.nonce",
+        f"{OPERATIONS}::test_a_row_that_was_parked_again_since_it_was_planned_is_left_alone[sqlite]",
     ),
     Breakage(
         "a plan reads on to rows that came later",
-        "outbox/sql/operators.py",
-        "o.id > :after AND o.id <= :last {{conditions}}",
-        "o.id > :after AND o.id <= :last + 1000 {{conditions}}",
-        f"{OPERATIONS}::test_rows_accepted_after_the_plan_are_none_of_it[sqlite]",
+        "outbox/sql/rows.py",
+        "o.id > :after AND o.id <= :last AND {where}",
+        "o.id > :after AND o.id <= :last + 1000 AND {where}",
+        f"{OPERATIONS}::test_a_plan_excludes_rows_that_are_accepted_later[sqlite]",
     ),
     Breakage(
         "a plan replays its own replays",
-        "outbox/sql/operators.py",
-        "WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix",
-        "WHERE o.state IN ('sent', 'discarded') AND :prefix <> ''",
-        f"{OPERATIONS}::test_a_plan_given_again_does_not_replay_itself[sqlite]",
+        "outbox/sql/change.py",
+        _REPLAY + "WHERE o.state IN ('sent', 'discarded') AND substr(o.key, 1, length(:prefix)) <> :prefix",
+        _REPLAY + "WHERE o.state IN ('sent', 'discarded') AND :prefix <> ''",
+        f"{OPERATIONS}::test_a_plan_that_is_run_again_does_not_replay_its_own_rows[sqlite]",
     ),
     Breakage(
         "a change goes on record without its rows",
         "outbox/operators/audit.py",
-        "context.reason, json.dumps(ids), os_user())",
-        "order.reason, '[]', os_user())",
-        f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
+        '"row_ids": json.dumps(ids)',
+        '"row_ids": "[]"',
+        f"{OPERATIONS}::test_a_row_that_changed_since_it_was_planned_is_left_alone[sqlite]",
     ),
     Breakage(
         "a relay takes a paused shard",
         "outbox/sql/shards.py",
-        "(:paused_too = 1 OR",
-        "(:paused_too >= 0 OR",
-        f"{SHARDS}::test_a_paused_shard_is_taken_by_no_relay[sqlite]",
+        "(:paused_too = 1 OR NOT EXISTS (\n" + _PAUSED_SQLITE,
+        "(:paused_too >= 0 OR NOT EXISTS (\n" + _PAUSED_SQLITE,
+        f"{SHARDS}::test_no_relay_takes_a_paused_shard[sqlite]",
     ),
     Breakage(
         "a relay takes whatever is free",
@@ -406,24 +429,24 @@ BREAKAGES = [
     Breakage(
         "a reshard needs no lease any more at its end",
         "outbox/operators/reshard.py",
-        "            _lock(connection, lease)",
+        "            lock_shard(connection, lease)",
         "            str(lease)",
         f"{SHARDS}::test_a_reshard_needs_every_lease[sqlite]",
     ),
     Breakage(
         "a record of the topic is recognised by its id alone",
-        "outbox/sql/shards.py",
-        "json_each(:records)) AS r\n    JOIN outbox AS o ON o.id = r.id AND o.interaction_id = r.interaction_id "
+        "outbox/sql/reconcile.py",
+        "json_each(:rows)) AS r\n    JOIN outbox AS o ON o.id = r.id AND o.interaction_id = r.interaction_id "
         "AND o.received_at = r.received_at",
-        "json_each(:records)) AS r\n    JOIN outbox AS o ON o.id = r.id",
-        f"{SHARDS}::test_a_record_is_a_row_only_if_id_interaction_and_time_match[sqlite]",
+        "json_each(:rows)) AS r\n    JOIN outbox AS o ON o.id = r.id",
+        f"{SHARDS}::test_a_record_matches_a_row_by_id_interaction_and_time[sqlite]",
     ),
     Breakage(
         "a reconcile does not look whether its plan still holds",
         "relay/cli/reconcile.py",
         "if _sequence(record) != plan.sequences[shard]:  #",
         "if False:  #",
-        f"{SHARDS}::test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is[sqlite]",
+        f"{SHARDS}::test_a_shard_that_was_sent_since_it_was_planned_is_left_alone[sqlite]",
     ),
     Breakage(
         "a running relay binds an outbox that was made anew",
@@ -435,22 +458,22 @@ BREAKAGES = [
     ),
     Breakage(
         "a row is pruned while its inference call is due",
-        "outbox/sql/operators.py",
-        "c.row_id = {row}.id AND c.state NOT IN ('done', :given_up)",
-        "c.row_id = {row}.id AND c.state = 'none' AND :given_up <> ''",
-        f"{RETENTION}::test_only_what_is_settled_and_old_is_pruned[sqlite]",
+        "outbox/sql/prune.py",
+        "c.row_id = outbox.id AND c.state NOT IN ('done', :given_up)" + _END_OF_PRUNE,
+        "c.row_id = outbox.id AND c.state = 'none' AND :given_up <> ''" + _END_OF_PRUNE,
+        f"{RETENTION}::test_only_old_rows_whose_work_is_done_are_pruned[sqlite]",
     ),
     Breakage(
         "a pending row is pruned",
-        "outbox/sql/operators.py",
-        "{row}.state IN ('sent', 'discarded') AND NOT EXISTS",
-        "{row}.state <> 'parked' AND NOT EXISTS",
-        f"{RETENTION}::test_only_what_is_settled_and_old_is_pruned[sqlite]",
+        "outbox/sql/prune.py",
+        "json_each(:locked))\n      AND outbox.state IN ('sent', 'discarded')",
+        "json_each(:locked))\n      AND outbox.state <> 'parked'",
+        f"{RETENTION}::test_only_old_rows_whose_work_is_done_are_pruned[sqlite]",
     ),
     Breakage(
         "a row that a lost attempt committed is called a duplicate",
         "outbox/insert.py",
-        "duplicate=found_nonce != nonce",
+        "duplicate=stored.nonce != nonce",
         "duplicate=True",
         "tests/integration/test_webhook_faults.py::test_a_commit_without_an_answer_is_found_and_accepted",
     ),
@@ -459,28 +482,28 @@ BREAKAGES = [
         "outbox/db/errors.py",
         '"25006": Fault.READ_ONLY',
         '"25006": Fault.UNAVAILABLE',
-        "tests/contract/test_lost_connections.py::test_a_session_that_turned_read_only_costs_nobody",
+        "tests/contract/test_lost_connections.py::test_a_session_that_became_read_only_is_replaced",
     ),
     Breakage(
         "a connection is used without a look at it",
         "outbox/db/engine.py",
         "            raise DisconnectionError",
         "            pass",
-        "tests/contract/test_lost_connections.py::test_sessions_that_were_closed_while_idle_cost_nobody",
+        "tests/contract/test_lost_connections.py::test_sessions_that_ended_while_idle_are_replaced",
     ),
     Breakage(
         "rows are acknowledged into a file that is gone",
         "outbox/db/sqlite_files.py",
         "if before is None or (now := _identity(name)) == before:",
         "if before is None or (now := _identity(name)) != name:",
-        "tests/contract/test_sqlite_files.py::test_a_file_that_vanishes_during_a_commit_is_not_acknowledged",
+        "tests/contract/test_sqlite_files.py::test_a_row_is_not_acknowledged_if_the_file_vanishes_during_its_commit",
     ),
     Breakage(
         "the log of the database before is applied to the one put in its place",
         "outbox/db/sqlite_files.py",
         "            self._set_logs_aside()",
         "            pass",
-        "tests/contract/test_sqlite_files.py::test_a_file_that_is_replaced_is_opened_anew",
+        "tests/contract/test_sqlite_files.py::test_a_replaced_file_is_reopened",
     ),
     Breakage(
         "an erased row takes its body again",
@@ -491,7 +514,7 @@ BREAKAGES = [
     ),
     Breakage(
         "a body that spells an address with escapes is not erased",
-        "outbox/sql/operators.py",
+        "outbox/sql/rows.py",
         "OR instr(o.payload, CAST(char(92) AS BLOB)) > 0",
         "",
         f"{RETENTION}::test_an_address_is_found_however_a_body_spells_it[sqlite-escaped]",

@@ -1,4 +1,4 @@
-"""Counting what waits: on both databases alike, at a cost that does not follow history."""
+"""Counting the backlog on both databases, at a cost that does not follow history."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,42 +6,43 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from outbox.backlog import BACKLOG, WALK_INDEXES, Backlog, count_backlog
+from outbox.backlog import Backlog, count_backlog
 from outbox.db.engine import create_outbox_engine
 from outbox.leases import Leases
+from outbox.sql import backlog as sql
 from outbox.store import Store
 from testkit.databases import NewDatabase
 from testkit.rows import new_rows
 
 
 @pytest.fixture
-def four(new_database: NewDatabase) -> Iterator[Engine]:
-    """An outbox with four shards."""
+def four_shards(new_database: NewDatabase) -> Iterator[Engine]:
+    """Return an engine on an outbox with four shards."""
     engine = create_outbox_engine(new_database(4))
     yield engine
     engine.dispose()
 
 
 def execute(engine: Engine, *statements: str) -> None:
-    """Change the database behind the product's back."""
+    """Change the database directly."""
     with engine.begin() as connection:
         for statement in statements:
             connection.execute(text(statement))
 
 
-def test_an_empty_outbox_has_nothing_to_do(four: Engine) -> None:
-    """Zeros, and no shard owned."""
-    assert count_backlog(four) == Backlog(0, 0, 0, 0, 0, owned=0, unowned=4, paused=0)
+def test_an_empty_outbox_has_no_backlog(four_shards: Engine) -> None:
+    """All counts are zero, and no shard is owned."""
+    assert count_backlog(four_shards) == Backlog(0, 0, 0, 0, 0, owned=0, unowned=4, paused=0)
 
 
-def test_rows_calls_and_shards_are_counted_by_state(four: Engine) -> None:
-    """A shard counts once: paused, whoever has it yet, else owned while its lease lasts, else unowned."""
-    Store(four).record(new_rows(20))
-    Leases(four, "a", 600).take(0)
-    Leases(four, "a", 600).take(1)
-    Leases(four, "a", 600).take(2)
+def test_rows_calls_and_shards_are_counted_by_state(four_shards: Engine) -> None:
+    """A shard counts once: as paused, whoever owns it; else as owned until its lease expires; else as unowned."""
+    Store(four_shards).record(new_rows(20))
+    Leases(four_shards, "a", 600).take(0)
+    Leases(four_shards, "a", 600).take(1)
+    Leases(four_shards, "a", 600).take(2)
     execute(
-        four,
+        four_shards,
         "UPDATE outbox SET state = 'parked', error = 'x' WHERE id <= 3",
         "UPDATE outbox SET state = 'discarded' WHERE id = 4",
         "UPDATE outbox SET state = 'sent', sent_at = 1, sequence = 1 WHERE id BETWEEN 5 AND 8",
@@ -54,24 +55,24 @@ def test_rows_calls_and_shards_are_counted_by_state(four: Engine) -> None:
         "UPDATE outbox_inference_call SET state = 'parked', error = 'x' WHERE row_id = 7",
         "INSERT INTO outbox_inference_call (row_id, interaction_id, due_at, state) VALUES (8, 'i', 1, 'done')",
     )
-    counted = count_backlog(four)
+    counted = count_backlog(four_shards)
     assert counted._replace(oldest_age_ms=0) == Backlog(12, 3, 0, 2, 1, owned=1, unowned=2, paused=1)
 
 
-def test_the_oldest_row_gives_the_age(four: Engine) -> None:
-    """The first pending row of a shard is its oldest; the oldest of all shards counts."""
-    Store(four).record(new_rows(20))
-    assert 0 <= count_backlog(four).oldest_age_ms < 60_000
-    execute(four, "UPDATE outbox SET received_at = received_at - 3600000 WHERE id = 1")
-    assert 3_600_000 <= count_backlog(four).oldest_age_ms < 3_660_000
+def test_the_age_is_that_of_the_oldest_row(four_shards: Engine) -> None:
+    """A shard's first pending row is its oldest; the oldest of all shards counts."""
+    Store(four_shards).record(new_rows(20))
+    assert 0 <= count_backlog(four_shards).oldest_age_ms < 60_000
+    execute(four_shards, "UPDATE outbox SET received_at = received_at - 3600000 WHERE id = 1")
+    assert 3_600_000 <= count_backlog(four_shards).oldest_age_ms < 3_660_000
 
 
-def test_sent_rows_are_never_read(four: Engine) -> None:
-    """Every state is found through its partial index, though statistics say that nearly all rows are pending."""
-    Store(four).record(new_rows(500))
-    execute(four, "ANALYZE")
-    execute(four, "UPDATE outbox SET state = 'sent', sent_at = 1, sequence = 1 WHERE id > 1")
-    plan = explain(four)
+def test_sent_rows_are_never_read(four_shards: Engine) -> None:
+    """Each state is found through its partial index, even if statistics say that nearly all rows are pending."""
+    Store(four_shards).record(new_rows(500))
+    execute(four_shards, "ANALYZE")
+    execute(four_shards, "UPDATE outbox SET state = 'sent', sent_at = 1, sequence = 1 WHERE id > 1")
+    plan = explain(four_shards)
     assert [index for index in ("ix_outbox_pending", "ix_outbox_parked") if index not in "\n".join(plan)] == [], plan
     walks = [line for line in plan if "outbox" in line and "outbox_shard" not in line]
     partial = ("ix_outbox_pending", "ix_outbox_parked", "ix_outbox_inference_call_")
@@ -79,9 +80,9 @@ def test_sent_rows_are_never_read(four: Engine) -> None:
 
 
 def explain(engine: Engine) -> list[str]:
-    """How the database goes about the count."""
+    """Return the plan of the count."""
     word = "EXPLAIN" if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
     with engine.begin() as connection:
-        connection.execute(WALK_INDEXES.on(connection))
-        statement: Any = text(f"{word} {BACKLOG.on(connection).text}")
+        connection.execute(sql.PREFER_INDEX_SCANS.on(connection))
+        statement: Any = text(f"{word} {sql.BACKLOG.on(connection).text}")
         return [str(row[-1]) for row in connection.execute(statement, {"limit": 1_000_000})]

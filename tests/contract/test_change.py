@@ -1,4 +1,4 @@
-"""The operators' verbs on both databases: what they find, what they change, and what goes on record."""
+"""Operations on both databases: what they find, what they change, and what they audit."""
 
 import json
 from dataclasses import replace
@@ -8,26 +8,27 @@ from sqlalchemy import Engine, text
 
 from outbox.db.engine import create_outbox_engine
 from outbox.leases import Leases
-from outbox.models import AuditContext, Plan, RowFilter
 from outbox.operators import audit
-from outbox.operators.audit import os_user
+from outbox.operators.audit import AuditContext, os_user
 from outbox.operators.change import Operations
+from outbox.operators.plan import Plan
+from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from testkit.databases import NewDatabase
 from testkit.outbox import call_states, found, mark, mark_sent, park, park_calls, planned, record, states
 from testkit.rows import new_row, new_rows
 
-ORDER = AuditContext("ann", "topic limit raised", RowFilter(interaction_id="i-1", state="parked"))
+CONTEXT = AuditContext("ann", "topic limit raised", RowFilter(interaction_id="i-1", state="parked"))
 
 
 @pytest.fixture
 def operations(engine: Engine) -> Operations:
-    """The verbs on a fresh database."""
+    """Return the operations of a fresh database."""
     return Operations(engine)
 
 
 def test_each_filter_finds_its_rows(operations: Operations, store: Store, engine: Engine) -> None:
-    """Alone and together, in id order, over more than a page."""
+    """Conditions work alone and together, in id order, over more than one page."""
     ids = record(store, [*new_rows(1500), new_row("other", channel="chat")])
     park(store, engine, {ids[3]: "too large: 1001 bytes", ids[13]: "Not encodable"})
     assert found(operations) == ids
@@ -42,10 +43,8 @@ def test_each_filter_finds_its_rows(operations: Operations, store: Store, engine
     assert found(operations, since_ms=first.received_at_ms) == ids
 
 
-def test_parked_rows_are_grouped_by_what_their_errors_share(
-    operations: Operations, store: Store, engine: Engine
-) -> None:
-    """Numbers do not tell errors apart; the largest group is first."""
+def test_parked_rows_are_grouped_by_error(operations: Operations, store: Store, engine: Engine) -> None:
+    """Errors that differ only in numbers are one group; the largest group comes first."""
     ids = record(store, new_rows(4))
     park(store, engine, {ids[0]: "other", ids[1]: "1001 bytes", ids[2]: "2002 bytes"})
     assert [(group.error, group.rows) for group in operations.parked_by_error(RowFilter())] == [
@@ -54,22 +53,22 @@ def test_parked_rows_are_grouped_by_what_their_errors_share(
     ]
 
 
-def test_a_retried_row_goes_before_those_behind_it(operations: Operations, store: Store, engine: Engine) -> None:
-    """It is pending again, and the next select has it and what waited, in order."""
+def test_a_retried_row_is_sent_before_the_rows_behind_it(operations: Operations, store: Store, engine: Engine) -> None:
+    """It is pending again, and the next select returns it and the rows that waited, in order."""
     ids = record(store, new_rows(3, interactions=1))
     park(store, engine, {ids[0]: "too large"})
-    assert operations.count_behind(RowFilter(ids=(ids[0],))) == 2
-    assert operations.retry(planned(operations, state="parked"), ORDER) == ids[:1]
+    assert operations.count_blocked(RowFilter(ids=(ids[0],))) == 2
+    assert operations.retry(planned(operations, state="parked"), CONTEXT) == ids[:1]
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     assert [row.id for row in store.pending(lease, 10)] == ids
 
 
-def test_behind_a_discarded_row_nothing_waits(operations: Operations, store: Store, engine: Engine) -> None:
-    """It is kept with its error, and the rows behind it are selected."""
+def test_no_row_waits_behind_a_discarded_row(operations: Operations, store: Store, engine: Engine) -> None:
+    """The discarded row keeps its error, and the rows behind it are selected."""
     ids = record(store, new_rows(3, interactions=1))
     park(store, engine, {ids[0]: "too large"})
-    assert operations.discard(planned(operations, state="parked"), ORDER) == ids[:1]
+    assert operations.discard(planned(operations, state="parked"), CONTEXT) == ids[:1]
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     assert [row.id for row in store.pending(lease, 10)] == ids[1:]
@@ -77,14 +76,16 @@ def test_behind_a_discarded_row_nothing_waits(operations: Operations, store: Sto
     assert (row.id, row.error) == (ids[0], "too large")
 
 
-def test_what_changed_since_the_plan_is_left_alone(operations: Operations, store: Store, engine: Engine) -> None:
-    """A row that is not parked any more, or another row with its id, is neither changed nor put on record."""
+def test_a_row_that_changed_since_it_was_planned_is_left_alone(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """A row that is no longer parked, or another row with its id, is neither changed nor audited."""
     ids = record(store, new_rows(3))
     park(store, engine, dict.fromkeys(ids, "too large"))
     rows = planned(operations, state="parked")
-    assert operations.retry(rows[:1], ORDER) == ids[:1]
+    assert operations.retry(rows[:1], CONTEXT) == ids[:1]
     other = rows[1]._replace(nonce=rows[1].nonce ^ 1)
-    assert operations.discard([rows[0], other, rows[2]], ORDER) == ids[2:]
+    assert operations.discard([rows[0], other, rows[2]], CONTEXT) == ids[2:]
     assert states(engine) == {ids[0]: "pending", ids[1]: "parked", ids[2]: "discarded"}
     assert [(entry.verb, json.loads(entry.row_ids)) for entry in operations.audit()] == [
         ("retry", ids[:1]),
@@ -92,21 +93,23 @@ def test_what_changed_since_the_plan_is_left_alone(operations: Operations, store
     ]
 
 
-def test_a_change_that_does_nothing_leaves_no_entry(operations: Operations, store: Store, engine: Engine) -> None:
-    """Only effects are on record."""
+def test_a_change_without_effect_is_not_audited(operations: Operations, store: Store, engine: Engine) -> None:
+    """Only rows that were changed are in the audit log."""
     record(store, new_rows(1))
     pending = planned(operations)
-    assert operations.retry(pending, ORDER) == []
-    assert operations.discard(pending, ORDER) == []
+    assert operations.retry(pending, CONTEXT) == []
+    assert operations.discard(pending, CONTEXT) == []
     assert list(operations.audit()) == []
     assert set(states(engine).values()) == {"pending"}
 
 
-def test_the_record_names_who_and_why_and_no_person(operations: Operations, store: Store, engine: Engine) -> None:
-    """Without a key the interaction of the filter is not recorded, only that one was named."""
+def test_an_audit_entry_names_actor_and_reason_but_no_person(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """Without a key the value of a personal condition is not recorded, only that it was given."""
     ids = record(store, new_rows(1))
     park(store, engine, {ids[0]: "too large"})
-    operations.retry(planned(operations, state="parked"), ORDER)
+    operations.retry(planned(operations, state="parked"), CONTEXT)
     (entry,) = operations.audit()
     assert entry.os_user == os_user()
     assert (entry.actor, entry.verb, entry.reason) == ("ann", "retry", "topic limit raised")
@@ -115,14 +118,14 @@ def test_the_record_names_who_and_why_and_no_person(operations: Operations, stor
     assert given["interaction_id"] == "not recorded"
 
 
-def test_a_pseudonym_needs_a_key_that_the_database_does_not_hold(
+def test_a_pseudonym_depends_on_a_key_outside_the_database(
     operations: Operations, store: Store, engine: Engine
 ) -> None:
-    """The same for the same key, another for another; nothing that stands in the database leads to it."""
+    """The same key gives the same pseudonym, another key another one; nothing in the database reproduces it."""
     ids = record(store, new_rows(3))
     park(store, engine, dict.fromkeys(ids, "too large"))
     for row, key in zip(planned(operations, state="parked"), (b"a" * 16, b"a" * 16, b"b" * 16), strict=True):
-        operations.retry([row], replace(ORDER, pseudonym_key=key))
+        operations.retry([row], replace(CONTEXT, pseudonym_key=key))
     first, same, other = (json.loads(entry.filter)["interaction_id"] for entry in operations.audit())
     assert first == same != other
     identity = store.identity().outbox_id
@@ -130,8 +133,8 @@ def test_a_pseudonym_needs_a_key_that_the_database_does_not_hold(
     assert operations.verify().broken is None
 
 
-def test_entries_of_a_release_that_named_no_user_still_verify(operations: Operations, engine: Engine) -> None:
-    """Their hash covers what they had; a user that is written in later is noticed."""
+def test_entries_of_releases_without_os_user_verify(operations: Operations, engine: Engine) -> None:
+    """Their hash covers the values that they had; a user that is added later is detected."""
     texts = ("ann", "discard", "{}", "a test", "[1]")
     with engine.begin() as connection:
         connection.execute(
@@ -140,7 +143,7 @@ def test_entries_of_a_release_that_named_no_user_still_verify(operations: Operat
                 " VALUES (7, :actor, :verb, :filter, :reason, :row_ids, :hash)"
             ),
             {**dict(zip(("actor", "verb", "filter", "reason", "row_ids"), texts, strict=True)),
-             "hash": audit.chained("", 7, texts)},
+             "hash": audit.chain_hash("", 7, texts)},
         )  # fmt: skip
     assert operations.verify().broken is None
     with engine.begin() as connection:
@@ -148,36 +151,36 @@ def test_entries_of_a_release_that_named_no_user_still_verify(operations: Operat
     assert operations.verify().broken is not None
 
 
-def test_a_record_that_is_written_anew_is_noticed_by_who_knows_its_last_hash(
+def test_a_removed_last_entry_is_detected_by_its_known_hash(
     operations: Operations, store: Store, engine: Engine
 ) -> None:
-    """A chain built anew is whole by itself; the hash that somebody saw before is not in it."""
-    heads = audit.Heads(engine)
-    assert heads.look() == (audit.Head(0, ""), audit.Head(0, ""), False)
+    """The remaining chain is valid, but the last hash that was read before is missing."""
+    head = audit.AuditHead(engine)
+    assert head.read() == (audit.Head(0, ""), audit.Head(0, ""), False)
     ids = record(store, new_rows(2))
     park(store, engine, dict.fromkeys(ids, "too large"))
     for row in planned(operations, state="parked"):
-        operations.retry([row], ORDER)
+        operations.retry([row], CONTEXT)
     last = list(operations.audit())[-1]
-    assert heads.look() == (audit.Head(0, ""), audit.Head(last.id, last.hash), False)
-    assert heads.look() == (audit.Head(last.id, last.hash), audit.Head(last.id, last.hash), False)
+    assert head.read() == (audit.Head(0, ""), audit.Head(last.id, last.hash), False)
+    assert head.read() == (audit.Head(last.id, last.hash), audit.Head(last.id, last.hash), False)
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM outbox_audit WHERE id = :id"), {"id": last.id})
-    assert heads.look().rewritten
-    assert not heads.look().rewritten
+    assert head.read().rewritten
+    assert not head.read().rewritten
 
 
-def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: Store, engine: Engine) -> None:
-    """Same content, a tag and an id of its own, marked; once by a plan; parked and pending rows are none of it."""
+def test_a_replay_creates_new_rows_in_the_old_order(operations: Operations, store: Store, engine: Engine) -> None:
+    """A copy has the same content, its own id and nonce; a plan replays a row once, and no parked or pending row."""
     ids = record(store, new_rows(6, interactions=2))
     park(store, engine, dict.fromkeys(ids[4:], "too large"))
     rows = list(operations.find(RowFilter()))
     wanted = [row.planned for row in rows]
-    operations.discard(wanted[4:5], ORDER)
+    operations.discard(wanted[4:5], CONTEXT)
     mark(store, 1, [row.ref for row in rows[:3]])
-    assert operations.replay("plan", wanted, ORDER) == [*ids[:3], ids[4]]
-    assert operations.replay("plan", wanted, ORDER) == []
-    assert operations.replay("other", wanted[:1], ORDER) == ids[:1]
+    assert operations.replay("plan", wanted, CONTEXT) == [*ids[:3], ids[4]]
+    assert operations.replay("plan", wanted, CONTEXT) == []
+    assert operations.replay("other", wanted[:1], CONTEXT) == ids[:1]
     new = [row for row in operations.find(RowFilter()) if row.replay_of]
     assert [row.replay_of for row in new] == [*ids[:3], ids[4], ids[0]]
     old = {row.id: row for row in rows}
@@ -195,17 +198,17 @@ def test_a_replay_is_a_new_row_in_the_old_order(operations: Operations, store: S
     assert [entry.verb for entry in operations.audit()] == ["discard", "replay plan", "replay other"]
 
 
-def test_a_plan_given_again_does_not_replay_itself(operations: Operations, store: Store) -> None:
-    """Its own rows, sent by now, match the operator's filter, too: they are left alone, and no chain grows."""
+def test_a_plan_that_is_run_again_does_not_replay_its_own_rows(operations: Operations, store: Store) -> None:
+    """The plan's own rows, once sent, match the filter too, and are left alone."""
     record(store, new_rows(3))
     rows = planned(operations)
     mark_sent(store, 1, rows)
-    operations.replay("plan", rows[:2], ORDER)
-    made = planned(operations, state="pending")
-    mark_sent(store, 2, made)
+    operations.replay("plan", rows[:2], CONTEXT)
+    copies = planned(operations, state="pending")
+    mark_sent(store, 2, copies)
     assert [row.id for row in operations.replayable(RowFilter(), "plan")] == [rows[2].id]
-    assert operations.replay("plan", planned(operations), ORDER) == [rows[2].id]
-    assert operations.replay("other", made, ORDER) == [row.id for row in made]
+    assert operations.replay("plan", planned(operations), CONTEXT) == [rows[2].id]
+    assert operations.replay("other", copies, CONTEXT) == [row.id for row in copies]
 
 
 @pytest.mark.parametrize(
@@ -216,32 +219,34 @@ def test_a_plan_given_again_does_not_replay_itself(operations: Operations, store
         "DELETE FROM outbox_audit WHERE verb = 'retry'",
     ],
 )
-def test_a_changed_record_is_noticed(operations: Operations, store: Store, engine: Engine, tampering: str) -> None:
-    """The chain is whole until an entry is changed or one before another is removed."""
+def test_a_changed_audit_log_is_detected(operations: Operations, store: Store, engine: Engine, tampering: str) -> None:
+    """The chain is valid until an entry is changed, or one before another is removed."""
     ids = record(store, new_rows(2))
     park(store, engine, dict.fromkeys(ids, "too large"))
     rows = planned(operations, state="parked")
-    operations.retry(rows[:1], ORDER)
-    operations.discard(rows[1:], ORDER)
+    operations.retry(rows[:1], CONTEXT)
+    operations.discard(rows[1:], CONTEXT)
     assert operations.verify().broken is None
     with engine.begin() as connection:
         connection.execute(text(tampering))
     assert operations.verify().broken is not None
 
 
-def test_a_row_parked_again_since_the_plan_is_left_alone(operations: Operations, store: Store, engine: Engine) -> None:
-    """Another operator retried it, and it failed once more: it is not the row that was shown."""
+def test_a_row_that_was_parked_again_since_it_was_planned_is_left_alone(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """After a retry that failed it is not the row that the operator was shown."""
     ids = record(store, new_rows(2))
     park(store, engine, dict.fromkeys(ids, "too large"))
     rows = planned(operations, state="parked")
-    operations.retry(rows[:1], ORDER)
+    operations.retry(rows[:1], CONTEXT)
     park(store, engine, {ids[0]: "too large"})
-    assert operations.discard(rows, ORDER) == ids[1:]
+    assert operations.discard(rows, CONTEXT) == ids[1:]
     assert states(engine) == {ids[0]: "parked", ids[1]: "discarded"}
 
 
-def test_rows_accepted_after_the_plan_are_none_of_it(operations: Operations, store: Store) -> None:
-    """A plan ends with the rows that were there when it began, however many pages it reads."""
+def test_a_plan_excludes_rows_that_are_accepted_later(operations: Operations, store: Store) -> None:
+    """A search ends with the rows that existed when it began, however many pages it reads."""
     record(store, new_rows(1500))
     rows = operations.find(RowFilter())
     first = next(rows)
@@ -252,8 +257,8 @@ def test_rows_accepted_after_the_plan_are_none_of_it(operations: Operations, sto
     assert plan.states == {"pending": 1500}
 
 
-def test_a_time_is_found_by_bisection(operations: Operations, store: Store, engine: Engine) -> None:
-    """Rows of a moment, also where ids are missing and rows came a little out of order."""
+def test_rows_are_found_by_time(operations: Operations, store: Store, engine: Engine) -> None:
+    """Also where ids are missing, and where rows are slightly out of order."""
     ids = record(store, new_rows(300))
     with engine.begin() as connection:
         connection.execute(text("UPDATE outbox SET received_at = 1000000000 + id * 60000"))
@@ -267,8 +272,8 @@ def test_a_time_is_found_by_bisection(operations: Operations, store: Store, engi
     assert found(operations, until_ms=at[ids[0]]) == []
 
 
-def test_rows_of_a_state_come_in_the_order_of_ids_across_shards(new_database: NewDatabase) -> None:
-    """Each shard's index is walked, and the walks are merged."""
+def test_rows_of_a_state_are_found_in_id_order_across_shards(new_database: NewDatabase) -> None:
+    """The scans of the shards are merged."""
     engine = create_outbox_engine(new_database(3))
     store, operations = Store(engine), Operations(engine)
     ids = record(store, new_rows(40, interactions=20))
@@ -283,8 +288,8 @@ def test_rows_of_a_state_come_in_the_order_of_ids_across_shards(new_database: Ne
     engine.dispose()
 
 
-def test_a_calls_way_back(operations: Operations, store: Store, engine: Engine) -> None:
-    """Parked calls are found by their error and due again; one that was parked again since is left alone."""
+def test_parked_calls_are_found_and_retried(operations: Operations, store: Store, engine: Engine) -> None:
+    """Parked calls are found by their error and become due; a call that was parked again since is left alone."""
     ids = record(store, new_rows(3))
     mark_sent(store, 1, planned(operations), inference=True)
     park_calls(engine, ids[:2], 1000)
@@ -292,35 +297,38 @@ def test_a_calls_way_back(operations: Operations, store: Store, engine: Engine) 
     assert not list(operations.parked_calls(RowFilter(error="HTTP 500")))
     rows = [row.planned for row in operations.parked_calls(RowFilter())]
     park_calls(engine, ids[:1], 2000)
-    assert operations.retry_calls(rows, ORDER) == ids[1:2]
+    assert operations.retry_calls(rows, CONTEXT) == ids[1:2]
     assert call_states(engine) == {ids[0]: "parked", ids[1]: "due", ids[2]: "due"}
     assert [entry.verb for entry in operations.audit(ids[1])] == ["inference retry"]
 
 
-def test_inference_alone_is_called_again_once_by_a_plan(operations: Operations, store: Store, engine: Engine) -> None:
-    """Calls of sent rows are due again, with one for a row that had none; no row is new, pending ones have none."""
+def test_a_plan_calls_inference_again_once(operations: Operations, store: Store, engine: Engine) -> None:
+    """Calls of sent rows become due, also for a row without a call; no row is added."""
     ids = record(store, new_rows(3))
     rows = planned(operations)
     mark_sent(store, 1, rows[:1], inference=True)
     mark_sent(store, 2, rows[1:2])
     with engine.begin() as connection:
         connection.execute(text("UPDATE outbox_inference_call SET state = 'done', attempts = 3"))
-    assert operations.call_again("plan", rows, ORDER) == ids[:2]
-    assert operations.call_again("plan", rows, ORDER) == []
+    assert operations.call_again("plan", rows, CONTEXT) == ids[:2]
+    assert operations.call_again("plan", rows, CONTEXT) == []
     assert call_states(engine) == dict.fromkeys(ids[:2], "due")
     assert operations.called_again("plan") == set(ids[:2])
     assert operations.called_again("other") == set()
     assert len(planned(operations)) == 3
 
 
-def test_a_noted_hash_shows_that_entries_were_cut_off(operations: Operations, store: Store, engine: Engine) -> None:
-    """Removing the newest leaves a whole chain, but not the hash that it once ended with."""
+def test_a_noted_hash_shows_that_the_newest_entries_were_removed(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """The remaining chain is valid, but lacks the hash that it once ended with."""
     ids = record(store, new_rows(2))
     park(store, engine, dict.fromkeys(ids, "too large"))
     for row in planned(operations, state="parked"):
-        operations.retry([row], ORDER)
+        operations.retry([row], CONTEXT)
     head = operations.verify().last_hash
     assert operations.verify(head) == (2, head, None, True)
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM outbox_audit WHERE id = (SELECT max(id) FROM outbox_audit)"))
-    assert (operations.verify(head).broken, operations.verify(head).holds) == (None, False)
+    report = operations.verify(head)
+    assert (report.broken, report.holds) == (None, False)

@@ -1,4 +1,4 @@
-"""Engines refuse what would not keep its word, and set on each connection what keeps it."""
+"""Engines refuse databases that could lose committed rows, and configure each connection."""
 
 import uuid
 from collections import namedtuple
@@ -28,20 +28,20 @@ from testkit.services import Postgres
         ((3, 52, 0), True),
     ],
 )
-def test_which_sqlite_may_use_wal(version: tuple[int, ...], *, safe: bool) -> None:
-    """From 3.51.3 on, and the two patched releases before it."""
+def test_wal_is_used_from_sqlite_3_51_3(version: tuple[int, ...], *, safe: bool) -> None:
+    """And with the two patched releases before it."""
     assert wal_is_safe(version) is safe
 
 
 @pytest.mark.parametrize(("version", "journal"), [((3, 51, 2), "delete"), (engines.sqlite.sqlite_version_info, "wal")])
-def test_the_version_decides_the_journal(
+def test_the_sqlite_version_determines_the_journal(
     version: tuple[int, ...],
     journal: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Below the gate the rollback journal with a warning, above it WAL; every commit synced in both."""
+    """An older version uses the rollback journal, with a warning, a newer one WAL; both sync every commit."""
     monkeypatch.setattr(engines.sqlite, "sqlite_version_info", version)
     engine = create_outbox_engine(f"sqlite:///{tmp_path}/outbox.db")
     with engine.connect() as connection:
@@ -54,7 +54,7 @@ def test_the_version_decides_the_journal(
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
 def test_sqlite_on_a_network_file_system_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mount that holds the file decides, and the message names its kind and the cure."""
+    """The mount of the file determines it; the message names the file system and the remedy."""
     partition = namedtuple("partition", "mountpoint fstype")  # noqa: PYI024 - what psutil gives has more fields
     mounts = [partition("/", "ext4"), partition(str(tmp_path.resolve()), kind)]
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
@@ -63,21 +63,21 @@ def test_sqlite_on_a_network_file_system_is_refused(kind: str, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("name", ["timeout", "mode", "isolation_level"])
-def test_parameters_of_sqlite_are_refused(name: str, tmp_path: Path) -> None:
-    """By name: none of them would do what is expected."""
+def test_parameters_of_a_sqlite_url_are_refused(name: str, tmp_path: Path) -> None:
+    """The message names the parameter."""
     with pytest.raises(UnsafeDatabaseError, match=name):
         create_outbox_engine(f"sqlite:///{tmp_path}/outbox.db?{name}=x")
 
 
 @pytest.mark.parametrize("path", ["", "/:memory:", "/file:outbox?mode=memory"])
 def test_sqlite_without_a_plain_file_is_refused(path: str) -> None:
-    """What is only in memory keeps nothing."""
+    """A database in memory keeps nothing."""
     with pytest.raises(UnsafeDatabaseError, match="plain file"):
         create_outbox_engine(f"sqlite://{path}")
 
 
-def test_postgresql_that_does_not_wait_for_its_disk_is_refused(new_postgresql: NewDatabase) -> None:
-    """A database with synchronous_commit off is refused at the first connection, with the cure."""
+def test_postgresql_with_synchronous_commit_off_is_refused(new_postgresql: NewDatabase) -> None:
+    """The first connection raises an error with the remedy."""
     url = new_postgresql()
     plain = url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(plain, autocommit=True) as connection:
@@ -88,8 +88,8 @@ def test_postgresql_that_does_not_wait_for_its_disk_is_refused(new_postgresql: N
     engine.dispose()
 
 
-def test_postgresql_transactions_have_their_time_outs(new_postgresql: NewDatabase) -> None:
-    """Each transaction of ours is bounded, and the session behind a pooler keeps nothing of it."""
+def test_postgresql_transactions_have_timeouts(new_postgresql: NewDatabase) -> None:
+    """The session itself keeps none of them, for it may belong to a pooler."""
     engine = create_outbox_engine(new_postgresql())
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
     with engine.connect() as connection:
@@ -105,7 +105,7 @@ def test_postgresql_transactions_have_their_time_outs(new_postgresql: NewDatabas
 
 
 def test_postgresql_without_fsync_is_refused(tmp_path: Path) -> None:
-    """A server that never syncs is refused, whatever else it says."""
+    """Whatever its other settings are."""
     server = Postgres(tmp_path / "postgres", fsync="off")
     server.start()
     try:

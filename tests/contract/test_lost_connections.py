@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that end, or turn read-only, while they wait: that costs a fresh one, not the caller."""
+"""PostgreSQL connections that end, or become read-only, while idle: they are replaced, and no call fails."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +8,6 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from outbox.db import engine as engines
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, SchemaOutdatedError, UnfitEncodingError, UnsafeDatabaseError
 from outbox.leases import Leases
@@ -23,15 +22,15 @@ Administrator = Callable[[str], list[tuple[object, ...]]]
 
 @pytest.fixture
 def engine(new_postgresql: NewDatabase) -> Iterator[Engine]:
-    """An engine on a fresh PostgreSQL database."""
-    made = create_outbox_engine(new_postgresql())
-    yield made
-    made.dispose()
+    """Return an engine on a fresh PostgreSQL database."""
+    engine = create_outbox_engine(new_postgresql())
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
 def administer(engine: Engine) -> Iterator[Administrator]:
-    """Runs SQL from another database of the server; ``{database}`` is the outbox's."""
+    """Return a function that runs SQL from another database; ``{database}`` stands for the outbox."""
     url = engine.url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as connection:
 
@@ -45,11 +44,11 @@ def administer(engine: Engine) -> Iterator[Administrator]:
 END_SESSIONS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{database}'"
 
 
-def test_sessions_that_were_closed_while_idle_cost_nobody(engine: Engine, administer: Administrator) -> None:
-    """As by idle_session_timeout, a balancer, or a restart: every verb has a fresh connection."""
+def test_sessions_that_ended_while_idle_are_replaced(engine: Engine, administer: Administrator) -> None:
+    """After idle_session_timeout, a load balancer or a restart ended them, each call gets a new connection."""
     store, leases = Store(engine), Leases(engine, "relay", 10)
     row = new_row()
-    verbs: list[Callable[[], object]] = [
+    calls: list[Callable[[], object]] = [
         lambda: store.record([row]),
         store.check_writable,
         store.status,
@@ -58,14 +57,14 @@ def test_sessions_that_were_closed_while_idle_cost_nobody(engine: Engine, admini
         lambda: leases.take(0),
         lambda: leases.heartbeat(healthy=True),
     ]
-    for verb in verbs:
-        verb()
+    for call in calls:
+        call()
         administer(END_SESSIONS)
-        verb()
+        call()
 
 
-def test_a_session_that_turned_read_only_costs_nobody(engine: Engine, administer: Administrator) -> None:
-    """As a pooled session that was made while the database took no writes; what it refuses a fresh one takes."""
+def test_a_session_that_became_read_only_is_replaced(engine: Engine, administer: Administrator) -> None:
+    """A pooled session from a read-only period is replaced by one that accepts writes."""
     store = Store(engine)
     for _ in range(2):
         with engine.connect() as connection:
@@ -76,13 +75,13 @@ def test_a_session_that_turned_read_only_costs_nobody(engine: Engine, administer
     store.check_writable()
 
 
-def test_a_database_that_takes_no_writes_is_named_and_over_at_once(engine: Engine, administer: Administrator) -> None:
-    """Refused at connect, so that the pool holds no such session when the database takes writes again."""
+def test_a_read_only_database_is_refused_at_connect(engine: Engine, administer: Administrator) -> None:
+    """So the pool has no such session when the database accepts writes again."""
     store = Store(engine)
     store.record([new_row()])
     administer('ALTER DATABASE "{database}" SET default_transaction_read_only = on')
     administer(END_SESSIONS)
-    with pytest.raises(DatabaseUnavailableError, match=r"read-only|takes no writes"):
+    with pytest.raises(DatabaseUnavailableError, match=r"read-only|accepts no writes"):
         store.record([new_row()])
     administer('ALTER DATABASE "{database}" RESET default_transaction_read_only')
     (outcome,) = store.record([new_row()])
@@ -93,7 +92,7 @@ def test_a_database_that_takes_no_writes_is_named_and_over_at_once(engine: Engin
 def test_a_database_that_cannot_store_every_character_is_refused(
     encoding: str, engine: Engine, administer: Administrator
 ) -> None:
-    """At the first connection, in one line that names the encoding and the cure."""
+    """The first connection raises one line that names the encoding and the remedy."""
     name = f"{engine.url.database}_{encoding.lower()}"
     locale = "LC_COLLATE 'C' LC_CTYPE 'C'"
     administer(f"CREATE DATABASE \"{name}\" ENCODING '{encoding}' {locale} TEMPLATE template0")
@@ -104,8 +103,8 @@ def test_a_database_that_cannot_store_every_character_is_refused(
     other.dispose()
 
 
-def test_every_session_speaks_utf8(engine: Engine, administer: Administrator) -> None:
-    """Whatever the database or the URL asks for."""
+def test_every_session_uses_utf8(engine: Engine, administer: Administrator) -> None:
+    """Whatever the database or the URL configures."""
     administer("ALTER DATABASE \"{database}\" SET client_encoding = 'LATIN1'")
     url = engine.url.update_query_dict({"client_encoding": "latin1"}).render_as_string(hide_password=False)
     other = create_outbox_engine(url)
@@ -127,16 +126,16 @@ def test_every_session_speaks_utf8(engine: Engine, administer: Administrator) ->
     ],
     ids=["database", "role", "host", "port", "tls", "value"],
 )
-def test_what_is_wrong_with_the_address_is_named(engine: Engine, change: dict[str, object], reason: str) -> None:
-    """The server's own reason; never a schema that is older, which migrating would not change."""
+def test_a_wrong_address_is_reported(engine: Engine, change: dict[str, object], reason: str) -> None:
+    """With the server's own reason, and never as an outdated schema, which a migration would not remedy."""
     other = create_outbox_engine(engine.url.set(**change).render_as_string(hide_password=False))  # type: ignore[arg-type]
     with pytest.raises(DatabaseUnavailableError, match=reason):
         Store(other).identity()
     other.dispose()
 
 
-def test_each_host_that_was_tried_is_named(engine: Engine) -> None:
-    """One is away, the other takes no writes; in one line."""
+def test_each_host_that_was_tried_is_reported(engine: Engine) -> None:
+    """One is unreachable, the other read-only; both are in one line."""
     with engine.connect() as connection:
         name = engine.url.database
         connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
@@ -144,22 +143,22 @@ def test_each_host_that_was_tried_is_named(engine: Engine) -> None:
     hosts = ("127.0.0.1:1", f"127.0.0.1:{engine.url.port}")
     url = engine.url.set(host=None, port=None).update_query_dict({"host": hosts})
     other = create_outbox_engine(url.render_as_string(hide_password=False))
-    with pytest.raises(DatabaseUnavailableError, match=r"refused.*session is read-only.*takes writes") as refused:
+    with pytest.raises(DatabaseUnavailableError, match=r"refused.*session is read-only.*accepts writes") as refused:
         Store(other).identity()
     assert "\n" not in str(refused.value)
     other.dispose()
 
 
-def test_a_host_that_can_be_none_is_named(engine: Engine) -> None:
-    """The resolver refuses it before anybody is asked."""
+def test_an_invalid_host_name_is_reported(engine: Engine) -> None:
+    """The resolver refuses it before it sends a query."""
     other = create_outbox_engine(engine.url.set(host="a..b").render_as_string(hide_password=False))
     with pytest.raises(UnsafeDatabaseError, match=r"a\.\.b"):
         Store(other).identity()
     other.dispose()
 
 
-def test_a_wrong_password_is_named(tmp_path: Path) -> None:
-    """By the server's own reason, without the password."""
+def test_a_wrong_password_is_reported(tmp_path: Path) -> None:
+    """With the server's own reason, without the password."""
     with TemporaryDirectory(prefix="outbox-hba-") as folder:  # the server's user has to read it
         Path(folder).chmod(0o755)
         rules = Path(folder) / "pg_hba.conf"
@@ -179,10 +178,9 @@ def test_a_wrong_password_is_named(tmp_path: Path) -> None:
     assert "canary" not in str(refused.value)
 
 
-def test_a_connection_is_not_kept_for_ever(new_postgresql: NewDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its address may lead elsewhere after a while."""
-    monkeypatch.setattr(engines, "MAX_AGE_SECONDS", 0)
-    engine = create_outbox_engine(new_postgresql())
+def test_an_old_connection_is_replaced(new_postgresql: NewDatabase) -> None:
+    """A pooled connection that is older than the maximum age is not used again."""
+    engine = create_outbox_engine(new_postgresql(), max_age_seconds=0)
     sessions = set()
     for _ in range(3):
         with engine.connect() as connection:
@@ -191,16 +189,16 @@ def test_a_connection_is_not_kept_for_ever(new_postgresql: NewDatabase, monkeypa
     assert len(sessions) == 3
 
 
-def test_an_unknown_parameter_is_refused_before_anything_is_connected(engine: Engine) -> None:
-    """By its name, which a typing error does not hide, and without its value."""
+def test_an_unknown_parameter_is_refused_before_connecting(engine: Engine) -> None:
+    """The message names the parameter, without its value."""
     url = engine.url.update_query_dict({"sslmod": "canary"}).render_as_string(hide_password=False)
     with pytest.raises(UnsafeDatabaseError, match=r'DATABASE_URL.*"sslmod"') as refused:
         create_outbox_engine(url)
     assert "canary" not in str(refused.value)
 
 
-def test_what_is_missing_in_the_database_is_named_as_such(engine: Engine, administer: Administrator) -> None:
-    """A table that is not there wants a migration, a right that is not there a grant."""
+def test_a_missing_table_or_column_asks_for_a_migration(engine: Engine, administer: Administrator) -> None:
+    """The message names the table or column."""
     store = Store(engine)
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE outbox_identity RENAME COLUMN topic TO other")
@@ -212,8 +210,8 @@ def test_what_is_missing_in_the_database_is_named_as_such(engine: Engine, admini
         store.record([new_row()])
 
 
-def test_ids_that_collide_are_no_fault_of_a_row(engine: Engine) -> None:
-    """A restored copy whose sequence was left behind: nobody's interaction is refused for good."""
+def test_colliding_ids_do_not_refuse_rows(engine: Engine) -> None:
+    """After a restore that left the sequence behind, the error is temporary for all rows."""
     store = Store(engine)
     store.record([new_row()])
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""What may leave the outbox, and what must not: pruning and erasing, on both databases."""
+"""Pruning and erasing on both databases: what is removed, and what must stay."""
 
 import json
 import threading
@@ -7,42 +7,44 @@ import pytest
 from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
-from outbox.models import Accepted, AuditContext, RowFilter
+from outbox.models import Accepted
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
-from outbox.operators.prune import PARKED_CALLS_GIVEN_UP, Pruning
+from outbox.operators.prune import old_rows, prune_rows
+from outbox.operators.rows import PARKED_CALLS_GIVEN_UP, RowFilter
+from outbox.progress import ProgressVerdict
+from outbox.sql import prune as sql
 from outbox.store import Store
-from outbox.verdicts import Verdict
 from testkit.outbox import call_states, found, mark_sent, park, park_calls, planned, record, record_ref, states
 from testkit.rows import new_row, new_rows
 
 HOUR_MS = 3_600_000
-ORDER = AuditContext("ann", "request 17", RowFilter(email="someone@example.com"))
+CONTEXT = AuditContext("ann", "request 17", RowFilter(email="someone@example.com"))
 
 
 @pytest.fixture
 def operations(engine: Engine) -> Operations:
-    """The verbs on a fresh database."""
+    """Return the operations of a fresh database."""
     return Operations(engine)
 
 
 def age(engine: Engine, hours: int = 2) -> None:
-    """Let every row have been received, sent and changed so much earlier."""
+    """Make all rows older."""
     with engine.begin() as connection:
         for column in ("received_at", "sent_at", "changed_at"):
             connection.execute(text(f"UPDATE outbox SET {column} = {column} - {hours * HOUR_MS}"))
 
 
 def prune(engine: Engine) -> int:
-    """Prune what is older than an hour."""
-    pruning = Pruning(engine)
-    return sum(pruning.prune(rows) or 0 for rows in pruning.old_rows(HOUR_MS))
+    """Prune rows that are older than an hour."""
+    return sum(prune_rows(engine, rows) or 0 for rows in old_rows(engine, HOUR_MS))
 
 
-def test_only_what_is_settled_and_old_is_pruned(operations: Operations, store: Store, engine: Engine) -> None:
-    """Pending and parked rows stay, and sent ones whose call is due or parked, and what is young."""
+def test_only_old_rows_whose_work_is_done_are_pruned(operations: Operations, store: Store, engine: Engine) -> None:
+    """Pending and parked rows stay, and sent rows whose call is due or parked, and recent rows."""
     ids = record(store, new_rows(7))
     park(store, engine, dict.fromkeys(ids[4:6], "too large"))
-    operations.discard(planned(operations, ids=(ids[5],)), ORDER)
+    operations.discard(planned(operations, ids=(ids[5],)), CONTEXT)
     rows = planned(operations)
     mark_sent(store, 1, rows[:3], inference=True)
     mark_sent(store, 2, rows[3:4])
@@ -56,48 +58,42 @@ def test_only_what_is_settled_and_old_is_pruned(operations: Operations, store: S
         ids[1]: "sent", ids[2]: "sent", ids[4]: "parked", ids[6]: "pending",
     }  # fmt: skip
     assert call_states(engine) == {ids[1]: "parked", ids[2]: "due"}
-    assert operations.prune(planned(operations), ORDER) == []
-    assert operations.prune(planned(operations), ORDER, PARKED_CALLS_GIVEN_UP) == [ids[1]]
+    assert operations.prune(planned(operations), CONTEXT) == []
+    assert operations.prune(planned(operations), CONTEXT, PARKED_CALLS_GIVEN_UP) == [ids[1]]
 
 
-def test_what_was_sent_or_discarded_of_late_stays_however_old_it_is(
-    operations: Operations, store: Store, engine: Engine
-) -> None:
-    """The time runs from the row's last step: an accidental discard can be undone for as long."""
+def test_retention_counts_from_the_last_change(operations: Operations, store: Store, engine: Engine) -> None:
+    """So an accidental discard can be undone for as long."""
     ids = record(store, new_rows(3))
     park(store, engine, {ids[1]: "too large"})
     age(engine)
-    operations.discard(planned(operations, state="parked"), ORDER)
+    operations.discard(planned(operations, state="parked"), CONTEXT)
     mark_sent(store, 1, planned(operations, ids=(ids[0],)))
     assert prune(engine) == 0
     assert len(found(operations)) == 3
 
 
-def test_a_large_history_is_pruned_in_pages_past_what_stays(
-    operations: Operations, store: Store, engine: Engine
-) -> None:
-    """A row that stays does not hold up those after it; each page holds at most 500."""
+def test_a_large_history_is_pruned_in_pages(operations: Operations, store: Store, engine: Engine) -> None:
+    """A row that stays does not stop those after it; a page has at most 500 rows."""
     ids = record(store, new_rows(1200))
     rows = planned(operations)
     mark_sent(store, 1, [row for row in rows if row.id not in (ids[0], ids[700])])
     age(engine)
-    assert max(len(page) for page in Pruning(engine).old_rows(HOUR_MS)) <= 500
+    assert max(len(page) for page in old_rows(engine, HOUR_MS)) <= 500
     assert prune(engine) == 1198
     assert found(operations) == [ids[0], ids[700]]
 
 
-def test_there_is_rest_between_pages_from_which_nothing_goes(
-    operations: Operations, store: Store, engine: Engine
-) -> None:
-    """Calls that are due for long keep their rows: walking over them stops and rests as pruning does."""
+def test_pages_without_prunable_rows_are_yielded(operations: Operations, store: Store, engine: Engine) -> None:
+    """So a walk over rows whose calls are still due can pause, too."""
     record(store, new_rows(1200))
     mark_sent(store, 1, planned(operations), inference=True)
     age(engine)
-    assert list(Pruning(engine).old_rows(HOUR_MS)) == [[], [], []]
+    assert list(old_rows(engine, HOUR_MS)) == [[], [], []]
 
 
-def test_the_read_back_does_without_pruned_rows(operations: Operations, store: Store, engine: Engine) -> None:
-    """The last progress record names rows that are gone: nothing is marked, nothing is made up, sending goes on."""
+def test_a_progress_record_of_pruned_rows_is_acknowledged(operations: Operations, store: Store, engine: Engine) -> None:
+    """Nothing is marked, and new rows are accepted."""
     record(store, new_rows(2))
     rows = planned(operations)
     mark_sent(store, 1, rows)
@@ -106,25 +102,27 @@ def test_the_read_back_does_without_pruned_rows(operations: Operations, store: S
     lease = Leases(engine, "relay-2", 10).take(0)
     assert lease is not None
     refs = [row.ref for row in store.pending(lease, 10)]
-    settled = store.settle_record(lease, record_ref(1), refs, inference=True)
-    assert (settled.verdict, settled.marked) == (Verdict.IN_ORDER, 0)
+    done = store.acknowledge_record(lease, record_ref(1), refs, inference=True)
+    assert (done.verdict, done.marked) == (ProgressVerdict.IN_ORDER, 0)
     (outcome,) = store.record([new_row()])
     assert isinstance(outcome, Accepted)
     assert outcome.outbox_id > rows[-1].id
 
 
-def test_a_call_made_due_in_the_meantime_keeps_its_row(operations: Operations, store: Store, engine: Engine) -> None:
-    """An operator's call again and a prune meet: whoever comes second sees the first; no call lacks its row."""
+def test_a_call_that_becomes_due_during_pruning_keeps_its_row(
+    operations: Operations, store: Store, engine: Engine
+) -> None:
+    """Whichever of the two comes second sees the first; no call lacks its row."""
     record(store, new_rows(200))
     rows = planned(operations)
     mark_sent(store, 1, rows, inference=True)
     with engine.begin() as connection:
         connection.execute(text("UPDATE outbox_inference_call SET state = 'done'"))
     age(engine)
-    (page,) = Pruning(engine).old_rows(HOUR_MS)
-    threads = [threading.Thread(target=Pruning(engine).prune, args=(page,))]
+    (page,) = old_rows(engine, HOUR_MS)
+    threads = [threading.Thread(target=prune_rows, args=(engine, page))]
     threads += [
-        threading.Thread(target=operations.call_again, args=("plan", rows[start : start + 20], ORDER))
+        threading.Thread(target=operations.call_again, args=("plan", rows[start : start + 20], CONTEXT))
         for start in range(0, 200, 40)
     ]
     for thread in threads:
@@ -134,32 +132,28 @@ def test_a_call_made_due_in_the_meantime_keeps_its_row(operations: Operations, s
     assert set(call_states(engine)) == set(found(operations)) == operations.called_again("plan")
 
 
-def test_one_prunes_at_a_time(operations: Operations, store: Store, engine: Engine) -> None:
-    """On PostgreSQL a second one is told so and does nothing; on SQLite writers queue anyway."""
-    from outbox.sql import operators as sql
-
+def test_one_process_prunes_at_a_time(operations: Operations, store: Store, engine: Engine) -> None:
+    """On PostgreSQL a second one does nothing; on SQLite writers queue anyway."""
     record(store, new_rows(3))
     mark_sent(store, 1, planned(operations))
     age(engine)
-    (page,) = Pruning(engine).old_rows(HOUR_MS)
+    (page,) = old_rows(engine, HOUR_MS)
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
-            connection.execute(sql.TRY_PRUNING.on(connection))
-            assert Pruning(engine).prune(page) is None
-    assert Pruning(engine).prune(page) == 3
-    assert Pruning(engine).prune(page) == 0
+            connection.execute(sql.TRY_LOCK.on(connection))
+            assert prune_rows(engine, page) is None
+    assert prune_rows(engine, page) == 3
+    assert prune_rows(engine, page) == 0
 
 
-def test_an_operators_prune_waits_for_another(operations: Operations, store: Store, engine: Engine) -> None:
-    """The relay prunes just now: its rows are not told to have changed, they are pruned after that."""
-    from outbox.sql import operators as sql
-
+def test_an_operators_prune_waits_for_the_relays(operations: Operations, store: Store, engine: Engine) -> None:
+    """Its rows are pruned afterwards, not reported as changed."""
     ids = record(store, new_rows(3))
     mark_sent(store, 1, planned(operations))
     rows, gone = planned(operations), list[int]()
     with engine.begin() as connection:
-        connection.execute(sql.TRY_PRUNING.on(connection))
-        waiting = threading.Thread(target=lambda: gone.extend(operations.prune(rows, ORDER)))
+        connection.execute(sql.TRY_LOCK.on(connection))
+        waiting = threading.Thread(target=lambda: gone.extend(operations.prune(rows, CONTEXT)))
         waiting.start()
         waiting.join(0.3)
         assert waiting.is_alive()
@@ -167,8 +161,8 @@ def test_an_operators_prune_waits_for_another(operations: Operations, store: Sto
     assert gone == ids
 
 
-def test_a_persons_data_goes_from_rows_in_every_state(operations: Operations, store: Store, engine: Engine) -> None:
-    """By address, in any case, or where a body holds it: address and body go, the skeleton and the state stay."""
+def test_personal_data_is_erased_from_rows_in_every_state(operations: Operations, store: Store, engine: Engine) -> None:
+    """Rows are found by the customer's address or one in the body, in any case; everything else in a row stays."""
     body = b'{"id": "i-5", "note": "reach me at someone@example.com"}'
     ids = record(
         store,
@@ -179,12 +173,12 @@ def test_a_persons_data_goes_from_rows_in_every_state(operations: Operations, st
         ],
     )
     park(store, engine, dict.fromkeys(ids[1:3], "too large"))
-    operations.discard(planned(operations, ids=(ids[2],)), ORDER)
+    operations.discard(planned(operations, ids=(ids[2],)), CONTEXT)
     mark_sent(store, 1, planned(operations, ids=(ids[3],)))
     before = states(engine)
     rows = [row.planned for row in operations.erasable(RowFilter(email="someone@example.com"))]
     assert [row.id for row in rows] == [*ids[:4], ids[5]]
-    assert operations.erase(rows, ORDER) == [*ids[:4], ids[5]]
+    assert operations.erase(rows, CONTEXT) == [*ids[:4], ids[5]]
     assert states(engine) == before
     with engine.connect() as connection:
         left = connection.execute(
@@ -229,44 +223,44 @@ def test_a_persons_data_goes_from_rows_in_every_state(operations: Operations, st
 def test_an_address_is_found_however_a_body_spells_it(
     email: str, body: str, operations: Operations, store: Store
 ) -> None:
-    """Case, escapes, letters beyond ASCII; a body that holds another address is left alone."""
+    """In any case, with escapes, with letters beyond ASCII; a body with another address is left alone."""
     others = [r'{"note": "other\u0040example.com"}', '{"note": "日本 other@example.com"}', r'{"note": "\\u0040"}']
     ids = record(store, [new_row(payload=each.encode(), customer_email=None) for each in (body, *others)])
     assert [row.id for row in operations.erasable(RowFilter(email=email))] == ids[:1]
 
 
-def test_a_customer_is_found_in_any_case_of_any_letter(operations: Operations, store: Store) -> None:
-    """Databases fold letters beyond ASCII as their locale has them, or not at all."""
+def test_a_customer_is_found_in_any_case(operations: Operations, store: Store) -> None:
+    """Also beyond ASCII, where databases fold letters by their locale or not at all."""
     ids = record(
         store, [new_row(customer_email=each, payload=b"{}") for each in ("RENÉ@example.com", "rene@example.com")]
     )
     assert [row.id for row in operations.erasable(RowFilter(email="rené@EXAMPLE.com"))] == ids[:1]
 
 
-def test_an_interaction_is_erased_and_keeps_its_name(operations: Operations, store: Store) -> None:
-    """Order and Kafka's key rest on the interaction's id: it stays."""
+def test_an_erased_interaction_keeps_its_id(operations: Operations, store: Store) -> None:
+    """The order of rows and the key in Kafka depend on it."""
     ids = record(store, [new_row("i-1"), new_row("i-2"), new_row("i-1")])
     wanted = RowFilter(interaction_id="i-1")
-    assert operations.erase([row.planned for row in operations.erasable(wanted)], ORDER) == [ids[0], ids[2]]
+    assert operations.erase([row.planned for row in operations.erasable(wanted)], CONTEXT) == [ids[0], ids[2]]
     assert not list(operations.erasable(wanted))
     assert found(operations, interaction_id="i-1") == [ids[0], ids[2]]
 
 
 def test_a_delivery_repeated_after_the_erasure_is_still_a_duplicate(operations: Operations, store: Store) -> None:
-    """What the body said is not known any more: the key alone tells, and nothing comes back in."""
+    """Its body is no longer known, so the key alone counts, and nothing is stored again."""
     row = new_row()
     (first,) = store.record([row])
-    operations.erase(planned(operations), ORDER)
+    operations.erase(planned(operations), CONTEXT)
     assert isinstance(first, Accepted)
     assert store.record([row]) == [Accepted(first.outbox_id, row.interaction_id, duplicate=True)]
     assert not list(operations.erasable(RowFilter(interaction_id=row.interaction_id)))
 
 
-def test_a_replay_of_an_erased_row_brings_nothing_back(operations: Operations, store: Store) -> None:
+def test_a_replay_of_an_erased_row_has_no_personal_data(operations: Operations, store: Store) -> None:
     """It is sent again without the address."""
     record(store, [new_row()])
     mark_sent(store, 1, planned(operations))
-    operations.erase(planned(operations), ORDER)
-    operations.replay("plan", planned(operations), ORDER)
+    operations.erase(planned(operations), CONTEXT)
+    operations.replay("plan", planned(operations), CONTEXT)
     assert not list(operations.erasable(RowFilter(interaction_id="i-1")))
     assert len(found(operations, state="pending")) == 1

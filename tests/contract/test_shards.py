@@ -1,4 +1,4 @@
-"""Sharing, pauses, resharding and reconciling: what both databases must do alike."""
+"""Membership, pauses, resharding and reconciling on both databases."""
 
 import itertools
 import threading
@@ -14,12 +14,14 @@ from sqlalchemy import Engine
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
-from outbox.models import Accepted, AuditContext, Lease, RowFilter, shard_of
+from outbox.models import Accepted, Lease, shard_of
 from outbox.operators import audit, reconcile
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.pause import pause_shards, resume_shards
 from outbox.operators.reconcile import TopicRecord
 from outbox.operators.reshard import plan_reshard, reshard_rows
+from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from relay.cli.reconcile import ReconcilePlan, _act, _plan, _send_lost_rows_again
 from relay.errors import UnavailableError
@@ -33,152 +35,155 @@ from testkit.outbox import mark, record_ref
 from testkit.rows import new_row, new_rows
 from testkit.waiting import DEADLINE_SECONDS, wait_until
 
-ORDER = AuditContext("ann", "drill", RowFilter())
+CONTEXT = AuditContext("ann", "drill", RowFilter())
 
 
 @pytest.fixture
-def four(new_database: NewDatabase) -> Iterator[Engine]:
-    """An outbox with four shards."""
+def four_shards(new_database: NewDatabase) -> Iterator[Engine]:
+    """Return an engine on an outbox with four shards."""
     engine = create_outbox_engine(new_database(4))
     yield engine
     engine.dispose()
 
 
 def take_all(engine: Engine, shards: int) -> list[Lease]:
-    """Every shard's lease, as an operator's verb takes them."""
+    """Take the leases of all shards, as an operator command does."""
     leases = Leases(engine, "operator", 60, paused_too=True)
     taken = [leases.take(shard) for shard in range(shards)]
     return [lease for lease in taken if lease is not None]
 
 
 def shards_of(engine: Engine) -> list[tuple[str, int, str]]:
-    """Interaction, shard and state of each row."""
+    """Return interaction, shard and state of each row."""
     with engine.connect() as connection:
         query = "SELECT interaction_id, shard, state FROM outbox ORDER BY id"
         return [tuple(row) for row in connection.exec_driver_sql(query)]
 
 
-def test_a_relay_is_there_until_its_heartbeat_runs_out_or_it_leaves(engine: Engine) -> None:
-    """Members come in the order in which they joined, however often they beat."""
+def test_a_relay_is_a_member_until_its_heartbeat_expires_or_it_leaves(engine: Engine) -> None:
+    """Members are listed in the order in which they joined, however often they send heartbeats."""
     first, second = Leases(engine, "z-first", 600), Leases(engine, "a-second", 600)
     first.heartbeat(healthy=True)
     second.heartbeat(healthy=False)
     first.heartbeat(healthy=True)
     silent = Leases(engine, "silent", 0)
     silent.heartbeat(healthy=True)
-    there = {m.owner: (m.healthy, m.live) for m in first.shared()[0]}
+    there = {m.owner: (m.healthy, m.live) for m in first.relays_and_shards()[0]}
     assert there == {"z-first": (True, True), "a-second": (False, True), "silent": (True, False)}
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_relay SET joined_at = joined_at - 1 WHERE owner = 'z-first'")
     first.heartbeat(healthy=True)
-    assert first.shared()[0][0].owner == "z-first"
+    assert first.relays_and_shards()[0][0].owner == "z-first"
     first.leave("silent")
     second.leave()
-    assert [m.owner for m in first.shared()[0]] == ["z-first"]
+    assert [m.owner for m in first.relays_and_shards()[0]] == ["z-first"]
 
 
-def test_a_paused_shard_is_taken_by_no_relay(four: Engine) -> None:
-    """Until it is resumed; who looks after it may take it. Both ends go on record."""
-    relay = Leases(four, "relay", 600)
-    assert pause_shards(four, 1, None, ORDER) == [1]
+def test_no_relay_takes_a_paused_shard(four_shards: Engine) -> None:
+    """Until it is resumed; maintenance can take it. Both pause and resume are audited."""
+    relay = Leases(four_shards, "relay", 600)
+    assert pause_shards(four_shards, 1, None, CONTEXT) == [1]
     assert relay.take(1) is None
     assert relay.take(0) is not None
-    looked_after = Leases(four, "operator", 600, paused_too=True).take(1)
-    assert looked_after is not None
-    assert [(h.paused_by, h.paused_reason) for h in relay.shared()[1]][:2] == [(None, None), ("ann", "drill")]
-    relay_after = Leases(four, "operator", 600)
-    relay_after.release(looked_after)
-    assert resume_shards(four, None, ORDER) == [1]
-    assert resume_shards(four, None, ORDER) == []
+    maintained = Leases(four_shards, "operator", 600, paused_too=True).take(1)
+    assert maintained is not None
+    assert [(h.paused_by, h.paused_reason) for h in relay.relays_and_shards()[1]][:2] == [
+        (None, None),
+        ("ann", "drill"),
+    ]
+    relay_after = Leases(four_shards, "operator", 600)
+    relay_after.release(maintained)
+    assert resume_shards(four_shards, None, CONTEXT) == [1]
+    assert resume_shards(four_shards, None, CONTEXT) == []
     assert relay.take(1) is not None
-    assert [(e.actor, e.verb, e.reason) for e in audit.entries(four)] == [
+    assert [(e.actor, e.verb, e.reason) for e in audit.entries(four_shards)] == [
         ("ann", "pause shard 1", "drill"),
         ("ann", "resume every shard", "drill"),
     ]
-    assert audit.verify(four).broken is None
+    assert audit.verify(four_shards).broken is None
 
 
-def test_a_pause_ends_by_itself(four: Engine) -> None:
+def test_a_pause_expires(four_shards: Engine) -> None:
     """By the database's clock; a later pause replaces an earlier one."""
-    relay = Leases(four, "relay", 600)
-    assert pause_shards(four, None, None, ORDER) == [0, 1, 2, 3]
-    assert pause_shards(four, 2, 0.2, ORDER) == [2]
+    relay = Leases(four_shards, "relay", 600)
+    assert pause_shards(four_shards, None, None, CONTEXT) == [0, 1, 2, 3]
+    assert pause_shards(four_shards, 2, 0.2, CONTEXT) == [2]
     assert relay.take(2) is None
-    status = Store(four).status()
+    status = Store(four_shards).status()
     assert [s.paused_until_ms is None for s in status] == [True, True, False, True]
     wait_until(lambda: relay.take(2), "the pause is over")
-    assert Store(four).status()[2].paused_by is None
-    assert pause_shards(four, 9, None, ORDER) == []
+    assert Store(four_shards).status()[2].paused_by is None
+    assert pause_shards(four_shards, 9, None, CONTEXT) == []
 
 
 @pytest.mark.parametrize("shards", [1, 3, 7])
-def test_rows_not_sent_move_to_their_new_shard(four: Engine, shards: int) -> None:
-    """Pending, parked and discarded rows; sent ones stay as they are; new rows follow the new number."""
-    store, verbs = Store(four), Operations(four)
+def test_unsent_rows_move_to_their_new_shard(four_shards: Engine, shards: int) -> None:
+    """Pending, parked and discarded rows; sent rows stay, and new rows use the new number of shards."""
+    store, operations = Store(four_shards), Operations(four_shards)
     store.record(new_rows(60, interactions=20))
-    leases = take_all(four, 4)
+    leases = take_all(four_shards, 4)
     rows = store.pending(leases[0], 10)
     store.park(leases[0], {rows[0].ref: "refused", rows[1].ref: "refused"})
-    verbs.discard([row.planned for row in verbs.find(RowFilter(ids=(rows[1].id,)))], ORDER)
+    operations.discard([row.planned for row in operations.find(RowFilter(ids=(rows[1].id,)))], CONTEXT)
     mark(store, 1, [rows[2].ref])
-    before = shards_of(four)
+    before = shards_of(four_shards)
     expected = sum(state != "sent" and shard_of(i, shards) != shard for i, shard, state in before)
-    assert plan_reshard(four, 4, shards) == (4, shards, 59, expected)
-    assert reshard_rows(four, leases, {5: 17}, shards, ORDER) == expected
-    after = shards_of(four)
+    assert plan_reshard(four_shards, 4, shards) == (4, shards, 59, expected)
+    assert reshard_rows(four_shards, leases, {5: 17}, shards, CONTEXT) == expected
+    after = shards_of(four_shards)
     assert {state for _, _, state in after} == {"pending", "parked", "discarded", "sent"}
     assert all(shard == shard_of(i, shards) for i, shard, state in after if state != "sent")
     assert [a for a, b in zip(after, before, strict=True) if a[2] == "sent" and a != b] == []
     store.record([new_row(f"new-{number}") for number in range(10)])
-    assert all(shard == shard_of(i, shards) for i, shard, _ in shards_of(four)[60:])
+    assert all(shard == shard_of(i, shards) for i, shard, _ in shards_of(four_shards)[60:])
     assert [s.acknowledged_sequence for s in store.status()] == [1, 0, 0, 0, 0, 17, 0][:shards]
     assert store.identity().shards == shards
-    assert next(reversed(list(verbs.audit()))).verb == f"reshard 4 to {shards}"
+    assert next(reversed(list(operations.audit()))).verb == f"reshard 4 to {shards}"
 
 
-def test_a_reshard_needs_every_lease(four: Engine) -> None:
-    """One that another relay took meanwhile: nothing has changed."""
-    leases = take_all(four, 4)
-    Leases(four, "operator", 60).take(3)
+def test_a_reshard_needs_every_lease(four_shards: Engine) -> None:
+    """If another relay has taken one meanwhile, nothing changes."""
+    leases = take_all(four_shards, 4)
+    Leases(four_shards, "operator", 60).take(3)
     with pytest.raises(LeaseLostError):
-        reshard_rows(four, leases, {}, 2, ORDER)
-    assert len(Store(four).status()) == 4
+        reshard_rows(four_shards, leases, {}, 2, CONTEXT)
+    assert len(Store(four_shards).status()) == 4
 
 
-def test_a_reshard_after_another_one_changes_nothing(four: Engine) -> None:
-    """Planned for four shards, of which there are six meanwhile: the rows of the two unknown ones would be stranded."""
-    reshard_rows(four, take_all(four, 4), {}, 6, ORDER)
-    Store(four).record(new_rows(30, interactions=30))
-    before = shards_of(four)
+def test_a_reshard_that_was_planned_for_another_number_changes_nothing(four_shards: Engine) -> None:
+    """Planned for four shards of now six: the rows of the two unknown ones would be stranded."""
+    reshard_rows(four_shards, take_all(four_shards, 4), {}, 6, CONTEXT)
+    Store(four_shards).record(new_rows(30, interactions=30))
+    before = shards_of(four_shards)
     with pytest.raises(OutboxMismatchError, match="6"):
-        reshard_rows(four, take_all(four, 4), {}, 2, ORDER)
-    assert (len(Store(four).status()), shards_of(four)) == (6, before)
+        reshard_rows(four_shards, take_all(four_shards, 4), {}, 2, CONTEXT)
+    assert (len(Store(four_shards).status()), shards_of(four_shards)) == (6, before)
 
 
-def test_what_was_sent_by_a_shard_that_is_gone_can_be_erased(four: Engine) -> None:
-    """Sent rows keep the number of their shard; fewer shards keep nobody's data from being erased."""
-    store, verbs = Store(four), Operations(four)
+def test_sent_rows_of_a_removed_shard_can_be_erased(four_shards: Engine) -> None:
+    """Sent rows keep the number of their shard."""
+    store, operations = Store(four_shards), Operations(four_shards)
     store.record(new_rows(20, interactions=20))
-    for lease in take_all(four, 4):
+    for lease in take_all(four_shards, 4):
         mark(store, 1, [row.ref for row in store.pending(lease, 20)], shard=lease.shard)
-    reshard_rows(four, take_all(four, 4), {}, 1, ORDER)
-    planned = [row.planned for row in verbs.find(RowFilter())]
-    assert verbs.erase(planned, ORDER) == [row.id for row in planned]
+    reshard_rows(four_shards, take_all(four_shards, 4), {}, 1, CONTEXT)
+    planned = [row.planned for row in operations.find(RowFilter())]
+    assert operations.erase(planned, CONTEXT) == [row.id for row in planned]
 
 
-def test_new_shards_are_paused_if_every_old_one_is(four: Engine) -> None:
-    """So that relays stay paused until the operator resumes them."""
-    pause_shards(four, None, None, ORDER)
-    reshard_rows(four, take_all(four, 4), {}, 6, ORDER)
-    assert [s.paused_by for s in Store(four).status()] == ["ann"] * 6
-    resume_shards(four, 2, ORDER)
-    reshard_rows(four, take_all(four, 6), {}, 7, ORDER)
-    assert Store(four).status()[6].paused_by is None
+def test_new_shards_are_paused_if_every_old_one_is(four_shards: Engine) -> None:
+    """So relays stay paused until an operator resumes them."""
+    pause_shards(four_shards, None, None, CONTEXT)
+    reshard_rows(four_shards, take_all(four_shards, 4), {}, 6, CONTEXT)
+    assert [s.paused_by for s in Store(four_shards).status()] == ["ann"] * 6
+    resume_shards(four_shards, 2, CONTEXT)
+    reshard_rows(four_shards, take_all(four_shards, 6), {}, 7, CONTEXT)
+    assert Store(four_shards).status()[6].paused_by is None
 
 
-def test_rows_inserted_while_the_number_changes_get_the_new_one(four: Engine) -> None:
-    """Whatever moment an insert meets: its shard is the one of the number that holds afterwards."""
-    store, stop = Store(four), threading.Event()
+def test_rows_inserted_during_a_reshard_get_the_new_shard(four_shards: Engine) -> None:
+    """At whatever time an insert runs."""
+    store, stop = Store(four_shards), threading.Event()
 
     def insert() -> None:
         while not stop.wait(0.002):  # SQLite's one lock is for whoever asks at the right moment
@@ -190,18 +195,18 @@ def test_rows_inserted_while_the_number_changes_get_the_new_one(four: Engine) ->
         sender.start()
     try:
         for old, new in ((4, 9), (9, 2), (2, 5)):
-            seen = len(shards_of(four))
-            wait_until(lambda: len(shards_of(four)) > seen + 20, "rows come in")  # noqa: B023 - called at once
-            reshard_rows(four, take_all(four, old), {}, new, ORDER)
+            seen = len(shards_of(four_shards))
+            wait_until(lambda: len(shards_of(four_shards)) > seen + 20, "rows come in")  # noqa: B023 - called at once
+            reshard_rows(four_shards, take_all(four_shards, old), {}, new, CONTEXT)
     finally:
         stop.set()
         for sender in senders:
             sender.join()
-    assert all(shard == shard_of(i, 5) for i, shard, _ in shards_of(four))
+    assert all(shard == shard_of(i, 5) for i, shard, _ in shards_of(four_shards))
 
 
-def test_a_record_is_a_row_only_if_id_interaction_and_time_match(store: Store, engine: Engine) -> None:
-    """A restored database hands ids out again: another interaction or time of receipt is another row."""
+def test_a_record_matches_a_row_by_id_interaction_and_time(store: Store, engine: Engine) -> None:
+    """A restored database assigns ids again: another interaction or time of receipt is another row."""
     outcomes = store.record([new_row("i-1"), new_row("i-2")])
     first, second = (o.outbox_id for o in outcomes if isinstance(o, Accepted))
     (lease,) = take_all(engine, 1)
@@ -219,20 +224,20 @@ def test_a_record_is_a_row_only_if_id_interaction_and_time_match(store: Store, e
     assert reconcile.unsent_before(engine, at[second] + 1) == 2
 
 
-def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store, engine: Engine) -> None:
-    """Also from nothing settled; the calls are due, the sequence is settled, both go on record under the lease."""
+def test_reconciling_marks_rows_and_acknowledges_the_record(store: Store, engine: Engine) -> None:
+    """Also if nothing was acknowledged before; the calls are due, and both steps are audited and need the lease."""
     store.record(new_rows(3))
     (lease,) = take_all(engine, 1)
     rows = store.pending(lease, 10)
     refs = [row.ref for row in rows[:2]]
-    assert reconcile.mark_published(engine, lease, 7, refs, ORDER, inference=True) == 2
+    assert reconcile.mark_published(engine, lease, 7, refs, CONTEXT, inference=True) == 2
     assert store.status()[0].acknowledged_sequence == 0
-    reconcile.advance_sequence(engine, lease, record_ref(7), "reconcile", ORDER)
+    reconcile.advance_sequence(engine, lease, record_ref(7), "reconcile", CONTEXT)
     (status,) = store.status()
     assert (status.acknowledged_sequence, status.pending) == (7, 1)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM outbox_inference_call").scalar_one() == 2
-    reconcile.advance_sequence(engine, lease, record_ref(5), "reconcile", ORDER)
+    reconcile.advance_sequence(engine, lease, record_ref(5), "reconcile", CONTEXT)
     assert store.status()[0].acknowledged_sequence == 7
     entries = list(Operations(engine).audit())
     assert [entry.verb for entry in entries] == [
@@ -243,18 +248,18 @@ def test_reconciling_marks_what_was_found_and_lets_the_shard_go_on(store: Store,
     assert entries[0].row_ids == str([ref.id for ref in refs])
     Leases(engine, "operator", 60).take(0)
     with pytest.raises(LeaseLostError):
-        reconcile.mark_published(engine, lease, 7, [rows[2].ref], ORDER, inference=False)
+        reconcile.mark_published(engine, lease, 7, [rows[2].ref], CONTEXT, inference=False)
     with pytest.raises(LeaseLostError):
-        reconcile.advance_sequence(engine, lease, record_ref(9), "reconcile", ORDER)
+        reconcile.advance_sequence(engine, lease, record_ref(9), "reconcile", CONTEXT)
 
 
 def stored(shard: int, sequence: int) -> StoredProgress:
-    """A progress record without rows."""
+    """Return a progress record without rows."""
     return StoredProgress(Progress("o", shard, 1, sequence, ()), record_ref(sequence))
 
 
-def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> ShardMaintenance:
-    """An operator's verb that has found its services; Kafka answers as told."""
+def maintenance_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> ShardMaintenance:
+    """Return the maintenance of an operator command, for which Kafka returns the given records."""
     services: Any = SimpleNamespace(
         read_back=lambda shard, _stop, _below: read_back(shard),
         shard_services=lambda *_: SimpleNamespace(
@@ -273,8 +278,8 @@ def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]
     return ShardMaintenance(services, 0)
 
 
-def test_a_shard_that_is_being_sent_does_not_wait_to_be_reconciled(store: Store, engine: Engine) -> None:
-    """However far a relay gets while Kafka is asked; one that is behind what Kafka holds does."""
+def test_a_shard_that_is_being_sent_need_not_be_reconciled(store: Store, engine: Engine) -> None:
+    """However far a relay gets while Kafka is read; a shard that is behind Kafka does need it."""
     last = itertools.count(1)
 
     def sent_meanwhile(shard: int) -> StoredProgress:
@@ -282,41 +287,41 @@ def test_a_shard_that_is_being_sent_does_not_wait_to_be_reconciled(store: Store,
             mark(store, sequence, (), shard=shard)
         return stored(shard, sequence)
 
-    assert _plan(engine, custody_of(engine, sent_meanwhile), (), None).sequences == {}
-    ahead = custody_of(engine, lambda shard: stored(shard, 17))
+    assert _plan(engine, maintenance_of(engine, sent_meanwhile), (), None).sequences == {}
+    ahead = maintenance_of(engine, lambda shard: stored(shard, 17))
     assert _plan(engine, ahead, (), None).sequences == {0: 17}
 
 
-def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) -> None:
-    """It is given back at once, and that a relay has it then is nothing that stops the rest."""
-    store = Store(four)
+def test_a_reconciled_shard_is_released_at_once(four_shards: Engine) -> None:
+    """A relay that takes it then does not stop the reconciling of the others."""
+    store = Store(four_shards)
     store.record(new_rows(20, interactions=20))
-    held = custody_of(four, lambda shard: stored(shard, 5))
+    maintenance = maintenance_of(four_shards, lambda shard: stored(shard, 5))
     plan = ReconcilePlan({0: 5, 1: 5})
-    (lease,) = [lease for lease in take_all(four, 2) if lease.shard == 1]
+    (lease,) = [lease for lease in take_all(four_shards, 2) if lease.shard == 1]
     plan.marks[1] = {row.ref for row in store.pending(lease, 20)}
-    Leases(four, "operator", 60).release(lease)
-    assert _act(four, held, plan, 0, ORDER, 0)
-    relay = Leases(four, "relay", 60)
+    Leases(four_shards, "operator", 60).release(lease)
+    assert _act(four_shards, maintenance, plan, 0, CONTEXT, 0)
+    relay = Leases(four_shards, "relay", 60)
     assert relay.take(0) is not None
-    assert _act(four, held, plan, 1, ORDER, 0)
+    assert _act(four_shards, maintenance, plan, 1, CONTEXT, 0)
     assert relay.take(1) is not None
     assert [s.acknowledged_sequence for s in store.status()] == [5, 5, 0, 0]
 
 
 @pytest.mark.parametrize(("named", "above"), [((), 3), ((0,), 0)])
-def test_of_a_shard_that_is_named_every_row_is_looked_for(
+def test_every_row_of_a_named_shard_is_searched(
     store: Store, engine: Engine, capsys: pytest.CaptureFixture[str], named: tuple[int, ...], above: int
 ) -> None:
-    """A topic may have lost more than the progress topic has: whoever knows names the shard, be it waiting or not."""
+    """A topic may have lost more than the progress topic: an operator who knows names the shard."""
     for sequence in range(1, 6):
         mark(store, sequence, ())
     with pytest.raises(SystemExit) as ended:
         _send_lost_rows_again(
             engine,
-            custody_of(engine, lambda shard: stored(shard, 3)),
+            maintenance_of(engine, lambda shard: stored(shard, 3)),
             named,
-            ORDER,
+            CONTEXT,
             accept=False,
             dry_run=True,
             yes=True,
@@ -325,31 +330,31 @@ def test_of_a_shard_that_is_named_every_row_is_looked_for(
     assert f"transactions above {above}," in capsys.readouterr().err
 
 
-def test_a_named_shard_that_needs_another_cure_is_not_done(four: Engine) -> None:
-    """The database went back there, not Kafka: the other one goes on, and the exit code tells."""
-    held = custody_of(four, lambda shard: stored(shard, 7) if shard == 0 else None)
+def test_a_named_shard_that_needs_another_remedy_is_skipped(four_shards: Engine) -> None:
+    """There the database went back, not Kafka: the other shard is reconciled, and the exit code shows it."""
+    maintenance = maintenance_of(four_shards, lambda shard: stored(shard, 7) if shard == 0 else None)
     with pytest.raises(SystemExit) as ended:
-        _send_lost_rows_again(four, held, (0, 1), ORDER, accept=True, dry_run=False, yes=True)
+        _send_lost_rows_again(four_shards, maintenance, (0, 1), CONTEXT, accept=True, dry_run=False, yes=True)
     assert ended.value.code == 5
-    assert [s.acknowledged_sequence for s in Store(four).status()] == [0, 0, 0, 0]
-    done = [entry.verb for entry in Operations(four).audit()]
+    assert [s.acknowledged_sequence for s in Store(four_shards).status()] == [0, 0, 0, 0]
+    done = [entry.verb for entry in Operations(four_shards).audit()]
     assert done == ["accept the loss of shard 1, settled 0 to 0"]
 
 
-def test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is(store: Store, engine: Engine) -> None:
-    """What a transaction holds that the plan does not know of would be doubled; the next plan knows it."""
+def test_a_shard_that_was_sent_since_it_was_planned_is_left_alone(store: Store, engine: Engine) -> None:
+    """Rows of a transaction that the plan does not know would be duplicated; the next plan knows it."""
     store.record(new_rows(2))
     (lease,) = take_all(engine, 1)
     plan = ReconcilePlan({0: 5})
     plan.marks[0] = {row.ref for row in store.pending(lease, 10)}
     Leases(engine, "operator", 60).release(lease)
-    assert not _act(engine, custody_of(engine, lambda shard: stored(shard, 6)), plan, 0, ORDER, 0)
+    assert not _act(engine, maintenance_of(engine, lambda shard: stored(shard, 6)), plan, 0, CONTEXT, 0)
     (status,) = store.status()
     assert (status.acknowledged_sequence, status.pending, status.owner) == (0, 2, None)
 
 
-class Forgetful(Leases):
-    """Cannot store the first condition: the database is away just then."""
+class FailingOnceLeases(Leases):
+    """Leases that cannot store the first condition, as the database is unavailable."""
 
     away = True
 
@@ -362,15 +367,15 @@ class Forgetful(Leases):
 
 
 @pytest.fixture
-def unable(engine: Engine) -> Iterator[threading.Thread]:
-    """A relay at work on the only shard, which cannot reach Kafka."""
+def blocked_relay(engine: Engine) -> Iterator[threading.Thread]:
+    """Run a relay on the only shard that cannot reach Kafka."""
 
     def fence() -> None:
         raise UnavailableError("no broker")
 
     stop = threading.Event()
     shard_services: Any = SimpleNamespace(
-        leases=Forgetful(engine, "relay", 600),
+        leases=FailingOnceLeases(engine, "relay", 600),
         dead_owner=lambda _shard: None,
         check_identity=lambda: None,
         publisher=lambda _shard: SimpleNamespace(fence=fence, close=lambda: None),
@@ -387,19 +392,20 @@ def unable(engine: Engine) -> Iterator[threading.Thread]:
     thread.join()
 
 
-@pytest.mark.usefixtures("unable")
-def test_why_a_shard_waits_is_shown_for_as_long_as_it_does(store: Store, engine: Engine) -> None:
-    """Also if it could not be stored at first, or was taken away by who looked after the shard."""
+@pytest.mark.usefixtures("blocked_relay")
+def test_the_condition_of_a_shard_is_shown_as_long_as_it_lasts(store: Store, engine: Engine) -> None:
+    """Also if it could not be stored at first, or if maintenance removed it."""
     wait_until(lambda: store.status()[0].condition == "no broker", "it is shown")
     Leases(engine, "relay", 600).report(0, None)
     wait_until(lambda: store.status()[0].condition == "no broker", "it is shown again")
 
 
-def test_a_shard_that_is_paused_while_its_relay_waits_is_given_back(
-    store: Store, engine: Engine, unable: threading.Thread
+def test_a_waiting_relay_releases_a_shard_that_is_paused(
+    store: Store, engine: Engine, blocked_relay: threading.Thread
 ) -> None:
-    """No lease has to run out before it can be looked after."""
+    """So maintenance need not wait for the lease to expire."""
     wait_until(lambda: store.status()[0].owner == "relay", "it is taken")
-    pause_shards(engine, 0, None, ORDER)
-    unable.join(DEADLINE_SECONDS)
-    assert (unable.is_alive(), store.status()[0].owner) == (False, None)
+    pause_shards(engine, 0, None, CONTEXT)
+    blocked_relay.join(DEADLINE_SECONDS)
+    assert not blocked_relay.is_alive()
+    assert store.status()[0].owner is None

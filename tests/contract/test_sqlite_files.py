@@ -1,4 +1,4 @@
-"""SQLite's files vanish, are replaced, or cannot be written: nothing is acknowledged into what nobody finds again."""
+"""SQLite's files vanish, are replaced, or cannot be written: no row is acknowledged that cannot be found again."""
 
 import os
 import pwd
@@ -24,7 +24,7 @@ from testkit.waiting import wait_until
 
 @pytest.fixture
 def path(new_sqlite: NewDatabase, tmp_path: Path) -> Path:
-    """A migrated database in a folder of its own."""
+    """Return the path of a migrated database in its own folder."""
     folder = tmp_path / "data"
     folder.mkdir()
     shutil.move(new_sqlite().removeprefix("sqlite:///"), folder / "outbox.db")
@@ -33,21 +33,21 @@ def path(new_sqlite: NewDatabase, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(path: Path) -> Iterator[Engine]:
-    """Of that database, as web and relay have it."""
-    made = create_outbox_engine(f"sqlite:///{path}", may_create=False)
-    yield made
-    made.dispose()
+    """Return an engine on that database, as webhook and relay have it."""
+    engine = create_outbox_engine(f"sqlite:///{path}", may_create=False)
+    yield engine
+    engine.dispose()
 
 
 def accepted(store: Store) -> Accepted:
-    """A row that the store has acknowledged."""
+    """Record a row that the store acknowledges."""
     (outcome,) = store.record([new_row()])
     assert isinstance(outcome, Accepted)
     return outcome
 
 
 def rows(path: Path) -> list[int]:
-    """Ids in the file, as somebody sees them who opens it now."""
+    """Return the ids in the file, as a new process reads them."""
     engine = create_outbox_engine(f"sqlite:///{path}", may_create=False)
     with engine.connect() as connection:
         found = connection.exec_driver_sql("SELECT id FROM outbox ORDER BY id").scalars().all()
@@ -56,7 +56,7 @@ def rows(path: Path) -> list[int]:
 
 
 def copy_of(path: Path) -> Path:
-    """A copy of the database beside its folder, as a backup has it."""
+    """Return a backup of the database, beside its folder."""
     copy = path.parent.parent / "copy.db"
     engine = create_outbox_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
@@ -67,7 +67,7 @@ def copy_of(path: Path) -> Path:
 
 
 def replace(path: Path) -> None:
-    """As a restore of another file over it, which is moved away again."""
+    """Replace the file by another one, and remove that."""
     other = path.with_name("other.db")
     other.touch()
     other.rename(path)
@@ -75,8 +75,8 @@ def replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("remove", [delete, delete_alone, delete_folder, replace])
-def test_a_file_that_is_gone_takes_nothing(path: Path, engine: Engine, remove: Callable[[Path], None]) -> None:
-    """Reads and writes say so at once, no empty file is made in its place, and a copy that is put there is used."""
+def test_a_missing_file_accepts_nothing(path: Path, engine: Engine, remove: Callable[[Path], None]) -> None:
+    """Reads and writes fail at once, no empty file is created in its place, and a copy that is put there is used."""
     store, copy = Store(engine), copy_of(path)
     accepted(store)
     remove(path)
@@ -92,8 +92,8 @@ def test_a_file_that_is_gone_takes_nothing(path: Path, engine: Engine, remove: C
 
 
 @pytest.mark.parametrize("whole", [0, 1, 0.5])
-def test_a_copy_that_is_still_written_is_not_opened(path: Path, engine: Engine, whole: float) -> None:
-    """Empty, cut off or growing: nothing is taken until the whole file is there and has not changed for a second."""
+def test_an_unfinished_copy_is_not_opened(path: Path, engine: Engine, whole: float) -> None:
+    """Empty, cut off or growing: nothing is accepted until the file is complete and unchanged for a second."""
     store, content = Store(engine), copy_of(path).read_bytes()
     accepted(store)
     path.unlink()
@@ -110,8 +110,8 @@ def test_a_copy_that_is_still_written_is_not_opened(path: Path, engine: Engine, 
     assert rows(path) == ids
 
 
-def test_an_empty_file_is_no_outbox(path: Path) -> None:
-    """A process that starts while a copy begins does not make a new database of it."""
+def test_an_empty_file_is_refused(path: Path) -> None:
+    """A process that starts while a copy begins does not create a new database in it."""
     path.write_bytes(b"")
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -122,8 +122,8 @@ def test_an_empty_file_is_no_outbox(path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-def test_a_file_that_is_moved_away_and_back_goes_on(path: Path, engine: Engine) -> None:
-    """Nothing is taken meanwhile, and everything acknowledged is in it afterwards."""
+def test_a_file_that_is_moved_away_and_back_works_again(path: Path, engine: Engine) -> None:
+    """Nothing is accepted meanwhile, and everything acknowledged is in it afterwards."""
     store, away = Store(engine), path.with_name("away.db")
     ids = [accepted(store).outbox_id]
     path.rename(away)
@@ -134,8 +134,8 @@ def test_a_file_that_is_moved_away_and_back_goes_on(path: Path, engine: Engine) 
     assert rows(path) == ids
 
 
-def test_a_file_that_is_replaced_is_opened_anew(path: Path, engine: Engine) -> None:
-    """A restore by renaming a copy over it is noticed by each process; what is acknowledged then is in the new file."""
+def test_a_replaced_file_is_reopened(path: Path, engine: Engine) -> None:
+    """Each process notices a restore by rename; what is acknowledged afterwards is in the new file."""
     copy, other = copy_of(path), create_outbox_engine(f"sqlite:///{path}", may_create=False)
     stores = [Store(engine), Store(other)]
     for store in stores:
@@ -149,8 +149,8 @@ def test_a_file_that_is_replaced_is_opened_anew(path: Path, engine: Engine) -> N
 
 
 @pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm")], ids="+".join)
-def test_a_log_that_is_removed_loses_nothing(path: Path, engine: Engine, suffixes: tuple[str, ...]) -> None:
-    """All connections are closed before a new one is made: the last one saves what the log holds."""
+def test_a_removed_log_loses_nothing(path: Path, engine: Engine, suffixes: tuple[str, ...]) -> None:
+    """All connections are closed before a new one is opened: the last one saves the commits in the log."""
     store, other = Store(engine), create_outbox_engine(f"sqlite:///{path}", may_create=False)
     ids = [accepted(store).outbox_id, accepted(Store(other)).outbox_id]
     for suffix in suffixes:
@@ -165,7 +165,7 @@ def test_a_log_that_is_removed_loses_nothing(path: Path, engine: Engine, suffixe
 
 
 def writes(store: Store, ids: list[int]) -> bool:
-    """Whether a row is taken; its id is added."""
+    """Return whether a row is accepted, and add its id."""
     try:
         ids.append(accepted(store).outbox_id)
     except DatabaseUnavailableError:
@@ -173,8 +173,8 @@ def writes(store: Store, ids: list[int]) -> bool:
     return True
 
 
-def test_a_file_that_vanishes_during_a_commit_is_not_acknowledged(path: Path, engine: Engine) -> None:
-    """The look after the commit sees it."""
+def test_a_row_is_not_acknowledged_if_the_file_vanishes_during_its_commit(path: Path, engine: Engine) -> None:
+    """The check after the commit detects it."""
     store = Store(engine)
     accepted(store)
     with engine.connect() as connection:
@@ -185,8 +185,8 @@ def test_a_file_that_vanishes_during_a_commit_is_not_acknowledged(path: Path, en
         accepted(store)
 
 
-def test_a_listener_notices_too(path: Path, engine: Engine) -> None:
-    """It keeps a connection of its own."""
+def test_a_listener_notices_a_removed_file(path: Path, engine: Engine) -> None:
+    """It keeps its own connection."""
     listener = Listener(engine)
     assert listener.wait(0)
     path.unlink()
@@ -197,7 +197,7 @@ def test_a_listener_notices_too(path: Path, engine: Engine) -> None:
 
 @contextmanager
 def unprivileged(path: Path) -> Iterator[str]:
-    """What follows is done by a user who is not root, and who owns what is there; yields its name."""
+    """Run the block as a user who is not root and owns the files; yield the name."""
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     if os.geteuid() == 0:
         for place in (path.parent, *path.parent.iterdir()):
@@ -215,8 +215,8 @@ def unprivileged(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
-def test_what_cannot_be_written_is_named(path: Path, what: str) -> None:
-    """The error tells user, file and folder, and what to do."""
+def test_missing_permissions_are_reported(path: Path, what: str) -> None:
+    """The error names user, file and folder, and the remedy."""
     place, mode = (path.parent, 0o555) if what == "folder" else (path, 0o444)
     with unprivileged(path) as user:
         place.chmod(mode)
@@ -227,25 +227,25 @@ def test_what_cannot_be_written_is_named(path: Path, what: str) -> None:
             each.chmod(0o700)
         accepted(Store(engine))
         engine.dispose()
-    told = str(refused.value)
-    assert f"the user {user} may not write {place};" in told
-    assert str(path.parent) in told
-    assert "give" in told
+    message = str(refused.value)
+    assert f"the user {user} may not write {place};" in message
+    assert str(path.parent) in message
+    assert f"give {user} write permission" in message
 
 
-def test_a_full_disk_is_named(path: Path, engine: Engine) -> None:
-    """With the folder whose disk is to be freed."""
+def test_a_full_disk_is_reported(path: Path, engine: Engine) -> None:
+    """With the folder whose disk is full."""
 
     @event.listens_for(engine, "connect")
     def _limit(connection: object, _record: object) -> None:
         connection.execute("PRAGMA max_page_count = 1").close()  # type: ignore[attr-defined] # the driver's own
 
-    with pytest.raises(DatabaseUnavailableError, match=f"full.*free the disk that holds {path.parent}"):
+    with pytest.raises(DatabaseUnavailableError, match=f"full.*free disk space in {path.parent}"):
         Store(engine).record([new_row(payload=bytes(1_000_000))])
 
 
-def test_a_damaged_file_is_named(path: Path, engine: Engine) -> None:
-    """With the cure."""
+def test_a_damaged_file_is_reported(path: Path, engine: Engine) -> None:
+    """With the remedy."""
     path.write_bytes(b"not a database" * 1000)
     with pytest.raises(DatabaseUnavailableError, match=f"restore {path} from a copy"):
         accepted(Store(engine))

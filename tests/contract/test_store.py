@@ -1,4 +1,4 @@
-"""What both databases must do alike: each rule of the ledger that the protocol rests on."""
+"""The rules that exactly-once delivery depends on, on both databases."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,9 +11,8 @@ from outbox.db.engine import create_outbox_engine
 from outbox.errors import LeaseLostError, OutboxMismatchError
 from outbox.leases import Leases
 from outbox.models import Accepted, Identity, KeyReused, Lease, RecordRef, RowRef, RowRefused, shard_of
-from outbox.states import TRANSITIONS, RowState
+from outbox.progress import ProgressVerdict
 from outbox.store import Store
-from outbox.verdicts import Verdict
 from relay.kafka.encoder import Encoder
 from testkit.databases import NewDatabase
 from testkit.outbox import mark, record_ref
@@ -22,26 +21,26 @@ from testkit.rows import new_row, new_rows
 
 @pytest.fixture
 def lease(engine: Engine) -> Lease:
-    """The shard, taken."""
+    """Take the shard."""
     taken = Leases(engine, "owner-1", 10).take(0)
     assert taken is not None
     return taken
 
 
 def states(engine: Engine) -> list[str]:
-    """State of each row, by id."""
+    """Return the state of each row, by id."""
     with engine.connect() as connection:
         return [row.state for row in connection.exec_driver_sql("SELECT state FROM outbox ORDER BY id")]
 
 
 def record(store: Store, count: int = 1, interaction: str = "i-1") -> list[RowRef]:
-    """Record rows; their refs as the relay sees them."""
+    """Record rows; return their references."""
     outcomes = store.record([new_row(interaction) for _ in range(count)])
     return [RowRef(o.outbox_id, 0) for o in outcomes if isinstance(o, Accepted)]
 
 
-def test_each_row_of_a_batch_keeps_its_own_outcome(store: Store) -> None:
-    """New, repeated within the batch, repeated later, reused with another body, and refused by the database."""
+def test_each_row_of_a_batch_has_its_own_outcome(store: Store) -> None:
+    """New, repeated in the batch, repeated later, key reused for another body, and refused by the database."""
     first, bad = new_row(key="key:a"), new_row(key="key:bad", timestamp_ms=-1)
     outcomes = store.record([first, first, bad, new_row(key="key:b")])
     accepted = outcomes[0]
@@ -54,29 +53,29 @@ def test_each_row_of_a_batch_keeps_its_own_outcome(store: Store) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 2_500])
-def test_each_answer_names_its_own_row(store: Store, engine: Engine, count: int) -> None:
-    """The id that is told is the row's own, in batches of any size, and where some rows are repetitions."""
+def test_each_outcome_has_the_id_of_its_row(store: Store, engine: Engine, count: int) -> None:
+    """In batches of any size, also with repeated rows."""
     first, known, second = new_rows(count), new_rows(2), new_rows(count)
     store.record(known)
     rows = [*first, known[1], *second, known[0]]
     outcomes = [outcome for batch in (first, rows[count:]) for outcome in store.record(batch)]
-    told = {o.outbox_id: row.key for row, o in zip(rows, outcomes, strict=True) if isinstance(o, Accepted)}
+    ids = {o.outbox_id: row.key for row, o in zip(rows, outcomes, strict=True) if isinstance(o, Accepted)}
     repeated = [row for row, o in zip(rows, outcomes, strict=True) if isinstance(o, Accepted) and o.duplicate]
     assert repeated == [known[1], known[0]]
     with engine.connect() as connection:
         found = {row.id: row.key for row in connection.exec_driver_sql("SELECT id, key FROM outbox")}
-    assert told == found
+    assert ids == found
     assert len(found) == 2 * count + 2
 
 
 def test_rows_are_selected_in_the_order_of_a_batch(store: Store, lease: Lease) -> None:
-    """Ids follow the order in which rows were given."""
+    """Ids follow the order of the rows in a batch."""
     store.record([new_row("i-1", timestamp_ms=number) for number in range(200)])
     assert [row.timestamp_ms for row in store.pending(lease, 1000)] == list(range(200))
 
 
-def test_a_row_waits_behind_a_parked_row_of_its_interaction_only(store: Store, lease: Lease) -> None:
-    """Waiting is derived: later rows of the interaction, none before, none of others; not at all with pass."""
+def test_a_row_waits_only_behind_a_parked_row_of_its_interaction(store: Store, lease: Lease) -> None:
+    """Only later rows of the interaction wait; none does if parked rows do not block."""
     store.record([new_row(name) for name in ("a", "b", "a", "b", "a")])
     rows = store.pending(lease, 10)
     assert store.park(lease, {rows[2].ref: "refused"}) == 1
@@ -86,32 +85,32 @@ def test_a_row_waits_behind_a_parked_row_of_its_interaction_only(store: Store, l
     assert (status.pending, status.waiting, status.parked) == (4, 1, 1)
 
 
-def test_a_mark_names_id_and_tag(store: Store, engine: Engine, lease: Lease) -> None:
-    """A row that took over the id of another (a restored database) is not marked."""
+def test_marking_compares_id_and_nonce(store: Store, engine: Engine, lease: Lease) -> None:
+    """Another row with the same id, as after a restore, is not marked."""
     record(store, 2)
     first, second = store.pending(lease, 10)
     mark(store, 1, [first.ref, RowRef(second.id, second.nonce + 1)])
     assert states(engine) == ["sent", "pending"]
 
 
-def test_a_sequence_is_settled_only_from_the_one_before(store: Store, lease: Lease) -> None:
-    """Neither a repeated nor a skipped sequence moves what is settled."""
+def test_only_the_next_sequence_is_acknowledged(store: Store, lease: Lease) -> None:
+    """Neither a repeated nor a skipped sequence changes the acknowledged one."""
     assert [mark(store, sequence, []) for sequence in (1, 3, 1, 2)] == [1, 1, 1, 2]
-    with pytest.raises(LeaseLostError, match="settled"):
+    with pytest.raises(LeaseLostError, match="acknowledged"):
         store.pending(lease, 10)
 
 
-def test_rows_are_not_selected_when_another_sequence_is_settled(store: Store, lease: Lease) -> None:
-    """A database that failed over to a stale replica shows rows that are sent: none of them is given out."""
+def test_rows_are_not_selected_if_another_sequence_is_acknowledged(store: Store, lease: Lease) -> None:
+    """A database that failed over to a stale replica shows sent rows as pending: none of them is returned."""
     record(store)
     assert mark(store, 1, []) == 1
-    with pytest.raises(LeaseLostError, match="settled at 1 in the database, at 0 here"):
+    with pytest.raises(LeaseLostError, match="database has acknowledged sequence 1, this relay 0"):
         store.pending(lease, 10)
     assert len(store.pending(lease._replace(acknowledged_sequence=1), 10)) == 1
 
 
-def test_a_mark_leaves_rows_between_alone(store: Store, engine: Engine, lease: Lease) -> None:
-    """Rows that were committed late, or wait, stand between the ids of a transaction and are not in it."""
+def test_marking_skips_rows_between(store: Store, engine: Engine, lease: Lease) -> None:
+    """Rows that were committed late, or wait, have ids between those of a transaction and are not part of it."""
     record(store, 5)
     rows = store.pending(lease, 10)
     store.park(lease, {rows[4].ref: "refused"})
@@ -119,33 +118,33 @@ def test_a_mark_leaves_rows_between_alone(store: Store, engine: Engine, lease: L
     assert states(engine) == ["sent", "pending", "sent", "pending", "sent"]
 
 
-def test_what_a_progress_record_proves_is_marked_in_every_unsent_state(
-    store: Store, engine: Engine, lease: Lease
-) -> None:
-    """A row may stand as parked that is in Kafka; a record at or below the settled one marks as well."""
+def test_rows_of_a_progress_record_are_marked_in_every_unsent_state(store: Store, engine: Engine, lease: Lease) -> None:
+    """A parked row may be in Kafka; a record at or below the acknowledged one marks its rows, too."""
     record(store, 3)
     rows = store.pending(lease, 10)
     store.park(lease, {rows[0].ref: "refused"})
-    assert store.settle_record(lease, record_ref(1), [row.ref for row in rows[:2]], inference=True).marked == 2
+    assert store.acknowledge_record(lease, record_ref(1), [row.ref for row in rows[:2]], inference=True).marked == 2
     assert states(engine) == ["sent", "sent", "pending"]
-    assert store.settle_record(lease, record_ref(1), [rows[2].ref], inference=True).marked == 1
-    assert store.progress_of(0) == (1, record_ref(1))
+    assert store.acknowledge_record(lease, record_ref(1), [rows[2].ref], inference=True).marked == 1
+    assert store.read_progress(0) == (1, record_ref(1))
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM outbox_inference_call").scalar_one() == 3
 
 
 def test_a_record_further_ahead_marks_nothing(store: Store, engine: Engine, lease: Lease) -> None:
-    """The database went back in time: nothing is settled, the caller is told."""
+    """The database went back in time: nothing is acknowledged, and the caller learns why."""
     record(store)
     (row,) = store.pending(lease, 10)
-    settled = store.settle_record(lease, record_ref(2), [row.ref], inference=False)
-    assert settled == (Verdict.DATABASE_WENT_BACK, 0, (0, None))
-    assert store.progress_of(0) == (0, None)
+    done = store.acknowledge_record(lease, record_ref(2), [row.ref], inference=False)
+    assert done == (ProgressVerdict.DATABASE_WENT_BACK, 0, (0, None))
+    assert store.read_progress(0) == (0, None)
     assert states(engine) == ["pending"]
 
 
-def test_who_lost_the_lease_neither_selects_settles_marks_nor_parks(store: Store, engine: Engine, lease: Lease) -> None:
-    """Each names its lease, also when there is nothing to mark: whoever has the shard reads back what Kafka has."""
+def test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked(
+    store: Store, engine: Engine, lease: Lease
+) -> None:
+    """Even if there is nothing to mark: the new owner reads back what Kafka has."""
     record(store)
     (row,) = store.pending(lease, 10)
     newer = Leases(engine, "owner-1", 10).take(0)
@@ -154,91 +153,94 @@ def test_who_lost_the_lease_neither_selects_settles_marks_nor_parks(store: Store
     with pytest.raises(LeaseLostError):
         store.pending(lease, 10)
     with pytest.raises(LeaseLostError):
-        store.settle_record(lease, None, [], inference=False)
+        store.acknowledge_record(lease, None, [], inference=False)
     with pytest.raises(LeaseLostError):
         store.park(lease, {row.ref: "refused"})
     with pytest.raises(LeaseLostError):
         store.mark_sent(lease, record_ref(1), [row.ref], inference=False)
     assert states(engine) == ["pending"]
-    assert store.progress_of(0) == (0, None)
+    assert store.read_progress(0) == (0, None)
 
 
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [
-        (record_ref(2), Verdict.IN_ORDER),
-        (record_ref(3), Verdict.IN_ORDER),
-        (record_ref(1), Verdict.KAFKA_WENT_BACK),
-        (record_ref(2)._replace(offset=3), Verdict.KAFKA_WENT_BACK),
-        (record_ref(2)._replace(digest="another"), Verdict.KAFKA_WENT_BACK),
-        (record_ref(3)._replace(offset=4), Verdict.KAFKA_WENT_BACK),
-        (record_ref(4), Verdict.DATABASE_WENT_BACK),
-        (None, Verdict.PROGRESS_LOST),
+        (record_ref(2), ProgressVerdict.IN_ORDER),
+        (record_ref(3), ProgressVerdict.IN_ORDER),
+        (record_ref(1), ProgressVerdict.KAFKA_WENT_BACK),
+        (record_ref(2)._replace(offset=3), ProgressVerdict.KAFKA_WENT_BACK),
+        (record_ref(2)._replace(digest="another"), ProgressVerdict.KAFKA_WENT_BACK),
+        (record_ref(3)._replace(offset=4), ProgressVerdict.KAFKA_WENT_BACK),
+        (record_ref(4), ProgressVerdict.DATABASE_WENT_BACK),
+        (None, ProgressVerdict.PROGRESS_LOST),
     ],
 )
-def test_what_was_settled_has_to_be_the_last_record_or_the_one_before_it(
-    store: Store, engine: Engine, lease: Lease, found: RecordRef | None, verdict: Verdict
+def test_a_record_is_compared_with_the_acknowledged_one(
+    store: Store, engine: Engine, lease: Lease, found: RecordRef | None, verdict: ProgressVerdict
 ) -> None:
-    """Below it, another one of its sequence, or the next no further on: Kafka went back in time. What the record
-    proves is marked, but nothing is settled, so that it is found again.
+    """Kafka went back if the record is lower, another one of the same sequence, or the next with no higher offset.
+
+    Its rows are marked, but nothing is acknowledged, so that the next read finds it again.
     """
     record(store)
     for sequence in (1, 2):
         mark(store, sequence, [])
     (row,) = store.pending(lease._replace(acknowledged_sequence=2), 10)
-    done = store.settle_record(lease, found, [row.ref], inference=False)
+    done = store.acknowledge_record(lease, found, [row.ref], inference=False)
     assert done.verdict is verdict
     assert states(engine) == ["sent" if done.marked else "pending"]
-    assert done.marked == (found is not None and verdict is not Verdict.DATABASE_WENT_BACK)
-    expected = (found.sequence, found) if found and verdict is Verdict.IN_ORDER else (2, found and record_ref(2))
-    assert store.progress_of(0) == expected
+    assert done.marked == (found is not None and verdict is not ProgressVerdict.DATABASE_WENT_BACK)
+    expected = (
+        (found.sequence, found) if found and verdict is ProgressVerdict.IN_ORDER else (2, found and record_ref(2))
+    )
+    assert store.read_progress(0) == expected
 
 
-def test_a_mark_that_finds_kafka_gone_back_settles_nothing(store: Store, engine: Engine, lease: Lease) -> None:
-    """Its record stands no further on than the one before it: its rows are in Kafka, what was settled is not."""
+def test_marking_acknowledges_nothing_if_kafka_went_back(store: Store, engine: Engine, lease: Lease) -> None:
+    """The record's offset is not above the one before: its rows are in Kafka, the acknowledged record is not."""
     mark(store, 1, [])
     record(store)
     (row,) = store.pending(lease._replace(acknowledged_sequence=1), 10)
     done = store.mark_sent(lease._replace(acknowledged_sequence=1), RecordRef(2, 2, "x"), [row.ref], inference=False)
-    assert (done.verdict, done.marked) == (Verdict.KAFKA_WENT_BACK, 1)
+    assert (done.verdict, done.marked) == (ProgressVerdict.KAFKA_WENT_BACK, 1)
     assert states(engine) == ["sent"]
-    assert store.progress_of(0) == (1, record_ref(1))
+    assert store.read_progress(0) == (1, record_ref(1))
 
 
-def test_a_record_that_the_release_before_has_settled_past_counts_for_nothing(
-    store: Store, engine: Engine, lease: Lease
-) -> None:
-    """It moves the sequence alone: which record that was is learnt at the next taking, not held against Kafka."""
+def test_a_sequence_of_an_earlier_release_has_no_record(store: Store, engine: Engine, lease: Lease) -> None:
+    """It stores the sequence only; the record becomes known when the shard is taken again."""
     mark(store, 1, [])
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE outbox_shard SET acknowledged_sequence = 2")
-    assert store.progress_of(0) == (2, None)
-    assert store.settle_record(lease, record_ref(1), [], inference=False).verdict is Verdict.KAFKA_WENT_BACK
+    assert store.read_progress(0) == (2, None)
+    assert (
+        store.acknowledge_record(lease, record_ref(1), [], inference=False).verdict is ProgressVerdict.KAFKA_WENT_BACK
+    )
     other = RecordRef(2, 0, "other")
-    assert store.settle_record(lease, other, [], inference=False).verdict is Verdict.IN_ORDER
-    assert store.progress_of(0) == (2, other)
+    assert store.acknowledge_record(lease, other, [], inference=False).verdict is ProgressVerdict.IN_ORDER
+    assert store.read_progress(0) == (2, other)
 
 
-def test_a_parked_row_names_id_and_tag(store: Store, engine: Engine, lease: Lease) -> None:
-    """Another row under the same id is not parked."""
+def test_parking_compares_id_and_nonce(store: Store, engine: Engine, lease: Lease) -> None:
+    """Another row with the same id is not parked."""
     record(store)
     (row,) = store.pending(lease, 10)
     assert store.park(lease, {RowRef(row.id, row.nonce + 1): "refused"}) == 0
     assert states(engine) == ["pending"]
 
 
-def test_a_lease_is_exclusive_until_it_runs_out_or_its_owner_is_known_dead(engine: Engine) -> None:
-    """Another owner gets it after release, after expiry, or when the owner is named dead; renewing needs the epoch."""
+def test_a_lease_is_exclusive_until_it_expires_or_its_owner_is_dead(engine: Engine) -> None:
+    """Another owner gets it after release, expiry, or if the owner is named dead; renewing needs the epoch."""
     first, second = Leases(engine, "first", 600), Leases(engine, "second", 600)
-    held = first.take(0)
-    assert held is not None
+    lease = first.take(0)
+    assert lease is not None
     assert second.take(0) is None
     taken = second.take(0, dead_owner="first")
     assert taken is not None
     with pytest.raises(LeaseLostError):
-        first.renew(held, 1.0)
+        first.renew(lease, 1.0)
     second.renew(taken, 1.0)
-    first.release(held)
+    first.release(lease)
     assert first.take(0) is None
     second.release(taken)
     assert first.take(0) is not None
@@ -247,8 +249,8 @@ def test_a_lease_is_exclusive_until_it_runs_out_or_its_owner_is_known_dead(engin
     assert second.take(0) is not None
 
 
-def test_an_outbox_insists_on_what_it_was_used_with(store: Store) -> None:
-    """The first use is noted; another topic, prefix or cluster is refused by name."""
+def test_an_outbox_requires_what_it_was_used_with(store: Store) -> None:
+    """The first use is stored; another topic, prefix or cluster is refused by name."""
     known = store.identity()
     used = Identity(known.outbox_id, known.shards, "t", "p", "x-", "cluster")
     store.bind_identity(used)
@@ -257,8 +259,8 @@ def test_an_outbox_insists_on_what_it_was_used_with(store: Store) -> None:
         store.bind_identity(Identity(known.outbox_id, known.shards, "t", "p", "x-", "other"))
 
 
-def test_a_row_that_is_pruned_under_its_repetition_is_recorded_anew(new_postgresql: NewDatabase) -> None:
-    """The insert met the key, the look-up found it gone: a new row, and its neighbour is not affected."""
+def test_a_repeated_row_whose_original_is_pruned_meanwhile_is_new(new_postgresql: NewDatabase) -> None:
+    """The insert found the key, the query after it did not: a new row, and the others are not affected."""
     engine = create_outbox_engine(new_postgresql())
     store, row = Store(engine), new_row()
     (first,) = store.record([row])
@@ -276,8 +278,8 @@ def test_a_row_that_is_pruned_under_its_repetition_is_recorded_anew(new_postgres
     engine.dispose()
 
 
-def test_connections_that_the_server_has_closed_cost_no_batch(new_postgresql: NewDatabase) -> None:
-    """Those that wait in the pool are replaced before they are used."""
+def test_a_batch_survives_connections_that_the_server_closed(new_postgresql: NewDatabase) -> None:
+    """Connections in the pool are replaced before they are used."""
     engine = create_outbox_engine(new_postgresql())
     store = Store(engine)
     with engine.connect() as one, engine.connect() as other:
@@ -295,7 +297,7 @@ def test_connections_that_the_server_has_closed_cost_no_batch(new_postgresql: Ne
 
 
 def test_the_shard_is_computed_by_the_insert(new_database: NewDatabase) -> None:
-    """The hash of the interaction id modulo the number of shards that the database holds."""
+    """From the hash of the interaction id and the number of shards in the database."""
     from outbox.db.engine import create_outbox_engine
 
     engine = create_outbox_engine(new_database(5))
@@ -317,18 +319,11 @@ def test_the_shard_is_computed_by_the_insert(new_database: NewDatabase) -> None:
         "nonce = NULL",
     ],
 )
-def test_impossible_states_are_impossible(store: Store, engine: Engine, change: str) -> None:
-    """The schema refuses what the code must never write."""
+def test_the_schema_refuses_inconsistent_rows(store: Store, engine: Engine, change: str) -> None:
+    """CHECK constraints forbid what the code must never write."""
     record(store)
     with pytest.raises(IntegrityError), engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE outbox SET {change}")
-
-
-def test_every_state_is_reachable_and_sent_is_final_unless_kafka_has_lost_the_row() -> None:
-    """The transitions are the documented ones."""
-    assert set(TRANSITIONS) == set(RowState)
-    assert TRANSITIONS[RowState.SENT] == {RowState.PENDING}
-    assert {state for followers in TRANSITIONS.values() for state in followers} == set(RowState)
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
@@ -344,13 +339,13 @@ _bodies = st.fixed_dictionaries(
 
 @given(st.lists(_bodies, min_size=1, max_size=5), st.booleans())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_validation_accepts_is_stored_returned_and_encoded_unchanged(
+def test_every_valid_interaction_is_stored_and_encoded_unchanged(
     store: Store,
     engine: Engine,
     bodies: list[dict[str, object]],
     escaped: bool,  # noqa: FBT001 - hypothesis draws it
 ) -> None:
-    """Whatever passes the door, both databases keep and the schema encodes."""
+    """Both databases store, and the Avro schema encodes, whatever the webhook accepts."""
     import json
     import time
 

@@ -5,7 +5,7 @@ from confluent_kafka.admin import NewTopic
 from relay.shard.batch_size import MOST_PARKED
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
-from testkit.rows import culprit, new_row, new_rows
+from testkit.rows import incompressible, new_row, new_rows
 from testkit.topic import alter_topic, create_topics, exactly_once
 from testkit.waiting import wait_until
 
@@ -14,7 +14,7 @@ def test_only_the_row_that_the_broker_refuses_is_parked(deployment: Deployment) 
     """One too-large record amid 1,000 good ones: it alone is parked, its interaction waits, the others are sent."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record(new_rows(500))
-    (bad,) = deployment.record([new_row("i-3", **culprit())])
+    (bad,) = deployment.record([new_row("i-3", **incompressible())])
     after = deployment.record(new_rows(500))
     behind = {
         row_id for (row_id,) in deployment.query(f"SELECT id FROM outbox WHERE interaction_id = 'i-3' AND id > {bad}")
@@ -32,7 +32,7 @@ def test_only_the_row_that_the_broker_refuses_is_parked(deployment: Deployment) 
 def test_with_the_pass_policy_nothing_waits(deployment: Deployment) -> None:
     """OUTBOX_ON_PARKED=skip sends the rows behind a parked one."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
-    (bad,) = deployment.record([new_row("i-1", **culprit())])
+    (bad,) = deployment.record([new_row("i-1", **incompressible())])
     ids = deployment.record([new_row("i-1"), new_row("i-1")])
     deployment.relay(OUTBOX_ON_PARKED="skip")
     wait_until(lambda: not deployment.pending(), "the rows behind are sent")
@@ -41,11 +41,11 @@ def test_with_the_pass_policy_nothing_waits(deployment: Deployment) -> None:
 
 
 def test_a_kill_on_the_way_to_parking_parks_the_same_row(new_deployment: NewDeployment) -> None:
-    """A relay that dies before it parks leaves nothing behind: the next one finds the culprit again."""
+    """A relay that dies before it parks leaves nothing behind: the next one finds the incompressible again."""
     deployment = new_deployment()
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record(new_rows(20, interactions=20))
-    (bad,) = deployment.record([new_row("bad", **culprit())])
+    (bad,) = deployment.record([new_row("bad", **incompressible())])
     dying = deployment.relay(kill_at="settled", times=3)
     dying.wait()
     deployment.relay()
@@ -91,7 +91,7 @@ def test_when_every_row_is_refused_few_are_parked(deployment: Deployment) -> Non
 def test_many_refused_rows_in_a_row_are_parked_while_others_pass(deployment: Deployment) -> None:
     """More of them than make the relay doubt: another row is tried, passes, and so each of them is at fault."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
-    culprits = [new_row(f"bad-{number}", **culprit()) for number in range(2 * MOST_PARKED)]
+    culprits = [new_row(f"bad-{number}", **incompressible()) for number in range(2 * MOST_PARKED)]
     bad = deployment.record(culprits)
     ids = deployment.record(new_rows(20, interactions=20))
     deployment.relay()

@@ -266,8 +266,8 @@ def test_each_right_that_is_taken_away_is_named(name: str, roles: Roles) -> None
     role = roles.role(name)
     engine = create_outbox_engine(roles.url(name))
     with engine.connect() as connection, connection.begin():
-        rights.insist(connection, name)
-    for right in rights.needed(name):
+        rights.require(connection, name)
+    for right in rights.required_by(name):
         column = f" ({right.column})" if right.column else ""
         roles.query(f"REVOKE {right.privilege}{column} ON {right.object} FROM {role}", role="migrate")
         if right.object.startswith("SCHEMA"):
@@ -275,8 +275,8 @@ def test_each_right_that_is_taken_away_is_named(name: str, roles: Roles) -> None
                 Store(engine).check_writable(name)
         else:
             with pytest.raises(NotAllowedError) as missing, engine.connect() as connection, connection.begin():
-                rights.insist(connection, name)
-            assert f"{role} lacks {rights.text_of([right])}: grant" in str(missing.value)
+                rights.require(connection, name)
+            assert f"{role} lacks {rights.format_rights([right])}: grant" in str(missing.value)
         roles.query(f"GRANT {right.privilege}{column} ON {right.object} TO {role}", role="migrate")
     engine.dispose()
 

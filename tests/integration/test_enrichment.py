@@ -459,12 +459,12 @@ def test_learning_names_the_row_and_is_done_once(store: Store) -> None:
     lease = Leases(store._engine, "me", 600).take(0)
     assert lease is not None
     first, second = store.pending(lease, 10)
-    (learned,) = store.learn(
+    (learned,) = store.store_enrichment(
         [(first, EnrichedFields("x@y", "other")), (second._replace(nonce=second.nonce + 1), EnrichedFields("n", "n"))]
     )
     assert (learned.id, learned.customer_email, learned.agent_id) == (first.id, "x@y", "agent-7")
-    assert store.learn([(first, EnrichedFields("again@y", None))]) == []
+    assert store.store_enrichment([(first, EnrichedFields("again@y", None))]) == []
     stored, _ = store.pending(lease, 10)
     assert stored == learned
     mark(store, 1, [second.ref])
-    assert store.learn([(second, EnrichedFields(None, "n"))]) == []
+    assert store.store_enrichment([(second, EnrichedFields(None, "n"))]) == []

@@ -476,7 +476,7 @@ def test_counting_that_takes_long_holds_up_no_heartbeat(deployment: Deployment, 
     leases = Leases(deployment.engine, "onlooker", 3)
 
     def live() -> bool:
-        return [member.live for member in leases.shared()[0]] == [True]
+        return [member.live for member in leases.relays_and_shards()[0]] == [True]
 
     def counting() -> bool:
         waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%min(%'"

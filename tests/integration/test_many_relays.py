@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from outbox.leases import Leases
-from outbox.models import AuditContext, RowFilter
+from outbox.operators.audit import AuditContext
 from outbox.operators.pause import pause_shards, resume_shards
+from outbox.operators.rows import RowFilter
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
 from testkit.relay_process import RelayProcess

@@ -17,8 +17,9 @@ import pytest
 from confluent_kafka.admin import NewTopic
 from sqlalchemy import Engine, text
 
-from outbox.models import AuditContext, RowFilter
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
+from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from relay.cli import VERBS, main
 from testkit import ROOT
@@ -26,7 +27,7 @@ from testkit.command_line import command
 from testkit.command_line import command as on_command_line
 from testkit.deployment import Deployment
 from testkit.outbox import mark_sent, park, planned, record, states
-from testkit.rows import culprit, new_row, new_rows
+from testkit.rows import incompressible, new_row, new_rows
 from testkit.topic import alter_topic, create_topics
 from testkit.waiting import wait_until
 
@@ -34,7 +35,7 @@ from testkit.waiting import wait_until
 def test_an_operator_finds_mends_and_retries(deployment: Deployment) -> None:
     """One refused record holds its interaction; the operator finds it, raises the limit, retries: order is kept."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
-    ids = deployment.record([new_row("i-1"), new_row("i-1", **culprit()), new_row("i-1"), new_row("i-2")])
+    ids = deployment.record([new_row("i-1"), new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-2")])
     deployment.relay()
     wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[1],)], "it is parked")
     assert [shard.waiting for shard in deployment.store.status()] == [1]
@@ -63,7 +64,7 @@ def test_an_operator_finds_mends_and_retries(deployment: Deployment) -> None:
 def test_after_a_discard_the_interaction_goes_on(deployment: Deployment) -> None:
     """The row that cannot be sent is kept out of the topic; those behind it arrive."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
-    ids = deployment.record([new_row("i-1", **culprit()), new_row("i-1"), new_row("i-1")])
+    ids = deployment.record([new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-1")])
     deployment.relay()
     wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
     done = command(deployment.environ, "discard", "--interaction", "i-1", "--reason", "a test call", "--yes")

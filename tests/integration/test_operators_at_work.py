@@ -20,7 +20,7 @@ from relay.kafka.encoder import SCHEMA_TEXT
 from testkit import ROOT
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
-from testkit.rows import culprit, new_row, new_rows
+from testkit.rows import incompressible, new_row, new_rows
 from testkit.topic import ConsumedRecord, alter_topic, create_topics, read_topic
 from testkit.waiting import wait_until
 
@@ -143,7 +143,7 @@ def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(
 def test_an_erased_row_is_sent_without_the_address(deployment: Deployment) -> None:
     """A parked and a waiting row of a person are erased; retried, they arrive in order, with nobody's address."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
-    person = culprit()
+    person = incompressible()
     email = person["customer_email"]
     ids = deployment.record([new_row("i-1", **person), new_row("i-1", customer_email=email), new_row("i-2")])
     deployment.relay()

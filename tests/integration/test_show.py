@@ -9,7 +9,7 @@ from confluent_kafka.admin import NewTopic
 
 from testkit.command_line import command
 from testkit.deployment import Deployment
-from testkit.rows import culprit, new_row, new_rows
+from testkit.rows import incompressible, new_row, new_rows
 from testkit.topic import create_topics
 from testkit.waiting import wait_until
 
@@ -79,7 +79,7 @@ def test_an_uncommitted_record_is_not_found(deployment: Deployment) -> None:
 def test_what_waits_and_what_it_waits_for(deployment: Deployment) -> None:
     """A parked row tells its error and how many wait; a waiting row names the parked one."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
-    ids = deployment.record([new_row("i-1", **culprit()), new_row("i-1"), new_row("i-1"), new_row("i-2")])
+    ids = deployment.record([new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-1"), new_row("i-2")])
     deployment.relay()
     wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
     parked, waiting = shown(deployment, ids[0]), shown(deployment, ids[2])

@@ -1,4 +1,4 @@
-"""The migrations and the tables of the code are the same thing."""
+"""The migrations build the schema that the code declares."""
 
 import os
 import subprocess
@@ -23,13 +23,13 @@ from testkit.services import Given, Postgres
 
 
 def test_head_equals_the_metadata(engine: Engine) -> None:
-    """What the migrations build is what the code declares: tables, columns, indexes."""
+    """Tables, columns and indexes are the same."""
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
 def test_head_has_the_same_checks_as_the_metadata(engine: Engine) -> None:
-    """Alembic does not compare CHECK constraints, so this does: by name, on a database built from the code."""
+    """Alembic does not compare CHECK constraints, so this test does, by name."""
     from sqlalchemy import inspect
 
     declared = {
@@ -43,8 +43,8 @@ def test_head_has_the_same_checks_as_the_metadata(engine: Engine) -> None:
     assert found == {(table, str(name)) for table, name in declared}
 
 
-def test_releases_that_start_together_migrate_once(postgres: Postgres | Given) -> None:
-    """Two release phases at the same moment: one migrates, the other finds it done."""
+def test_concurrent_migrations_run_once(postgres: Postgres | Given) -> None:
+    """One process migrates, the other finds the work done."""
     url = postgres.create_database(f"twice_{uuid.uuid4().hex[:8]}")
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: migrate(url, 3), range(2)))
@@ -55,7 +55,7 @@ def test_releases_that_start_together_migrate_once(postgres: Postgres | Given) -
 
 
 def test_the_large_tables_are_vacuumed_early(new_postgresql: NewDatabase) -> None:
-    """The server's own settings wait for a fifth of the rows to die."""
+    """The server's default waits until a fifth of the rows is dead."""
     engine = create_outbox_engine(new_postgresql())
     with engine.connect() as connection:
         early = connection.exec_driver_sql(
@@ -66,7 +66,7 @@ def test_the_large_tables_are_vacuumed_early(new_postgresql: NewDatabase) -> Non
 
 
 @pytest.mark.parametrize("shards", ["0", "100", "many"])
-def test_a_wrong_number_of_shards_stops_the_release(shards: str, tmp_path: object) -> None:
+def test_an_invalid_number_of_shards_stops_the_migration(shards: str, tmp_path: object) -> None:
     """RELAY_SHARDS is checked before anything is built."""
     environ = {"DATABASE_URL": f"sqlite:///{tmp_path}/x.db", "RELAY_SHARDS": shards, "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-m", "relay", "migrate"]
@@ -75,8 +75,8 @@ def test_a_wrong_number_of_shards_stops_the_release(shards: str, tmp_path: objec
     assert f"RELAY_SHARDS='{shards}'" in done.stderr
 
 
-def test_a_key_of_a_row_from_before_digests_still_takes_one_body_only(new_empty_database: str) -> None:
-    """Whoever gave a key of their own gets 409 for another body, also for what an earlier release stored."""
+def test_a_key_stored_before_digests_still_accepts_one_body(new_empty_database: str) -> None:
+    """A sender that chose the key gets 409 for another body, also for rows of an earlier release."""
     alembic(new_empty_database, "0005")
     engine = create_outbox_engine(new_empty_database)
     stored = [new_row(key=f"key:{n}", payload=b'{"id": %d}' % n) for n in range(3)]
@@ -97,7 +97,7 @@ def test_a_key_of_a_row_from_before_digests_still_takes_one_body_only(new_empty_
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a database without tables; the test runs once for each kind."""
+    """Return the URL of a database without tables; the test runs once for each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/empty.db"
     server: Postgres | Given = request.getfixturevalue("postgres")
@@ -106,7 +106,7 @@ def new_empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def alembic(url: str, revision: str) -> None:
-    """Bring a database to a revision, as developers do."""
+    """Migrate a database to a revision, as developers do."""
     environ = {**os.environ, "DATABASE_URL": url, "RELAY_SHARDS": "1", "LOG_LEVEL": "WARNING"}
     subprocess.run([sys.executable, "-m", "alembic", "upgrade", revision], cwd=ROOT, env=environ, check=True)
 
@@ -134,7 +134,7 @@ assert store.status()[0].pending == 0
 
 
 def test_the_code_of_the_previous_release_runs_on_the_new_schema(new_database: NewDatabase) -> None:
-    """While a release migrates, the processes of the one before go on: record, lease, select, mark, status."""
+    """While a release migrates, processes of the previous one continue: record, lease, select, mark, status."""
     release = ROOT / "tests/migration/previous_release.zip"
     environ = {**os.environ, "PYTHONPATH": str(release)}
     command = [sys.executable, "-P", "-c", OLD_CODE, new_database()]

@@ -10,9 +10,11 @@ from sqlalchemy import PoolProxiedConnection
 from outbox.db.engine import BEGIN
 from outbox.insert import as_json
 from outbox.models import Accepted as Answered
-from outbox.models import AuditContext, KeyReused, NewRow, RowFilter, RowRef, new_nonce
+from outbox.models import KeyReused, NewRow, RowRef, new_nonce
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
-from outbox.sql.flow import RECORD_POSTGRESQL
+from outbox.operators.rows import RowFilter
+from outbox.sql.insert import INSERT_POSTGRESQL
 from outbox.store import Store
 from relay.process.lost_rows import Loss, repair
 from relay.shard.recovery import look
@@ -112,7 +114,7 @@ class Delivery(RuleBasedStateMachine):
         connection = self.engine.raw_connection()
         driver: Any = connection.driver_connection
         driver.execute(BEGIN["postgresql"])
-        ((_, outbox_id),) = driver.execute(RECORD_POSTGRESQL, (as_json([row], [new_nonce()]),))
+        ((_, outbox_id),) = driver.execute(INSERT_POSTGRESQL, (as_json([(row, new_nonce())]),))
         self.slow = connection, self._accepted(Answered(outbox_id, row.interaction_id, duplicate=False), row)
 
     @precondition(lambda self: self.slow is not None)

@@ -8,11 +8,13 @@ from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
 from outbox.errors import LeaseLostError
-from outbox.models import AuditContext, RowFilter, RowRef
-from outbox.operators.prune import Pruning
+from outbox.models import RowRef
+from outbox.operators.audit import AuditContext
+from outbox.operators.prune import old_rows
 from outbox.operators.reconcile import SentRow, sent_above
+from outbox.operators.rows import RowFilter
+from outbox.progress import ProgressVerdict, ShardProgress
 from outbox.store import Store
-from outbox.verdicts import ShardRecord, Verdict
 from relay.errors import UnavailableError
 from relay.process.lost_rows import Loss, bound_of, decide, repair
 from relay.shard.batch_size import SLOW_SECONDS
@@ -117,11 +119,11 @@ def test_a_shard_that_is_in_order_goes_on_after_a_look(scene: Scene) -> None:
 def test_the_next_transaction_of_a_running_relay_stands_no_further_on(scene: Scene) -> None:
     """Its own rows are in Kafka and marked; the shard waits at once, and nothing is settled by it."""
     scene.send(2)
-    before = scene.store.progress_of(0)
+    before = scene.store.read_progress(0)
     scene.go_back()
     scene.store.record(new_rows(1))
     scene.go_on_until(scene.waits)
-    assert scene.store.progress_of(0) == before
+    assert scene.store.read_progress(0) == before
     assert scene.store.status()[0].pending == 0
     loss = scene.loss()
     assert (loss.above, [ref.id for ref in loss.missing]) == (1, [3, 4])
@@ -148,10 +150,9 @@ def test_rows_that_kafka_may_have_lost_are_not_pruned_while_their_shard_waits(sc
     with scene.engine.begin() as connection:
         connection.execute(text("UPDATE outbox SET received_at = received_at - 9000, sent_at = sent_at - 9000"))
         connection.execute(text("UPDATE outbox_inference_call SET state = 'done'"))
-    pruning = Pruning(scene.engine)
-    assert [row.id for page in pruning.old_rows(1_000) for row in page] == []
+    assert [row.id for page in old_rows(scene.engine, 1_000) for row in page] == []
     scene.reconcile(scene.loss())
-    assert [row.id for page in pruning.old_rows(1_000) for row in page] == [1, 2]
+    assert [row.id for page in old_rows(scene.engine, 1_000) for row in page] == [1, 2]
 
 
 def test_an_outage_meanwhile_does_not_hide_that_kafka_went_back(scene: Scene) -> None:
@@ -184,7 +185,7 @@ def test_a_reconcile_that_was_interrupted_is_made_again(scene: Scene, interrupte
         scene.go_on_until("waits")
     again = scene.loss()
     assert again.missing == []
-    if again.look.verdict is Verdict.KAFKA_WENT_BACK:
+    if again.look.verdict is ProgressVerdict.KAFKA_WENT_BACK:
         scene.reconcile(again)
     scene.send(2)
     assert set(scene.sent().values()) == {1}
@@ -235,7 +236,7 @@ def test_a_commit_that_is_marked_too_late_is_read_back_by_whoever_has_the_shard(
 
 def test_where_the_topic_was_cut_nothing_is_taken_for_lost() -> None:
     """A row that was not found may have been removed by retention: it is counted, and stays as it is."""
-    loss = Loss(ShardLook(0, ShardRecord(5, None), None, Verdict.PROGRESS_LOST), 0)
+    loss = Loss(ShardLook(0, ShardProgress(5, None), None, ProgressVerdict.PROGRESS_LOST), 0)
     decide(loss, {1: SentRow(1, 7, 1_000, None), 2: SentRow(2, 8, 2_000, None)}, 2_000, (TOPIC,))
     assert (loss.missing, loss.undecided) == ([RowRef(2, 8)], 1)
 
@@ -246,7 +247,7 @@ def test_a_row_that_went_to_a_topic_that_is_not_read_is_not_taken_for_lost(scene
         connection.execute(text("UPDATE outbox SET topic = 'models' WHERE id = 1"))
         connection.execute(text("UPDATE outbox SET topic = 'audit' WHERE id = 2"))
     rows = {row.id: row for row in sent_above(scene.engine, 0, 0)}
-    loss = Loss(ShardLook(0, ShardRecord(1, None), None, Verdict.PROGRESS_LOST), 0)
+    loss = Loss(ShardLook(0, ShardProgress(1, None), None, ProgressVerdict.PROGRESS_LOST), 0)
     decide(loss, rows, 0, (TOPIC, "models"))
     assert (loss.missing, loss.undecided) == ([rows[1].ref], 1)
 

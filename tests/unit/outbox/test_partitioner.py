@@ -1,4 +1,4 @@
-"""The hash that decides an interaction's shard."""
+"""The hash that determines an interaction's shard."""
 
 import pytest
 
@@ -16,6 +16,6 @@ from outbox.partitioner import interaction_hash
         ("abc", 479470107),
     ],
 )
-def test_it_is_that_of_kafkas_clients(text: str, murmur2: int) -> None:
-    """The values of Kafka's own test of ``Utils.murmur2``, without the sign."""
+def test_the_hash_equals_that_of_kafka_clients(text: str, murmur2: int) -> None:
+    """The values are those of Kafka's own test of ``Utils.murmur2``, without the sign."""
     assert interaction_hash(text) == murmur2 & 0x7FFFFFFF

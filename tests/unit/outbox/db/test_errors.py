@@ -1,11 +1,11 @@
-"""One classification of the drivers' errors: by code, never by words that more than one condition shares."""
+"""Driver errors are classified by code, never by a message that several conditions share."""
 
 import psycopg
 import pytest
 from psycopg import errors
 
 from outbox.db.engine import sqlite
-from outbox.db.errors import CONDEMNED, Fault, classify
+from outbox.db.errors import CONNECTION_FAULTS, Fault, classify
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ from outbox.db.errors import CONDEMNED, Fault, classify
         ("2200H", Fault.UNAVAILABLE),
     ],
 )
-def test_postgresql_is_classed_by_sqlstate(sqlstate: str, fault: Fault) -> None:
-    """Whatever its message says."""
+def test_postgresql_errors_are_classified_by_sqlstate(sqlstate: str, fault: Fault) -> None:
+    """Whatever the message is."""
     error = errors.lookup(sqlstate)('relation "outbox" does not exist')
     assert classify(error) is fault
 
@@ -60,8 +60,8 @@ def test_postgresql_is_classed_by_sqlstate(sqlstate: str, fault: Fault) -> None:
         (None, Fault.UNAVAILABLE),
     ],
 )
-def test_errors_without_a_code(error: BaseException | None, fault: Fault) -> None:
-    """What the client finds by itself has none."""
+def test_errors_without_a_code_are_classified(error: BaseException | None, fault: Fault) -> None:
+    """Errors that the client detects have none."""
     assert classify(error) is fault
 
 
@@ -69,8 +69,8 @@ def test_errors_without_a_code(error: BaseException | None, fault: Fault) -> Non
     ("code", "condemned"),
     [(8, True), (1032, True), (10, True), (522, True), (11, True), (26, True), (5, False), (13, False), (14, False)],
 )
-def test_sqlite_is_classed_by_result_code(code: int, *, condemned: bool) -> None:
-    """Extended codes as their primary one."""
-    error = sqlite.OperationalError("told in words that may change")
+def test_sqlite_errors_are_classified_by_result_code(code: int, *, condemned: bool) -> None:
+    """Extended codes count as their primary one."""
+    error = sqlite.OperationalError("a message that may change")
     error.sqlite_errorcode = code
-    assert (classify(error) in CONDEMNED) is condemned
+    assert (classify(error) in CONNECTION_FAULTS) is condemned

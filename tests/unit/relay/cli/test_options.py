@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from outbox.errors import DatabaseUnavailableError
-from outbox.models import CallsLeft, ShardStatus
+from outbox.models import CallCounts, ShardStatus
 from relay.cli import main, options, output
 from relay.cli.status import shown
 from testkit.command_line import command
@@ -253,7 +253,7 @@ def shards_as_shown(width: int) -> tuple[ShardStatus, list[str]]:
     )  # fmt: skip
     shards = [status._replace(shard=number) for number in range(8)]
     console = Console(width=width, file=StringIO(), color_system=None)
-    console.print(shown(shards, CallsLeft(1_000, 2), width))
+    console.print(shown(shards, CallCounts(1_000, 2), width))
     return status, console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 

@@ -87,7 +87,7 @@ def test_dead_and_silent_relays_have_no_share_and_their_shards_are_free() -> Non
     found = held("dead", "other", None)
     assert plan_rebalance("me", there, found, (), {"dead"}).start == [0, 2]
     assert plan_rebalance(
-        "me", members("me"), [ShardAssignment(0, "old", held=False, paused_by=None, paused_reason=None)], (), ()
+        "me", members("me"), [ShardAssignment(0, "old", leased=False, paused_by=None, paused_reason=None)], (), ()
     ) == (
         [0],
         [],
@@ -96,9 +96,9 @@ def test_dead_and_silent_relays_have_no_share_and_their_shards_are_free() -> Non
 
 def test_a_paused_shard_is_given_back_and_not_taken() -> None:
     """It counts in nobody's share."""
-    paused = ShardAssignment(0, "me", held=True, paused_by="ann", paused_reason="looking")
+    paused = ShardAssignment(0, "me", leased=True, paused_by="ann", paused_reason="looking")
     assert plan_rebalance("me", members("me"), [paused, *held("x")[:0]], [0], ()) == ([], [0])
-    assert plan_rebalance("me", members("me"), [paused._replace(owner=None, held=False)], (), ()) == ([], [])
+    assert plan_rebalance("me", members("me"), [paused._replace(owner=None, leased=False)], (), ()) == ([], [])
 
 
 def test_a_shard_that_is_no_more_is_given_up() -> None:

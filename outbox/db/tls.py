@@ -1,4 +1,4 @@
-"""What goes over a network, and whether it is encrypted there."""
+"""Whether the connection to PostgreSQL crosses a network, and whether it is encrypted."""
 
 import os
 from ipaddress import ip_address
@@ -7,7 +7,7 @@ from sqlalchemy import URL
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its very name or address; other spellings of an address do not count."""
+    """Return whether a host is this machine, by its usual name or address; other spellings do not count."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -15,7 +15,7 @@ def is_loopback(host: str) -> bool:
 
 
 def remote_hosts(url: URL) -> list[str]:
-    """Other machines that a PostgreSQL URL names; none where it names a socket of this machine."""
+    """Return the other machines that a PostgreSQL URL names; none if it names a local socket."""
     given = [url.host or "", *_all(url, "host"), *_all(url, "hostaddr")]
     hosts = [host for part in given for host in part.split(",") if host]
     hosts = hosts or [os.environ.get("PGHOST", ""), os.environ.get("PGHOSTADDR", "")]
@@ -24,14 +24,14 @@ def remote_hosts(url: URL) -> list[str]:
 
 
 def sslmode(url: URL) -> str | None:
-    """The ``sslmode`` that somebody has chosen for a PostgreSQL URL; None: nobody has."""
+    """Return the configured ``sslmode`` of a PostgreSQL URL; None: the default."""
     return next(iter(_all(url, "sslmode")), os.environ.get("PGSSLMODE")) or None
 
 
 def tls_arguments(url: URL) -> dict[str, str]:
-    """``sslmode=require`` where a PostgreSQL URL names another machine and nothing is said of TLS.
+    """Return ``sslmode=require`` for a PostgreSQL URL that names another machine and configures no TLS.
 
-    libpq's own default, ``prefer``, sends password and rows unencrypted to whoever answers that it has no TLS.
+    libpq's default, ``prefer``, sends password and rows unencrypted to any server that claims to have no TLS.
     """
     return {"sslmode": "require"} if remote_hosts(url) and sslmode(url) is None and "service" not in url.query else {}
 

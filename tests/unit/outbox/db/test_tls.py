@@ -1,10 +1,10 @@
-"""PostgreSQL on another machine: TLS is required, unless somebody says otherwise."""
+"""TLS is required for PostgreSQL on another machine, unless configured otherwise."""
 
 import pytest
 from sqlalchemy import make_url
 
 from config.settings import BaseSettings, load
-from outbox.network import tls_arguments
+from outbox.db.tls import tls_arguments
 from relay.check.finding import Status
 from relay.check.transport import check_database_transport
 
@@ -12,8 +12,8 @@ REQUIRED = {"sslmode": "require"}
 
 
 @pytest.fixture(autouse=True)
-def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of libpq from outside."""
+def _no_libpq_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the environment variables of libpq."""
     for name in ("PGHOST", "PGHOSTADDR", "PGSSLMODE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -32,11 +32,12 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         "u:p@/name?hostaddr=10.0.0.5",
     ],
 )
-def test_another_machine_is_asked_for_tls(rest: str) -> None:
-    """However it is named, be it beside this one."""
+def test_tls_is_required_for_another_machine(rest: str) -> None:
+    """However the URL names it, also beside this one."""
     assert tls_arguments(make_url(f"postgresql+psycopg://{rest}")) == REQUIRED
     (finding,) = check_database_transport(f"postgresql+psycopg://{rest}")
-    assert (finding.verdict, "sslmode=verify-full" in finding.cure) == (Status.WARNING, True)
+    assert finding.verdict is Status.WARNING
+    assert "sslmode=verify-full" in finding.cure
 
 
 @pytest.mark.parametrize(
@@ -50,14 +51,14 @@ def test_another_machine_is_asked_for_tls(rest: str) -> None:
         "u:p@/name?host=localhost:1&host=127.0.0.1:2",
     ],
 )
-def test_this_machine_is_not(rest: str) -> None:
-    """A socket, or an address that nobody else hears."""
+def test_tls_is_not_required_for_this_machine(rest: str) -> None:
+    """A socket, or a loopback address."""
     assert tls_arguments(make_url(f"postgresql+psycopg://{rest}")) == {}
     assert [f.verdict for f in check_database_transport(f"postgresql+psycopg://{rest}")] == [Status.OK]
 
 
 @pytest.mark.parametrize(
-    ("mode", "verdict", "told"),
+    ("mode", "verdict", "seen"),
     [
         ("disable", Status.WARNING, "may be read on the way"),
         ("prefer", Status.WARNING, "may be read on the way"),
@@ -66,24 +67,26 @@ def test_this_machine_is_not(rest: str) -> None:
         ("verify-full", Status.OK, "is verified"),
     ],
 )
-def test_who_chooses_an_sslmode_keeps_it_and_is_told_what_it_does(mode: str, verdict: Status, told: str) -> None:
-    """Only verify-full withstands somebody on the way; less is taken, and warned of."""
+def test_a_configured_sslmode_is_kept_and_checked(mode: str, verdict: Status, seen: str) -> None:
+    """Only verify-full protects from an attacker in between; others are accepted with a warning."""
     url = f"postgresql+psycopg://u:canary@db.example/name?sslmode={mode}"
     assert tls_arguments(make_url(url)) == {}
     (finding,) = check_database_transport(url)
-    assert (finding.verdict, told in finding.seen, "canary" in str(finding)) == (verdict, True, False)
+    assert finding.verdict is verdict
+    assert seen in finding.seen
+    assert "canary" not in str(finding)
 
 
-def test_variables_of_libpq_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PGHOST names a machine where the URL names none; PGSSLMODE is a choice."""
+def test_libpq_variables_are_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PGHOST names a machine where the URL does not; PGSSLMODE configures TLS."""
     monkeypatch.setenv("PGHOST", "db.example")
     assert tls_arguments(make_url("postgresql+psycopg:///name")) == REQUIRED
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     assert tls_arguments(make_url("postgresql+psycopg:///name")) == {}
 
 
-def test_one_setting_allows_plaintext_to_the_database_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ALLOW_PLAINTEXT_CREDENTIALS=true leaves libpq's own default in force, and whatever was chosen."""
+def test_allow_plaintext_credentials_allows_plaintext_to_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps libpq's default, and a configured sslmode."""
     given = {"DATABASE_URL": "postgres://u:p@db.example/name", "ALLOW_PLAINTEXT_CREDENTIALS": "true"}
     url = load(BaseSettings, given).database_url.get_secret_value()
     assert url == "postgresql+psycopg://u:p@db.example/name?sslmode=prefer"

@@ -1,0 +1,179 @@
+"""A shard's progress: comparing its row with its progress record in Kafka, and marking what the record proves.
+
+The comparison shows whether the database or Kafka went back in time. Everything else here runs in a transaction that
+holds the shard's lock.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row
+
+from outbox.errors import LeaseLostError
+from outbox.models import Lease, RecordRef, RowRef
+from outbox.sql import flow as sql
+from outbox.sql import inference_queue
+from outbox.sql.statement import bind_numbers, bind_rows
+
+KAFKA_WENT_BACK = "Kafka went back in time"
+"""The first words of a shard's condition while it waits for an operator because of this; its rows are not pruned."""
+
+
+class ProgressVerdict(StrEnum):
+    """How a shard's row and its last progress record fit together."""
+
+    NOTHING_SENT = "nothing_sent_yet"
+    """There is no record, and nothing was acknowledged."""
+    PROGRESS_LOST = "progress_lost"
+    """There is no record although something was acknowledged: the progress topic was lost or replaced."""
+    IN_ORDER = "in_order"
+    """The record is the acknowledged one or the next."""
+    DATABASE_WENT_BACK = "database_went_back"
+    """The record is more than one ahead: the database was restored, or failed over to a stale replica."""
+    KAFKA_WENT_BACK = "kafka_went_back"
+    """Kafka no longer has what was acknowledged: a broker was restored from an older copy, or lost its newest data."""
+
+
+class ShardProgress(NamedTuple):
+    """The progress that a shard's row shows."""
+
+    acknowledged_sequence: int
+    """Sequence of the last Kafka transaction whose rows are marked; 0: none."""
+    record: RecordRef | None
+    """The progress record of that transaction; None: unknown."""
+
+
+class Acknowledgement(NamedTuple):
+    """The result of acknowledging a progress record."""
+
+    verdict: ProgressVerdict
+    marked: int
+    """Rows marked sent now."""
+    shard: ShardProgress
+    """The shard's progress before."""
+
+
+def judge_progress(shard: ShardProgress, found: RecordRef | None) -> ProgressVerdict:
+    """Compare a shard's row with a progress record: the last one in Kafka, or one just committed.
+
+    Args:
+        shard: the progress in the row.
+        found: the record; None: there is none.
+    """
+    acknowledged, known = shard
+    if found is None:
+        return ProgressVerdict.PROGRESS_LOST if acknowledged else ProgressVerdict.NOTHING_SENT
+    if found.sequence > acknowledged + 1:
+        return ProgressVerdict.DATABASE_WENT_BACK
+    if found.sequence < acknowledged:
+        return ProgressVerdict.KAFKA_WENT_BACK
+    if known is None:
+        return ProgressVerdict.IN_ORDER
+    same = found == known if found.sequence == acknowledged else found.offset > known.offset
+    return ProgressVerdict.IN_ORDER if same else ProgressVerdict.KAFKA_WENT_BACK
+
+
+def read_shard(connection: Connection, shard: int) -> ShardProgress:
+    """Read a shard's progress, without its lock."""
+    return _progress(connection.execute(sql.READ_SHARD.on(connection), {"shard": shard}).one())
+
+
+def lock_shard(connection: Connection, lease: Lease) -> ShardProgress:
+    """Lock the shard's row, and check the lease under the lock.
+
+    Raises:
+        LeaseLostError: another epoch holds the shard.
+    """
+    row = connection.execute(sql.LOCK_SHARD.on(connection), {"shard": lease.shard}).one()
+    _require_epoch(lease, row)
+    return _progress(row)
+
+
+def require_lease(connection: Connection, lease: Lease) -> None:
+    """Return if the shard's row is as the lease says, without its lock.
+
+    Raises:
+        LeaseLostError: another epoch holds the shard, or another sequence was acknowledged.
+    """
+    row = connection.execute(sql.READ_SHARD.on(connection), {"shard": lease.shard}).one()
+    _require_epoch(lease, row)
+    if row.acknowledged_sequence != lease.acknowledged_sequence:
+        raise LeaseLostError(
+            f"shard {lease.shard}: the database has acknowledged sequence {row.acknowledged_sequence}, this relay "
+            f"{lease.acknowledged_sequence}: the database changed under the relay"
+        )
+
+
+def acknowledge(connection: Connection, shard: int, known: ShardProgress, found: RecordRef | None) -> ProgressVerdict:
+    """Judge a progress record, and store it as the acknowledged one if it is in order. Needs the shard's lock."""
+    verdict = judge_progress(known, found)
+    if verdict is ProgressVerdict.PROGRESS_LOST:
+        connection.execute(sql.FORGET_PROGRESS_RECORD.on(connection), {"shard": shard})
+    elif verdict is ProgressVerdict.IN_ORDER and found is not None and found != known.record:
+        connection.execute(sql.ACKNOWLEDGE.on(connection), {"shard": shard, **found._asdict()})
+    return verdict
+
+
+def mark_rows(
+    connection: Connection,
+    shard: int,
+    sequence: int,
+    refs: Sequence[RowRef],
+    *,
+    inference: bool,
+    mostly_pending: bool = False,
+) -> int:
+    """Mark rows sent; return how many. Needs the shard's lock.
+
+    Args:
+        connection: in the transaction that holds the lock.
+        shard: the shard of the rows.
+        sequence: of their Kafka transaction.
+        refs: the rows. Rows that are sent already, or whose id belongs to another row now, are left alone.
+        inference: add an inference call for each row that is marked.
+        mostly_pending: try the faster statement for pending rows first.
+    """
+    if not refs:
+        return 0
+    marked = 0
+    if mostly_pending:
+        marked = _mark_pending(connection, shard, sequence, refs)
+    if marked < len(refs):
+        values = {"sequence": sequence, **bind_rows(connection, RowRef._fields, refs)}
+        marked += connection.execute(sql.MARK_SENT.on(connection), values).rowcount
+    if inference and marked:
+        _add_calls(connection, shard, sequence, refs)
+    return marked
+
+
+def _mark_pending(connection: Connection, shard: int, sequence: int, refs: Sequence[RowRef]) -> int:
+    values = {
+        "shard": shard,
+        "sequence": sequence,
+        "first_id": min(ref.id for ref in refs),
+        "last_id": max(ref.id for ref in refs),
+        "nonces": bind_numbers(connection, (ref.nonce for ref in refs)),
+    }
+    return connection.execute(sql.MARK_PENDING_SENT.on(connection), values).rowcount
+
+
+def _add_calls(connection: Connection, shard: int, sequence: int, refs: Sequence[RowRef]) -> None:
+    values = {
+        "shard": shard,
+        "sequence": sequence,
+        "ids": bind_numbers(connection, (ref.id for ref in refs)),
+        "blocked_delay_ms": inference_queue.BLOCKED_DELAY_MS,
+    }
+    connection.execute(inference_queue.ADD_CALLS.on(connection), values)
+
+
+def _require_epoch(lease: Lease, row: Row[Any]) -> None:
+    if (row.owner, row.epoch) != (lease.owner, lease.epoch):
+        raise LeaseLostError(f"shard {lease.shard} belongs to {row.owner} now (epoch {row.epoch})")
+
+
+def _progress(row: Row[Any]) -> ShardProgress:
+    known = row.progress_sequence is not None and row.progress_sequence == row.acknowledged_sequence
+    record = RecordRef(row.progress_sequence, row.progress_offset, row.progress_digest) if known else None
+    return ShardProgress(row.acknowledged_sequence, record)

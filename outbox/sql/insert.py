@@ -1,0 +1,71 @@
+"""The SQL that stores new rows and notifies relays of them.
+
+These statements go to the driver itself, so they have the driver's placeholders.
+"""
+
+INSERT_POSTGRESQL = """
+    INSERT INTO outbox (
+        nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
+        traceparent, received_at
+    )
+    SELECT r.nonce, r.key, mod(r.hash, i.shards), r.interaction_id, r.channel, r.timestamp_ms, r.customer_email,
+           r.agent_id, decode(r.payload, 'base64'), decode(r.payload_digest, 'hex'), r.traceparent,
+           CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+    FROM outbox_identity AS i,
+         ROWS FROM (json_to_recordset(%s) AS (
+             nonce bigint, key text, hash bigint, interaction_id text, channel text, timestamp_ms bigint,
+             customer_email text, agent_id text, payload text, payload_digest text, traceparent text
+         )) WITH ORDINALITY
+           AS r(nonce, key, hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+                payload_digest, traceparent, ordinal)
+    ORDER BY r.ordinal
+    ON CONFLICT (key) DO NOTHING
+    RETURNING nonce, id
+"""
+"""Inserts a batch of rows, passed as one JSON text, which costs the driver least. The statement itself reads the
+number of shards, so it cannot race with a reshard."""
+
+
+def insert_sqlite(rows: int) -> str:
+    """Return the same statement for SQLite, with placeholders for this many rows."""
+    values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
+    return f"""
+    WITH r(nonce, key, hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
+           traceparent) AS (VALUES {values})
+    INSERT INTO outbox (
+        nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
+        traceparent, received_at
+    )
+    SELECT r.nonce, r.key, r.hash % (SELECT shards FROM outbox_identity), r.interaction_id, r.channel, r.timestamp_ms,
+           r.customer_email, r.agent_id, r.payload, r.payload_digest, r.traceparent,
+           CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+    FROM r WHERE true
+    ON CONFLICT (key) DO NOTHING
+    """
+
+
+INSERTED_SQLITE = """
+    SELECT nonce, id FROM outbox
+    WHERE key IN (SELECT value FROM json_each(?)) AND nonce IN (SELECT value FROM json_each(?))
+"""
+"""Of the rows with these keys, those with one of these nonces: the ones that were just inserted."""
+
+ROWS_BY_KEY_POSTGRESQL = """
+    SELECT key, id, nonce, interaction_id, payload_digest
+    FROM outbox WHERE key IN (SELECT json_array_elements_text(%s))
+"""
+ROWS_BY_KEY_SQLITE = """
+    SELECT key, id, nonce, interaction_id, payload_digest
+    FROM outbox WHERE key IN (SELECT value FROM json_each(?))
+"""
+"""The rows that already have the keys of a batch."""
+
+NOTIFY = """
+    SELECT pg_notify('outbox_rows', coalesce(string_agg(DISTINCT CAST(mod(c.hash, i.shards) AS text), ' '), ''))
+    FROM outbox_identity AS i LEFT JOIN unnest(CAST(%s AS bigint[])) AS c(hash) ON true
+"""
+"""Notifies listeners of the shards of these interaction hashes, which are passed as one text: ``{1,2}``."""
+LISTEN = "LISTEN outbox_rows"
+"""Receives the notifications of ``NOTIFY``."""
+UNLISTEN = "UNLISTEN outbox_rows"
+"""Ends ``LISTEN``."""

@@ -1,0 +1,196 @@
+"""The SQL that finds rows for operators.
+
+An operator's filter becomes a list of conditions, which are joined with AND; values are always bound.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sqlalchemy import text
+
+from outbox.sql.statement import Statement, statement
+from outbox.states import RowState
+
+
+class Condition(NamedTuple):
+    """A condition on the row ``o``, as each database evaluates it."""
+
+    postgresql: str
+    sqlite: str
+
+
+def all_of(conditions: Iterable[Condition]) -> Condition:
+    """Join conditions with AND; without any, every row meets it."""
+    pairs = list(zip(*conditions, strict=True)) or [("true",), ("true",)]
+    return Condition(*(" AND ".join(texts) for texts in pairs))
+
+
+def _condition(both: str = "", *, postgresql: str = "", sqlite: str = "") -> Condition:
+    return Condition(postgresql or both, sqlite or both)
+
+
+# Conditions of a ``RowFilter`` ---------------------------------------------------------------------
+
+FILTERS = {
+    "ids": _condition(
+        postgresql="o.id = ANY(CAST(:ids AS bigint[]))",
+        sqlite="o.id IN (SELECT value FROM json_each(:ids))",
+    ),
+    "interaction_id": _condition("o.interaction_id = :interaction_id"),
+    "channel": _condition("o.channel = :channel"),
+    "error": _condition(
+        postgresql="strpos(lower(o.error), lower(:error)) > 0",
+        sqlite="instr(lower(o.error), lower(:error)) > 0",
+    ),
+    "since_ms": _condition("o.received_at >= :since_ms"),
+    "until_ms": _condition("o.received_at < :until_ms"),
+    "email": _condition(
+        postgresql="""(
+            lower(o.customer_email) = lower(:email)
+            OR octet_length(o.customer_email) > length(o.customer_email)
+            OR strpos(encode(o.payload, 'escape'), CHR(92)) > 0
+            OR strpos(lower(encode(o.payload, 'escape') COLLATE "C"), lower(:email COLLATE "C")) > 0
+        )""",
+        sqlite="""(
+            lower(o.customer_email) = lower(:email)
+            OR length(CAST(o.customer_email AS BLOB)) > length(o.customer_email)
+            OR length(o.payload) > length(CAST(o.payload AS TEXT))
+            OR instr(o.payload, CAST(char(92) AS BLOB)) > 0
+            OR instr(lower(CAST(o.payload AS TEXT)), lower(:email)) > 0
+        )""",
+    ),
+}
+"""A condition for each field of ``RowFilter``, except ``state``.
+
+``email`` selects every row that contains the address in ASCII, in either case, and every row with a backslash or a
+character beyond ASCII, which may spell it differently. PostgreSQL's ``escape`` writes both with a backslash."""
+
+STATES = {
+    RowState.PENDING: _condition("o.state = 'pending'"),
+    RowState.SENT: _condition("o.state = 'sent'"),
+    RowState.PARKED: _condition("o.state = 'parked'"),
+    RowState.DISCARDED: _condition("o.state = 'discarded'"),
+}
+"""Literals rather than a parameter, so that the partial indexes serve."""
+
+CALL_ERROR = _condition(
+    postgresql="strpos(lower(c.error), lower(:error)) > 0",
+    sqlite="instr(lower(c.error), lower(:error)) > 0",
+)
+"""Compares the error of the inference call ``c`` instead of the row's."""
+
+# Conditions of single operations ------------------------------------------------------------------------
+
+IN_SHARD = _condition("o.shard = :shard")
+"""Limits a scan to one shard."""
+PRUNABLE = _condition("""
+    o.state IN ('sent', 'discarded') AND NOT EXISTS (
+        SELECT 1 FROM outbox_inference_call AS c WHERE c.row_id = o.id AND c.state NOT IN ('done', :given_up)
+    )
+""")
+"""Discarded, or sent with a call that is done or given up."""
+HAS_PERSONAL_DATA = _condition("(o.customer_email IS NOT NULL OR length(o.payload) > 0)")
+"""Has a customer, or a body."""
+REPLAYED_BY_PLAN = _condition("EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)")
+"""The plan has replayed the row."""
+NOT_REPLAYED_BY_PLAN = _condition("""
+    substr(o.key, 1, length(:prefix)) <> :prefix
+    AND NOT EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)
+""")
+"""Neither replayed nor made by the plan."""
+
+
+# Statements ----------------------------------------------------------------------------------------
+
+
+def select_rows(condition: Condition) -> Statement:
+    """Select the rows between two ids that meet a condition, in id order."""
+    return Statement(
+        *(
+            text(f"""
+            SELECT o.id, o.nonce, o.shard, o.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of,
+                   o.error, o.topic, coalesce(o.changed_at, 0)
+            FROM outbox AS o
+            WHERE o.id > :after AND o.id <= :last AND {where}
+            ORDER BY o.id LIMIT :limit
+            """)
+            for where in condition
+        )
+    )
+
+
+def select_parked_calls(condition: Condition) -> Statement:
+    """Select the same of rows with a parked call, with the call's state, error and time of parking."""
+    return Statement(
+        *(
+            text(f"""
+            SELECT o.id, o.nonce, o.shard, c.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of,
+                   c.error, o.topic, c.due_at
+            FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
+            WHERE c.state = 'parked' AND c.row_id > :after AND c.row_id <= :last AND {where}
+            ORDER BY c.row_id LIMIT :limit
+            """)
+            for where in condition
+        )
+    )
+
+
+def count_blocked(condition: Condition) -> Statement:
+    """Count the pending rows behind rows of their interaction that meet a condition."""
+    return Statement(
+        *(
+            text(f"""
+            SELECT count(*) FROM outbox AS w
+            WHERE w.state = 'pending' AND EXISTS (
+                SELECT 1 FROM outbox AS o
+                WHERE o.shard = w.shard AND o.interaction_id = w.interaction_id AND o.id < w.id AND {where}
+            )
+            """)
+            for where in condition
+        )
+    )
+
+
+def group_by_error(condition: Condition) -> Statement:
+    """Count the rows that meet a condition by their error, with the time of the first and the time now."""
+    return statement(
+        postgresql=f"""
+        SELECT o.error, count(*) AS rows, min(coalesce(o.changed_at, o.received_at)) AS oldest,
+               CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) AS now
+        FROM outbox AS o WHERE {condition.postgresql} GROUP BY o.error
+        """,
+        sqlite=f"""
+        SELECT o.error, count(*) AS rows, min(coalesce(o.changed_at, o.received_at)) AS oldest,
+               CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS now
+        FROM outbox AS o WHERE {condition.sqlite} GROUP BY o.error
+        """,
+    )
+
+
+CONTENTS = statement(
+    postgresql="SELECT id, customer_email, payload FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
+    sqlite="SELECT id, customer_email, payload FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))",
+)
+"""The customer and the body of rows."""
+ID_BOUNDS = statement("""
+    SELECT coalesce((SELECT min(id) FROM outbox), 0) AS first, coalesce((SELECT max(id) FROM outbox), 0) AS last
+""")
+"""Two subqueries: SQLite reads the whole table for one query with both."""
+FIRST_FROM = statement("SELECT id, received_at FROM outbox WHERE id >= :id ORDER BY id LIMIT 1")
+"""The first row at or above an id."""
+COUNT_REPLAYED = statement(
+    postgresql="SELECT count(DISTINCT replay_of) FROM outbox WHERE replay_of = ANY(CAST(:ids AS bigint[]))",
+    sqlite="SELECT count(DISTINCT replay_of) FROM outbox WHERE replay_of IN (SELECT value FROM json_each(:ids))",
+)
+"""Counts the rows that have replays."""
+COUNT_WITH_ADDRESS = statement(
+    postgresql="""
+    SELECT state, count(*) AS rows FROM outbox
+    WHERE id = ANY(CAST(:ids AS bigint[])) AND customer_email IS NOT NULL GROUP BY state
+    """,
+    sqlite="""
+    SELECT state, count(*) AS rows FROM outbox
+    WHERE id IN (SELECT value FROM json_each(:ids)) AND customer_email IS NOT NULL GROUP BY state
+    """,
+)
+"""Counts the rows that have a customer's address, by state."""
