@@ -8,7 +8,7 @@ DATABASE_PAUSE_SECONDS = 1.0
 """Longest pause while the database is away: an attempt costs little, and a failover is over within seconds."""
 
 
-def jittered(failures: int, random: Random, base_seconds: float, cap_seconds: float) -> float:
+def jittered_delay(failures: int, random: Random, base_seconds: float, cap_seconds: float) -> float:
     """Capped exponential backoff with full jitter: seconds to wait after this many failures in a row.
 
     Args:
@@ -40,7 +40,7 @@ class Backoff:
     def failed(self) -> float:
         """Count a failure; seconds to wait before the next attempt."""
         self._failures += 1
-        return jittered(self._failures, self._random, self._base_seconds, self._cap_seconds)
+        return jittered_delay(self._failures, self._random, self._base_seconds, self._cap_seconds)
 
     def succeeded(self) -> None:
         """Start from the beginning at the next failure."""

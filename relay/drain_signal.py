@@ -6,7 +6,7 @@ from time import monotonic
 
 DRAIN_SECONDS = 30.0
 """A shard that sent a full batch longer ago than this stands still: whatever holds it, calls do not."""
-HELD_SECONDS, FREE_SECONDS = 54.0, 6.0
+DEFER_SECONDS, ALLOW_SECONDS = 54.0, 6.0
 """While a backlog is drained calls make way for this long, then have this long, in turn: a drain that ends soon is
 never slowed, and one that never ends costs the calls nine tenths of their time, not all of it."""
 
@@ -29,10 +29,10 @@ class DrainSignal:
         if full:
             self._full_at[shard] = self._clock()
         else:
-            self.keeps_up(shard)
+            self.caught_up(shard)
         self._news.set()
 
-    def keeps_up(self, shard: int) -> None:
+    def caught_up(self, shard: int) -> None:
         """The shard has no backlog, or none that it is draining."""
         self._full_at.pop(shard, None)
 
@@ -42,10 +42,10 @@ class DrainSignal:
             now = self._clock()
             if not any(now - at < DRAIN_SECONDS for at in list(self._full_at.values())):
                 return False
-            if now - self._rush_seen > FREE_SECONDS:  # another rush; a moment's breath does not end the one before
+            if now - self._rush_seen > ALLOW_SECONDS:  # another rush; a moment's breath does not end the one before
                 self._rush_began = now
             self._rush_seen = now
-            return (now - self._rush_began) % (HELD_SECONDS + FREE_SECONDS) < HELD_SECONDS
+            return (now - self._rush_began) % (DEFER_SECONDS + ALLOW_SECONDS) < DEFER_SECONDS
 
     def wait(self, seconds: float) -> None:
         """Wait for the next mark, for this long at most."""

@@ -21,11 +21,11 @@ class Health:
         self._clock = clock
         self._turned_at = clock()
 
-    def turned(self) -> None:
+    def record_liveness(self) -> None:
         """Note that the relay's loop has come round once more."""
         self._turned_at = self._clock()
 
-    def seconds_since_turn(self) -> float:
+    def liveness_age_seconds(self) -> float:
         """Since the relay's loop came round; a restart may help if that is long."""
         return self._clock() - self._turned_at
 
@@ -46,7 +46,7 @@ class Health:
             log.info("%s goes on", subject, action="recovered", subject=subject)
         return news
 
-    def beside_shards(self) -> str | None:
+    def shared_condition(self) -> str | None:
         """What shards that are in order tell on their rows all the same; None while all is well."""
         told = self.conditions()
         return "; ".join(f"{name}: {told[name]}" for name in (ENRICHMENT, INFERENCE) if name in told) or None

@@ -24,7 +24,7 @@ def differences(settings: RelaySettings, identity: Identity, cluster_id: str | N
     return [f"{name} was {before}, is {given}" for name, (before, given) in now.items() if before != given]
 
 
-def insist(settings: RelaySettings, identity: Identity, cluster_id: str | None = None) -> None:
+def ensure_same_identity(settings: RelaySettings, identity: Identity, cluster_id: str | None = None) -> None:
     """To be called before anything is concluded from what Kafka holds.
 
     Raises:

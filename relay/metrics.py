@@ -145,7 +145,7 @@ class RelayMetrics:
         self.token_refreshes = Counter(
             "outbox_token_refreshes", "Requests for a CXone token by outcome.", ["outcome"], registry=registry
         )
-        self.not_asked = Counter(
+        self.enrichment_skipped = Counter(
             "outbox_enrichment_not_asked",
             "Interactions that CXone is not asked for: their id is no single segment of a URL's path.",
             registry=registry,

@@ -20,7 +20,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
-class Owner:
+class ProcessLock:
     """This process as an owner of shards; the id is never used again.
 
     Where no file can be made and locked (a read-only file system) it does without: then its leases have to run out.

@@ -33,10 +33,10 @@ from relay.cli.shards import SHARD, OperatingSettings, audit_context, planned
 from relay.errors import RelayError, UnavailableError
 from relay.kafka.progress import StoredProgress
 from relay.kafka.topic_scan import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
-from relay.process.lost_rows import Loss, bound_of, find, repair
+from relay.process.lost_rows import ShardLoss, last_kept_sequence, find_lost_rows, resend_lost_rows
 from relay.process.maintenance import ShardMaintenance, maintain_shards
 from relay.settings import kafka_client_config
-from relay.shard.recovery import ShardLook, look
+from relay.shard.recovery import ShardInspection, inspect_shard
 
 CHUNK_ROWS = 500
 T = TypeVar("T")
@@ -166,22 +166,22 @@ def _send_lost_rows_again(
     if not waiting:
         nothing_matched("no shard waits because Kafka went back: what the database has settled, Kafka holds")
     # Of a shard that is named every row is looked for: the topic may have lost more than the progress topic shows.
-    losses = [Loss(each, 0 if wanted else bound_of(each, held.read_back)) for each in waiting]
+    losses = [ShardLoss(each, 0 if wanted else last_kept_sequence(each, held.read_back)) for each in waiting]
     if not accept:
         with _reading() as reading:
-            find(engine, held, losses, reading)
+            find_lost_rows(engine, held, losses, reading)
     for loss in losses:
         _show_loss(loss, accept=accept)
-    _insist_on_yes([loss.look.shard for loss in losses], dry_run=dry_run, yes=yes)
+    _insist_on_yes([loss.inspection.shard for loss in losses], dry_run=dry_run, yes=yes)
     done = [loss for loss in losses if _repair(engine, held, loss, context, accept=accept)]
-    again, shards = sum(len(loss.missing) for loss in done), _told(loss.look.shard for loss in done)
+    again, shards = sum(len(loss.missing) for loss in done), _told(loss.inspection.shard for loss in done)
     click.echo(f"reconcile: {again} row(s) are pending again, shard(s) {shards} go on")
     if len(done) < len(losses) or any(loss.undecided for loss in losses) or set(behind) & set(wanted):
         sys.exit(PARTLY_DONE)
 
 
-def _show_loss(loss: Loss, *, accept: bool) -> None:
-    shard, row, found, _ = loss.look
+def _show_loss(loss: ShardLoss, *, accept: bool) -> None:
+    shard, row, found, _ = loss.inspection
     at = f"transaction {found.ref.sequence}" if found else "no transaction"
     click.echo(
         f"reconcile of shard {shard}: {row.acknowledged_sequence} transaction(s) are settled, Kafka tells of {at}",
@@ -204,15 +204,15 @@ def _show_loss(loss: Loss, *, accept: bool) -> None:
         )
 
 
-def _repair(engine: Engine, held: ShardMaintenance, loss: Loss, context: AuditContext, *, accept: bool) -> bool:
+def _repair(engine: Engine, held: ShardMaintenance, loss: ShardLoss, context: AuditContext, *, accept: bool) -> bool:
     """Whether it was done."""
     try:
-        repair(engine, held, loss, context, "accept the loss of" if accept else "reconcile")
+        resend_lost_rows(engine, held, loss, context, "accept the loss of" if accept else "reconcile")
     except (RelayError, OutboxError) as error:
         click.echo(str(error), err=True)
         return False
     finally:
-        held.give_back(loss.look.shard)  # it need not wait for the others
+        held.give_back(loss.inspection.shard)  # it need not wait for the others
     return True
 
 
@@ -250,8 +250,8 @@ def _plan(engine: Engine, held: ShardMaintenance, wanted: tuple[int, ...], since
     return plan
 
 
-def _look(held: ShardMaintenance, store: Store, shard: int) -> ShardLook:
-    return _patiently(lambda: look(store, held.shard_services.read_back, shard))
+def _look(held: ShardMaintenance, store: Store, shard: int) -> ShardInspection:
+    return _patiently(lambda: inspect_shard(store, held.shard_services.read_back, shard))
 
 
 def _patiently(read: Callable[[], T]) -> T:

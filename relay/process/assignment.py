@@ -12,7 +12,7 @@ from outbox.models import RelayMember, ShardAssignment
 
 UNHEALTHY_SECONDS = 15.0
 """Beyond the lease time: when none of its shards has moved for so long, a relay leaves them to others."""
-LONGEST_ABSENCE_SECONDS = 300.0
+MAX_ABSENCE_SECONDS = 300.0
 
 
 class Rebalance(NamedTuple):
@@ -103,6 +103,6 @@ class Availability:
             return False
         if moving or not workers:
             return True
-        self._absence = min(max(2 * self._absence, self._patience), LONGEST_ABSENCE_SECONDS)
+        self._absence = min(max(2 * self._absence, self._patience), MAX_ABSENCE_SECONDS)
         self._back_at = now + self._absence
         return False

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 PAUSE_SECONDS = 5.0
 """Between two counts; longer if counting takes long."""
-PAUSE_TIMES = 20
+PAUSE_FACTOR = 20
 """The pause is so many times what the count took: counting is a twentieth of a database's time at most."""
 
 
@@ -53,7 +53,7 @@ class BacklogMetrics:
                 log.debug("nothing is counted for now: %s", error)
             except Exception:
                 log.exception("the gauges met an error nobody expected", action="unexpected")
-            pause = max(PAUSE_SECONDS, (monotonic() - began) * PAUSE_TIMES)
+            pause = max(PAUSE_SECONDS, (monotonic() - began) * PAUSE_FACTOR)
 
     def _count(self) -> None:
         owned = self._owned()

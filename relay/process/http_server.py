@@ -26,16 +26,16 @@ from relay.health import Health
 
 MAX_CONNECTIONS = 16
 MAX_HEAD_BYTES = 8192
-HEAD_SECONDS = 3.0
+HEAD_TIMEOUT_SECONDS = 3.0
 """How long a client has for its request."""
-TOTAL_SECONDS = 8.0
+CONNECTION_TIMEOUT_SECONDS = 8.0
 """How long a connection lasts at most: for the request, and for reading the answer."""
 STALLED_SECONDS = 120.0
 """How long the relay's loop may take for one turn; each of its steps has a time-out far below."""
-ACCEPTED_AT_ONCE = 4
+ACCEPT_BATCH = 4
 """Fewer than ``MAX_CONNECTIONS``: what came with its request is answered before later ones can push it out."""
-QUEUED_CONNECTIONS = 1024
-RENDER_PAUSE_TIMES = 9
+LISTEN_BACKLOG = 1024
+RENDER_PAUSE_FACTOR = 9
 """Metrics are rendered anew after so many times what rendering took: whoever asks costs a tenth of a core at most."""
 
 
@@ -68,7 +68,7 @@ class MetricsServer:
     def close(self) -> None:
         """Stop serving."""
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(TOTAL_SECONDS)
+        self._thread.join(CONNECTION_TIMEOUT_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -77,8 +77,8 @@ class MetricsServer:
             self._loop.close()
 
     async def _serve(self) -> None:
-        server = await self._loop.create_server(self._connection, sock=self._socket, backlog=ACCEPTED_AT_ONCE)
-        self._socket.listen(QUEUED_CONNECTIONS)  # asyncio accepts as many at once as it lets queue
+        server = await self._loop.create_server(self._connection, sock=self._socket, backlog=ACCEPT_BATCH)
+        self._socket.listen(LISTEN_BACKLOG)  # asyncio accepts as many at once as it lets queue
         await self._stop.wait()
         server.close()
         for connection in list(self._connections):
@@ -105,7 +105,7 @@ class MetricsServer:
         if began >= self._rendered_until:
             self._rendered = generate_latest(self._registry)
             ended = monotonic()
-            self._rendered_until = ended + (ended - began) * RENDER_PAUSE_TIMES
+            self._rendered_until = ended + (ended - began) * RENDER_PAUSE_FACTOR
         return self._rendered
 
     def _is_known(self, authorization: str) -> bool:
@@ -115,7 +115,7 @@ class MetricsServer:
         return hmac.compare_digest(shown.strip(" ").encode("latin-1"), self._token) and scheme.lower() == "bearer"
 
     def _liveness(self) -> tuple[HTTPStatus, str, bytes]:
-        seconds = self._health.seconds_since_turn()
+        seconds = self._health.liveness_age_seconds()
         if seconds < STALLED_SECONDS:
             return _json(HTTPStatus.OK, {"status": "ok"})
         detail = f"the relay's loop has not turned for {seconds:.0f} s"
@@ -150,7 +150,10 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server has no other
         self._transport = transport
         loop = asyncio.get_running_loop()
-        self._deadlines = [loop.call_later(HEAD_SECONDS, self._refuse_late), loop.call_later(TOTAL_SECONDS, self.cut)]
+        self._deadlines = [
+            loop.call_later(HEAD_TIMEOUT_SECONDS, self._refuse_late),
+            loop.call_later(CONNECTION_TIMEOUT_SECONDS, self.cut),
+        ]
         if len(self._open_ones) >= MAX_CONNECTIONS:
             next(iter(self._open_ones)).cut()
         self._open_ones[self] = None

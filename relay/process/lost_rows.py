@@ -16,7 +16,7 @@ from relay.kafka.progress import Progress
 from relay.kafka.topic_scan import committed_since, kept_since
 from relay.process.maintenance import ShardMaintenance
 from relay.settings import kafka_client_config
-from relay.shard.recovery import ShardLook, insist_in_order
+from relay.shard.recovery import ShardInspection, ensure_in_order
 from relay.shard.worker import OwnedShard
 
 CHUNK_ROWS = 500
@@ -25,10 +25,10 @@ SLACK_MS = 24 * 3600 * 1000
 
 
 @dataclass
-class Loss:
+class ShardLoss:
     """What one shard may have lost."""
 
-    look: ShardLook
+    inspection: ShardInspection
     above: int
     """Transactions up to this one are in Kafka; 0: that is not known, or not relied upon."""
     sent: int = 0
@@ -39,21 +39,25 @@ class Loss:
     """Of those, the ones that retention may have removed from a topic since, or whose topic was not read: they stay."""
 
 
-def bound_of(look: ShardLook, read_back: Callable[[int, int], progress.StoredProgress | None]) -> int:
+def last_kept_sequence(
+    inspection: ShardInspection, read_back: Callable[[int, int], progress.StoredProgress | None]
+) -> int:
     """The last transaction that Kafka has kept, as far as its progress records tell.
 
     What was committed after Kafka went back, and the record of a reconcile that was interrupted, are numbered as the
     settled transaction or higher.
 
     Args:
-        look: at the shard.
+        inspection: at the shard.
         read_back: of a shard, the last record whose sequence is below a number.
     """
-    kept = read_back(look.shard, look.row.acknowledged_sequence)
+    kept = read_back(inspection.shard, inspection.row.acknowledged_sequence)
     return kept.ref.sequence if kept else 0
 
 
-def find(engine: Engine, held: ShardMaintenance, losses: Sequence[Loss], reading: Callable[[int], None]) -> None:
+def find_lost_rows(
+    engine: Engine, held: ShardMaintenance, losses: Sequence[ShardLoss], reading: Callable[[int], None]
+) -> None:
     """Read the topics, and note in each loss which of its rows they lack.
 
     Args:
@@ -65,7 +69,7 @@ def find(engine: Engine, held: ShardMaintenance, losses: Sequence[Loss], reading
     Raises:
         UnavailableError: the topics cannot be read to their end.
     """
-    left = {loss.look.shard: {row.id: row for row in _sent(engine, loss)} for loss in losses}
+    left = {loss.inspection.shard: {row.id: row for row in _sent(engine, loss)} for loss in losses}
     received = [row.received_at_ms for rows in left.values() for row in rows.values()]
     kept_ms, topics = 0, tuple[str, ...]()
     if received:
@@ -79,16 +83,16 @@ def find(engine: Engine, held: ShardMaintenance, losses: Sequence[Loss], reading
             records += len(page)
             reading(records)
     for loss in losses:
-        decide(loss, left[loss.look.shard], kept_ms, topics)
+        classify_missing(loss, left[loss.inspection.shard], kept_ms, topics)
 
 
-def _sent(engine: Engine, loss: Loss) -> list[SentRow]:
-    rows = list(reconcile.sent_above(engine, loss.look.shard, loss.above))
+def _sent(engine: Engine, loss: ShardLoss) -> list[SentRow]:
+    rows = list(reconcile.sent_above(engine, loss.inspection.shard, loss.above))
     loss.sent = len(rows)
     return rows
 
 
-def decide(loss: Loss, left: Mapping[int, SentRow], kept_ms: int, topics: Collection[str]) -> None:
+def classify_missing(loss: ShardLoss, left: Mapping[int, SentRow], kept_ms: int, topics: Collection[str]) -> None:
     """Note which of the rows that were not found are lost.
 
     Args:
@@ -102,7 +106,7 @@ def decide(loss: Loss, left: Mapping[int, SentRow], kept_ms: int, topics: Collec
     loss.undecided = len(left) - len(loss.missing)
 
 
-def repair(engine: Engine, held: ShardMaintenance, loss: Loss, context: AuditContext, verb: str) -> None:
+def resend_lost_rows(engine: Engine, held: ShardMaintenance, loss: ShardLoss, context: AuditContext, verb: str) -> None:
     """Take the shard, make its lost rows pending, and end with a progress record of the settled sequence.
 
     It may be interrupted anywhere and made again: the record is committed when no row is left to change, and until it
@@ -118,15 +122,15 @@ def repair(engine: Engine, held: ShardMaintenance, loss: Loss, context: AuditCon
     Raises:
         RelayError, OutboxError: also when the shard was sent since the loss was looked for.
     """
-    shard = loss.look.shard
+    shard = loss.inspection.shard
     _, each = held.take(shard, sends=True)
     found = held.shard_services.read_back(shard)
-    if found != loss.look.found:  # fenced: from here on it cannot change
+    if found != loss.inspection.found:  # fenced: from here on it cannot change
         raise UnavailableError(f"shard {shard} was sent meanwhile, and is left as it is: run this again")
     ref, refs = (found.ref, found.progress.refs) if found else (None, ())
     done = held.shard_services.store.settle_record(each.lease, ref, refs, inference=held.shard_services.inference)
     if done.verdict is Verdict.DATABASE_WENT_BACK:
-        insist_in_order(done, ref)
+        ensure_in_order(done, ref)
     for start in range(0, len(loss.missing), CHUNK_ROWS):
         reconcile.send_again(engine, each.lease, loss.missing[start : start + CHUNK_ROWS], context)
         held.renew()

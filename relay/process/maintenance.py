@@ -16,7 +16,7 @@ from relay.kafka.encoder import Encoder
 from relay.kafka.progress import StoredProgress
 from relay.metrics import RelayMetrics
 from relay.process.services import RelayServices, connect_services
-from relay.process_lock import Owner
+from relay.process_lock import ProcessLock
 from relay.settings import RelaySettings
 from relay.shard.worker import OwnedShard, ShardServices, ShardWorker
 
@@ -108,7 +108,7 @@ def maintain_shards(settings: RelaySettings, engine: Engine) -> Iterator[ShardMa
     Raises:
         RelayError, OutboxError: a service is away, or the settings do not fit.
     """
-    owner = Owner()
+    owner = ProcessLock()
     try:
         leases = Leases(engine, owner.id, LEASE_SECONDS, paused_too=True)
         # Nothing is encoded here, so that the registry need not be there.

@@ -29,7 +29,7 @@ from relay.process.backlog_metrics import BacklogMetrics
 from relay.process.http_server import MetricsServer
 from relay.process.pruner import Pruner
 from relay.process.services import RelayServices, connect_services
-from relay.process_lock import Owner, is_dead
+from relay.process_lock import ProcessLock, is_dead
 from relay.settings import RelaySettings
 from relay.shard.worker import ShardWorker, ignore_steps
 
@@ -76,7 +76,7 @@ class Supervisor:
             MisconfiguredError, OutboxMismatchError, UnsafeDatabaseError: at start, before anyone is fenced.
         """
         server = self._serve_metrics()
-        owner, ended = Owner(), True
+        owner, ended = ProcessLock(), True
         try:
             # A relay works on few connections: one a shard, and some for the rest.
             engine = create_outbox_engine(self._settings.database_url.get_secret_value(), may_create=False)
@@ -108,7 +108,7 @@ class Supervisor:
         """Try until it succeeds; what waiting cannot cure is raised."""
         backoff = Backoff(Random())  # noqa: S311 - jitter, not cryptography
         while not self._stop.is_set():
-            self._health.turned()
+            self._health.record_liveness()
             try:
                 result = attempt()
             except (UnavailableError, DatabaseUnavailableError, SchemaOutdatedError) as error:
@@ -216,7 +216,7 @@ class ShardPool:
         """Look again and again who is there and what is free, until the stop."""
         random = Random()  # noqa: S311 - jitter, not cryptography
         while not self._stop.is_set():
-            self._health.turned()
+            self._health.record_liveness()
             try:
                 self._look()
                 self._health.recovered("sharing")

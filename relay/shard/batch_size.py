@@ -12,13 +12,13 @@ from typing import NamedTuple
 from outbox.models import PendingRow
 from relay.errors import MisconfiguredError
 
-FIRST_ROWS = 500
+INITIAL_ROWS = 500
 """A relay that takes a shard over does not know yet how slow the way is, and a lease lasts seconds."""
-SLOW_SECONDS, TOO_SLOW_SECONDS = 5.0, 10.0
+SLOW_SECONDS, MAX_SECONDS = 5.0, 10.0
 """A transaction that takes longer: it is said, and the next one is half as large. Below, the next one may be larger."""
-QUICK_SECONDS = 0.5
+FAST_FAILURE_SECONDS = 0.5
 """A transaction that fails within it says nothing of the size; with a short time-out of Kafka's, later ones do."""
-MOST_PARKED = 3
+MAX_PARKED_IN_A_ROW = 3
 """Rows parked one after the other with none sent between them; before another is parked, any other has to pass."""
 
 
@@ -41,7 +41,7 @@ class BatchSize:
 
     def __init__(self, most: int, random: Random) -> None:
         self._most, self._random = most, random
-        self._paced = min(FIRST_ROWS, most)
+        self._paced = min(INITIAL_ROWS, most)
         self._bisection: Bisection | None = None
         self._parked = 0
         self.slow: str | None = None
@@ -55,11 +55,11 @@ class BatchSize:
     @property
     def window(self) -> int:
         """Rows to select, at most: the first ones may wait for CXone, and where one is tried, there is a choice."""
-        return max(self._most, FIRST_ROWS) if self._parked >= MOST_PARKED else self._most
+        return max(self._most, INITIAL_ROWS) if self._parked >= MAX_PARKED_IN_A_ROW else self._most
 
     def choose(self, rows: list[PendingRow]) -> list[PendingRow]:
         """Of selected rows, those to send now: the first ones, or one that shows whether any row passes."""
-        if self._parked < MOST_PARKED:
+        if self._parked < MAX_PARKED_IN_A_ROW:
             return rows[: self.limit]
         firsts = {row.interaction_id: row for row in reversed(rows)}
         return [self._random.choice(list(firsts.values()))]
@@ -69,7 +69,7 @@ class BatchSize:
         self._parked = 0
         if self._bisection and rows[-1].id >= self._bisection.until:
             self._bisection = None
-        if seconds > TOO_SLOW_SECONDS:
+        if seconds > MAX_SECONDS:
             self._paced = max(1, len(rows) // 2)
         elif seconds < SLOW_SECONDS and len(rows) >= self._paced:
             self._paced = min(2 * self._paced, self._most)
@@ -77,7 +77,7 @@ class BatchSize:
 
     def failed(self, rows: Sequence[PendingRow], seconds: float) -> None:
         """Take note of a transaction that ended in an error which is not a refusal."""
-        if seconds > QUICK_SECONDS:
+        if seconds > FAST_FAILURE_SECONDS:
             self._paced = max(1, len(rows) // 2)
 
     def refused(self, rows: Sequence[PendingRow], reason: str) -> PendingRow | None:
@@ -90,7 +90,7 @@ class BatchSize:
             until = max(rows[-1].id, self._bisection.until if self._bisection else 0)
             self._bisection = Bisection(len(rows) // 2, until)
             return None
-        if self._parked >= MOST_PARKED:
+        if self._parked >= MAX_PARKED_IN_A_ROW:
             raise MisconfiguredError(
                 f"{self._parked} rows were parked one after the other, and another one that was tried alone is refused "
                 f"as well ({reason}): no more are parked, because that is not a fault of rows. Put the topic's "

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Lock
 
-AT_ONCE = 4
+PERMITS = 4
 """Some encode while others wait for their commit or their database; docs/performance.md compares numbers."""
-LONGEST_WAIT_SECONDS = 0.25
+ACQUIRE_TIMEOUT_SECONDS = 0.25
 """Then a shard goes without a turn: those that have one may be held up by a service that only they need."""
 
 
@@ -23,7 +23,7 @@ class FairSemaphore:
         longest_wait_seconds: after which a thread goes without.
     """
 
-    def __init__(self, at_once: int = AT_ONCE, longest_wait_seconds: float = LONGEST_WAIT_SECONDS) -> None:
+    def __init__(self, at_once: int = PERMITS, longest_wait_seconds: float = ACQUIRE_TIMEOUT_SECONDS) -> None:
         self._left, self._longest_wait_seconds = at_once, longest_wait_seconds
         self._lock = Lock()
         self._waiting: deque[Event] = deque()

@@ -13,11 +13,11 @@ from relay.kafka.progress import StoredProgress
 
 log = structlog.get_logger(__name__)
 
-LOOKS = 3
+INSPECTION_ATTEMPTS = 3
 """How often a shard is looked at that is sent meanwhile."""
 
 
-class ShardLook(NamedTuple):
+class ShardInspection(NamedTuple):
     """A shard's row and its last progress record, seen by somebody who does not hold the shard."""
 
     shard: int
@@ -26,7 +26,7 @@ class ShardLook(NamedTuple):
     verdict: Verdict
 
 
-def look(store: Store, read_back: Callable[[int], StoredProgress | None], shard: int) -> ShardLook:
+def inspect_shard(store: Store, read_back: Callable[[int], StoredProgress | None], shard: int) -> ShardInspection:
     """Compare a shard's row with its last progress record. One that is sent meanwhile is in order.
 
     Args:
@@ -34,14 +34,14 @@ def look(store: Store, read_back: Callable[[int], StoredProgress | None], shard:
         read_back: reads the shard's last progress record.
         shard: its number.
     """
-    for _ in range(LOOKS):
+    for _ in range(INSPECTION_ATTEMPTS):
         row, found = store.progress_of(shard), read_back(shard)
         if store.progress_of(shard) == row:
-            return ShardLook(shard, row, found, judge(row, found.ref if found else None))
-    return ShardLook(shard, row, found, Verdict.IN_ORDER)
+            return ShardInspection(shard, row, found, judge(row, found.ref if found else None))
+    return ShardInspection(shard, row, found, Verdict.IN_ORDER)
 
 
-def verdict_of(done: Settlement) -> str:
+def recovery_label(done: Settlement) -> str:
     """The label of ``outbox_recoveries_total``."""
     if done.verdict is Verdict.IN_ORDER:
         return "marked" if done.marked else "nothing_to_mark"
@@ -50,7 +50,7 @@ def verdict_of(done: Settlement) -> str:
 
 def report(subject: str, lease: Lease, done: Settlement, record: StoredProgress | None) -> None:
     """Log what was found, and what follows from it."""
-    told = {"shard": lease.shard, "epoch": lease.epoch, "verdict": verdict_of(done), "marked": done.marked}
+    told = {"shard": lease.shard, "epoch": lease.epoch, "verdict": recovery_label(done), "marked": done.marked}
     if done.verdict is Verdict.PROGRESS_LOST:
         log.error(
             "%s has no progress record although transactions were settled: the progress topic was lost or "
@@ -70,7 +70,7 @@ def report(subject: str, lease: Lease, done: Settlement, record: StoredProgress 
         log.info("%s taken", subject, action="taken", **told)
 
 
-def insist_in_order(done: Settlement, record: RecordRef | None) -> None:
+def ensure_in_order(done: Settlement, record: RecordRef | None) -> None:
     """Raise if database or Kafka went back in time.
 
     Args:

@@ -43,7 +43,7 @@ from relay.shard.fair_semaphore import FairSemaphore
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = (50.0, 70.0)
+PROGRESS_CHECK_SECONDS = (50.0, 70.0)
 """After so long without a transaction, at random lest shards keep step, the last progress record is looked at:
 nothing else would show an idle shard that Kafka went back in time."""
 IDLE_SECONDS, UNHEARD_IDLE_SECONDS = (0.005, 1.0), 0.1
@@ -203,7 +203,7 @@ class ShardWorker:
         record = self._services.read_back(self.shard)
         self._step("read_back")
         self._settle_what_is_committed(held, record)
-        self._step("settled")
+        self._step("acknowledged")
 
     def give_back(self) -> None:
         """Let go of the lease that was taken last, so that nobody need wait for it to run out."""
@@ -217,9 +217,9 @@ class ShardWorker:
     def _settle_what_is_committed(self, held: OwnedShard, record: StoredProgress | None) -> None:
         ref, refs = (record.ref, record.progress.refs) if record else (None, ())
         done = self._services.store.settle_record(held.lease, ref, refs, inference=self._services.inference)
-        self._services.metrics.recoveries.labels(recovery.verdict_of(done)).inc()
+        self._services.metrics.recoveries.labels(recovery.recovery_label(done)).inc()
         recovery.report(self.subject, held.lease, done, record)
-        recovery.insist_in_order(done, ref)
+        recovery.ensure_in_order(done, ref)
         self._remember(held, ref)
         held.lease = held.lease._replace(
             acknowledged_sequence=max(done.shard.acknowledged_sequence, ref.sequence if ref else 0)
@@ -227,7 +227,7 @@ class ShardWorker:
 
     def _remember(self, held: OwnedShard, record: RecordRef | None) -> None:
         held.record = record
-        held.look_at = monotonic() + self._random.uniform(*LOOK_SECONDS)
+        held.look_at = monotonic() + self._random.uniform(*PROGRESS_CHECK_SECONDS)
 
     # Sending ---------------------------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ class ShardWorker:
         full = len(rows) >= limit
         left = Remaining.MORE if full or not shard_services.listener.is_working else Remaining.NONE
         if not full:
-            shard_services.drain_signal.keeps_up(self.shard)
+            shard_services.drain_signal.caught_up(self.shard)
         if not rows:
             self._batch.nothing_left()
             return Remaining.NONE
@@ -284,7 +284,7 @@ class ShardWorker:
             selected, rows = len(rows), shard_services.complete(rows)
             if full and len(rows) < limit / 2:  # most wait for CXone: that is no drain
                 full = False
-                shard_services.drain_signal.keeps_up(self.shard)
+                shard_services.drain_signal.caught_up(self.shard)
             if not rows:
                 return Remaining.SOME
             rows = self._batch.choose(rows)
@@ -318,7 +318,7 @@ class ShardWorker:
         done = self._services.store.mark_sent(held.lease, record, refs, inference=self._services.inference)
         if done.verdict is Verdict.KAFKA_WENT_BACK:
             self._services.metrics.recoveries.labels(str(done.verdict)).inc()
-            recovery.insist_in_order(done, record)
+            recovery.ensure_in_order(done, record)
         self._remember(held, record)
 
     def _commit(self, rows: list[PendingRow], publish: Callable[[], int]) -> int:
@@ -372,13 +372,13 @@ class ShardWorker:
         slow, health = self._batch.slow, self._services.health
         news = health.degraded(self.subject, slow) if slow else health.recovered(self.subject)
         if news or self.healthy_at - held.renewed >= self._services.leases.lease_seconds / 3:
-            self._renew(held, slow or health.beside_shards())
+            self._renew(held, slow or health.shared_condition())
 
     def _moves(self, held: OwnedShard) -> None:
         """Prolong the lease when it is time, while Kafka takes more and more of the transaction in hand."""
         self.healthy_at = monotonic()
         if self.healthy_at - held.renewed >= self._services.leases.lease_seconds / 3:
-            self._renew(held, self._batch.slow or self._services.health.beside_shards())
+            self._renew(held, self._batch.slow or self._services.health.shared_condition())
 
     def _renew(self, held: OwnedShard, condition: str | None) -> None:
         elapsed = monotonic() - held.renewed

@@ -201,7 +201,7 @@ BREAKAGES = [
     Breakage(
         "a reconcile of lost rows does not look whether its plan still holds",
         "relay/process/lost_rows.py",
-        "if found != loss.look.found:",
+        "if found != loss.inspection.found:",
         "if False:",
         f"{LOST}::test_a_shard_whose_last_record_is_another_one_than_planned_is_left_as_it_is[sqlite]",
     ),
@@ -251,7 +251,7 @@ BREAKAGES = [
     Breakage(
         "rows are parked on although none passes",
         "relay/shard/batch_size.py",
-        "if self._parked >= MOST_PARKED:",
+        "if self._parked >= MAX_PARKED_IN_A_ROW:",
         "if False:",
         "tests/unit/relay/shard/test_batch_size.py::test_when_nothing_passes_no_row_is_at_fault",
     ),

@@ -2,7 +2,7 @@
 
 from confluent_kafka.admin import NewTopic
 
-from relay.shard.batch_size import MOST_PARKED
+from relay.shard.batch_size import MAX_PARKED_IN_A_ROW
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import culprit, new_row, new_rows
@@ -46,7 +46,7 @@ def test_a_kill_on_the_way_to_parking_parks_the_same_row(new_deployment: NewDepl
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record(new_rows(20, interactions=20))
     (bad,) = deployment.record([new_row("bad", **culprit())])
-    dying = deployment.relay(kill_at="settled", times=3)
+    dying = deployment.relay(kill_at="acknowledged", times=3)
     dying.wait()
     deployment.relay()
     wait_until(lambda: not deployment.pending(), "the good rows are sent", 120)
@@ -77,7 +77,7 @@ def test_when_every_row_is_refused_few_are_parked(deployment: Deployment) -> Non
     ids = deployment.record(new_rows(50, interactions=50))
     relay = deployment.relay()
     relay.wait_degraded("shard 0", "that is not a fault of rows")
-    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(MOST_PARKED,)]
+    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(MAX_PARKED_IN_A_ROW,)]
     alter_topic(deployment.client_config, deployment.topic, "max.message.bytes", "1048576")
     wait_until(lambda: not deployment.pending(), "the others are sent")
     retried = command(
@@ -91,7 +91,7 @@ def test_when_every_row_is_refused_few_are_parked(deployment: Deployment) -> Non
 def test_many_refused_rows_in_a_row_are_parked_while_others_pass(deployment: Deployment) -> None:
     """More of them than make the relay doubt: another row is tried, passes, and so each of them is at fault."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
-    culprits = [new_row(f"bad-{number}", **culprit()) for number in range(2 * MOST_PARKED)]
+    culprits = [new_row(f"bad-{number}", **culprit()) for number in range(2 * MAX_PARKED_IN_A_ROW)]
     bad = deployment.record(culprits)
     ids = deployment.record(new_rows(20, interactions=20))
     deployment.relay()

@@ -12,7 +12,7 @@ from outbox.inference_queue import WINDOW, InferenceQueue
 from outbox.leases import Leases
 from outbox.models import InferenceCall
 from outbox.store import Store
-from relay.drain_signal import HELD_SECONDS, DrainSignal
+from relay.drain_signal import DEFER_SECONDS, DrainSignal
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.http_client import HttpResult
@@ -384,7 +384,7 @@ def test_calls_make_way_while_a_backlog_is_drained(new_stage: NewStage, simulato
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 6, "some calls are made")
     assert len(simulator.requests["score"]) <= 1 + 4 * (time.monotonic() - began)
-    stage.drain_signal.keeps_up(0)
+    stage.drain_signal.caught_up(0)
     stage.wait_for(done=300)
 
 
@@ -397,7 +397,7 @@ def test_a_drain_without_end_leaves_the_calls_their_turn(new_stage: NewStage, si
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 3, "some calls are made")
     assert stage.states()["due"] > 700
-    while now[0] < HELD_SECONDS:
+    while now[0] < DEFER_SECONDS:
         now[0] += 1
         stage.drain_signal.marked(0, full=True)
         rushes = stage.drain_signal.is_draining()

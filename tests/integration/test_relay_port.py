@@ -81,7 +81,7 @@ class Clock:
 def turns_again(clock: Clock, health: Health) -> None:
     """Move the clock on, and wait until the relay's loop has come round since."""
     clock.now += 1000
-    wait_until(lambda: health.seconds_since_turn() == 0, "the loop turns")
+    wait_until(lambda: health.liveness_age_seconds() == 0, "the loop turns")
 
 
 def run(environ: dict[str, str], health: Health) -> tuple[threading.Event, threading.Thread]:

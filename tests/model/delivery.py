@@ -14,9 +14,9 @@ from outbox.models import AuditContext, KeyReused, NewRow, RowFilter, RowRef, ne
 from outbox.operators.change import Operations
 from outbox.sql.flow import RECORD_POSTGRESQL
 from outbox.store import Store
-from relay.process.lost_rows import Loss, repair
-from relay.shard.recovery import look
-from relay.shard.worker import LOOK_SECONDS
+from relay.process.lost_rows import ShardLoss, resend_lost_rows
+from relay.shard.recovery import inspect_shard
+from relay.shard.worker import PROGRESS_CHECK_SECONDS
 from testkit.rows import new_row
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, UNENCODABLE, Relay
 from tests.model.broker import Broker, Copy
@@ -32,7 +32,7 @@ PLACES = (
     "leased",
     "fenced",
     "read_back",
-    "settled",
+    "acknowledged",
     "selected",
     "encoded",
     "append answered",
@@ -295,9 +295,9 @@ class Delivery(RuleBasedStateMachine):
         held = place.look_after(interrupted)
         lost = self.ledger.lost(self.stage.held(), delivered(self.broker.committed((TOPIC, 0))))
         missing = [RowRef(row.id, row.nonce) for row in lost]
-        loss = Loss(look(self.store, held.shard_services.read_back, 0), 0, missing=missing)
+        loss = ShardLoss(inspect_shard(self.store, held.shard_services.read_back, 0), 0, missing=missing)
         try:
-            repair(self.engine, held, loss, ORDER, "reconcile")
+            resend_lost_rows(self.engine, held, loss, ORDER, "reconcile")
         except InterruptedError:
             assert self.stage.waits_for_an_operator() == KAFKA
         else:
@@ -436,7 +436,9 @@ class Delivery(RuleBasedStateMachine):
             for which in (0, 1):
                 self.go_to(which, "waits")
             if not self.ledger.left_to_send(self.stage.held()):
-                self.broker.pass_time(LOOK_SECONDS[1])  # nothing but an idle shard's look can find what is lost
+                self.broker.pass_time(
+                    PROGRESS_CHECK_SECONDS[1]
+                )  # nothing but an idle shard's look can find what is lost
         raise AssertionError(f"not at rest: {self.stage.held()}, {[r.health.conditions() for r in self.relays]}")
 
     def _is_at_rest(self) -> bool:

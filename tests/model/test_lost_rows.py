@@ -14,10 +14,10 @@ from outbox.operators.reconcile import SentRow, sent_above
 from outbox.store import Store
 from outbox.verdicts import ShardRecord, Verdict
 from relay.errors import UnavailableError
-from relay.process.lost_rows import Loss, bound_of, decide, repair
+from relay.process.lost_rows import ShardLoss, last_kept_sequence, classify_missing, resend_lost_rows
 from relay.shard.batch_size import SLOW_SECONDS
-from relay.shard.recovery import ShardLook, look
-from relay.shard.worker import LOOK_SECONDS
+from relay.shard.recovery import ShardInspection, inspect_shard
+from relay.shard.worker import PROGRESS_CHECK_SECONDS
 from testkit.rows import new_rows
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
@@ -61,22 +61,22 @@ class Scene:
         """How often each row is in the topic."""
         return Counter(int(dict(record.headers)["outbox-id"]) for _, record in self.broker.committed((TOPIC, 0)))
 
-    def loss(self) -> Loss:
+    def loss(self) -> ShardLoss:
         """What a reader of the topic and the progress records finds."""
         held = self.relay.look_after(None)
-        seen = look(self.store, held.shard_services.read_back, 0)
-        loss = Loss(seen, bound_of(seen, held.read_back))
+        seen = inspect_shard(self.store, held.shard_services.read_back, 0)
+        loss = ShardLoss(seen, last_kept_sequence(seen, held.read_back))
         rows = {row.id: row for row in sent_above(self.engine, 0, loss.above) if row.id not in self.sent()}
-        decide(loss, rows, 0, (TOPIC,))
+        classify_missing(loss, rows, 0, (TOPIC,))
         return loss
 
-    def reconcile(self, loss: Loss, interrupted: str | None = None) -> None:
+    def reconcile(self, loss: ShardLoss, interrupted: str | None = None) -> None:
         """Do what a loss asks for, until it is interrupted."""
         with self.engine.begin() as connection:
             connection.execute(text("UPDATE outbox_shard SET lease_expires_at = 0"))
         held = self.relay.look_after(interrupted)
         try:
-            repair(self.engine, held, loss, ORDER, "reconcile")
+            resend_lost_rows(self.engine, held, loss, ORDER, "reconcile")
         finally:
             held.give_all_back()
 
@@ -99,7 +99,7 @@ def test_an_idle_shard_looks_at_the_last_record_about_once_a_minute(scene: Scene
     for _ in range(10):
         scene.go_on_until("waits")
     assert not scene.waits()
-    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
     scene.go_on_until(scene.waits)
 
 
@@ -107,7 +107,7 @@ def test_a_shard_that_is_in_order_goes_on_after_a_look(scene: Scene) -> None:
     """The record is the settled one: the shard is not taken anew."""
     epoch = scene.store.status()[0].epoch
     for _ in range(3):
-        scene.broker.pass_time(LOOK_SECONDS[1])
+        scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
         scene.go_on_until("fetch asked")
         scene.go_on_until("waits")
     scene.send(1)
@@ -143,7 +143,7 @@ def test_rows_that_kafka_may_have_lost_are_not_pruned_while_their_shard_waits(sc
     """They exist nowhere else; once the operator has decided, retention goes on."""
     scene.send(2)
     scene.go_back()
-    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
     scene.go_on_until(scene.waits)
     with scene.engine.begin() as connection:
         connection.execute(text("UPDATE outbox SET received_at = received_at - 9000, sent_at = sent_at - 9000"))
@@ -158,7 +158,7 @@ def test_an_outage_meanwhile_does_not_hide_that_kafka_went_back(scene: Scene) ->
     """The operator still has to decide, and nothing is pruned before that: the condition stays."""
     scene.send(2)
     scene.go_back()
-    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
     scene.go_on_until(scene.waits)
     scene.relay.link.faults["init"] = Fate.REQUEST_LOST
     scene.go_on_until(lambda: "did not answer" in scene.relay.health.conditions().get("shard 0", ""))
@@ -176,7 +176,7 @@ def test_a_reconcile_that_was_interrupted_is_made_again(scene: Scene, interrupte
     scene.send(4)
     scene.go_back()
     scene.store.record(new_rows(more))
-    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
     scene.go_on_until(scene.waits)
     with pytest.raises(InterruptedError):
         scene.reconcile(scene.loss(), interrupted)
@@ -184,7 +184,7 @@ def test_a_reconcile_that_was_interrupted_is_made_again(scene: Scene, interrupte
         scene.go_on_until("waits")
     again = scene.loss()
     assert again.missing == []
-    if again.look.verdict is Verdict.KAFKA_WENT_BACK:
+    if again.inspect_shard.verdict is Verdict.KAFKA_WENT_BACK:
         scene.reconcile(again)
     scene.send(2)
     assert set(scene.sent().values()) == {1}
@@ -209,7 +209,7 @@ def test_a_shard_whose_last_record_is_another_one_than_planned_is_left_as_it_is(
     """What was sent since may be what the plan takes for lost."""
     scene.send(2)
     scene.go_back()
-    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
     scene.go_on_until(scene.waits)
     loss = scene.loss()
     scene.reconcile(loss)
@@ -235,8 +235,8 @@ def test_a_commit_that_is_marked_too_late_is_read_back_by_whoever_has_the_shard(
 
 def test_where_the_topic_was_cut_nothing_is_taken_for_lost() -> None:
     """A row that was not found may have been removed by retention: it is counted, and stays as it is."""
-    loss = Loss(ShardLook(0, ShardRecord(5, None), None, Verdict.PROGRESS_LOST), 0)
-    decide(loss, {1: SentRow(1, 7, 1_000, None), 2: SentRow(2, 8, 2_000, None)}, 2_000, (TOPIC,))
+    loss = ShardLoss(ShardInspection(0, ShardRecord(5, None), None, Verdict.PROGRESS_LOST), 0)
+    classify_missing(loss, {1: SentRow(1, 7, 1_000, None), 2: SentRow(2, 8, 2_000, None)}, 2_000, (TOPIC,))
     assert (loss.missing, loss.undecided) == ([RowRef(2, 8)], 1)
 
 
@@ -246,8 +246,8 @@ def test_a_row_that_went_to_a_topic_that_is_not_read_is_not_taken_for_lost(scene
         connection.execute(text("UPDATE outbox SET topic = 'models' WHERE id = 1"))
         connection.execute(text("UPDATE outbox SET topic = 'audit' WHERE id = 2"))
     rows = {row.id: row for row in sent_above(scene.engine, 0, 0)}
-    loss = Loss(ShardLook(0, ShardRecord(1, None), None, Verdict.PROGRESS_LOST), 0)
-    decide(loss, rows, 0, (TOPIC, "models"))
+    loss = ShardLoss(ShardInspection(0, ShardRecord(1, None), None, Verdict.PROGRESS_LOST), 0)
+    classify_missing(loss, rows, 0, (TOPIC, "models"))
     assert (loss.missing, loss.undecided) == ([rows[1].ref], 1)
 
 
@@ -268,7 +268,7 @@ def test_rows_are_sent_again_under_the_lease_only(scene: Scene) -> None:
 def test_a_link_that_fails_while_an_idle_shard_looks_is_an_outage_like_any_other(scene: Scene) -> None:
     """The shard says so, and is taken anew."""
     scene.relay.link.faults["offsets"] = Fate.REQUEST_LOST
-    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
     scene.go_on_until(lambda: "offsets" in (scene.store.status()[0].condition or ""))
     scene.send(1)
     scene.go_on_until("waits")
@@ -281,5 +281,5 @@ def test_a_way_that_was_slow_once_is_not_called_slow_for_as_long_as_nothing_is_s
     scene.go_on_until("append asked")
     scene.broker.pass_time(SLOW_SECONDS + 1)
     scene.go_on_until(lambda: "slow" in (scene.store.status()[0].condition or ""))
-    scene.broker.pass_time(LOOK_SECONDS[1])
+    scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
     scene.go_on_until(lambda: scene.store.status()[0].condition is None)

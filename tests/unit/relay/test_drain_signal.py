@@ -1,6 +1,6 @@
 """How the shards tell that a backlog is being drained, so that inference makes way."""
 
-from relay.drain_signal import DRAIN_SECONDS, FREE_SECONDS, HELD_SECONDS, DrainSignal
+from relay.drain_signal import DRAIN_SECONDS, ALLOW_SECONDS, DEFER_SECONDS, DrainSignal
 
 
 def test_a_drain_without_end_leaves_the_calls_a_tenth_of_the_time() -> None:
@@ -12,9 +12,9 @@ def test_a_drain_without_end_leaves_the_calls_a_tenth_of_the_time() -> None:
         now[0] = 1000.0 + second
         drain_signal.marked(0, full=True)
         turns.append(drain_signal.is_draining())
-        drain_signal.keeps_up(0)
+        drain_signal.caught_up(0)
         assert not drain_signal.is_draining()
-    held, free = round(HELD_SECONDS), round(FREE_SECONDS)
+    held, free = round(DEFER_SECONDS), round(ALLOW_SECONDS)
     assert turns == ([True] * held + [False] * free) * 3
 
 

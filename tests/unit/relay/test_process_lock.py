@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.process_lock import Owner, is_dead
+from relay.process_lock import ProcessLock, is_dead
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_only_a_process_that_is_certainly_gone_is_dead(folder: Path) -> None:
     """Its file is there, and nobody holds it; one of another host, or without a file, may live."""
-    owner = Owner()
+    owner = ProcessLock()
     assert not is_dead(owner.id)
     assert owner._file is not None
     fcntl.flock(owner._file, fcntl.LOCK_UN)  # as the kernel does at any death
@@ -40,7 +40,7 @@ def test_without_a_lock_file_a_relay_runs_all_the_same(
         monkeypatch.setattr(tempfile, "tempdir", str(folder / "missing"))
     else:
         monkeypatch.setattr(fcntl, "flock", _no_locks)
-    owner = Owner()
+    owner = ProcessLock()
     monkeypatch.undo()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     assert not is_dead(owner.id)
@@ -66,7 +66,7 @@ def test_a_lock_folder_that_others_may_write_to_is_not_used(
             if os.getuid():
                 pytest.skip("only root can give a folder away")
             os.chown(place, 65534, -1)
-    owner = Owner()
+    owner = ProcessLock()
     assert not is_dead(owner.id)
     assert f"{place} is not a folder of this user alone: remove it" in capsys.readouterr().out
     if trap != "file":
@@ -78,7 +78,7 @@ def test_a_lock_folder_that_others_may_write_to_is_not_used(
 def test_the_lock_folder_and_its_files_are_the_owners_alone(folder: Path) -> None:
     """Whatever the umask is."""
     before = os.umask(0)
-    owner = Owner()
+    owner = ProcessLock()
     os.umask(before)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
     owner.close()

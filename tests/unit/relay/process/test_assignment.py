@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox.models import RelayMember, ShardAssignment
-from relay.process.assignment import LONGEST_ABSENCE_SECONDS, Availability, fair_share, plan_rebalance
+from relay.process.assignment import MAX_ABSENCE_SECONDS, Availability, fair_share, plan_rebalance
 
 
 def members(*owners: str, unable: tuple[str, ...] = ()) -> list[RelayMember]:
@@ -119,4 +119,4 @@ def test_ability_ends_after_a_while_and_comes_back_after_a_longer_one_each_time(
     assert ability.judge([(129.0, True)], 129)
     for _ in range(20):
         ability.judge([(-1e6, False)], 1e6)
-    assert ability._absence <= LONGEST_ABSENCE_SECONDS
+    assert ability._absence <= MAX_ABSENCE_SECONDS

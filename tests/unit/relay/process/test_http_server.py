@@ -123,7 +123,7 @@ def test_a_loop_that_does_not_turn_is_not_healthy(served: Served) -> None:
     answer = served.ask("/healthz")
     assert (answer.status, answer.json["status"]) == (503, "stalled")
     assert served.ask("/readyz").status == 200
-    served.health.turned()
+    served.health.record_liveness()
     assert served.ask("/healthz").status == 200
 
 
