@@ -33,7 +33,7 @@ from relay.cli.shards import SHARD, OperatingSettings, audit_context, planned
 from relay.errors import RelayError, UnavailableError
 from relay.kafka.progress import StoredProgress
 from relay.kafka.topic_scan import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
-from relay.process.lost_rows import ShardLoss, last_kept_sequence, find_lost_rows, resend_lost_rows
+from relay.process.lost_rows import ShardLoss, find_lost_rows, last_kept_sequence, resend_lost_rows
 from relay.process.maintenance import ShardMaintenance, maintain_shards
 from relay.settings import kafka_client_config
 from relay.shard.recovery import ShardInspection, inspect_shard
@@ -115,7 +115,7 @@ def reconcile(
     with outbox_of(OperatingSettings, answer_seconds=LONG_ANSWER_SECONDS) as (engine, settings):
         context = audit_context(actor, reason, settings)
         with maintain_shards(settings, engine) as held:
-            if strange := sorted(set(shards) - set(held.shard_services.leases.owners())):
+            if strange := sorted(set(shards) - set(held.services.leases.owners())):
                 nothing_matched(f"there is no shard {_told(strange)}")
             if since is None and not accept_duplicates:
                 _send_lost_rows_again(engine, held, shards, context, accept=accept_loss, dry_run=dry_run, yes=yes)
@@ -151,7 +151,7 @@ def _send_lost_rows_again(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    looks = [_look(held, Store(engine), shard) for shard in wanted or held.shard_services.leases.owners()]
+    looks = [_look(held, Store(engine), shard) for shard in wanted or held.services.leases.owners()]
     if behind := [each.shard for each in looks if each.verdict is Verdict.DATABASE_WENT_BACK]:
         click.echo(
             f"the database of shard(s) {_told(behind)} went back in time, not Kafka: give --since TIME or "
@@ -232,26 +232,25 @@ def _reading() -> Iterator[Callable[[int], None]]:
 
 def _plan(engine: Engine, held: ShardMaintenance, wanted: tuple[int, ...], since: int | None) -> ReconcilePlan:
     """Read the progress records before the topic: what they count is then among the records read."""
-    looks = {shard: _look(held, Store(engine), shard) for shard in held.shard_services.leases.owners()}
+    looks = {shard: _look(held, Store(engine), shard) for shard in held.services.leases.owners()}
     waiting = wanted or [n for n, each in looks.items() if each.verdict is Verdict.DATABASE_WENT_BACK]
     if kafka := [shard for shard in waiting if looks[shard].verdict is Verdict.KAFKA_WENT_BACK]:
         nothing_matched(f"shard(s) {_told(kafka)} wait because Kafka went back: leave out --since and the like")
     plan = ReconcilePlan({shard: _sequence(looks[shard].found) for shard in waiting})
     if since is None or not plan.sequences:
         return plan
-    services = held.services
-    config, topics = kafka_client_config(services.settings), services.settings.kafka_topics
-    found = {topic: cut_short(services.admin, topic, since) for topic in topics}
+    config, topics = kafka_client_config(held.settings), held.settings.kafka_topics
+    found = {topic: cut_short(held.admin, topic, since) for topic in topics}
     plan.cut_short = {topic: partitions for topic, partitions in found.items() if partitions}
     with _reading() as reading:
-        for page in chain.from_iterable(committed_since(config, services.admin, topic, since) for topic in topics):
+        for page in chain.from_iterable(committed_since(config, held.admin, topic, since) for topic in topics):
             plan.add(page, match_records(engine, page))
             reading(plan.records)
     return plan
 
 
 def _look(held: ShardMaintenance, store: Store, shard: int) -> ShardInspection:
-    return _patiently(lambda: inspect_shard(store, held.shard_services.read_back, shard))
+    return _patiently(lambda: inspect_shard(store, held.read_back, shard))
 
 
 def _patiently(read: Callable[[], T]) -> T:
@@ -307,15 +306,15 @@ def _act(
 ) -> bool:
     """Take the shard, see that the plan still holds, mark its rows, and let it go on; whether that was done."""
     try:
-        _, each = held.take(shard)
-        record = _patiently(lambda: held.shard_services.read_back(shard))
+        each = held.take(shard)
+        record = _patiently(lambda: held.read_back(shard))
         if _sequence(record) != plan.sequences[shard]:  # fenced: from here on it cannot change
             click.echo(f"shard {shard} was sent meanwhile, and is left as it is: run this again", err=True)
             return False
         lease, sequence = each.lease, plan.sequences[shard]
         refs = sorted(plan.marks[shard])
         for start in range(0, len(refs), CHUNK_ROWS):
-            chunk, inference = refs[start : start + CHUNK_ROWS], held.shard_services.inference
+            chunk, inference = refs[start : start + CHUNK_ROWS], held.services.inference
             mark_published(engine, lease, sequence, chunk, context, inference=inference)
             held.renew()
         verb = "reconcile" if since is not None else "accept duplicates of"

@@ -49,8 +49,8 @@ class Breakage(NamedTuple):
 BREAKAGES = [
     Breakage(
         "the progress record is not read back",
-        "relay/shard/worker.py",
-        "record = self._services.read_back(self.shard)",
+        "relay/shard/takeover.py",
+        "record = services.clients.read_back(shard, self._stop.is_set)",
         "record = None",
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-committed]",
     ),
@@ -65,7 +65,7 @@ BREAKAGES = [
         "rows are marked before the commit",
         "relay/shard/worker.py",
         'self._step("encoded")',
-        'self._mark(held, progress.ref_of(sequence, 2**40, proof), refs); self._step("encoded")',
+        'self._mark(owned, progress.ref_of(sequence, 2**40, value), refs); self._step("encoded")',
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-encoded]",
     ),
     Breakage(
@@ -180,22 +180,22 @@ BREAKAGES = [
     Breakage(
         "an idle shard does not look",
         "relay/shard/worker.py",
-        "if monotonic() >= held.look_at and",
-        "if not held and",
+        "if self._services.clock() >= self._check_at and",
+        "if not owned and",
         f"{LOST}::test_an_idle_shard_looks_at_the_last_record_about_once_a_minute[sqlite]",
     ),
     Breakage(
         "a reconcile writes no record",
         "relay/process/lost_rows.py",
-        "    record = _write(held, each, max(done.shard.acknowledged_sequence, ref.sequence if ref else 0))\n",
-        "    record = progress.ref_of(max(done.shard.acknowledged_sequence, ref.sequence if ref else 0), 99, b'')\n",
+        "    record = _commit_record(maintenance, owned, acknowledged_sequence(outcome, ref))\n",
+        "    record = progress.ref_of(acknowledged_sequence(outcome, ref), 99, b'')\n",
         f"{LOST}::test_a_reconcile_marks_what_the_last_record_proves[sqlite]",
     ),
     Breakage(
         "a reconcile does not mark what the last record proves",
-        "relay/process/lost_rows.py",
-        "ref, refs = (found.ref, found.progress.refs) if found",
-        "ref, refs = (found.ref, ()) if found",
+        "relay/shard/takeover.py",
+        "ref, refs = (record.ref, record.progress.refs) if record",
+        "ref, refs = (record.ref, ()) if record",
         f"{LOST}::test_a_reconcile_marks_what_the_last_record_proves[sqlite]",
     ),
     Breakage(
@@ -222,8 +222,8 @@ BREAKAGES = [
     Breakage(
         "no more rows are selected than the next transaction takes",
         "relay/shard/worker.py",
-        "lease, self._batch.window, block",
-        "lease, limit, block",
+        "owned.lease, window, block",
+        "owned.lease, limit, block",
         "tests/model/test_waiting_rows.py::"
         "test_a_row_that_waits_at_the_head_of_a_small_batch_holds_up_no_other[sqlite]",
     ),
@@ -244,16 +244,16 @@ BREAKAGES = [
     Breakage(
         "a refused batch is parked whole",
         "relay/shard/worker.py",
-        "if culprit is not None:\n            self._suspects = {culprit.ref: reason}",
-        "if rows:\n            self._suspects = {row.ref: reason for row in rows}",
+        "if rejected is not None:\n            self._rejected = {rejected.ref: reason}",
+        "if rows:\n            self._rejected = {row.ref: reason for row in rows}",
         "tests/faults/test_parking.py::test_a_kill_on_the_way_to_parking_parks_the_same_row[sqlite]",
     ),
     Breakage(
         "rows are parked on although none passes",
-        "relay/shard/batch_size.py",
-        "if self._parked >= MAX_PARKED_IN_A_ROW:",
-        "if False:",
-        "tests/unit/relay/shard/test_batch_size.py::test_when_nothing_passes_no_row_is_at_fault",
+        "relay/shard/bisector.py",
+        "        if self.probing:\n            raise",
+        "        if False:\n            raise",
+        "tests/unit/relay/shard/test_bisector.py::test_no_row_is_at_fault_when_kafka_refuses_every_row",
     ),
     Breakage(
         "a refused progress record is charged to rows",
@@ -399,8 +399,8 @@ BREAKAGES = [
     Breakage(
         "a reshard leaves the old shards unsettled",
         "relay/cli/reshard.py",
-        "worker.settle(each)",
-        "str(each)",
+        "held.recover(shard)",
+        "str(shard)",
         "tests/integration/test_many_relays.py::test_resharding_settles_what_a_dead_relay_had_committed[sqlite]",
     ),
     Breakage(
@@ -527,22 +527,22 @@ BREAKAGES = [
     Breakage(
         "an unanswered commit counts as an abort and the same rows are sent again",
         "relay/shard/worker.py",
-        "        offset = self._commit(rows, publish)\n",
+        "        offset = self._commit(owned, batch, value)\n",
         "        try:\n"
-        "            offset = self._commit(rows, publish)\n"
+        "            offset = self._commit(owned, batch, value)\n"
         "        except RelayError:\n"
-        "            held.publisher.close()\n"
-        "            held.publisher = shard_services.publisher(self.shard)\n"
-        "            held.publisher.fence()\n"
-        "            offset = self._commit(rows, publish)\n",
+        "            owned.publisher.close()\n"
+        "            owned.publisher = self._services.clients.publisher(self.shard, self._stop.is_set)\n"
+        "            owned.publisher.fence()\n"
+        "            offset = self._commit(owned, batch, value)\n",
         "tests/faults/test_unknown_outcomes.py::test_the_commit_is_not_answered_for_longer_than_patience_lasts"
         "[before-its-answer-comes-back]",
     ),
     Breakage(
         "an owner that lost its lease is not fenced by the next one",
-        "relay/process/services.py",
-        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}"',
-        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}{self.leases.owner[-6:]}"',
+        "relay/kafka/shard_clients.py",
+        'return f"{prefix}{shard + 1:02d}"',
+        'return f"{prefix}{shard + 1:02d}{__import__("os").getpid()}"',
         "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over"
         "[sqlite-encoded]",
     ),

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ from relay.health import Health
 from relay.kafka.progress import Progress, StoredProgress
 from relay.metrics import RelayMetrics
 from relay.process.maintenance import ShardMaintenance
+from relay.shard.services import ignore_steps
 from relay.shard.worker import ShardWorker
 from testkit.databases import NewDatabase
 from testkit.outbox import mark, record_ref
@@ -253,24 +255,25 @@ def stored(shard: int, sequence: int) -> StoredProgress:
     return StoredProgress(Progress("o", shard, 1, sequence, ()), record_ref(sequence))
 
 
-def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> ShardMaintenance:
-    """An operator's verb that has found its services; Kafka answers as told."""
+def maintenance(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> ShardMaintenance:
+    """An operator's command that is connected to its services; Kafka answers as given."""
+    publisher = SimpleNamespace(fence=lambda: None, close=lambda: None, publish=lambda *_: 0)
     services: Any = SimpleNamespace(
-        read_back=lambda shard, _stop, _below: read_back(shard),
-        shard_services=lambda *_: SimpleNamespace(
-            leases=Leases(engine, "operator", 60, paused_too=True),
-            dead_owner=lambda _shard: None,
-            check_identity=lambda: None,
-            publisher=lambda _: SimpleNamespace(fence=lambda: None, close=lambda: None, publish=lambda *_: 0),
-            read_back=read_back,
-            store=Store(engine),
+        leases=Leases(engine, "operator", 60, paused_too=True),
+        dead_owner=lambda _shard: None,
+        check_identity=lambda: None,
+        clients=SimpleNamespace(
             outbox_id="o",
-            batch_size=1,
-            inference=False,
-            step=lambda _name, _shard: None,
+            publisher=lambda _shard, _stopping: publisher,
+            read_back=lambda shard, _stopping, _below: read_back(shard),
         ),
+        store=Store(engine),
+        inference=False,
+        step=ignore_steps,
+        clock=monotonic,
     )
-    return ShardMaintenance(services, 0)
+    settings: Any = None  # only read where topics are
+    return ShardMaintenance(settings, services, 0)
 
 
 def test_a_shard_that_is_being_sent_does_not_wait_to_be_reconciled(store: Store, engine: Engine) -> None:
@@ -282,8 +285,8 @@ def test_a_shard_that_is_being_sent_does_not_wait_to_be_reconciled(store: Store,
             mark(store, sequence, (), shard=shard)
         return stored(shard, sequence)
 
-    assert _plan(engine, custody_of(engine, sent_meanwhile), (), None).sequences == {}
-    ahead = custody_of(engine, lambda shard: stored(shard, 17))
+    assert _plan(engine, maintenance(engine, sent_meanwhile), (), None).sequences == {}
+    ahead = maintenance(engine, lambda shard: stored(shard, 17))
     assert _plan(engine, ahead, (), None).sequences == {0: 17}
 
 
@@ -291,7 +294,7 @@ def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) 
     """It is given back at once, and that a relay has it then is nothing that stops the rest."""
     store = Store(four)
     store.record(new_rows(20, interactions=20))
-    held = custody_of(four, lambda shard: stored(shard, 5))
+    held = maintenance(four, lambda shard: stored(shard, 5))
     plan = ReconcilePlan({0: 5, 1: 5})
     (lease,) = [lease for lease in take_all(four, 2) if lease.shard == 1]
     plan.marks[1] = {row.ref for row in store.pending(lease, 20)}
@@ -314,7 +317,7 @@ def test_of_a_shard_that_is_named_every_row_is_looked_for(
     with pytest.raises(SystemExit) as ended:
         _send_lost_rows_again(
             engine,
-            custody_of(engine, lambda shard: stored(shard, 3)),
+            maintenance(engine, lambda shard: stored(shard, 3)),
             named,
             ORDER,
             accept=False,
@@ -327,7 +330,7 @@ def test_of_a_shard_that_is_named_every_row_is_looked_for(
 
 def test_a_named_shard_that_needs_another_cure_is_not_done(four: Engine) -> None:
     """The database went back there, not Kafka: the other one goes on, and the exit code tells."""
-    held = custody_of(four, lambda shard: stored(shard, 7) if shard == 0 else None)
+    held = maintenance(four, lambda shard: stored(shard, 7) if shard == 0 else None)
     with pytest.raises(SystemExit) as ended:
         _send_lost_rows_again(four, held, (0, 1), ORDER, accept=True, dry_run=False, yes=True)
     assert ended.value.code == 5
@@ -343,7 +346,7 @@ def test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is(store: Store, eng
     plan = ReconcilePlan({0: 5})
     plan.marks[0] = {row.ref for row in store.pending(lease, 10)}
     Leases(engine, "operator", 60).release(lease)
-    assert not _act(engine, custody_of(engine, lambda shard: stored(shard, 6)), plan, 0, ORDER, 0)
+    assert not _act(engine, maintenance(engine, lambda shard: stored(shard, 6)), plan, 0, ORDER, 0)
     (status,) = store.status()
     assert (status.acknowledged_sequence, status.pending, status.owner) == (0, 2, None)
 
@@ -369,18 +372,19 @@ def unable(engine: Engine) -> Iterator[threading.Thread]:
         raise UnavailableError("no broker")
 
     stop = threading.Event()
-    shard_services: Any = SimpleNamespace(
+    publisher = SimpleNamespace(fence=fence, close=lambda: None)
+    services: Any = SimpleNamespace(
         leases=Forgetful(engine, "relay", 600),
         dead_owner=lambda _shard: None,
         check_identity=lambda: None,
-        publisher=lambda _shard: SimpleNamespace(fence=fence, close=lambda: None),
+        clients=SimpleNamespace(publisher=lambda _shard, _stopping: publisher),
         batch_size=1,
-        step=lambda _name, _shard: None,
-        stop=stop,
+        step=ignore_steps,
         health=Health(),
         metrics=RelayMetrics(CollectorRegistry()),
+        clock=monotonic,
     )
-    thread = threading.Thread(target=ShardWorker(0, shard_services).run)
+    thread = threading.Thread(target=ShardWorker(0, services, stop).run)
     thread.start()
     yield thread
     stop.set()

@@ -2,7 +2,7 @@
 
 from confluent_kafka.admin import NewTopic
 
-from relay.shard.batch_size import MAX_PARKED_IN_A_ROW
+from relay.shard.bisector import MAX_PARKED_IN_A_ROW
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import culprit, new_row, new_rows

@@ -1,10 +1,10 @@
 """One relay put together from the product's own parts, on a broker in memory, to be paced step by step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
-from types import SimpleNamespace
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -15,7 +15,6 @@ from sqlalchemy.exc import OperationalError
 import relay.kafka.errors
 import relay.kafka.producer
 import relay.kafka.progress
-import relay.shard.worker
 from outbox.db.engine import READ_ONLY
 from outbox.leases import Leases
 from outbox.models import Identity, PendingRow
@@ -24,18 +23,19 @@ from outbox.store import Store
 from relay.drain_signal import DrainSignal
 from relay.health import Health
 from relay.kafka.encoder import Encoder
-from relay.kafka.producer import Publisher, Record
-from relay.kafka.progress import StoredProgress, key_of
+from relay.kafka.producer import Record
+from relay.kafka.shard_clients import ShardClients
 from relay.metrics import RelayMetrics
 from relay.process.maintenance import ShardMaintenance
 from relay.shard.fair_semaphore import FairSemaphore
-from relay.shard.worker import ShardServices, ShardWorker
+from relay.shard.services import ShardServices
+from relay.shard.worker import ShardWorker
 from tests.model import clients
 from tests.model.broker import Broker
 from tests.model.clients import LINK, AdminClient, Fate, Link
 from tests.model.pacing import Paced, PacedEvent
 
-TOPIC, PROGRESS_TOPIC = "interactions", "interactions-progress"
+TOPIC, PROGRESS_TOPIC, PREFIX = "interactions", "interactions-progress", "p-"
 LEASE_SECONDS = 600.0
 """By the database's clock, which does not wait for us: no lease runs out unless the test says so."""
 UNENCODABLE = "unencodable"
@@ -92,6 +92,8 @@ class Relay:
         self.process: Paced | None = None
         self.owner = ""
         self.health = Health()
+        self.link = Link(broker)
+        self.enrich: Callable[[list[PendingRow]], list[PendingRow]] = list
 
     @property
     def runs(self) -> bool:
@@ -104,7 +106,7 @@ class Relay:
         self.health = Health()
         self.stop = PacedEvent(self._reached)
         self.link = Link(self._broker, self._reached)
-        worker, stop = ShardWorker(0, self._services()), self.stop
+        worker, stop = ShardWorker(0, self.services(), self.stop), self.stop
         worker.wake = PacedEvent(self._reached)
 
         def work() -> None:
@@ -139,15 +141,11 @@ class Relay:
             if name == interrupted:
                 raise InterruptedError(name)
 
-        verb = Relay(self._engine, self._broker, self._dead, 1, waiting=self._waiting)
-        verb.owner, verb.stop, verb.link = f"operator-{next(_numbers)}", PacedEvent(lambda _: None), Link(self._broker)
-        verb.close()  # the engine is listened to once
-        leases = Leases(self._engine, verb.owner, LEASE_SECONDS, paused_too=True)
-        shard_services = replace(verb._services(), leases=leases, step=step)
-        services: Any = SimpleNamespace(
-            shard_services=lambda *_: shard_services, read_back=lambda _shard, _stop, below: verb.read_back(below)
-        )
-        return ShardMaintenance(services, 0)
+        leases = Leases(self._engine, f"operator-{next(_numbers)}", LEASE_SECONDS, paused_too=True)
+        clients = self._clients(Link(self._broker))
+        services = replace(self.services(), leases=leases, clients=clients, step=step, clock=monotonic)
+        settings: Any = None  # only read to find what is lost
+        return ShardMaintenance(settings, services, 0)
 
     def mend(self) -> None:
         """No fault is pending any more."""
@@ -160,50 +158,42 @@ class Relay:
         self.kill()
         event.remove(self._engine, "commit", self.database._at_commit)
 
-    def read_back(self, below: int | None = None) -> StoredProgress | None:
-        """The last progress record; with ``below``, the last one of a smaller sequence."""
-        config: dict[str, Any] = {LINK: self.link}
-        admin: Any = AdminClient(config)
-        key = key_of(Store(self._engine).identity().outbox_id, 0)
-        return relay.kafka.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set, below)
-
-    def _services(self) -> ShardServices:
+    def services(self) -> ShardServices:
+        """What a shard worker that runs here uses."""
         store = Store(self._engine)
         known = store.identity()
-        bound = Identity(known.outbox_id, known.shards, TOPIC, PROGRESS_TOPIC, "p-", "cluster")
-        config: dict[str, Any] = {LINK: self.link}
-        key = key_of(known.outbox_id, 0)
-
+        bound = Identity(known.outbox_id, known.shards, TOPIC, PROGRESS_TOPIC, PREFIX, "cluster")
         leases = Leases(self._engine, self.owner, LEASE_SECONDS)
 
         def dead_owner(shard: int) -> str | None:
             owner = leases.owners()[shard]
             return owner if owner in self._dead else None
 
-        def publisher(_shard: int) -> Publisher:
-            return Publisher(config, "p-01", TOPIC, (PROGRESS_TOPIC, 0, key), self.stop.is_set)
-
         return ShardServices(
             store=store,
             leases=leases,
             encoder=self.encoder,
-            outbox_id=known.outbox_id,
+            clients=self._clients(self.link),
             check_identity=lambda: store.bind_identity(bound),
-            complete=list,
-            publisher=publisher,
-            read_back=lambda _shard: self.read_back(),
             dead_owner=dead_owner,
             batch_size=self._batch_size,
             block_behind_parked=self._waiting,
             inference=True,
             listener=Listener(self._engine),
-            stop=self.stop,
             health=self.health,
             metrics=RelayMetrics(CollectorRegistry()),
             drain_signal=DrainSignal(),
             send_slots=FairSemaphore(),
+            enrich=self.enrich,
             step=lambda name, _shard: self._reached(name),
+            clock=lambda: self._broker.now,
         )
+
+    def _clients(self, link: Link) -> ShardClients:
+        config: dict[str, object] = {LINK: link}
+        make_admin: Any = AdminClient
+        outbox_id = Store(self._engine).identity().outbox_id
+        return ShardClients(outbox_id, TOPIC, PROGRESS_TOPIC, PREFIX, config, config, make_admin)
 
 
 class Clock:
@@ -224,6 +214,6 @@ def clients_in_memory() -> Iterator[Clock]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relay.kafka.producer, "Producer", clients.Producer)
         patch.setattr(relay.kafka.errors, "Consumer", clients.Consumer)
-        for module in (relay.kafka.producer, relay.kafka.progress, relay.shard.worker):
+        for module in (relay.kafka.producer, relay.kafka.progress):
             patch.setattr(module, "monotonic", clock)
         yield clock

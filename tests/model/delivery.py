@@ -295,7 +295,7 @@ class Delivery(RuleBasedStateMachine):
         held = place.look_after(interrupted)
         lost = self.ledger.lost(self.stage.held(), delivered(self.broker.committed((TOPIC, 0))))
         missing = [RowRef(row.id, row.nonce) for row in lost]
-        loss = ShardLoss(inspect_shard(self.store, held.shard_services.read_back, 0), 0, missing=missing)
+        loss = ShardLoss(inspect_shard(self.store, held.read_back, 0), 0, missing=missing)
         try:
             resend_lost_rows(self.engine, held, loss, ORDER, "reconcile")
         except InterruptedError:

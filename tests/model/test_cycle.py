@@ -10,11 +10,12 @@ from sqlalchemy import Engine
 from outbox.store import Store
 from relay.drain_signal import DrainSignal
 from relay.errors import RelayError
+from relay.shard.takeover import Takeover
 from relay.shard.worker import Remaining, ShardWorker
 from testkit.rows import new_rows
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
-from tests.model.clients import Fate, Link
+from tests.model.clients import Fate
 
 BATCH = 10
 
@@ -23,26 +24,26 @@ class Shard:
     """A shard in hand, to be told to make a cycle."""
 
     def __init__(self, engine: Engine, broker: Broker) -> None:
-        place = Relay(engine, broker, set(), BATCH, waiting=True)
-        place.owner, place.stop, self.link = "me", threading.Event(), Link(broker)  # type: ignore[assignment]
-        place.link = self.link
+        relay = Relay(engine, broker, set(), BATCH, waiting=True)
+        self.link = relay.link
         self.store, self.drain_signal, self.sendable = Store(engine), DrainSignal(), BATCH
-        self.shard_services = replace(
-            place._services(), drain_signal=self.drain_signal, complete=lambda rows: rows[: self.sendable]
+        self.services = replace(
+            relay.services(), drain_signal=self.drain_signal, enrich=lambda rows: rows[: self.sendable]
         )
-        self.shard_services.listener.is_working = True
-        self._worker = ShardWorker(0, self.shard_services)
-        held = self._worker.take()
-        assert held is not None
-        self._held = held
-        self._worker.settle(held)
+        self.services.listener.is_working = True
+        stop = threading.Event()
+        self._worker = ShardWorker(0, self.services, stop)
+        owned = Takeover(0, self.services, stop).take()
+        assert owned is not None
+        self._owned = owned
+        self._worker.recover(owned)
 
     def cycle(self, come: int, sendable: int = BATCH) -> Remaining:
         """A cycle after so many rows came, of which so many may be sent as far as CXone is concerned."""
         if come:
             self.store.record(new_rows(come))
         self.sendable = sendable
-        return self._worker._cycle(self._held)
+        return self._worker.cycle(self._owned)
 
 
 @pytest.fixture
@@ -62,13 +63,13 @@ def test_a_bell_that_is_heard_saves_a_look(shard: Shard) -> None:
 
 def test_without_a_bell_a_shard_looks_again(shard: Shard) -> None:
     """Rows that came while others were sent are told by nobody."""
-    shard.shard_services.listener.is_working = False
+    shard.services.listener.is_working = False
     assert [shard.cycle(1), shard.cycle(0)] == [Remaining.MORE, Remaining.NONE]
 
 
 def test_rows_that_wait_for_cxone_are_looked_for_again(shard: Shard) -> None:
     """No bell tells that CXone has answered: at once after some were sent, soon if none could be."""
-    assert shard.cycle(2, sendable=0) is Remaining.SOME
+    assert shard.cycle(2, sendable=0) is Remaining.WAITING
     assert shard.cycle(0, sendable=1) is Remaining.MORE
     assert [shard.cycle(0), shard.cycle(0)] == [Remaining.NONE, Remaining.NONE]
 

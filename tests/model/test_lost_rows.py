@@ -14,7 +14,7 @@ from outbox.operators.reconcile import SentRow, sent_above
 from outbox.store import Store
 from outbox.verdicts import ShardRecord, Verdict
 from relay.errors import UnavailableError
-from relay.process.lost_rows import ShardLoss, last_kept_sequence, classify_missing, resend_lost_rows
+from relay.process.lost_rows import ShardLoss, classify_missing, last_kept_sequence, resend_lost_rows
 from relay.shard.batch_size import SLOW_SECONDS
 from relay.shard.recovery import ShardInspection, inspect_shard
 from relay.shard.worker import PROGRESS_CHECK_SECONDS
@@ -64,7 +64,7 @@ class Scene:
     def loss(self) -> ShardLoss:
         """What a reader of the topic and the progress records finds."""
         held = self.relay.look_after(None)
-        seen = inspect_shard(self.store, held.shard_services.read_back, 0)
+        seen = inspect_shard(self.store, held.read_back, 0)
         loss = ShardLoss(seen, last_kept_sequence(seen, held.read_back))
         rows = {row.id: row for row in sent_above(self.engine, 0, loss.above) if row.id not in self.sent()}
         classify_missing(loss, rows, 0, (TOPIC,))
@@ -184,7 +184,7 @@ def test_a_reconcile_that_was_interrupted_is_made_again(scene: Scene, interrupte
         scene.go_on_until("waits")
     again = scene.loss()
     assert again.missing == []
-    if again.inspect_shard.verdict is Verdict.KAFKA_WENT_BACK:
+    if again.inspection.verdict is Verdict.KAFKA_WENT_BACK:
         scene.reconcile(again)
     scene.send(2)
     assert set(scene.sent().values()) == {1}
@@ -213,7 +213,7 @@ def test_a_shard_whose_last_record_is_another_one_than_planned_is_left_as_it_is(
     scene.go_on_until(scene.waits)
     loss = scene.loss()
     scene.reconcile(loss)
-    with pytest.raises(UnavailableError, match="sent meanwhile"):
+    with pytest.raises(UnavailableError, match="sent rows meanwhile"):
         scene.reconcile(loss)
 
 

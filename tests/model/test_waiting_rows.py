@@ -1,14 +1,12 @@
 """Rows that wait for CXone, and a batch that has become small: who waits holds up nobody else."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine
 
 from outbox.models import PendingRow
 from outbox.store import Store
-from relay.shard.worker import ShardServices
 from testkit.rows import new_row
 from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
@@ -24,11 +22,9 @@ class Enriching(Relay):
     def __init__(self, engine: Engine, broker: Broker) -> None:
         super().__init__(engine, broker, set(), BATCH_ROWS, waiting=True)
         self.unknown: set[str] = set()
+        self.enrich = self._known
 
-    def _services(self) -> ShardServices:
-        return replace(super()._services(), complete=self._complete)
-
-    def _complete(self, rows: list[PendingRow]) -> list[PendingRow]:
+    def _known(self, rows: list[PendingRow]) -> list[PendingRow]:
         return [row for row in rows if row.interaction_id not in self.unknown]
 
 
