@@ -31,7 +31,7 @@ COPIED = (
 OPERATIONS, RETENTION = "tests/contract/test_change.py", "tests/contract/test_retention.py"
 SHARDS = "tests/contract/test_shards.py"
 CALLS = "tests/contract/test_inference_queue.py"
-MACHINE = "tests/model/test_state_machine.py::test_exactly_once_through_everything_that_may_happen"
+MACHINE = "tests/model/test_state_machine.py::test_every_row_is_delivered_exactly_once"
 LOST = "tests/model/test_lost_rows.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
 
@@ -140,7 +140,7 @@ BREAKAGES = [
         "            shard = self.progress_of(lease.shard)\n"
         "            verdict = _settle(connection, lease.shard, shard, record)\n"
         "            marked = _mark(",
-        f"{LOST}::test_a_commit_that_is_marked_too_late_is_read_back_by_whoever_has_the_shard[sqlite]",
+        f"{LOST}::test_a_relay_without_the_lease_marks_nothing[sqlite]",
     ),
     Breakage(
         "a record below the acknowledged one is let pass",
@@ -161,7 +161,7 @@ BREAKAGES = [
         "outbox/verdicts.py",
         "else found.offset > known.offset",
         "else True",
-        f"{LOST}::test_the_next_transaction_of_a_running_relay_stands_no_further_on[sqlite]",
+        f"{LOST}::test_a_running_relay_notices_a_restored_broker_at_its_next_transaction[sqlite]",
     ),
     Breakage(
         "what a finding proves is acknowledged, too",
@@ -182,7 +182,7 @@ BREAKAGES = [
         "relay/shard/worker.py",
         "if self._services.clock() >= self._check_at and",
         "if not owned and",
-        f"{LOST}::test_an_idle_shard_looks_at_the_last_record_about_once_a_minute[sqlite]",
+        f"{LOST}::test_an_idle_shard_checks_its_last_record_about_once_a_minute[sqlite]",
     ),
     Breakage(
         "a reconcile writes no record",
@@ -203,29 +203,28 @@ BREAKAGES = [
         "relay/process/lost_rows.py",
         "if found != loss.inspection.found:",
         "if False:",
-        f"{LOST}::test_a_shard_whose_last_record_is_another_one_than_planned_is_left_as_it_is[sqlite]",
+        f"{LOST}::test_a_shard_that_sent_rows_since_the_plan_is_left_unchanged[sqlite]",
     ),
     Breakage(
         "what retention has removed is taken for lost",
         "relay/process/lost_rows.py",
         "row.received_at_ms >= kept_ms and ",
         "kept_ms >= 0 and ",
-        f"{LOST}::test_where_the_topic_was_cut_nothing_is_taken_for_lost",
+        f"{LOST}::test_a_row_whose_record_may_have_expired_does_not_count_as_lost",
     ),
     Breakage(
         "what Kafka may have lost is pruned while the shard waits",
         "outbox/sql/operators.py",
         "s.shard = o.shard AND s.condition LIKE",
         "false AND s.condition LIKE",
-        f"{LOST}::test_rows_that_kafka_may_have_lost_are_not_pruned_while_their_shard_waits[sqlite]",
+        f"{LOST}::test_rows_that_kafka_may_have_lost_are_not_pruned[sqlite]",
     ),
     Breakage(
         "no more rows are selected than the next transaction takes",
         "relay/shard/worker.py",
         "owned.lease, window, block",
         "owned.lease, limit, block",
-        "tests/model/test_waiting_rows.py::"
-        "test_a_row_that_waits_at_the_head_of_a_small_batch_holds_up_no_other[sqlite]",
+        "tests/model/test_waiting_rows.py::test_a_waiting_row_does_not_block_a_small_batch[sqlite]",
     ),
     Breakage(
         "taking a lease leaves the epoch as it is",

@@ -1,6 +1,6 @@
-"""One relay put together from the product's own parts, on a broker in memory, to be paced step by step."""
+"""A relay built from the product's own classes, on an in-memory broker, that a test runs step by step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -21,6 +21,7 @@ from outbox.models import Identity, PendingRow
 from outbox.notifications import Listener
 from outbox.store import Store
 from relay.drain_signal import DrainSignal
+from relay.errors import RowsAtFaultError
 from relay.health import Health
 from relay.kafka.encoder import Encoder
 from relay.kafka.producer import Record
@@ -32,64 +33,74 @@ from relay.shard.services import ShardServices
 from relay.shard.worker import ShardWorker
 from tests.model import clients
 from tests.model.broker import Broker
-from tests.model.clients import LINK, AdminClient, Fate, Link
-from tests.model.pacing import Paced, PacedEvent
+from tests.model.clients import LINK, AdminClient, Fault, Link
+from tests.model.stepping import SteppedEvent, SteppedThread
 
 TOPIC, PROGRESS_TOPIC, PREFIX = "interactions", "interactions-progress", "p-"
 LEASE_SECONDS = 600.0
-"""By the database's clock, which does not wait for us: no lease runs out unless the test says so."""
+"""By the database's real clock: long enough that a lease expires only when the test lets it."""
 UNENCODABLE = "unencodable"
-"""A channel that the encoder refuses while it is told to."""
-LOOK_SECONDS = 1.0
+"""A channel whose rows the encoder refuses while ``refuses`` is set."""
+REBALANCE_SECONDS = 1.0
 _numbers = count(1)
 
 
-class FickleEncoder(Encoder):
-    """The relay's encoder, but for rows that it refuses while it is told to."""
+class RefusingEncoder(Encoder):
+    """The relay's encoder, which refuses rows while ``refuses`` is set."""
 
     def __init__(self) -> None:
         super().__init__(schema_id=1)
         self.refuses = True
 
-    def _record(self, row: PendingRow) -> Record:
-        if self.refuses and row.channel == UNENCODABLE:
-            raise ValueError
-        return super()._record(row)
+    def records(self, rows: Sequence[PendingRow]) -> list[Record]:
+        """Encode the rows, or refuse those of the ``UNENCODABLE`` channel."""
+        refused = [row.ref for row in rows if self.refuses and row.channel == UNENCODABLE]
+        if refused:
+            raise RowsAtFaultError(dict.fromkeys(refused, "refused"))
+        return super().records(rows)
 
 
-class DatabaseFault:
-    """Loses the next commit's request or answer on one engine."""
+class CommitFault:
+    """Loses the request or the answer of an engine's next commit."""
 
     def __init__(self, engine: Engine) -> None:
-        self.next: Fate | None = None
+        self.next: Fault | None = None
+        self._engine = engine
         event.listen(engine, "commit", self._at_commit)
+
+    def remove(self) -> None:
+        """Leave the engine as it was."""
+        event.remove(self._engine, "commit", self._at_commit)
 
     def _at_commit(self, connection: Connection) -> None:
         if self.next is None or connection.get_execution_options().items() >= READ_ONLY.items():
             return
-        fate, self.next = self.next, None
-        if fate is Fate.ANSWER_LOST:
+        fault, self.next = self.next, None
+        if fault is Fault.ANSWER_LOST:
             raw: Any = connection.connection.dbapi_connection
             raw.commit()
-        raise OperationalError("COMMIT", {}, Exception(fate.name))
+        raise OperationalError("COMMIT", {}, Exception(fault.name))
 
 
-class Relay:
-    """One relay's place: its engine, and the process that runs there, if one does.
+class SimulatedRelay:
+    """A relay on an engine of its own: one process at a time, which can be killed and started again.
 
     Args:
         engine: of its own.
         broker: that it sends to.
-        dead: owners that are known to have died.
-        batch_size, waiting: settings.
+        dead: owners that are known to be dead; killed processes are added.
+        batch_size: of its settings.
+        block_behind_parked: of its settings.
     """
 
-    def __init__(self, engine: Engine, broker: Broker, dead: set[str], batch_size: int, *, waiting: bool) -> None:
+    def __init__(
+        self, engine: Engine, broker: Broker, dead: set[str], batch_size: int, *, block_behind_parked: bool
+    ) -> None:
         self._engine, self._broker, self._dead = engine, broker, dead
-        self.encoder = FickleEncoder()
-        self._batch_size, self._waiting = batch_size, waiting
-        self.database = DatabaseFault(engine)
-        self.process: Paced | None = None
+        self._batch_size, self._block_behind_parked = batch_size, block_behind_parked
+        self.encoder = RefusingEncoder()
+        self.database = CommitFault(engine)
+        self.process: SteppedThread | None = None
         self.owner = ""
         self.health = Health()
         self.link = Link(broker)
@@ -97,45 +108,49 @@ class Relay:
 
     @property
     def runs(self) -> bool:
-        """Whether a process is there, frozen or not."""
-        return self.process is not None and not self.process.over
+        """Whether there is a process, frozen or not."""
+        return self.process is not None and not self.process.ended
 
     def start(self) -> None:
-        """A new process, with a new owner id, at the very beginning."""
+        """Start a new process, with a new owner id."""
         self.owner = f"relay-{next(_numbers)}"
         self.health = Health()
-        self.stop = PacedEvent(self._reached)
-        self.link = Link(self._broker, self._reached)
+        self.stop = SteppedEvent(self._stop_at)
+        self.link = Link(self._broker, self._stop_at)
         worker, stop = ShardWorker(0, self.services(), self.stop), self.stop
-        worker.wake = PacedEvent(self._reached)
+        worker.wake = SteppedEvent(self._stop_at)
 
         def work() -> None:
             while not stop.is_set():
-                worker.run()  # ends where another relay has the shard
-                stop.wait(LOOK_SECONDS)
+                worker.run()  # ends when another relay owns the shard
+                stop.wait(REBALANCE_SECONDS)
 
-        self.process = Paced(work)
+        self.process = SteppedThread(work)
 
-    def _reached(self, place: str) -> None:
+    def _stop_at(self, step: str) -> None:
         if self.process is not None:
-            self.process.reached(place)
+            self.process.stop_at(step)
 
     def advance(self) -> str:
-        """One step; where it stands then."""
+        """Take one step; returns the step that it stopped at."""
         if self.process is None:
-            return "over"
+            return "ended"
         self.process.advance()
-        return self.process.at
+        return self.process.stopped_at
 
     def kill(self) -> None:
-        """Kill -9."""
+        """Kill the process, as ``kill -9`` does."""
         if self.process is not None:
             self.process.kill()
             self.process = None
             self._dead.add(self.owner)
 
-    def look_after(self, interrupted: str | None) -> ShardMaintenance:
-        """What an operator's verb works with here, until it is interrupted at a step; None: it is not."""
+    def maintenance(self, interrupted: str | None) -> ShardMaintenance:
+        """An operator's command on this engine.
+
+        Args:
+            interrupted: the step at which it is interrupted; None if it is not.
+        """
 
         def step(name: str, _shard: int) -> None:
             if name == interrupted:
@@ -144,22 +159,22 @@ class Relay:
         leases = Leases(self._engine, f"operator-{next(_numbers)}", LEASE_SECONDS, paused_too=True)
         clients = self._clients(Link(self._broker))
         services = replace(self.services(), leases=leases, clients=clients, step=step, clock=monotonic)
-        settings: Any = None  # only read to find what is lost
+        settings: Any = None  # only read to find lost rows in topics
         return ShardMaintenance(settings, services, 0)
 
-    def mend(self) -> None:
-        """No fault is pending any more."""
+    def clear_faults(self) -> None:
+        """Cancel every fault that has not happened yet."""
         self.database.next = None
         if self.runs:
             self.link.faults.clear()
 
     def close(self) -> None:
-        """End the process, and leave the engine as it was found."""
+        """Kill the process, and leave the engine as it was."""
         self.kill()
-        event.remove(self._engine, "commit", self.database._at_commit)
+        self.database.remove()
 
     def services(self) -> ShardServices:
-        """What a shard worker that runs here uses."""
+        """The services of a shard worker."""
         store = Store(self._engine)
         known = store.identity()
         bound = Identity(known.outbox_id, known.shards, TOPIC, PROGRESS_TOPIC, PREFIX, "cluster")
@@ -177,7 +192,7 @@ class Relay:
             check_identity=lambda: store.bind_identity(bound),
             dead_owner=dead_owner,
             batch_size=self._batch_size,
-            block_behind_parked=self._waiting,
+            block_behind_parked=self._block_behind_parked,
             inference=True,
             listener=Listener(self._engine),
             health=self.health,
@@ -185,7 +200,7 @@ class Relay:
             drain_signal=DrainSignal(),
             send_slots=FairSemaphore(),
             enrich=self.enrich,
-            step=lambda name, _shard: self._reached(name),
+            step=lambda name, _shard: self._stop_at(name),
             clock=lambda: self._broker.now,
         )
 
@@ -197,7 +212,7 @@ class Relay:
 
 
 class Clock:
-    """The clock of the relay's modules: that of the broker in use."""
+    """The clock of the broker in use, for the relay's modules."""
 
     def __init__(self) -> None:
         self.broker = Broker()
@@ -208,8 +223,8 @@ class Clock:
 
 
 @contextmanager
-def clients_in_memory() -> Iterator[Clock]:
-    """While it lasts, the relay's modules use the clients and the clock of the broker in memory."""
+def in_memory_clients() -> Iterator[Clock]:
+    """Inside the block, the relay's modules use the in-memory clients, and the clock of their broker."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relay.kafka.producer, "Producer", clients.Producer)
