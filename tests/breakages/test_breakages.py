@@ -199,7 +199,7 @@ BREAKAGES = [
         f"{LOST}::test_a_reconcile_marks_what_the_last_record_proves[sqlite]",
     ),
     Breakage(
-        "a reconcile of lost rows does not look whether its plan still holds",
+        "a reconcile of lost rows does not check that its plan is still valid",
         "relay/process/lost_rows.py",
         "if found != loss.inspection.found:",
         "if False:",
@@ -396,11 +396,11 @@ BREAKAGES = [
         "tests/unit/relay/process/test_assignment.py::test_shards_are_even_and_few_move_when_relays_come_and_go",
     ),
     Breakage(
-        "a reshard leaves the old shards unsettled",
+        "a reshard does not recover the old shards",
         "relay/cli/reshard.py",
         "held.recover(shard)",
         "str(shard)",
-        "tests/integration/test_many_relays.py::test_resharding_settles_what_a_dead_relay_had_committed[sqlite]",
+        "tests/integration/test_many_relays.py::test_resharding_marks_what_a_dead_relay_committed[sqlite]",
     ),
     Breakage(
         "a reshard needs no lease any more at its end",
@@ -418,7 +418,7 @@ BREAKAGES = [
         f"{SHARDS}::test_a_record_is_a_row_only_if_id_interaction_and_time_match[sqlite]",
     ),
     Breakage(
-        "a reconcile does not look whether its plan still holds",
+        "a reconcile does not check that its plan is still valid",
         "relay/cli/reconcile.py",
         "if _sequence(record) != plan.sequences[shard]:  #",
         "if False:  #",
