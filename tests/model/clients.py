@@ -51,7 +51,7 @@ class Link:
         Raises:
             KafkaException: a timeout after ``seconds``, or the broker's error.
         """
-        self._stop_at(f"{name} asked")
+        self._stop_at(f"{name} sent")
         fault = self.faults.pop(name, None)
         if fault is Fault.LATE:
             self.broker.in_flight.append(answer)
@@ -301,8 +301,8 @@ class AdminClient:
     ) -> dict[TopicPartition, "Future[_Offset]"]:
         """The ends that readers of this isolation level see."""
         answers: dict[TopicPartition, Future[_Offset]] = {}
-        for asked, spec in wanted.items():
-            partition, future = (asked.topic, asked.partition), Future[_Offset]()
+        for requested, spec in wanted.items():
+            partition, future = (requested.topic, requested.partition), Future[_Offset]()
             committed = isolation_level == IsolationLevel.READ_COMMITTED
             try:
                 low, high = self._link.request(
@@ -316,5 +316,5 @@ class AdminClient:
                 future.set_exception(exception)
             else:
                 future.set_result(_Offset(low if type(spec) is type(OffsetSpec.earliest()) else high))
-            answers[asked] = future
+            answers[requested] = future
         return answers

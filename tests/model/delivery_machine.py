@@ -36,7 +36,7 @@ STEPS = (
     "selected",
     "encoded",
     "append answered",
-    "commit asked",
+    "commit sent",
     "commit answered",
     "committed",
     "marked",

@@ -17,11 +17,10 @@ PARK_UNSENT = "a committed row is not parked"
 PARK_GUILTY = "only a row that Kafka refuses alone is parked"
 WAITS_RIGHTLY = "a shard is blocked only after a restore or a loss"
 END = "the end is reachable without faults"
-"""From every reachable state, a path without faults leads to all rows sent, parked, discarded, or
-waiting behind a parked row, or, after a restore, to a shard that waits for an operator. With "marked
-sent only if committed" it says that no acknowledged row is missing at the end. After a broker came back
-from an older copy the end is this, too: each row marked sent is in Kafka, or the shard is blocked, or the
-loss of the progress topic was reported."""
+"""From every reachable state, a path without faults leads to the end: all rows are sent, parked, discarded, or blocked
+behind a parked row, or, after a restore, the shard is blocked. With "marked sent only if committed", it means that no
+acknowledged row is missing in the end. After a broker was restored from an older copy, the end also means that each
+row marked sent is in Kafka, or the shard is blocked, or the loss of the progress topic was reported."""
 LIMIT = "more states than the limit of the configuration"
 
 # Places --------------------------------------------------------------------------------------------

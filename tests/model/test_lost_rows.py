@@ -108,7 +108,7 @@ def test_a_check_does_not_disturb_a_shard_that_is_in_order(scene: Scene) -> None
     epoch = scene.store.status()[0].epoch
     for _ in range(3):
         scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
-        scene.run_until("fetch asked")
+        scene.run_until("fetch sent")
         scene.run_until("waits")
     scene.send(1)
     assert scene.store.status()[0].epoch == epoch
@@ -278,7 +278,7 @@ def test_an_outage_during_the_check_of_an_idle_shard_is_reported(scene: Scene) -
 def test_a_slow_transaction_is_not_reported_for_as_long_as_nothing_is_sent(scene: Scene) -> None:
     """No rows wait any more, and nothing shows that Kafka is still slow."""
     scene.store.record(new_rows(1))
-    scene.run_until("append asked")
+    scene.run_until("append sent")
     scene.broker.pass_time(SLOW_SECONDS + 1)
     scene.run_until(lambda: "slow" in (scene.store.status()[0].condition or ""))
     scene.broker.pass_time(PROGRESS_CHECK_SECONDS[1])
