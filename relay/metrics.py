@@ -3,6 +3,7 @@
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import accumulate
 
 from prometheus_client import (
@@ -104,57 +105,36 @@ class RelayMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.processed = Counter("cxone_kafka_messages_processed", "Rows committed to the topic.", registry=registry)
-        self.commits = Counter("cxone_kafka_transaction_commits", "Kafka transactions committed.", registry=registry)
-        self.aborts = Counter(
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self.processed = counter("cxone_kafka_messages_processed", "Rows committed to the topic.")
+        self.commits = counter("cxone_kafka_transaction_commits", "Kafka transactions committed.")
+        self.aborts = counter(
             "cxone_kafka_transaction_aborts",
             "Kafka transactions without a confirmed commit; the progress record shows whether they were committed.",
-            registry=registry,
         )
         self.counted = Snapshot(registry)
         """What ``BacklogMetrics`` counts in the database."""
         self.delivery = DeliveryHistogram(registry)
-        self.last_commit = Gauge(
-            "outbox_relay_last_commit_timestamp_seconds",
-            "When this relay last committed a Kafka transaction; 0: never.",
-            registry=registry,
+        self.last_commit = gauge(
+            "outbox_relay_last_commit_timestamp_seconds", "When this relay last committed a transaction; 0: never."
         )
-        self.transaction_rows = Histogram(
-            "outbox_transaction_rows", "Rows in a Kafka transaction.", buckets=ROWS, registry=registry
+        self.transaction_rows = histogram("outbox_transaction_rows", "Rows in a Kafka transaction.", buckets=ROWS)
+        self.transaction_seconds = histogram(
+            "outbox_transaction_seconds", "Duration of a Kafka transaction, from begin to commit.", buckets=SECONDS
         )
-        self.transaction_seconds = Histogram(
-            "outbox_transaction_seconds",
-            "Duration of a Kafka transaction, from begin to commit.",
-            buckets=SECONDS,
-            registry=registry,
+        self.recoveries = counter(
+            "outbox_recoveries", "Shard takeovers, by what the progress record showed.", ["verdict"]
         )
-        self.recoveries = Counter(
-            "outbox_recoveries",
-            "Shard takeovers, by what the progress record showed.",
-            ["verdict"],
-            registry=registry,
-        )
-        self.retries = Counter(
-            "outbox_retries", "Failed attempts that are retried.", ["stage", "reason"], registry=registry
-        )
-        self.inference_calls = Counter(
-            "outbox_inference_calls", "Inference calls, by outcome.", ["outcome"], registry=registry
-        )
-        self.circuit_open = Gauge(
-            "outbox_inference_circuit_open",
-            "1 while the inference circuit breaker is open.",
-            registry=registry,
-        )
-        self.token_refreshes = Counter(
-            "outbox_token_refreshes", "Requests for a CXone token, by outcome.", ["outcome"], registry=registry
-        )
-        self.enrichment_skipped = Counter(
+        self.retries = counter("outbox_retries", "Failed attempts that are retried.", ["stage", "reason"])
+        self.inference_calls = counter("outbox_inference_calls", "Inference calls, by outcome.", ["outcome"])
+        self.circuit_open = gauge("outbox_inference_circuit_open", "1 while the inference circuit breaker is open.")
+        self.token_refreshes = counter("outbox_token_refreshes", "Requests for a CXone token, by outcome.", ["outcome"])
+        self.enrichment_skipped = counter(
             "outbox_enrichment_not_asked",
             "Interactions that are not looked up in CXone: their id is not a single path segment of a URL.",
-            registry=registry,
         )
-        build = Gauge("outbox_build_info", "1, labelled with the running version.", ["version"], registry=registry)
-        build.labels(VERSION).set(1)
+        gauge("outbox_build_info", "1, labelled with the running version.", ["version"]).labels(VERSION).set(1)
 
     def committed(self, received_at_ms: Sequence[int], seconds: float, now_ms: int) -> None:
         """Record a Kafka transaction that was committed now.

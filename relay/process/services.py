@@ -60,6 +60,28 @@ def connect_services(
         MisconfiguredError, OutboxMismatchError: waiting does not help; no producer has been fenced.
     """
     store, topics = Store(engine), Topics(settings)
+    bound = _bind_outbox(settings, store, topics, retry_policy)
+    return ShardServices(
+        store=store,
+        leases=leases,
+        encoder=retry_policy("schema registry", lambda: encoder(settings)),
+        clients=ShardClients.from_settings(settings, bound.outbox_id),
+        check_identity=lambda: _check_identity(store, topics, bound),
+        dead_owner=lambda shard: _dead_owner(leases, shard),
+        batch_size=settings.relay_batch_size,
+        block_behind_parked=settings.outbox_on_parked == "block",
+        inference=settings.inference_url is not None,
+        listener=Listener(engine),
+        health=health,
+        metrics=metrics,
+        drain_signal=DrainSignal(),
+        # With enrichment, shards mostly wait for CXone, and rows gather meanwhile: no limit is needed.
+        send_slots=FairSemaphore(bound.shards) if settings.cxone_enrich_url else FairSemaphore(),
+    )
+
+
+def _bind_outbox(settings: RelaySettings, store: Store, topics: Topics, retry_policy: RetryPolicy) -> Identity:
+    """Prepare the topics, and store that this outbox is used with them."""
     identity = retry_policy("database", store.identity)
     cluster_id = retry_policy("kafka", lambda: topics.prepare(identity))
     bound = Identity(
@@ -71,29 +93,13 @@ def connect_services(
         cluster_id,
     )
     retry_policy("database", lambda: store.bind_identity(bound))
+    return bound
 
-    def check_identity() -> None:
-        """At each takeover: other brokers or another database may answer under the same address."""
-        found = store.identity()  # a reshard may have changed it
-        store.bind_identity(replace(bound, shards=found.shards, cluster_id=topics.prepare(found)))
 
-    return ShardServices(
-        store=store,
-        leases=leases,
-        encoder=retry_policy("schema registry", lambda: encoder(settings)),
-        clients=ShardClients.from_settings(settings, identity.outbox_id),
-        check_identity=check_identity,
-        dead_owner=lambda shard: _dead_owner(leases, shard),
-        batch_size=settings.relay_batch_size,
-        block_behind_parked=settings.outbox_on_parked == "block",
-        inference=settings.inference_url is not None,
-        listener=Listener(engine),
-        health=health,
-        metrics=metrics,
-        drain_signal=DrainSignal(),
-        # With enrichment, shards mostly wait for CXone, and rows gather meanwhile: no limit is needed.
-        send_slots=FairSemaphore(identity.shards) if settings.cxone_enrich_url else FairSemaphore(),
-    )
+def _check_identity(store: Store, topics: Topics, bound: Identity) -> None:
+    """Check at each takeover: other brokers or another database may answer under the same address."""
+    found = store.identity()  # a reshard may have changed it
+    store.bind_identity(replace(bound, shards=found.shards, cluster_id=topics.prepare(found)))
 
 
 def _dead_owner(leases: Leases, shard: int) -> str | None:

@@ -1,28 +1,20 @@
 """The rules of the state machine: what may happen to one outbox, its two relays, and the broker."""
 
 import sys
-from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import PoolProxiedConnection
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from outbox.db.engine import BEGIN
-from outbox.insert import as_json
-from outbox.models import Accepted as Recorded
-from outbox.models import AuditContext, KeyReused, NewRow, RowFilter, RowRef, new_nonce
-from outbox.operators.change import Operations
-from outbox.sql.flow import RECORD_POSTGRESQL
-from outbox.store import Store
+from outbox.models import AuditContext, RowFilter, RowRef
 from relay.process.lost_rows import ShardLoss, resend_lost_rows
 from relay.shard.recovery import inspect_shard
 from relay.shard.worker import PROGRESS_CHECK_SECONDS
-from testkit.rows import new_row
-from tests.model.broker import Broker, DiskCopy
+from tests.model.broker import DiskCopy
 from tests.model.clients import Fault
-from tests.model.environment import DATABASE, KAFKA, LARGE, LIMIT_BYTES, Environment, delivered_records, row_for
-from tests.model.reference import AcceptedRow, Reference, StoredRow
-from tests.model.simulated_relay import PROGRESS_TOPIC, TOPIC, UNENCODABLE, SimulatedRelay
+from tests.model.environment import DATABASE, KAFKA, LIMIT_BYTES, Environment, delivered_records
+from tests.model.posting_rules import PostingRules, any_row, posts
+from tests.model.reference import Reference, StoredRow
+from tests.model.simulated_relay import PROGRESS_TOPIC, TOPIC, SimulatedRelay
 from tests.model.snapshot import DatabaseSnapshot
 
 MAX_ROUNDS = 3000
@@ -44,28 +36,20 @@ STEPS = (
     "waits",
 )
 one_of_two = st.integers(0, 1)
-any_row = st.integers(0, 99)
 a_step = st.sampled_from(STEPS)
 some_steps = st.integers(1, 40)
 steps_or_none = st.just(0) | some_steps
-interactions = st.sampled_from("XXY")
-posts = st.lists(st.tuples(interactions, st.sampled_from(("good", "good", LARGE, UNENCODABLE))), min_size=1, max_size=3)
 faults = st.sampled_from([(name, fault) for name in ("init", "append", "commit") for fault in Fault]) | st.sampled_from(
     [(name, Fault.REQUEST_LOST) for name in ("abort", "offsets", "fetch")]
 )
 
 
-class DeliveryMachine(RuleBasedStateMachine):
+class DeliveryMachine(PostingRules):
     """One shard, two relays, and every fault that may happen to them."""
 
     def __init__(self, environment: Environment) -> None:
-        super().__init__()
-        self.environment, self.engine = environment, environment.engine
-        self.store, self.operations = Store(self.engine), Operations(self.engine)
-        self.broker = environment.clock.broker = Broker()
-        self.serial = 0
+        super().__init__(environment)
         self.snapshot: DatabaseSnapshot | None = None
-        self.slow: tuple[PoolProxiedConnection, AcceptedRow] | None = None
         self.progress_lost = False
         self.copy: DiskCopy | None = None
         self.seen: set[int] = set()
@@ -85,68 +69,6 @@ class DeliveryMachine(RuleBasedStateMachine):
             for engine in self.environment.relay_engines
         ]
         self.post(posted)
-
-    # The webhook -----------------------------------------------------------------------------------
-
-    @rule(posted=posts)
-    def post(self, posted: list[tuple[str, str]]) -> None:
-        """Post interactions, one after the other; each is acknowledged."""
-        for interaction, kind in posted:
-            row = self._new_row(interaction, kind)
-            (answer,) = self.store.record([row])
-            self.reference.accept(self._accepted(answer, row))
-
-    @precondition(lambda self: self.reference.rows)
-    @rule(pick=any_row, other=st.booleans())
-    def post_again(self, pick: int, *, other: bool) -> None:
-        """Post a key again: with the same body it is a duplicate, with another it is refused."""
-        known = list(self.reference.rows.values())[pick % len(self.reference.rows)]
-        payload = b"{}" if other else known.payload
-        (answer,) = self.store.record([new_row(known.interaction, key=known.key, payload=payload)])
-        assert answer == (KeyReused() if other else Recorded(known.outbox_id, known.interaction, duplicate=True))
-
-    @precondition(lambda self: self.slow is None and self.engine.dialect.name == "postgresql")
-    @rule(interaction=interactions)
-    def post_slowly(self, interaction: str) -> None:
-        """Assign an id to a row that is not visible yet. (Not on SQLite, where writers queue.)"""
-        row = self._new_row(interaction, "good")
-        connection = self.engine.raw_connection()
-        driver: Any = connection.driver_connection
-        driver.execute(BEGIN["postgresql"])
-        ((_, outbox_id),) = driver.execute(RECORD_POSTGRESQL, (as_json([row], [new_nonce()]),))
-        self.slow = connection, self._accepted(Recorded(outbox_id, row.interaction_id, duplicate=False), row)
-
-    @precondition(lambda self: self.slow is not None)
-    @rule()
-    def commit_slow_post(self) -> None:
-        """Make the row visible, perhaps after rows with later ids."""
-        assert self.slow is not None
-        (connection, accepted), self.slow = self.slow, None
-        connection.commit()
-        connection.close()
-        self.reference.accept(accepted)
-
-    def _drop_slow_post(self) -> None:
-        if self.slow is not None:
-            self.slow[0].close()
-            self.slow = None
-
-    def _new_row(self, interaction: str, kind: str) -> NewRow:
-        self.serial += 1
-        return row_for(self.serial, interaction, kind)
-
-    def _accepted(self, answer: object, row: NewRow) -> AcceptedRow:
-        assert isinstance(answer, Recorded)
-        assert not answer.duplicate
-        return AcceptedRow(
-            answer.outbox_id,
-            int(row.traceparent or 0),
-            row.interaction_id,
-            row.key,
-            row.payload,
-            refusable=row.channel == UNENCODABLE or row.customer_email is not None,
-            after=self.reference.acknowledged(row.interaction_id),
-        )
 
     # The relays ------------------------------------------------------------------------------------
 
@@ -444,6 +366,12 @@ class DeliveryMachine(RuleBasedStateMachine):
         raise AssertionError(f"not at rest: {self.environment.rows()}, {[r.health.conditions() for r in self.relays]}")
 
     def _is_at_rest(self) -> bool:
-        if self.environment.went_back():
+        if self.environment.went_back() or self._blames_the_topic():
             return True
         return not self.reference.sendable(self.environment.rows()) and not self._lost()
+
+    def _blames_the_topic(self) -> bool:
+        """Whether a relay parks no more rows, because the topic refused too many in a row."""
+        if self.broker.limits[TOPIC] != LIMIT_BYTES:
+            return False
+        return any("not a fault of rows" in relay.health.conditions().get("shard 0", "") for relay in self.relays)
