@@ -65,6 +65,7 @@ class PostingRules(RuleBasedStateMachine):
         connection = self.engine.raw_connection()
         driver: Any = connection.driver_connection
         driver.execute(BEGIN["postgresql"])
+        driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")  # the test decides when it is committed
         ((_, outbox_id),) = driver.execute(RECORD_POSTGRESQL, (as_json([row], [new_nonce()]),))
         self.slow = connection, self._accepted(Accepted(outbox_id, row.interaction_id, duplicate=False), row)
 
