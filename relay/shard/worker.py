@@ -61,7 +61,7 @@ class Batch(NamedTuple):
 
 
 def is_draining(selected: int, sendable: int, limit: int) -> bool:
-    """Whether the shard drains a backlog: a batch is full, and CXone holds less than half of it back.
+    """Whether the shard drains a backlog: a batch is full, and CXone holds at most half of it back.
 
     Args:
         selected: rows that are pending, at most one window.
