@@ -36,7 +36,7 @@ from relay.health import Health
 from relay.inference.worker import InferenceWorker
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
-from relay.shard.worker import ignore_steps
+from relay.shard.services import ignore_steps
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 

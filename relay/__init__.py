@@ -1,1 +1,1 @@
-"""The carrier: moves outbox rows into Kafka transactions, exactly once, and calls inference after."""
+"""The relay: moves outbox rows into Kafka transactions exactly once, and calls inference afterwards."""

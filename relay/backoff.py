@@ -4,11 +4,11 @@ from random import Random
 
 from outbox.errors import DatabaseUnavailableError
 
-DATABASE_PAUSE_SECONDS = 1.0
-"""Longest pause while the database is away: an attempt costs little, and a failover is over within seconds."""
+MAX_DATABASE_PAUSE_SECONDS = 1.0
+"""While the database is down: an attempt is cheap, and a failover takes seconds."""
 
 
-def jittered(failures: int, random: Random, base_seconds: float, cap_seconds: float) -> float:
+def jittered_delay(failures: int, random: Random, base_seconds: float, cap_seconds: float) -> float:
     """Capped exponential backoff with full jitter: seconds to wait after this many failures in a row.
 
     Args:
@@ -23,7 +23,7 @@ def jittered(failures: int, random: Random, base_seconds: float, cap_seconds: fl
 
 
 class Backoff:
-    """Counts failures in a row, and gives the delay after each.
+    """Counts failures in a row and computes the delay after each.
 
     Args:
         random: source of the jitter.
@@ -38,16 +38,16 @@ class Backoff:
         self._failures = 0
 
     def failed(self) -> float:
-        """Count a failure; seconds to wait before the next attempt."""
+        """Count a failure; returns the seconds to wait before the next attempt."""
         self._failures += 1
-        return jittered(self._failures, self._random, self._base_seconds, self._cap_seconds)
+        return jittered_delay(self._failures, self._random, self._base_seconds, self._cap_seconds)
 
     def succeeded(self) -> None:
-        """Start from the beginning at the next failure."""
+        """Start again with the first delay."""
         self._failures = 0
 
 
 def pause_after(error: Exception, backoff: Backoff) -> float:
-    """Count a failure; seconds to wait before the next attempt."""
+    """Count a failure; returns the seconds to wait before the next attempt, fewer if the database is down."""
     pause = backoff.failed()
-    return min(pause, DATABASE_PAUSE_SECONDS) if isinstance(error, DatabaseUnavailableError) else pause
+    return min(pause, MAX_DATABASE_PAUSE_SECONDS) if isinstance(error, DatabaseUnavailableError) else pause

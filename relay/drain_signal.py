@@ -1,18 +1,18 @@
-"""What the shards tell the inference stage: that rows were marked, and that a backlog is being drained."""
+"""Signals from the shards to the inference calls: rows were sent, and a backlog is being drained."""
 
 import threading
 from collections.abc import Callable
 from time import monotonic
 
 DRAIN_SECONDS = 30.0
-"""A shard that sent a full batch longer ago than this stands still: whatever holds it, calls do not."""
-HELD_SECONDS, FREE_SECONDS = 54.0, 6.0
-"""While a backlog is drained calls make way for this long, then have this long, in turn: a drain that ends soon is
-never slowed, and one that never ends costs the calls nine tenths of their time, not all of it."""
+"""How long a shard counts as draining after its last full batch; a blocked shard does not throttle the calls."""
+DEFER_SECONDS, ALLOW_SECONDS = 54.0, 6.0
+"""During a drain, inference calls are throttled for the first, then allowed for the second, in turn. A short drain is
+never slowed down, and a drain without end leaves the calls a tenth of the time."""
 
 
 class DrainSignal:
-    """Told by the shards in each cycle; safe to use from many threads.
+    """Which shards drain a backlog; thread-safe.
 
     Args:
         clock: monotonic, in seconds.
@@ -20,34 +20,39 @@ class DrainSignal:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
-        self._news = threading.Event()
-        self._full_at: dict[int, float] = {}
-        self._rush_began, self._rush_seen = 0.0, float("-inf")
+        self._sent = threading.Event()
+        self._full_batch_at: dict[int, float] = {}
+        self._drain_began, self._drain_seen = 0.0, float("-inf")
 
-    def marked(self, shard: int, *, full: bool) -> None:
-        """Rows were marked, and their calls made due; ``full``: as many as a batch may hold, so there are more."""
-        if full:
-            self._full_at[shard] = self._clock()
+    def rows_sent(self, shard: int, *, full_batch: bool) -> None:
+        """Record that rows were marked sent, which made their calls due.
+
+        Args:
+            shard: that sent them.
+            full_batch: there were as many as a batch may have, so more are waiting.
+        """
+        if full_batch:
+            self._full_batch_at[shard] = self._clock()
         else:
-            self.keeps_up(shard)
-        self._news.set()
+            self.caught_up(shard)
+        self._sent.set()
 
-    def keeps_up(self, shard: int) -> None:
-        """The shard has no backlog, or none that it is draining."""
-        self._full_at.pop(shard, None)
+    def caught_up(self, shard: int) -> None:
+        """Record that the shard has no backlog, or is not draining it."""
+        self._full_batch_at.pop(shard, None)
 
     def is_draining(self) -> bool:
-        """Whether calls are to make way: a backlog is being drained, and it is not their turn."""
+        """Whether calls are to be throttled: a backlog is being drained, and its allowed seconds have not come."""
         with self._lock:
             now = self._clock()
-            if not any(now - at < DRAIN_SECONDS for at in list(self._full_at.values())):
+            if not any(now - at < DRAIN_SECONDS for at in list(self._full_batch_at.values())):
                 return False
-            if now - self._rush_seen > FREE_SECONDS:  # another rush; a moment's breath does not end the one before
-                self._rush_began = now
-            self._rush_seen = now
-            return (now - self._rush_began) % (HELD_SECONDS + FREE_SECONDS) < HELD_SECONDS
+            if now - self._drain_seen > ALLOW_SECONDS:  # a new drain; a shorter gap does not end the one before
+                self._drain_began = now
+            self._drain_seen = now
+            return (now - self._drain_began) % (DEFER_SECONDS + ALLOW_SECONDS) < DEFER_SECONDS
 
     def wait(self, seconds: float) -> None:
-        """Wait for the next mark, for this long at most."""
-        self._news.wait(seconds)
-        self._news.clear()
+        """Wait until rows are sent, or for this long."""
+        self._sent.wait(seconds)
+        self._sent.clear()

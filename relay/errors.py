@@ -1,4 +1,4 @@
-"""What can go wrong on the way into Kafka, classed by how the relay reacts."""
+"""Errors of the relay, classed by how it reacts."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from outbox.models import RowRef
 
 
 class RelayError(Exception):
-    """Base of every error of the relay. Its message tells what happened and what to do."""
+    """Base class. The message says what happened and what to do."""
 
 
 class StoppedError(RelayError):
@@ -14,38 +14,38 @@ class StoppedError(RelayError):
 
 
 class UnavailableError(RelayError):
-    """A service is down, slow, or refuses the relay's login or rights: wait and try again.
+    """A service is down or slow, or refuses the relay's login or rights: wait and try again.
 
-    No row is charged with an attempt, and nothing is lost by waiting.
+    No row is charged with an attempt, and waiting loses nothing.
     """
 
 
 class MisconfiguredError(RelayError):
     """Settings contradict each other or the services; waiting alone does not help.
 
-    At start the relay exits; under way the shard waits, in case the service is put right.
+    At start the relay exits; later the shard waits, in case the service is corrected.
     """
 
 
 class TransactionFailedError(UnavailableError):
-    """A Kafka transaction did not end in a commit that we know of: drop the producer, take the shard anew.
+    """A Kafka transaction did not end in a known commit: drop the producer and take the shard over again.
 
-    Whether it was committed is not known here, and nothing may be concluded: the progress record tells.
+    It may have been committed all the same; only the progress record shows that.
     """
 
 
 class BatchRefusedError(TransactionFailedError):
-    """The client or the broker refused records of the transaction, not the transaction as such.
+    """The client or the broker refused records of the transaction, not the transaction itself.
 
-    The broker refuses batches, not records: only a row alone in its transaction is known to be at fault.
+    The broker refuses batches, not records: only a row that is alone in its transaction is known to be at fault.
     """
 
 
 class RowsAtFaultError(RelayError):
-    """Rows that cannot be sent, by their own fault; the others were not sent either.
+    """Rows that can never be sent; the other rows of the batch were not sent either.
 
     Attributes:
-        errors: what is wrong with each, without values of the row.
+        errors: what is wrong with each row, without its values.
     """
 
     def __init__(self, errors: Mapping[RowRef, str]) -> None:
@@ -54,12 +54,12 @@ class RowsAtFaultError(RelayError):
 
 
 class KafkaWentBackError(RelayError):
-    """The database has settled transactions that Kafka does not hold any more: a broker was restored from an
-    older copy, or lost its newest data. Sending on would leave the rows of those transactions lost.
+    """Kafka no longer has transactions that the database acknowledged: a broker was restored from an older copy, or
+    lost its newest data. Continuing would leave the rows of those transactions lost.
     """
 
 
 class DatabaseWentBackError(RelayError):
-    """Kafka holds later transactions than the database knows of: it was restored to an earlier moment,
-    or failed over to a stale replica. Sending on would double every row committed since.
+    """Kafka has later transactions than the database: it was restored to an earlier time, or failed over to a stale
+    replica. Continuing would send every row again that was committed since.
     """

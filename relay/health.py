@@ -1,57 +1,70 @@
-"""What is wrong right now, by subject, for ``/readyz``, the log and the shard's row: said once, not repeated."""
+"""Conditions of the relay process, for ``/readyz``, the log, and each shard's row; a condition is logged once."""
 
 import threading
 from collections.abc import Callable
 from time import monotonic
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 log = structlog.get_logger(__name__)
 
 ENRICHMENT, INFERENCE = "enrichment", "inference"
-"""Subjects that no shard has for itself: what keeps rows, or the calls after them, waiting."""
+"""Subjects that concern the rows of every shard."""
 
 
 class Health:
-    """Conditions of one relay process, and whether its loop turns; safe to use from many threads."""
+    """Conditions of one relay process, and whether its main loop runs; thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._lock = threading.Lock()
         self._conditions: dict[str, str] = {}
         self._clock = clock
-        self._turned_at = clock()
+        self._alive_at = clock()
 
-    def turned(self) -> None:
-        """Note that the relay's loop has come round once more."""
-        self._turned_at = self._clock()
+    def record_liveness(self) -> None:
+        """Record that the main loop runs."""
+        self._alive_at = self._clock()
 
-    def seconds_since_turn(self) -> float:
-        """Since the relay's loop came round; a restart may help if that is long."""
-        return self._clock() - self._turned_at
+    def liveness_age_seconds(self) -> float:
+        """Seconds since the main loop ran; if that is long, a restart may help."""
+        return self._clock() - self._alive_at
 
     def degraded(self, subject: str, reason: str) -> bool:
-        """Note that ``subject`` waits, and why; log it and return True if that is news."""
+        """Record why a subject is degraded. Returns True, and logs it, if the reason is new."""
         with self._lock:
-            news = self._conditions.get(subject) != reason
+            changed = self._conditions.get(subject) != reason
             self._conditions[subject] = reason
-        if news:
-            log.warning("%s waits: %s", subject, reason, action="degraded", subject=subject)
-        return news
+        if changed:
+            log.warning("%s degraded: %s", subject, reason, action="degraded", subject=subject)
+        return changed
 
     def recovered(self, subject: str) -> bool:
-        """Note that ``subject`` is in order; log it and return True if that is news."""
+        """Record that a subject is healthy. Returns True, and logs it, if it was degraded."""
         with self._lock:
-            news = self._conditions.pop(subject, None) is not None
-        if news:
-            log.info("%s goes on", subject, action="recovered", subject=subject)
-        return news
+            changed = self._conditions.pop(subject, None) is not None
+        if changed:
+            log.info("%s recovered", subject, action="recovered", subject=subject)
+        return changed
 
-    def beside_shards(self) -> str | None:
-        """What shards that are in order tell on their rows all the same; None while all is well."""
-        told = self.conditions()
-        return "; ".join(f"{name}: {told[name]}" for name in (ENRICHMENT, INFERENCE) if name in told) or None
+    def shared_condition(self) -> str | None:
+        """The condition that concerns the rows of every shard, healthy ones too; None if there is none."""
+        found = self.conditions()
+        return "; ".join(f"{name}: {found[name]}" for name in (ENRICHMENT, INFERENCE) if name in found) or None
 
     def conditions(self) -> dict[str, str]:
-        """Subject to reason, of everything that waits."""
+        """Subject to reason, for each subject that is degraded."""
         with self._lock:
             return dict(self._conditions)
+
+
+def report_unexpected(logger: FilteringBoundLogger, subject: str, error: Exception) -> str:
+    """Log an exception that no code expects, with its stack trace; returns the reason to report.
+
+    Args:
+        logger: of the module that caught it.
+        subject: what failed.
+        error: the exception. Its text may quote a row, so it is not part of the reason.
+    """
+    logger.error("%s: unexpected error", subject, action="unexpected", subject=subject, exc_info=error)
+    return f"unexpected {type(error).__name__}: see the log; please report it"

@@ -1,8 +1,9 @@
-"""The relay's metrics; docs/metrics.md describes each. No label holds personal data."""
+"""The relay's metrics, described in docs/metrics.md. No label contains personal data."""
 
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import accumulate
 
 from prometheus_client import (
@@ -18,32 +19,32 @@ from prometheus_client.utils import floatToGoString
 
 from config.version import VERSION
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # they double the number of series
+disable_created_metrics()  # type: ignore[no-untyped-call] # they would double the number of series
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 ROWS = (1, 10, 50, 100, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
 
 
 class Snapshot(Collector):
-    """Gauges that are replaced all at once: a scrape sees one count or the next, never a part of either."""
+    """Gauges that are replaced together, so a scrape never sees parts of two counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._families: Sequence[Metric] = ()
         registry.register(self)
 
     def replace(self, families: Sequence[Metric]) -> None:
-        """Export these from now on."""
+        """Export these families from now on."""
         self._families = families
 
     def collect(self) -> Iterable[Metric]:
-        """The families of the last count."""
+        """Return the families of the last count."""
         return self._families
 
 
 class DeliveryHistogram(Collector):
-    """How long rows took, every one of them: a transaction's rows are sorted into buckets together.
+    """How long each row took. The rows of a transaction are sorted into buckets together.
 
-    Observing each by itself costs a lock and a search a row, which thousands of rows a transaction cannot afford.
+    Observing each row by itself takes a lock and a search per row, too slow for thousands of rows a transaction.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -53,9 +54,9 @@ class DeliveryHistogram(Collector):
         registry.register(self)
 
     def observe(self, received_at_ms: Iterable[int], now_ms: int) -> None:
-        """Count rows received at these times and committed now; by another clock that may lie ahead, at 0 then."""
-        received = sorted(received_at_ms)  # nearly in order already
-        # Rows received at or after this index took no longer than the bucket's bound.
+        """Count rows that were received at these times and are committed now. The future counts as 0 seconds."""
+        received = sorted(received_at_ms)  # nearly sorted already
+        # Rows from this index on took no longer than the bucket's bound.
         starts = [bisect_right(received, now_ms - bound * 1000 - 1) for bound in SECONDS]
         ends = [len(received), *starts[:-1]]
         counts = [end - start for start, end in zip(starts, ends, strict=True)]
@@ -66,21 +67,21 @@ class DeliveryHistogram(Collector):
             self._sum_seconds += seconds
 
     def collect(self) -> Iterable[Metric]:
-        """The histogram as it is now."""
+        """Return the histogram as it is now."""
         with self._lock:
             counts, seconds = self._counts, self._sum_seconds
         bounds = [*map(floatToGoString, SECONDS), "+Inf"]
         buckets = list(zip(bounds, map(float, accumulate(counts)), strict=True))
-        text = "From receipt to commit in Kafka, of every row."
+        text = "From receipt to commit in Kafka, for each row."
         yield HistogramMetricFamily("outbox_delivery_seconds", text, buckets, seconds)
 
 
 class DegradedGauge(Collector):
-    """1 for each subject that is degraded right now.
+    """Exports 1 for each subject that is degraded.
 
     Args:
         registry: where it is collected.
-        conditions: subject to reason; the reason is not exported, it may hold names.
+        conditions: subject to reason. The reason is not exported, because it may contain names.
     """
 
     def __init__(self, registry: CollectorRegistry, conditions: Callable[[], dict[str, str]]) -> None:
@@ -88,8 +89,8 @@ class DegradedGauge(Collector):
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """The subjects as they are now."""
-        family = GaugeMetricFamily("outbox_degraded", "1 while this subject is degraded.", labels=["subject"])
+        """Return the subjects that are degraded now."""
+        family = GaugeMetricFamily("outbox_degraded", "1 while the subject is degraded.", labels=["subject"])
         for subject in sorted(self._conditions()):
             family.add_metric([subject], 1)
         yield family
@@ -104,51 +105,48 @@ class RelayMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.processed = Counter("cxone_kafka_messages_processed", "Rows committed to the topic.", registry=registry)
-        self.commits = Counter("cxone_kafka_transaction_commits", "Kafka transactions committed.", registry=registry)
-        self.aborts = Counter(
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self.processed = counter("cxone_kafka_messages_processed", "Rows committed to the topic.")
+        self.commits = counter("cxone_kafka_transaction_commits", "Kafka transactions committed.")
+        self.aborts = counter(
             "cxone_kafka_transaction_aborts",
-            "Kafka transactions that did not end in a commit known to the relay; the read-back decides.",
-            registry=registry,
+            "Kafka transactions without a confirmed commit; the progress record shows whether they were committed.",
         )
         self.counted = Snapshot(registry)
-        """What ``Gauges`` counts in the database."""
+        """What ``BacklogMetrics`` counts in the database."""
         self.delivery = DeliveryHistogram(registry)
-        self.last_commit = Gauge(
-            "outbox_relay_last_commit_timestamp_seconds",
-            "When this relay last committed a Kafka transaction; 0: not yet.",
-            registry=registry,
+        self.last_commit = gauge(
+            "outbox_relay_last_commit_timestamp_seconds", "When this relay last committed a transaction; 0: never."
         )
-        self.transaction_rows = Histogram(
-            "outbox_transaction_rows", "Rows in a Kafka transaction.", buckets=ROWS, registry=registry
+        self.transaction_rows = histogram("outbox_transaction_rows", "Rows in a Kafka transaction.", buckets=ROWS)
+        self.transaction_seconds = histogram(
+            "outbox_transaction_seconds", "Duration of a Kafka transaction, from begin to commit.", buckets=SECONDS
         )
-        self.transaction_seconds = Histogram(
-            "outbox_transaction_seconds", "From begin to commit.", buckets=SECONDS, registry=registry
+        self.recoveries = counter(
+            "outbox_recoveries", "Shard takeovers, by what the progress record showed.", ["verdict"]
         )
-        self.recoveries = Counter(
-            "outbox_recoveries",
-            "Shards taken, by what the progress record proved.",
-            ["verdict"],
-            registry=registry,
-        )
-        self.retries = Counter(
-            "outbox_retries", "Attempts that failed and are repeated.", ["stage", "reason"], registry=registry
-        )
-        self.inference_calls = Counter(
-            "outbox_inference_calls", "Inference calls by outcome.", ["outcome"], registry=registry
-        )
-        self.circuit_open = Gauge(
-            "outbox_inference_circuit_open",
-            "1 while inference is not called, for it fails.",
-            registry=registry,
-        )
-        self.token_refreshes = Counter(
-            "outbox_token_refreshes", "Requests for a CXone token by outcome.", ["outcome"], registry=registry
-        )
-        self.not_asked = Counter(
+        self.retries = counter("outbox_retries", "Failed attempts that are retried.", ["stage", "reason"])
+        self.inference_calls = counter("outbox_inference_calls", "Inference calls, by outcome.", ["outcome"])
+        self.circuit_open = gauge("outbox_inference_circuit_open", "1 while the inference circuit breaker is open.")
+        self.token_refreshes = counter("outbox_token_refreshes", "Requests for a CXone token, by outcome.", ["outcome"])
+        self.enrichment_skipped = counter(
             "outbox_enrichment_not_asked",
-            "Interactions that CXone is not asked for: their id is no single segment of a URL's path.",
-            registry=registry,
+            "Interactions that are not looked up in CXone: their id is not a single path segment of a URL.",
         )
-        build = Gauge("outbox_build_info", "1, by the version that runs.", ["version"], registry=registry)
-        build.labels(VERSION).set(1)
+        gauge("outbox_build_info", "1, labelled with the running version.", ["version"]).labels(VERSION).set(1)
+
+    def committed(self, received_at_ms: Sequence[int], seconds: float, now_ms: int) -> None:
+        """Record a Kafka transaction that was committed now.
+
+        Args:
+            received_at_ms: when each of its rows was received.
+            seconds: from begin to commit.
+            now_ms: milliseconds since the epoch.
+        """
+        self.transaction_seconds.observe(seconds)
+        self.transaction_rows.observe(len(received_at_ms))
+        self.commits.inc()
+        self.processed.inc(len(received_at_ms))
+        self.last_commit.set_to_current_time()
+        self.delivery.observe(received_at_ms, now_ms)

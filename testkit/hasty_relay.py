@@ -4,7 +4,7 @@ import sys
 
 from relay.enrichment import enricher
 from relay.process.main import run_relay
-from relay.shard.worker import ignore_steps
+from relay.shard.services import ignore_steps
 
 if __name__ == "__main__":
     enricher.MOST_FAILURES, enricher.REST_SECONDS = 2, 0.01

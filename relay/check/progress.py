@@ -14,7 +14,7 @@ from relay.errors import RelayError
 from relay.kafka import progress
 from relay.kafka.progress import StoredProgress
 from relay.settings import RelaySettings, kafka_client_config
-from relay.shard.recovery import ShardLook, look
+from relay.shard.recovery import ShardInspection, inspect_shard
 
 SUBJECT = "progress"
 
@@ -29,7 +29,7 @@ def check_progress(admin: AdminClient, settings: RelaySettings, identity: Identi
 
     engine = create_outbox_engine(settings.database_url.get_secret_value())
     try:
-        found = map(partial(look, Store(engine), read_back), range(identity.shards))
+        found = map(partial(inspect_shard, Store(engine), read_back), range(identity.shards))
         return judge_progress(list(found))
     except (RelayError, OutboxError) as error:
         return [unknown(SUBJECT, str(error), "correct what it names, and check again")]
@@ -37,13 +37,13 @@ def check_progress(admin: AdminClient, settings: RelaySettings, identity: Identi
         engine.dispose()
 
 
-def judge_progress(looks: list[ShardLook]) -> list[Finding]:
+def judge_progress(looks: list[ShardInspection]) -> list[Finding]:
     """A finding for each shard that is not in order, or one for all."""
     findings = [finding for each in looks if (finding := _judge(each))]
     return findings or [ok(SUBJECT, f"Kafka holds what the database has settled of {len(looks)} shard(s)")]
 
 
-def _judge(each: ShardLook) -> Finding | None:
+def _judge(each: ShardInspection) -> Finding | None:
     subject, settled = f"{SUBJECT} of shard {each.shard}", each.row.acknowledged_sequence
     if each.verdict is ProgressVerdict.KAFKA_WENT_BACK and each.found:
         seen = (

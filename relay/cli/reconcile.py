@@ -34,10 +34,10 @@ from relay.cli.shards import SHARD, OperatingSettings, audit_context, planned
 from relay.errors import RelayError, UnavailableError
 from relay.kafka.progress import StoredProgress
 from relay.kafka.topic_scan import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
-from relay.process.lost_rows import Loss, bound_of, find, repair
+from relay.process.lost_rows import ShardLoss, find_lost_rows, last_kept_sequence, resend_lost_rows
 from relay.process.maintenance import ShardMaintenance, maintain_shards
 from relay.settings import kafka_client_config
-from relay.shard.recovery import ShardLook, look
+from relay.shard.recovery import ShardInspection, inspect_shard
 
 CHUNK_ROWS = 500
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def reconcile(
     with outbox_of(OperatingSettings, answer_seconds=LONG_ANSWER_SECONDS) as (engine, settings):
         context = audit_context(actor, reason, settings)
         with maintain_shards(settings, engine) as held:
-            if strange := sorted(set(shards) - set(held.shard_services.leases.owners())):
+            if strange := sorted(set(shards) - set(held.services.leases.owners())):
                 nothing_matched(f"there is no shard {_told(strange)}")
             if since is None and not accept_duplicates:
                 _send_lost_rows_again(engine, held, shards, context, accept=accept_loss, dry_run=dry_run, yes=yes)
@@ -168,22 +168,22 @@ def _send_lost_rows_again(
     if not waiting:
         nothing_matched("no shard waits because Kafka went back: what the database has settled, Kafka holds")
     # Of a shard that is named every row is looked for: the topic may have lost more than the progress topic shows.
-    losses = [Loss(each, 0 if wanted else bound_of(each, held.read_back)) for each in waiting]
+    losses = [ShardLoss(each, 0 if wanted else last_kept_sequence(each, held.read_back)) for each in waiting]
     if not accept:
         with _reading() as reading:
-            find(engine, held, losses, reading)
+            find_lost_rows(engine, held, losses, reading)
     for loss in losses:
         _show_loss(loss, accept=accept)
-    _insist_on_yes([loss.look.shard for loss in losses], dry_run=dry_run, yes=yes)
+    _insist_on_yes([loss.inspection.shard for loss in losses], dry_run=dry_run, yes=yes)
     done = [loss for loss in losses if _repair(engine, held, loss, context, accept=accept)]
-    again, shards = sum(len(loss.missing) for loss in done), _told(loss.look.shard for loss in done)
+    again, shards = sum(len(loss.missing) for loss in done), _told(loss.inspection.shard for loss in done)
     click.echo(f"reconcile: {again} row(s) are pending again, shard(s) {shards} go on")
     if len(done) < len(losses) or any(loss.undecided for loss in losses) or set(behind) & set(wanted):
         sys.exit(PARTLY_DONE)
 
 
-def _show_loss(loss: Loss, *, accept: bool) -> None:
-    shard, row, found, _ = loss.look
+def _show_loss(loss: ShardLoss, *, accept: bool) -> None:
+    shard, row, found, _ = loss.inspection
     at = f"transaction {found.ref.sequence}" if found else "no transaction"
     click.echo(
         f"reconcile of shard {shard}: {row.acknowledged_sequence} transaction(s) are settled, Kafka tells of {at}",
@@ -206,15 +206,15 @@ def _show_loss(loss: Loss, *, accept: bool) -> None:
         )
 
 
-def _repair(engine: Engine, held: ShardMaintenance, loss: Loss, context: AuditContext, *, accept: bool) -> bool:
+def _repair(engine: Engine, held: ShardMaintenance, loss: ShardLoss, context: AuditContext, *, accept: bool) -> bool:
     """Whether it was done."""
     try:
-        repair(engine, held, loss, context, "accept the loss of" if accept else "reconcile")
+        resend_lost_rows(engine, held, loss, context, "accept the loss of" if accept else "reconcile")
     except (RelayError, OutboxError) as error:
         click.echo(str(error), err=True)
         return False
     finally:
-        held.give_back(loss.look.shard)  # it need not wait for the others
+        held.give_back(loss.inspection.shard)  # it need not wait for the others
     return True
 
 
@@ -241,19 +241,18 @@ def _plan(engine: Engine, held: ShardMaintenance, wanted: tuple[int, ...], since
     plan = ReconcilePlan({shard: _sequence(looks[shard].found) for shard in waiting})
     if since is None or not plan.sequences:
         return plan
-    services = held.services
-    config, topics = kafka_client_config(services.settings), services.settings.kafka_topics
-    found = {topic: cut_short(services.admin, topic, since) for topic in topics}
+    config, topics = kafka_client_config(held.settings), held.settings.kafka_topics
+    found = {topic: cut_short(held.admin, topic, since) for topic in topics}
     plan.cut_short = {topic: partitions for topic, partitions in found.items() if partitions}
     with _reading() as reading:
-        for page in chain.from_iterable(committed_since(config, services.admin, topic, since) for topic in topics):
+        for page in chain.from_iterable(committed_since(config, held.admin, topic, since) for topic in topics):
             plan.add(page, match_records(engine, page))
             reading(plan.records)
     return plan
 
 
-def _look(held: ShardMaintenance, store: Store, shard: int) -> ShardLook:
-    return _patiently(lambda: look(store, held.shard_services.read_back, shard))
+def _look(held: ShardMaintenance, store: Store, shard: int) -> ShardInspection:
+    return _patiently(lambda: inspect_shard(store, held.read_back, shard))
 
 
 def _patiently(read: Callable[[], T]) -> T:
@@ -309,15 +308,15 @@ def _act(
 ) -> bool:
     """Take the shard, see that the plan still holds, mark its rows, and let it go on; whether that was done."""
     try:
-        _, each = held.take(shard)
-        record = _patiently(lambda: held.shard_services.read_back(shard))
+        each = held.take(shard)
+        record = _patiently(lambda: held.read_back(shard))
         if _sequence(record) != plan.sequences[shard]:  # fenced: from here on it cannot change
             click.echo(f"shard {shard} was sent meanwhile, and is left as it is: run this again", err=True)
             return False
         lease, sequence = each.lease, plan.sequences[shard]
         refs = sorted(plan.marks[shard])
         for start in range(0, len(refs), CHUNK_ROWS):
-            chunk, inference = refs[start : start + CHUNK_ROWS], held.shard_services.inference
+            chunk, inference = refs[start : start + CHUNK_ROWS], held.services.inference
             mark_published(engine, lease, sequence, chunk, context, inference=inference)
             held.renew()
         verb = "reconcile" if since is not None else "accept duplicates of"

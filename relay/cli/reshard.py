@@ -71,14 +71,14 @@ def _show(plan: ReshardPlan) -> None:
 def _reshard(engine: Engine, held: ShardMaintenance, old: int, new: int, context: AuditContext) -> int:
     """Take and settle each old shard, for what is open or unmarked under it would be doubled; then the change."""
     for shard in range(old):
-        worker, each = held.take(shard)
-        worker.settle(each)
+        held.take(shard)
+        held.recover(shard)
         held.renew()
     settled = {}
     if new > old:
-        partitions = grow_progress_topic(held.services.admin, held.services.settings, new)
+        partitions = grow_progress_topic(held.admin, held.settings, new)
         for shard in range(old, min(new, partitions)):  # it may have been a shard before
-            record = held.shard_services.read_back(shard)
+            record = held.read_back(shard)
             settled[shard] = record.ref.sequence if record else 0
             held.renew()
-    return reshard_rows(engine, list(held.leases.values()), settled, new, context)
+    return reshard_rows(engine, held.leases, settled, new, context)

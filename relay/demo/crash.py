@@ -1,8 +1,8 @@
 """A relay that kills itself (-9) at a named step: ``python -m relay.demo.crash STEP OCCURRENCE``.
 
-For the demo and for tests of the promise. The steps are those of ``relay.shard.worker``: leased, fenced,
-read_back, settled, selected, encoded, committed, marked, parked; and of ``relay.inference.worker``: claimed,
-called, calls_settled.
+For the demo and for tests of the promise. The steps are those of the shards: leased, fenced,
+read_back, acknowledged, selected, encoded, committed, marked, parked; and of ``relay.inference.worker``: claimed,
+called, results_recorded.
 """
 
 import os

@@ -22,7 +22,7 @@ from cachetools import TTLCache
 
 from outbox.models import EnrichedFields, PendingRow
 from outbox.store import Store
-from relay.backoff import Backoff, jittered
+from relay.backoff import Backoff, jittered_delay
 from relay.enrichment.oauth import TokenError, Tokens, lacks_scope
 from relay.enrichment.response import NOTHING_KNOWN, LaterError, ThrottledError, fields_of
 from relay.errors import RowsAtFaultError, UnavailableError
@@ -109,7 +109,7 @@ def failing(before: Failing | None, told: int, now: float, random: Random, reaso
         reason: of the failure, without values of a row.
     """
     failures = before.failures + (told > before.told_before) if before else 0
-    rest = jittered(max(1, failures), random, REST_SECONDS, REST_CAP_SECONDS)
+    rest = jittered_delay(max(1, failures), random, REST_SECONDS, REST_CAP_SECONDS)
     return Failing(failures, now + rest, told, reason)
 
 
@@ -196,7 +196,7 @@ class Enricher:
                     known[interaction] = contact
                 elif not askable(interaction):
                     known[interaction] = NOTHING_KNOWN
-                    self._metrics.not_asked.inc()
+                    self._metrics.enrichment_skipped.inc()
                     _warn_of_id()
                 elif interaction in self._asking:
                     under_way.append(interaction)

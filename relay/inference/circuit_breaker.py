@@ -7,7 +7,7 @@ then one call probes. Its success closes the circuit, its failure begins a longe
 from dataclasses import dataclass, replace
 from random import Random
 
-from relay.backoff import jittered
+from relay.backoff import jittered_delay
 
 FAILURES, FAILING_SECONDS = 5, 10.0
 """Opens after this many failures in a row, once they have lasted this long."""
@@ -61,5 +61,5 @@ def failed(
     opened = circuit.opened + 1
     # Half of the pause is certain: a jitter near zero would probe an endpoint that is just coming up.
     pause = min(PAUSE_CAP_SECONDS, PAUSE_SECONDS * 2.0 ** min(opened - 1, 32)) / 2
-    pause += jittered(opened, random, PAUSE_SECONDS / 2, PAUSE_CAP_SECONDS / 2)
+    pause += jittered_delay(opened, random, PAUSE_SECONDS / 2, PAUSE_CAP_SECONDS / 2)
     return CircuitBreaker(failures, since, opened, now + max(pause, retry_after_seconds or 0.0))

@@ -21,7 +21,7 @@ from outbox.inference_queue import CLAIM_MS, MAX_BATCH_CALLS, InferenceQueue
 from outbox.models import CallResult, InferenceCall
 from outbox.sql.inference_queue import BLOCKED_DELAY_MS
 from outbox.states import CallState
-from relay.backoff import Backoff, jittered, pause_after
+from relay.backoff import Backoff, jittered_delay, pause_after
 from relay.drain_signal import DrainSignal
 from relay.errors import MisconfiguredError
 from relay.health import INFERENCE, Health
@@ -78,7 +78,7 @@ def decide(
     attempts += charged
     if charged and attempts >= max_attempts:
         return CallDecision(CallState.PARKED, attempts)
-    wait = jittered(max(1, attempts), random, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS)
+    wait = jittered_delay(max(1, attempts), random, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS)
     return CallDecision(CallState.DUE, attempts, wait)
 
 
@@ -115,7 +115,7 @@ class InferenceWorker:
         health: told while the endpoint fails.
         metrics: of the relay.
         marks: of the shards.
-        step: told ``claimed``, ``called`` and ``calls_settled`` as they are reached, with shard 0.
+        step: told ``claimed``, ``called`` and ``results_recorded`` as they are reached, with shard 0.
 
     Raises:
         MisconfiguredError: the URL's host is not in ``INFERENCE_ALLOWED_HOSTS``.
@@ -241,7 +241,7 @@ class InferenceWorker:
         if times:
             self._latency_seconds = sum(times) / len(times) / 1000
         self._unsettled = []
-        self._step("calls_settled")
+        self._step("results_recorded")
 
     def _end(self, threads: int) -> None:
         """The calls in hand end, the others are given back."""

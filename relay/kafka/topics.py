@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
 
 from outbox.models import Identity
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.identity import insist
+from relay.identity import ensure_same_identity
 from relay.kafka.errors import REQUEST_SECONDS, LastError, admin_client, describe, explain, translate_errors
 from relay.kafka.progress import bounds
 from relay.settings import RelaySettings, kafka_client_config
@@ -69,14 +69,14 @@ class Topics:
             MisconfiguredError: a topic is missing or not as it has to be, and the relay may not or should not
                 change that.
         """
-        insist(self._settings, identity)
+        ensure_same_identity(self._settings, identity)
         used = identity.progress_topic is not None
         memory = LastError()
         admin = admin_client(kafka_client_config(self._settings), memory)
         cluster_id = ""
         for new in wanted_topics(self._settings, identity.shards):
             cluster_id, partitions = _look(admin, new.topic, memory)
-            insist(self._settings, identity, cluster_id)
+            ensure_same_identity(self._settings, identity, cluster_id)
             if not partitions and not _create(admin, new, self._settings, memory):
                 # Another relay was faster, or the broker made it for somebody who asked about it.
                 cluster_id, partitions = _look(admin, new.topic, memory)

@@ -1,1 +1,1 @@
-"""The relay process: its services, threads, shards, and HTTP port."""
+"""The relay process: services, threads, shard assignment, and the HTTP port."""

@@ -1,8 +1,8 @@
-"""Which shards this relay should send: decided by each relay for itself, from the same two short tables.
+"""Which shards a relay owns. Each relay decides for itself, from the same two short tables.
 
-Every relay that is there has a share, fixed by the order in which the relays joined; the shares add up
-to all shards. Who has more than its share gives shards back after the batch in hand, who has less takes
-free ones. So nobody asks anybody, and when a relay comes or goes no more shards move than must.
+Every live relay has a share that depends on the order in which the relays joined; the shares add up to all shards. A
+relay with more than its share gives shards back after the batch in hand, one with fewer takes free ones. So no
+coordination is needed, and when a relay joins or leaves only as many shards move as necessary.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,28 +11,28 @@ from typing import NamedTuple
 from outbox.models import RelayMember, ShardAssignment
 
 UNHEALTHY_SECONDS = 15.0
-"""Beyond the lease time: when none of its shards has moved for so long, a relay leaves them to others."""
-LONGEST_ABSENCE_SECONDS = 300.0
+"""Beyond the lease time: a relay gives its shards up if none of them has made progress for this long."""
+MAX_ABSENCE_SECONDS = 300.0
 
 
 class Rebalance(NamedTuple):
     """What a relay does next."""
 
     start: list[int]
-    """Shards to take."""
+    """Shards to take over."""
     stop: list[int]
     """Shards to give back."""
 
 
 def fair_share(me: str, members: Sequence[RelayMember], shards: int) -> int:
-    """How many shards this relay should send.
+    """How many shards a relay should own.
 
     Args:
-        me: this relay.
-        members: the relays that are there, in the order in which they joined.
-        shards: how many there are to share.
+        me: owner id of the relay.
+        members: the live relays, in the order in which they joined.
+        shards: how many shards there are.
     """
-    # While no relay gets on with its shards the cause is not in one of them, and all count.
+    # If no relay is healthy, the cause is not in one of them, and all count.
     counted = [m.owner for m in members if m.healthy] or [m.owner for m in members]
     if me not in counted:
         return 0
@@ -47,62 +47,61 @@ def plan_rebalance(
     mine: Collection[int],
     dead: Collection[str],
 ) -> Rebalance:
-    """What to take and what to give back now.
+    """Decide which shards to take over and which to give back now.
 
     Args:
-        me: this relay.
-        members: in the order in which they joined, those included whose heartbeat has run out.
-        holdings: every shard.
-        mine: shards that this relay sends or tries to send.
-        dead: owners whose process is known to be gone, however long their leases last.
+        me: owner id of this relay.
+        members: every relay, in the order in which they joined, including those whose heartbeat has expired.
+        assignments: every shard.
+        mine: shards that this relay owns or tries to own.
+        dead: owners whose process is known to have ended, even if their leases are still valid.
     """
-    there = [m for m in members if m.live and m.owner not in dead]
-    open_shards = {h.shard: h for h in assignments if h.paused_by is None}
-    wanted = fair_share(me, there, len(open_shards))
+    live = [m for m in members if m.live and m.owner not in dead]
+    open_shards = {a.shard: a for a in assignments if a.paused_by is None}
+    wanted = fair_share(me, live, len(open_shards))
     kept = sorted(shard for shard in mine if shard in open_shards)
     free = [
-        h.shard
-        for h in open_shards.values()
-        if h.shard not in mine and (h.owner in (None, me) or not h.leased or h.owner in dead)
+        a.shard
+        for a in open_shards.values()
+        if a.shard not in mine and (a.owner in (None, me) or not a.held or a.owner in dead)
     ]
-    if free:  # relays that look at the same moment begin at different ends
-        rank = next((n for n, m in enumerate(there) if m.owner == me), 0)
-        turn = rank * len(free) // max(1, len(there))
-        free = free[turn:] + free[:turn]
+    if free:  # relays that decide at the same moment begin at different shards
+        rank = next((n for n, m in enumerate(live) if m.owner == me), 0)
+        offset = rank * len(free) // max(1, len(live))
+        free = free[offset:] + free[:offset]
     stop = sorted(set(mine) - set(kept)) + kept[wanted:]
     return Rebalance(free[: max(0, wanted - len(kept))], stop)
 
 
 class Availability:
-    """Whether this relay gets on with its shards, as others should hear it.
+    """Whether this relay is healthy, as it tells the others.
 
-    A relay that alone cannot reach Kafka would keep its share for ever. So it stands back when none of
-    its shards moves, and comes back after a while, a longer one each time.
+    A relay that alone cannot reach Kafka must not keep its share. So it is unhealthy when none of its shards makes
+    progress, and becomes healthy again after a while, each time after a longer one.
 
     Args:
         lease_seconds: how long a lease lasts.
     """
 
     def __init__(self, lease_seconds: float) -> None:
-        self._patience = lease_seconds + UNHEALTHY_SECONDS
+        self._grace = lease_seconds + UNHEALTHY_SECONDS
         self._absence = 0.0
         self._back_at = 0.0
 
     def judge(self, workers: Sequence[tuple[float, bool]], now: float) -> bool:
-        """Whether it gets on.
+        """Whether the relay is healthy.
 
         Args:
-            workers: of each, when it was last in order or waited for something that no relay can help,
-                and whether it holds its shard.
+            workers: for each, when it was last healthy, and whether it owns its shard.
             now: by the same clock.
         """
-        moving = [holds for at, holds in workers if now - at < self._patience]
-        if any(moving):
+        progressing = [owned for at, owned in workers if now - at < self._grace]
+        if any(progressing):
             self._absence = self._back_at = 0.0
         if now < self._back_at:
             return False
-        if moving or not workers:
+        if progressing or not workers:
             return True
-        self._absence = min(max(2 * self._absence, self._patience), LONGEST_ABSENCE_SECONDS)
+        self._absence = min(max(2 * self._absence, self._grace), MAX_ABSENCE_SECONDS)
         self._back_at = now + self._absence
         return False

@@ -1,7 +1,7 @@
-"""The audit's last hash, in the relay's log: whoever may write the table cannot change what was logged.
+"""Copies the audit trail's last hash to the relay's log, out of reach of anyone who can write to the table.
 
-An entry that an operator's command wrote is in the log within seconds; a chain that is written anew does not
-hold the hash that was logged, and that is an error at once.
+A new entry is logged within seconds. If the trail is rewritten, it no longer contains the logged hash, which is logged
+as an error at once.
 """
 
 import threading
@@ -10,16 +10,17 @@ import structlog
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
-from outbox.operators.audit import AuditHead
+from outbox.operators.audit import Heads
+from relay.process.periodic import repeat
 
 log = structlog.get_logger(__name__)
 
 PAUSE_SECONDS = 5.0
-"""Between two looks."""
+"""Between two reads."""
 
 
 class AuditLog:
-    """Logs each new last hash of one outbox's audit, until the stop.
+    """Logs each new last hash of one outbox's audit trail.
 
     Args:
         engine: of the outbox.
@@ -30,20 +31,19 @@ class AuditLog:
         self._heads, self._stop = AuditHead(engine), stop
 
     def run(self) -> None:
-        """Look again and again."""
-        while not self._stop.is_set():
-            try:
-                self._look()
-            except OutboxError as error:  # what else needs the database says so louder
-                log.debug("the audit could not be read: %s", error)
-            self._stop.wait(PAUSE_SECONDS)
+        """Log new hashes until the stop."""
+        repeat("audit log", self._log_head, self._stop, pause=lambda _: PAUSE_SECONDS, unavailable=_unavailable)
 
-    def _look(self) -> None:
-        before, now, rewritten = self._heads.read()
+    def _log_head(self) -> None:
+        before, now, rewritten = self._heads.look()
         if rewritten:
             log.error(
-                "the audit was changed behind the product's back: entry %d had the hash %s", before.id, before.hash,
+                "the audit trail was rewritten: entry %d had hash %s", before.id, before.hash,
                 action="audit_rewritten", entry=before.id, hash=before.hash,
             )  # fmt: skip
         if now.id and now != before:
-            log.info("audit entry %d has the hash %s", now.id, now.hash, action="audit", entry=now.id, hash=now.hash)
+            log.info("audit entry %d has hash %s", now.id, now.hash, action="audit", entry=now.id, hash=now.hash)
+
+
+def _unavailable(error: OutboxError) -> None:
+    log.debug("the audit trail cannot be read: %s", error)  # other threads report the outage

@@ -1,8 +1,7 @@
-"""What is counted in the database for the metrics: in a thread of its own, for a long backlog takes long to count."""
+"""Metrics that are counted in the database, in a thread of their own: a long backlog takes long to count."""
 
 import threading
 from collections.abc import Callable, Sequence
-from time import monotonic
 
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -12,22 +11,23 @@ from outbox.inference_queue import InferenceQueue
 from outbox.models import ShardStatus
 from outbox.store import Store
 from relay.metrics import RelayMetrics
+from relay.process.periodic import repeat
 
 log = structlog.get_logger(__name__)
 
 PAUSE_SECONDS = 5.0
-"""Between two counts; longer if counting takes long."""
-PAUSE_TIMES = 20
-"""The pause is so many times what the count took: counting is a twentieth of a database's time at most."""
+"""Between two counts, at least."""
+PAUSE_FACTOR = 20
+"""The pause is this many times as long as the count, so counting takes at most a twentieth of a database's time."""
 
 
 class BacklogMetrics:
-    """Keeps the gauges of one relay.
+    """Counts the rows of the shards that this relay owns, and exports them.
 
     Args:
         store: where rows are counted.
-        calls: the inference calls; None without inference.
-        owned: the shards that this relay sends.
+        inference_queue: where calls are counted; None without inference.
+        owned: returns the shards that this relay owns.
         stop: ends it.
         metrics: of the process.
     """
@@ -35,38 +35,43 @@ class BacklogMetrics:
     def __init__(
         self,
         store: Store,
-        calls: InferenceQueue | None,
+        inference_queue: InferenceQueue | None,
         owned: Callable[[], set[int]],
         stop: threading.Event,
         metrics: RelayMetrics,
     ) -> None:
-        self._store, self._calls, self._owned, self._stop, self._metrics = store, calls, owned, stop, metrics
+        self._store, self._inference_queue, self._owned = store, inference_queue, owned
+        self._stop, self._metrics = stop, metrics
 
     def run(self) -> None:
-        """Count again and again, until the stop; while the database is away the last count stands."""
-        pause = 0.0
-        while not self._stop.wait(pause):
-            began = monotonic()
-            try:
-                self._count()
-            except OutboxError as error:
-                log.debug("nothing is counted for now: %s", error)
-            except Exception:
-                log.exception("the gauges met an error nobody expected", action="unexpected")
-            pause = max(PAUSE_SECONDS, (monotonic() - began) * PAUSE_TIMES)
+        """Count until the stop; while the database is down the last count stays."""
+        repeat("backlog metrics", self._count, self._stop, pause=_pause, unavailable=_unavailable)
 
     def _count(self) -> None:
         owned = self._owned()
         status = [shard for shard in self._store.status() if shard.shard in owned] if owned else []
-        calls_age_ms = self._calls.oldest_age_ms() or 0 if self._calls else None  # calls have no shard
+        queue = self._inference_queue
+        calls_age_ms = queue.oldest_age_ms() or 0 if queue else None  # of all shards
         self._metrics.counted.replace(_families(status, len(owned), calls_age_ms))
 
 
+def _pause(seconds: float) -> float:
+    return max(PAUSE_SECONDS, seconds * PAUSE_FACTOR)
+
+
+def _unavailable(error: OutboxError) -> None:
+    log.debug("the backlog cannot be counted: %s", error)  # other threads report the outage
+
+
 def _families(status: Sequence[ShardStatus], owned: int, calls_age_ms: int | None) -> list[Metric]:
-    """What is exported of the shards that this relay owns."""
-    rows = GaugeMetricFamily("outbox_rows", "Rows by state (the owner's shards).", labels=["state", "shard"])
+    """The metrics of the shards that this relay owns."""
+    rows = GaugeMetricFamily(
+        "outbox_rows", "Rows by state, of the shards that this relay owns.", labels=["state", "shard"]
+    )
     oldest = GaugeMetricFamily(
-        "outbox_oldest_age_seconds", "Age of the oldest row to do (the owner's shards).", labels=["stage", "shard"]
+        "outbox_oldest_age_seconds",
+        "Age of the oldest unsent row, or of the oldest inference call that is due.",
+        labels=["stage", "shard"],
     )
     for shard in status:
         for state in ("pending", "waiting", "parked", "discarded"):
@@ -78,10 +83,10 @@ def _families(status: Sequence[ShardStatus], owned: int, calls_age_ms: int | Non
     return [
         GaugeMetricFamily(
             "cxone_kafka_producer_lag_estimate",
-            "Seconds: age of the oldest unsent row of the shards owned.",
+            "Age of the oldest unsent row of the shards that this relay owns, in seconds.",
             value=lag_seconds,
         ),
         rows,
         oldest,
-        GaugeMetricFamily("outbox_shards_owned", "Shards that this relay sends.", value=owned),
+        GaugeMetricFamily("outbox_shards_owned", "Shards that this relay owns.", value=owned),
     ]

@@ -1,4 +1,4 @@
-"""The relay process: settings, logging, signals, and the supervisor until it is told to stop."""
+"""The relay process: reads the settings, sets up logging and signals, and runs the supervisor."""
 
 import gc
 import os
@@ -9,59 +9,71 @@ from collections.abc import Callable
 from types import FrameType
 
 import click
+import structlog
 
 from config.logging import configure_logging, frames
 from config.settings import SettingsError, load, unknown_names
 from outbox.errors import OutboxError
 from relay.errors import RelayError
 from relay.settings import RelaySettings
-from relay.shard.worker import ignore_steps
+from relay.shard.services import ignore_steps
+
+log = structlog.get_logger(__name__)
 
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
-"""A batch makes tens of thousands of short-lived tuples, none of them in a cycle: looking for cycles at
-Python's usual pace (700) takes as long as encoding them."""
+"""A batch creates tens of thousands of short-lived tuples without reference cycles. With Python's default of 700
+objects, garbage collection takes as long as encoding them."""
 
 
 def run_relay(step: Callable[[str, int], None] = ignore_steps) -> int:
-    """Run the relay in this process until a signal; returns the exit code.
+    """Run the relay in this process until a signal. Returns the exit code.
 
     Args:
-        step: told each step of each shard as it is reached.
+        step: called at each step of each shard (see ``ShardServices``).
     """
-    import structlog
-
-    from relay.process.supervisor import Supervisor
-
     try:
         settings = load(RelaySettings, os.environ)
     except SettingsError as error:
         click.echo(str(error), err=True)
         return 1
     configure_logging(settings)
-    log = structlog.get_logger("relay")
     for warning in unknown_names(os.environ):
         log.warning(warning, action="unknown_setting")
-    stop = threading.Event()
-
-    def stop_once(signum: int, _frame: FrameType | None) -> None:
-        if stop.is_set():  # whoever signals twice does not want to wait
-            os._exit(128 + signum)
-        stop.set()
-
     gc.freeze()
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
-    signal.signal(signal.SIGTERM, stop_once)
-    signal.signal(signal.SIGINT, stop_once)
-    try:
-        Supervisor(settings, stop, step).run()
-    except (RelayError, OutboxError) as error:
-        log.error("the relay cannot run: %s", error, action="refused")  # noqa: TRY400 - a message, not a trace
-        return 1
-    except Exception as error:  # noqa: BLE001 - its text may quote a row
-        kind = type(error).__name__
-        log.error("the relay ends: unexpected %s", kind, action="crashed", frames=frames(error))  # noqa: TRY400
+    if not _supervise(settings, _stop_at_signal(), step):
         return 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads that hang in a client's call must not hold up the exit; nothing is left to save.
+    # Threads that hang in a client's call must not delay the exit; nothing is left to save.
     os._exit(0)
+
+
+def _stop_at_signal() -> threading.Event:
+    """An event that SIGTERM and SIGINT set; the second signal ends the process at once."""
+    stop = threading.Event()
+
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + signum)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return stop
+
+
+def _supervise(settings: RelaySettings, stop: threading.Event, step: Callable[[str, int], None]) -> bool:
+    """Run the supervisor until the stop; False if it ended with an error."""
+    from relay.process.supervisor import Supervisor
+
+    try:
+        Supervisor(settings, stop, step).run()
+    except (RelayError, OutboxError) as error:
+        log.error("relay cannot start or continue: %s", error, action="refused")  # noqa: TRY400 - no trace needed
+        return False
+    except Exception as error:  # noqa: BLE001 - its text may quote a row
+        kind = type(error).__name__
+        log.error("relay ends: unexpected %s", kind, action="crashed", frames=frames(error))  # noqa: TRY400
+        return False
+    return True

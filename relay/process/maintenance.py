@@ -1,10 +1,10 @@
-"""Shards in the hands of an operator's verb: leased and fenced like by a relay, and given back at the end."""
+"""Shards that an operator's command takes over: leased and fenced as by a relay, and given back at the end."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
 
+from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
@@ -15,108 +15,132 @@ from relay.health import Health
 from relay.kafka.encoder import Encoder
 from relay.kafka.progress import StoredProgress
 from relay.metrics import RelayMetrics
-from relay.process.services import RelayServices, connect_services
-from relay.process_lock import Owner
+from relay.process.services import connect_services
+from relay.process_lock import ProcessLock
 from relay.settings import RelaySettings
-from relay.shard.worker import OwnedShard, ShardServices, ShardWorker
+from relay.shard.services import ShardServices
+from relay.shard.takeover import OwnedShard, Takeover
 
 LEASE_SECONDS = 60.0
-"""Long enough for the slowest step; renewed between steps."""
+"""Longer than the slowest step of a command; renewed between steps."""
 RETRY_SECONDS = 0.1
-PATIENCE_SECONDS = 15.0
-"""Beyond a relay's lease time: how long a paused shard may take to be given back."""
+HANDOVER_TIMEOUT_SECONDS = 15.0
+"""Beyond a relay's lease time: how long a relay may take to give a paused shard back."""
 
 
 class ShardMaintenance:
-    """What an operator's verb holds while it looks after shards.
+    """The shards that an operator's command owns.
 
     Args:
-        prepared: the services.
-        patience_seconds: how long to wait for a shard that a relay is about to give back.
+        settings: of the command.
+        services: of the process.
+        timeout_seconds: how long to wait for a shard that a relay is giving back.
     """
 
-    def __init__(self, services: RelayServices, patience_seconds: float) -> None:
-        self.services = services
-        self._patience_seconds = patience_seconds
-        self._pause = threading.Event()  # never set: a verb ends by itself or by an exception
-        self._workers: dict[int, ShardWorker] = {}
-        self._sending: dict[int, OwnedShard] = {}
-        self.leases: dict[int, Lease] = {}
-        self.shard_services: ShardServices = services.shard_services(
-            self._pause, Health(), RelayMetrics(CollectorRegistry())
-        )
+    def __init__(self, settings: RelaySettings, services: ShardServices, timeout_seconds: float) -> None:
+        self.settings, self.services = settings, services
+        self._timeout_seconds = timeout_seconds
+        self._stop = threading.Event()  # never set: a command ends by itself or by an exception
+        self._takeovers: dict[int, Takeover] = {}
+        self._owned: dict[int, OwnedShard] = {}
+        self._sending: set[int] = set()
 
-    def take(self, shard: int, *, sends: bool = False) -> tuple[ShardWorker, OwnedShard]:
-        """Take a shard's lease and fence earlier producers (steps 1 and 2), paused or not.
+    @property
+    def admin(self) -> AdminClient:
+        """A new admin client."""
+        return self.services.clients.admin
+
+    def take(self, shard: int, *, sends: bool = False) -> OwnedShard:
+        """Take a shard's lease and fence earlier producers, whether the shard is paused or not.
 
         Args:
-            shard: its number.
-            sends: keep its producer; otherwise that it has fenced is all that matters.
+            shard: its number, from 0.
+            sends: keep its producer open; otherwise it only fences.
 
         Raises:
-            UnavailableError: another one holds it and does not give it back.
+            UnavailableError: another process owns it and does not give it back.
         """
-        worker = ShardWorker(shard, self.shard_services)
-        self._workers[shard] = worker
-        deadline = monotonic() + self._patience_seconds
-        while (held := worker.take()) is None:
-            if monotonic() > deadline:
-                owner = self.shard_services.leases.owners().get(shard)
+        takeover = self._takeovers[shard] = Takeover(shard, self.services, self._stop)
+        clock = self.services.clock
+        deadline = clock() + self._timeout_seconds
+        while (owned := takeover.take()) is None:
+            if clock() > deadline:
+                owner = self.services.leases.owners().get(shard)
                 raise UnavailableError(
-                    f"shard {shard} is held by {owner}: pause it first (relay pause --shard {shard} --reason …), "
+                    f"shard {shard} is owned by {owner}: pause it first (relay pause --shard {shard} --reason …), "
                     "or stop that relay"
                 )
-            self._pause.wait(RETRY_SECONDS)
-        self.leases[shard] = held.lease
+            self._stop.wait(RETRY_SECONDS)
+        self._owned[shard] = owned
         if sends:
-            self._sending[shard] = held
+            self._sending.add(shard)
         else:
-            held.publisher.close()
-        return worker, held
+            owned.publisher.close()
+        return owned
 
-    def read_back(self, shard: int, below: int) -> StoredProgress | None:
-        """The shard's last progress record whose sequence is below a number."""
-        return self.services.read_back(shard, self._pause, below)
-
-    def renew(self) -> None:
-        """Prolong every lease in hand.
+    def recover(self, shard: int) -> None:
+        """Mark what the last progress record of a shard that was taken proves to be committed.
 
         Raises:
-            LeaseLostError: one was taken by another relay.
+            DatabaseWentBackError, KafkaWentBackError: the shard has to be reconciled first.
         """
-        for lease in self.leases.values():
-            self.shard_services.leases.renew(lease, 0.0)
+        self._takeovers[shard].recover(self._owned[shard])
+
+    def read_back(self, shard: int, below: int | None = None) -> StoredProgress | None:
+        """Read the shard's last progress record; with ``below``, the last one whose sequence is smaller."""
+        return self.services.clients.read_back(shard, self._stop.is_set, below)
+
+    @property
+    def leases(self) -> list[Lease]:
+        """The lease of every shard that is taken."""
+        return [owned.lease for owned in self._owned.values()]
+
+    def renew(self) -> None:
+        """Renew every lease.
+
+        Raises:
+            LeaseLostError: another process took a shard over.
+        """
+        for lease in self.leases:
+            self.services.leases.renew(lease, 0.0)
 
     def give_back(self, shard: int) -> None:
-        """Let go of a shard, held or not."""
-        self.leases.pop(shard, None)
-        if held := self._sending.pop(shard, None):
-            held.publisher.close()
-        if worker := self._workers.pop(shard, None):
-            worker.give_back()
+        """Give a shard back; does nothing if it was not taken."""
+        owned = self._owned.pop(shard, None)
+        if owned and shard in self._sending:
+            self._sending.remove(shard)
+            owned.publisher.close()
+        if takeover := self._takeovers.pop(shard, None):
+            takeover.release()
 
     def give_all_back(self) -> None:
-        """Let go of every shard."""
-        for shard in list(self._workers):
+        """Give every shard back."""
+        for shard in list(self._takeovers):
             self.give_back(shard)
 
 
 @contextmanager
 def maintain_shards(settings: RelaySettings, engine: Engine) -> Iterator[ShardMaintenance]:
-    """Find the services once, hold shards inside the block, and give them back whatever happens.
+    """Connect to the services, and give every shard back at the end of the block.
 
     Raises:
-        RelayError, OutboxError: a service is away, or the settings do not fit.
+        RelayError, OutboxError: a service is unavailable, or the settings do not match the outbox.
     """
-    owner = Owner()
+    lock = ProcessLock()
     try:
-        leases = Leases(engine, owner.id, LEASE_SECONDS, paused_too=True)
-        # Nothing is encoded here, so that the registry need not be there.
-        services = connect_services(settings, engine, leases, encoder=lambda _: Encoder(0))
-        held = ShardMaintenance(services, settings.relay_lease_seconds + PATIENCE_SECONDS)
+        leases = Leases(engine, lock.owner_id, LEASE_SECONDS, paused_too=True)
+        services = connect_services(
+            settings,
+            engine,
+            leases,
+            Health(),
+            RelayMetrics(CollectorRegistry()),
+            encoder=lambda _: Encoder(0),  # nothing is encoded, so the schema registry need not be up
+        )
+        maintenance = ShardMaintenance(settings, services, settings.relay_lease_seconds + HANDOVER_TIMEOUT_SECONDS)
         try:
-            yield held
+            yield maintenance
         finally:
-            held.give_all_back()
+            maintenance.give_all_back()
     finally:
-        owner.close()
+        lock.close()

@@ -1,4 +1,4 @@
-"""Pruning by itself: what was settled longer ago than ``OUTBOX_RETENTION``, in small steps beside the flow."""
+"""Prunes rows that are older than ``OUTBOX_RETENTION``, in small steps beside the flow of rows."""
 
 import threading
 from time import monotonic
@@ -9,23 +9,25 @@ from sqlalchemy import Engine
 from outbox.errors import OutboxError
 from outbox.operators import prune
 from relay.health import Health
+from relay.process.periodic import repeat
 
 log = structlog.get_logger(__name__)
 
+SUBJECT = "retention"
 PAUSE_SECONDS = 30.0
-"""Between two walks over what is old."""
-REST = 2.0
-"""For each second of pruning, or of walking over what stays, so long the database is left to the flow."""
+"""Between two passes over the old rows."""
+REST_FACTOR = 2.0
+"""After each chunk, pruning rests this many times as long as the chunk took."""
 
 
 class Pruner:
-    """Prunes one outbox until the stop. Of several relays one prunes at a time: a walk ends where another prunes.
+    """Prunes one outbox until the stop. Of several relays one prunes at a time; the others skip the pass.
 
     Args:
         engine: of the outbox.
-        retention_seconds: how long a settled row is kept.
-        stop: ends it, at the latest after the chunk in hand.
-        health: told while the database does not do its work.
+        retention_seconds: how long a row is kept after it was sent or discarded.
+        stop: ends it after the chunk in hand.
+        health: of the process.
     """
 
     def __init__(self, engine: Engine, retention_seconds: float, stop: threading.Event, health: Health) -> None:
@@ -34,28 +36,27 @@ class Pruner:
         self._stop, self._health = stop, health
 
     def run(self) -> None:
-        """Walk again and again."""
-        while not self._stop.is_set():
-            try:
-                pruned = self._walk()
-            except OutboxError as error:
-                self._health.degraded("retention", str(error))
-            except Exception:
-                log.exception("retention met an error nobody expected", action="unexpected")
-            else:
-                self._health.recovered("retention")
-                if pruned:
-                    log.info("%d settled row(s) pruned", pruned, action="pruned", rows=pruned)
-            self._stop.wait(PAUSE_SECONDS)
+        """Prune until the stop."""
+        repeat(SUBJECT, self._prune, self._stop, pause=lambda _: PAUSE_SECONDS, unavailable=self._unavailable)
 
-    def _walk(self) -> int:
+    def _unavailable(self, error: OutboxError) -> None:
+        self._health.degraded(SUBJECT, str(error))
+
+    def _prune(self) -> None:
+        pruned = self._pass()
+        self._health.recovered(SUBJECT)
+        if pruned:
+            log.info("%d row(s) pruned", pruned, action="pruned", rows=pruned)
+
+    def _pass(self) -> int:
+        """Prune what is old; returns the number of rows."""
         total, began = 0, monotonic()
-        for rows in prune.old_rows(self._engine, self._age_ms):
-            pruned = prune.prune_rows(self._engine, rows) if rows else 0
-            if pruned is None:
+        for rows in self._pruning.old_rows(self._age_ms):
+            pruned = self._pruning.prune(rows) if rows else 0
+            if pruned is None:  # another relay prunes
                 break
             total += pruned
-            if self._stop.wait((monotonic() - began) * REST):
+            if self._stop.wait((monotonic() - began) * REST_FACTOR):
                 break
             began = monotonic()
         return total

@@ -1,161 +1,88 @@
-"""What every shard's worker needs, made once for a process: services found, identity insisted on."""
+"""Connect to the services at start: database, Kafka and schema registry, in this order."""
 
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine
 
 from outbox.leases import Leases
-from outbox.models import Identity, PendingRow
+from outbox.models import Identity
 from outbox.notifications import Listener
 from outbox.store import Store
 from relay.drain_signal import DrainSignal
 from relay.health import Health
-from relay.kafka import progress
 from relay.kafka.encoder import Encoder, make_encoder
-from relay.kafka.errors import LastError, admin_client
-from relay.kafka.producer import Publisher
+from relay.kafka.shard_clients import ShardClients
 from relay.kafka.topics import Topics
 from relay.metrics import RelayMetrics
 from relay.process_lock import is_dead
-from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
+from relay.settings import RelaySettings
 from relay.shard.fair_semaphore import FairSemaphore
-from relay.shard.worker import ShardServices, ignore_steps
+from relay.shard.services import ShardServices
 
 T = TypeVar("T")
 
 
 class RetryPolicy(Protocol):
-    """Makes an attempt at something that a service has to give; may repeat it until it succeeds."""
+    """Attempts something that needs a service, and may retry until it succeeds."""
 
     def __call__(self, service: str, attempt: Callable[[], T], /) -> T:
-        """What the attempt gives."""
+        """Return the result of the attempt."""
 
 
 def try_once(_service: str, attempt: Callable[[], T]) -> T:
-    """For those who do not wait for a service."""
+    """Attempt it once; the error is the caller's."""
     return attempt()
-
-
-@dataclass(frozen=True)
-class RelayServices:
-    """The services of one process, as they were found at its start.
-
-    Attributes:
-        bound: what this outbox is used with.
-        bell: heard when there are new rows.
-        marks: what the shards tell the inference stage.
-        turns: which the shards take.
-    """
-
-    settings: RelaySettings
-    store: Store
-    leases: Leases
-    topics: Topics
-    bound: Identity
-    encoder: Encoder
-    listener: Listener
-    send_slots: FairSemaphore
-    drain_signal: DrainSignal = field(default_factory=DrainSignal)
-
-    def shard_services(
-        self,
-        stop: threading.Event,
-        health: Health,
-        metrics: RelayMetrics,
-        complete: Callable[[list[PendingRow]], list[PendingRow]] = list,
-        step: Callable[[str, int], None] = ignore_steps,
-    ) -> ShardServices:
-        """What one shard's worker works with.
-
-        Args:
-            stop: ends that worker.
-            health: of the process.
-            metrics: of the process.
-            complete: fills in what rows lack.
-            step: told each step as it is reached.
-        """
-        settings = self.settings
-        return ShardServices(
-            store=self.store,
-            leases=self.leases,
-            encoder=self.encoder,
-            outbox_id=self.bound.outbox_id,
-            check_identity=self.check_identity,
-            complete=complete,
-            publisher=lambda shard: self._publisher(shard, stop),
-            read_back=lambda shard: self.read_back(shard, stop),
-            dead_owner=self._dead_owner,
-            batch_size=settings.relay_batch_size,
-            block_behind_parked=settings.outbox_on_parked == "block",
-            inference=settings.inference_url is not None,
-            listener=self.listener,
-            stop=stop,
-            health=health,
-            metrics=metrics,
-            drain_signal=self.drain_signal,
-            send_slots=self.send_slots,
-            step=step,
-        )
-
-    @property
-    def admin(self) -> AdminClient:
-        """A new client: it reads certificates and keys as they are now."""
-        return admin_client(kafka_client_config(self.settings), LastError())
-
-    def check_identity(self) -> None:
-        """At each taking, for the brokers behind an address, and the database behind its, can change."""
-        identity = self.store.identity()  # resharding changes it under a running relay
-        cluster_id = self.topics.prepare(identity)
-        self.store.bind_identity(replace(self.bound, shards=identity.shards, cluster_id=cluster_id))
-
-    def read_back(self, shard: int, stop: threading.Event, below: int | None = None) -> progress.StoredProgress | None:
-        """The shard's last committed progress record; with ``below``, the last one of a smaller sequence."""
-        place = (self.settings.kafka_progress_topic, shard)
-        key = progress.key_of(self.bound.outbox_id, shard)
-        config = kafka_client_config(self.settings)
-        return progress.read_back(config, self.admin, place, key, stop.is_set, below)
-
-    def _publisher(self, shard: int, stop: threading.Event) -> Publisher:
-        settings = self.settings
-        return Publisher(
-            kafka_producer_config(settings),
-            f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}",
-            settings.kafka_topic,
-            (settings.kafka_progress_topic, shard, progress.key_of(self.bound.outbox_id, shard)),
-            stop.is_set,
-        )
-
-    def _dead_owner(self, shard: int) -> str | None:
-        found = self.leases.owners().get(shard)
-        return found if found and is_dead(found) else None
 
 
 def connect_services(
     settings: RelaySettings,
     engine: Engine,
     leases: Leases,
+    health: Health,
+    metrics: RelayMetrics,
     retry_policy: RetryPolicy = try_once,
     encoder: Callable[[RelaySettings], Encoder] = make_encoder,
-) -> RelayServices:
-    """Find database, Kafka and registry in turn, and see that this outbox is used with them.
+) -> ShardServices:
+    """Connect to each service, and bind this outbox to the topics that the settings name.
 
     Args:
         settings: of the relay.
         engine: of the outbox.
         leases: of this process.
-        insist: makes each attempt at a service.
-        encoder: makes one of rows.
+        health: of this process.
+        metrics: of this process.
+        retry_policy: makes each attempt.
+        encoder: makes the encoder of rows.
 
     Raises:
-        MisconfiguredError, OutboxMismatchError: waiting does not help; nobody has been fenced.
+        MisconfiguredError, OutboxMismatchError: waiting does not help; no producer has been fenced.
     """
-    store = Store(engine)
+    store, topics = Store(engine), Topics(settings)
+    bound = _bind_outbox(settings, store, topics, retry_policy)
+    return ShardServices(
+        store=store,
+        leases=leases,
+        encoder=retry_policy("schema registry", lambda: encoder(settings)),
+        clients=ShardClients.from_settings(settings, bound.outbox_id),
+        check_identity=lambda: _check_identity(store, topics, bound),
+        dead_owner=lambda shard: _dead_owner(leases, shard),
+        batch_size=settings.relay_batch_size,
+        block_behind_parked=settings.outbox_on_parked == "block",
+        inference=settings.inference_url is not None,
+        listener=Listener(engine),
+        health=health,
+        metrics=metrics,
+        drain_signal=DrainSignal(),
+        # With enrichment, shards mostly wait for CXone, and rows gather meanwhile: no limit is needed.
+        send_slots=FairSemaphore(bound.shards) if settings.cxone_enrich_url else FairSemaphore(),
+    )
+
+
+def _bind_outbox(settings: RelaySettings, store: Store, topics: Topics, retry_policy: RetryPolicy) -> Identity:
+    """Prepare the topics, and store that this outbox is used with them."""
     identity = retry_policy("database", store.identity)
-    topics = Topics(settings)
     cluster_id = retry_policy("kafka", lambda: topics.prepare(identity))
     bound = Identity(
         identity.outbox_id,
@@ -166,7 +93,15 @@ def connect_services(
         cluster_id,
     )
     retry_policy("database", lambda: store.bind_identity(bound))
-    made = retry_policy("schema registry", lambda: encoder(settings))
-    # A shard that asks CXone waits for its answers most of the time, and rows gather meanwhile.
-    send_slots = FairSemaphore(identity.shards) if settings.cxone_enrich_url else FairSemaphore()
-    return RelayServices(settings, store, leases, topics, bound, made, Listener(engine), send_slots)
+    return bound
+
+
+def _check_identity(store: Store, topics: Topics, bound: Identity) -> None:
+    """Check at each takeover: other brokers or another database may answer under the same address."""
+    found = store.identity()  # a reshard may have changed it
+    store.bind_identity(replace(bound, shards=found.shards, cluster_id=topics.prepare(found)))
+
+
+def _dead_owner(leases: Leases, shard: int) -> str | None:
+    owner = leases.owners().get(shard)
+    return owner if owner and is_dead(owner) else None

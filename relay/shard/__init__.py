@@ -1,1 +1,1 @@
-"""One shard's way: take it over, read rows, send them, mark them."""
+"""One shard: take it over, then select, send and mark its rows."""

@@ -1,7 +1,7 @@
-"""The shards of a process take turns, so that rows gather for those that wait.
+"""Limits how many shards of a process run a cycle at the same time.
 
-Many shards with a transaction each at every moment would keep every part busy with transactions of one row;
-the same rows in fewer and larger ones cost less, and under load come through sooner.
+If every shard ran one transaction after the other, each transaction would carry few rows. While shards wait for each
+other their rows gather, and the same rows cost fewer transactions.
 """
 
 from collections import deque
@@ -9,54 +9,60 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Lock
 
-AT_ONCE = 4
-"""Some encode while others wait for their commit or their database; docs/performance.md compares numbers."""
-LONGEST_WAIT_SECONDS = 0.25
-"""Then a shard goes without a turn: those that have one may be held up by a service that only they need."""
+PERMITS = 4
+"""Some shards encode while others wait for a commit or the database; docs/performance.md compares numbers."""
+ACQUIRE_TIMEOUT_SECONDS = 0.25
+"""After which a shard runs without a permit: those that have one may wait for a service that it does not need."""
 
 
 class FairSemaphore:
-    """Turns for a number of threads, in the order in which they asked.
+    """A first-in, first-out semaphore with a timeout, after which a thread continues without a permit.
 
     Args:
-        at_once: how many may have one.
-        longest_wait_seconds: after which a thread goes without.
+        permits: how many threads may have one.
+        timeout_seconds: how long to wait for a permit.
     """
 
-    def __init__(self, at_once: int = AT_ONCE, longest_wait_seconds: float = LONGEST_WAIT_SECONDS) -> None:
-        self._left, self._longest_wait_seconds = at_once, longest_wait_seconds
+    def __init__(self, permits: int = PERMITS, timeout_seconds: float = ACQUIRE_TIMEOUT_SECONDS) -> None:
+        self._available, self._timeout_seconds = permits, timeout_seconds
         self._lock = Lock()
-        self._waiting: deque[Event] = deque()
+        self._queue: deque[Event] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for a permit."""
+        with self._lock:
+            return len(self._queue)
 
     @contextmanager
-    def turn(self) -> Iterator[bool]:
-        """Wait for a turn and have it for the block's time; whether there was one."""
-        has_one = self._take()
+    def slot(self) -> Iterator[bool]:
+        """Hold a permit inside the block; yields False if the wait timed out and there is none."""
+        acquired = self._acquire()
         try:
-            yield has_one
+            yield acquired
         finally:
-            if has_one:
-                self._pass_on()
+            if acquired:
+                self._release()
 
-    def _take(self) -> bool:
+    def _acquire(self) -> bool:
         with self._lock:
-            if self._left:
-                self._left -= 1
+            if self._available:
+                self._available -= 1
                 return True
-            mine = Event()
-            self._waiting.append(mine)
-        if mine.wait(self._longest_wait_seconds):
+            granted = Event()
+            self._queue.append(granted)
+        if granted.wait(self._timeout_seconds):
             return True
         with self._lock:
-            if mine.is_set():  # in the last moment
+            if granted.is_set():  # between the timeout and the lock
                 return True
-            self._waiting.remove(mine)
+            self._queue.remove(granted)
             return False
 
-    def _pass_on(self) -> None:
-        """To who has waited longest; one who only just asks must not be faster."""
+    def _release(self) -> None:
+        """Give the permit to the thread that has waited longest, never to one that asks only now."""
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
+            if self._queue:
+                self._queue.popleft().set()
             else:
-                self._left += 1
+                self._available += 1

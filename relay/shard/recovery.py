@@ -1,4 +1,4 @@
-"""What the taking of a shard found: said in the log, and raised where nothing may be sent before an operator acts."""
+"""What a shard's last progress record means: inspected, logged, and raised where an operator has to act first."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from relay.kafka.progress import StoredProgress
 
 log = structlog.get_logger(__name__)
 
-LOOKS = 3
-"""How often a shard is looked at that is sent meanwhile."""
+INSPECTION_ATTEMPTS = 3
+"""How often a shard is inspected that sends rows meanwhile."""
 
 
-class ShardLook(NamedTuple):
-    """A shard's row and its last progress record, seen by somebody who does not hold the shard."""
+class ShardInspection(NamedTuple):
+    """A shard's row and its last progress record, as read without owning the shard."""
 
     shard: int
     row: ShardProgress
@@ -26,75 +26,90 @@ class ShardLook(NamedTuple):
     verdict: ProgressVerdict
 
 
-def look(store: Store, read_back: Callable[[int], StoredProgress | None], shard: int) -> ShardLook:
-    """Compare a shard's row with its last progress record. One that is sent meanwhile is in order.
+def inspect_shard(store: Store, read_back: Callable[[int], StoredProgress | None], shard: int) -> ShardInspection:
+    """Compare a shard's row with its last progress record. A shard that sends rows meanwhile is in order.
 
     Args:
-        store: the outbox.
-        read_back: reads the shard's last progress record.
-        shard: its number.
+        store: of the outbox.
+        read_back: reads the last progress record of a shard.
+        shard: its number, from 0.
     """
-    for _ in range(LOOKS):
-        row, found = store.read_progress(shard), read_back(shard)
-        if store.read_progress(shard) == row:
-            return ShardLook(shard, row, found, judge_progress(row, found.ref if found else None))
-    return ShardLook(shard, row, found, ProgressVerdict.IN_ORDER)
+    for _ in range(INSPECTION_ATTEMPTS):
+        row, found = store.progress_of(shard), read_back(shard)
+        if store.progress_of(shard) == row:
+            return ShardInspection(shard, row, found, judge(row, found.ref if found else None))
+    return ShardInspection(shard, row, found, Verdict.IN_ORDER)
 
 
-def verdict_of(done: Acknowledgement) -> str:
+def recovery_label(outcome: Settlement) -> str:
     """The label of ``outbox_recoveries_total``."""
-    if done.verdict is ProgressVerdict.IN_ORDER:
-        return "marked" if done.marked else "nothing_to_mark"
-    return str(done.verdict)
+    if outcome.verdict is Verdict.IN_ORDER:
+        return "marked" if outcome.marked else "nothing_to_mark"
+    return str(outcome.verdict)
 
 
-def report(subject: str, lease: Lease, done: Acknowledgement, record: StoredProgress | None) -> None:
-    """Log what was found, and what follows from it."""
-    told = {"shard": lease.shard, "epoch": lease.epoch, "verdict": verdict_of(done), "marked": done.marked}
-    if done.verdict is ProgressVerdict.PROGRESS_LOST:
+def report(subject: str, lease: Lease, outcome: Settlement, record: StoredProgress | None) -> None:
+    """Log what the progress record showed. A service that went back in time is raised, not logged.
+
+    Args:
+        subject: the shard, as the log names it.
+        lease: as it was taken.
+        outcome: of acknowledging the record.
+        record: the last progress record.
+    """
+    fields = {
+        "shard": lease.shard, "epoch": lease.epoch, "verdict": recovery_label(outcome), "marked": outcome.marked,
+    }  # fmt: skip
+    if outcome.verdict is Verdict.PROGRESS_LOST:
         log.error(
-            "%s has no progress record although transactions were settled: the progress topic was lost or "
-            "replaced. Rows committed but not yet marked are sent twice. If the topic of the rows lost records, too, "
-            "relay reconcile --shard %d finds their rows",
-            subject, lease.shard, action="progress_lost", **told,
+            "%s has no progress record although it has sent transactions: the progress topic was lost or replaced. "
+            "Rows that were committed but not yet marked are sent twice. If the topic of the rows lost records as "
+            "well, run relay reconcile --shard %d",
+            subject, lease.shard, action="progress_lost", **fields,
         )  # fmt: skip
-    elif done.verdict in {ProgressVerdict.DATABASE_WENT_BACK, ProgressVerdict.KAFKA_WENT_BACK}:
-        return  # raised, and said once
-    elif record and done.marked < len(record.progress.refs) and record.ref.sequence == lease.acknowledged_sequence + 1:
+    elif outcome.verdict in {Verdict.DATABASE_WENT_BACK, Verdict.KAFKA_WENT_BACK}:
+        return
+    elif record and _is_new(record, lease) and outcome.marked < len(record.progress.refs):
         log.warning(
-            "%s: of %d rows in the last transaction %d could be marked; the others are sent already, or other "
-            "rows have their ids (a restored database)",
-            subject, len(record.progress.refs), done.marked, action="taken", **told,
+            "%s taken; of %d rows in the last transaction, %d were marked: the others are marked already, or a "
+            "restored database gave their ids to other rows",
+            subject, len(record.progress.refs), outcome.marked, action="taken", **fields,
         )  # fmt: skip
     else:
-        log.info("%s taken", subject, action="taken", **told)
+        log.info("%s taken", subject, action="taken", **fields)
 
 
-def insist_in_order(done: Acknowledgement, record: RecordRef | None) -> None:
-    """Raise if database or Kafka went back in time.
+def _is_new(record: StoredProgress, lease: Lease) -> bool:
+    """Whether the record is of a transaction that the database had not acknowledged."""
+    return record.ref.sequence == lease.acknowledged_sequence + 1
+
+
+def ensure_in_order(outcome: Settlement, record: RecordRef | None) -> None:
+    """Raise if the database or Kafka went back in time.
 
     Args:
-        done: what was made of the record.
+        outcome: of acknowledging the record.
         record: the shard's last one.
 
     Raises:
-        DatabaseWentBackError, KafkaWentBackError: with the cures.
+        DatabaseWentBackError, KafkaWentBackError: with the commands that resolve it.
     """
-    if record and done.verdict is ProgressVerdict.DATABASE_WENT_BACK:
+    if record and outcome.verdict is Verdict.DATABASE_WENT_BACK:
         raise DatabaseWentBackError(
-            f"Kafka holds transaction {record.sequence} of this shard, the database knows of "
-            f"{done.shard.acknowledged_sequence} only: it was restored or failed over to a "
-            "stale replica. Nothing is sent until an operator runs "
-            "relay reconcile --since TIME (a moment before the restored one: rows that are in the topic are "
-            "marked sent), or relay reconcile --accept-duplicates (they are sent again)"
+            f"Kafka has transaction {record.sequence} of this shard, the database only "
+            f"{outcome.shard.acknowledged_sequence}: it was restored, or failed over to a stale replica. Nothing is "
+            "sent until an operator runs relay reconcile --since TIME (a time before the restored one; marks the rows "
+            "that the topic has), or relay reconcile --accept-duplicates (sends them again)"
         )
-    if record and done.verdict is ProgressVerdict.KAFKA_WENT_BACK:
-        known = done.shard.record
-        settled = f"transaction {done.shard.acknowledged_sequence}" + (f" at offset {known.offset}" if known else "")
+    if record and outcome.verdict is Verdict.KAFKA_WENT_BACK:
+        known = outcome.shard.record
+        acknowledged = f"transaction {outcome.shard.acknowledged_sequence}" + (
+            f" at offset {known.offset}" if known else ""
+        )
         raise KafkaWentBackError(
-            f"{KAFKA_WENT_BACK}: the database has settled {settled} of this shard, the last progress record "
-            f"in Kafka is of transaction {record.sequence} at offset {record.offset}. A broker came back with an "
-            "older copy of its disk, or lost its newest data (unclean leader election). Nothing is sent until an "
-            "operator runs relay reconcile (rows marked sent that the topic lacks are sent again; they come after "
-            "later rows of their interactions that the topic kept), or relay reconcile --accept-loss (they are not)"
+            f"{KAFKA_WENT_BACK}: the database has acknowledged {acknowledged} of this shard, but the last progress "
+            f"record in Kafka is of transaction {record.sequence} at offset {record.offset}. A broker came back with "
+            "an older copy of its disk, or lost its newest data (unclean leader election). Nothing is sent until an "
+            "operator runs relay reconcile (sends the rows again that the topic lacks, after later rows of their "
+            "interactions that it kept), or relay reconcile --accept-loss (does not)"
         )

@@ -31,7 +31,7 @@ COPIED = (
 OPERATIONS, RETENTION = "tests/contract/test_change.py", "tests/contract/test_retention.py"
 SHARDS = "tests/contract/test_shards.py"
 CALLS = "tests/contract/test_inference_queue.py"
-MACHINE = "tests/model/test_state_machine.py::test_exactly_once_through_everything_that_may_happen"
+MACHINE = "tests/model/test_state_machine.py::test_every_row_is_delivered_exactly_once"
 LOST = "tests/model/test_lost_rows.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
 
@@ -63,8 +63,8 @@ class Breakage(NamedTuple):
 BREAKAGES = [
     Breakage(
         "the progress record is not read back",
-        "relay/shard/worker.py",
-        "record = self._services.read_back(self.shard)",
+        "relay/shard/takeover.py",
+        "record = services.clients.read_back(shard, self._stop.is_set)",
         "record = None",
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-committed]",
     ),
@@ -79,7 +79,7 @@ BREAKAGES = [
         "rows are marked before the commit",
         "relay/shard/worker.py",
         'self._step("encoded")',
-        'self._mark(held, progress.ref_of(sequence, 2**40, proof), refs); self._step("encoded")',
+        'self._mark(owned, progress.ref_of(sequence, 2**40, value), refs); self._step("encoded")',
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-encoded]",
     ),
     Breakage(
@@ -175,7 +175,7 @@ BREAKAGES = [
         "outbox/progress.py",
         "else found.offset > known.offset",
         "else True",
-        f"{LOST}::test_the_next_transaction_of_a_running_relay_stands_no_further_on[sqlite]",
+        f"{LOST}::test_a_running_relay_notices_a_restored_broker_at_its_next_transaction[sqlite]",
     ),
     Breakage(
         "what a finding proves is acknowledged, too",
@@ -194,52 +194,51 @@ BREAKAGES = [
     Breakage(
         "an idle shard does not look",
         "relay/shard/worker.py",
-        "if monotonic() >= held.look_at and",
-        "if not held and",
-        f"{LOST}::test_an_idle_shard_looks_at_the_last_record_about_once_a_minute[sqlite]",
+        "if self._services.clock() >= self._check_at and",
+        "if not owned and",
+        f"{LOST}::test_an_idle_shard_checks_its_last_record_about_once_a_minute[sqlite]",
     ),
     Breakage(
         "a reconcile writes no record",
         "relay/process/lost_rows.py",
-        "    record = _write(held, each, max(done.shard.acknowledged_sequence, ref.sequence if ref else 0))\n",
-        "    record = progress.ref_of(max(done.shard.acknowledged_sequence, ref.sequence if ref else 0), 99, b'')\n",
+        "    record = _commit_record(maintenance, owned, acknowledged_sequence(outcome, ref))\n",
+        "    record = progress.ref_of(acknowledged_sequence(outcome, ref), 99, b'')\n",
         f"{LOST}::test_a_reconcile_marks_what_the_last_record_proves[sqlite]",
     ),
     Breakage(
         "a reconcile does not mark what the last record proves",
-        "relay/process/lost_rows.py",
-        "ref, refs = (found.ref, found.progress.refs) if found",
-        "ref, refs = (found.ref, ()) if found",
+        "relay/shard/takeover.py",
+        "ref, refs = (record.ref, record.progress.refs) if record",
+        "ref, refs = (record.ref, ()) if record",
         f"{LOST}::test_a_reconcile_marks_what_the_last_record_proves[sqlite]",
     ),
     Breakage(
-        "a reconcile of lost rows does not look whether its plan still holds",
+        "a reconcile of lost rows does not check that its plan is still valid",
         "relay/process/lost_rows.py",
-        "if found != loss.look.found:",
+        "if found != loss.inspection.found:",
         "if False:",
-        f"{LOST}::test_a_shard_whose_last_record_is_another_one_than_planned_is_left_as_it_is[sqlite]",
+        f"{LOST}::test_a_shard_that_sent_rows_since_the_plan_is_left_unchanged[sqlite]",
     ),
     Breakage(
         "what retention has removed is taken for lost",
         "relay/process/lost_rows.py",
         "row.received_at_ms >= kept_ms and ",
         "kept_ms >= 0 and ",
-        f"{LOST}::test_where_the_topic_was_cut_nothing_is_taken_for_lost",
+        f"{LOST}::test_a_row_whose_record_may_have_expired_does_not_count_as_lost",
     ),
     Breakage(
         "what Kafka may have lost is pruned while the shard waits",
         "outbox/sql/prune.py",
         "s.shard = o.shard AND s.condition LIKE",
         "false AND s.condition LIKE",
-        f"{LOST}::test_rows_that_kafka_may_have_lost_are_not_pruned_while_their_shard_waits[sqlite]",
+        f"{LOST}::test_rows_that_kafka_may_have_lost_are_not_pruned[sqlite]",
     ),
     Breakage(
         "no more rows are selected than the next transaction takes",
         "relay/shard/worker.py",
-        "lease, self._batch.window, block",
-        "lease, limit, block",
-        "tests/model/test_waiting_rows.py::"
-        "test_a_row_that_waits_at_the_head_of_a_small_batch_holds_up_no_other[sqlite]",
+        "owned.lease, window, block",
+        "owned.lease, limit, block",
+        "tests/model/test_waiting_rows.py::test_a_waiting_row_does_not_block_a_small_batch[sqlite]",
     ),
     Breakage(
         "taking a lease leaves the epoch as it is",
@@ -258,16 +257,16 @@ BREAKAGES = [
     Breakage(
         "a refused batch is parked whole",
         "relay/shard/worker.py",
-        "if culprit is not None:\n            self._suspects = {culprit.ref: reason}",
-        "if rows:\n            self._suspects = {row.ref: reason for row in rows}",
+        "if rejected is not None:\n            self._rejected = {rejected.ref: reason}",
+        "if rows:\n            self._rejected = {row.ref: reason for row in rows}",
         "tests/faults/test_parking.py::test_a_kill_on_the_way_to_parking_parks_the_same_row[sqlite]",
     ),
     Breakage(
         "rows are parked on although none passes",
-        "relay/shard/batch_size.py",
-        "if self._parked >= MOST_PARKED:",
-        "if False:",
-        "tests/unit/relay/shard/test_batch_size.py::test_when_nothing_passes_no_row_is_at_fault",
+        "relay/shard/bisector.py",
+        "        if self.probing:\n            raise",
+        "        if False:\n            raise",
+        "tests/unit/relay/shard/test_bisector.py::test_no_row_is_at_fault_when_kafka_refuses_every_row",
     ),
     Breakage(
         "a refused progress record is charged to rows",
@@ -420,11 +419,11 @@ BREAKAGES = [
         "tests/unit/relay/process/test_assignment.py::test_shards_are_even_and_few_move_when_relays_come_and_go",
     ),
     Breakage(
-        "a reshard leaves the old shards unsettled",
+        "a reshard does not recover the old shards",
         "relay/cli/reshard.py",
-        "worker.settle(each)",
-        "str(each)",
-        "tests/integration/test_many_relays.py::test_resharding_settles_what_a_dead_relay_had_committed[sqlite]",
+        "held.recover(shard)",
+        "str(shard)",
+        "tests/integration/test_many_relays.py::test_resharding_marks_what_a_dead_relay_committed[sqlite]",
     ),
     Breakage(
         "a reshard needs no lease any more at its end",
@@ -442,7 +441,7 @@ BREAKAGES = [
         f"{SHARDS}::test_a_record_matches_a_row_by_id_interaction_and_time[sqlite]",
     ),
     Breakage(
-        "a reconcile does not look whether its plan still holds",
+        "a reconcile does not check that its plan is still valid",
         "relay/cli/reconcile.py",
         "if _sequence(record) != plan.sequences[shard]:  #",
         "if False:  #",
@@ -550,22 +549,22 @@ BREAKAGES = [
     Breakage(
         "an unanswered commit counts as an abort and the same rows are sent again",
         "relay/shard/worker.py",
-        "        offset = self._commit(rows, publish)\n",
+        "        offset = self._commit(owned, batch, value)\n",
         "        try:\n"
-        "            offset = self._commit(rows, publish)\n"
+        "            offset = self._commit(owned, batch, value)\n"
         "        except RelayError:\n"
-        "            held.publisher.close()\n"
-        "            held.publisher = shard_services.publisher(self.shard)\n"
-        "            held.publisher.fence()\n"
-        "            offset = self._commit(rows, publish)\n",
+        "            owned.publisher.close()\n"
+        "            owned.publisher = self._services.clients.publisher(self.shard, self._stop.is_set)\n"
+        "            owned.publisher.fence()\n"
+        "            offset = self._commit(owned, batch, value)\n",
         "tests/faults/test_unknown_outcomes.py::test_the_commit_is_not_answered_for_longer_than_patience_lasts"
         "[before-its-answer-comes-back]",
     ),
     Breakage(
         "an owner that lost its lease is not fenced by the next one",
-        "relay/process/services.py",
-        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}"',
-        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}{self.leases.owner[-6:]}"',
+        "relay/kafka/shard_clients.py",
+        'return f"{prefix}{shard + 1:02d}"',
+        'return f"{prefix}{shard + 1:02d}{__import__("os").getpid()}"',
         "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over"
         "[sqlite-encoded]",
     ),

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ from relay.health import Health
 from relay.kafka.progress import Progress, StoredProgress
 from relay.metrics import RelayMetrics
 from relay.process.maintenance import ShardMaintenance
+from relay.shard.services import ignore_steps
 from relay.shard.worker import ShardWorker
 from testkit.databases import NewDatabase
 from testkit.outbox import mark, record_ref
@@ -261,21 +263,21 @@ def stored(shard: int, sequence: int) -> StoredProgress:
 def maintenance_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]) -> ShardMaintenance:
     """Return the maintenance of an operator command, for which Kafka returns the given records."""
     services: Any = SimpleNamespace(
-        read_back=lambda shard, _stop, _below: read_back(shard),
-        shard_services=lambda *_: SimpleNamespace(
-            leases=Leases(engine, "operator", 60, paused_too=True),
-            dead_owner=lambda _shard: None,
-            check_identity=lambda: None,
-            publisher=lambda _: SimpleNamespace(fence=lambda: None, close=lambda: None, publish=lambda *_: 0),
-            read_back=read_back,
-            store=Store(engine),
+        leases=Leases(engine, "operator", 60, paused_too=True),
+        dead_owner=lambda _shard: None,
+        check_identity=lambda: None,
+        clients=SimpleNamespace(
             outbox_id="o",
-            batch_size=1,
-            inference=False,
-            step=lambda _name, _shard: None,
+            publisher=lambda _shard, _stopping: publisher,
+            read_back=lambda shard, _stopping, _below: read_back(shard),
         ),
+        store=Store(engine),
+        inference=False,
+        step=ignore_steps,
+        clock=monotonic,
     )
-    return ShardMaintenance(services, 0)
+    settings: Any = None  # only read where topics are
+    return ShardMaintenance(settings, services, 0)
 
 
 def test_a_shard_that_is_being_sent_need_not_be_reconciled(store: Store, engine: Engine) -> None:
@@ -378,14 +380,14 @@ def blocked_relay(engine: Engine) -> Iterator[threading.Thread]:
         leases=FailingOnceLeases(engine, "relay", 600),
         dead_owner=lambda _shard: None,
         check_identity=lambda: None,
-        publisher=lambda _shard: SimpleNamespace(fence=fence, close=lambda: None),
+        clients=SimpleNamespace(publisher=lambda _shard, _stopping: publisher),
         batch_size=1,
-        step=lambda _name, _shard: None,
-        stop=stop,
+        step=ignore_steps,
         health=Health(),
         metrics=RelayMetrics(CollectorRegistry()),
+        clock=monotonic,
     )
-    thread = threading.Thread(target=ShardWorker(0, shard_services).run)
+    thread = threading.Thread(target=ShardWorker(0, services, stop).run)
     thread.start()
     yield thread
     stop.set()

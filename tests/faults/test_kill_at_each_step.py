@@ -7,7 +7,7 @@ import pytest
 from testkit.deployment import Deployment
 from testkit.rows import new_rows
 
-STEPS = ["leased", "fenced", "read_back", "settled", "selected", "encoded", "committed", "marked"]
+STEPS = ["leased", "fenced", "read_back", "acknowledged", "selected", "encoded", "committed", "marked"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -25,7 +25,7 @@ def test_kill_in_the_first_cycle(deployment: Deployment, step: str) -> None:
 def test_kill_again_while_taking_the_shard(deployment: Deployment) -> None:
     """Relays that die one after the other between commit and mark, and while they settle what was read back."""
     ids = deployment.record(new_rows(900))
-    for step, times in [("committed", 2), ("read_back", 1), ("settled", 1), ("committed", 1), ("fenced", 1)]:
+    for step, times in [("committed", 2), ("read_back", 1), ("acknowledged", 1), ("committed", 1), ("fenced", 1)]:
         dying = deployment.relay(kill_at=step, times=times, RELAY_BATCH_SIZE="200")
         assert dying.wait() == -signal.SIGKILL
     deployment.relay(RELAY_BATCH_SIZE="200")

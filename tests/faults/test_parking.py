@@ -2,7 +2,7 @@
 
 from confluent_kafka.admin import NewTopic
 
-from relay.shard.batch_size import MOST_PARKED
+from relay.shard.bisector import MAX_PARKED_IN_A_ROW
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import incompressible, new_row, new_rows
@@ -77,7 +77,7 @@ def test_when_every_row_is_refused_few_are_parked(deployment: Deployment) -> Non
     ids = deployment.record(new_rows(50, interactions=50))
     relay = deployment.relay()
     relay.wait_degraded("shard 0", "that is not a fault of rows")
-    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(MOST_PARKED,)]
+    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(MAX_PARKED_IN_A_ROW,)]
     alter_topic(deployment.client_config, deployment.topic, "max.message.bytes", "1048576")
     wait_until(lambda: not deployment.pending(), "the others are sent")
     retried = command(

@@ -31,7 +31,7 @@ def test_a_producer_quota_slows_rows_down_and_stops_none(
     own_kafka.limit_producers(QUOTA_BYTES)
     ids = deployment.record(large_rows(8_000))
     relay = deployment.relay()
-    relay.wait_degraded("shard 0", "the way to Kafka is slow: about")
+    relay.wait_degraded("shard 0", "Kafka is slow: about")
     deployment.wait_drained(240)
     deployment.check_exactly_once(ids)
     deployment.record(large_rows(1))

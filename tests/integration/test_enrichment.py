@@ -343,7 +343,7 @@ class Completing:
         self.stop, self._metrics = threading.Event(), RelayMetrics(CollectorRegistry())
         self.enricher = Enricher(settings(simulator, **further), store, self.stop, Health(), self._metrics)
 
-    def not_asked(self) -> float | None:
+    def enrichment_skipped(self) -> float | None:
         """Interactions counted as not asked for."""
         return self._metrics.registry.get_sample_value("outbox_enrichment_not_asked_total")
 
@@ -386,7 +386,7 @@ def test_what_may_name_another_resource_is_not_asked_for(store: Store, simulator
     assert not simulator.requests["contact"]
     assert not simulator.requests["token"]
     assert not any(row.incomplete for row in sent)
-    assert completing.not_asked() == len(NAMES_ANOTHER_RESOURCE)
+    assert completing.enrichment_skipped() == len(NAMES_ANOTHER_RESOURCE)
 
 
 def test_an_unusual_id_is_asked_for_as_one_segment(store: Store, simulator: Simulator) -> None:

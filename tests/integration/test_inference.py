@@ -12,7 +12,7 @@ from outbox.inference_queue import WINDOW, InferenceQueue
 from outbox.leases import Leases
 from outbox.models import InferenceCall
 from outbox.store import Store
-from relay.drain_signal import HELD_SECONDS, DrainSignal
+from relay.drain_signal import DEFER_SECONDS, DrainSignal
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.http_client import HttpResult
@@ -20,7 +20,7 @@ from relay.inference.circuit_breaker import CircuitBreaker
 from relay.inference.worker import Finished, InferenceWorker, Run
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
-from relay.shard.worker import ignore_steps
+from relay.shard.services import ignore_steps
 from testkit.deployment import Deployment
 from testkit.outbox import record_ref
 from testkit.rows import new_row
@@ -78,7 +78,7 @@ class Stage:
         assert lease is not None
         rows = store.pending(lease, 10_000)
         store.mark_sent(lease, record_ref(lease.acknowledged_sequence + 1), [row.ref for row in rows], inference=True)
-        self.drain_signal.marked(0, full=False)
+        self.drain_signal.rows_sent(0, full_batch=False)
         return [row.id for row in rows]
 
     def states(self) -> dict[str, int]:
@@ -379,12 +379,12 @@ def test_calls_make_way_while_a_backlog_is_drained(new_stage: NewStage, simulato
     """Full batches are marked one after the other: calls trickle, and do not stand still."""
     stage = new_stage()
     stage.make_due(*(f"i-{number}" for number in range(300)))
-    stage.drain_signal.marked(0, full=True)
+    stage.drain_signal.rows_sent(0, full_batch=True)
     began = time.monotonic()
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 6, "some calls are made")
     assert len(simulator.requests["score"]) <= 1 + 4 * (time.monotonic() - began)
-    stage.drain_signal.keeps_up(0)
+    stage.drain_signal.caught_up(0)
     stage.wait_for(done=300)
 
 
@@ -393,13 +393,13 @@ def test_a_drain_without_end_leaves_the_calls_their_turn(new_stage: NewStage, si
     now, stage = [0.0], new_stage()
     stage.drain_signal = DrainSignal(lambda: now[0])
     stage.make_due(*(f"i-{number}" for number in range(800)))
-    stage.drain_signal.marked(0, full=True)
+    stage.drain_signal.rows_sent(0, full_batch=True)
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 3, "some calls are made")
     assert stage.states()["due"] > 700
-    while now[0] < HELD_SECONDS:
+    while now[0] < DEFER_SECONDS:
         now[0] += 1
-        stage.drain_signal.marked(0, full=True)
+        stage.drain_signal.rows_sent(0, full_batch=True)
         rushes = stage.drain_signal.is_draining()
     assert not rushes
     stage.wait_for(done=800)
@@ -429,7 +429,7 @@ def test_a_stop_lets_no_call_go_that_makes_way(new_stage: NewStage, simulator: S
     """Those who wait for their turn while a backlog is drained are given back."""
     stage = new_stage()
     stage.make_due(*(f"i-{number}" for number in range(20)))
-    stage.drain_signal.marked(0, full=True)
+    stage.drain_signal.rows_sent(0, full_batch=True)
     stage.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 1, "a call is made")
     stage.stop()

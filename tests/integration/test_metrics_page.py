@@ -1,4 +1,4 @@
-"""docs/metrics.md describes exactly what web and relay export."""
+"""docs/metrics.md describes exactly the metrics that web and relay export."""
 
 import re
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
 
 DEAD = "http://127.0.0.1:9"
-"""Nothing listens there: every call is repeated."""
+"""Nothing listens there, so every call is retried."""
 LIBRARY = ("python_", "process_")
 
 
 class Described(NamedTuple):
-    """A metric, as the page or a scrape has it."""
+    """A metric, as the page or a scrape describes it."""
 
     kind: str
     labels: frozenset[str]
@@ -53,14 +53,14 @@ def scraped(text: str) -> dict[str, Described]:
 
 
 def check(scrape: Callable[[], str], heading: str) -> None:
-    """Wait until everything that the page names has values, then compare."""
+    """Wait until every metric of the page has values, then compare."""
     described = page(heading)
     wait_until(lambda: described.keys() <= scraped(scrape()).keys(), f"all of {sorted(described)} have values")
     assert scraped(scrape()) == described
 
 
-def test_the_page_is_what_web_exports(new_sqlite: NewDatabase, tmp_path: Path) -> None:
-    """Names, types and labels; neither a metric that the page leaves out nor one that there is not."""
+def test_the_page_describes_the_metrics_of_web(new_sqlite: NewDatabase, tmp_path: Path) -> None:
+    """Names, types and labels; no metric is missing, and none is described that does not exist."""
     web = WebProcess({"DATABASE_URL": new_sqlite()}, tmp_path / "web.log")
     try:
         web.post({"id": "{contactId}", "channel": "v"}, Content_Type="application/x-www-form-urlencoded")
@@ -69,10 +69,10 @@ def test_the_page_is_what_web_exports(new_sqlite: NewDatabase, tmp_path: Path) -
         web.stop()
 
 
-def test_the_page_is_what_the_relay_exports(
+def test_the_page_describes_the_metrics_of_the_relay(
     new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given, tmp_path: Path
 ) -> None:
-    """The same of a relay that sends rows, while inference and CXone are down; its delivery counts every row."""
+    """While inference and CXone are down; the delivery histogram counts every row."""
     environ = {
         **settings_for(kafka, registry, new_sqlite()),
         "INFERENCE_URL": DEAD,

@@ -1,4 +1,4 @@
-"""The HTTP port of a running relay: who reaches it, and what strangers can do to the relay through it."""
+"""The HTTP port of a running relay: who can reach it, and what a client can do to the relay through it."""
 
 import threading
 from contextlib import ExitStack, suppress
@@ -25,8 +25,8 @@ from testkit.waiting import wait_until
 NO_SERVICES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
 
 
-def test_it_listens_on_this_machine_only_and_asks_for_the_token(new_sqlite: NewDatabase, tmp_path: Path) -> None:
-    """127.0.0.1 unless RELAY_METRICS_HOST says otherwise; METRICS_TOKEN guards metrics and reasons, not health."""
+def test_it_listens_on_localhost_and_requires_the_token(new_sqlite: NewDatabase, tmp_path: Path) -> None:
+    """METRICS_TOKEN protects metrics and reasons, not health."""
     environ = {**NO_SERVICES, "DATABASE_URL": new_sqlite(), "METRICS_TOKEN": "a-token"}
     relay = RelayProcess(environ, tmp_path / "relay.log")
     base = f"http://127.0.0.1:{relay.metrics_port}"
@@ -37,18 +37,19 @@ def test_it_listens_on_this_machine_only_and_asks_for_the_token(new_sqlite: NewD
         ]
         assert [tuple(address) for address in listening] == [("127.0.0.1", relay.metrics_port)]
         assert requests.get(f"{base}/metrics", timeout=5).status_code == 401
-        known = {"Authorization": "Bearer a-token"}
-        assert "outbox_build_info" in requests.get(f"{base}/metrics", headers=known, timeout=5).text
-        wait_until(lambda: requests.get(f"{base}/readyz", timeout=5).json()["degraded"], "it waits for a service")
-        (stranger,) = requests.get(f"{base}/readyz", timeout=5).json()["degraded"]
-        (operator,) = requests.get(f"{base}/readyz", headers=known, timeout=5).json()["degraded"]
-        assert (set(stranger), set(operator)) == ({"subject"}, {"subject", "reason"})
+        authorized = {"Authorization": "Bearer a-token"}
+        assert "outbox_build_info" in requests.get(f"{base}/metrics", headers=authorized, timeout=5).text
+        wait_until(lambda: requests.get(f"{base}/readyz", timeout=5).json()["degraded"], "a service is degraded")
+        (anonymous,) = requests.get(f"{base}/readyz", timeout=5).json()["degraded"]
+        (operator,) = requests.get(f"{base}/readyz", headers=authorized, timeout=5).json()["degraded"]
+        assert set(anonymous) == {"subject"}
+        assert set(operator) == {"subject", "reason"}
     finally:
         assert relay.stop() == 0
 
 
 def test_hostile_connections_do_not_stop_the_relay(deployment: Deployment) -> None:
-    """A thousand of them, half-open: rows are sent meanwhile, health answers, descriptors and threads stay bounded."""
+    """With a thousand half-open connections rows are sent, health answers, and descriptors and threads stay bounded."""
     relay = deployment.relay()
     wait_until(lambda: relay.get("/metrics"), "it serves metrics")
     ids = deployment.record(new_rows(10))
@@ -58,7 +59,7 @@ def test_hostile_connections_do_not_stop_the_relay(deployment: Deployment) -> No
     with ExitStack() as stack:
         for _ in range(1000):
             connection = stack.enter_context(create_connection(("127.0.0.1", relay.metrics_port), timeout=10))
-            with suppress(OSError):  # it is cut already
+            with suppress(OSError):  # it is closed already
                 connection.sendall(b"GET /metrics HTTP/1.1\r\nX-Half: ")
         ids += deployment.record(new_rows(100))
         deployment.wait_drained()
@@ -69,19 +70,19 @@ def test_hostile_connections_do_not_stop_the_relay(deployment: Deployment) -> No
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     now = 0.0
 
     def __call__(self) -> float:
-        """The time, in seconds."""
+        """Seconds."""
         return self.now
 
 
-def turns_again(clock: Clock, health: Health) -> None:
-    """Move the clock on, and wait until the relay's loop has come round since."""
+def wait_for_loop(clock: Clock, health: Health) -> None:
+    """Advance the clock, and wait until the relay's main loop has run since."""
     clock.now += 1000
-    wait_until(lambda: health.seconds_since_turn() == 0, "the loop turns")
+    wait_until(lambda: health.liveness_age_seconds() == 0, "the main loop runs")
 
 
 def run(environ: dict[str, str], health: Health) -> tuple[threading.Event, threading.Thread]:
@@ -93,24 +94,24 @@ def run(environ: dict[str, str], health: Health) -> tuple[threading.Event, threa
     return stop, thread
 
 
-def test_the_loop_turns_while_services_are_down(new_sqlite: NewDatabase) -> None:
-    """A relay that waits for its services at the start is alive: restarting it would not help."""
+def test_the_main_loop_runs_while_services_are_down(new_sqlite: NewDatabase) -> None:
+    """A relay that waits for its services at the start is alive; a restart would not help."""
     clock = Clock()
     health = Health(clock)
     stop, thread = run({**NO_SERVICES, "DATABASE_URL": new_sqlite()}, health)
     try:
-        wait_until(health.conditions, "it waits for a service")
-        turns_again(clock, health)
+        wait_until(health.conditions, "a service is degraded")
+        wait_for_loop(clock, health)
     finally:
         stop.set()
         thread.join(60)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its clients end with its process
-def test_the_loop_turns_while_shards_are_sent(
+def test_the_main_loop_runs_while_shards_are_sent(
     new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given
 ) -> None:
-    """So does one that has its shards: ``/healthz`` follows the loop that shares them out."""
+    """``/healthz`` follows the loop that assigns shards."""
     environ = settings_for(kafka, registry, new_sqlite())
     engine = create_outbox_engine(environ["DATABASE_URL"])
     store, clock = Store(engine), Clock()
@@ -119,8 +120,8 @@ def test_the_loop_turns_while_shards_are_sent(
     try:
         store.record(new_rows(10))
         wait_until(lambda: not store.status()[0].pending, "the rows are sent")
-        turns_again(clock, health)
-        turns_again(clock, health)
+        wait_for_loop(clock, health)
+        wait_for_loop(clock, health)
     finally:
         stop.set()
         thread.join(60)

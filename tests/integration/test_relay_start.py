@@ -1,4 +1,4 @@
-"""What stops the start of a relay, and what it waits for."""
+"""What a relay refuses at its start, and what it waits for."""
 
 import os
 import socket
@@ -13,8 +13,8 @@ from testkit.rows import new_rows
 from testkit.services import Kafka, Postgres, Registry
 
 
-def test_another_number_of_shards_stops_the_start(new_deployment: NewDeployment) -> None:
-    """RELAY_SHARDS that differs from the outbox's number is named with the cure; the same number is fine."""
+def test_the_start_is_refused_if_relay_shards_differs(new_deployment: NewDeployment) -> None:
+    """The error names both numbers; with the right number the relay starts."""
     deployment = new_deployment(shards=2)
     refused = deployment.relay(RELAY_SHARDS="4")
     assert refused.wait() == 1
@@ -25,8 +25,8 @@ def test_another_number_of_shards_stops_the_start(new_deployment: NewDeployment)
     deployment.check_exactly_once(ids)
 
 
-def test_a_port_that_is_taken_stops_the_start(new_sqlite: NewDatabase, tmp_path: Path) -> None:
-    """A second relay on one host with the same RELAY_METRICS_PORT is told so in a line, not by a trace."""
+def test_the_start_is_refused_if_the_port_is_in_use(new_sqlite: NewDatabase, tmp_path: Path) -> None:
+    """The error is one line that names RELAY_METRICS_PORT."""
     with socket.create_server(("", 0)) as taken:
         port = str(taken.getsockname()[1])
         services = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
@@ -41,7 +41,7 @@ def test_a_port_that_is_taken_stops_the_start(new_sqlite: NewDatabase, tmp_path:
 def test_a_relay_waits_for_postgresql_at_its_start(
     own_postgres: Postgres, kafka: Kafka, registry: Registry, tmp_path: Path, deployments: list[Deployment]
 ) -> None:
-    """The database is away when the relay starts: it says so, and sends once it is there."""
+    """It is degraded while the database is down, and sends once it is up."""
     url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
     migrate(url, 1)
     config = {"bootstrap.servers": kafka.bootstrap_servers}

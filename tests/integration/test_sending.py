@@ -1,4 +1,4 @@
-"""From the outbox into the topic, on real parts."""
+"""From the outbox to the topic, with real services."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from testkit.rows import new_row, new_rows
 
 
 def test_every_row_is_in_the_topic_once_and_in_order(deployment: Deployment) -> None:
-    """Rows committed before and while the relay runs arrive once, in order per interaction, and are marked sent."""
+    """Rows that are committed before and while the relay runs; in order per interaction."""
     ids = deployment.record(new_rows(3000))
     relay = deployment.relay(RELAY_BATCH_SIZE="700")
     ids += deployment.record(new_rows(500))
@@ -23,7 +23,7 @@ def test_every_row_is_in_the_topic_once_and_in_order(deployment: Deployment) -> 
 
 
 def test_several_shards_share_the_rows(new_deployment: NewDeployment) -> None:
-    """Four shards in one process send everything; each interaction's rows are all in one shard."""
+    """Four shards in one process send every row; all rows of an interaction are in one shard."""
     deployment = new_deployment(shards=4)
     ids = deployment.record(new_rows(2000, interactions=40))
     deployment.relay(RELAY_BATCH_SIZE="200")
@@ -35,8 +35,8 @@ def test_several_shards_share_the_rows(new_deployment: NewDeployment) -> None:
     )
 
 
-def test_a_shard_writes_to_partitions_of_its_own(new_deployment: NewDeployment) -> None:
-    """With as many shards as partitions, or a divisor, a record's shard is its partition modulo the shards."""
+def test_each_shard_writes_to_its_own_partitions(new_deployment: NewDeployment) -> None:
+    """If the number of shards divides the number of partitions, a record's shard is its partition modulo the shards."""
     deployment = new_deployment(shards=4)
     deployment.record(new_rows(200, interactions=100))
     deployment.relay()
@@ -45,8 +45,8 @@ def test_a_shard_writes_to_partitions_of_its_own(new_deployment: NewDeployment) 
     assert found == {(number, number) for number in range(4)}
 
 
-def test_a_record_is_what_the_contract_says(deployment: Deployment) -> None:
-    """Key, headers and value: Confluent wire format, Avro record CXoneInteraction."""
+def test_a_record_has_the_documented_format(deployment: Deployment) -> None:
+    """Key, headers, and a value in Confluent's wire format with the Avro record CXoneInteraction."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     (outbox_id,) = deployment.record([new_row("Grüße-1", traceparent=trace, customer_email=None)])
     deployment.relay()
@@ -69,7 +69,7 @@ def test_a_record_is_what_the_contract_says(deployment: Deployment) -> None:
 
 
 def test_sigterm_gives_the_shard_back(deployment: Deployment) -> None:
-    """After SIGTERM the relay exits 0 and its lease is free, so that nobody waits for it to run out."""
+    """The relay exits with code 0, and nobody has to wait for its lease to expire."""
     deployment.record(new_rows(10))
     relay = deployment.relay()
     deployment.wait_drained()

@@ -1,4 +1,4 @@
-"""Breadth-first search over every reachable state, so that a trace shown is a shortest one."""
+"""Breadth-first search over every reachable state, so that each trace is a shortest one."""
 
 from array import array
 from time import monotonic
@@ -8,7 +8,7 @@ from tests.model.protocol import Protocol
 from tests.model.states import END, LIMIT, Config, State, ViolationError
 
 Job = tuple[Config, str]
-"""A configuration, and the rule that is left out (empty: none)."""
+"""A configuration, and the rule that is omitted; empty for none."""
 
 
 class Result(NamedTuple):
@@ -19,7 +19,7 @@ class Result(NamedTuple):
     states: int
     seconds: float
     invariant: str
-    """The one that is broken; empty when all hold."""
+    """The broken one; empty if all hold."""
     trace: tuple[str, ...]
     """The steps that lead to it."""
 
@@ -34,7 +34,7 @@ def explore(job: Job) -> Result:
 
 
 def canonical(s: State) -> State:
-    """The two relays are alike: of two mirrored states one is kept."""
+    """The state, or its mirror image: the two relays are interchangeable."""
     if s.relays[1] < s.relays[0]:
         txns = (t._replace(owner=1 - t.owner) if t.owner >= 0 else t for t in s.kafka.txns)
         return State(s.db, s.kafka._replace(txns=tuple(sorted(txns))), (s.relays[1], s.relays[0]))
@@ -42,7 +42,7 @@ def canonical(s: State) -> State:
 
 
 class _Exploration:
-    """The states found so far, how each was reached, and the edges that need no fault."""
+    """The states found so far, how each was reached, and the fault-free edges."""
 
     def __init__(self, config: Config, mutation: str) -> None:
         self._protocol, self._limit = Protocol(config, mutation), config.limit
@@ -53,7 +53,7 @@ class _Exploration:
         self._shared: dict[object, object] = {}  # equal parts are kept once
 
     def search(self) -> tuple[str, int, bool]:
-        """The broken invariant ("": none), the state where, and whether a step from there breaks it."""
+        """The broken invariant or "", the state where it breaks, and whether a step from there breaks it."""
         n = 0
         try:
             while n < len(self.states):
@@ -109,13 +109,13 @@ class _Exploration:
         return begin, back
 
     def trace_to(self, n: int, *, violated: bool) -> tuple[str, ...]:
-        """The steps to state n, and the violating one, with each relay keeping its number."""
-        way = []
+        """The steps to state n, and the violating step; each relay keeps its number."""
+        path = []
         while n > 0:
-            way.append(n)
+            path.append(n)
             n = self._parent[n]
         here, steps = self._protocol.start(), []
-        for m in reversed(way):
+        for m in reversed(path):
             wanted = self.states[m]
             label, here = next(
                 (lab, new) for lab, _, new in self._protocol.successors(here) if canonical(new) == wanted

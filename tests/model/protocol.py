@@ -1,11 +1,11 @@
-"""The delivery protocol made executable: every interleaving of one shard's web process, two relays,
-the broker, the operator, the database, and the faults between them.
+"""The delivery protocol as an executable model: every interleaving of one shard's web process, two relays, the broker,
+the operator, the database, and their faults.
 
-    web       an id is handed out; its row becomes visible, perhaps after a later id's
-    relay     lease, init_transactions, read back, settle, select, produce, ask to commit, learn the
-              answer, mark, park; crash or drop everything anywhere (``relay_steps``)
+    web       assigns an id; the row becomes visible, perhaps after a later one
+    relay     lease, init_transactions, read back, acknowledge, select, produce, request the commit, get
+              the answer, mark, park; crash or take over again anywhere (``relay_steps``)
     broker    commits, loses the request or the answer, times a transaction out, forgets a producer id,
-              loses the progress topic, comes back from an older copy of its disk
+              loses the progress topic, is restored from an older copy of its disk
     operator  retry, discard; a replay is a new row; reconcile after an older copy
     database  answer lost, back-up, restore
 """
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 from tests.model.relay_steps import RelaySteps
 from tests.model.states import (
-    ALLOTTED,
-    ASKED,
+    ASSIGNED,
     BEHIND,
+    COMMITTING,
     DISCARDED,
     FENCED,
     FORGOTTEN,
@@ -48,7 +48,7 @@ from tests.model.states import (
 
 
 class Protocol(RelaySteps):
-    """The protocol for one configuration, with at most one rule left out."""
+    """The protocol for one configuration, with at most one rule omitted."""
 
     def start(self) -> State:
         """Nothing has happened yet."""
@@ -68,28 +68,28 @@ class Protocol(RelaySteps):
         yield from self.relay(s, 1)
 
     def ended(self, s: State) -> bool:
-        """Whether nothing is left that the protocol has to do by itself."""
-        if any(r.at == WAITS and r.holds for r in s.relays):
+        """Whether the protocol has nothing left to do."""
+        if any(r.at == WAITS and r.has_lease for r in s.relays):
             return True
         if s.kafka.lost >= 0 and not s.db.reported and missing(s.db, s.kafka):
-            return False  # a loss that nobody noticed
+            return False  # an unnoticed loss
         state = s.db.state
-        return not any(x == ALLOTTED or (x == PENDING and not self.waits(state, j)) for j, x in enumerate(state))
+        return not any(x == ASSIGNED or (x == PENDING and not self.waits(state, j)) for j, x in enumerate(state))
 
     def _web(self, s: State) -> Iterator[Step]:
         db, replay = s.db, self.config.replay
         for i, state in enumerate(db.state):
-            if state == ALLOTTED:
+            if state == ASSIGNED:
                 yield ("web: row visible", i), True, s._replace(db=with_state(db, i, PENDING))
             elif state == NONE:
                 if replay and i == replay[0] and db.state[replay[1]] != SENT:
                     return
                 follows = sum(1 << e for e in self.earlier[i] if PENDING <= db.state[e] <= DISCARDED)
-                new = with_state(db, i, ALLOTTED)._replace(
+                new = with_state(db, i, ASSIGNED)._replace(
                     nonce=(*db.nonce[:i], int(db.restored), *db.nonce[i + 1 :]),
                     follows=(*db.follows[:i], follows, *db.follows[i + 1 :]),
                 )
-                yield ("web: id handed out", i), False, s._replace(db=new)
+                yield ("web: id assigned", i), False, s._replace(db=new)
                 return
 
     def _operator(self, s: State) -> Iterator[Step]:
@@ -102,12 +102,12 @@ class Protocol(RelaySteps):
                 discarded = with_state(db, i, DISCARDED)._replace(floor=floor)
                 yield ("operator: discard", i), False, s._replace(db=discarded)
         for a, r in enumerate(s.relays):
-            if r.at == WAITS and r.holds and s.kafka.lost >= 0:
+            if r.at == WAITS and r.has_lease and s.kafka.lost >= 0:
                 yield from self._reconcile(s, a)
 
     def _reconcile(self, s: State, a: int) -> Iterator[Step]:
-        """Rows marked sent that the topic lacks become pending, a progress record of the settled sequence is
-        committed, and then settled; it may be interrupted between.
+        """Make rows pending that are marked sent but missing in the topic, commit a progress record of the acknowledged
+        sequence, then acknowledge it; it may be interrupted in between.
         """
         db, kafka, lacking = s.db, s.kafka, missing(s.db, s.kafka)
         sequence, end = max(db.acknowledged_sequence, kafka.record[0]), kafka.end + 1
@@ -115,11 +115,11 @@ class Protocol(RelaySteps):
         yield ("operator: a reconcile is interrupted at once", *lacking), False, with_relay(s, a, Relay(), db=db)
         if self.mutation != "reconcile writes no record":
             kafka = kafka._replace(record=(sequence, (), end), end=end)
-        if s.kafka.record[1]:  # once is enough: each one takes an offset
+        if s.kafka.record[1]:  # only once, because each record takes an offset
             interrupted = with_relay(s, a, Relay(), db=db, kafka=kafka)
             yield ("operator: a reconcile is interrupted after its record", *lacking), False, interrupted
-        settled = db._replace(acknowledged_sequence=sequence, offset=end, last=())
-        done = with_relay(s, a, Relay(), db=settled, kafka=kafka._replace(reconciled=True))
+        acknowledged = db._replace(acknowledged_sequence=sequence, offset=end, last=())
+        done = with_relay(s, a, Relay(), db=acknowledged, kafka=kafka._replace(reconciled=True))
         yield ("operator: reconciles", *lacking), False, done
 
     def _database(self, s: State) -> Iterator[Step]:
@@ -127,19 +127,19 @@ class Protocol(RelaySteps):
         if not self.config.restore or db.restored:
             return
         if db.backup is None:
-            noted = tuple(r._replace(held_at_backup=r.holds) for r in relays)
+            noted = tuple(r._replace(had_lease_at_backup=r.has_lease) for r in relays)
             yield ("database: back-up",), False, State(db._replace(backup=db), kafka, noted)
         else:
-            state = tuple(VOID if x == ALLOTTED else x for x in db.backup.state)
+            state = tuple(VOID if x == ASSIGNED else x for x in db.backup.state)
             old = db.backup._replace(restored=True, state=state)
-            again = tuple(r._replace(holds=r.held_at_backup, held_at_backup=False) for r in relays)
+            again = tuple(r._replace(has_lease=r.had_lease_at_backup, had_lease_at_backup=False) for r in relays)
             yield ("database: RESTORED",), False, State(old, kafka, again)
 
     def _broker(self, s: State) -> Iterator[Step]:
         db, kafka, relays = s
         for k, txn in enumerate(kafka.txns):
             rest = kafka.txns[:k] + kafka.txns[k + 1 :]
-            if txn.asked:
+            if txn.commit_requested:
                 yield from self._commit(s, txn, rest)
             if txn.owner >= 0:
                 fenced = tuple(r._replace(producer=FENCED) if n == txn.owner else r for n, r in enumerate(relays))
@@ -152,52 +152,52 @@ class Protocol(RelaySteps):
             yield ("broker: forgets the producer id",), False, State(db, kafka, forgotten)
 
     def _losses(self, s: State) -> Iterator[Step]:
-        """What a broker that keeps what it acknowledged never does."""
+        """Losses that a broker never has if it keeps what it acknowledged."""
         db, kafka, relays = s
-        if self.config.progress_lost and kafka.excused < 0:
+        if self.config.progress_lost and kafka.may_repeat < 0:
             sequence, refs, _ = kafka.record
-            unsettled = sum(1 << ref for ref in refs if sequence > db.acknowledged_sequence)
-            lost = kafka._replace(record=NO_RECORD, excused=unsettled, end=0)
+            unacknowledged = sum(1 << ref for ref in refs if sequence > db.acknowledged_sequence)
+            lost = kafka._replace(record=NO_RECORD, may_repeat=unacknowledged, end=0)
             yield ("broker: progress topic LOST",), False, s._replace(kafka=lost)
         if self.config.broker_back and kafka.lost < 0:
             if kafka.copy is None:
                 copied = kafka._replace(copy=(kafka.committed, kafka.record, kafka.end))
                 yield ("broker: its disk is copied",), False, s._replace(kafka=copied)
                 return
-            committed, record, end = kafka.copy  # producers may live on; what was under way is gone
+            committed, record, end = kafka.copy  # producers may survive; open transactions do not
             back = Kafka(committed, record, end=end, lost=kafka.committed & ~committed)
-            fenced = tuple(r._replace(producer=FENCED) if r.at in (IN_TXN, ASKED) else r for r in relays)
-            yield ("broker: BACK FROM AN OLDER COPY",), False, State(db, back, fenced)
+            fenced = tuple(r._replace(producer=FENCED) if r.at in (IN_TXN, COMMITTING) else r for r in relays)
+            yield ("broker: RESTORED FROM AN OLDER COPY",), False, State(db, back, fenced)
 
     def _commit(self, s: State, txn: Txn, rest: tuple[Txn, ...]) -> Iterator[Step]:
-        """The broker takes the request to commit, or it is lost."""
+        """The broker receives the commit request, or it is lost."""
         kafka, label = s.kafka, ("broker: commits", txn.refs)
         end = kafka.end + 1 if self.config.broker_back or self.config.progress_lost else 0
         record: Record = (txn.sequence, txn.refs, end)
         if self.mutation == "progress record written after the transaction":
             record = kafka.record
         committed = kafka._replace(committed=self._deliver(s.db, kafka, txn, label), record=record, txns=rest, end=end)
-        told = tuple(r._replace(offset=end) if n == txn.owner else r for n, r in enumerate(s.relays))
-        yield label, True, State(s.db, committed, told)
-        lost = rest if txn.owner < 0 else tuple(sorted((*rest, txn._replace(asked=False))))
-        yield ("broker: request to commit lost",), False, s._replace(kafka=kafka._replace(txns=lost))
+        reported = tuple(r._replace(offset=end) if n == txn.owner else r for n, r in enumerate(s.relays))
+        yield label, True, State(s.db, committed, reported)
+        lost = rest if txn.owner < 0 else tuple(sorted((*rest, txn._replace(commit_requested=False))))
+        yield ("broker: commit request lost",), False, s._replace(kafka=kafka._replace(txns=lost))
 
     def _deliver(self, db: Db, kafka: Kafka, txn: Txn, label: Label) -> int:
-        """The commit is decided: check what the consumer will see."""
+        """Check what consumers see after a commit."""
         batch = sum(1 << ref for ref in txn.refs)
-        if kafka.committed & batch & ~max(kafka.excused, 0):
+        if kafka.committed & batch & ~max(kafka.may_repeat, 0):
             raise ViolationError(ONCE, label)
         committed = kafka.committed | batch
         for ref in txn.refs:
             j, nonce = ref % self.n, ref // self.n
-            if db.nonce[j] != nonce or (db.restored and (self.config.fickle or self.config.poison)):
-                continue  # after a restore the database has forgotten what operators decided
+            if db.nonce[j] != nonce or (db.restored and (self.config.refusable or self.config.poison)):
+                continue  # a restored database has forgotten what operators decided
             if db.state[j] in (PARKED, DISCARDED):
                 raise ViolationError(PARKED_STAYS, label)
-            for i in () if self.config.passing else self.earlier[j]:
+            for i in () if self.config.skip_parked else self.earlier[j]:
                 if db.state[i] == PARKED:
                     raise ViolationError(BEHIND, label)
                 late = not committed >> (i + self.n * db.nonce[i]) & 1 and db.state[i] != DISCARDED
-                if late and db.follows[j] >> i & 1 and kafka.lost < 0:  # no order is left across a loss
+                if late and db.follows[j] >> i & 1 and kafka.lost < 0:  # a loss leaves no order
                     raise ViolationError(ORDER, label)
         return committed

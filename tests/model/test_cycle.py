@@ -1,4 +1,4 @@
-"""One cycle of a shard, on the product's own parts and a broker in memory: what it leaves, and what is a drain."""
+"""One cycle of a shard, on an in-memory broker: what remains to be sent, and when it drains a backlog."""
 
 import threading
 from collections.abc import Iterator
@@ -10,71 +10,77 @@ from sqlalchemy import Engine
 from outbox.store import Store
 from relay.drain_signal import DrainSignal
 from relay.errors import RelayError
+from relay.shard.takeover import Takeover
 from relay.shard.worker import Remaining, ShardWorker
 from testkit.rows import new_rows
-from tests.model.assembly import PROGRESS_TOPIC, TOPIC, Relay, clients_in_memory
 from tests.model.broker import Broker
-from tests.model.clients import Fate, Link
+from tests.model.clients import Fault
+from tests.model.simulated_relay import PROGRESS_TOPIC, TOPIC, SimulatedRelay, in_memory_clients
 
 BATCH = 10
 
 
 class Shard:
-    """A shard in hand, to be told to make a cycle."""
+    """An owned shard that runs one cycle at a time."""
 
     def __init__(self, engine: Engine, broker: Broker) -> None:
-        place = Relay(engine, broker, set(), BATCH, waiting=True)
-        place.owner, place.stop, self.link = "me", threading.Event(), Link(broker)  # type: ignore[assignment]
-        place.link = self.link
+        relay = SimulatedRelay(engine, broker, set(), BATCH, block_behind_parked=True)
+        self.link = relay.link
         self.store, self.drain_signal, self.sendable = Store(engine), DrainSignal(), BATCH
-        self.shard_services = replace(
-            place._services(), drain_signal=self.drain_signal, complete=lambda rows: rows[: self.sendable]
+        self.services = replace(
+            relay.services(), drain_signal=self.drain_signal, enrich=lambda rows: rows[: self.sendable]
         )
-        self.shard_services.listener.is_working = True
-        self._worker = ShardWorker(0, self.shard_services)
-        held = self._worker.take()
-        assert held is not None
-        self._held = held
-        self._worker.settle(held)
+        self.services.listener.is_working = True
+        stop = threading.Event()
+        self._worker = ShardWorker(0, self.services, stop)
+        owned = Takeover(0, self.services, stop).take()
+        assert owned is not None
+        self._owned = owned
+        self._worker.recover(owned)
 
-    def cycle(self, come: int, sendable: int = BATCH) -> Remaining:
-        """A cycle after so many rows came, of which so many may be sent as far as CXone is concerned."""
-        if come:
-            self.store.record(new_rows(come))
+    def cycle(self, new: int, sendable: int = BATCH) -> Remaining:
+        """Run a cycle.
+
+        Args:
+            new: rows that are accepted before it.
+            sendable: how many rows do not wait for CXone.
+        """
+        if new:
+            self.store.record(new_rows(new))
         self.sendable = sendable
-        return self._worker._cycle(self._held)
+        return self._worker.cycle(self._owned)
 
 
 @pytest.fixture
 def shard(engine: Engine) -> Iterator[Shard]:
-    """A shard with an empty outbox; the test runs once for each database."""
-    with clients_in_memory() as clock:
+    """An owned shard of an empty outbox; the test runs once for each database."""
+    with in_memory_clients() as clock:
         for topic in (TOPIC, PROGRESS_TOPIC):
             clock.broker.create(topic)
         yield Shard(engine, clock.broker)
 
 
-def test_a_bell_that_is_heard_saves_a_look(shard: Shard) -> None:
-    """Fewer rows than fit were all there were; a full batch may have left some."""
+def test_no_rows_remain_after_a_batch_that_was_not_full(shard: Shard) -> None:
+    """A full batch may leave rows."""
     assert [shard.cycle(BATCH - 1), shard.cycle(0)] == [Remaining.NONE, Remaining.NONE]
     assert [shard.cycle(BATCH), shard.cycle(0)] == [Remaining.MORE, Remaining.NONE]
 
 
-def test_without_a_bell_a_shard_looks_again(shard: Shard) -> None:
-    """Rows that came while others were sent are told by nobody."""
-    shard.shard_services.listener.is_working = False
+def test_rows_may_remain_if_notifications_do_not_work(shard: Shard) -> None:
+    """Nothing announces rows that are accepted during the cycle."""
+    shard.services.listener.is_working = False
     assert [shard.cycle(1), shard.cycle(0)] == [Remaining.MORE, Remaining.NONE]
 
 
-def test_rows_that_wait_for_cxone_are_looked_for_again(shard: Shard) -> None:
-    """No bell tells that CXone has answered: at once after some were sent, soon if none could be."""
-    assert shard.cycle(2, sendable=0) is Remaining.SOME
+def test_rows_that_wait_for_cxone_remain(shard: Shard) -> None:
+    """Nothing announces CXone's answer: the next select follows at once if some rows were sent, soon if none was."""
+    assert shard.cycle(2, sendable=0) is Remaining.WAITING
     assert shard.cycle(0, sendable=1) is Remaining.MORE
     assert [shard.cycle(0), shard.cycle(0)] == [Remaining.NONE, Remaining.NONE]
 
 
-def test_a_shard_that_sends_full_batches_drains_until_it_finds_fewer(shard: Shard) -> None:
-    """A full batch is marked: there is more. Fewer, or none: it keeps up."""
+def test_a_shard_drains_from_a_full_batch_to_the_next_that_is_not_full(shard: Shard) -> None:
+    """With fewer rows, or none, it has caught up."""
     for fewer in (BATCH - 1, 0):
         shard.cycle(BATCH)
         assert shard.drain_signal.is_draining()
@@ -83,16 +89,16 @@ def test_a_shard_that_sends_full_batches_drains_until_it_finds_fewer(shard: Shar
 
 
 @pytest.mark.parametrize("sendable", [0, BATCH // 2 - 1])
-def test_a_shard_whose_rows_wait_for_cxone_drains_nothing(shard: Shard, sendable: int) -> None:
-    """However many wait, and for however long: inference need not make way for them."""
+def test_a_shard_whose_rows_wait_for_cxone_does_not_drain(shard: Shard, sendable: int) -> None:
+    """Inference calls need not be throttled for them, however many there are."""
     shard.cycle(BATCH)
     shard.cycle(BATCH, sendable)
     assert not shard.drain_signal.is_draining()
 
 
-def test_a_shard_that_kafka_takes_nothing_from_drains_nothing(shard: Shard) -> None:
-    """It selects full batches again and again, and none is committed."""
-    shard.link.faults["commit"] = Fate.REQUEST_LOST
+def test_a_shard_whose_commits_fail_does_not_drain(shard: Shard) -> None:
+    """It selects full batches, but commits none."""
+    shard.link.faults["commit"] = Fault.REQUEST_LOST
     with pytest.raises(RelayError):
         shard.cycle(BATCH)
     assert not shard.drain_signal.is_draining()

@@ -1,4 +1,4 @@
-"""The protocol's invariants hold in every reachable state, and each of its rules is needed."""
+"""The protocol's invariants hold in every reachable state, and each of its rules is necessary."""
 
 import pytest
 
@@ -9,12 +9,12 @@ from tests.model.states import LIMIT, Config
 
 @pytest.mark.parametrize("config", QUICK, ids=lambda config: config.name.replace(" ", "-"))
 def test_every_invariant_holds(config: Config) -> None:
-    """In each state that any order of steps and faults leads to; ``make model`` explores larger configurations."""
+    """In each state that steps and faults can lead to; ``make model`` explores larger configurations."""
     result = explore((config, ""))
     assert not result.invariant, "\n".join((result.invariant, *result.trace))
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.rule.replace(" ", "-"))
-def test_a_rule_left_out_breaks_an_invariant(mutation: Mutation) -> None:
-    """A rule whose absence nobody notices is not needed, or the model is blind."""
+def test_omitting_a_rule_breaks_an_invariant(mutation: Mutation) -> None:
+    """Otherwise the rule is not necessary, or the model lacks a fault."""
     assert explore((mutation.config, mutation.rule)).invariant not in ("", LIMIT)

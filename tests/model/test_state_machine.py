@@ -1,7 +1,7 @@
-"""The product's own ledger and relay, driven by Hypothesis through faults, and held against a plain reference.
+"""The product's outbox and relay, driven through faults by Hypothesis, and compared with a reference model.
 
-What runs is the real code, from the statements to the publisher and the read-back; only the broker
-is one in memory (``test_broker_contract`` shows that it does as the real one), and time is paced.
+The real code runs, from the SQL statements to the publisher and the read-back. Only the broker is in memory
+(``test_broker_contract`` shows that it behaves like a real one), and the relays run step by step.
 """
 
 import os
@@ -14,9 +14,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from structlog.testing import capture_logs
 
 from testkit.databases import NewDatabase
-from tests.model.assembly import clients_in_memory
-from tests.model.delivery import Delivery
-from tests.model.stage import Stage
+from tests.model.delivery_machine import DeliveryMachine
+from tests.model.environment import Environment
+from tests.model.simulated_relay import in_memory_clients
 
 BOUNDED = settings(
     derandomize=True,
@@ -28,20 +28,20 @@ BOUNDED = settings(
     suppress_health_check=list(HealthCheck),
 )
 DEEP = settings(BOUNDED, derandomize=False, max_examples=1000, stateful_step_count=60, print_blob=True)
-"""Other examples at each run; ``make model``."""
+"""Other examples at each run; used by ``make model``."""
 
 
 @pytest.fixture
-def stage(new_database: NewDatabase) -> Iterator[Stage]:
-    """A database of either kind, and the relay's modules on the broker in memory."""
-    with clients_in_memory() as clock, capture_logs():
-        stage = Stage(new_database(), clock)
-        yield stage
-        stage.close()
+def environment(new_database: NewDatabase) -> Iterator[Environment]:
+    """A database of either kind; the relay's modules use the in-memory broker."""
+    with in_memory_clients() as clock, capture_logs():
+        environment = Environment(new_database(), clock)
+        yield environment
+        environment.close()
 
 
 @pytest.mark.timeout(7200)
-def test_exactly_once_through_everything_that_may_happen(stage: Stage) -> None:
-    """In any order of posts, relays' steps, faults and operators' decisions, and again when all is quiet."""
-    machine: Any = lambda: Delivery(stage)  # noqa: E731 - it takes a factory as well as a class
+def test_every_row_is_delivered_exactly_once(environment: Environment) -> None:
+    """In any order of posts, steps of the relays, faults and operators' decisions, and again at rest."""
+    machine: Any = lambda: DeliveryMachine(environment)  # noqa: E731 - a factory is accepted as well
     run_state_machine_as_test(machine, settings=DEEP if os.environ.get("MODEL_DEEP") else BOUNDED)

@@ -1,39 +1,48 @@
-"""How the shards tell that a backlog is being drained, so that inference makes way."""
+"""When the inference calls are throttled because a backlog is being drained."""
 
-from relay.drain_signal import DRAIN_SECONDS, FREE_SECONDS, HELD_SECONDS, DrainSignal
+from relay.drain_signal import ALLOW_SECONDS, DEFER_SECONDS, DRAIN_SECONDS, DrainSignal
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now
 
 
 def test_a_drain_without_end_leaves_the_calls_a_tenth_of_the_time() -> None:
-    """They make way for most of a minute, then have a few seconds; a moment's breath of a shard changes nothing."""
-    now = [1000.0]
-    drain_signal = DrainSignal(lambda: now[0])
-    turns = []
+    """They are throttled for most of a minute, then allowed for some seconds; a short gap changes nothing."""
+    clock = Clock()
+    signal, draining = DrainSignal(clock), []
     for second in range(3 * 60):
-        now[0] = 1000.0 + second
-        drain_signal.marked(0, full=True)
-        turns.append(drain_signal.is_draining())
-        drain_signal.keeps_up(0)
-        assert not drain_signal.is_draining()
-    held, free = round(HELD_SECONDS), round(FREE_SECONDS)
-    assert turns == ([True] * held + [False] * free) * 3
+        clock.now = 1000.0 + second
+        signal.rows_sent(0, full_batch=True)
+        draining.append(signal.is_draining())
+        signal.caught_up(0)
+        assert not signal.is_draining(), second
+    assert draining == ([True] * round(DEFER_SECONDS) + [False] * round(ALLOW_SECONDS)) * 3
 
 
-def test_a_new_drain_is_made_way_for_from_its_beginning() -> None:
-    """However long the one before it was, if the shards kept up in between."""
-    now = [1000.0]
-    drain_signal = DrainSignal(lambda: now[0])
+def test_a_new_drain_throttles_from_its_beginning() -> None:
+    """However long the drain before it was, if the shards caught up in between."""
+    clock = Clock()
+    signal = DrainSignal(clock)
     for second in (*range(50), 58):
-        now[0] = 1000.0 + second
-        drain_signal.marked(0, full=True)
-        assert drain_signal.is_draining()
+        clock.now = 1000.0 + second
+        signal.rows_sent(0, full_batch=True)
+        assert signal.is_draining(), second
 
 
-def test_a_shard_that_stands_still_is_not_made_way_for() -> None:
-    """Its last full batch is long ago, whatever holds it."""
-    now = [1000.0]
-    drain_signal = DrainSignal(lambda: now[0])
-    drain_signal.marked(0, full=True)
-    now[0] += DRAIN_SECONDS - 1
-    assert drain_signal.is_draining()
-    now[0] += 1
-    assert not drain_signal.is_draining()
+def test_a_blocked_shard_does_not_throttle_the_calls() -> None:
+    """Its last full batch is too long ago."""
+    clock = Clock()
+    signal = DrainSignal(clock)
+    signal.rows_sent(0, full_batch=True)
+    clock.now += DRAIN_SECONDS - 1
+    assert signal.is_draining()
+    clock.now += 1
+    assert not signal.is_draining()

@@ -22,8 +22,8 @@ def samples(registry: CollectorRegistry, name: str) -> dict[tuple[tuple[str, str
 
 
 @given(st.lists(st.lists(st.integers(-1000, 4_000_000), max_size=50), max_size=4))
-def test_every_row_is_in_its_bucket(transactions: list[list[int]]) -> None:
-    """As if each were observed by itself; a database whose clock lies ahead makes no negative time."""
+def test_each_row_is_counted_in_its_bucket(transactions: list[list[int]]) -> None:
+    """As if each were observed by itself; a row from the future counts as 0 seconds."""
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     delivery = DeliveryHistogram(ours)
     reference = Histogram("outbox_delivery_seconds", "x", buckets=SECONDS, registry=theirs)
@@ -39,8 +39,8 @@ def test_every_row_is_in_its_bucket(transactions: list[list[int]]) -> None:
     assert abs(total - wanted) < 0.01
 
 
-def test_a_scrape_sees_one_count_whole() -> None:
-    """However often the gauges change meanwhile, no scrape sees a part of them, or of two counts."""
+def test_a_scrape_never_sees_parts_of_two_counts() -> None:
+    """However often the gauges change."""
     registry = CollectorRegistry()
     snapshot, stop = Snapshot(registry), threading.Event()
 
@@ -71,8 +71,8 @@ def test_a_scrape_sees_one_count_whole() -> None:
         thread.join()
 
 
-def test_what_is_degraded_is_exported_while_it_is() -> None:
-    """One series a subject, without the reason: it may name a person."""
+def test_degraded_subjects_are_exported() -> None:
+    """One series per subject, without the reason, which may name a person."""
     registry, health = CollectorRegistry(), Health()
     DegradedGauge(registry, health.conditions)
     assert samples(registry, "outbox_degraded") == {}

@@ -1,87 +1,101 @@
-"""Who a relay is, and how another one on its host sees that it is dead."""
+"""How a relay sees that another relay on its host is dead."""
 
 import fcntl
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from relay.process_lock import Owner, is_dead
+from relay.process_lock import ProcessLock, is_dead
+
+OWN_A_LOCK = "from relay.process_lock import ProcessLock; x = ProcessLock(); print(x.owner_id, flush=True); input()"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the lock files are."""
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory for temporary files, of this process and its children."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
 
 
-def test_only_a_process_that_is_certainly_gone_is_dead(folder: Path) -> None:
-    """Its file is there, and nobody holds it; one of another host, or without a file, may live."""
-    owner = Owner()
-    assert not is_dead(owner.id)
-    assert owner._file is not None
-    fcntl.flock(owner._file, fcntl.LOCK_UN)  # as the kernel does at any death
-    assert is_dead(owner.id)
-    assert not is_dead(f"elsewhere:{owner.id}")
-    owner.close()
-    assert not is_dead(owner.id)
-    assert not list(folder.rglob("*.lock"))
+def test_a_process_is_dead_once_it_was_killed() -> None:
+    """The kernel releases its lock."""
+    command = [sys.executable, "-c", OWN_A_LOCK]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        owner = process.stdout.readline().strip()
+        assert not is_dead(owner)
+        process.kill()
+        process.wait()
+    assert is_dead(owner)
+    assert not is_dead(f"elsewhere:{owner}"), "a process of another host may be alive"
 
 
-@pytest.mark.parametrize("refused", ["folder", "lock"])
-def test_without_a_lock_file_a_relay_runs_all_the_same(
-    refused: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_released_its_lock_is_not_dead(directory: Path) -> None:
+    """It has given its shards back, and leaves no file."""
+    lock = ProcessLock()
+    assert not is_dead(lock.owner_id)
+    lock.close()
+    assert not is_dead(lock.owner_id)
+    assert not list(directory.rglob("*.lock"))
+
+
+@pytest.mark.parametrize("refused", ["directory", "lock"])
+def test_a_relay_without_a_lock_file_is_not_dead(
+    refused: str, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody takes it for dead."""
-    if refused == "folder":
-        monkeypatch.setattr(tempfile, "tempdir", str(folder / "missing"))
+    """It runs all the same."""
+    if refused == "directory":
+        monkeypatch.setattr(tempfile, "tempdir", str(directory / "missing"))
     else:
         monkeypatch.setattr(fcntl, "flock", _no_locks)
-    owner = Owner()
+    lock = ProcessLock()
     monkeypatch.undo()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    assert not is_dead(owner.id)
-    owner.close()
-    assert not list(folder.rglob("*.lock"))
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    assert not is_dead(lock.owner_id)
+    lock.close()
+    assert not list(directory.rglob("*.lock"))
 
 
-@pytest.mark.parametrize("trap", ["open", "link", "file", "foreign"])
-def test_a_lock_folder_that_others_may_write_to_is_not_used(
-    trap: str, folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["open", "link", "file", "foreign"])
+def test_a_lock_directory_that_others_can_write_to_is_not_used(
+    kind: str, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever made it first could say of a live relay that it is dead, or have a file of ours written to."""
-    place, elsewhere = folder / f"cxone-outbox-relay-{os.getuid()}", folder / "elsewhere"
+    """Its owner could declare a live relay dead, or make the relay write to another file."""
+    lock_directory, elsewhere = directory / f"cxone-outbox-relay-{os.getuid()}", directory / "elsewhere"
     elsewhere.mkdir(mode=0o700)
-    if trap == "link":
-        place.symlink_to(elsewhere)
-    elif trap == "file":
-        place.touch()
+    if kind == "link":
+        lock_directory.symlink_to(elsewhere)
+    elif kind == "file":
+        lock_directory.touch()
     else:
-        place.mkdir()
-        place.chmod(0o770 if trap == "open" else 0o700)
-        if trap == "foreign":
+        lock_directory.mkdir()
+        lock_directory.chmod(0o770 if kind == "open" else 0o700)
+        if kind == "foreign":
             if os.getuid():
-                pytest.skip("only root can give a folder away")
-            os.chown(place, 65534, -1)
-    owner = Owner()
-    assert not is_dead(owner.id)
-    assert f"{place} is not a folder of this user alone: remove it" in capsys.readouterr().out
-    if trap != "file":
-        (place / f"{owner.id}.lock").touch()
-        assert not is_dead(owner.id)
-    owner.close()
+                pytest.skip("only root can give a directory away")
+            os.chown(lock_directory, 65534, -1)
+    lock = ProcessLock()
+    assert not is_dead(lock.owner_id)
+    assert f"{lock_directory} is not a directory of this user alone: remove it" in capsys.readouterr().out
+    if kind != "file":
+        (lock_directory / f"{lock.owner_id}.lock").touch()
+        assert not is_dead(lock.owner_id)
+    lock.close()
 
 
-def test_the_lock_folder_and_its_files_are_the_owners_alone(folder: Path) -> None:
+def test_the_lock_directory_and_its_files_are_private(directory: Path) -> None:
     """Whatever the umask is."""
     before = os.umask(0)
-    owner = Owner()
+    lock = ProcessLock()
     os.umask(before)
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
-    owner.close()
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in directory.rglob("*")}
+    lock.close()
     assert modes == {0o700, 0o600}
 
 

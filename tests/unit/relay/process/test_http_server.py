@@ -1,4 +1,4 @@
-"""The relay's own HTTP port: who may read what, and what strangers cost."""
+"""The relay's HTTP server: who may read what, and what hostile clients cost."""
 
 import json
 import socket
@@ -19,29 +19,29 @@ from testkit.web_process import Answer, read_answer
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def __call__(self) -> float:
-        """The time, in seconds."""
+        """Seconds."""
         return self.now
 
 
 class Served(NamedTuple):
-    """A server, and what it reports."""
+    """A server with its health and clock."""
 
     server: MetricsServer
     health: Health
     clock: Clock
 
     def connect(self) -> socket.socket:
-        """A connection to it."""
+        """Open a connection."""
         return socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
 
-    def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        """One request."""
+    def request(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        """Send one request."""
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         with self.connect() as connection:
             connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode())
@@ -76,19 +76,20 @@ def guarded() -> Iterator[Served]:
 
 
 def test_metrics_health_and_readiness(served: Served) -> None:
-    """Each on its path, however the query; anything else is 404, any other method 405."""
-    assert "things 7.0" in served.ask("/metrics").body.decode()
-    assert served.ask("/metrics?name=x").status == 200
-    assert served.ask("/healthz").json == {"status": "ok"}
+    """Each on its path, with any query; other paths answer 404, other methods 405."""
+    assert "things 7.0" in served.request("/metrics").body.decode()
+    assert served.request("/metrics?name=x").status == 200
+    assert served.request("/healthz").json == {"status": "ok"}
     served.health.degraded("shard 0", "no broker")
-    assert served.ask("/readyz").json["degraded"] == [{"subject": "shard 0", "reason": "no broker"}]
-    assert served.ask("/").status == 404
-    refused = served.ask("/metrics", "POST")
-    assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
+    assert served.request("/readyz").json["degraded"] == [{"subject": "shard 0", "reason": "no broker"}]
+    assert served.request("/").status == 404
+    refused = served.request("/metrics", "POST")
+    assert refused.status == 405
+    assert refused.headers["allow"] == "GET, HEAD"
 
 
-def test_a_head_has_no_body(served: Served) -> None:
-    """HEAD answers as GET does, without the body."""
+def test_a_head_request_is_answered_without_a_body(served: Served) -> None:
+    """Status and headers are those of GET."""
     with served.connect() as connection:
         connection.sendall(b"HEAD /healthz HTTP/1.1\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
@@ -97,34 +98,35 @@ def test_a_head_has_no_body(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "//metrics", "/metrics/", "/./metrics", "/%6detrics", "http://x/metrics"])
-@pytest.mark.parametrize("shown", [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", "Bearer ÿ", TOKEN])
-def test_without_the_token_no_path_leads_to_the_metrics(guarded: Served, path: str, shown: str | None) -> None:
-    """However the path is spelt and whatever is shown, text outside ASCII included."""
-    answer = guarded.ask(path, **({"Authorization": shown} if shown is not None else {}))
+@pytest.mark.parametrize("sent", [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", "Bearer ÿ", TOKEN])
+def test_metrics_need_the_token_however_the_path_is_spelled(guarded: Served, path: str, sent: str | None) -> None:
+    """Only the exact path has metrics; no other credentials are accepted, non-ASCII ones included."""
+    answer = guarded.request(path, **({"Authorization": sent} if sent is not None else {}))
     assert answer.status == (401 if path == "/metrics" else 404)
     assert b"things" not in answer.body
 
 
-def test_the_token_opens_metrics_and_reasons(guarded: Served) -> None:
-    """With a token set, strangers learn which subjects wait, but not why; health needs none."""
+def test_the_token_gives_access_to_metrics_and_reasons(guarded: Served) -> None:
+    """Without it, readiness shows which subjects are degraded, but not why; health needs no token."""
     guarded.health.degraded("shard 0", "paused by alice: payroll")
-    assert guarded.ask("/readyz").json == {"status": "ok", "degraded": [{"subject": "shard 0"}]}
-    assert guarded.ask("/healthz").status == 200
-    known = {"Authorization": f"bearer {TOKEN}"}
-    assert guarded.ask("/readyz", **known).json["degraded"][0]["reason"] == "paused by alice: payroll"
-    assert guarded.ask("/metrics", **known).status == 200
+    assert guarded.request("/readyz").json == {"status": "ok", "degraded": [{"subject": "shard 0"}]}
+    assert guarded.request("/healthz").status == 200
+    authorized = {"Authorization": f"bearer {TOKEN}"}
+    assert guarded.request("/readyz", **authorized).json["degraded"][0]["reason"] == "paused by alice: payroll"
+    assert guarded.request("/metrics", **authorized).status == 200
 
 
-def test_a_loop_that_does_not_turn_is_not_healthy(served: Served) -> None:
-    """After 120 s without a turn ``/healthz`` fails, so that the relay is restarted; a turn makes it well again."""
+def test_health_fails_when_the_main_loop_stalls(served: Served) -> None:
+    """After 120 s, so that the relay is restarted; it recovers when the loop runs again."""
     served.clock.now = STALLED_SECONDS - 1
-    assert served.ask("/healthz").status == 200
+    assert served.request("/healthz").status == 200
     served.clock.now = STALLED_SECONDS
-    answer = served.ask("/healthz")
-    assert (answer.status, answer.json["status"]) == (503, "stalled")
-    assert served.ask("/readyz").status == 200
-    served.health.turned()
-    assert served.ask("/healthz").status == 200
+    answer = served.request("/healthz")
+    assert answer.status == 503
+    assert answer.json["status"] == "stalled"
+    assert served.request("/readyz").status == 200
+    served.health.record_liveness()
+    assert served.request("/healthz").status == 200
 
 
 HOSTILE = {
@@ -136,41 +138,41 @@ HOSTILE = {
 
 
 def connections_of(server: MetricsServer) -> int:
-    """How many descriptors of this process are connections that the server has accepted."""
+    """How many connections the server has open."""
     found = psutil.Process().net_connections("tcp")
     return sum(each.laddr.port == server.port and each.status != psutil.CONN_LISTEN for each in found)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_thousand_hostile_connections_cost_nothing(served: Served, kind: str) -> None:
-    """Descriptors and threads stay bounded, and who asks is answered at once, while they last and afterwards."""
+def test_a_thousand_hostile_connections_cost_little(served: Served, kind: str) -> None:
+    """Descriptors and threads stay bounded, and other requests are answered at once, meanwhile and afterwards."""
     process = psutil.Process()
     threads = process.num_threads()
     with ExitStack() as stack:
         for number in range(1000):
             connection = stack.enter_context(closing(served.connect()))
-            with suppress(OSError):  # it is cut already
+            with suppress(OSError):  # it is closed already
                 connection.sendall(HOSTILE[kind])
             if number % 100 == 99:
-                assert served.ask("/healthz").status == 200
+                assert served.request("/healthz").status == 200
         began = monotonic()
-        assert served.ask("/metrics").status == 200
+        assert served.request("/metrics").status == 200
         assert monotonic() - began < 2
         assert process.num_threads() <= threads
-        wait_until(lambda: connections_of(served.server) <= MAX_CONNECTIONS, "few descriptors are the server's")
-    assert json.loads(served.ask("/healthz").body) == {"status": "ok"}
+        wait_until(lambda: connections_of(served.server) <= MAX_CONNECTIONS, "the server has few connections open")
+    assert json.loads(served.request("/healthz").body) == {"status": "ok"}
 
 
-def test_a_silent_connection_ends_by_itself(served: Served) -> None:
-    """Three seconds for a head, then 408 and the end: no connection lasts."""
+def test_a_client_that_sends_no_complete_head_is_refused(served: Served) -> None:
+    """With 408 after three seconds; then the connection is closed."""
     with served.connect() as connection:
         connection.sendall(b"GET /metrics")
         assert read_answer(connection).status == 408
         assert connection.recv(1) == b""
 
 
-def test_an_endless_head_is_refused(served: Served) -> None:
-    """What is read of a head is bounded."""
+def test_a_head_that_is_too_large_is_refused(served: Served) -> None:
+    """With 431."""
     with served.connect() as connection, suppress(ConnectionError):
         connection.sendall(b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 5000)
         assert read_answer(connection).status == 431
@@ -184,16 +186,16 @@ def test_an_endless_head_is_refused(served: Served) -> None:
         ("no such host", "RELAY_METRICS_HOST="),
     ],
 )
-def test_what_cannot_be_listened_on_is_named(served: Served, host: str, names: str) -> None:
-    """A port in use, an address of another host: one line that names the variable."""
+def test_an_address_that_cannot_be_used_is_an_error(served: Served, host: str, names: str) -> None:
+    """In one line that names the setting."""
     with pytest.raises(MisconfiguredError) as caught:
         MetricsServer(host, served.server.port, CollectorRegistry(), Health())
     assert str(caught.value).startswith(names)
     assert "\n" not in str(caught.value)
 
 
-def test_every_address_of_both_kinds() -> None:
-    """``::`` listens on IPv4 as well, as containers want it."""
+def test_it_can_listen_on_ipv4_and_ipv6() -> None:
+    """``::`` listens on IPv4 as well."""
     server = MetricsServer("::", 0, CollectorRegistry(), Health())
     for address in ("127.0.0.1", "::1"):
         with suppress(OSError), socket.create_connection((address, server.port), timeout=5) as connection:

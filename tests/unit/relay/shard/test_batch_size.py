@@ -1,115 +1,67 @@
-"""How many rows the next transaction takes, after what happened to those before."""
-
-from random import Random
+"""How many rows the next transaction takes, after the transactions before it."""
 
 import pytest
 
-from outbox.models import PendingRow
-from relay.errors import MisconfiguredError
-from relay.shard.batch_size import FIRST_ROWS, MOST_PARKED, QUICK_SECONDS, SLOW_SECONDS, TOO_SLOW_SECONDS, BatchSize
+from relay.shard.batch_size import FAST_FAILURE_SECONDS, INITIAL_ROWS, MAX_SECONDS, SLOW_SECONDS, BatchSize
 
-MOST = 5_000
-TOO_SLOW = TOO_SLOW_SECONDS + 1
+MAX_ROWS = 5_000
+TOO_LONG_SECONDS = MAX_SECONDS + 1
 
 
-def rows(count: int) -> list[PendingRow]:
-    """Rows of as many interactions."""
-    return [PendingRow(n, n, f"i-{n}", "voice", 0, None, None, None, None, 0) for n in range(1, count + 1)]
-
-
-def after_growth(batch: BatchSize, seconds_a_row: float, transactions: int = 40) -> int:
-    """The size after so many full transactions at that speed."""
+def after_growth(size: BatchSize, seconds_per_row: float, transactions: int = 40) -> int:
+    """The size after some full transactions at that speed."""
     for _ in range(transactions):
-        batch.committed(rows(batch.limit), batch.limit * seconds_a_row)
-    return batch.limit
+        size.committed(size.rows, size.rows * seconds_per_row)
+    return size.rows
 
 
-def test_it_begins_small_and_grows_to_what_is_wanted() -> None:
-    """A relay that takes over does not know yet how slow the way is."""
-    batch = BatchSize(MOST, Random(1))
-    assert batch.limit == FIRST_ROWS
-    assert after_growth(batch, 0.0001) == MOST
-    assert BatchSize(10, Random(1)).limit == 10
+def test_the_size_starts_small_and_grows_to_the_maximum() -> None:
+    """After a takeover the throughput is not known yet."""
+    size = BatchSize(MAX_ROWS)
+    assert size.rows == INITIAL_ROWS
+    assert after_growth(size, 0.0001) == MAX_ROWS
 
 
-@pytest.mark.parametrize("seconds_a_row", [0.004, 0.05, 1.0, 4.0])
-def test_a_transaction_takes_seconds_however_slow_the_way_is(seconds_a_row: float) -> None:
-    """As many rows as take five to ten seconds, or what comes closest to it; and the speed is said."""
-    batch = BatchSize(MOST, Random(1))
-    took = after_growth(batch, seconds_a_row) * seconds_a_row
-    assert SLOW_SECONDS / 2 <= took <= TOO_SLOW_SECONDS
-    assert batch.slow is None or "rows/s" in batch.slow
-    assert after_growth(batch, 0.0001) == MOST
-    assert batch.slow is None
+def test_the_size_never_exceeds_the_maximum() -> None:
+    """Even if the maximum is below the initial size."""
+    assert BatchSize(10).rows == 10
 
 
-def test_transactions_that_fail_after_a_long_time_shrink_to_one_row() -> None:
-    """So that the smallest one is tried at last; quick failures say nothing of the size."""
-    batch = BatchSize(MOST, Random(1))
-    batch.failed(rows(batch.limit), QUICK_SECONDS)
-    assert batch.limit == FIRST_ROWS
+@pytest.mark.parametrize("seconds_per_row", [0.004, 0.05, 1.0, 4.0])
+def test_a_transaction_takes_seconds_however_slow_kafka_is(seconds_per_row: float) -> None:
+    """The size follows the throughput."""
+    took = after_growth(BatchSize(MAX_ROWS), seconds_per_row) * seconds_per_row
+    assert SLOW_SECONDS / 2 <= took <= MAX_SECONDS
+
+
+def test_slow_transactions_are_reported_until_they_are_fast_again() -> None:
+    """With the throughput, in one significant digit."""
+    size = BatchSize(MAX_ROWS)
+    size.committed(INITIAL_ROWS, SLOW_SECONDS + 1)
+    assert size.slow == "Kafka is slow: about 80 rows/s; transactions are kept small and rows wait"
+    assert after_growth(size, 0.0001) == MAX_ROWS
+    assert size.slow is None
+
+
+def test_transactions_that_fail_slowly_shrink_to_one_row() -> None:
+    """So that in the end the smallest one is tried."""
+    size = BatchSize(MAX_ROWS)
     for _ in range(20):
-        batch.failed(rows(batch.limit), TOO_SLOW)
-    assert batch.limit == 1
+        size.failed(size.rows, TOO_LONG_SECONDS)
+    assert size.rows == 1
 
 
-def test_a_transaction_that_has_less_time_than_usual_shrinks_all_the_same() -> None:
-    """With a short transaction.timeout.ms or message.timeout.ms the same rows would be sent again without end."""
-    batch, seconds_a_row, time_out = BatchSize(MOST, Random(1)), 0.1, 1.5
+def test_transactions_that_fail_fast_do_not_shrink() -> None:
+    """Their size is not the reason."""
+    size = BatchSize(MAX_ROWS)
+    size.failed(size.rows, FAST_FAILURE_SECONDS)
+    assert size.rows == INITIAL_ROWS
+
+
+def test_transactions_shrink_until_they_fit_a_short_timeout() -> None:
+    """With a short transaction.timeout.ms or message.timeout.ms the same rows must not fail forever."""
+    size, seconds_per_row, timeout_seconds = BatchSize(MAX_ROWS), 0.1, 1.5
     for _ in range(20):
-        if batch.limit * seconds_a_row <= time_out:
-            return
-        batch.failed(rows(batch.limit), time_out)
-    raise AssertionError(f"still {batch.limit} rows")
-
-
-@pytest.mark.parametrize("culprit", [1, 7, 100])
-def test_a_refused_batch_is_halved_until_the_culprit_is_alone(culprit: int) -> None:
-    """Whoever it is among the rows; those before it pass meanwhile, and then the usual size is back."""
-    batch, pending, found = BatchSize(MOST, Random(1)), rows(100), None
-    while found is None:
-        sent = pending[: batch.limit]
-        if culprit in {row.id for row in sent}:
-            found = batch.refused(sent, "too large")
-        else:
-            batch.committed(sent, 0.1)
-            pending = pending[len(sent) :]
-    assert found.id == culprit
-    assert batch.limit >= FIRST_ROWS
-
-
-def park(batch: BatchSize, count: int) -> None:
-    """Park rows one after the other."""
-    for row in rows(count):
-        assert batch.refused([row], "refused") == row
-        batch.parked(1)
-
-
-def test_when_nothing_passes_no_row_is_at_fault() -> None:
-    """After some that were parked another one is tried alone, and if it is refused as well nothing is parked."""
-    batch = BatchSize(MOST, Random(1))
-    park(batch, MOST_PARKED)
-    tried = batch.choose(rows(50))
-    assert len(tried) == 1
-    with pytest.raises(MisconfiguredError, match="not a fault of rows"):
-        batch.refused(tried, "refused")
-    batch.committed(tried, 0.1)
-    assert batch.choose(rows(50)) == rows(50)
-    park(batch, MOST_PARKED)
-
-
-def test_rows_to_try_are_looked_for_beyond_a_small_batch() -> None:
-    """With one row a transaction it would be the same one each time, and rows that pass stood behind it."""
-    batch = BatchSize(1, Random(1))
-    park(batch, MOST_PARKED)
-    assert len({batch.choose(rows(10)[: batch.window])[0].id for _ in range(50)}) > 1
-    batch.committed(rows(1), 0.1)
-    assert batch.window == 1
-
-
-def test_the_row_that_is_tried_is_the_first_of_its_interaction() -> None:
-    """Order within an interaction stays as it is."""
-    batch = BatchSize(MOST, Random(1))
-    park(batch, MOST_PARKED)
-    two = [row._replace(interaction_id=f"i-{row.id % 2}") for row in rows(10)]
-    assert {batch.choose(two)[0].id for _ in range(50)} == {1, 2}
+        if size.rows * seconds_per_row > timeout_seconds:
+            size.failed(size.rows, timeout_seconds)
+    assert size.rows * seconds_per_row <= timeout_seconds

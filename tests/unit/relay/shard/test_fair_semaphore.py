@@ -1,4 +1,4 @@
-"""Turns that the shards of a process take."""
+"""The semaphore that limits how many shards run a cycle at the same time."""
 
 import threading
 from collections.abc import Callable
@@ -8,70 +8,72 @@ import pytest
 from relay.shard.fair_semaphore import FairSemaphore
 from testkit.waiting import wait_until
 
-LONG = 60.0
+LONG_SECONDS = 60.0
 """Longer than any test."""
 
 
-def test_no_more_than_so_many_have_a_turn_at_once() -> None:
-    """The third of three waits for its turn until one of the two before has ended."""
-    send_slots, ended = FairSemaphore(2, LONG), threading.Event()
-    third = threading.Thread(target=_take, args=(send_slots, ended.set), daemon=True)
-    with send_slots.turn() as first:
-        with send_slots.turn() as second:
-            third.start()
-            wait_until(lambda: _waiting(send_slots) == 1, "the third waits")
-            assert (first, second, ended.is_set()) == (True, True, False)
-        assert ended.wait(LONG)
+def start(semaphore: FairSemaphore, then: Callable[[], object]) -> threading.Thread:
+    """A thread that acquires a permit, then does something, then releases it."""
+
+    def run() -> None:
+        with semaphore.slot():
+            then()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
 
 
-def test_who_waits_longest_is_next() -> None:
-    """A thread that ends its turn and asks again comes behind those that have waited meanwhile."""
-    send_slots, order, go = FairSemaphore(1, LONG), list[str](), threading.Event()
+def test_no_more_threads_than_permits_run_at_once() -> None:
+    """The third of three threads waits until one of the first two has released its permit."""
+    semaphore, ran = FairSemaphore(2, LONG_SECONDS), threading.Event()
+    with semaphore.slot() as first:
+        with semaphore.slot() as second:
+            start(semaphore, ran.set)
+            wait_until(lambda: semaphore.waiting == 1, "the third thread waits")
+            assert first
+            assert second
+            assert not ran.is_set()
+        assert ran.wait(LONG_SECONDS)
 
-    def again() -> None:
-        with send_slots.turn():
-            go.wait(LONG)
-        with send_slots.turn():
+
+def test_the_thread_that_waits_longest_is_next() -> None:
+    """A thread that releases its permit and asks again comes after the threads that waited meanwhile."""
+    semaphore, order = FairSemaphore(1, LONG_SECONDS), list[str]()
+    acquired, release = threading.Event(), threading.Event()
+
+    def twice() -> None:
+        with semaphore.slot():
+            acquired.set()
+            release.wait(LONG_SECONDS)
+        with semaphore.slot():
             order.append("again")
 
-    first = threading.Thread(target=again, daemon=True)
-    first.start()
-    wait_until(lambda: send_slots._left == 0, "the first has its turn")
-    others = []
+    threads = [threading.Thread(target=twice, daemon=True)]
+    threads[0].start()
+    assert acquired.wait(LONG_SECONDS)
     for name in ("a", "b"):
-        others.append(
-            threading.Thread(target=_take, args=(send_slots, lambda name=name: order.append(name)), daemon=True)
-        )
-        others[-1].start()
-        wait_until(lambda: _waiting(send_slots) == len(others), f"{name} waits")
-    go.set()
-    for thread in (first, *others):
-        thread.join(LONG)
+        threads.append(start(semaphore, lambda name=name: order.append(name)))  # type: ignore[misc]
+        wait_until(lambda: semaphore.waiting == len(threads) - 1, f"{name} waits")
+    release.set()
+    for thread in threads:
+        thread.join(LONG_SECONDS)
     assert order == ["a", "b", "again"]
 
 
-def test_a_turn_that_does_not_come_is_done_without() -> None:
-    """Turns that are held up hold up nobody else: after the longest wait a thread goes without, and takes none away."""
-    send_slots = FairSemaphore(1, 0.01)
-    with send_slots.turn() as first, send_slots.turn() as second:
-        assert (first, second) == (True, False)
-    with send_slots.turn() as third, send_slots.turn() as fourth:
-        assert (third, fourth) == (True, False)
+def test_a_thread_runs_without_a_permit_after_the_timeout() -> None:
+    """Threads that keep their permits block nobody else, and a thread without a permit releases none."""
+    semaphore = FairSemaphore(1, 0.01)
+    for _ in range(2):
+        with semaphore.slot() as first, semaphore.slot() as second:
+            assert first
+            assert not second
 
 
-def test_a_turn_ends_with_an_error() -> None:
-    """A cycle that fails gives its turn back."""
-    send_slots = FairSemaphore(1, LONG)
-    with pytest.raises(ZeroDivisionError), send_slots.turn():
+def test_an_error_releases_the_permit() -> None:
+    """A cycle that fails does not keep it."""
+    semaphore = FairSemaphore(1, LONG_SECONDS)
+    with pytest.raises(ZeroDivisionError), semaphore.slot():
         _ = 1 / 0
-    with send_slots.turn() as again:
+    with semaphore.slot() as again:
         assert again
-
-
-def _take(send_slots: FairSemaphore, then: Callable[[], object]) -> None:
-    with send_slots.turn():
-        then()
-
-
-def _waiting(send_slots: FairSemaphore) -> int:
-    return len(send_slots._waiting)

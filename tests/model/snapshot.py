@@ -1,4 +1,4 @@
-"""An outbox's database at one moment, to go back to: what a restored back-up is."""
+"""A snapshot of an outbox's database, to restore it from."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from outbox.db.schema import metadata
 TABLES = metadata.sorted_tables
 
 
-class Moment:
-    """Every row of the outbox's tables, and the next ids, as they are now."""
+class DatabaseSnapshot:
+    """The rows of the outbox's tables, and the next ids, as they are now."""
 
     def __init__(self, engine: Engine) -> None:
         with engine.begin() as connection:
@@ -20,7 +20,7 @@ class Moment:
             self._next_ids = _next_ids(connection)
 
     def restore(self, engine: Engine) -> None:
-        """Make the database what it was, ids to hand out included, under whoever is using it."""
+        """Restore the rows and the next ids, even while the database is in use."""
         with engine.begin() as connection:
             for table in TABLES:
                 connection.execute(table.delete())
@@ -30,16 +30,16 @@ class Moment:
                 connection.execute(*statement)
 
 
-Bound = tuple[Any, ...]
+BoundStatement = tuple[Any, ...]
 
 
-def _next_ids(connection: Connection) -> list[Bound]:
-    """Statements that make the database hand out the ids from here on."""
+def _next_ids(connection: Connection) -> list[BoundStatement]:
+    """Statements that make the database continue with the present ids."""
     if connection.dialect.name == "sqlite":
         found = connection.execute(text("SELECT name, seq FROM sqlite_sequence")).all()
         insert = text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)")
         return [(text("DELETE FROM sqlite_sequence"),), *((insert, dict(row._mapping)) for row in found)]
-    statements: list[Bound] = []
+    statements: list[BoundStatement] = []
     for (name,) in connection.execute(text("SELECT sequencename FROM pg_sequences")).all():
         last = connection.execute(text(f'SELECT last_value, is_called FROM "{name}"')).one()
         values = {"name": name, "last": last.last_value, "called": last.is_called}
