@@ -32,7 +32,7 @@ from relay.cli.output import escaped, told_time
 from relay.cli.shards import SHARD, OperatingSettings, audit_context, planned
 from relay.errors import RelayError, UnavailableError
 from relay.kafka.progress import StoredProgress
-from relay.kafka.topic_scan import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
+from relay.kafka.topic_scan import OPEN_TRANSACTION_TIMEOUT_SECONDS, committed_since, truncated_partitions
 from relay.process.lost_rows import Loss, bound_of, find, repair
 from relay.process.maintenance import ShardMaintenance, maintain_shards
 from relay.settings import kafka_client_config
@@ -56,7 +56,7 @@ class ReconcilePlan:
     """Records whose rows are not here."""
     samples: list[TopicRecord] = field(default_factory=list)
     """Some of those."""
-    cut_short: dict[str, list[int]] = field(default_factory=dict)
+    truncated_partitions: dict[str, list[int]] = field(default_factory=dict)
     """By topic, partitions of which not every record is left that may be looked for."""
 
     def add(self, records: Sequence[TopicRecord], known: Sequence[KnownRow]) -> None:
@@ -241,8 +241,8 @@ def _plan(engine: Engine, held: ShardMaintenance, wanted: tuple[int, ...], since
         return plan
     services = held.services
     config, topics = kafka_client_config(services.settings), services.settings.kafka_topics
-    found = {topic: cut_short(services.admin, topic, since) for topic in topics}
-    plan.cut_short = {topic: partitions for topic, partitions in found.items() if partitions}
+    found = {topic: truncated_partitions(services.admin, topic, since) for topic in topics}
+    plan.truncated_partitions = {topic: partitions for topic, partitions in found.items() if partitions}
     with _reading() as reading:
         for page in chain.from_iterable(committed_since(config, services.admin, topic, since) for topic in topics):
             plan.add(page, match_records(engine, page))
@@ -256,7 +256,7 @@ def _look(held: ShardMaintenance, store: Store, shard: int) -> ShardLook:
 
 def _patiently(read: Callable[[], T]) -> T:
     """Nobody may have been fenced for it, so a dead producer's open transaction has to run out first."""
-    deadline = monotonic() + OPEN_TRANSACTION_SECONDS
+    deadline = monotonic() + OPEN_TRANSACTION_TIMEOUT_SECONDS
     while True:
         try:
             return read()
@@ -288,7 +288,7 @@ def _show(engine: Engine, plan: ReconcilePlan, since: int | None) -> None:
         for record in plan.samples:
             told = f"{record.outbox_id} {told_time(record.received_at_ms)} {record.interaction_id}"
             click.echo(escaped(f"    {told}"), err=True)
-    for topic, partitions in plan.cut_short.items():
+    for topic, partitions in plan.truncated_partitions.items():
         click.echo(
             f"  partition(s) {_told(partitions)} of {topic} begin later, for records were removed (retention.ms): "
             "unsent rows that were among those are not found, and are sent again",

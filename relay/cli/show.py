@@ -97,17 +97,17 @@ def _look_up(row: StoredRow, identity: Identity, *, compare: bool) -> Looked:
         settings = load(RelaySettings, os.environ)
     except SettingsError as error:
         return Looked(not_seen=f"not looked up: {error}".replace("\n", "; "))
-    from relay.identity import insist
-    from relay.kafka import record_lookup
-    from relay.kafka.schema_registry import Registry
-    from relay.kafka.topics import cluster_of
+    from relay.identity import require_same_settings
+    from relay.kafka import producer, record_lookup
+    from relay.kafka.schema_registry import SchemaRegistry
+    from relay.kafka.topics import cluster_id_of
 
-    transactional_id = f"{settings.kafka_transactional_id_prefix}{row.shard + 1:02d}"
+    transactional_id = producer.transactional_id(settings.kafka_transactional_id_prefix, row.shard)
     topic = row.topic or settings.kafka_topic
     try:
-        insist(settings, identity)  # first what needs no broker
-        insist(settings, identity, cluster_of(settings))
-        sighted, records = record_lookup.find(kafka_client_config(settings), topic, row)
+        require_same_settings(settings, identity)  # first what needs no broker
+        require_same_settings(settings, identity, cluster_id_of(settings))
+        sighted, records = record_lookup.find_record(kafka_client_config(settings), topic, row)
     except (UnavailableError, MisconfiguredError, OutboxMismatchError) as error:
         return Looked(transactional_id, not_seen=f"not looked up: {error}")
     if sighted is None:
@@ -118,7 +118,7 @@ def _look_up(row: StoredRow, identity: Identity, *, compare: bool) -> Looked:
     if not compare:
         return looked
     try:
-        return looked._replace(differences=record_lookup.differences(Registry(settings), row, sighted))
+        return looked._replace(differences=record_lookup.compare_record(SchemaRegistry(settings), row, sighted))
     except UnavailableError as error:
         return looked._replace(not_compared=str(error))
 

@@ -13,7 +13,7 @@ from outbox.verdicts import Verdict
 from relay.errors import UnavailableError
 from relay.kafka import progress
 from relay.kafka.progress import Progress
-from relay.kafka.topic_scan import committed_since, kept_since
+from relay.kafka.topic_scan import committed_since, complete_since
 from relay.process.maintenance import ShardMaintenance
 from relay.settings import kafka_client_config
 from relay.shard.recovery import ShardLook, insist_in_order
@@ -72,7 +72,7 @@ def find(engine: Engine, held: ShardMaintenance, losses: Sequence[Loss], reading
         services, records = held.services, 0
         config, topics = kafka_client_config(services.settings), services.settings.kafka_topics
         since = min(received) - SLACK_MS
-        kept_ms = max(kept_since(services.admin, topic, since) for topic in topics)
+        kept_ms = max(complete_since(services.admin, topic, since) for topic in topics)
         for page in chain.from_iterable(committed_since(config, services.admin, topic, since) for topic in topics):
             for known in reconcile.match_records(engine, page):
                 left.get(known.shard, {}).pop(known.id, None)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-from confluent_kafka.admin import AdminClient
 from sqlalchemy import Engine
 
 from outbox.leases import Leases
@@ -14,10 +13,11 @@ from outbox.notifications import Listener
 from outbox.store import Store
 from relay.drain_signal import DrainSignal
 from relay.health import Health
-from relay.kafka import progress
+from relay.kafka.client import AdminClient, admin_client
 from relay.kafka.encoder import Encoder, make_encoder
-from relay.kafka.errors import LastError, admin_client
-from relay.kafka.producer import Publisher
+from relay.kafka.errors import LastError
+from relay.kafka.producer import Publisher, transactional_id
+from relay.kafka.progress import ProgressReader, StoredProgress, destination
 from relay.kafka.topics import Topics
 from relay.metrics import RelayMetrics
 from relay.process_lock import is_dead
@@ -112,20 +112,18 @@ class RelayServices:
         cluster_id = self.topics.prepare(identity)
         self.store.bind_identity(replace(self.bound, shards=identity.shards, cluster_id=cluster_id))
 
-    def read_back(self, shard: int, stop: threading.Event, below: int | None = None) -> progress.StoredProgress | None:
+    def read_back(self, shard: int, stop: threading.Event, below: int | None = None) -> StoredProgress | None:
         """The shard's last committed progress record; with ``below``, the last one of a smaller sequence."""
-        place = (self.settings.kafka_progress_topic, shard)
-        key = progress.key_of(self.bound.outbox_id, shard)
-        config = kafka_client_config(self.settings)
-        return progress.read_back(config, self.admin, place, key, stop.is_set, below)
+        config, topic = kafka_client_config(self.settings), self.settings.kafka_progress_topic
+        return ProgressReader(config, self.admin, topic, self.bound.outbox_id, stop.is_set).last(shard, below)
 
     def _publisher(self, shard: int, stop: threading.Event) -> Publisher:
         settings = self.settings
         return Publisher(
             kafka_producer_config(settings),
-            f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}",
+            transactional_id(settings.kafka_transactional_id_prefix, shard),
             settings.kafka_topic,
-            (settings.kafka_progress_topic, shard, progress.key_of(self.bound.outbox_id, shard)),
+            destination(settings.kafka_progress_topic, self.bound.outbox_id, shard),
             stop.is_set,
         )
 

@@ -57,7 +57,7 @@ BREAKAGES = [
     Breakage(
         "the transaction holds no progress record",
         "relay/kafka/producer.py",
-        "[proof])",
+        "[progress_record])",
         "[])",
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-committed]",
     ),
@@ -258,7 +258,7 @@ BREAKAGES = [
     Breakage(
         "a refused progress record is charged to rows",
         "relay/kafka/producer.py",
-        "if topic == self._progress_topic:",
+        "if topic == self._progress.topic:",
         "if False:",
         "tests/faults/test_parking.py::test_a_refused_progress_record_parks_nobody[sqlite]",
     ),
@@ -272,9 +272,9 @@ BREAKAGES = [
     Breakage(
         "the same rows again on the same producer after an abort",
         "relay/kafka/producer.py",
-        "            if not asked:\n                self._abort()",
-        "            if not asked:\n                self._abort()\n                self.publish(records, progress)\n"
-        "                return",
+        "            if not committing:\n                self._abort()",
+        "            if not committing:\n                self._abort()\n"
+        "                self.publish(records, progress)\n                return",
         "tests/faults/test_parking.py::test_with_the_pass_policy_nothing_waits[sqlite]",
     ),
     Breakage(
@@ -512,7 +512,7 @@ BREAKAGES = [
     ),
     Breakage(
         "a check uses a shard's transactional id",
-        "relay/check/broker.py",
+        "relay/check/transactions.py",
         'transactional_id = f"{settings.kafka_transactional_id_prefix}check"',
         'transactional_id = f"{settings.kafka_transactional_id_prefix}01"',
         "tests/integration/test_check.py::test_a_check_harms_no_running_relay[sqlite]",
@@ -541,8 +541,8 @@ BREAKAGES = [
     Breakage(
         "an owner that lost its lease is not fenced by the next one",
         "relay/process/services.py",
-        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}"',
-        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}{self.leases.owner[-6:]}"',
+        "transactional_id(settings.kafka_transactional_id_prefix, shard)",
+        "transactional_id(settings.kafka_transactional_id_prefix, shard) + self.leases.owner[-6:]",
         "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over"
         "[sqlite-encoded]",
     ),
@@ -571,8 +571,9 @@ BREAKAGES = [
     Breakage(
         "an unanswered commit is taken for done",
         "relay/kafka/producer.py",
-        "            if not asked:\n                self._abort()",
-        "            if asked:\n                return\n            if not asked:\n                self._abort()",
+        "            if not committing:\n                self._abort()",
+        "            if committing:\n                return\n"
+        "            if not committing:\n                self._abort()",
         f"{MACHINE}[sqlite]",
     ),
 ]

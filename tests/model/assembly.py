@@ -12,9 +12,6 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-import relay.kafka.errors
-import relay.kafka.producer
-import relay.kafka.progress
 import relay.shard.worker
 from outbox.db.engine import READ_ONLY
 from outbox.leases import Leases
@@ -23,9 +20,11 @@ from outbox.notifications import Listener
 from outbox.store import Store
 from relay.drain_signal import DrainSignal
 from relay.health import Health
+from relay.kafka.consumer import CommittedReader
 from relay.kafka.encoder import Encoder
-from relay.kafka.producer import Publisher, Record
-from relay.kafka.progress import StoredProgress, key_of
+from relay.kafka.producer import Publisher
+from relay.kafka.progress import ProgressReader, StoredProgress, destination
+from relay.kafka.record import Record
 from relay.metrics import RelayMetrics
 from relay.process.maintenance import ShardMaintenance
 from relay.shard.fair_semaphore import FairSemaphore
@@ -164,15 +163,22 @@ class Relay:
         """The last progress record; with ``below``, the last one of a smaller sequence."""
         config: dict[str, Any] = {LINK: self.link}
         admin: Any = AdminClient(config)
-        key = key_of(Store(self._engine).identity().outbox_id, 0)
-        return relay.kafka.progress.read_back(config, admin, (PROGRESS_TOPIC, 0), key, self.stop.is_set, below)
+        outbox_id = Store(self._engine).identity().outbox_id
+
+        def open_reader(config: dict[str, Any]) -> CommittedReader:
+            return CommittedReader(config, clients.Consumer, self._clock)  # type: ignore[arg-type]
+
+        return ProgressReader(config, admin, PROGRESS_TOPIC, outbox_id, self.stop.is_set, open_reader).last(0, below)
+
+    def _clock(self) -> float:
+        return self._broker.now
 
     def _services(self) -> ShardServices:
         store = Store(self._engine)
         known = store.identity()
         bound = Identity(known.outbox_id, known.shards, TOPIC, PROGRESS_TOPIC, "p-", "cluster")
         config: dict[str, Any] = {LINK: self.link}
-        key = key_of(known.outbox_id, 0)
+        progress = destination(PROGRESS_TOPIC, known.outbox_id, 0)
 
         leases = Leases(self._engine, self.owner, LEASE_SECONDS)
 
@@ -181,7 +187,8 @@ class Relay:
             return owner if owner in self._dead else None
 
         def publisher(_shard: int) -> Publisher:
-            return Publisher(config, "p-01", TOPIC, (PROGRESS_TOPIC, 0, key), self.stop.is_set)
+            producer: Any = clients.Producer
+            return Publisher(config, "p-01", TOPIC, progress, self.stop.is_set, producer, self._clock)
 
         return ShardServices(
             store=store,
@@ -219,11 +226,8 @@ class Clock:
 
 @contextmanager
 def clients_in_memory() -> Iterator[Clock]:
-    """While it lasts, the relay's modules use the clients and the clock of the broker in memory."""
+    """While it lasts, the relay's workers use the clock of the broker in memory."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay.kafka.producer, "Producer", clients.Producer)
-        patch.setattr(relay.kafka.errors, "Consumer", clients.Consumer)
-        for module in (relay.kafka.producer, relay.kafka.progress, relay.shard.worker):
-            patch.setattr(module, "monotonic", clock)
+        patch.setattr(relay.shard.worker, "monotonic", clock)
         yield clock

@@ -16,13 +16,19 @@ import pytest
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
-import relay.kafka.errors
-import relay.kafka.producer
-import relay.kafka.progress
 from outbox.models import RowRef
 from relay.errors import BatchRefusedError, MisconfiguredError, TransactionFailedError, UnavailableError
+from relay.kafka.consumer import CommittedReader
 from relay.kafka.producer import Publisher
-from relay.kafka.progress import Progress, StoredProgress, key_of, ref_of
+from relay.kafka.progress import (
+    STALL_TIMEOUT_SECONDS,
+    Progress,
+    ProgressReader,
+    StoredProgress,
+    destination,
+    encode,
+    ref_of,
+)
 from testkit.services import Kafka
 from testkit.services.fixtures import started
 from testkit.waiting import wait_until
@@ -51,6 +57,7 @@ class Port:
     """Makes a topic of one partition, with a limit of bytes a batch."""
     wait: Callable[[float], None]
     """Lets seconds pass."""
+    clock: Callable[[], float] = monotonic
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     """Tests that run side by side on one broker must not fence each other."""
 
@@ -118,21 +125,18 @@ class Port:
         return seen
 
 
-def in_memory(monkeypatch: pytest.MonkeyPatch) -> Port:
-    """The broker in memory; the relay's modules use its clients and its clock."""
+def in_memory() -> Port:
+    """The broker in memory."""
     broker = Broker(EXPIRATION_SECONDS)
     config = {clients.LINK: clients.Link(broker)}
-    monkeypatch.setattr(relay.kafka.producer, "Producer", clients.Producer)
-    monkeypatch.setattr(relay.kafka.errors, "Consumer", clients.Consumer)
-    for module in (relay.kafka.producer, relay.kafka.progress):
-        monkeypatch.setattr(module, "monotonic", lambda: broker.now)
 
     def create(topic: str, max_message_bytes: int | None) -> None:
         broker.create(topic)
         if max_message_bytes:
             broker.limits[topic] = max_message_bytes
 
-    return Port(config, clients.Producer, clients.Consumer, clients.AdminClient(config), create, broker.pass_time)
+    admin = clients.AdminClient(config)
+    return Port(config, clients.Producer, clients.Consumer, admin, create, broker.pass_time, lambda: broker.now)
 
 
 def real(bootstrap_servers: str) -> Port:
@@ -152,18 +156,18 @@ def real(bootstrap_servers: str) -> Port:
 
 
 @pytest.fixture(params=["memory", "real"])
-def port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Port:
+def port(request: pytest.FixtureRequest) -> Port:
     """Either broker; the test runs once on each."""
     if request.param == "memory":
-        return in_memory(monkeypatch)
+        return in_memory()
     return real(request.getfixturevalue("kafka").bootstrap_servers)
 
 
 @pytest.fixture(params=["memory", "real"])
-def hasty_port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Port]:
+def hasty_port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Port]:
     """Either broker, one that forgets idle transactional ids within seconds."""
     if request.param == "memory":
-        yield in_memory(monkeypatch)
+        yield in_memory()
         return
     for kafka in started(Kafka(tmp_path / "kafka", HASTY)):
         yield real(kafka.bootstrap_servers)
@@ -322,8 +326,15 @@ class Shard:
         """A publisher that has fenced those before; as the relay does, another one when that takes too long."""
 
         def taken() -> Publisher | None:
-            progress = (self.progress_topic, 0, key_of("outbox", 0))
-            publisher = Publisher(self.port.config, self.port.own(self.topic), self.topic, progress, lambda: False)
+            publisher = Publisher(
+                self.port.config,
+                self.port.own(self.topic),
+                self.topic,
+                destination(self.progress_topic, "outbox", 0),
+                lambda: False,
+                self.port.producer,
+                self.port.clock,
+            )
             try:
                 publisher.fence()
             except TransactionFailedError:
@@ -334,10 +345,24 @@ class Shard:
         publisher: Publisher = wait_until(taken, "the shard is taken")
         return publisher
 
-    def read_back(self, below: int | None = None) -> StoredProgress | None:
+    def read_back(
+        self, below: int | None = None, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS
+    ) -> StoredProgress | None:
         """The last progress record; with ``below``, the last one of a smaller sequence."""
-        place, key = (self.progress_topic, 0), key_of("outbox", 0)
-        return relay.kafka.progress.read_back(self.port.config, self.port.admin, place, key, lambda: False, below)
+
+        def open_reader(config: dict[str, Any]) -> CommittedReader:
+            return CommittedReader(config, self.port.consumer, self.port.clock)
+
+        reader = ProgressReader(
+            self.port.config,
+            self.port.admin,
+            self.progress_topic,
+            "outbox",
+            lambda: False,
+            open_reader,
+            stall_timeout_seconds,
+        )
+        return reader.last(0, below)
 
 
 @pytest.fixture
@@ -349,7 +374,7 @@ def shard(port: Port) -> Shard:
 def proof(sequence: int) -> tuple[Progress, bytes]:
     """A progress record, and its value."""
     progress = Progress("outbox", 0, 1, sequence, [RowRef(sequence, 77)])
-    return progress, relay.kafka.progress.encode(progress)
+    return progress, encode(progress)
 
 
 def committed(shard: Shard) -> Progress | None:
@@ -403,17 +428,14 @@ def test_a_refused_row_and_a_refused_progress_record_are_told_apart(shard: Shard
     assert shard.port.read(shard.topic) == []
 
 
-def test_reading_back_waits_for_a_foreign_open_transaction_and_names_it(
-    shard: Shard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_back_waits_for_a_foreign_open_transaction_and_names_it(shard: Shard) -> None:
     """Whatever lies behind it is not known yet, so "there is no record" would be a guess."""
-    monkeypatch.setattr(relay.kafka.progress, "PATIENCE_SECONDS", 3.0)
     publisher = shard.publisher()
     foreign = shard.port.transactional("foreign")
     foreign.begin_transaction()
     send(foreign, shard.progress_topic, b"open")
     publisher.publish([(b"k", b"1", [], None)], proof(1)[1])
     with pytest.raises(UnavailableError, match="a transaction of another producer is open"):
-        shard.read_back()
+        shard.read_back(stall_timeout_seconds=3.0)
     foreign.abort_transaction(SECONDS)
     assert committed(shard) == proof(1)[0]

@@ -36,7 +36,7 @@ def test_another_machine_is_asked_for_tls(rest: str) -> None:
     """However it is named, be it beside this one."""
     assert tls_arguments(make_url(f"postgresql+psycopg://{rest}")) == REQUIRED
     (finding,) = check_database_transport(f"postgresql+psycopg://{rest}")
-    assert (finding.verdict, "sslmode=verify-full" in finding.cure) == (Status.WARNING, True)
+    assert (finding.status, "sslmode=verify-full" in finding.remedy) == (Status.WARNING, True)
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_another_machine_is_asked_for_tls(rest: str) -> None:
 def test_this_machine_is_not(rest: str) -> None:
     """A socket, or an address that nobody else hears."""
     assert tls_arguments(make_url(f"postgresql+psycopg://{rest}")) == {}
-    assert [f.verdict for f in check_database_transport(f"postgresql+psycopg://{rest}")] == [Status.OK]
+    assert [f.status for f in check_database_transport(f"postgresql+psycopg://{rest}")] == [Status.OK]
 
 
 @pytest.mark.parametrize(
     ("mode", "verdict", "told"),
     [
-        ("disable", Status.WARNING, "may be read on the way"),
-        ("prefer", Status.WARNING, "may be read on the way"),
+        ("disable", Status.WARNING, "may be read in transit"),
+        ("prefer", Status.WARNING, "may be read in transit"),
         ("require", Status.WARNING, "not verified"),
         ("verify-ca", Status.WARNING, "not verified"),
         ("verify-full", Status.OK, "is verified"),
@@ -71,7 +71,7 @@ def test_who_chooses_an_sslmode_keeps_it_and_is_told_what_it_does(mode: str, ver
     url = f"postgresql+psycopg://u:canary@db.example/name?sslmode={mode}"
     assert tls_arguments(make_url(url)) == {}
     (finding,) = check_database_transport(url)
-    assert (finding.verdict, told in finding.seen, "canary" in str(finding)) == (verdict, True, False)
+    assert (finding.status, told in finding.detail, "canary" in str(finding)) == (verdict, True, False)
 
 
 def test_variables_of_libpq_count(monkeypatch: pytest.MonkeyPatch) -> None:
