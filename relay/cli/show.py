@@ -97,24 +97,25 @@ def _look_up(row: StoredRow, identity: Identity, *, compare: bool) -> Looked:
         settings = load(RelaySettings, os.environ)
     except SettingsError as error:
         return Looked(not_seen=f"not looked up: {error}".replace("\n", "; "))
-    from relay.identity import require_same_settings
-    from relay.kafka import producer, record_lookup
+    from relay.identity import ensure_same_identity
+    from relay.kafka import record_lookup
     from relay.kafka.schema_registry import SchemaRegistry
+    from relay.kafka.shard_clients import transactional_id
     from relay.kafka.topics import cluster_id_of
 
-    transactional_id = producer.transactional_id(settings.kafka_transactional_id_prefix, row.shard)
+    producer = transactional_id(settings.kafka_transactional_id_prefix, row.shard)
     topic = row.topic or settings.kafka_topic
     try:
-        require_same_settings(settings, identity)  # first what needs no broker
-        require_same_settings(settings, identity, cluster_id_of(settings))
+        ensure_same_identity(settings, identity)  # first what needs no broker
+        ensure_same_identity(settings, identity, cluster_id_of(settings))
         sighted, records = record_lookup.find_record(kafka_client_config(settings), topic, row)
     except (UnavailableError, MisconfiguredError, OutboxMismatchError) as error:
-        return Looked(transactional_id, not_seen=f"not looked up: {error}")
+        return Looked(producer, not_seen=f"not looked up: {error}")
     if sighted is None:
         told = f"not in {topic}: looked at {records} record(s) since it was received"
-        return Looked(transactional_id, not_seen=told, looked_up=True)
+        return Looked(producer, not_seen=told, looked_up=True)
     record = {"topic": topic, **sighted._asdict(), "value": f"{len(sighted.value)} bytes"}
-    looked = Looked(transactional_id, {**record, "key": sighted.key.decode(errors="replace")}, looked_up=True)
+    looked = Looked(producer, {**record, "key": sighted.key.decode(errors="replace")}, looked_up=True)
     if not compare:
         return looked
     try:

@@ -51,11 +51,6 @@ NO_OFFSET = -1
 """Not reported yet."""
 
 
-def transactional_id(prefix: str, shard: int) -> str:
-    """The transactional id of a shard, numbered from 01."""
-    return f"{prefix}{shard + 1:02d}"
-
-
 class Publisher:
     """A transactional producer for one shard.
 

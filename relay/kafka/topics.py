@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from outbox.models import Identity
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.identity import require_same_settings
+from relay.identity import ensure_same_identity
 from relay.kafka.client import REQUEST_TIMEOUT_SECONDS, admin_client, partitions_of, topic_metadata, wait_for
 from relay.kafka.errors import LastError, explain
 from relay.kafka.progress_topic import CLEANUP_POLICY, COMPACT, PERMANENT_ERRORS, ProgressTopic
@@ -59,7 +59,7 @@ class Topics:
             UnavailableError: the broker does not answer.
             MisconfiguredError: a topic is missing or unsuitable, and the relay may not or should not change that.
         """
-        require_same_settings(self._settings, identity)
+        ensure_same_identity(self._settings, identity)
         last_error = LastError()
         admin = self._new_admin(kafka_client_config(self._settings), last_error)
         cluster_id = ""
@@ -74,7 +74,7 @@ class Topics:
     ) -> tuple[str, int]:
         """The cluster's id and the topic's number of partitions; 0 if it was created here."""
         cluster_id, partitions = _find(admin, wanted.topic, last_error)
-        require_same_settings(self._settings, identity, cluster_id)
+        ensure_same_identity(self._settings, identity, cluster_id)
         if partitions or _create(admin, wanted, self._settings, last_error):
             return cluster_id, partitions
         # Another relay created it meanwhile, or the broker did, for a client that asked for its metadata.

@@ -13,15 +13,14 @@ from outbox.notifications import Listener
 from outbox.store import Store
 from relay.drain_signal import DrainSignal
 from relay.health import Health
-from relay.kafka.client import AdminClient, admin_client
+from relay.kafka.client import AdminClient
 from relay.kafka.encoder import Encoder, make_encoder
-from relay.kafka.errors import LastError
-from relay.kafka.producer import Publisher, transactional_id
-from relay.kafka.progress import ProgressReader, StoredProgress, destination
+from relay.kafka.progress import StoredProgress
+from relay.kafka.shard_clients import ShardClients
 from relay.kafka.topics import Topics
 from relay.metrics import RelayMetrics
 from relay.process_lock import is_dead
-from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
+from relay.settings import RelaySettings
 from relay.shard.fair_semaphore import FairSemaphore
 from relay.shard.worker import ShardServices, ignore_steps
 
@@ -86,7 +85,7 @@ class RelayServices:
             outbox_id=self.bound.outbox_id,
             check_identity=self.check_identity,
             complete=complete,
-            publisher=lambda shard: self._publisher(shard, stop),
+            publisher=lambda shard: self.clients.publisher(shard, stop.is_set),
             read_back=lambda shard: self.read_back(shard, stop),
             dead_owner=self._dead_owner,
             batch_size=settings.relay_batch_size,
@@ -102,9 +101,14 @@ class RelayServices:
         )
 
     @property
+    def clients(self) -> ShardClients:
+        """The shards' clients of Kafka."""
+        return ShardClients.from_settings(self.settings, self.bound.outbox_id)
+
+    @property
     def admin(self) -> AdminClient:
         """A new client: it reads certificates and keys as they are now."""
-        return admin_client(kafka_client_config(self.settings), LastError())
+        return self.clients.admin
 
     def check_identity(self) -> None:
         """At each taking, for the brokers behind an address, and the database behind its, can change."""
@@ -114,18 +118,7 @@ class RelayServices:
 
     def read_back(self, shard: int, stop: threading.Event, below: int | None = None) -> StoredProgress | None:
         """The shard's last committed progress record; with ``below``, the last one of a smaller sequence."""
-        config, topic = kafka_client_config(self.settings), self.settings.kafka_progress_topic
-        return ProgressReader(config, self.admin, topic, self.bound.outbox_id, stop.is_set).last(shard, below)
-
-    def _publisher(self, shard: int, stop: threading.Event) -> Publisher:
-        settings = self.settings
-        return Publisher(
-            kafka_producer_config(settings),
-            transactional_id(settings.kafka_transactional_id_prefix, shard),
-            settings.kafka_topic,
-            destination(settings.kafka_progress_topic, self.bound.outbox_id, shard),
-            stop.is_set,
-        )
+        return self.clients.read_back(shard, stop.is_set, below)
 
     def _dead_owner(self, shard: int) -> str | None:
         found = self.leases.owners().get(shard)

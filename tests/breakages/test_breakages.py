@@ -540,9 +540,9 @@ BREAKAGES = [
     ),
     Breakage(
         "an owner that lost its lease is not fenced by the next one",
-        "relay/process/services.py",
-        "transactional_id(settings.kafka_transactional_id_prefix, shard)",
-        "transactional_id(settings.kafka_transactional_id_prefix, shard) + self.leases.owner[-6:]",
+        "relay/kafka/shard_clients.py",
+        'return f"{prefix}{shard + 1:02d}"',
+        'return f"{prefix}{shard + 1:02d}{__import__("os").getpid()}"',
         "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over"
         "[sqlite-encoded]",
     ),
