@@ -80,7 +80,7 @@ class CommittedReader:
             before = dict(positions)
             with translate_errors(f"read {topic}", self._last_error, UnavailableError):
                 messages = self._consumer.consume(page_size, POLL_SECONDS)
-                page = [message for message in messages if self._take(message, ranges, positions)]
+                page = [message for message in messages if self._accept(message, ranges, positions)]
             yield page
             if positions != before:
                 advanced_at = self._clock()
@@ -89,8 +89,8 @@ class CommittedReader:
                     self._last_error.add_to(_stalled(topic, positions, ranges, stall_timeout_seconds))
                 )
 
-    def _take(self, message: Message, ranges: Mapping[int, OffsetRange], positions: dict[int, int]) -> bool:
-        """Advance the message's partition, and drop it at its end; whether the message is a record of the range."""
+    def _accept(self, message: Message, ranges: Mapping[int, OffsetRange], positions: dict[int, int]) -> bool:
+        """Whether a message is a record of its range. Moves the position, and leaves the partition at its end."""
         error, number = message.error(), message.partition() or 0
         if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
             return False  # the client asks for the group's coordinator although nobody joins; it needs no such right

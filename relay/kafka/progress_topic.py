@@ -71,20 +71,22 @@ class ProgressTopic:
                 self._require_empty(admin, partitions, _too_few_partitions(self._settings, identity.shards))
             grow_progress_topic(admin, self._settings, identity.shards)
         policy = self._cleanup_policy(admin, last_error)
-        if policy in (None, COMPACT):
-            return
-        remedy = (
+        if policy is not None and policy != COMPACT:
+            remedy = self._expires(policy)
+            if not used:
+                self._require_empty(admin, partitions, remedy)
+            self._compact(admin, last_error, remedy)
+            log.warning(
+                "topic %s had %s=%s and is now compacted", self._topic, CLEANUP_POLICY, policy,
+                action="topic_compacted", topic=self._topic, before=policy,
+            )  # fmt: skip
+
+    def _expires(self, policy: str) -> str:
+        return (
             f"topic {self._topic} has {CLEANUP_POLICY}={policy}, so that progress records expire: kafka-configs.sh "
             f"--bootstrap-server {self._settings.kafka_bootstrap_servers} --topic {self._topic} "
             f"--alter --add-config {CLEANUP_POLICY}={COMPACT}"
         )
-        if not used:
-            self._require_empty(admin, partitions, remedy)
-        self._compact(admin, last_error, remedy)
-        log.warning(
-            "topic %s had %s=%s and is now compacted", self._topic, CLEANUP_POLICY, policy,
-            action="topic_compacted", topic=self._topic, before=policy,
-        )  # fmt: skip
 
     def _compact(self, admin: AdminClient, last_error: LastError, remedy: str) -> None:
         entry = ConfigEntry(CLEANUP_POLICY, COMPACT, incremental_operation=AlterConfigOpType.SET)

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -347,9 +346,10 @@ def endpoints() -> Iterator[Endpoints]:
     served.server.server_close()
 
 
-def test_inference_and_cxone_are_checked_without_a_call(endpoints: Endpoints, tmp_path: Path) -> None:
-    """Inference receives only an OPTIONS request. A token is requested and tried, and never shown."""
-    environ: dict[str, Any] = {
+@pytest.fixture
+def http_environ(endpoints: Endpoints, tmp_path: Path) -> dict[str, str]:
+    """Settings that name the endpoints, and neither a database nor a broker."""
+    return {
         "DATABASE_URL": f"sqlite:///{tmp_path}/none.db",
         "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",
         "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9/",
@@ -359,36 +359,50 @@ def test_inference_and_cxone_are_checked_without_a_call(endpoints: Endpoints, tm
         "CXONE_CLIENT_ID": "id",
         "CXONE_CLIENT_SECRET": "secret-canary",
     }
-    output = command(environ, "check").stdout
+
+
+def test_inference_and_cxone_are_checked_without_a_call(endpoints: Endpoints, http_environ: dict[str, str]) -> None:
+    """Inference receives only an OPTIONS request. A token is requested and tried, and never shown."""
+    output = command(http_environ, "check").stdout
     assert "ok       inference: 127.0.0.1 answers OPTIONS with 200" in output
     assert "ok       oauth: 127.0.0.1 issues a token" in output
     assert "ok       enrichment: 127.0.0.1 accepts the token" in output
     assert endpoints.requests == ["OPTIONS /score", "POST /token", "GET /contacts/0"]
     assert "canary" not in output
+
+
+def test_cxone_refuses_the_token(endpoints: Endpoints, http_environ: dict[str, str]) -> None:
+    """A missing scope and a wrong region are failures; a rate limit is a warning."""
     for endpoints.interaction_status, detail in (
         (403, "the client lacks scope interaction:read"),
         (401, "of the same region"),
     ):
-        assert detail in failures(environ)["enrichment"]
+        assert detail in failures(http_environ)["enrichment"]
     endpoints.interaction_status = 429
-    assert statuses(environ)["enrichment"] == "warning"
+    assert statuses(http_environ)["enrichment"] == "warning"
+
+
+def test_inference_and_oauth_refuse_or_fail(endpoints: Endpoints, http_environ: dict[str, str]) -> None:
+    """A refused login is a failure. Rows wait for OAuth, so its outage is one as well. Without a token CXone is not
+    called.
+    """
     endpoints.status = 401
-    failed = failures(environ)
+    failed = failures(http_environ)
     assert "INFERENCE_TOKEN" in failed["inference"]
     assert "CXONE_CLIENT_SECRET" in failed["oauth"]
-    endpoints.status = 503
-    found = statuses(environ)
-    assert found["inference"] == "warning"
-    assert found["oauth"] == "failure"
-    assert "enrichment" not in found
-    endpoints.status = 429
-    found = statuses(environ)
-    assert found["inference"] == "warning"
-    assert found["oauth"] == "warning"
-    refused = failures(environ, INFERENCE_ALLOWED_HOSTS="elsewhere.example")
-    assert "INFERENCE_ALLOWED_HOSTS" in refused["inference"]
-    assert "correct the host" in failures(environ, INFERENCE_URL="http://nowhere.invalid/")["inference"]
-    tls = failures(environ, INFERENCE_URL=endpoints.url.replace("http", "https"))
+    for endpoints.status, oauth in ((503, "failure"), (429, "warning")):
+        found = statuses(http_environ)
+        assert found["inference"] == "warning"
+        assert found["oauth"] == oauth
+        assert "enrichment" not in found
+
+
+def test_wrong_settings_of_inference_are_named(endpoints: Endpoints, http_environ: dict[str, str]) -> None:
+    """A host that is not allowed, one that does not exist, and a port that does not use TLS."""
+    not_allowed = failures(http_environ, INFERENCE_ALLOWED_HOSTS="elsewhere.example")
+    assert "INFERENCE_ALLOWED_HOSTS" in not_allowed["inference"]
+    assert "correct the host" in failures(http_environ, INFERENCE_URL="http://nowhere.invalid/")["inference"]
+    tls = failures(http_environ, INFERENCE_URL=endpoints.url.replace("http", "https"))
     assert "HTTP_CA_LOCATION" in tls["inference"]
 
 
