@@ -64,7 +64,7 @@ def test_what_differs_from_the_topic_is_named(deployment: Deployment) -> None:
 def test_an_uncommitted_record_is_not_found(deployment: Deployment) -> None:
     """A record of an aborted transaction is no record: a pending row is in order without one."""
     (row_id,) = deployment.record([new_row("i-1")])
-    create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "1_000_000"}))
+    create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "1000000"}))
     producer = Producer({**deployment.client_config, "transactional.id": f"{deployment.topic}-other"})
     producer.init_transactions(30)
     producer.begin_transaction()
