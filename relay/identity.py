@@ -35,5 +35,5 @@ def ensure_same_identity(settings: RelaySettings, identity: Identity, cluster_id
     Raises:
         OutboxMismatchError: the outbox was used with other settings.
     """
-    if different := differences(settings, identity, cluster_id):
+    if different := changed_settings(settings, identity, cluster_id):
         raise OutboxMismatchError(f"the settings differ from what this outbox was used with: {'; '.join(different)}")

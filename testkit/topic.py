@@ -1,7 +1,8 @@
-"""A topic: made, changed, and read as consumers do."""
+"""Creates, alters and reads topics, independently of the product's own reader."""
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from testkit.waiting import DEADLINE_SECONDS
 
 
 class ConsumedRecord(NamedTuple):
-    """A record as a consumer sees it."""
+    """A record as a consumer receives it."""
 
     partition: int
     offset: int
@@ -22,18 +23,17 @@ class ConsumedRecord(NamedTuple):
 
     @property
     def outbox_id(self) -> int:
-        """From the header."""
+        """Id of the row, from the header."""
         return int(self.headers["outbox-id"])
 
 
 def read_topic(config: dict[str, Any], topic: str) -> list[ConsumedRecord]:
-    """Every record of the topic that a ``read_committed`` consumer sees, partition by partition."""
+    """Read every record of the topic that a ``read_committed`` consumer sees."""
     admin = AdminClient({**config, "allow.auto.create.topics": False})
     partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
-    places = [TopicPartition(topic, number) for number in partitions]
-    latest: dict[TopicPartition, Any] = {place: OffsetSpec.latest() for place in places}
+    latest: dict[TopicPartition, Any] = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}
     futures = admin.list_offsets(latest, isolation_level=IsolationLevel.READ_UNCOMMITTED)
-    ends = {place.partition: future.result().offset for place, future in futures.items()}
+    ends = {partition.partition: future.result().offset for partition, future in futures.items()}
     consumer = Consumer(
         {
             **config,
@@ -45,10 +45,10 @@ def read_topic(config: dict[str, Any], topic: str) -> list[ConsumedRecord]:
         }
     )
     consumer.assign([TopicPartition(topic, number, 0) for number in ends])
-    seen, open_partitions = [], {number for number, end in ends.items() if end}
+    records, open_partitions = [], {number for number, end in ends.items() if end}
     deadline = time.monotonic() + DEADLINE_SECONDS
     while open_partitions:
-        assert time.monotonic() < deadline, f"the end of {topic} is not reached: partitions {open_partitions}"
+        assert time.monotonic() < deadline, f"not read to the end: partitions {open_partitions} of {topic}"
         message = consumer.poll(0.2)
         if message is None:
             continue
@@ -60,37 +60,38 @@ def read_topic(config: dict[str, Any], topic: str) -> list[ConsumedRecord]:
                 open_partitions.discard(partition)
             continue
         headers = {name: bytes(value or b"").decode() for name, value in _pairs(message.headers())}
-        seen.append(ConsumedRecord(partition, offset, (message.key() or b"").decode(), message.value() or b"", headers))
+        key, value = (message.key() or b"").decode(), message.value() or b""
+        records.append(ConsumedRecord(partition, offset, key, value, headers))
     consumer.close()
-    return seen
+    return records
 
 
 def _pairs(headers: Any) -> list[tuple[str, Any]]:
     return list(headers or [])
 
 
-def exactly_once(seen: Sequence[ConsumedRecord], ids: Sequence[int]) -> None:
-    """Each of these rows is in the topic exactly once, nothing else is, and each interaction is in id order."""
-    found = [record.outbox_id for record in seen]
-    doubled = sorted({number for number in found if found.count(number) > 1}) if len(set(found)) < len(found) else []
-    assert not doubled, f"doubled: {doubled[:10]}"
-    assert not set(ids) - set(found), f"lost: {sorted(set(ids) - set(found))[:10]}"
-    assert not set(found) - set(ids), f"not expected: {sorted(set(found) - set(ids))[:10]}"
+def exactly_once(records: Sequence[ConsumedRecord], ids: Sequence[int]) -> None:
+    """Assert that each row is in the topic exactly once, and nothing else, with each interaction in id order."""
+    counts = Counter(record.outbox_id for record in records)
+    duplicates = sorted(number for number, count in counts.items() if count > 1)
+    assert not duplicates, f"duplicated: {duplicates[:10]}"
+    assert not set(ids) - set(counts), f"lost: {sorted(set(ids) - set(counts))[:10]}"
+    assert not set(counts) - set(ids), f"unexpected: {sorted(set(counts) - set(ids))[:10]}"
     last: dict[str, int] = {}
-    for record in seen:
+    for record in records:
         assert record.outbox_id > last.get(record.key, 0), f"out of order in {record.key}: {record.outbox_id}"
         last[record.key] = record.outbox_id
 
 
 def create_topics(config: dict[str, Any], *topics: NewTopic) -> None:
     """Create topics."""
-    admin = AdminClient(config)  # named, because its end would cancel what it was asked
+    admin = AdminClient(config)  # kept in a variable: its destruction would cancel the request
     for future in admin.create_topics(list(topics)).values():
         future.result(10)
 
 
 def alter_topic(config: dict[str, Any], topic: str, name: str, value: str) -> None:
-    """Change a topic's setting."""
+    """Change a setting of a topic."""
     admin = AdminClient(config)
     entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])

@@ -1,97 +1,92 @@
-"""The broker: reachable, TLS, login, and transactions under an id that no shard has."""
+"""The broker: reachable, with TLS and a login that works."""
 
-import logging
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from outbox.db.tls import is_loopback
-from relay.check.finding import Finding, failure, ok, unknown, warning
-from relay.kafka.errors import REMEDIES, REQUEST_SECONDS, describe
-from relay.settings import RelaySettings, kafka_client_config, kafka_hosts, kafka_producer_config
+from outbox.network import is_loopback
+from relay.check.finding import Finding, failure, ok, warning
+from relay.kafka.client import LIBRDKAFKA_LOG, REQUEST_TIMEOUT_SECONDS
+from relay.kafka.errors import REMEDIES, describe
+from relay.settings import RelaySettings, kafka_client_config, kafka_hosts
 
-log = logging.getLogger("relay.librdkafka")
-
-CONNECT_SECONDS = 3.0
-TELLING = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION})  # noqa: SLF001
-"""Complaints after which there is nothing to wait for."""
-TRANSACTION_SECONDS = 15.0
-PROBE_MS = 10_000
-"""After which the broker aborts a probe's transaction that nobody has ended."""
-CHECK_PROTOCOL = "check KAFKA_SECURITY_PROTOCOL, for the listener may speak another one, and whether the broker hangs"
-REPLICAS_OF_STATE = (
-    "see that the broker's __transaction_state has its replicas: transaction.state.log.replication.factor and "
-    "transaction.state.log.min.isr must not exceed the number of brokers that are up"
-)
-ACLS = "kafka-acls.sh --bootstrap-server {servers} --add --allow-principal User:{user}"
+CONNECT_TIMEOUT_SECONDS = 3.0
+CONCLUSIVE = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION})  # noqa: SLF001
+"""Errors after which waiting for an answer is useless."""
+CHECK_PROTOCOL = "check KAFKA_SECURITY_PROTOCOL, the listener may use another one; also check that the broker responds"
 
 
 class Cluster(NamedTuple):
     """A cluster that answered."""
 
     id: str
-    brokers: list[tuple[str, int]]
-    """Host and port of each, as the cluster advertises them."""
+    brokers: Sequence[tuple[str, int]]
+    """Host and port of each broker, as the cluster advertises them."""
 
 
-class Complaints:
-    """What the client says goes wrong; given to it as its ``error_cb``."""
+class ClientErrors:
+    """Collects the client's errors. Pass it to the client as its ``error_cb``."""
 
     def __init__(self) -> None:
-        self.errors: list[KafkaError] = []
+        self._errors: list[KafkaError] = []
 
     def __call__(self, error: KafkaError) -> None:
-        """Note an error."""
-        self.errors.append(error)
+        """Add an error, unless it says only that all brokers are down."""
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._errors.append(error)
 
-    def telling(self) -> KafkaError | None:
-        """The one that says most: of the login, of TLS, or any but "all brokers are down"."""
-        told = [error for error in self.errors if error.code() != KafkaError._ALL_BROKERS_DOWN]  # noqa: SLF001
-        return next((error for error in told if error.code() in TELLING), told[0] if told else None)
+    @property
+    def conclusive(self) -> KafkaError | None:
+        """The first error of the login or of TLS."""
+        return next((error for error in self._errors if error.code() in CONCLUSIVE), None)
+
+    @property
+    def main(self) -> KafkaError | None:
+        """The error that says most: a conclusive one, otherwise the first."""
+        return self.conclusive or next(iter(self._errors), None)
 
 
 def check_broker(settings: RelaySettings) -> tuple[list[Finding], AdminClient | None, Cluster | None]:
-    """Reachable, TLS, login; with a client and the cluster, if it can be talked to."""
-    reached = _reach(settings.kafka_bootstrap_servers)
-    if reached.cure:
+    """Check connection, TLS and login; return a client and the cluster as well if the cluster answers."""
+    reached = _check_bootstrap_servers(settings.kafka_bootstrap_servers)
+    if reached.remedy:
         return [reached], None, None
-    complaints = Complaints()
+    errors = ClientErrors()
+    config: dict[str, Any] = {**kafka_client_config(settings), "error_cb": errors}
     try:
-        admin = AdminClient({**kafka_client_config(settings), "error_cb": complaints}, logger=log)  # type: ignore[dict-item]
+        admin = AdminClient(config, logger=LIBRDKAFKA_LOG)
     except KafkaException as exception:
-        seen = describe(exception.args[0])
-        return (
-            [reached, failure("broker settings", seen, "correct KAFKA_CONFIG, KAFKA_SSL_… or KAFKA_SASL_…")],
-            None,
-            None,
-        )
-    cluster = _describe(admin, complaints)
+        remedy = "correct KAFKA_CONFIG, KAFKA_SSL_… or KAFKA_SASL_…"
+        return [reached, failure("broker settings", describe(exception.args[0]), remedy)], None, None
+    cluster = _describe_cluster(admin, errors)
     if cluster is None:
-        return [reached, judge_silence(settings, complaints.telling())], None, None
-    advertised = [_connects(*broker) for broker in cluster.brokers]
+        return [reached, judge_no_answer(settings, errors.main)], None, None
+    advertised = [_connection_error(*broker) for broker in cluster.brokers]
     return [reached, *judge_cluster(settings, cluster, advertised)], admin, cluster
 
 
-def _reach(servers: str) -> Finding:
+def _check_bootstrap_servers(servers: str) -> Finding:
+    """Whether any of them accepts a connection."""
     errors = []
     for server in filter(None, (part.strip() for part in servers.split(","))):
         host, _, port = server.rpartition(":")
-        error = _connects(host.strip("[]"), int(port)) if host and port.isdecimal() else "takes host:port"
+        error = _connection_error(host.strip("[]"), int(port)) if host and port.isdecimal() else "not host:port"
         if error is None:
-            return ok("broker", f"{server} takes connections")
+            return ok("broker", f"{server} accepts connections")
         errors.append(f"{server}: {error}")
-    cure = "start the broker, open the way to it, or correct KAFKA_BOOTSTRAP_SERVERS"
-    return failure("broker", "; ".join(errors) or "no server is named", cure)
+    remedy = "start the broker, open the network path to it, or correct KAFKA_BOOTSTRAP_SERVERS"
+    return failure("broker", "; ".join(errors) or "no server is named", remedy)
 
 
-def _connects(host: str, port: int) -> str | None:
-    """None, or why no connection can be made."""
+def _connection_error(host: str, port: int) -> str | None:
+    """Why no connection can be made; None if it can."""
     try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
+        socket.create_connection((host, port), CONNECT_TIMEOUT_SECONDS).close()
     except socket.gaierror:
         return "the name cannot be resolved"
     except (OSError, OverflowError) as error:
@@ -99,13 +94,13 @@ def _connects(host: str, port: int) -> str | None:
     return None
 
 
-def _describe(admin: AdminClient, complaints: Complaints) -> Cluster | None:
-    future = admin.describe_cluster(request_timeout=REQUEST_SECONDS)
-    deadline = monotonic() + REQUEST_SECONDS
+def _describe_cluster(admin: AdminClient, errors: ClientErrors) -> Cluster | None:
+    """None: no answer."""
+    future = admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_SECONDS)
+    deadline = monotonic() + REQUEST_TIMEOUT_SECONDS
     while not future.done() and monotonic() < deadline:
-        admin.poll(0.1)  # serves the complaints
-        telling = complaints.telling()
-        if telling is not None and telling.code() in TELLING:
+        admin.poll(0.1)  # calls error_cb
+        if errors.conclusive is not None:
             return None
     with suppress(KafkaException, TimeoutError):
         found = future.result(0.1)
@@ -113,121 +108,55 @@ def _describe(admin: AdminClient, complaints: Complaints) -> Cluster | None:
     return None
 
 
-def judge_silence(settings: RelaySettings, error: KafkaError | None) -> Finding:
-    """Why a broker that takes connections cannot be talked to."""
+def judge_no_answer(settings: RelaySettings, error: KafkaError | None) -> Finding:
+    """Decide why a broker that accepts connections does not answer."""
     if error is None:
-        seen = f"connected, but no answer in {kafka_client_config(settings)['security.protocol']}"
-        return failure("broker protocol", seen, CHECK_PROTOCOL)
-    seen, told = describe(error), error.str()
+        detail = f"connected with {kafka_client_config(settings)['security.protocol']}, but no answer"
+        return failure("broker protocol", detail, CHECK_PROTOCOL)
+    detail, text = describe(error), error.str()
     if error.code() == KafkaError._AUTHENTICATION:  # noqa: SLF001
-        return failure("broker login", seen, REMEDIES[error.code()])
-    if "PLAINTEXT broker listener" in told or "security.protocol" in told:
-        return failure("broker protocol", seen, CHECK_PROTOCOL)
-    if error.code() == KafkaError._SSL or "SSL handshake" in told:  # noqa: SLF001
-        return failure("broker TLS", seen, REMEDIES[KafkaError._SSL])  # noqa: SLF001
-    return failure("broker protocol", seen, REMEDIES.get(error.code(), CHECK_PROTOCOL))
+        return failure("broker login", detail, REMEDIES[error.code()])
+    if "PLAINTEXT broker listener" in text or "security.protocol" in text:
+        return failure("broker protocol", detail, CHECK_PROTOCOL)
+    if error.code() == KafkaError._SSL or "SSL handshake" in text:  # noqa: SLF001
+        return failure("broker TLS", detail, REMEDIES[KafkaError._SSL])  # noqa: SLF001
+    return failure("broker protocol", detail, REMEDIES.get(error.code(), CHECK_PROTOCOL))
 
 
-def judge_cluster(settings: RelaySettings, cluster: Cluster, advertised: list[str | None]) -> list[Finding]:
-    """TLS, login, and whether every broker can be reached as the cluster advertises it."""
-    servers, config = settings.kafka_bootstrap_servers, kafka_client_config(settings)  # with KAFKA_CONFIG
-    if config["security.protocol"].upper().endswith("SSL"):
-        tls = ok("broker TLS", "the broker's certificate is verified")
-    elif not kafka_hosts(servers) and all(is_loopback(host) for host, _ in cluster.brokers):
-        tls = ok("broker TLS", "off, on this machine")
-    else:
-        cure = "set KAFKA_SECURITY_PROTOCOL=SASL_SSL and KAFKA_SSL_CA_LOCATION"
-        tls = warning("broker TLS", "off: interactions and the login can be read on the way", cure)
-    if "sasl.username" in config:
-        login = ok("broker login", f"logged in as {config['sasl.username']} by {config['sasl.mechanism']}")
-    elif "ssl.certificate.location" in config:
-        login = ok("broker login", "by certificate")
-    else:
-        login = ok("broker login", "none is asked for")
-    unreached = [f"{b[0]}:{b[1]} ({e})" for b, e in zip(cluster.brokers, advertised, strict=True) if e]
-    if unreached:
-        cure = "start them, or correct the brokers' advertised.listeners: clients are sent to those addresses"
-        brokers = failure("brokers", f"not reached as advertised: {', '.join(unreached)}", cure)
-    else:
-        brokers = ok("brokers", f"all {len(cluster.brokers)} of cluster {cluster.id} are reached as advertised")
-    return [tls, login, brokers]
+def judge_cluster(settings: RelaySettings, cluster: Cluster, errors: Sequence[str | None]) -> list[Finding]:
+    """Judge TLS, the login, and whether every broker is reachable at the address that the cluster advertises.
 
-
-def check_transactions(settings: RelaySettings) -> list[Finding]:
-    """Whether transactions may be opened, tried with the id ``<prefix>check``: a shard's would fence its relay."""
-    complaints = Complaints()
-    transactional_id = f"{settings.kafka_transactional_id_prefix}check"
-    try:
-        producer = Producer(
-            {
-                **kafka_producer_config(settings),
-                "transactional.id": transactional_id,
-                "error_cb": complaints,
-            },
-            logger=log,
-        )
-    except KafkaException as exception:
-        cure = "correct KAFKA_CONFIG: takes a JSON object of librdkafka's producer settings"
-        return [failure("transactions", describe(exception.args[0]), cure)]
-    try:
-        producer.init_transactions(TRANSACTION_SECONDS)
-    except KafkaException as exception:
-        return [judge_transactions(settings, exception.args[0], complaints.telling())]
-    return [ok("transactions", f"init_transactions works with {transactional_id}, and its time-out is accepted")]
-
-
-def check_clock(settings: RelaySettings) -> Finding:
-    """Whether the broker takes records with this host's time, tried in a transaction that is aborted.
-
-    The progress topic has to be there, and the rights on it.
+    Args:
+        settings: of the relay.
+        cluster: the cluster.
+        errors: for each broker, why no connection can be made to its advertised address; None if one can.
     """
-    refused: list[KafkaError] = []
-    producer = Producer(
-        {
-            **kafka_producer_config(settings),
-            "transactional.id": f"{settings.kafka_transactional_id_prefix}check",
-            "transaction.timeout.ms": PROBE_MS,
-            "message.timeout.ms": PROBE_MS,
-            "on_delivery": lambda error, _message: refused.append(error) if error else None,
-        },
-        logger=log,
-    )
-    try:
-        producer.init_transactions(TRANSACTION_SECONDS)
-        producer.begin_transaction()
-        producer.produce(settings.kafka_progress_topic, b"", b"check", 0)
-        left = producer.flush(TRANSACTION_SECONDS)
-        producer.abort_transaction(TRANSACTION_SECONDS)
-    except KafkaException as exception:
-        return judge_clock(exception.args[0])
-    return judge_clock(refused[0] if refused else KafkaError(KafkaError._TIMED_OUT) if left else None)  # noqa: SLF001
+    config = kafka_client_config(settings)
+    return [_tls(settings, config, cluster), _login(config), _advertised(cluster, errors)]
 
 
-def judge_clock(error: KafkaError | None) -> Finding:
-    """What it means that a record with this host's time is taken, or not."""
-    if error is None:
-        return ok("broker clock", "the broker takes records with this host's time")
-    if error.code() == KafkaError.INVALID_TIMESTAMP:
-        seen = f"{describe(error)}: the broker refuses records with this host's time"
-        return failure("broker clock", seen, REMEDIES[error.code()])
-    return unknown("broker clock", f"a record could not be tried: {describe(error)}", "see the broker's log")
+def _tls(settings: RelaySettings, config: dict[str, Any], cluster: Cluster) -> Finding:
+    if config["security.protocol"].upper().endswith("SSL"):
+        return ok("broker TLS", "the broker's certificate is verified")
+    if not kafka_hosts(settings.kafka_bootstrap_servers) and all(is_loopback(host) for host, _ in cluster.brokers):
+        return ok("broker TLS", "off, on this machine")
+    remedy = "set KAFKA_SECURITY_PROTOCOL=SASL_SSL and KAFKA_SSL_CA_LOCATION"
+    return warning("broker TLS", "off: interactions and the login can be read in transit", remedy)
 
 
-def judge_transactions(settings: RelaySettings, error: KafkaError, telling: KafkaError | None) -> Finding:
-    """What it means that ``init_transactions`` fails."""
-    code = error.code()
-    user, servers = settings.kafka_sasl_username or "…", settings.kafka_bootstrap_servers
-    if code == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
-        command = ACLS.format(servers=servers, user=user)
-        prefix = settings.kafka_transactional_id_prefix
-        cure = (
-            f"{REMEDIES[code]}: {command} --operation Write --operation Describe --transactional-id {prefix} "
-            "--resource-pattern-type prefixed"
-        )
-        return failure("transactions", describe(error), cure)
-    if code == KafkaError.INVALID_TRANSACTION_TIMEOUT:
-        return failure("transactions", f"{describe(error)}: transaction.max.timeout.ms is too low", REMEDIES[code])
-    if code == KafkaError._TIMED_OUT:  # noqa: SLF001
-        before = f"; before that: {describe(telling)}" if telling else ""
-        return failure("transactions", f"no coordinator for transactions{before}", REPLICAS_OF_STATE)
-    return unknown("transactions", describe(error), REMEDIES.get(code, "see the broker's log"))
+def _login(config: dict[str, Any]) -> Finding:
+    if "sasl.username" in config:
+        return ok("broker login", f"logged in as {config['sasl.username']} with {config['sasl.mechanism']}")
+    if "ssl.certificate.location" in config:
+        return ok("broker login", "by certificate")
+    return ok("broker login", "none required")
+
+
+def _advertised(cluster: Cluster, errors: Sequence[str | None]) -> Finding:
+    unreachable = [
+        f"{host}:{port} ({error})" for (host, port), error in zip(cluster.brokers, errors, strict=True) if error
+    ]
+    if unreachable:
+        remedy = "start them, or correct the brokers' advertised.listeners: clients connect to those addresses"
+        return failure("brokers", f"not reachable as advertised: {', '.join(unreachable)}", remedy)
+    return ok("brokers", f"all {len(cluster.brokers)} of cluster {cluster.id} are reachable as advertised")

@@ -1,45 +1,57 @@
-"""What a check found: a thing, a verdict, what was seen, and the cure."""
+"""The result of one check."""
 
 from enum import StrEnum
 from typing import NamedTuple
 
 
 class Status(StrEnum):
-    """How a thing stands."""
+    """Whether what was checked is in order."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, but something may go wrong by it."""
+    """It works, but something may go wrong."""
     UNKNOWN = "unknown"
-    """It could not be seen; counts as a warning."""
+    """It could not be checked; counts as a warning."""
     FAILURE = "failure"
-    """The relay cannot work so, or the promise does not hold."""
+    """The relay cannot work, or the delivery guarantee does not hold."""
 
 
 class Finding(NamedTuple):
     """One line of ``relay check``."""
 
     subject: str
-    verdict: Status
-    seen: str
-    cure: str = ""
+    status: Status
+    detail: str
+    """What was seen."""
+    remedy: str = ""
+    """What to do; empty if the status is ok."""
 
 
-def ok(subject: str, seen: str) -> Finding:
-    """The thing is as it should be."""
-    return Finding(subject, Status.OK, seen)
+def as_json(finding: Finding) -> dict[str, str]:
+    """The finding as ``relay check --json`` prints it."""
+    return {
+        "subject": finding.subject,
+        "verdict": finding.status,
+        "seen": finding.detail,
+        "cure": finding.remedy,
+    }
 
 
-def warning(subject: str, seen: str, cure: str) -> Finding:
-    """It works, but something may go wrong by it."""
-    return Finding(subject, Status.WARNING, seen, cure)
+def ok(subject: str, detail: str) -> Finding:
+    """A finding with status ok."""
+    return Finding(subject, Status.OK, detail)
 
 
-def unknown(subject: str, seen: str, cure: str) -> Finding:
-    """It could not be seen."""
-    return Finding(subject, Status.UNKNOWN, seen, cure)
+def warning(subject: str, detail: str, remedy: str) -> Finding:
+    """A finding with status warning."""
+    return Finding(subject, Status.WARNING, detail, remedy)
 
 
-def failure(subject: str, seen: str, cure: str) -> Finding:
-    """The relay cannot work so, or the promise does not hold."""
-    return Finding(subject, Status.FAILURE, seen, cure)
+def unknown(subject: str, detail: str, remedy: str) -> Finding:
+    """A finding with status unknown."""
+    return Finding(subject, Status.UNKNOWN, detail, remedy)
+
+
+def failure(subject: str, detail: str, remedy: str) -> Finding:
+    """A finding with status failure."""
+    return Finding(subject, Status.FAILURE, detail, remedy)

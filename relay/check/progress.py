@@ -1,4 +1,4 @@
-"""The shards' progress: whether what the database has settled is what Kafka holds."""
+"""The shards' progress: Kafka holds what the database has acknowledged."""
 
 from functools import partial
 
@@ -11,8 +11,7 @@ from outbox.progress import KAFKA_WENT_BACK, ProgressVerdict
 from outbox.store import Store
 from relay.check.finding import Finding, failure, ok, unknown, warning
 from relay.errors import RelayError
-from relay.kafka import progress
-from relay.kafka.progress import StoredProgress
+from relay.kafka.progress import ProgressReader
 from relay.settings import RelaySettings, kafka_client_config
 from relay.shard.recovery import ShardInspection, inspect_shard
 
@@ -20,45 +19,43 @@ SUBJECT = "progress"
 
 
 def check_progress(admin: AdminClient, settings: RelaySettings, identity: Identity) -> list[Finding]:
-    """Compare each shard's row with its last progress record; nobody is fenced for it."""
-    config = kafka_client_config(settings)
-
-    def read_back(shard: int) -> StoredProgress | None:
-        place = (settings.kafka_progress_topic, shard)
-        return progress.read_back(config, admin, place, progress.key_of(identity.outbox_id, shard), lambda: False)
-
+    """Compare each shard's row with its last progress record. No producer is fenced."""
+    reader = ProgressReader(
+        kafka_client_config(settings), admin, settings.kafka_progress_topic, identity.outbox_id, lambda: False
+    )
     engine = create_outbox_engine(settings.database_url.get_secret_value())
     try:
-        found = map(partial(inspect_shard, Store(engine), read_back), range(identity.shards))
-        return judge_progress(list(found))
+        return judge_progress(list(map(partial(look, Store(engine), reader.last), range(identity.shards))))
     except (RelayError, OutboxError) as error:
-        return [unknown(SUBJECT, str(error), "correct what it names, and check again")]
+        return [unknown(SUBJECT, str(error), "correct this, then run the check again")]
     finally:
         engine.dispose()
 
 
-def judge_progress(looks: list[ShardInspection]) -> list[Finding]:
-    """A finding for each shard that is not in order, or one for all."""
-    findings = [finding for each in looks if (finding := _judge(each))]
-    return findings or [ok(SUBJECT, f"Kafka holds what the database has settled of {len(looks)} shard(s)")]
+def judge_progress(shards: list[ShardLook]) -> list[Finding]:
+    """A finding for each shard that is not in order, otherwise one for all."""
+    findings = [finding for each in shards if (finding := _judge(each))]
+    return findings or [ok(SUBJECT, f"Kafka holds what the database has acknowledged, in {len(shards)} shard(s)")]
 
 
-def _judge(each: ShardInspection) -> Finding | None:
-    subject, settled = f"{SUBJECT} of shard {each.shard}", each.row.acknowledged_sequence
-    if each.verdict is ProgressVerdict.KAFKA_WENT_BACK and each.found:
-        seen = (
-            f"{KAFKA_WENT_BACK}: transaction {settled} is settled, the last progress record is of "
-            f"{each.found.ref.sequence} at offset {each.found.ref.offset}"
+def _judge(each: ShardLook) -> Finding | None:
+    subject = f"{SUBJECT} of shard {each.shard}"
+    acknowledged = f"transaction {each.row.acknowledged_sequence} is acknowledged"
+    if each.verdict is Verdict.KAFKA_WENT_BACK and each.found:
+        ref = each.found.ref
+        detail = (
+            f"{KAFKA_WENT_BACK}: {acknowledged}, but the last progress record is of transaction {ref.sequence}, at "
+            f"offset {ref.offset}"
         )
-        return failure(subject, seen, "relay reconcile, or relay reconcile --accept-loss")
-    if each.verdict is ProgressVerdict.DATABASE_WENT_BACK and each.found:
-        seen = (
-            f"the database went back in time: transaction {settled} is settled, the last progress record is of "
+        return failure(subject, detail, "relay reconcile, or relay reconcile --accept-loss")
+    if each.verdict is Verdict.DATABASE_WENT_BACK and each.found:
+        detail = (
+            f"the database went back in time: {acknowledged}, but the last progress record is of transaction "
             f"{each.found.ref.sequence}"
         )
-        return failure(subject, seen, "relay reconcile --since TIME, or relay reconcile --accept-duplicates")
-    if each.verdict is ProgressVerdict.PROGRESS_LOST:
-        seen = f"there is no progress record, and transaction {settled} is settled: the progress topic was lost"
-        cure = f"the relay sends on; if the rows' topic was lost, too: relay reconcile --shard {each.shard}"
-        return warning(subject, seen, cure)
+        return failure(subject, detail, "relay reconcile --since TIME, or relay reconcile --accept-duplicates")
+    if each.verdict is Verdict.PROGRESS_LOST:
+        detail = f"{acknowledged}, but there is no progress record: the progress topic was lost"
+        remedy = f"none, the relay continues; if the rows' topic was lost as well: relay reconcile --shard {each.shard}"
+        return warning(subject, detail, remedy)
     return None

@@ -1,4 +1,4 @@
-"""What travels unencrypted, or to somebody whose certificate is not verified."""
+"""Connections to other machines: encrypted, to a server whose certificate is verified."""
 
 from sqlalchemy import make_url
 
@@ -12,27 +12,27 @@ VERIFY = "add sslmode=verify-full and sslrootcert=FILE (or sslrootcert=system) t
 
 
 def check_database_transport(database_url: str) -> list[Finding]:
-    """Whether password and rows are encrypted on their way to PostgreSQL, and the server is who it says."""
+    """Check whether the connection to PostgreSQL is encrypted, and the server's certificate verified."""
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite" or not (hosts := remote_hosts(url)):
         return [ok("database TLS", "not needed: the database is on this machine")]
     mode = tls_arguments(url).get("sslmode") or sslmode(url) or "prefer"
-    seen = f"sslmode={mode} to {', '.join(hosts)}"
+    detail = f"sslmode={mode} to {', '.join(hosts)}"
     if mode == VERIFIED:
-        return [ok("database TLS", f"{seen}: the server's certificate is verified")]
+        return [ok("database TLS", f"{detail}: the server's certificate is verified")]
     if mode in ENCRYPTED:
-        return [warning("database TLS", f"{seen}: encrypted, but not verified to be this server", VERIFY)]
-    return [warning("database TLS", f"{seen}: password and interactions may be read on the way", VERIFY)]
+        return [warning("database TLS", f"{detail}: encrypted, but the server is not verified", VERIFY)]
+    return [warning("database TLS", f"{detail}: password and interactions may be read in transit", VERIFY)]
 
 
 def check_http_transport(settings: RelaySettings) -> list[Finding]:
-    """Logins that ``ALLOW_PLAINTEXT_CREDENTIALS`` lets out, and services whose answers anybody could change."""
-    sent = [line.partition(": takes ") for line in settings.plaintext_credentials()]
-    cure = "unset ALLOW_PLAINTEXT_CREDENTIALS, and use TLS; HTTP_CA_LOCATION trusts a private authority"
-    findings = [warning("unencrypted login", seen, cure) for seen, _, _ in sent]
+    """Check for logins that are sent unencrypted, and for services whose answers could be changed in transit."""
+    credentials = [line.partition(": takes ") for line in settings.plaintext_credentials()]
+    remedy = "unset ALLOW_PLAINTEXT_CREDENTIALS and use TLS; HTTP_CA_LOCATION adds a private authority"
+    findings = [warning("unencrypted login", detail, remedy) for detail, _, _ in credentials]
     registries = [("SCHEMA_REGISTRY_URL", url.strip()) for url in settings.schema_registry_url.split(",")]
     for name, url in (*registries, ("INFERENCE_URL", settings.inference_url or "")):
         if url and (host := plain_host(url)) is not None:
-            seen = f"{name}: what {host} is asked and answers can be read and changed on the way"
-            findings.append(warning("unencrypted HTTP", seen, f"let {name} be an https URL"))
-    return findings or [ok("HTTP TLS", "every service that is not on this machine is spoken to over TLS")]
+            detail = f"{name}: requests to {host} and its answers can be read and changed in transit"
+            findings.append(warning("unencrypted HTTP", detail, f"set {name} to an https URL"))
+    return findings or [ok("HTTP TLS", "every service on another machine is called over TLS")]

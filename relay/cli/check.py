@@ -28,18 +28,18 @@ def check(*, json_lines: bool) -> None:
       relay check --json | jq 'select(.verdict != "ok")'
     """
     from relay.check import check_all
-    from relay.check.finding import Status
+    from relay.check.finding import Status, as_json
 
     counts: Counter[Status] = Counter()
     for finding in check_all(os.environ):
-        counts[finding.verdict] += 1
+        counts[finding.status] += 1
         if json_lines:
-            click.echo(to_json(finding._asdict()))
+            click.echo(to_json(as_json(finding)))
             continue
-        verdict = click.style(f"{finding.verdict:<{WIDTH}}", fg=COLOURS[finding.verdict])
-        click.echo(f"{verdict} {escaped(finding.subject)}: {escaped(finding.seen)}")
-        if finding.cure:
-            click.echo(f"{'':<{WIDTH}} cure: {escaped(finding.cure)}")
+        status = click.style(f"{finding.status:<{WIDTH}}", fg=COLOURS[finding.status])
+        click.echo(f"{status} {escaped(finding.subject)}: {escaped(finding.detail)}")
+        if finding.remedy:
+            click.echo(f"{'':<{WIDTH}} cure: {escaped(finding.remedy)}")
     warnings = counts[Status.WARNING] + counts[Status.UNKNOWN]
     click.echo(f"{counts[Status.OK]} ok, {warnings} warning(s), {counts[Status.FAILURE]} failure(s)", err=True)
     sys.exit(CHECK_FAILED if counts[Status.FAILURE] else DONE)

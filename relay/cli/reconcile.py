@@ -57,7 +57,7 @@ class ReconcilePlan:
     """Records whose rows are not here."""
     samples: list[TopicRecord] = field(default_factory=list)
     """Some of those."""
-    cut_short: dict[str, list[int]] = field(default_factory=dict)
+    truncated_partitions: dict[str, list[int]] = field(default_factory=dict)
     """By topic, partitions of which not every record is left that may be looked for."""
 
     def add(self, records: Sequence[TopicRecord], known: Sequence[KnownRow]) -> None:
@@ -257,7 +257,7 @@ def _look(held: ShardMaintenance, store: Store, shard: int) -> ShardInspection:
 
 def _patiently(read: Callable[[], T]) -> T:
     """Nobody may have been fenced for it, so a dead producer's open transaction has to run out first."""
-    deadline = monotonic() + OPEN_TRANSACTION_SECONDS
+    deadline = monotonic() + OPEN_TRANSACTION_TIMEOUT_SECONDS
     while True:
         try:
             return read()
@@ -289,7 +289,7 @@ def _show(engine: Engine, plan: ReconcilePlan, since: int | None) -> None:
         for record in plan.samples:
             told = f"{record.outbox_id} {told_time(record.received_at_ms)} {record.interaction_id}"
             click.echo(escaped(f"    {told}"), err=True)
-    for topic, partitions in plan.cut_short.items():
+    for topic, partitions in plan.truncated_partitions.items():
         click.echo(
             f"  partition(s) {_told(partitions)} of {topic} begin later, for records were removed (retention.ms): "
             "unsent rows that were among those are not found, and are sent again",

@@ -13,7 +13,7 @@ from outbox.operators.reshard import ReshardPlan, plan_reshard, reshard_rows
 from outbox.store import Store
 from relay.cli.options import DONE, FAILED, USAGE, WholeNumber, confirmed, nothing_matched, outbox_of
 from relay.cli.shards import OperatingSettings, audit_context, planned
-from relay.kafka.topics import grow_progress_topic
+from relay.kafka.progress_topic import grow_progress_topic
 from relay.process.maintenance import ShardMaintenance, maintain_shards
 
 

@@ -121,7 +121,7 @@ def _look_up(row: StoredRow, identity: Identity, *, compare: bool) -> Looked:
     if not compare:
         return looked
     try:
-        return looked._replace(differences=record_lookup.differences(Registry(settings), row, sighted))
+        return looked._replace(differences=record_lookup.compare_record(SchemaRegistry(settings), row, sighted))
     except UnavailableError as error:
         return looked._replace(not_compared=str(error))
 

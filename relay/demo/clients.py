@@ -13,7 +13,7 @@ import fastavro
 import requests
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from relay.kafka.encoder import SCHEMA_TEXT
+from relay.kafka.avro import SCHEMA_TEXT
 
 SENDERS = 16
 READ_SECONDS = 60.0

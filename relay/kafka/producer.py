@@ -1,75 +1,89 @@
-"""One shard's transactional producer: rows and their progress record, committed together or not at all.
+"""The transactional producer of one shard: rows and their progress record are committed together or not at all.
 
-A publisher is used from ``fence`` until its first error and then dropped: the same rows sent again
-on the same producer can double, once the broker has forgotten its producer id.
+Use a publisher from ``fence`` until its first error, then drop it: sending the same rows again on the same producer can
+duplicate them, once the broker has forgotten its producer id.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from relay.errors import BatchRefusedError, MisconfiguredError, RelayError, StoppedError, TransactionFailedError
-from relay.kafka.errors import REFUSED_RECORDS, REFUSED_WHOLE, LastError, explain, translate_errors
+from relay.kafka.client import LIBRDKAFKA_LOG
+from relay.kafka.errors import LastError, explain, translate_errors
+from relay.kafka.progress import ProgressDestination
+from relay.kafka.record import Record
 
-log = logging.getLogger("relay.librdkafka")
+RECORD_ERRORS = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.POLICY_VIOLATION,
+    }
+)
+"""Errors that a record causes, not the state of a service."""
+TRANSACTION_ERRORS = frozenset({KafkaError.INVALID_TIMESTAMP})
+"""Errors reported with a record that are not its fault: its timestamp comes from this host's clock."""
+INCOMPLETE = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})  # noqa: SLF001
+"""Errors of a call that has not completed: in time, or because the broker is still ending the previous transaction."""
 
-SLICE_SECONDS = 1.0
-"""Longest single call into the client, so that a stop is heard."""
-PATIENCE_SECONDS = 15.0
-"""For fencing, for the next records to arrive, and for the commit, each. Giving up early is safe, because the
-progress record shows what was committed; giving up late would leave an outage unsaid."""
-TRANSACTION_SECONDS = 60.0
-"""``transaction.timeout.ms`` where nobody sets another one."""
+POLL_SECONDS = 1.0
+"""Longest single call into the client, so that a request to stop is noticed."""
+ANSWER_TIMEOUT_SECONDS = 15.0
+"""For fencing, for the next records to be acknowledged, and for the commit, each. Giving up early is safe, because the
+progress record shows what was committed; giving up late delays the report of an outage."""
+TRANSACTION_TIMEOUT_SECONDS = 60.0
+"""``transaction.timeout.ms`` unless it is configured."""
 DELIVERY_SHARE = 0.75
-"""Of the transaction's time-out: for its records to arrive; the rest is for the commit."""
+"""Share of the transaction's time-out in which its records must be acknowledged; the rest is left for the commit."""
 STOP_GRACE_SECONDS = 5.0
-"""How long a transaction in hand may still take once the relay was asked to stop."""
-ABORT_SECONDS = 2.0
-UNDER_WAY = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})  # noqa: SLF001
-"""What a call answers that has not ended: in time, or because the broker is still ending the transaction before."""
+"""How long a commit may still take after a request to stop."""
+ABORT_TIMEOUT_SECONDS = 2.0
+QUEUE_FULL_SECONDS = 0.1
 ANY_PARTITION = -1
-"""The partitioner's choice."""
+"""The partitioner chooses."""
 NO_OFFSET = -1
 """Not reported yet."""
-
-
-Headers = list[tuple[str, str | bytes | None]]
-Record = tuple[bytes, bytes, Headers, str | None]
-"""One Kafka record of an outbox row: key, value, headers, and the topic; None: the publisher's."""
 
 
 class Publisher:
     """A transactional producer for one shard.
 
     Args:
-        config: of the client, without the transactional id.
-        transactional_id: of the shard; the broker lets only its latest holder commit.
-        topic: where rows go that name no other.
-        progress: topic, partition and key of the shard's progress records.
+        config: librdkafka settings of the producer, without the transactional id.
+        transactional_id: of the shard; the broker lets only the latest producer with this id commit.
+        topic: topic of the rows that name no other.
+        progress: where the shard's progress records are written.
         stopping: whether the relay was asked to stop.
+        new_producer: creates the producer.
+        clock: seconds, monotonic.
     """
 
     def __init__(
         self,
-        config: dict[str, object],
+        config: dict[str, Any],
         transactional_id: str,
         topic: str,
-        progress: tuple[str, int, bytes],
+        progress: ProgressDestination,
         stopping: Callable[[], bool],
+        new_producer: Callable[..., Producer] = Producer,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._topic = topic
-        self._progress_topic, self._progress_partition, self._progress_key = progress
-        self._stopping = stopping
-        self._memory = LastError()
+        self._topic, self._progress = topic, progress
+        self._stopping, self._clock = stopping, clock
+        self._last_error = LastError()
         self._refusals: list[tuple[str, KafkaError]] = []
         timeout_ms = config.get("transaction.timeout.ms")
-        seconds = float(str(timeout_ms)) / 1000 if timeout_ms is not None else TRANSACTION_SECONDS
-        self._delivery_seconds = seconds * DELIVERY_SHARE
+        timeout_seconds = float(timeout_ms) / 1000 if timeout_ms is not None else TRANSACTION_TIMEOUT_SECONDS
+        self._delivery_seconds = timeout_seconds * DELIVERY_SHARE
         self._progress_offset = NO_OFFSET
-        with translate_errors("make a producer", self._memory):
-            self._producer = Producer(
+        with translate_errors("create a producer", self._last_error):
+            self._producer = new_producer(
                 {
                     **config,
                     "transactional.id": transactional_id,
@@ -77,61 +91,61 @@ class Publisher:
                     "enable.idempotence": True,
                     "max.in.flight.requests.per.connection": 5,
                     "partitioner": "murmur2_random",
-                    "delivery.report.only.error": False,  # the progress record's tells its offset
-                    "on_delivery": self._delivered,
-                    "error_cb": self._memory,
+                    "delivery.report.only.error": False,  # the report of the progress record carries its offset
+                    "on_delivery": self._on_delivery,
+                    "error_cb": self._last_error,
                 },
-                logger=log,
+                logger=LIBRDKAFKA_LOG,
             )
 
     def fence(self) -> None:
-        """Fence earlier producers of this shard; their open transaction is finished either way.
+        """Fence earlier producers of this shard; the broker completes their open transaction.
 
         Raises:
-            TransactionFailedError: the broker did not do it in time, or refuses it.
+            TransactionFailedError: the broker refuses, or does not answer in time.
             StoppedError
         """
-        with translate_errors("fence earlier producers (init_transactions)", self._memory):
-            self._patiently(answered(self._producer.init_transactions), 0)
+        with translate_errors("fence earlier producers (init_transactions)", self._last_error):
+            self._complete(self._producer.init_transactions, stop_grace_seconds=0)
 
-    def publish(self, records: Sequence[Record], progress: bytes, moves: Callable[[], None] = lambda: None) -> int:
+    def publish(self, records: Sequence[Record], progress: bytes, on_advance: Callable[[], None] = lambda: None) -> int:
         """Commit the records and the progress record in one transaction.
 
         Args:
             records: of the rows.
             progress: value of the progress record.
-            moves: called once a second at most while the broker takes more of the records; what it raises ends
-                the transaction.
+            on_advance: called at most once a second while the broker acknowledges records; what it raises ends the
+                transaction.
 
         Returns:
             The offset of the progress record.
 
         Raises:
-            BatchRefusedError: a row's record was refused, nothing is committed.
-            MisconfiguredError: the progress record was refused, nothing is committed.
-            UnavailableError: the transaction was refused as a whole, nothing is committed.
+            BatchRefusedError: a row's record was refused; nothing is committed.
+            MisconfiguredError: the progress record was refused; nothing is committed.
+            UnavailableError: the transaction was refused as a whole; nothing is committed.
             TransactionFailedError: anything else; the outcome is unknown.
         """
         self._refusals.clear()
         self._progress_offset = NO_OFFSET
-        asked = False
+        committing = False
         try:
-            with translate_errors("commit the transaction", self._memory):
+            with translate_errors("commit the transaction", self._last_error):
                 self._producer.begin_transaction()
                 self._produce(self._topic, ANY_PARTITION, records)
-                proof: Record = (self._progress_key, progress, [], None)
-                self._produce(self._progress_topic, self._progress_partition, [proof])
-                self._deliver(len(records) + 1, moves)
-                asked = True
-                self._patiently(answered(self._producer.commit_transaction), STOP_GRACE_SECONDS)
+                progress_record: Record = (self._progress.key, progress, [], None)
+                self._produce(self._progress.topic, self._progress.partition, [progress_record])
+                self._deliver(len(records) + 1, on_advance)
+                committing = True
+                self._complete(self._producer.commit_transaction, STOP_GRACE_SECONDS)
         except Exception:
-            if not asked:
+            if not committing:
                 self._abort()
-            if self._refusals and not asked:
-                raise self._refused() from None
+            if self._refusals and not committing:
+                raise self._refusal() from None
             raise
         if self._progress_offset < 0:
-            raise TransactionFailedError("the broker did not report where the progress record stands")
+            raise TransactionFailedError("the broker did not report the offset of the progress record")
         return self._progress_offset
 
     def close(self) -> None:
@@ -139,7 +153,7 @@ class Publisher:
         try:
             self._producer.purge(in_queue=True, in_flight=True, blocking=False)
         except (KafkaException, SystemError, RuntimeError):
-            log.debug("a producer could not be purged")
+            LIBRDKAFKA_LOG.debug("the producer could not be purged")
         del self._producer
 
     def _produce(self, topic: str, partition: int, records: Sequence[Record]) -> None:
@@ -151,62 +165,69 @@ class Publisher:
                         produce(other_topic or topic, value, key, partition, headers=headers)
                         break
                     except BufferError:
-                        self._let_drain()
+                        self._wait_for_queue()
         except KafkaException as exception:
-            if exception.args[0].code() in REFUSED_RECORDS | REFUSED_WHOLE:
+            if exception.args[0].code() in RECORD_ERRORS | TRANSACTION_ERRORS:
                 self._refusals.append((topic, exception.args[0]))
             raise
 
-    def _let_drain(self) -> None:
-        """The client's queue is full."""
-        self._producer.poll(0.1)
-        if self._refusals:
-            raise TransactionFailedError("a record was refused") from None
+    def _wait_for_queue(self) -> None:
+        """Let the client send some of its full queue."""
+        self._producer.poll(QUEUE_FULL_SECONDS)
+        self._raise_if_refused()
 
-    def _deliver(self, count: int, moves: Callable[[], None]) -> None:
-        """Wait until the broker has every record, so that refusals are known before the commit is asked for.
+    def _deliver(self, count: int, on_advance: Callable[[], None]) -> None:
+        """Wait until the broker has acknowledged every record, so that refusals are known before the commit.
 
-        That may take long, as long as the broker takes some records in each ``PATIENCE_SECONDS`` and does not give
-        the transaction up meanwhile.
+        This may take long, as long as some records are acknowledged in each ``ANSWER_TIMEOUT_SECONDS`` and the broker
+        does not time the transaction out meanwhile.
         """
-        began = moved_at = monotonic()
-        left = count
-        while now_left := self._producer.flush(SLICE_SECONDS):
-            if self._refusals:
-                break
+        started_at = advanced_at = self._clock()
+        remaining = count
+        while still_remaining := self._producer.flush(POLL_SECONDS):
+            self._raise_if_refused()
             if self._stopping():
-                raise StoppedError("asked to stop while Kafka did not answer")
-            now = monotonic()
-            if now_left < left:
-                left, moved_at = now_left, now
-                moves()
-            if now > moved_at + PATIENCE_SECONDS:
-                raise TransactionFailedError(self._memory.told(f"Kafka did not answer in {PATIENCE_SECONDS:.0f} s"))
-            if now > began + self._delivery_seconds:
+                raise StoppedError("stopped while Kafka did not answer")
+            now = self._clock()
+            if still_remaining < remaining:
+                remaining, advanced_at = still_remaining, now
+                on_advance()
+            if now > advanced_at + ANSWER_TIMEOUT_SECONDS:
+                raise self._no_answer()
+            if now > started_at + self._delivery_seconds:
                 raise TransactionFailedError(
-                    f"Kafka took {count - left} of {count} records in {now - began:.0f} s: the way to it is slow, the "
-                    "next transaction is smaller"
+                    f"Kafka acknowledged only {count - remaining} of {count} records in {now - started_at:.0f} s: the "
+                    "connection is slow, and the next transaction will be smaller"
                 )
+        self._raise_if_refused()
+
+    def _complete(self, call: Callable[[float], None], stop_grace_seconds: float) -> None:
+        """Repeat a call with a short time-out until it completes."""
+        deadline, stop_deadline = self._clock() + ANSWER_TIMEOUT_SECONDS, None
+        while not _completes(call, POLL_SECONDS):
+            now = self._clock()
+            if stop_deadline is None and self._stopping():
+                stop_deadline = now + stop_grace_seconds
+            if stop_deadline is not None and now >= stop_deadline:
+                raise StoppedError("stopped while Kafka did not answer")
+            if now > deadline:
+                raise self._no_answer()
+
+    def _no_answer(self) -> TransactionFailedError:
+        return TransactionFailedError(
+            self._last_error.add_to(f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s")
+        )
+
+    def _raise_if_refused(self) -> None:
         if self._refusals:
             raise TransactionFailedError("a record was refused")
 
-    def _patiently(self, done: Callable[[float], bool], stop_grace_seconds: float) -> None:
-        """Ask until it is done, in short calls, so that a stop is heard; not for longer than patience lasts."""
-        deadline = monotonic() + PATIENCE_SECONDS
-        stop_by = None
-        while not done(SLICE_SECONDS):
-            stop_by = stop_by or (monotonic() + stop_grace_seconds if self._stopping() else None)
-            if stop_by and monotonic() >= stop_by:
-                raise StoppedError("asked to stop while Kafka did not answer")
-            if monotonic() > deadline:
-                raise TransactionFailedError(self._memory.told(f"Kafka did not answer in {PATIENCE_SECONDS:.0f} s"))
-
-    def _refused(self) -> RelayError:
+    def _refusal(self) -> RelayError:
         for _, error in self._refusals:
-            if error.code() in REFUSED_WHOLE:
+            if error.code() in TRANSACTION_ERRORS:
                 return TransactionFailedError(f"the transaction is refused as a whole: {explain(error)}")
         for topic, error in self._refusals:
-            if topic == self._progress_topic:
+            if topic == self._progress.topic:
                 return MisconfiguredError(
                     f"the progress record is refused by {topic}: {explain(error)}. It grows with the rows of a "
                     "transaction: raise the topic's max.message.bytes (1048576 is enough for any batch), or lower "
@@ -215,33 +236,29 @@ class Publisher:
         return BatchRefusedError(f"refused: {explain(self._refusals[0][1])}")
 
     def _abort(self) -> None:
-        """Free the topic's readers early; taking the shard anew would abort the transaction as well."""
+        """Release the topic's readers early. Fencing would abort the transaction as well."""
         try:
-            self._producer.abort_transaction(ABORT_SECONDS)
+            self._producer.abort_transaction(ABORT_TIMEOUT_SECONDS)
         except (KafkaException, SystemError, RuntimeError):
-            log.debug("a transaction could not be aborted; taking the shard anew will")
+            LIBRDKAFKA_LOG.debug("the transaction could not be aborted; the shard's next producer will abort it")
 
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
-            if message.topic() == self._progress_topic:
-                offset = message.offset()  # None: an answer was lost, and the repetition found the record there
+            if message.topic() == self._progress.topic:
+                offset = message.offset()  # None: an answer was lost, and the client's retry found the record there
                 self._progress_offset = NO_OFFSET if offset is None else offset
-        elif error.code() in REFUSED_RECORDS | REFUSED_WHOLE:
+        elif error.code() in RECORD_ERRORS | TRANSACTION_ERRORS:
             self._refusals.append((message.topic() or "", error))
 
 
-def answered(call: Callable[[float], None]) -> Callable[[float], bool]:
-    """A call that may be made again after its time-out, as a question: has it ended?"""
-
-    def ask(seconds: float) -> bool:
-        try:
-            call(seconds)
-        except KafkaException as exception:
-            error = exception.args[0]
-            # Other errors that call themselves retriable (_CONFLICT) come back for ever.
-            if error.code() not in UNDER_WAY or not error.retriable():
-                raise
+def _completes(call: Callable[[float], None], seconds: float) -> bool:
+    """Whether a call that may be repeated completes within its time-out."""
+    try:
+        call(seconds)
+    except KafkaException as exception:
+        error = exception.args[0]
+        # Other errors that call themselves retriable (_CONFLICT) never end.
+        if error.code() in INCOMPLETE and error.retriable():
             return False
-        return True
-
-    return ask
+        raise
+    return True

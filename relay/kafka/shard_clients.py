@@ -2,35 +2,42 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Self
 
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
-from relay.kafka import progress
-from relay.kafka.errors import LastError, admin_client
+from relay.kafka.client import admin_client
+from relay.kafka.consumer import CommittedReader
+from relay.kafka.errors import LastError
 from relay.kafka.producer import Publisher
-from relay.kafka.progress import StoredProgress
+from relay.kafka.progress import ProgressReader, StoredProgress, destination
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
 
 
 def transactional_id(prefix: str, shard: int) -> str:
-    """The transactional id of a shard, under which a new producer fences the earlier ones."""
+    """The transactional id of a shard, under which a new producer fences the earlier ones. Numbered from 01."""
     return f"{prefix}{shard + 1:02d}"
 
 
 @dataclass(frozen=True)
 class ShardClients:
-    """Makes the clients of one outbox's shards. Each is new, so it reads certificates and keys as they are now."""
+    """Creates the clients of one outbox's shards. Each is new, so it reads certificates and keys as they are now."""
 
     outbox_id: str
     topic: str
     progress_topic: str
     transactional_id_prefix: str
-    client_config: dict[str, object]
-    producer_config: dict[str, object]
-    make_admin: Callable[[dict[str, object]], AdminClient] = lambda config: admin_client(config, LastError())
+    client_config: dict[str, Any]
+    producer_config: dict[str, Any]
+    make_admin: Callable[[dict[str, Any]], AdminClient] = lambda config: admin_client(config, LastError())
+    new_producer: Callable[..., Producer] = Producer
+    new_consumer: Callable[..., Consumer] = Consumer
+    clock: Callable[[], float] = monotonic
 
     @classmethod
-    def from_settings(cls, settings: RelaySettings, outbox_id: str) -> "ShardClients":
+    def from_settings(cls, settings: RelaySettings, outbox_id: str) -> Self:
         """The clients that the settings describe."""
         return cls(
             outbox_id=outbox_id,
@@ -47,28 +54,34 @@ class ShardClients:
         return self.make_admin(self.client_config)
 
     def publisher(self, shard: int, stopping: Callable[[], bool]) -> Publisher:
-        """A new transactional producer; it fences nobody yet.
+        """Create a transactional producer. It fences no other yet.
 
         Args:
-            shard: the shard that it sends.
+            shard: the shard whose rows it sends.
             stopping: whether the relay was asked to stop; ends every wait.
         """
         return Publisher(
             self.producer_config,
             transactional_id(self.transactional_id_prefix, shard),
             self.topic,
-            (self.progress_topic, shard, progress.key_of(self.outbox_id, shard)),
+            destination(self.progress_topic, self.outbox_id, shard),
             stopping,
+            self.new_producer,
+            self.clock,
         )
 
     def read_back(self, shard: int, stopping: Callable[[], bool], below: int | None = None) -> StoredProgress | None:
         """Read the shard's last committed progress record.
 
         Args:
-            shard: the shard.
+            shard: the shard's number.
             stopping: as of ``publisher``.
             below: read the last record whose sequence is smaller instead.
         """
-        partition = (self.progress_topic, shard)
-        key = progress.key_of(self.outbox_id, shard)
-        return progress.read_back(self.client_config, self.admin, partition, key, stopping, below)
+        reader = ProgressReader(
+            self.client_config, self.admin, self.progress_topic, self.outbox_id, stopping, self._open_reader
+        )
+        return reader.last(shard, below)
+
+    def _open_reader(self, config: dict[str, Any]) -> CommittedReader:
+        return CommittedReader(config, self.new_consumer, self.clock)

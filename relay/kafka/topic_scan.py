@@ -1,136 +1,111 @@
-"""What the topic holds: its committed records since a moment, as far as they name rows of an outbox."""
+"""The topic's committed records since a time, as far as they name rows of an outbox, and which of them are left."""
 
 from collections.abc import Iterator
-from time import monotonic, time
+from time import time
+from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
+from confluent_kafka import KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from outbox.operators.reconcile import TopicRecord
 from relay.errors import UnavailableError
-from relay.kafka.errors import REQUEST_SECONDS, LastError, committed_reader, of_partitions, translate_errors
-from relay.kafka.progress import bounds
+from relay.kafka.client import at_time, offset_ranges, partitions_of, topic_metadata, topic_settings
+from relay.kafka.consumer import CommittedReader
+from relay.kafka.errors import LastError
+from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of
 
 PAGE_RECORDS = 2_000
 MINUTE_MS = 60_000
-OPEN_TRANSACTION_SECONDS = 90.0
-"""How long a dead producer's transaction can stay in the way: transaction.timeout.ms, and until the broker looks."""
+OPEN_TRANSACTION_TIMEOUT_SECONDS = 90.0
+"""How long a dead producer's transaction can block readers: transaction.timeout.ms, and until the broker checks it."""
 
 
 def committed_since(
-    config: dict[str, object], admin: AdminClient, topic: str, since_ms: int
+    config: dict[str, Any], admin: AdminClient, topic: str, since_ms: int
 ) -> Iterator[list[TopicRecord]]:
-    """The topic's records from a moment until now, page by page, ``read_committed``.
+    """Yield the topic's committed records from a time until now, page by page.
 
-    Read until the end that uncommitted readers saw at the beginning: what was committed before the call
-    is among them, also behind a transaction that is still open then.
+    The topic is read to its end as uncommitted readers see it at the beginning: everything that was committed before
+    the call is included, even behind a transaction that is still open.
 
     Args:
-        config: of the client.
+        config: librdkafka settings of the consumer.
         admin: a client of the same cluster.
-        topic: the rows' topic.
-        since_ms: milliseconds since the epoch, compared with the records' time stamps.
+        topic: the topic of the rows.
+        since_ms: milliseconds since the epoch, compared with the records' timestamps.
 
     Raises:
-        UnavailableError: the broker does not answer, or an open transaction is in the way.
+        UnavailableError: the broker does not answer, or an open transaction blocks a partition.
     """
-    memory = LastError()
-    spans = bounds(admin, _places(admin, topic), _at(since_ms))
-    positions = {number: low for number, (low, end) in spans.items() if 0 <= low < end}  # below 0: nothing since
-    consumer = committed_reader(config, memory)
-    try:
-        consumer.assign([TopicPartition(topic, number, low) for number, low in positions.items()])
-        moved_at = monotonic()
-        while behind := [number for number, at in positions.items() if at < spans[number][1]]:
-            with translate_errors(f"read {topic}", memory, UnavailableError):
-                messages = of_partitions(consumer.consume(PAGE_RECORDS, 0.2))
-                found = [record for message in messages if (record := _seen(message, positions)) is not None]
-            if messages:
-                moved_at = monotonic()
-                yield found
-            elif monotonic() - moved_at > OPEN_TRANSACTION_SECONDS:
-                raise UnavailableError(
-                    memory.told(
-                        f"partition(s) {behind} of {topic} cannot be read to the end for "
-                        f"{OPEN_TRANSACTION_SECONDS:.0f} s: the broker is slow, or a transaction is open in them"
-                    )
-                )
-    finally:
-        consumer.close()
+    ranges = offset_ranges(admin, _partitions(admin, topic), at_time(since_ms))
+    wanted = {number: each for number, each in ranges.items() if each.start >= 0}  # below 0: nothing since then
+    with CommittedReader(config) as reader:
+        for page in reader.read(topic, wanted, PAGE_RECORDS, OPEN_TRANSACTION_TIMEOUT_SECONDS):
+            if page:
+                yield [record for message in page if (record := _record(message)) is not None]
 
 
-def cut_short(admin: AdminClient, topic: str, since_ms: int) -> list[int]:
-    """Partitions whose records since that moment may have been removed (``retention.ms``, ``delete-records``).
+def truncated_partitions(admin: AdminClient, topic: str, since_ms: int) -> list[int]:
+    """Partitions whose records since a time may have been removed (``retention.ms``, ``delete-records``).
 
     Raises:
         UnavailableError: the broker does not answer.
     """
-    places = _places(admin, topic)
-    first, since = bounds(admin, places, OffsetSpec.earliest()), bounds(admin, places, _at(since_ms))
-    # Below 0: nothing since; then something may be gone only if nothing is left at all.
-    return [n for n, (low, end) in first.items() if low and (since[n][0] == low or (since[n][0] < 0 and low == end))]
+    partitions = _partitions(admin, topic)
+    all_records = offset_ranges(admin, partitions, OffsetSpec.earliest())
+    since = offset_ranges(admin, partitions, at_time(since_ms))
+    # Below 0: no record since then. Records may then have been removed only if the partition is empty.
+    return [
+        number
+        for number, (first, end) in all_records.items()
+        if first and (since[number].start == first or (since[number].start < 0 and first == end))
+    ]
 
 
-def kept_since(admin: AdminClient, topic: str, since_ms: int) -> int:
-    """The first moment from ``since_ms`` on, to a minute, since which no record has been removed from the topic.
+def complete_since(admin: AdminClient, topic: str, since_ms: int) -> int:
+    """The first time from ``since_ms`` on, to the minute, since which the topic has lost no record.
 
-    A partition that retention has emptied has lost nothing younger than ``retention.ms``; without the right to see
-    that setting (``DescribeConfigs``) the moment is now.
+    A partition that retention has emptied has lost nothing younger than ``retention.ms``. Without the right to read
+    that setting (``DescribeConfigs``) the result is the present time.
 
     Raises:
         UnavailableError: the broker does not answer.
     """
     low, high = since_ms, round(time() * 1000)
-    ends = bounds(admin, _places(admin, topic), OffsetSpec.earliest())
-    emptied = {number for number, (first, end) in ends.items() if first and first == end}
+    ranges = offset_ranges(admin, _partitions(admin, topic), OffsetSpec.earliest())
+    emptied = {number for number, (first, end) in ranges.items() if first and first == end}
     if emptied:
         low = min(max(low, high - _retention_ms(admin, topic)), high)
-    if not set(cut_short(admin, topic, low)) - emptied:
+
+    def truncated(time_ms: int) -> bool:
+        return not emptied.issuperset(truncated_partitions(admin, topic, time_ms))
+
+    if not truncated(low):
         return low
     while high - low > MINUTE_MS:
         middle = (low + high) // 2
-        low, high = (middle, high) if set(cut_short(admin, topic, middle)) - emptied else (low, middle)
+        low, high = (middle, high) if truncated(middle) else (low, middle)
     return high
 
 
 def _retention_ms(admin: AdminClient, topic: str) -> int:
-    """How long records are kept; 0 if that is not to be seen, or if time removes none."""
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    """How long records are kept; 0 if the setting cannot be read, or if records do not expire."""
     try:
-        (future,) = admin.describe_configs([resource], request_timeout=REQUEST_SECONDS).values()
-        return max(0, int(future.result(REQUEST_SECONDS * 2)["retention.ms"].value))
+        return max(0, int(topic_settings(admin, topic)["retention.ms"]))
     except KafkaException:
         return 0
 
 
-def _places(admin: AdminClient, topic: str) -> list[TopicPartition]:
-    with translate_errors("tell about its topics", LastError(), UnavailableError):
-        partitions = admin.list_topics(topic, timeout=REQUEST_SECONDS).topics[topic].partitions
-    return [TopicPartition(topic, number) for number in partitions]
+def _partitions(admin: AdminClient, topic: str) -> list[TopicPartition]:
+    if partitions := partitions_of(topic_metadata(admin, topic, LastError()), topic):
+        return partitions
+    raise UnavailableError(f"topic {topic} does not exist")
 
 
-def _at(moment_ms: int) -> OffsetSpec:
-    at: OffsetSpec = OffsetSpec.for_timestamp(max(0, moment_ms))  # negative ones have meanings of their own
-    return at
-
-
-def _seen(message: Message, positions: dict[int, int]) -> TopicRecord | None:
-    """Note how far a message or end-of-partition event leads; the record, if it names a row."""
-    partition, offset = message.partition() or 0, message.offset() or 0
-    error = message.error()
-    if error is not None:
-        if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-            raise KafkaException(error)
-        positions[partition] = max(positions[partition], offset)
-        return None
-    positions[partition] = offset + 1
-    return _named(message)
-
-
-def _named(message: Message) -> TopicRecord | None:
-    headers = dict(message.headers() or ())
+def _record(message: Message) -> TopicRecord | None:
+    """None: the record is not one of an outbox row."""
+    headers = headers_of(message)
     try:
-        outbox_id, received_at = (int(headers[name]) for name in ("outbox-id", "received-at"))  # type: ignore[arg-type]
-        return TopicRecord(outbox_id, (message.key() or b"").decode(), received_at)
-    except (KeyError, ValueError, TypeError):  # somebody else's record
+        return TopicRecord(int(headers[OUTBOX_ID]), (message.key() or b"").decode(), int(headers[RECEIVED_AT]))
+    except (KeyError, ValueError):
         return None

@@ -51,7 +51,7 @@ SHIPPED = {
     "log.segment.bytes": "1073741824",
     "log.retention.check.interval.ms": "300000",
 }
-"""``config/server.properties`` as Kafka 4 ships it, without addresses and folders."""
+"""``config/server.properties`` as Kafka 4 ships it, without addresses and directories."""
 TUNED = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -66,12 +66,12 @@ TUNED = {
     "group.initial.rebalance.delay.ms": "0",
     "log.cleaner.dedupe.buffer.size": "4194304",
 }
-"""Small and quick to start; what a client notices (topics created on demand, with one partition) is as shipped."""
+"""For a small, quick start. What clients notice is as shipped: topics created on demand, with one partition."""
 ADMIN, PASSWORD = "admin", "admin-secret"
 
 
 def jars() -> Path:
-    """Folder of Kafka's jars."""
+    """The directory of Kafka's jars."""
     with cached("kafka-4.3.1") as (folder, building):
         if building:
             maven("dependency:copy-dependencies", building)
@@ -79,11 +79,11 @@ def jars() -> Path:
 
 
 class Kafka:
-    """A broker of its own.
+    """A broker.
 
     Args:
         directory: for its data, settings and log.
-        settings: of the broker, over those of its class.
+        settings: override those of the class.
     """
 
     base: Mapping[str, str] = TUNED
@@ -110,7 +110,7 @@ class Kafka:
         }
 
     def start(self) -> Self:
-        """Format the data folder at first, start, and wait until it answers."""
+        """Format the data directory at the first start, start, and wait until the broker answers."""
         classpath = f"{jars()}/*"
         runtime = java(17)
         properties = self._directory / "server.properties"
@@ -119,7 +119,7 @@ class Kafka:
             properties.write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()))
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             command = [runtime, "-cp", classpath, "kafka.tools.StorageTool", "format"]
-            command.append(f"--cluster-id={cluster}")  # in one word: an id may begin with a dash
+            command.append(f"--cluster-id={cluster}")  # one argument: an id may begin with a dash
             done = subprocess.run(
                 [*command, "-c", str(properties), *self._format_options()],
                 capture_output=True,
@@ -127,7 +127,9 @@ class Kafka:
                 check=False,
             )
             if done.returncode:
-                raise ServiceError(f"Kafka's data folder cannot be made:\n{(done.stdout + done.stderr)[-1500:]}")
+                raise ServiceError(
+                    f"Kafka's data directory cannot be formatted:\n{(done.stdout + done.stderr)[-1500:]}"
+                )
         command = [runtime, "-Xmx768m", "-Xms256m", "-cp", classpath, "kafka.Kafka", str(properties)]
         self._process = Process(command, self._directory / "kafka.log", self._answers)
         self._process.start()
@@ -151,11 +153,11 @@ class Kafka:
         return self._process
 
     def admin(self) -> AdminClient:
-        """A client with every right."""
+        """An admin client with every right."""
         return AdminClient(self.client_config)
 
     def limit_producers(self, bytes_per_second: int) -> None:
-        """Set the quota of every producer, as an administrator does."""
+        """Set a quota for every producer."""
         command = [java(17), "-cp", f"{jars()}/*", "kafka.admin.ConfigCommand"]
         command += ["--bootstrap-server", self.bootstrap_servers, "--alter"]
         command += ["--add-config", f"producer_byte_rate={bytes_per_second}"]
@@ -163,13 +165,13 @@ class Kafka:
         subprocess.run(command, check=True, capture_output=True)
 
     def stop(self) -> None:
-        """Stop it for good; nothing of its data is needed, so it need not shut down in order."""
+        """Kill the broker. Its data is not needed afterwards."""
         if self._process is not None:
             self._process.kill()
 
 
 def write_keystore(path: Path, authority: trustme.CA) -> None:
-    """Write a broker's key and certificate as Java reads them: private keys as PKCS#8 only."""
+    """Write a broker's key and certificate for Java, which reads private keys in PKCS#8 only."""
     server = authority.issue_cert("127.0.0.1", "localhost")
     private = load_pem_private_key(server.private_key_pem.bytes(), None).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
@@ -178,13 +180,13 @@ def write_keystore(path: Path, authority: trustme.CA) -> None:
 
 
 class StockKafka(Kafka):
-    """A broker with the settings that it ships with, and no others."""
+    """A broker with the settings it ships with."""
 
     base = SHIPPED
 
 
 class SecureKafka(Kafka):
-    """A broker with SASL_SSL, SCRAM-SHA-512 and ACLs; clients without rights are refused."""
+    """A broker with SASL_SSL, SCRAM-SHA-512 and ACLs."""
 
     def _listeners(self, controller: int) -> dict[str, str]:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -208,20 +210,20 @@ class SecureKafka(Kafka):
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": self.ca_location,
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": f"User:{ADMIN};User:ANONYMOUS",  # anonymous is the controller's own listener
+            "super.users": f"User:{ADMIN};User:ANONYMOUS",  # the controller's listener has no login
         }
 
     def _format_options(self) -> Sequence[str]:
         return ("--add-scram", f"SCRAM-SHA-512=[name={ADMIN},password={PASSWORD}]")
 
     def start(self) -> Self:
-        """Start, with the administrator's login as the client's configuration."""
+        """Start, and set the client configuration to the administrator's login."""
         self.client_config |= self.login(ADMIN, PASSWORD)
         super().start()
         return self
 
     def login(self, user: str, password: str) -> dict[str, str]:
-        """Client settings for a user."""
+        """The client configuration of a user."""
         return {
             "security.protocol": "SASL_SSL",
             "sasl.mechanism": "SCRAM-SHA-512",
@@ -231,7 +233,7 @@ class SecureKafka(Kafka):
         }
 
     def add_user(self, user: str, password: str) -> None:
-        """Create a user who has no rights yet."""
+        """Create a user without rights."""
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         change = UserScramCredentialUpsertion(user, info, password.encode())
         admin = self.admin()
@@ -241,7 +243,7 @@ class SecureKafka(Kafka):
     def allow(
         self, user: str, kind: ResourceType, name: str, operations: Sequence[AclOperation], *, prefix: bool
     ) -> None:
-        """Grant rights on a resource, or on every resource whose name begins so."""
+        """Grant rights on a resource, or on every resource whose name has the prefix."""
         pattern = ResourcePatternType.PREFIXED if prefix else ResourcePatternType.LITERAL
         rights = [
             AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
@@ -252,7 +254,7 @@ class SecureKafka(Kafka):
             future.result(10)
 
     def revoke(self, user: str, kind: ResourceType, name: str, operation: AclOperation) -> None:
-        """Take a right away that ``allow`` has granted, whichever pattern it has."""
+        """Revoke a right that ``allow`` has granted, with either kind of pattern."""
         right = AclBindingFilter(
             kind, name, ResourcePatternType.ANY, f"User:{user}", "*", operation, AclPermissionType.ANY
         )
@@ -262,7 +264,7 @@ class SecureKafka(Kafka):
 
 
 class MutualTlsKafka(Kafka):
-    """A broker that knows its clients by their certificates, all of which can be replaced while it is down."""
+    """A broker that authenticates clients by certificate. Its certificates can be replaced while it is stopped."""
 
     def _listeners(self, controller: int) -> dict[str, str]:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -282,7 +284,7 @@ class MutualTlsKafka(Kafka):
         }
 
     def renew(self) -> None:
-        """Replace the authority and every certificate on the disk, in the same places."""
+        """Replace the authority and every certificate, in the same files."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(self.locations["ca"])
         write_keystore(self._directory / "server.pem", authority)
@@ -291,7 +293,7 @@ class MutualTlsKafka(Kafka):
         client.cert_chain_pems[0].write_to_path(self.locations["certificate"])
 
     def start(self) -> Self:
-        """Start, with a client's certificate as the client's configuration."""
+        """Start, and set the client configuration to a client's certificate."""
         names = {"ca": "ssl.ca.location", "certificate": "ssl.certificate.location", "key": "ssl.key.location"}
         self.client_config |= {names[what]: path for what, path in self.locations.items()}
         self.client_config["security.protocol"] = "SSL"

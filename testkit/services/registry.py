@@ -26,7 +26,7 @@ def _home() -> Path:
 
 
 class Registry:
-    """A registry of its own, empty at start, compatibility BACKWARD.
+    """A registry, empty at the start, with compatibility BACKWARD.
 
     Args:
         directory: for its log.
@@ -34,7 +34,7 @@ class Registry:
 
     username, password = "relay", "registry-secret"
     compatibility: str | None = "BACKWARD"
-    """Set at the start; None: as it comes."""
+    """Set at the start; None: the default."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -44,7 +44,7 @@ class Registry:
         self._process: Process | None = None
 
     def start(self) -> Self:
-        """Start and wait until it answers."""
+        """Start, and wait until the registry answers."""
         self._directory.mkdir(parents=True, exist_ok=True)
         options = {
             "quarkus.http.host": "127.0.0.1",
@@ -76,7 +76,7 @@ class Registry:
 
     @property
     def login(self) -> tuple[str, str] | None:
-        """User and password, if it asks for them."""
+        """User and password, if it requires a login."""
         return self.username, self.password
 
     @property
@@ -93,19 +93,19 @@ class Registry:
             return False
 
     def stop(self) -> None:
-        """Stop it; it keeps nothing."""
+        """Kill the registry. It stores nothing."""
         if self._process is not None:
             self._process.kill()
 
 
 class StockRegistry(Registry):
-    """A registry as it comes: no login, compatibility NONE."""
+    """A registry with its defaults: no login, compatibility NONE."""
 
     compatibility = None
 
     @property
     def login(self) -> None:
-        """None: it asks for no login."""
+        """None: it requires no login."""
 
     def _login_options(self) -> dict[str, str]:
         return {}

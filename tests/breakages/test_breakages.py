@@ -71,7 +71,7 @@ BREAKAGES = [
     Breakage(
         "the transaction holds no progress record",
         "relay/kafka/producer.py",
-        "[proof])",
+        "[progress_record])",
         "[])",
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-committed]",
     ),
@@ -271,7 +271,7 @@ BREAKAGES = [
     Breakage(
         "a refused progress record is charged to rows",
         "relay/kafka/producer.py",
-        "if topic == self._progress_topic:",
+        "if topic == self._progress.topic:",
         "if False:",
         "tests/faults/test_parking.py::test_a_refused_progress_record_parks_nobody[sqlite]",
     ),
@@ -285,9 +285,9 @@ BREAKAGES = [
     Breakage(
         "the same rows again on the same producer after an abort",
         "relay/kafka/producer.py",
-        "            if not asked:\n                self._abort()",
-        "            if not asked:\n                self._abort()\n                self.publish(records, progress)\n"
-        "                return",
+        "            if not committing:\n                self._abort()",
+        "            if not committing:\n                self._abort()\n"
+        "                self.publish(records, progress)\n                return",
         "tests/faults/test_parking.py::test_with_the_pass_policy_nothing_waits[sqlite]",
     ),
     Breakage(
@@ -534,7 +534,7 @@ BREAKAGES = [
     ),
     Breakage(
         "a check uses a shard's transactional id",
-        "relay/check/broker.py",
+        "relay/check/transactions.py",
         'transactional_id = f"{settings.kafka_transactional_id_prefix}check"',
         'transactional_id = f"{settings.kafka_transactional_id_prefix}01"',
         "tests/integration/test_check.py::test_a_check_harms_no_running_relay[sqlite]",
@@ -593,8 +593,9 @@ BREAKAGES = [
     Breakage(
         "an unanswered commit is taken for done",
         "relay/kafka/producer.py",
-        "            if not asked:\n                self._abort()",
-        "            if asked:\n                return\n            if not asked:\n                self._abort()",
+        "            if not committing:\n                self._abort()",
+        "            if committing:\n                return\n"
+        "            if not committing:\n                self._abort()",
         f"{MACHINE}[sqlite]",
     ),
 ]

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import make_url
 
 from outbox.db.engine import sqlite
-from relay.kafka.topic_scan import cut_short, kept_since
+from relay.kafka.topic_scan import complete_since, truncated_partitions
 from testkit.command_line import command
 from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, NewDeployment, settings_for
@@ -129,14 +129,14 @@ def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | 
     assert producer.flush(20) == 0
     for future in admin.delete_records([TopicPartition(topic, 1, 1), TopicPartition(topic, 2, 3)]).values():
         future.result(10)
-    assert [cut_short(admin, topic, since) for since in (-1, 1_500, 2_500)] == [[1, 2], [1, 2], [2]]
+    assert [truncated_partitions(admin, topic, since) for since in (-1, 1_500, 2_500)] == [[1, 2], [1, 2], [2]]
     # One partition is emptied, so nothing is known of what is older than its retention of a week.
     week_ago = (time.time() - 7 * 24 * 3600) * 1000
-    assert abs(kept_since(admin, topic, 0) - week_ago) < 3600 * 1000
+    assert abs(complete_since(admin, topic, 0) - week_ago) < 3600 * 1000
     producer.produce(topic, b"value", b"key", 2, timestamp=4_000)
     assert producer.flush(20) == 0
-    assert 4_000 <= kept_since(admin, topic, 0) <= 70_000
-    assert kept_since(admin, topic, 80_000) == 80_000
+    assert 4_000 <= complete_since(admin, topic, 0) <= 70_000
+    assert complete_since(admin, topic, 80_000) == 80_000
 
 
 def test_duplicates_are_accepted_on_purpose_only(deployment: Deployment) -> None:

@@ -23,7 +23,7 @@ from outbox.store import Store
 from relay.enrichment.enricher import Enricher
 from relay.enrichment.oauth import TokenError, Tokens, fetch_token
 from relay.health import Health
-from relay.kafka.encoder import SCHEMA_TEXT
+from relay.kafka.avro import SCHEMA_TEXT
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 from testkit.deployment import Deployment

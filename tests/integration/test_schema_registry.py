@@ -19,7 +19,7 @@ HTML = b"<!doctype html><title>Not here</title>"
 
 @contextmanager
 def web_server(status: int, body: bytes, endless: bool = False) -> Iterator[str]:  # noqa: FBT001, FBT002
-    """A web server that gives one answer to everything; its URL."""
+    """The URL of a web server that gives the same answer to every request."""
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
@@ -35,7 +35,7 @@ def web_server(status: int, body: bytes, endless: bool = False) -> Iterator[str]
         do_GET = do_POST = _answer  # noqa: N815 - as the base class names them
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Do not log requests."""
 
         def handle(self) -> None:
             try:
@@ -52,14 +52,14 @@ def web_server(status: int, body: bytes, endless: bool = False) -> Iterator[str]
 
 
 @pytest.fixture
-def sqlite_world(
+def sqlite_deployment(
     new_sqlite: NewDatabase,
     kafka: Kafka | Given,
     registry: Registry | Given,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> Deployment:
-    """A world on SQLite: which database it is makes no difference here."""
+    """A deployment on SQLite: the kind of database makes no difference here."""
     url = new_sqlite()
     config = {"bootstrap.servers": kafka.bootstrap_servers}
     deployments.append(Deployment(url, settings_for(kafka, registry, url), config, tmp_path))
@@ -84,16 +84,18 @@ def sqlite_world(
         (307, b""),
     ],
 )
-def test_a_server_that_is_no_registry_is_told_by_its_answer(sqlite_world: Deployment, status: int, body: bytes) -> None:
-    """Check fails and run waits, both with the address and what its path should be: no right, no schema is blamed."""
-    deployment = sqlite_world
+def test_another_web_server_is_not_taken_for_a_registry(
+    sqlite_deployment: Deployment, status: int, body: bytes
+) -> None:
+    """The check fails and the relay waits, both with the address and the remedy: to correct its path."""
+    deployment = sqlite_deployment
     with web_server(status, body) as url:
-        checked = command(deployment.environ, "check", SCHEMA_REGISTRY_URL=url)
-        (line,) = [line for line in checked.stdout.splitlines() if " schema registry: " in line]
-        assert checked.returncode == 4
+        result = command(deployment.environ, "check", SCHEMA_REGISTRY_URL=url)
+        (line,) = [line for line in result.stdout.splitlines() if " schema registry: " in line]
+        assert result.returncode == 4
         assert f"{url.removeprefix('http://')}" in line
         assert f"answers {status}" in line
-        assert "/apis/ccompat/v7" in checked.stdout.split("schema registry:")[1].splitlines()[1]
+        assert "/apis/ccompat/v7" in result.stdout.split("schema registry:")[1].splitlines()[1]
         relay = deployment.relay(SCHEMA_REGISTRY_URL=url)
         relay.wait_degraded("schema registry", "/apis/ccompat/v7")
 
@@ -114,10 +116,10 @@ def test_a_server_that_is_no_registry_is_told_by_its_answer(sqlite_world: Deploy
     ],
 )
 def test_a_relay_waits_while_the_registry_refuses_its_schema(
-    sqlite_world: Deployment, status: int, body: bytes, reason: str
+    sqlite_deployment: Deployment, status: int, body: bytes, reason: str
 ) -> None:
-    """That is a matter of configuration, which somebody may put right; no row is at fault, and no process ends."""
-    deployment = sqlite_world
+    """No row is parked, and the process does not exit: the registry can be corrected while it waits."""
+    deployment = sqlite_deployment
     deployment.record(new_rows(1))
     with web_server(status, body) as url:
         running = deployment.relay(SCHEMA_REGISTRY_URL=url)
@@ -126,23 +128,27 @@ def test_a_relay_waits_while_the_registry_refuses_its_schema(
     assert deployment.query("SELECT state FROM outbox") == [("pending",)]
 
 
-def test_the_path_of_the_registry_is_missed(sqlite_world: Deployment) -> None:
-    """A real registry without its path answers 404 in JSON: it is the path that is named, and nothing is registered."""
-    deployment = sqlite_world
+def test_a_registry_without_its_path_is_not_a_registry(sqlite_deployment: Deployment) -> None:
+    """It answers 404 in JSON, but without an error code of the registry's own."""
+    deployment = sqlite_deployment
     url = deployment.environ["SCHEMA_REGISTRY_URL"].removesuffix("/apis/ccompat/v7")
-    checked = command(deployment.environ, "check", SCHEMA_REGISTRY_URL=url)
-    assert checked.returncode == 4
-    assert "there is no Schema Registry at" in checked.stdout
+    result = command(deployment.environ, "check", SCHEMA_REGISTRY_URL=url)
+    assert result.returncode == 4
+    assert "there is no Schema Registry at" in result.stdout
 
 
-def test_proxies_of_the_environment_and_endless_answers_do_no_harm(sqlite_world: Deployment) -> None:
-    """The registry is asked directly, whatever HTTP_PROXY names, and an answer without an end is cut off."""
-    deployment = sqlite_world
+def test_proxies_of_the_environment_are_ignored(sqlite_deployment: Deployment) -> None:
+    """The registry is called directly."""
+    deployment = sqlite_deployment
     ids = deployment.record(new_rows(10))
-    relay = deployment.relay(HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    deployment.relay(HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
     deployment.wait_drained()
     deployment.check_exactly_once(ids)
-    relay.stop()
+
+
+def test_an_endless_answer_is_cut_off(sqlite_deployment: Deployment) -> None:
+    """An answer that is larger than a registry's is not a registry's."""
+    deployment = sqlite_deployment
     with web_server(200, b'{"id":' + b" " * 65_536, endless=True) as url:
-        checked = command(deployment.environ, "check", SCHEMA_REGISTRY_URL=url)
-        assert "there is no Schema Registry at" in checked.stdout
+        result = command(deployment.environ, "check", SCHEMA_REGISTRY_URL=url)
+        assert "there is no Schema Registry at" in result.stdout

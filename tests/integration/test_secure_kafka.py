@@ -72,13 +72,12 @@ def _secure_deployment(
     return deployments[-1], user
 
 
-def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
+def test_the_documented_rights_suffice_and_each_missing_one_is_named(
     secure_kafka: SecureKafka, new_secure_deployment: NewSecureDeployment
 ) -> None:
-    """Rights are granted one after the other under a waiting relay; with the last one everything is sent.
+    """Rights are granted one after the other while the relay waits; with the last one it sends every row.
 
-    They are enough for the next relay as well, which reads back what the first one committed. To look a record
-    up takes one more.
+    The next relay, which reads the progress record back, needs no more. To look up a record takes one more right.
     """
     deployment, user = new_secure_deployment(create_topics=True)
     topic, progress = deployment.environ["KAFKA_TOPIC"], deployment.environ["KAFKA_PROGRESS_TOPIC"]
@@ -94,7 +93,7 @@ def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
     deployment.check_exactly_once(ids)
     assert PASSWORD not in relay.log.read_text()
     hidden_settings = [line["event"] for line in relay.lines() if line.get("action") == "topic_settings_hidden"]
-    assert len(hidden_settings) == 1  # however often the shard was taken
+    assert len(hidden_settings) == 1  # however often the shard is taken
     assert "grant DescribeConfigs" in hidden_settings[0]
     relay.stop()
     ids += deployment.record(new_rows(100))
@@ -103,17 +102,20 @@ def test_the_documented_rights_are_enough_and_each_is_named_when_missing(
     deployment.check_exactly_once(ids)
     hidden = command(deployment.environ, "show", str(ids[0]), "--verify")
     assert hidden.returncode == 1
-    assert f"not looked up: the topic may not be read: grant Read and Describe on {topic}" in hidden.stdout
+    assert f"not looked up: no right to read topic {topic}: grant Read and Describe on it" in hidden.stdout
     secure_kafka.allow(user, ResourceType.TOPIC, topic, [READ], prefix=False)
-    wait_until(lambda: not command(deployment.environ, "show", str(ids[0]), "--verify").returncode, "it is looked up")
-    looked = command(deployment.environ, "reconcile", "--shard", "0", "--since", "1h", "--reason", "drill", "--dry-run")
-    assert (looked.returncode, "of 200 record(s)" in looked.stderr) == (0, True), looked.stderr
+    wait_until(
+        lambda: not command(deployment.environ, "show", str(ids[0]), "--verify").returncode, "the record is looked up"
+    )
+    plan = command(deployment.environ, "reconcile", "--shard", "0", "--since", "1h", "--reason", "drill", "--dry-run")
+    assert plan.returncode == 0, plan.stderr
+    assert "of 200 record(s)" in plan.stderr
 
 
-def test_a_setting_of_kafka_config_reaches_every_client(
+def test_kafka_config_applies_to_every_client(
     secure_kafka: SecureKafka, new_secure_deployment: NewSecureDeployment
 ) -> None:
-    """The authority's certificate given in KAFKA_CONFIG serves producer, consumer and admin client alike."""
+    """Producer, consumer and admin client use the authority's certificate in KAFKA_CONFIG."""
     deployment, user = new_secure_deployment(create_topics=True)
     for name in ("KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC"):
         secure_kafka.allow(user, ResourceType.TOPIC, deployment.environ[name], [READ, WRITE, DESCRIBE], prefix=False)
@@ -129,7 +131,7 @@ def test_a_setting_of_kafka_config_reaches_every_client(
 def test_a_relay_that_may_not_create_its_topics_names_the_command(
     secure_kafka: SecureKafka, new_secure_deployment: NewSecureDeployment
 ) -> None:
-    """Missing topics and no right to create them: exit 1, with the command that creates them."""
+    """With missing topics and no right to create them, it exits with code 1 and the command that creates them."""
     deployment, user = new_secure_deployment(create_topics=False)
     topic = deployment.environ["KAFKA_TOPIC"]
     secure_kafka.allow(user, ResourceType.TOPIC, topic, [WRITE, DESCRIBE], prefix=True)
@@ -139,17 +141,17 @@ def test_a_relay_that_may_not_create_its_topics_names_the_command(
 
 
 def test_a_wrong_password_is_named_and_never_shown(new_secure_deployment: NewSecureDeployment) -> None:
-    """A login that the broker refuses is waited out, with the variables to check."""
+    """The relay waits while the broker refuses its login, and names the variables to check."""
     deployment, _ = new_secure_deployment(create_topics=True)
     relay = deployment.relay(KAFKA_SASL_PASSWORD="wrong-canary")
     relay.wait_degraded("kafka", "KAFKA_SASL_PASSWORD")
     assert "wrong-canary" not in relay.log.read_text() + relay.get("/readyz")
 
 
-def test_a_progress_topic_that_expires_and_may_not_be_altered_is_refused(
+def test_a_progress_topic_whose_records_expire_is_compacted_or_refused(
     secure_kafka: SecureKafka, new_secure_deployment: NewSecureDeployment
 ) -> None:
-    """Seen, and not ours to change: exit 1 with the command; with the right to alter it the relay puts it right."""
+    """Without the right to alter it, the relay exits with code 1 and the command. With the right it compacts it."""
     deployment, user = new_secure_deployment(create_topics=True)
     topic, progress = deployment.environ["KAFKA_TOPIC"], deployment.environ["KAFKA_PROGRESS_TOPIC"]
     entry = ConfigEntry("cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET)
@@ -158,17 +160,15 @@ def test_a_progress_topic_that_expires_and_may_not_be_altered_is_refused(
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(10)
     secure_kafka.allow(user, ResourceType.TOPIC, topic, [WRITE, DESCRIBE], prefix=False)
-    seeing = [READ, WRITE, DESCRIBE, AclOperation.DESCRIBE_CONFIGS]
-    secure_kafka.allow(user, ResourceType.TOPIC, progress, seeing, prefix=False)
+    rights = [READ, WRITE, DESCRIBE, AclOperation.DESCRIBE_CONFIGS]
+    secure_kafka.allow(user, ResourceType.TOPIC, progress, rights, prefix=False)
     prefix = deployment.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
     secure_kafka.allow(user, ResourceType.TRANSACTIONAL_ID, prefix, [WRITE, DESCRIBE], prefix=True)
     ids = deployment.record(new_rows(10))
 
-    def refused() -> str:
-        relay = deployment.relay()
-        return relay.log.read_text() if relay.wait() == 1 else ""
-
-    assert f"--topic {progress} --alter --add-config cleanup.policy=compact" in refused()
+    refused = deployment.relay()
+    assert refused.wait() == 1
+    assert f"--topic {progress} --alter --add-config cleanup.policy=compact" in refused.log.read_text()
     secure_kafka.allow(user, ResourceType.TOPIC, progress, [AclOperation.ALTER_CONFIGS], prefix=False)
     deployment.relay()
     deployment.wait_drained()

@@ -1,4 +1,4 @@
-"""The product on services as they come: a broker with its shipped settings, a registry with its defaults."""
+"""The product on services with their defaults: a broker with the settings it ships with, and a registry."""
 
 import uuid
 from collections.abc import Callable
@@ -19,14 +19,14 @@ SHARDS = 3
 
 
 @pytest.fixture
-def new_stock_world(
+def new_stock_deployment(
     new_database: Callable[..., str],
     stock_kafka: StockKafka,
     stock_registry: StockRegistry,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> NewDeployment:
-    """Makes a world on stock services; the test runs once for each kind of database."""
+    """Creates deployments on stock services. The test runs once for each kind of database."""
 
     def make(shards: int = SHARDS) -> Deployment:
         name = uuid.uuid4().hex[:8]
@@ -46,35 +46,36 @@ def new_stock_world(
 
 
 @pytest.fixture
-def stock_world(new_stock_world: NewDeployment) -> Deployment:
-    """A world with several shards."""
-    return new_stock_world()
+def stock_deployment(new_stock_deployment: NewDeployment) -> Deployment:
+    """A deployment with several shards."""
+    return new_stock_deployment()
 
 
 def topics(deployment: Deployment) -> dict[str, int]:
-    """The world's topics that the broker has, and how many partitions each has. Looking creates none."""
+    """The deployment's topics, and the number of partitions of each. The request creates no topic."""
     found = AdminClient(deployment.client_config).list_topics(timeout=10).topics
     names = (deployment.topic, deployment.environ["KAFKA_PROGRESS_TOPIC"])
     return {name: len(found[name].partitions) for name in names if name in found}
 
 
-def policy(deployment: Deployment, name: str) -> str:
+def cleanup_policy(deployment: Deployment, name: str) -> str:
     """``cleanup.policy`` of a topic."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, name)
-    admin = AdminClient(deployment.client_config)  # named, because its end would cancel what it was asked
+    admin = AdminClient(deployment.client_config)  # kept in a variable: its destruction would cancel the request
     (future,) = admin.describe_configs([resource]).values()
     return str(future.result(10)["cleanup.policy"].value)
 
 
-def test_a_first_start_a_kill_a_restart_and_a_check(stock_world: Deployment) -> None:
-    """Topics are made as documented whatever the broker's defaults are, every row arrives once, and check passes."""
-    deployment, progress = stock_world, stock_world.environ["KAFKA_PROGRESS_TOPIC"]
+def test_start_kill_restart_and_check(stock_deployment: Deployment) -> None:
+    """The relay creates the topics as documented, every row is sent exactly once, and the check succeeds."""
+    deployment, progress = stock_deployment, stock_deployment.environ["KAFKA_PROGRESS_TOPIC"]
     ids = deployment.record(new_rows(1000))
     relay = deployment.relay()
     wait_until(lambda: deployment.pending() < len(ids), "rows are marked sent")
     relay.kill()
     assert topics(deployment) == {deployment.topic: 8, progress: SHARDS}
-    assert (policy(deployment, deployment.topic), policy(deployment, progress)) == ("delete", "compact")
+    assert cleanup_policy(deployment, deployment.topic) == "delete"
+    assert cleanup_policy(deployment, progress) == "compact"
     ids += deployment.record(new_rows(1000))
     deployment.relay()
     deployment.wait_drained()
@@ -85,9 +86,9 @@ def test_a_first_start_a_kill_a_restart_and_a_check(stock_world: Deployment) -> 
     assert shown.returncode == 0, shown.stdout
 
 
-def test_looking_creates_no_topic(stock_world: Deployment) -> None:
-    """Neither check nor show makes the broker create what they look for."""
-    deployment = stock_world
+def test_check_and_show_create_no_topic(stock_deployment: Deployment) -> None:
+    """A broker creates a topic when a client requests its metadata, unless the client forbids it."""
+    deployment = stock_deployment
     (row,) = deployment.record(new_rows(1))
     checked = command(deployment.environ, "check")
     assert "may create it" in checked.stdout
@@ -96,9 +97,9 @@ def test_looking_creates_no_topic(stock_world: Deployment) -> None:
     assert topics(deployment) == {}
 
 
-def test_a_topic_deleted_under_a_running_relay_is_made_as_documented(stock_world: Deployment) -> None:
-    """The producer's own look for its topic does not bring it back with the broker's defaults."""
-    deployment, progress = stock_world, stock_world.environ["KAFKA_PROGRESS_TOPIC"]
+def test_a_topic_deleted_while_the_relay_runs_is_created_as_documented(stock_deployment: Deployment) -> None:
+    """The producer's own metadata requests do not create it with the broker's defaults."""
+    deployment, progress = stock_deployment, stock_deployment.environ["KAFKA_PROGRESS_TOPIC"]
     deployment.record(new_rows(100))
     deployment.relay()
     deployment.wait_drained()
@@ -108,43 +109,41 @@ def test_a_topic_deleted_under_a_running_relay_is_made_as_documented(stock_world
     deployment.record(new_rows(100))
     deployment.wait_drained()
     assert topics(deployment) == {deployment.topic: 8, progress: SHARDS}
-    assert policy(deployment, progress) == "compact"
+    assert cleanup_policy(deployment, progress) == "compact"
 
 
-@pytest.mark.parametrize("made_with", [{}, {"cleanup.policy": "compact,delete"}])
-def test_a_progress_topic_made_by_somebody_else_is_put_right(
-    stock_world: Deployment, made_with: dict[str, str]
-) -> None:
-    """Too few partitions, records that expire: the relay grows and compacts it before it sends anything."""
-    deployment, progress = stock_world, stock_world.environ["KAFKA_PROGRESS_TOPIC"]
-    create_topics(deployment.client_config, NewTopic(progress, 1, 1, config=made_with))
+@pytest.mark.parametrize("settings", [{}, {"cleanup.policy": "compact,delete"}])
+def test_an_unsuitable_progress_topic_is_corrected(stock_deployment: Deployment, settings: dict[str, str]) -> None:
+    """The relay adds partitions and compacts the topic before it sends anything."""
+    deployment, progress = stock_deployment, stock_deployment.environ["KAFKA_PROGRESS_TOPIC"]
+    create_topics(deployment.client_config, NewTopic(progress, 1, 1, config=settings))
     ids = deployment.record(new_rows(100))
     relay = deployment.relay()
     deployment.wait_drained()
     assert topics(deployment)[progress] == SHARDS
-    assert policy(deployment, progress) == "compact"
+    assert cleanup_policy(deployment, progress) == "compact"
     assert [line["before"] for line in relay.lines() if line.get("action") == "topic_compacted"] == [
-        made_with.get("cleanup.policy", "delete")
+        settings.get("cleanup.policy", "delete")
     ]
     deployment.check_exactly_once(ids)
 
 
-def test_each_start_looks_whether_the_progress_topic_is_compacted(stock_world: Deployment) -> None:
-    """A policy that was changed meanwhile, by hand or by a tool, is put right at the next start."""
-    deployment, progress = stock_world, stock_world.environ["KAFKA_PROGRESS_TOPIC"]
+def test_the_progress_topic_is_compacted_again_at_the_next_start(stock_deployment: Deployment) -> None:
+    """If its policy was changed while no relay ran."""
+    deployment, progress = stock_deployment, stock_deployment.environ["KAFKA_PROGRESS_TOPIC"]
     ids = deployment.record(new_rows(100))
     relay = deployment.relay()
     deployment.wait_drained()
     relay.stop()
     alter_topic(deployment.client_config, progress, "cleanup.policy", "delete")
     deployment.relay()
-    wait_until(lambda: policy(deployment, progress) == "compact", "the topic is compacted again")
+    wait_until(lambda: cleanup_policy(deployment, progress) == "compact", "the topic is compacted again")
     deployment.check_exactly_once(ids)
 
 
-def test_a_topic_of_somebody_else_is_not_touched(stock_world: Deployment) -> None:
-    """KAFKA_PROGRESS_TOPIC that names a topic with records: refused with the command, not compacted."""
-    deployment, progress = stock_world, stock_world.environ["KAFKA_PROGRESS_TOPIC"]
+def test_a_progress_topic_with_foreign_records_is_not_changed(stock_deployment: Deployment) -> None:
+    """If this outbox has never used the topic, the relay exits with the command that compacts it."""
+    deployment, progress = stock_deployment, stock_deployment.environ["KAFKA_PROGRESS_TOPIC"]
     create_topics(deployment.client_config, NewTopic(progress, SHARDS, 1))
     producer = Producer(deployment.client_config)
     producer.produce(progress, b"an order", b"customer")
@@ -152,12 +151,12 @@ def test_a_topic_of_somebody_else_is_not_touched(stock_world: Deployment) -> Non
     relay = deployment.relay()
     assert relay.wait() == 1
     assert f"--topic {progress} --alter --add-config cleanup.policy=compact" in relay.log.read_text()
-    assert policy(deployment, progress) == "delete"
+    assert cleanup_policy(deployment, progress) == "delete"
 
 
-def test_settings_of_another_outbox_create_no_topic(stock_world: Deployment) -> None:
-    """A relay, or a verb, with another topic than the outbox was used with is refused before it makes that topic."""
-    deployment = stock_world
+def test_changed_settings_create_no_topic(stock_deployment: Deployment) -> None:
+    """Relay and commands refuse another topic than the outbox was used with, before they create it."""
+    deployment = stock_deployment
     deployment.record(new_rows(10))
     deployment.relay()
     deployment.wait_drained()
@@ -165,7 +164,7 @@ def test_settings_of_another_outbox_create_no_topic(stock_world: Deployment) -> 
     refused = deployment.relay(KAFKA_TOPIC=other)
     assert refused.wait() == 1
     assert "KAFKA_TOPIC was" in refused.log.read_text()
-    looked = command(
+    reconciled = command(
         deployment.environ,
         "reconcile",
         "--shard",
@@ -177,5 +176,5 @@ def test_settings_of_another_outbox_create_no_topic(stock_world: Deployment) -> 
         "--dry-run",
         KAFKA_TOPIC=other,
     )
-    assert looked.returncode == 1
+    assert reconciled.returncode == 1
     assert other not in AdminClient(deployment.client_config).list_topics(timeout=10).topics

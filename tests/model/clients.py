@@ -220,6 +220,10 @@ class Message(NamedTuple):
         """Name of its topic."""
         return self.partition[0]
 
+    def partition(self) -> int:
+        """Number of its partition."""
+        return self.place[1]
+
     def offset(self) -> int:
         """Of the record; of an end-of-partition event, the reader's position."""
         return self.position
@@ -274,6 +278,12 @@ class Consumer:
             return Message(partition, offset, None, KafkaError(KafkaError._PARTITION_EOF))
         broker.pass_time(seconds)
         return None
+
+    def consume(self, num_messages: int, timeout: float) -> list[Message]:
+        """One message at most."""
+        assert num_messages == 1
+        message = self.poll(timeout)
+        return [] if message is None else [message]
 
     def close(self) -> None:
         """Do nothing."""

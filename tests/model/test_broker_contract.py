@@ -11,13 +11,19 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-import relay.kafka.errors
-import relay.kafka.producer
-import relay.kafka.progress
 from outbox.models import RowRef
 from relay.errors import BatchRefusedError, MisconfiguredError, TransactionFailedError, UnavailableError
+from relay.kafka.consumer import CommittedReader
 from relay.kafka.producer import Publisher
-from relay.kafka.progress import Progress, StoredProgress, key_of, ref_of
+from relay.kafka.progress import (
+    STALL_TIMEOUT_SECONDS,
+    Progress,
+    ProgressReader,
+    StoredProgress,
+    destination,
+    encode,
+    ref_of,
+)
 from testkit.services import Kafka
 from testkit.services.fixtures import started
 from testkit.waiting import wait_until
@@ -32,10 +38,10 @@ LARGE, SMALL = b"a" * 400, b"b" * 40
 
 
 @pytest.fixture(params=["memory", "real"])
-def port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Port:
+def port(request: pytest.FixtureRequest) -> Port:
     """Either broker; the test runs once on each."""
     if request.param == "memory":
-        return in_memory(monkeypatch)
+        return in_memory()
     return real(request.getfixturevalue("kafka").bootstrap_servers)
 
 
@@ -43,7 +49,7 @@ def port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Por
 def expiring_port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Port]:
     """Either broker, with transactional ids that expire within seconds."""
     if request.param == "memory":
-        yield in_memory(monkeypatch)
+        yield in_memory()
         return
     for kafka in started(Kafka(tmp_path / "kafka", EXPIRING)):
         yield real(kafka.bootstrap_servers)
@@ -202,8 +208,15 @@ class Shard:
         """A publisher that has fenced earlier ones; retries, as the relay does, if that takes too long."""
 
         def taken() -> Publisher | None:
-            progress = (self.progress_topic, 0, key_of("outbox", 0))
-            publisher = Publisher(self.port.config, self.port.own(self.topic), self.topic, progress, lambda: False)
+            publisher = Publisher(
+                self.port.config,
+                self.port.own(self.topic),
+                self.topic,
+                destination(self.progress_topic, "outbox", 0),
+                lambda: False,
+                self.port.producer,
+                self.port.clock,
+            )
             try:
                 publisher.fence()
             except TransactionFailedError:
@@ -214,7 +227,9 @@ class Shard:
         publisher: Publisher = wait_until(taken, "the shard is taken over")
         return publisher
 
-    def read_back(self, below: int | None = None) -> StoredProgress | None:
+    def read_back(
+        self, below: int | None = None, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS
+    ) -> StoredProgress | None:
         """The last progress record; with ``below``, the last one of a smaller sequence."""
         partition, key = (self.progress_topic, 0), key_of("outbox", 0)
         return relay.kafka.progress.read_back(self.port.config, self.port.admin, partition, key, lambda: False, below)
@@ -229,7 +244,7 @@ def shard(port: Port) -> Shard:
 def proof(sequence: int) -> tuple[Progress, bytes]:
     """A progress record, and its value."""
     progress = Progress("outbox", 0, 1, sequence, [RowRef(sequence, 77)])
-    return progress, relay.kafka.progress.encode(progress)
+    return progress, encode(progress)
 
 
 def committed(shard: Shard) -> Progress | None:
@@ -294,6 +309,6 @@ def test_a_read_back_fails_behind_an_open_transaction_of_another_producer(
     send(foreign, shard.progress_topic, b"open")
     publisher.publish([(b"k", b"1", [], None)], proof(1)[1])
     with pytest.raises(UnavailableError, match="a transaction of another producer is open"):
-        shard.read_back()
+        shard.read_back(stall_timeout_seconds=3.0)
     foreign.abort_transaction(SECONDS)
     assert committed(shard) == proof(1)[0]

@@ -82,14 +82,14 @@ def test_on_this_machine_nothing_has_to_be_encrypted(host: str) -> None:
         "KAFKA_BOOTSTRAP_SERVERS": f"{host}:9092,{host}:9093",
     }
     settings = load(RelaySettings, {**NEEDED, **given})
-    assert [finding.verdict for finding in check_http_transport(settings)] == [Status.OK]
+    assert [finding.status for finding in check_http_transport(settings)] == [Status.OK]
 
 
 def test_without_a_login_plain_http_is_warned_of() -> None:
     """It is not refused: a registry inside a cluster often has neither login nor TLS."""
     plain = {"SCHEMA_REGISTRY_URL": "http://registry:8081", "INFERENCE_URL": "http://scoring/score"}
     findings = check_http_transport(load(RelaySettings, {**NEEDED, **plain}))
-    assert [(f.verdict, f.seen.split(":")[0]) for f in findings] == [
+    assert [(f.status, f.detail.split(":")[0]) for f in findings] == [
         (Status.WARNING, "SCHEMA_REGISTRY_URL"),
         (Status.WARNING, "INFERENCE_URL"),
     ]
@@ -100,8 +100,8 @@ def test_a_setting_allows_it_and_a_check_warns(name: str, given: dict[str, str])
     """ALLOW_PLAINTEXT_CREDENTIALS=true: whoever set it is reminded, without the secret."""
     settings = load(RelaySettings, {**NEEDED, **given, "ALLOW_PLAINTEXT_CREDENTIALS": "true"})
     first, *_ = check_http_transport(settings)
-    assert (first.verdict, first.subject) == (Status.WARNING, "unencrypted login")
-    assert first.seen.startswith(name)
+    assert (first.status, first.subject) == (Status.WARNING, "unencrypted login")
+    assert first.detail.startswith(name)
     assert "canary" not in str(first)
 
 

@@ -54,14 +54,14 @@ def test_tls_is_required_for_another_machine(rest: str) -> None:
 def test_tls_is_not_required_for_this_machine(rest: str) -> None:
     """A socket, or a loopback address."""
     assert tls_arguments(make_url(f"postgresql+psycopg://{rest}")) == {}
-    assert [f.verdict for f in check_database_transport(f"postgresql+psycopg://{rest}")] == [Status.OK]
+    assert [f.status for f in check_database_transport(f"postgresql+psycopg://{rest}")] == [Status.OK]
 
 
 @pytest.mark.parametrize(
     ("mode", "verdict", "seen"),
     [
-        ("disable", Status.WARNING, "may be read on the way"),
-        ("prefer", Status.WARNING, "may be read on the way"),
+        ("disable", Status.WARNING, "may be read in transit"),
+        ("prefer", Status.WARNING, "may be read in transit"),
         ("require", Status.WARNING, "not verified"),
         ("verify-ca", Status.WARNING, "not verified"),
         ("verify-full", Status.OK, "is verified"),
