@@ -3,12 +3,12 @@
 from urllib.parse import urlsplit
 
 from relay.check.finding import Finding, failure, ok, unknown, warning
-from relay.enrichment.enricher import ask_for, told_by
 from relay.enrichment.oauth import TokenError, fetch_token
-from relay.enrichment.response import ThrottledError
+from relay.enrichment.request import request_interaction
+from relay.enrichment.response import ThrottledError, read_fields
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.http_client import NAME_UNKNOWN, RETRIED_CLIENT_ERRORS, TLS_FAILED, Client, HttpResult
-from relay.inference.worker import insist_on_allowed_host
+from relay.http_client import NAME_UNKNOWN, RETRIED_CLIENT_ERRORS, TLS_FAILED, HttpClient, HttpResult
+from relay.inference.policy import require_allowed_host
 from relay.kafka.schema_registry import (
     PATH_CURE,
     UNAUTHORIZED,
@@ -90,13 +90,13 @@ def check_inference(settings: RelaySettings) -> list[Finding]:
         return [ok("inference", "INFERENCE_URL is not set: no calls are made")]
     host = urlsplit(url).hostname or ""
     try:
-        insist_on_allowed_host(url, settings.inference_allowed_hosts)
+        require_allowed_host(url, settings.inference_allowed_hosts)
     except MisconfiguredError as error:
         return [failure("inference", str(error), "add it to INFERENCE_ALLOWED_HOSTS, or correct INFERENCE_URL")]
     headers = {}
     if settings.inference_token:
         headers["Authorization"] = f"Bearer {settings.inference_token.get_secret_value()}"
-    client = Client(1, headers, SECONDS, settings.http_ca_location)
+    client = HttpClient(1, headers, SECONDS, settings.http_ca_location)
     answer = client.request("OPTIONS", url)
     if answer.status is None:
         return [_silence("inference", host, answer, "INFERENCE_URL")]
@@ -133,10 +133,10 @@ def check_oauth(settings: RelaySettings) -> list[Finding]:
 
 def _check_enrichment(settings: RelaySettings, token: str) -> Finding:
     host = urlsplit(settings.cxone_enrich_url or "").hostname or ""
-    answer = ask_for(NOBODY, Client(1, ca_location=settings.http_ca_location), settings, token)
+    answer = request_interaction(NOBODY, HttpClient(1, ca_location=settings.http_ca_location), settings, token)
     seen = f"{host} answers {answer.status}" if answer.status else f"{host} does not answer ({answer.error})"
     try:
-        told_by(answer, settings)
+        read_fields(answer, settings)
     except UnavailableError as error:
         judged = warning if isinstance(error, ThrottledError) else failure
         return judged("enrichment", seen, str(error))

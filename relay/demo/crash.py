@@ -2,7 +2,7 @@
 
 For the demo and for tests of the promise. The steps are those of ``relay.shard.worker``: leased, fenced,
 read_back, settled, selected, encoded, committed, marked, parked; and of ``relay.inference.worker``: claimed,
-called, calls_settled.
+called, results_recorded.
 """
 
 import os

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from relay.errors import UnavailableError
-from relay.http_client import RETRIED_CLIENT_ERRORS, Client, HttpResult, json_of
+from relay.http_client import RETRIED_CLIENT_ERRORS, HttpClient, HttpResult, parse_json
 from relay.settings import RelaySettings
 
 SCHEMA_TEXT = files("relay.kafka").joinpath("schemas/interaction.avsc").read_text()
@@ -71,7 +71,7 @@ class Registry:
             password = settings.schema_registry_password
             self._login = (settings.schema_registry_username, password.get_secret_value() if password else "")
         headers = {"Accept": CONTENT_TYPE, "Content-Type": CONTENT_TYPE}
-        self._client = Client(1, headers, ANSWER_SECONDS, settings.http_ca_location)
+        self._client = HttpClient(1, headers, ANSWER_SECONDS, settings.http_ca_location)
 
     def register(self, subject: str) -> int:
         """Register the relay's schema, if it is not yet; its id. Raises as ``_ask``."""
@@ -108,7 +108,7 @@ class Registry:
             raise NoAnswerError(self.place, answer.error or "")
         if 200 <= answer.status < 300:
             try:
-                return part(json_of(answer))
+                return part(parse_json(answer))
             except (ValueError, KeyError, TypeError):
                 raise self._stranger(answer.status, "without what a registry answers") from None
         raise self._refusal(answer)
@@ -133,7 +133,7 @@ def _quoted(subject: str) -> str:
 
 def _error_code(answer: HttpResult) -> int:
     try:
-        code = json_of(answer)["error_code"]
+        code = parse_json(answer)["error_code"]
     except (ValueError, KeyError, TypeError):
         return 0
     return code if isinstance(code, int) else 0

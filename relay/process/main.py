@@ -13,6 +13,7 @@ import click
 from config.logging import configure_logging, frames
 from config.settings import SettingsError, load, unknown_names
 from outbox.errors import OutboxError
+from relay.enrichment.failures import FailurePolicy
 from relay.errors import RelayError
 from relay.settings import RelaySettings
 from relay.shard.worker import ignore_steps
@@ -22,11 +23,12 @@ OBJECTS_BETWEEN_COLLECTIONS = 50_000
 Python's usual pace (700) takes as long as encoding them."""
 
 
-def run_relay(step: Callable[[str, int], None] = ignore_steps) -> int:
+def run_relay(step: Callable[[str, int], None] = ignore_steps, failure_policy: FailurePolicy | None = None) -> int:
     """Run the relay in this process until a signal; returns the exit code.
 
     Args:
         step: told each step of each shard as it is reached.
+        failure_policy: when enrichment gives an interaction up.
     """
     import structlog
 
@@ -53,7 +55,7 @@ def run_relay(step: Callable[[str, int], None] = ignore_steps) -> int:
     signal.signal(signal.SIGTERM, stop_once)
     signal.signal(signal.SIGINT, stop_once)
     try:
-        Supervisor(settings, stop, step).run()
+        Supervisor(settings, stop, step, failure_policy=failure_policy).run()
     except (RelayError, OutboxError) as error:
         log.error("the relay cannot run: %s", error, action="refused")  # noqa: TRY400 - a message, not a trace
         return 1

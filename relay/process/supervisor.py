@@ -19,6 +19,7 @@ from outbox.models import PendingRow, ShardAssignment
 from outbox.store import Store
 from relay.backoff import Backoff, pause_after
 from relay.enrichment.enricher import Enricher
+from relay.enrichment.failures import FailurePolicy, FailureRecord
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference.worker import InferenceWorker
@@ -53,6 +54,7 @@ class Supervisor:
         stop: set by whoever wants it to stop.
         step: told each step of each shard as it is reached (for those who watch or kill).
         health: what is wrong, and whether the loop turns.
+        failure_policy: when enrichment gives an interaction up.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class Supervisor:
         stop: threading.Event,
         step: Callable[[str, int], None] = ignore_steps,
         health: Health | None = None,
+        failure_policy: FailurePolicy | None = None,
     ) -> None:
         self._settings = settings
         self._stop = stop
         self._step = step
         self._health = health or Health()
+        self._failure_policy = failure_policy
         self._metrics = RelayMetrics(CollectorRegistry())
         DegradedGauge(self._metrics.registry, self._health.conditions)
 
@@ -122,7 +126,7 @@ class Supervisor:
     def _work(self, services: RelayServices, engine: Engine) -> bool:
         """Send until the stop; whether every thread ended in time."""
         calls = InferenceQueue(engine, services.leases.owner) if services.settings.inference_url is not None else None
-        pool = ShardPool(services, self._stop, self._health, self._metrics, self._step)
+        pool = ShardPool(services, self._stop, self._health, self._metrics, self._step, self._failure_policy)
         backlog_metrics = BacklogMetrics(services.store, calls, pool.owned, self._stop, self._metrics)
         threads = [
             threading.Thread(target=pool.run, name="sharing", daemon=True),
@@ -191,6 +195,7 @@ class ShardPool:
         health: told which shards are paused.
         metrics: of the process.
         step: told each step of each shard.
+        failure_policy: when enrichment gives an interaction up.
     """
 
     def __init__(
@@ -200,6 +205,7 @@ class ShardPool:
         health: Health,
         metrics: RelayMetrics,
         step: Callable[[str, int], None],
+        failure_policy: FailurePolicy | None = None,
     ) -> None:
         self._services, self._leases = services, services.leases
         self._stop, self._health, self._metrics, self._step = stop, health, metrics, step
@@ -210,7 +216,10 @@ class ShardPool:
         self._paused: set[str] = set()
         self._complete: Callable[[list[PendingRow]], list[PendingRow]] = list
         if services.settings.cxone_enrich_url:
-            self._complete = Enricher(services.settings, services.store, stop, health, metrics).complete
+            failures = FailureRecord(Random(), failure_policy)  # noqa: S311 - jitter, not cryptography
+            self._complete = Enricher(
+                services.settings, services.store, stop, health, metrics, failures=failures
+            ).complete
 
     def run(self) -> None:
         """Look again and again who is there and what is free, until the stop."""

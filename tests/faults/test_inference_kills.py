@@ -11,7 +11,7 @@ from testkit.simulator import Simulator
 from testkit.waiting import wait_until
 
 
-@pytest.mark.parametrize("step", ["committed", "marked", "claimed", "called", "calls_settled"])
+@pytest.mark.parametrize("step", ["committed", "marked", "claimed", "called", "results_recorded"])
 def test_kill_between_commit_and_settlement(deployment: Deployment, simulator: Simulator, step: str) -> None:
     """The next relay on this host makes the calls that are left, at once; what was settled is not called again."""
     deployment.environ.update(simulator.inference)
@@ -28,7 +28,7 @@ def test_kill_between_commit_and_settlement(deployment: Deployment, simulator: S
         "every call is done",
         30,
     )
-    times = Counter(simulator.scored())
+    times = Counter(simulator.scored_keys())
     assert sorted(times) == ids
-    assert not settled & set(simulator.scored()[before:])
+    assert not settled & set(simulator.scored_keys()[before:])
     deployment.check_exactly_once(ids)

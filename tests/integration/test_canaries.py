@@ -150,7 +150,7 @@ def test_nothing_is_told_while_all_is_well(canaries: Deployment, simulator: Simu
     canaries.record([person(1), person(2), person(2, customer_email=None)])
     relay = canaries.relay()
     canaries.wait_drained()
-    wait_until(lambda: len(simulator.scored()) == 3, "all are scored")
+    wait_until(lambda: len(simulator.scored_keys()) == 3, "all are scored")
     assert command(canaries.environ, "replay", "--id", "1", "--reason", "drill", "--yes").returncode == 0
     canaries.wait_drained()
     nothing_told(canaries, relay)
