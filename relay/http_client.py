@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
@@ -129,15 +130,16 @@ class HttpClient:
         *,
         connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     ) -> None:
-        self._session = _Session()
-        self._session.trust_env = False
+        session = _Session()
+        session.trust_env = False
         # A load balancer's cookie would send every request to the same server behind it.
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers.update(headers or {})
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        session.headers.update(headers or {})
         self._total_seconds = connect_timeout_seconds + response_timeout_seconds
-        self._timeouts = connect_timeout_seconds, min(READ_TIMEOUT_SECONDS, response_timeout_seconds)
+        timeouts = connect_timeout_seconds, min(READ_TIMEOUT_SECONDS, response_timeout_seconds)
+        self._send = partial(session.request, timeout=timeouts, allow_redirects=False, stream=True)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(connections, ca_location))
+            session.mount(scheme, _Adapter(connections, ca_location))
 
     def request(
         self,
@@ -167,16 +169,7 @@ class HttpClient:
         try:
             with (
                 TOTAL_TIMEOUT.until(deadline),
-                self._session.request(
-                    method,
-                    url,
-                    json=json,
-                    data=data,
-                    headers={**(headers or {}), **basic},
-                    timeout=self._timeouts,
-                    allow_redirects=False,
-                    stream=True,
-                ) as response,
+                self._send(method, url, json=json, data=data, headers={**(headers or {}), **basic}) as response,
             ):
                 return _result(response, _read_body(response, deadline))
         except _READ_ERRORS as error:
