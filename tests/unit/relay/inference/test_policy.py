@@ -5,14 +5,12 @@ from random import Random
 import pytest
 
 from outbox.states import CallState
-from relay.errors import MisconfiguredError
 from relay.http_client import HttpResult
 from relay.inference.policy import (
     MAX_RETRY_SECONDS,
     CallDecision,
     batches_to_hold,
     decide,
-    require_allowed_host,
 )
 from testkit.jitter import MaxJitter
 
@@ -61,11 +59,3 @@ def test_retry_after_is_waited_for_without_charge() -> None:
 def test_a_slow_endpoint_has_fewer_batches_claimed_ahead(latency_seconds: float, batches: int) -> None:
     """So that claimed calls are made long before their claim expires."""
     assert batches_to_hold(16, latency_seconds) == batches
-
-
-def test_only_allowed_hosts_may_be_called() -> None:
-    """Host names are compared without regard to case and surrounding spaces."""
-    require_allowed_host("http://scoring.example:8080/x", None)
-    require_allowed_host("http://Scoring.example/x", "other.example, SCORING.example")
-    with pytest.raises(MisconfiguredError, match=r"names host evil\.example, which is not in INFERENCE_ALLOWED_HOSTS"):
-        require_allowed_host("http://evil.example/", "scoring.example")
