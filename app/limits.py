@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from config.token_bucket import TokenBucket
 from outbox.errors import OutboxError
 from outbox.store import Store
 
@@ -19,21 +20,11 @@ class RateLimit:
     """
 
     def __init__(self, per_second: float, clock: Callable[[], float] = monotonic) -> None:
-        self._per_second, self._clock = per_second, clock
-        self._burst = max(1.0, per_second)
-        self._tokens, self._at = self._burst, clock()
-        self._lock = threading.Lock()
+        self._bucket = TokenBucket(per_second, clock)
 
     def allows(self) -> bool:
         """Take a token, if there is one."""
-        with self._lock:
-            now = self._clock()
-            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_second)
-            self._at = now
-            if self._tokens < 1:
-                return False
-            self._tokens -= 1
-            return True
+        return self._bucket.try_take()
 
 
 class BacklogLimit:

@@ -1,20 +1,19 @@
-"""The one HTTP client of the relay: pooled, verified, never redirected, bounded in time and size; and its verdicts.
+"""The relay's HTTP client: pooled, verified, never redirected, limited in time and size.
 
-Nothing is taken from the environment (proxies, ``.netrc``, certificates), no cookie is kept. ``requests`` bounds each
-read, not the answer: one that trickles, or never ends, is cut off here.
+It reads nothing from the environment (proxies, ``.netrc``, certificates) and keeps no cookies. ``classify`` says what
+a response means for the caller, and ``parse_retry_after`` reads ``Retry-After``; no other module does either.
 """
 
 import json
-import threading
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from functools import partial
+from http import HTTPStatus
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
-from socket import SHUT_RDWR, socket
 from ssl import SSLContext, SSLError
 from time import monotonic, time
 from typing import Any, NamedTuple
@@ -26,104 +25,121 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, NameResolutionError
 from urllib3.util.ssl_ import create_urllib3_context
 
-CONNECT_SECONDS, READ_SECONDS = 3.0, 10.0
-ANSWER_SECONDS = 15.0
-"""For a whole answer, its head included, however it trickles."""
-LONGEST_SECONDS = CONNECT_SECONDS + ANSWER_SECONDS + 1.0
-"""What a call can take, the watch's own second included."""
-ANSWER_BYTES = 65_536
-RETRY_AFTER_CAP_SECONDS = 300.0
-RETRIED_CLIENT_ERRORS = frozenset({408, 425, 429})
-ASKS_FOR_PATIENCE = frozenset({429, 503})
-"""Beside another status ``Retry-After`` says nothing of when the same request may succeed."""
-TIMED_OUT = "no answer in time"
-TLS_FAILED = "TLS fails: check its certificate, and HTTP_CA_LOCATION"
-NAME_UNKNOWN = "its name cannot be resolved"
+from relay.total_timeout import TICK_SECONDS, TotalTimeout
+
+CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 3.0, 10.0
+RESPONSE_TIMEOUT_SECONDS = 15.0
+"""For a whole response, headers included, however slowly it trickles in."""
+MAX_REQUEST_SECONDS = CONNECT_TIMEOUT_SECONDS + RESPONSE_TIMEOUT_SECONDS + 2 * TICK_SECONDS
+"""The longest that ``HttpClient.request`` takes with the default timeouts."""
+MAX_BODY_BYTES = 65_536
+MAX_RETRY_AFTER_SECONDS = 300.0
+RETRIED_CLIENT_ERRORS = frozenset(
+    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS},
+)
+RETRY_AFTER_STATUSES = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+"""With any other status, ``Retry-After`` does not say when the same request may succeed."""
+TIMED_OUT = "timed out"
+TLS_FAILED = "TLS failed: check the server's certificate and HTTP_CA_LOCATION"
+NAME_UNKNOWN = "the host name cannot be resolved"
+_READ_ERRORS = (OSError, HTTPError, HTTPException, ValueError)
+"""Every error of requests and urllib3 is one of these."""
+
+TOTAL_TIMEOUT = TotalTimeout()
 
 
 class HttpResult(NamedTuple):
-    """What came back: a status, or what went wrong instead."""
+    """The outcome of a request: a response, or the reason why there is none."""
 
     status: int | None
     error: str | None = None
-    """None after 2xx; else what went wrong, without content of the answer."""
+    """None after 2xx; otherwise what went wrong, without any content of the response."""
     retry_after_seconds: float | None = None
-    """As the service asked for with 429 or 503, capped."""
+    """From a 429 or 503, capped at ``MAX_RETRY_AFTER_SECONDS``."""
     body: bytes | None = None
-    """None if it broke off or was too large."""
+    """None if it was cut off or too large."""
 
 
 class Outcome(Enum):
-    """What an answer means for whoever asked."""
+    """What a response means for the caller."""
 
-    DONE = "done"
-    LATER = "later"
+    SUCCESS = "success"
+    RETRY = "retry"
     """The same request may succeed later."""
-    REFUSED = "refused"
-    """The same request will be refused again."""
+    REJECTED = "rejected"
+    """The same request will be rejected again."""
 
 
-def classify(answer: HttpResult) -> Outcome:
-    """2xx is done; no answer, be it 1xx, 408, 425, 429 and 5xx are for later; any other 3xx and 4xx refuses."""
-    status = answer.status
+def classify(result: HttpResult) -> Outcome:
+    """2xx succeeded; no response, 1xx, 408, 425, 429 and 5xx are retried; every other 3xx and 4xx is final."""
+    status = result.status
     if status is None or not 200 <= status < 500 or status in RETRIED_CLIENT_ERRORS:
-        return Outcome.LATER
-    return Outcome.DONE if 200 <= status < 300 else Outcome.REFUSED
+        return Outcome.RETRY
+    return Outcome.SUCCESS if status < 300 else Outcome.REJECTED
 
 
-def retry_after_seconds(value: str | None, now: float) -> float | None:
-    """Seconds named by a ``Retry-After`` header, a number or a date, capped; None if absent or unreadable."""
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait by a ``Retry-After`` header, capped; None if it is absent or malformed.
+
+    Args:
+        value: seconds or a date (RFC 9110, 10.2.3).
+        now: seconds since the epoch.
+    """
     if value is None:
         return None
     if value.strip().isdecimal():
-        return min(float(value.strip()[:12]), RETRY_AFTER_CAP_SECONDS)
+        return min(float(value.strip()[:12]), MAX_RETRY_AFTER_SECONDS)
     try:
-        named = parsedate_to_datetime(value)
-        named = named if named.tzinfo else named.replace(tzinfo=UTC)  # as RFC 9110 says of every form
-        return min(max(0.0, named.timestamp() - now), RETRY_AFTER_CAP_SECONDS)
+        date = parsedate_to_datetime(value)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)  # RFC 9110: every form is in GMT
+        return min(max(0.0, date.timestamp() - now), MAX_RETRY_AFTER_SECONDS)
     except (ValueError, TypeError, OverflowError):
         return None
 
 
-def json_of(answer: HttpResult) -> Any:
-    """The JSON that an answer holds.
+def parse_json(result: HttpResult) -> Any:
+    """Decode the JSON body of a response.
 
     Raises:
-        ValueError: it broke off, is none, or is nested beyond reason.
+        ValueError: the body was cut off, is not JSON, or is nested too deeply.
     """
     try:
-        return json.loads(answer.body or b"")
+        return json.loads(result.body or b"")
     except RecursionError:
-        raise ValueError("nested beyond reason") from None
+        raise ValueError("nested too deeply") from None
 
 
-class Client:
-    """A pool of connections to one service. Safe to use from many threads.
+class HttpClient:
+    """A connection pool for one service. Safe to use from many threads.
 
     Args:
-        connections: kept open; more are made when needed, and closed.
-        headers: sent with each request.
-        answer_seconds: for a whole answer.
-        ca_location: file of PEM certificates that are trusted besides the public authorities; read anew for each
-            connection, so that a renewed one needs no restart.
+        connections: number kept open; further ones are opened when needed and then closed.
+        headers: sent with every request.
+        response_timeout_seconds: limit for a whole response.
+        ca_location: PEM file of certificate authorities trusted in addition to the public ones. It is read for each
+            new connection, so a renewed file needs no restart.
+        connect_timeout_seconds: limit for opening a connection.
     """
 
     def __init__(
         self,
         connections: int,
         headers: Mapping[str, str] | None = None,
-        answer_seconds: float = ANSWER_SECONDS,
+        response_timeout_seconds: float = RESPONSE_TIMEOUT_SECONDS,
         ca_location: str | None = None,
+        *,
+        connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     ) -> None:
-        self._session = _Session()
-        self._session.trust_env = False  # no proxies and no logins from the environment
-        # No cookies: a balancer's would send every call to one of the servers behind it.
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers.update(headers or {})
-        self._answer_seconds = answer_seconds
-        self._watch = _TotalTimeout()
+        session = _Session()
+        session.trust_env = False
+        # A load balancer's cookie would send every request to the same server behind it.
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        session.headers.update(headers or {})
+        self._total_seconds = connect_timeout_seconds + response_timeout_seconds
+        timeouts = connect_timeout_seconds, min(READ_TIMEOUT_SECONDS, response_timeout_seconds)
+        self._send = partial(session.request, timeout=timeouts, allow_redirects=False, stream=True)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(self._watch, connections, ca_location))
+            session.mount(scheme, _Adapter(connections, ca_location))
 
     def request(
         self,
@@ -135,47 +151,53 @@ class Client:
         headers: Mapping[str, str] | None = None,
         auth: tuple[str, str] | None = None,
     ) -> HttpResult:
-        """Ask, and read the answer: at most 64 KiB of it, for as long as a whole answer may take.
+        """Send a request and read its response, up to 64 KiB.
 
         Args:
-            method: of HTTP.
+            method: HTTP method.
             url: http or https.
-            json: the body, encoded as JSON.
-            data: the body otherwise: a form, or bytes.
-            headers: besides those of each request.
-            auth: user and password of HTTP Basic, sent in UTF-8.
+            json: body to encode as JSON.
+            data: other body: form fields or bytes.
+            headers: sent besides those of every request.
+            auth: user and password for HTTP Basic, sent as UTF-8.
 
         Returns:
-            The answer; whatever goes wrong is in it, nothing is raised, and no text of it quotes the request.
+            The response, or why there is none. Nothing is raised, and no text quotes the request or the response.
         """
-        until = monotonic() + CONNECT_SECONDS + self._answer_seconds
-        timeouts = (CONNECT_SECONDS, min(READ_SECONDS, self._answer_seconds))
-        login = {"Authorization": f"Basic {b64encode(':'.join(auth).encode()).decode()}"} if auth else {}
+        deadline = monotonic() + self._total_seconds
+        basic = {"Authorization": f"Basic {b64encode(':'.join(auth).encode()).decode()}"} if auth else {}
         try:
             with (
-                self._watch.until(until),
-                self._session.request(
-                    method,
-                    url,
-                    json=json,
-                    data=data,
-                    headers={**(headers or {}), **login},
-                    timeout=timeouts,
-                    allow_redirects=False,
-                    stream=True,
-                ) as response,
+                TOTAL_TIMEOUT.until(deadline),
+                self._send(method, url, json=json, data=data, headers={**(headers or {}), **basic}) as response,
             ):
-                body = _body(response, until)
-                status = response.status_code
-                named = response.headers.get("Retry-After") if status in ASKS_FOR_PATIENCE else None
-        except (OSError, HTTPError, HTTPException, ValueError) as error:  # as every error of requests and urllib3 is
-            return HttpResult(None, TIMED_OUT if monotonic() >= until else _reason(error))
-        wrong = None if 200 <= status < 300 else f"HTTP {status}"
-        return HttpResult(status, wrong, retry_after_seconds(named, time()), body)
+                return _result(response, _read_body(response, deadline))
+        except _READ_ERRORS as error:
+            return HttpResult(None, TIMED_OUT if monotonic() >= deadline else _reason(error))
+
+
+def _result(response: requests.Response, body: bytes | None) -> HttpResult:
+    status = response.status_code
+    error = None if 200 <= status < 300 else f"HTTP {status}"
+    retry_after = response.headers.get("Retry-After") if status in RETRY_AFTER_STATUSES else None
+    return HttpResult(status, error, parse_retry_after(retry_after, time()), body)
+
+
+def _read_body(response: requests.Response, deadline: float) -> bytes | None:
+    """The whole body, so that its connection can be reused; None if it is cut off, late or too large."""
+    body = b""
+    try:
+        while part := response.raw.read1(MAX_BODY_BYTES, decode_content=True):
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                return None
+    except _READ_ERRORS:
+        return None
+    return body if monotonic() < deadline else None  # the stream also ends where the total timeout shut the socket
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no answer. The error's own text is left out: it quotes the URL, and parts of the answer."""
+    """Why there is no response, without the error's own text, which quotes the URL and parts of the response."""
     name = type(error).__name__
     if "Timeout" in name:
         return TIMED_OUT
@@ -185,73 +207,15 @@ def _reason(error: Exception) -> str:
     return NAME_UNKNOWN if isinstance(cause, NameResolutionError) else name
 
 
-def _body(response: requests.Response, until: float) -> bytes | None:
-    """The whole of the answer, after which its connection can be used again; None beyond a bound."""
-    body = b""
-    try:
-        while part := response.raw.read1(ANSWER_BYTES, decode_content=True):
-            body += part
-            if len(body) > ANSWER_BYTES:
-                return None
-    except (OSError, HTTPError, HTTPException, ValueError):
-        return None
-    return body if monotonic() < until else None  # at the end of a socket that was shut
-
-
 class _Session(requests.Session):
-    """Looks for no redirects: even where none is followed, ``requests`` reads their whole body, however large."""
+    """Ignores redirects: ``requests`` reads a redirect's whole body, however large, even if it does not follow it."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None, whatever the answer says."""
+        """None, whatever the response says."""
 
 
-class _TotalTimeout:
-    """Ends answers that take too long, by shutting their socket: whoever reads it, then reads its end."""
-
-    def __init__(self) -> None:
-        self._here = threading.local()
-        self._lock = threading.Lock()
-        self._sockets: dict[int, tuple[float, socket]] = {}
-        self._thread: threading.Thread | None = None
-
-    @contextmanager
-    def until(self, deadline: float) -> Iterator[None]:
-        """Watch the socket that this thread reads from in the block."""
-        self._here.deadline = deadline
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._sockets.pop(threading.get_ident(), None)
-
-    def reads(self, sock: socket | None) -> None:
-        """This thread begins to read an answer from the socket."""
-        if sock is None:
-            return
-        with self._lock:
-            self._sockets[threading.get_ident()] = (self._here.deadline, sock)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
-                self._thread.start()
-
-    def _run(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(0.5):
-            with self._lock:  # held while shutting, so that no socket is shut that its reader has left
-                for deadline, sock in self._sockets.values():
-                    if monotonic() > deadline:
-                        _shut(sock)
-
-
-def _shut(sock: socket) -> None:
-    try:
-        sock.shutdown(SHUT_RDWR)
-    except OSError:
-        return
-
-
-def _trusting(ca_location: str) -> SSLContext:
-    """What a connection trusts besides the public authorities, which are added to it.
+def _trust_also(ca_location: str) -> SSLContext:
+    """A context with these authorities; urllib3 adds the public ones.
 
     Raises:
         SSLError: the file cannot be read, or holds no certificate.
@@ -265,36 +229,36 @@ def _trusting(ca_location: str) -> SSLContext:
 
 
 class _Adapter(HTTPAdapter):
-    """Connections that tell the watch when the reading of an answer begins."""
+    """Makes connections whose responses are subject to the total timeout."""
 
-    def __init__(self, watch: _TotalTimeout, connections: int, ca_location: str | None) -> None:
-        self._watch, self._ca_location = watch, ca_location
+    def __init__(self, connections: int, ca_location: str | None) -> None:
+        self._ca_location = ca_location
         super().__init__(pool_connections=4, pool_maxsize=connections)
 
-    def init_poolmanager(self, *args: Any, **given: Any) -> None:
-        """Make the pools, with watched connections."""
-        super().init_poolmanager(*args, **given)
-        watch, ca_location = self._watch, self._ca_location
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools with our connection classes."""
+        super().init_poolmanager(*args, **kwargs)
+        ca_location = self._ca_location
 
-        class Plain(HTTPConnection):
+        class Connection(HTTPConnection):
             def getresponse(self) -> Any:
-                watch.reads(self.sock)
+                TOTAL_TIMEOUT.watch(self.sock)
                 return super().getresponse()
 
-        class Secure(HTTPSConnection):
+        class TLSConnection(HTTPSConnection):
             def connect(self) -> None:
                 if ca_location:
-                    self.ssl_context = _trusting(ca_location)
+                    self.ssl_context = _trust_also(ca_location)
                 super().connect()
 
             def getresponse(self) -> Any:
-                watch.reads(self.sock)
+                TOTAL_TIMEOUT.watch(self.sock)
                 return super().getresponse()
 
-        class PlainPool(HTTPConnectionPool):
-            ConnectionCls = Plain
+        class Pool(HTTPConnectionPool):
+            ConnectionCls = Connection
 
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = Secure
+        class TLSPool(HTTPSConnectionPool):
+            ConnectionCls = TLSConnection
 
-        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+        self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": TLSPool}

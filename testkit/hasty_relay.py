@@ -1,11 +1,9 @@
-"""A relay that gives an interaction up after two failures of CXone that count: ``python -m testkit.hasty_relay``."""
+"""A relay that gives up an interaction after two failures that count: ``python -m testkit.hasty_relay``."""
 
 import sys
 
-from relay.enrichment import enricher
+from relay.enrichment.failures import FailurePolicy
 from relay.process.main import run_relay
-from relay.shard.services import ignore_steps
 
 if __name__ == "__main__":
-    enricher.MOST_FAILURES, enricher.REST_SECONDS = 2, 0.01
-    sys.exit(run_relay(ignore_steps))
+    sys.exit(run_relay(failure_policy=FailurePolicy(max_failures=2, pause_seconds=0.01)))

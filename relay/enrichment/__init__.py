@@ -1,1 +1,1 @@
-"""What CXone's API adds to an interaction before it is sent."""
+"""Adds what CXone's API knows of an interaction, before its rows are sent."""

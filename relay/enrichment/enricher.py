@@ -1,325 +1,237 @@
-"""Before encoding: rows that lack e-mail or agent are completed from the CXone REST API, each once.
+"""Completes rows that lack e-mail or agent from the CXone REST API, before they are encoded.
 
-A shard's cycle waits for this no longer than a part of its lease. Rows whose interaction CXone has not told
-of yet are left for a later cycle, and so are those behind them in their interaction; the others go on. While
-CXone is down rows wait; an interaction that it fails on again and again while it tells of others is given up.
+A shard's cycle spends a limited time here. Rows that CXone has not answered for yet are left to a later cycle, with
+those behind them in their interaction; rows of other interactions are sent. While CXone is down rows wait. An
+interaction that CXone keeps failing on, while it answers for others, is given up.
 """
 
-import re
 import threading
-import unicodedata
 from collections import deque
 from collections.abc import Container, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from functools import cache
+from http import HTTPStatus
 from random import Random
 from time import monotonic
-from typing import NamedTuple
-from urllib.parse import quote
 
 import structlog
 from cachetools import TTLCache
 
 from outbox.models import EnrichedFields, PendingRow
 from outbox.store import Store
-from relay.backoff import Backoff, jittered_delay
-from relay.enrichment.oauth import TokenError, Tokens, lacks_scope
-from relay.enrichment.response import NOTHING_KNOWN, LaterError, ThrottledError, fields_of
+from relay.enrichment.failures import FailureRecord
+from relay.enrichment.oauth import TokenError, TokenSource
+from relay.enrichment.request import is_one_segment, request_interaction
+from relay.enrichment.response import NOTHING_KNOWN, RetryLaterError, ThrottledError, read_fields
+from relay.enrichment.throttle import Throttle
 from relay.errors import RowsAtFaultError, UnavailableError
 from relay.health import ENRICHMENT, Health
-from relay.http_client import Client, HttpResult, Outcome, classify
+from relay.http_client import HttpClient, Outcome, classify
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 
 log = structlog.get_logger(__name__)
 
-CYCLE_SECONDS = 2.0
-"""What a cycle spends here at most; less if the lease is short."""
-DOWN_SECONDS = 10.0
-"""CXone counts as down after failing for this long without a success."""
-CACHE_SECONDS, CACHE_ENTRIES = 300.0, 10_000
-MOST_FAILURES = 20
-"""An interaction is given up after so many failures that count; see ``failing``."""
-REST_SECONDS, REST_CAP_SECONDS, FAILING_SECONDS = 1.0, 60.0, 3600.0
-"""Pause of one interaction after a failure, first and longest; when it is forgotten that it failed."""
-
-
-_SEPARATORS = re.compile(r"[/\\%?#;]")
-
-
-def askable(interaction: str) -> bool:
-    """Whether an interaction can be asked for: its id is one segment of a path, however often a server decodes it.
-
-    Proxies and servers decode ``%2F`` and take dot segments out, so an id with separators, of dots alone or with
-    characters that nobody sees could name another resource, which would be asked for with our token.
-    """
-    name = unicodedata.normalize("NFKC", interaction)  # some make a slash of what looks like one
-    return name.isprintable() and not _SEPARATORS.search(name) and bool(name.strip(". "))
-
-
-@cache
-def _warn_of_id() -> None:
-    """Once a process: senders choose ids, and a line for each would drown the log; the metric counts them."""
-    log.warning(
-        "an interaction is not asked for at CXone: its id is no single segment of a URL's path; its rows are sent as "
-        "they are, and outbox_enrichment_not_asked_total counts such interactions",
-        action="enrichment_not_asked",
-    )
-
-
-class Bucket:
-    """A token bucket.
-
-    Args:
-        rate: tokens a second.
-        burst: tokens that it holds when full.
-    """
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._interval, self._slack = 1 / rate, (burst - 1) / rate
-        self._next = float("-inf")
-
-    def take(self, now: float) -> float:
-        """Take a token, be it one of the future: seconds to wait for it."""
-        slot = max(self._next, now - self._slack)
-        self._next = slot + self._interval
-        return max(0.0, slot - now)
-
-
-class Failing(NamedTuple):
-    """An interaction that CXone fails on."""
-
-    failures: int
-    """Those that count."""
-    rest_until: float
-    told_before: int
-    """Of how many interactions CXone had told at the latest failure."""
-    reason: str
-
-
-def failing(before: Failing | None, told: int, now: float, random: Random, reason: str) -> Failing:
-    """An interaction after another failure. It counts only if CXone told of others since the one before: while it is
-    down as a whole, its failures say nothing about an interaction.
-
-    Args:
-        before: as it was; None: it had not failed.
-        told: of how many interactions CXone has told so far.
-        now: of the monotonic clock.
-        random: source of the jitter.
-        reason: of the failure, without values of a row.
-    """
-    failures = before.failures + (told > before.told_before) if before else 0
-    rest = jittered_delay(max(1, failures), random, REST_SECONDS, REST_CAP_SECONDS)
-    return Failing(failures, now + rest, told, reason)
+MAX_CYCLE_SECONDS = 2.0
+"""What a cycle spends here at most; a quarter of the lease if that is less."""
+CACHE_SECONDS, MAX_CACHED = 300.0, 10_000
+MIN_WAIT_SECONDS = 0.01
 
 
 class Enricher:
     """Completes rows. Safe to use from the threads of many shards, which share its limits.
 
     Args:
-        settings: of the relay.
-        store: where what was learned is kept.
+        settings: ``CXONE_ENRICH_URL`` is set.
+        store: keeps what CXone answered.
         stop: set when the process is to end.
-        health: told while CXone does not answer.
-        metrics: of the relay.
+        health: shows a failing CXone.
+        metrics: count failures.
+        throttle: of requests to CXone.
+        failures: of interactions.
     """
 
     def __init__(
-        self, settings: RelaySettings, store: Store, stop: threading.Event, health: Health, metrics: RelayMetrics
+        self,
+        settings: RelaySettings,
+        store: Store,
+        stop: threading.Event,
+        health: Health,
+        metrics: RelayMetrics,
+        *,
+        throttle: Throttle | None = None,
+        failures: FailureRecord | None = None,
     ) -> None:
         self._settings, self._store, self._stop = settings, store, stop
         self._health, self._metrics = health, metrics
         random = Random()  # noqa: S311 - jitter, not cryptography
-        self._tokens = Tokens(settings, random, metrics)
-        self._client = Client(settings.cxone_enrich_concurrency, ca_location=settings.http_ca_location)
-        self._pool = ThreadPoolExecutor(settings.cxone_enrich_concurrency, thread_name_prefix=ENRICHMENT)
-        self._cycle_seconds = min(CYCLE_SECONDS, settings.relay_lease_seconds / 4)
+        self._throttle = throttle or Throttle(settings.cxone_enrich_rate, random)
+        self._failures = failures or FailureRecord(random)
+        self._tokens = TokenSource(settings, random, metrics)
+        concurrency = settings.cxone_enrich_concurrency
+        self._client = HttpClient(concurrency, ca_location=settings.http_ca_location)
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix=ENRICHMENT)
+        self._max_requests = concurrency
+        self._cycle_seconds = min(MAX_CYCLE_SECONDS, settings.relay_lease_seconds / 4)
+        self._send_on_outage = settings.cxone_enrich_on_outage == "send"
         self._lock = threading.Lock()
-        self._known: TTLCache[str, EnrichedFields] = TTLCache(CACHE_ENTRIES, CACHE_SECONDS)
-        self._asking: dict[str, Future[None]] = {}
-        self._failing: TTLCache[str, Failing] = TTLCache(CACHE_ENTRIES, FAILING_SECONDS)
-        self._told = 0
-        self._bucket = Bucket(settings.cxone_enrich_rate, max(1.0, settings.cxone_enrich_rate))
-        self._random, self._backoff = random, Backoff(random, base_seconds=0.5, cap_seconds=30.0)
-        self._send_when_down = settings.cxone_enrich_on_outage == "send"
-        self._paused_until, self._asked_until = 0.0, 0.0  # after failures; as CXone asked for
-        self._failing_since = float("inf")
+        self._known: TTLCache[str, EnrichedFields] = TTLCache(MAX_CACHED, CACHE_SECONDS)
+        self._requests: dict[str, Future[None]] = {}
+        """In progress, by interaction."""
+        self._warned_of_id = False
 
     def complete(self, rows: list[PendingRow]) -> list[PendingRow]:
-        """Of these rows of a shard, those that may be sent now, completed, in their order.
+        """Complete rows of a shard; return those that may be sent now, in order.
 
-        Takes a part of the lease at most; no database transaction is open while CXone is asked.
+        Takes a part of the lease at most. No database transaction is open while CXone is called.
 
         Raises:
-            RowsAtFaultError: rows of interactions that are given up; asked for again after a retry.
+            RowsAtFaultError: rows of interactions that are given up. An operator's retry requests them anew.
         """
         interactions = list(dict.fromkeys(row.interaction_id for row in rows if row.incomplete))
         if not interactions:
             return rows
         known = self._look_up(interactions)
-        learned = [(r, known[r.interaction_id]) for r in rows if r.incomplete and r.interaction_id in known]
-        completed = {row.id: row for row in self._store.store_enrichment(learned)}
+        answered = [row for row in rows if row.incomplete and row.interaction_id in known]
+        completed = {row.id: row for row in self._store.learn([(row, known[row.interaction_id]) for row in answered])}
         given_up = self._give_up(interactions)
-        if given_up and not self._send_when_down:
+        if given_up and not self._send_on_outage:
             at_fault = [row for row in rows if row.incomplete and row.interaction_id in given_up]
             raise RowsAtFaultError({row.ref: given_up[row.interaction_id] for row in at_fault})
-        as_they_are = self._send_when_down and self._down()
+        as_they_are = self._send_on_outage and self._throttle.is_down()
         return sendable([completed.get(row.id, row) for row in rows], given_up, as_they_are=as_they_are)
 
     def _look_up(self, interactions: Sequence[str]) -> dict[str, EnrichedFields]:
-        """What is known of these, asking for what is not, each once, until a cycle's time is over."""
-        until = monotonic() + self._cycle_seconds
-        known, left = self._known_and_left(interactions)
-        asked = dict[Future[None], str]()
+        """Return what is known of these, requesting each of the others once, until the cycle's time is over."""
+        deadline = monotonic() + self._cycle_seconds
+        known, unknown = self._partition(interactions)
+        awaited = dict[Future[None], str]()
         while not self._stop.is_set():
-            self._ask_more(left, asked)
-            patience = until - monotonic()
-            if not (left or asked) or patience <= 0 or (self._send_when_down and self._down()):
+            self._start_requests(unknown, awaited)
+            left = deadline - monotonic()
+            if not (unknown or awaited) or left <= 0 or (self._send_on_outage and self._throttle.is_down()):
                 break
-            if not asked:
-                pause = max(self._paused_until, self._asked_until) - monotonic()
-                self._stop.wait(min(patience, max(0.01, pause)))
-                continue
-            done = [asked.pop(future) for future in wait(asked, patience, FIRST_COMPLETED).done]
-            with self._lock:
-                known |= {each: self._known[each] for each in done if each in self._known}
+            if awaited:
+                done = [awaited.pop(future) for future in wait(awaited, left, FIRST_COMPLETED).done]
+                with self._lock:
+                    known |= {name: self._known[name] for name in done if name in self._known}
+            else:
+                self._stop.wait(min(left, max(MIN_WAIT_SECONDS, self._throttle.pause_seconds())))
         return known
 
-    def _known_and_left(self, interactions: Sequence[str]) -> tuple[dict[str, EnrichedFields], deque[str]]:
-        """What is known already, and who is to be asked for, those under way first: once a cycle, they may be many."""
-        known, under_way, left = dict[str, EnrichedFields](), list[str](), list[str]()
+    def _partition(self, interactions: Sequence[str]) -> tuple[dict[str, EnrichedFields], deque[str]]:
+        """Split into what is known, and what to request or await, requests in progress first.
+
+        Once a cycle only: there may be thousands.
+        """
+        known, in_progress, new = dict[str, EnrichedFields](), list[str](), list[str]()
         with self._lock:
-            now = monotonic()
             for interaction in interactions:
-                failed = self._failing.get(interaction) if self._failing else None
-                if (contact := self._known.get(interaction)) is not None:
-                    known[interaction] = contact
-                elif not askable(interaction):
+                if (fields := self._known.get(interaction)) is not None:
+                    known[interaction] = fields
+                elif not is_one_segment(interaction):
                     known[interaction] = NOTHING_KNOWN
-                    self._metrics.enrichment_skipped.inc()
-                    _warn_of_id()
-                elif interaction in self._asking:
-                    under_way.append(interaction)
-                elif failed is None or (failed.failures < MOST_FAILURES and now >= failed.rest_until):
-                    left.append(interaction)
-        return known, deque(under_way + left)
+                    self._report_id()
+                elif interaction in self._requests:
+                    in_progress.append(interaction)
+                elif self._failures.may_retry(interaction):
+                    new.append(interaction)
+        return known, deque(in_progress + new)
 
-    def _ask_more(self, left: deque[str], asked: dict[Future[None], str]) -> None:
-        """Move from ``left`` to ``asked`` those under way, and as many others as may be at once."""
+    def _report_id(self) -> None:
+        """Count an id that is not requested. Log it once: senders choose ids, and could flood the log."""
+        self._metrics.not_asked.inc()
+        if not self._warned_of_id:
+            self._warned_of_id = True
+            log.warning(
+                "an interaction is not requested from CXone because its id is not a single segment of a URL's path; "
+                "its rows are sent as they are, and outbox_enrichment_not_asked_total counts such interactions",
+                action="enrichment_not_requested",
+            )
+
+    def _start_requests(self, unknown: deque[str], awaited: dict[Future[None], str]) -> None:
+        """Move from ``unknown`` to ``awaited`` what is in progress, and start as many requests as are allowed."""
         with self._lock:
-            while left:
-                future = self._asking.get(left[0])
+            while unknown:
+                future = self._requests.get(unknown[0])
                 if future is None:
-                    room = len(self._asking) < self._settings.cxone_enrich_concurrency
-                    if not room or monotonic() < max(self._paused_until, self._asked_until):
+                    if len(self._requests) >= self._max_requests or self._throttle.pause_seconds():
                         return
-                    future = self._asking[left[0]] = self._pool.submit(self._ask, left[0])
-                asked[future] = left.popleft()
+                    future = self._requests[unknown[0]] = self._pool.submit(self._request, unknown[0])
+                awaited[future] = unknown.popleft()
 
-    def _give_up(self, interactions: Sequence[str]) -> dict[str, str]:
-        """Interactions that failed too often alone, and why. They are forgotten where their rows are parked."""
-        given_up = {}
-        with self._lock:
-            for interaction in interactions if self._failing else ():
-                failed = self._failing.get(interaction)
-                if failed is not None and failed.failures >= MOST_FAILURES:
-                    given_up[interaction] = (
-                        f"CXone failed {failed.failures} times for this interaction and told of others meanwhile "
-                        f"({failed.reason}): relay retry asks again; with CXONE_ENRICH_ON_OUTAGE=send it goes as it is"
-                    )
-                    if not self._send_when_down:
-                        self._failing.pop(interaction, None)
-        if given_up:  # it was the last failure that is told, and CXone works for others
-            self._health.recovered(ENRICHMENT)
-        return given_up
-
-    def _ask(self, interaction: str) -> None:
-        """Ask CXone for one interaction; in a thread of the pool."""
+    def _request(self, interaction: str) -> None:
+        """Request one interaction; runs in a thread of the pool."""
         try:
-            if self._stop.wait(self._bucket_wait()) or monotonic() < self._asked_until:
+            if self._stop.wait(self._throttle.reserve()) or self._throttle.is_within_retry_after():
                 return
-            contact = self._fetch(interaction)
+            fields = self._fetch(interaction)
         except UnavailableError as error:
             self._failed(interaction, error)
         except Exception:
-            log.exception("a request to CXone met an error nobody expected", action="unexpected")
+            log.exception("unexpected error in a request to CXone", action="unexpected")
             self._failed(interaction, UnavailableError("unexpected error: see the log; please report it"))
         else:
             with self._lock:
-                self._known[interaction] = contact
-                self._failing.pop(interaction, None)
-                self._told += 1
-                self._failing_since, self._paused_until = float("inf"), 0.0
-                self._backoff.succeeded()
+                self._known[interaction] = fields
+            self._failures.succeeded(interaction)
+            self._throttle.succeeded()
             self._health.recovered(ENRICHMENT)
         finally:
             with self._lock:
-                self._asking.pop(interaction, None)
-
-    def _bucket_wait(self) -> float:
-        with self._lock:
-            return self._bucket.take(monotonic())
+                self._requests.pop(interaction, None)
 
     def _fetch(self, interaction: str) -> EnrichedFields:
         token = self._tokens.get()
-        answer = ask_for(interaction, self._client, self._settings, token)
-        if answer.status == 401:  # revoked, or expired by CXone's clock: once more with another one
-            answer = ask_for(interaction, self._client, self._settings, self._tokens.get(stale=token))
-        contact = told_by(answer, self._settings)
-        if classify(answer) is Outcome.REFUSED and answer.status != 404:
-            log.warning("CXone refuses a request for an interaction: %s", answer.error, action="enrichment_refused")
-        return contact
+        result = request_interaction(interaction, self._client, self._settings, token)
+        if result.status == HTTPStatus.UNAUTHORIZED:  # revoked, or expired by CXone's clock
+            token = self._tokens.get(rejected=token)
+            result = request_interaction(interaction, self._client, self._settings, token)
+        fields = read_fields(result, self._settings)
+        if classify(result) is Outcome.REJECTED and result.status != HTTPStatus.NOT_FOUND:
+            log.warning("CXone rejected a request for an interaction: %s", result.error, action="enrichment_rejected")
+        return fields
 
     def _failed(self, interaction: str, error: UnavailableError) -> None:
-        """Leave CXone alone for a while, and the interaction for longer, and say why."""
-        asked_for = error.seconds if isinstance(error, LaterError) else 0.0
+        """Pause all requests, and those for this interaction for longer; report why."""
         reason = error.outcome if isinstance(error, TokenError) else type(error).__name__
         self._metrics.retries.labels(ENRICHMENT, reason).inc()
-        with self._lock:
-            now = monotonic()
-            self._paused_until = max(self._paused_until, now + self._backoff.failed())
-            self._asked_until = max(self._asked_until, now + asked_for)
-            if not isinstance(error, ThrottledError):
-                self._failing_since = min(self._failing_since, now)
-                before = self._failing.get(interaction)
-                self._failing[interaction] = failing(before, self._told, now, self._random, str(error))
+        retry_after = error.retry_after_seconds if isinstance(error, RetryLaterError) else 0.0
+        works = isinstance(error, ThrottledError)
+        self._throttle.failed(retry_after, works=works)
+        if not works:
+            self._failures.failed(interaction, str(error))
         self._health.degraded(ENRICHMENT, str(error))
 
-    def _down(self) -> bool:
-        return monotonic() - self._failing_since >= DOWN_SECONDS
-
-
-def ask_for(interaction: str, client: Client, settings: RelaySettings, token: str) -> HttpResult:
-    """One request for an interaction."""
-    url = (settings.cxone_enrich_url or "").replace("{interactionId}", quote(interaction, safe=""))
-    return client.request("GET", url, headers={"Authorization": f"Bearer {token}", "Accept": "application/json"})
-
-
-def told_by(answer: HttpResult, settings: RelaySettings) -> EnrichedFields:
-    """What an answer tells of an interaction.
-
-    Raises:
-        UnavailableError: it may tell later, or once settings or rights are put right.
-    """
-    if answer.status == 403:
-        raise lacks_scope(settings)
-    return fields_of(answer, settings.cxone_enrich_email_path, settings.cxone_enrich_agent_path)
+    def _give_up(self, interactions: Sequence[str]) -> dict[str, str]:
+        """Interactions to give up, and why. They start from the beginning if their rows are parked."""
+        given_up = {}
+        for interaction in interactions:
+            if (failure := self._failures.final_failure(interaction)) is not None:
+                given_up[interaction] = (
+                    f"CXone failed {failure.failures} times for this interaction and answered for others meanwhile "
+                    f"({failure.reason}): relay retry requests it again; CXONE_ENRICH_ON_OUTAGE=send sends it as it is"
+                )
+                if not self._send_on_outage:
+                    self._failures.forget(interaction)
+        if given_up:  # the condition was its latest failure, and CXone works for others
+            self._health.recovered(ENRICHMENT)
+        return given_up
 
 
 def sendable(rows: Sequence[PendingRow], given_up: Container[str], *, as_they_are: bool) -> list[PendingRow]:
-    """Rows that may be sent: the complete ones, none behind an incomplete one of its interaction.
+    """Rows that may be sent: all but incomplete ones and those behind them in their interaction.
 
     Args:
         rows: of a shard, in order.
-        given_up: interactions that nothing more is waited for.
-        as_they_are: do not wait for what is missing.
+        given_up: interactions whose rows are sent although they are incomplete.
+        as_they_are: send all, complete or not.
     """
     if as_they_are:
         return list(rows)
-    held, ready = set(), []
+    waiting, ready = set(), []
     for row in rows:
         if row.incomplete and row.interaction_id not in given_up:
-            held.add(row.interaction_id)
-        if row.interaction_id not in held:
+            waiting.add(row.interaction_id)
+        if row.interaction_id not in waiting:
             ready.append(row)
     return ready

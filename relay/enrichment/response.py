@@ -1,88 +1,109 @@
-"""What an answer of CXone tells of an interaction: pure."""
+"""Reads what CXone knows of an interaction from its response: pure functions."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from outbox.models import EnrichedFields
-from relay.enrichment.oauth import TokenError
+from relay.enrichment.oauth import TokenError, missing_scope
 from relay.errors import UnavailableError
-from relay.http_client import HttpResult, Outcome, classify, json_of
+from relay.http_client import HttpResult, Outcome, classify, parse_json
+from relay.settings import RelaySettings
 
 NOTHING_KNOWN = EnrichedFields(None, None)
-EMAIL_CHARACTERS, AGENT_CHARACTERS = 320, 256
-TOO_MANY = 429
+MAX_EMAIL_CHARACTERS, MAX_AGENT_CHARACTERS = 320, 256
 
 
-class LaterError(UnavailableError):
-    """CXone may tell later: in so many seconds, or 0 if it does not say."""
+class RetryLaterError(UnavailableError):
+    """CXone may answer later.
 
-    def __init__(self, message: str, seconds: float) -> None:
+    Attributes:
+        retry_after_seconds: its ``Retry-After``; 0 without one.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
-        self.seconds = seconds
+        self.retry_after_seconds = retry_after_seconds
 
 
-class ThrottledError(LaterError):
-    """CXone works, and asks to be called less often."""
+class ThrottledError(RetryLaterError):
+    """CXone works, but limits the rate of requests."""
 
 
-def fields_of(answer: HttpResult, email_paths: str, agent_paths: str) -> EnrichedFields:
-    """What an answer tells of an interaction; 204, 404 and refusals of the very request tell nothing.
-
-    A web page is no answer of CXone's: any server has one for a path that it does not know.
-
-    Args:
-        answer: of CXone, no 403.
-        email_paths: JSON Pointers, separated by commas.
-        agent_paths: likewise.
+def read_fields(result: HttpResult, settings: RelaySettings) -> EnrichedFields:
+    """Read the fields of an interaction; after 204, 404 or another rejection of this very request none is known.
 
     Raises:
-        UnavailableError: it may tell later.
+        UnavailableError: CXone may answer later, or once settings or permissions are corrected.
     """
-    if answer.status == 401:
-        raise TokenError(
-            "invalid_credentials",
-            "CXone answers 401 to a fresh token: the credentials are invalid or expired: check CXONE_CLIENT_ID, and "
-            "that CXONE_OAUTH_URL and CXONE_ENRICH_URL are of the same region",
-        )
-    meant = classify(answer)
-    if meant is Outcome.LATER:
-        seconds = answer.retry_after_seconds or 0.0
-        if answer.status == TOO_MANY:
-            raise ThrottledError(f"CXone asks to be called less often ({answer.error})", seconds)
-        raise LaterError(f"CXone does not answer the request for an interaction ({answer.error})", seconds)
-    if meant is Outcome.REFUSED or answer.status == 204:
-        if 300 <= (answer.status or 0) < 400:
-            raise UnavailableError(
-                f"CXONE_ENRICH_URL answers {answer.status}, a redirect, which is not followed: name its target there"
-            )
-        if (answer.body or b"").lstrip().startswith(b"<"):
-            raise UnavailableError(
-                f"CXONE_ENRICH_URL answers {answer.status} with a web page, which says nothing of an interaction: "
-                "check its host and path"
-            )
+    _raise_if_denied(result, settings)
+    _raise_if_temporary(result)
+    if classify(result) is Outcome.REJECTED or result.status == HTTPStatus.NO_CONTENT:
+        _raise_if_not_cxone(result)
         return NOTHING_KNOWN
     try:
-        document = json_of(answer)
+        document = parse_json(result)
     except ValueError:
-        raise UnavailableError("CXONE_ENRICH_URL answers something that is no JSON, or broke off") from None
+        raise UnavailableError("CXONE_ENRICH_URL returned a response that is incomplete or not JSON") from None
     return EnrichedFields(
-        _first(document, email_paths, EMAIL_CHARACTERS, "@"), _first(document, agent_paths, AGENT_CHARACTERS, "")
+        customer_email=_first_valid(document, settings.cxone_enrich_email_path, MAX_EMAIL_CHARACTERS, "@"),
+        agent_id=_first_valid(document, settings.cxone_enrich_agent_path, MAX_AGENT_CHARACTERS, ""),
     )
 
 
-def _first(document: Any, paths: str, most: int, holds: str) -> str | None:
-    """The first value that a row can hold, at one of the pointers."""
-    for path in paths.split(","):
-        value = _at(document, path.strip())
+def _raise_if_denied(result: HttpResult, settings: RelaySettings) -> None:
+    if result.status == HTTPStatus.UNAUTHORIZED:
+        raise TokenError(
+            "invalid_credentials",
+            "CXone rejected a new token (401): the credentials are invalid or expired; check CXONE_CLIENT_ID, and "
+            "that CXONE_OAUTH_URL and CXONE_ENRICH_URL are of the same region",
+        )
+    if result.status == HTTPStatus.FORBIDDEN:
+        raise missing_scope(settings)
+
+
+def _raise_if_temporary(result: HttpResult) -> None:
+    if classify(result) is not Outcome.RETRY:
+        return
+    retry_after = result.retry_after_seconds or 0.0
+    if result.status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise ThrottledError(f"CXone limits the rate of requests ({result.error})", retry_after)
+    raise RetryLaterError(f"the request to CXone failed ({result.error})", retry_after)
+
+
+def _raise_if_not_cxone(result: HttpResult) -> None:
+    """Refuse redirects, and web pages, which any server returns for a path that it does not know."""
+    if 300 <= (result.status or 0) < 400:
+        raise UnavailableError(
+            f"CXONE_ENRICH_URL returned a redirect ({result.status}), which is not followed: set it to the target"
+        )
+    if (result.body or b"").lstrip().startswith(b"<"):
+        raise UnavailableError(
+            f"CXONE_ENRICH_URL returned a web page ({result.status}) rather than an interaction: "
+            "check its host and path"
+        )
+
+
+def _first_valid(document: Any, pointers: str, max_characters: int, required: str) -> str | None:
+    """The first value that is a text of valid length and contains ``required``.
+
+    Args:
+        document: decoded JSON.
+        pointers: JSON Pointers, separated by commas.
+        max_characters: that the outbox stores.
+        required: text that the value has to contain.
+    """
+    for pointer in pointers.split(","):
+        value = _resolve(document, pointer.strip())
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if isinstance(value, str) and 0 < len(value) <= most and holds in value and _storable(value):
+        if isinstance(value, str) and 0 < len(value) <= max_characters and required in value and _is_storable(value):
             return value
     return None
 
 
-def _at(document: Any, pointer: str) -> Any:
-    """The value at a JSON Pointer (RFC 6901), or None."""
+def _resolve(document: Any, pointer: str) -> Any:
+    """The value at a JSON Pointer (RFC 6901); None if there is none."""
     for part in pointer.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         if isinstance(document, Mapping):
@@ -94,6 +115,6 @@ def _at(document: Any, pointer: str) -> Any:
     return document
 
 
-def _storable(value: str) -> bool:
-    """Whether both databases and Avro can hold it: no NUL, no lone surrogate."""
+def _is_storable(value: str) -> bool:
+    """Whether both databases and Avro can store the text: no NUL, no lone surrogate."""
     return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -1,1 +1,1 @@
-"""Calls of the inference endpoint: when, how often, and what an answer means."""
+"""Calls the inference endpoint for each sent row, after its commit."""

@@ -1,65 +1,120 @@
-"""The circuit breaker of the inference stage: pure, from state and event to state.
+"""Stops calling an inference endpoint that keeps failing.
 
-Closed, calls are made. After sustained failure it opens: nothing is called until a pause has passed,
-then one call probes. Its success closes the circuit, its failure begins a longer pause.
+While the circuit is closed, calls are made. Sustained failure opens it: no calls are made until a pause has passed,
+then one call probes the endpoint. If the probe succeeds the circuit closes; if it fails a longer pause begins.
 """
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
+from time import monotonic
 
-from relay.backoff import jittered_delay
+from relay.backoff import jittered
+from relay.health import INFERENCE, Health
+from relay.http_client import HttpResult, Outcome, classify
+from relay.metrics import RelayMetrics
 
-FAILURES, FAILING_SECONDS = 5, 10.0
-"""Opens after this many failures in a row, once they have lasted this long."""
-FAILURES_AT_ONCE = 50
-"""Opens after this many failures in a row however fast they came."""
-PAUSE_SECONDS, PAUSE_CAP_SECONDS = 2.0, 30.0
+MAX_FAILURES, MIN_FAILING_SECONDS = 5, 10.0
+"""The circuit opens after this many consecutive failures that span at least this long."""
+MAX_BURST_FAILURES = 50
+"""The circuit opens after this many consecutive failures, however quickly they came."""
+PAUSE_SECONDS, MAX_PAUSE_SECONDS = 2.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class CircuitBreaker:
-    """Whether the endpoint is called; times are those of a monotonic clock, in seconds."""
+class CircuitState:
+    """State of a circuit. Times are seconds of a monotonic clock."""
 
     failures: int = 0
-    """In a row, while closed."""
+    """Consecutive failures while closed."""
     failing_since: float = 0.0
-    opened: int = 0
-    """Pauses since the last success: 0 while closed."""
+    pauses: int = 0
+    """Pauses since the last success; 0 while closed."""
     open_until: float = 0.0
 
     @property
-    def closed(self) -> bool:
-        """Whether calls are made at will."""
-        return not self.opened
+    def is_closed(self) -> bool:
+        """Whether calls are made."""
+        return not self.pauses
 
     def may_probe(self, now: float) -> bool:
-        """Whether it is time for the one call that decides."""
-        return bool(self.opened) and now >= self.open_until
+        """Whether the circuit is open and its pause has passed."""
+        return not self.is_closed and now >= self.open_until
 
 
-def succeeded(_circuit: CircuitBreaker) -> CircuitBreaker:
-    """A call that was made while the circuit was closed, or the probe, was answered for good, be it with a refusal."""
-    return CircuitBreaker()
-
-
-def failed(
-    circuit: CircuitBreaker, now: float, random: Random, retry_after_seconds: float | None = None
-) -> CircuitBreaker:
-    """A call that was made while the circuit was closed failed, or the probe did.
+def after_failure(
+    state: CircuitState, now: float, random: Random, retry_after_seconds: float | None = None
+) -> CircuitState:
+    """The state after a failed call or probe.
 
     Args:
-        circuit: before.
-        now: of the monotonic clock.
-        random: source of the pause's jitter.
-        retry_after_seconds: when the endpoint asked to be called again: asked for, it is left alone at once.
+        state: before the failure.
+        now: seconds of the monotonic clock.
+        random: source of jitter.
+        retry_after_seconds: the endpoint's ``Retry-After``, which opens the circuit at once.
     """
-    failures = circuit.failures + 1
-    since = circuit.failing_since if circuit.failures else now
-    sustained = failures >= FAILURES and now - since >= FAILING_SECONDS
-    if circuit.closed and retry_after_seconds is None and not sustained and failures < FAILURES_AT_ONCE:
-        return replace(circuit, failures=failures, failing_since=since)
-    opened = circuit.opened + 1
-    # Half of the pause is certain: a jitter near zero would probe an endpoint that is just coming up.
-    pause = min(PAUSE_CAP_SECONDS, PAUSE_SECONDS * 2.0 ** min(opened - 1, 32)) / 2
-    pause += jittered_delay(opened, random, PAUSE_SECONDS / 2, PAUSE_CAP_SECONDS / 2)
-    return CircuitBreaker(failures, since, opened, now + max(pause, retry_after_seconds or 0.0))
+    failures = state.failures + 1
+    since = state.failing_since if state.failures else now
+    sustained = failures >= MAX_FAILURES and now - since >= MIN_FAILING_SECONDS
+    if state.is_closed and retry_after_seconds is None and not sustained and failures < MAX_BURST_FAILURES:
+        return replace(state, failures=failures, failing_since=since)
+    pauses = state.pauses + 1
+    # Only half of the pause is jittered, so an endpoint that is just starting is not probed at once.
+    pause = min(MAX_PAUSE_SECONDS, PAUSE_SECONDS * 2.0 ** min(pauses - 1, 32)) / 2
+    pause += jittered(pauses, random, PAUSE_SECONDS / 2, MAX_PAUSE_SECONDS / 2)
+    return CircuitState(failures, since, pauses, now + max(pause, retry_after_seconds or 0.0))
+
+
+class CircuitBreaker:
+    """The circuit of one endpoint; safe to use from many threads.
+
+    Args:
+        health: shows an open circuit.
+        metrics: export whether the circuit is open.
+        random: source of jitter.
+        state: initial state.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        health: Health,
+        metrics: RelayMetrics,
+        random: Random,
+        state: CircuitState | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._health, self._metrics, self._random, self._clock = health, metrics, random, clock
+        self._lock = threading.Lock()
+        self._state = state or CircuitState()
+        self._metrics.circuit_open.set(not self._state.is_closed)
+
+    @property
+    def state(self) -> CircuitState:
+        """The current state."""
+        with self._lock:
+            return self._state
+
+    def record(self, result: HttpResult, *, probe: bool) -> bool:
+        """Take a call's result into account; return whether a failure counts as the call's own.
+
+        While the circuit is open only the probe counts: calls already under way when it opened say nothing new.
+        """
+        works = classify(result) is not Outcome.RETRY
+        with self._lock:
+            before = self._state
+            if not (before.is_closed or probe):
+                return False
+            if works:
+                self._state = CircuitState()
+            else:
+                self._state = after_failure(before, self._clock(), self._random, result.retry_after_seconds)
+            is_closed = self._state.is_closed
+        self._metrics.circuit_open.set(not is_closed)
+        if works:
+            self._health.recovered(INFERENCE)
+        elif not is_closed:
+            remedy = "calls wait until it recovers; start it, or correct INFERENCE_URL"
+            self._health.degraded(INFERENCE, f"the endpoint is failing ({result.error}): {remedy}")
+        return before.is_closed

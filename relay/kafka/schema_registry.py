@@ -197,7 +197,7 @@ class SchemaRegistry:
 
 def _error_code(answer: HttpResult) -> int:
     try:
-        code = json_of(answer)["error_code"]
+        code = parse_json(answer)["error_code"]
     except (ValueError, KeyError, TypeError):
         return 0
     return code if isinstance(code, int) else 0

@@ -14,6 +14,7 @@ import structlog
 from config.logging import configure_logging, frames
 from config.settings import SettingsError, load, unknown_names
 from outbox.errors import OutboxError
+from relay.enrichment.failures import FailurePolicy
 from relay.errors import RelayError
 from relay.settings import RelaySettings
 from relay.shard.services import ignore_steps
@@ -68,7 +69,7 @@ def _supervise(settings: RelaySettings, stop: threading.Event, step: Callable[[s
     from relay.process.supervisor import Supervisor
 
     try:
-        Supervisor(settings, stop, step).run()
+        Supervisor(settings, stop, step, failure_policy=failure_policy).run()
     except (RelayError, OutboxError) as error:
         log.error("relay cannot start or continue: %s", error, action="refused")  # noqa: TRY400 - no trace needed
         return False

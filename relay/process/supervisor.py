@@ -19,6 +19,7 @@ from outbox.leases import Leases
 from outbox.store import Store
 from relay.backoff import Backoff, pause_after
 from relay.enrichment.enricher import Enricher
+from relay.enrichment.failures import FailurePolicy, FailureRecord
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference.worker import InferenceWorker
@@ -57,11 +58,13 @@ class Supervisor:
         stop: threading.Event,
         step: Callable[[str, int], None] = ignore_steps,
         health: Health | None = None,
+        failure_policy: FailurePolicy | None = None,
     ) -> None:
         self._settings = settings
         self._stop = stop
         self._step = step
         self._health = health or Health()
+        self._failure_policy = failure_policy
         self._metrics = RelayMetrics(CollectorRegistry())
         DegradedGauge(self._metrics.registry, self._health.conditions)
 

@@ -1,4 +1,4 @@
-"""A real local HTTP server that plays CXone (tokens, contacts) and the scoring container, well and badly."""
+"""A local HTTP server that simulates CXone (tokens, contacts) and the scoring container, and their failures."""
 
 from testkit.simulator.behaviour import BEHAVIOURS, Script
 from testkit.simulator.sender import deliver

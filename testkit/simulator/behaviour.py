@@ -1,4 +1,4 @@
-"""How the simulator answers: behaviours by name, one after the other."""
+"""How the simulator responds: named behaviours, one for each request."""
 
 import re
 import threading
@@ -8,17 +8,17 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 
 BEHAVIOURS = """\
-ok                 answers well
-slow:SECONDS       answers well, after a while
-hang               takes the request and says nothing
-drop               takes the request and closes the connection
-cut                begins an answer of 200 and closes the connection
-endless            answers 200, and its body never ends
-trickle            sends a byte of the head now and then, without end
-redirect           answers 302, with a place to go to
-STATUS             answers with that status, as 500
-STATUS:SECONDS     the same with Retry-After in seconds, as 429:5
-STATUS@SECONDS     the same with Retry-After as a date that many seconds from now
+ok                 responds normally
+slow:SECONDS       responds normally, after this many seconds
+hang               reads the request and does not respond
+drop               reads the request and closes the connection
+cut                closes the connection in the middle of the response
+endless            responds 200 with a body that never ends
+trickle            sends a header that never ends, byte by byte
+redirect           responds 302
+STATUS             responds with this status, such as 500
+STATUS:SECONDS     the same with Retry-After in seconds, such as 429:5
+STATUS@SECONDS     the same with Retry-After as a date this many seconds from now
 """
 BEHAVIOUR = re.compile(
     r"ok|hang|drop|cut|endless|trickle|redirect|slow:\d+(\.\d+)?|[2-5]\d\d(:.*|@-?\d+(\.\d+)?)?", re.ASCII
@@ -27,39 +27,39 @@ TRICKLE_SECONDS = 0.2
 
 
 class Script:
-    """What the next requests meet, in turn; the last behaviour stays. Safe to use from many threads."""
+    """Behaviours for the next requests, in order; the last one stays. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._behaviours = ["ok"]
 
     def set(self, behaviours: Sequence[str]) -> None:
-        """From now on these, one a request."""
+        """Use these from now on."""
         with self._lock:
             self._behaviours = list(behaviours)
 
     def next(self) -> str:
-        """For the request at hand."""
+        """The behaviour for the next request."""
         with self._lock:
             return self._behaviours.pop(0) if len(self._behaviours) > 1 else self._behaviours[0]
 
 
 def unknown(behaviours: Sequence[str]) -> list[str]:
-    """Those of the behaviours that are none."""
+    """Names that are no behaviour."""
     return [each for each in behaviours if not BEHAVIOUR.fullmatch(each)]
 
 
 def misbehave(handler: BaseHTTPRequestHandler, behaviour: str, stop: threading.Event) -> bool:
-    """Answer as the behaviour tells; False if it is for the caller to answer well."""
+    """Respond as the behaviour says; return False if the caller is to respond normally."""
     name, _, argument = behaviour.partition(":")
     if name == "ok":
         return False
     if name == "slow":
         stop.wait(float(argument))
         return False
-    if name in ODDITIES:
+    if name in ABNORMAL:
         handler.close_connection = True
-        ODDITIES[name](handler, stop)
+        ABNORMAL[name](handler, stop)
         return True
     status, _, date_in = name.partition("@")
     headers = {"Retry-After": argument} if argument else {}
@@ -70,7 +70,7 @@ def misbehave(handler: BaseHTTPRequestHandler, behaviour: str, stop: threading.E
 
 
 def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-    """A whole answer."""
+    """Send a complete response."""
     handler.send_response(status)
     for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
         handler.send_header(name, value)
@@ -86,7 +86,7 @@ def _hang(_handler: BaseHTTPRequestHandler, stop: threading.Event) -> None:
 
 
 def _drop(_handler: BaseHTTPRequestHandler, _stop: threading.Event) -> None:
-    """The connection is closed without a word."""
+    """Close the connection without a response."""
 
 
 def _cut(handler: BaseHTTPRequestHandler, _stop: threading.Event) -> None:
@@ -100,20 +100,20 @@ def _endless(handler: BaseHTTPRequestHandler, stop: threading.Event) -> None:
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
     handler.end_headers()
-    _until_cut(handler, b" " * 512, stop)
+    _send_until_closed(handler, b" " * 512, stop)
 
 
 def _trickle(handler: BaseHTTPRequestHandler, stop: threading.Event) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
-    _until_cut(handler, b"x", stop)
+    _send_until_closed(handler, b"x", stop)
 
 
-def _until_cut(handler: BaseHTTPRequestHandler, part: bytes, stop: threading.Event) -> None:
+def _send_until_closed(handler: BaseHTTPRequestHandler, part: bytes, stop: threading.Event) -> None:
     try:
         while not stop.wait(TRICKLE_SECONDS):
             handler.wfile.write(part)
             handler.wfile.flush()
-    except OSError:  # the other side has had enough
+    except OSError:  # the client closed the connection
         return
 
 
@@ -121,7 +121,7 @@ def _redirect(handler: BaseHTTPRequestHandler, _stop: threading.Event) -> None:
     reply(handler, 302, b"", {"Location": "/redirected"})
 
 
-ODDITIES = {
+ABNORMAL = {
     "hang": _hang,
     "drop": _drop,
     "cut": _cut,

@@ -9,7 +9,7 @@ from testkit.simulator.server import Simulator
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """CXone and the scoring container; they behave well until told otherwise."""
-    served = Simulator()
-    yield served
-    served.close()
+    """CXone and the scoring container, without failures at first."""
+    simulator = Simulator()
+    yield simulator
+    simulator.close()

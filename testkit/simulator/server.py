@@ -1,4 +1,4 @@
-"""The server: ``/score``, ``/auth/token``, ``/contacts/ID``, and ``/behave/NAME`` to change how it answers."""
+"""The server: ``/score``, ``/auth/token``, ``/contacts/ID``, and ``/behave/ENDPOINT`` to set how it responds."""
 
 import json
 import ssl
@@ -13,10 +13,12 @@ from testkit.simulator.behaviour import BEHAVIOURS, Script, misbehave, reply, un
 
 CLIENT, SECRET = "simulated-client", "simulated%2Fsecret+/ü=="
 ACCESS_KEY, ACCESS_SECRET = "SIMULATED====", "simulated+key/secret="
+ENDPOINTS = {"score": "score", "auth": "token", "contacts": "contact", "redirected": "redirected"}
+"""By the first segment of the path."""
 
 
 class Request(NamedTuple):
-    """One that came."""
+    """A request that arrived."""
 
     path: str
     headers: dict[str, str]
@@ -28,18 +30,18 @@ class Simulator:
     """Serves until it is closed.
 
     Args:
-        port: on the loopback interface; 0 takes a free one.
-        tls: of the server; None: plain HTTP.
+        port: on the loopback interface; 0 for a free one.
+        tls: None for plain HTTP.
     """
 
     def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.scripts = {name: Script() for name in ("score", "token", "contact")}
         self.requests: dict[str, list[Request]] = {name: [] for name in (*self.scripts, "redirected")}
         self.contacts: dict[str, dict[str, Any] | int] = {}
-        """Answer for each contact, or a status; any other contact has an e-mail and an agent made up."""
+        """Body or status returned for each contact; every other contact has an invented e-mail and agent."""
         self.token_seconds = 3600.0
         self.tokens: dict[str, float] = {}
-        """Valid tokens, and when they expire, by the clock; clear it to revoke them."""
+        """Valid tokens and when they expire, in seconds since the epoch; clear it to revoke them."""
         self._stop = threading.Event()
         simulator = self
 
@@ -48,13 +50,13 @@ class Simulator:
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
-                simulator._answer(self)
+                simulator.respond(self)
 
             def do_GET(self) -> None:
-                simulator._answer(self)
+                simulator.respond(self)
 
             def log_message(self, *_args: object) -> None:
-                """Quiet."""
+                """Log nothing."""
 
         self._server = _Server(("127.0.0.1", port), Handler)
         if tls is not None:
@@ -64,12 +66,12 @@ class Simulator:
 
     @property
     def inference(self) -> dict[str, str]:
-        """The relay's settings for scoring."""
+        """The relay's settings for inference."""
         return {"INFERENCE_URL": f"{self.base}/score"}
 
     @property
     def enrichment(self) -> dict[str, str]:
-        """The relay's settings for CXone."""
+        """The relay's settings for enrichment."""
         return {
             "CXONE_OAUTH_URL": f"{self.base}/auth/token",
             "CXONE_CLIENT_ID": CLIENT,
@@ -77,66 +79,69 @@ class Simulator:
             "CXONE_ENRICH_URL": f"{self.base}/contacts/{{interactionId}}",
         }
 
-    def behave(self, place: str, *behaviours: str) -> None:
-        """What the next requests at ``score``, ``token`` or ``contact`` meet; the last one stays."""
-        self.scripts[place].set(behaviours)
+    def behave(self, endpoint: str, *behaviours: str) -> None:
+        """Set how the next requests to ``score``, ``token`` or ``contact`` are handled; the last behaviour stays."""
+        self.scripts[endpoint].set(behaviours)
 
-    def scored(self) -> list[int]:
-        """Idempotency keys of the scoring calls that came, in order."""
+    def scored_keys(self) -> list[int]:
+        """Idempotency keys of the scoring requests, in order of arrival."""
         return [int(request.headers["Idempotency-Key"]) for request in list(self.requests["score"])]
 
-    def asked(self) -> list[str]:
-        """Interactions that were asked for, in order."""
+    def requested_contacts(self) -> list[str]:
+        """Ids of the requested contacts, in order of arrival."""
         return [unquote(request.path.rsplit("/", 1)[-1]) for request in list(self.requests["contact"])]
 
-    def let_go(self) -> None:
-        """End the requests in hand, however they misbehave."""
+    def release(self) -> None:
+        """End the requests in progress, whatever their behaviour."""
         self._stop.set()
 
     def close(self) -> None:
-        """Stop serving; requests in hand end."""
-        self.let_go()
+        """Stop serving; requests in progress end."""
+        self.release()
         self._server.shutdown()
         self._server.server_close()
 
-    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+    def respond(self, handler: BaseHTTPRequestHandler) -> None:
+        """Respond to the request that the handler has read."""
         path = urlsplit(handler.path).path
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
         request = Request(path, dict(handler.headers.items()), body, time.time())
-        places = {"score": "score", "auth": "token", "contacts": "contact", "redirected": "redirected"}
         first = path.split("/")[1]
         if first == "behave":
-            wrong = self._told_to_behave(path.rsplit("/", 1)[-1], body.decode().split())
-            reply(handler, 400 if wrong else 200, f"{wrong or 'it does from now on'}\n".encode())
+            error = self._set_behaviours(path.rsplit("/", 1)[-1], body.decode().split())
+            reply(handler, 400 if error else 200, f"{error or 'set'}\n".encode())
             return
-        place = places.get(first)
-        if place is None:
+        endpoint = ENDPOINTS.get(first)
+        if endpoint is None:
             reply(handler, 404, b"{}")
             return
-        self.requests[place].append(request)
-        if place in self.scripts and misbehave(handler, self.scripts[place].next(), self._stop):
+        self.requests[endpoint].append(request)
+        if endpoint in self.scripts and misbehave(handler, self.scripts[endpoint].next(), self._stop):
             return
-        answer = {"token": self._token, "contact": self._contact}.get(place)
-        status, told = answer(request) if answer else (200, {"score": 0.5})
-        headers = {"Set-Cookie": f"server-{len(self.requests[place])}=1"}  # as balancers do
-        reply(handler, status, json.dumps(told).encode(), headers)
+        normal = {"token": self._token, "contact": self._contact}.get(endpoint)
+        status, document = normal(request) if normal else (200, {"score": 0.5})
+        headers = {"Set-Cookie": f"server-{len(self.requests[endpoint])}=1"}  # as load balancers do
+        reply(handler, status, json.dumps(document).encode(), headers)
 
-    def _told_to_behave(self, place: str, behaviours: list[str]) -> str | None:
-        """What is wrong with an order that came over HTTP; None: it is obeyed."""
-        if place not in self.scripts:
-            return f"places are {', '.join(self.scripts)}, not {place}"
+    def _set_behaviours(self, endpoint: str, behaviours: list[str]) -> str | None:
+        """Set behaviours that were posted; return what is wrong with them, or None."""
+        if endpoint not in self.scripts:
+            return f"no endpoint {endpoint}: use one of {', '.join(self.scripts)}"
         if not behaviours or unknown(behaviours):
-            return f"behaviours are\n{BEHAVIOURS}not {' '.join(unknown(behaviours)) or 'nothing'}"
-        self.behave(place, *behaviours)
+            return f"unknown behaviour {' '.join(unknown(behaviours))}: use\n{BEHAVIOURS}"
+        self.behave(endpoint, *behaviours)
         return None
 
     def _token(self, request: Request) -> tuple[int, dict[str, Any]]:
         form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
-        login = unquote_plus(b64decode(request.headers.get("Authorization", "").removeprefix("Basic ")).decode())
+        credentials = unquote_plus(b64decode(request.headers.get("Authorization", "").removeprefix("Basic ")).decode())
         key = (form.get("username"), form.get("password"))
-        wrong_key = form.get("grant_type") == "password" and key != (ACCESS_KEY, ACCESS_SECRET)
-        if login != f"{CLIENT}:{SECRET}" or wrong_key:
-            return 401, {"error": "invalid_client", "error_description": login}  # echoes secrets, as some do
+        rejected_key = form.get("grant_type") == "password" and key != (ACCESS_KEY, ACCESS_SECRET)
+        if credentials != f"{CLIENT}:{SECRET}" or rejected_key:
+            return 401, {
+                "error": "invalid_client",
+                "error_description": credentials,
+            }  # quotes secrets, as some servers do
         token = f"token-{len(self.requests['token'])}"
         self.tokens[token] = time.time() + self.token_seconds
         return 200, {"access_token": token, "token_type": "bearer", "expires_in": self.token_seconds}
@@ -155,4 +160,4 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves in the middle is no error here."""
+        """Ignore clients that disconnect."""

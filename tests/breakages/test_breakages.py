@@ -334,10 +334,11 @@ BREAKAGES = [
     ),
     Breakage(
         "an outage of CXone is charged to the rows",
-        "relay/enrichment/enricher.py",
-        "(told > before.told_before)",
+        "relay/enrichment/failures.py",
+        "(successes > previous.successes_before)",
         "1",
-        "tests/unit/relay/enrichment/test_enricher.py::test_a_failure_counts_only_if_others_were_told_of_since_the_one_before",
+        "tests/unit/relay/enrichment/test_failures.py"
+        "::test_a_failure_counts_only_after_a_success_of_another_interaction",
     ),
     Breakage(
         "what CXone knows replaces what the row has",
@@ -349,10 +350,10 @@ BREAKAGES = [
     ),
     Breakage(
         "an outage is charged to the calls",
-        "relay/inference/worker.py",
-        "        return before.closed",
+        "relay/inference/circuit_breaker.py",
+        "        return before.is_closed",
         "        return True",
-        "tests/integration/test_inference.py::test_a_probe_that_fails_is_not_charged[sqlite]",
+        "tests/integration/test_inference.py::test_a_failed_probe_is_not_charged[sqlite]",
     ),
     Breakage(
         "one bad row fails its neighbours",

@@ -1,4 +1,4 @@
-"""Services that are down at start and in mid-flight: the relay waits, says so, and goes on by itself."""
+"""Services that are down, at the start or later: the relay waits, reports it, and recovers without a restart."""
 
 import signal
 from collections.abc import Callable
@@ -6,23 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from testkit.databases import migrate
 from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
 from testkit.services import Given, Kafka, Postgres, Registry
 from testkit.waiting import wait_until
 
 
-def one_world(
+def new_deployment(
     url: str, kafka: Kafka | Given, registry: Registry | Given, folder: Path, deployments: list[Deployment]
 ) -> Deployment:
-    """A world on services that the test may stop."""
+    """A deployment on services that the test may stop."""
     config = {"bootstrap.servers": kafka.bootstrap_servers}
     deployments.append(Deployment(url, settings_for(kafka, registry, url), config, folder))
     return deployments[-1]
 
 
 @pytest.mark.parametrize("outage", ["stopped", "killed", "paused"])
-def test_the_broker_goes_away_and_comes_back(
+def test_a_broker_outage_loses_nothing(
     outage: str,
     new_sqlite: Callable[[], str],
     own_kafka: Kafka,
@@ -30,13 +31,13 @@ def test_the_broker_goes_away_and_comes_back(
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> None:
-    """Rows accepted during the outage arrive after it, once; nothing is parked, no restart is needed."""
-    deployment = one_world(new_sqlite(), own_kafka, registry, tmp_path, deployments)
+    """Rows recorded during the outage arrive after it, once; none is parked, and no restart is needed."""
+    deployment = new_deployment(new_sqlite(), own_kafka, registry, tmp_path, deployments)
     ids = deployment.record(new_rows(100))
     relay = deployment.relay()
     deployment.wait_drained()
-    # A lone broker killed within milliseconds of a commit can come back with that transaction left open
-    # (docs/delivery.md). Here its markers are written before the outage begins.
+    # A single broker that is killed within milliseconds of a commit may restart with that transaction open
+    # (docs/delivery.md): wait until its markers are written.
     wait_until(lambda: len(deployment.seen()) == len(ids), "consumers see the first rows")
     if outage == "paused":
         own_kafka.process.pause()
@@ -57,17 +58,17 @@ def test_the_broker_goes_away_and_comes_back(
     deployment.check_exactly_once(ids)
 
 
-def test_a_relay_starts_before_its_services(
+def test_a_relay_may_start_before_its_services(
     new_sqlite: Callable[[], str], tmp_path: Path, deployments: list[Deployment]
 ) -> None:
-    """Broker and registry are not there at start: it waits for one after the other, then sends."""
+    """It waits for the broker and then the registry."""
     kafka, registry = Kafka(tmp_path / "kafka"), Registry(tmp_path / "registry")
-    deployment = one_world(new_sqlite(), kafka, registry, tmp_path, deployments)
+    deployment = new_deployment(new_sqlite(), kafka, registry, tmp_path, deployments)
     ids = deployment.record(new_rows(50))
     relay = deployment.relay()
     try:
         relay.wait_degraded("kafka", "")
-        wait_until(lambda: "kafka" in relay.degraded(), "it says that Kafka is away")
+        wait_until(lambda: "kafka" in relay.degraded(), "the outage is shown")
         kafka.start()
         relay.wait_degraded("schema registry", "does not answer")
         registry.start()
@@ -78,11 +79,11 @@ def test_a_relay_starts_before_its_services(
         registry.stop()
 
 
-def test_sigterm_is_heard_while_the_broker_is_away(
+def test_sigterm_ends_a_relay_during_a_broker_outage(
     new_sqlite: Callable[[], str], own_kafka: Kafka, registry: Registry, tmp_path: Path, deployments: list[Deployment]
 ) -> None:
-    """The relay exits within 25 seconds although Kafka does not answer."""
-    deployment = one_world(new_sqlite(), own_kafka, registry, tmp_path, deployments)
+    """Within 25 seconds, although Kafka does not respond."""
+    deployment = new_deployment(new_sqlite(), own_kafka, registry, tmp_path, deployments)
     relay = deployment.relay()
     wait_until(lambda: "started" in {line.get("action") for line in relay.lines()}, "the relay runs")
     own_kafka.process.pause()
@@ -93,29 +94,27 @@ def test_sigterm_is_heard_while_the_broker_is_away(
     own_kafka.process.resume()
 
 
-def test_a_login_that_the_registry_refuses_is_named(
+def test_a_login_that_the_registry_refuses_is_shown(
     new_sqlite: Callable[[], str], kafka: Kafka, registry: Registry, tmp_path: Path, deployments: list[Deployment]
 ) -> None:
-    """401 is configuration: the relay waits, names the variables and never the password."""
-    deployment = one_world(new_sqlite(), kafka, registry, tmp_path, deployments)
+    """After a 401 the relay waits and names the variables, not the password."""
+    deployment = new_deployment(new_sqlite(), kafka, registry, tmp_path, deployments)
     relay = deployment.relay(SCHEMA_REGISTRY_PASSWORD="canary-password")
     relay.wait_degraded("schema registry", "SCHEMA_REGISTRY_PASSWORD")
     assert "canary-password" not in relay.get("/readyz") + relay.log.read_text()
 
 
-def test_postgresql_goes_away_and_comes_back(
+def test_a_database_outage_loses_nothing(
     own_postgres: Postgres, kafka: Kafka, registry: Registry, tmp_path: Path, deployments: list[Deployment]
 ) -> None:
-    """The database is killed (-9) under a relay, and its return: everything arrives once."""
-    from testkit.databases import migrate
-
+    """PostgreSQL is killed (-9) and restarted: each row arrives once."""
     url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
     migrate(url, 2)
-    deployment = one_world(url, kafka, registry, tmp_path, deployments)
+    deployment = new_deployment(url, kafka, registry, tmp_path, deployments)
     ids = deployment.record(new_rows(400))
     relay = deployment.relay(RELAY_BATCH_SIZE="50")
     own_postgres.process.kill()
-    wait_until(relay.degraded, "it says that the database is away")
+    wait_until(relay.degraded, "the outage is shown")
     own_postgres.process.start()
     deployment.engine.dispose()
     ids += deployment.record(new_rows(100))
@@ -123,16 +122,16 @@ def test_postgresql_goes_away_and_comes_back(
     deployment.check_exactly_once(ids)
 
 
-def test_sqlite_is_held_by_another_writer(
+def test_a_locked_sqlite_database_is_waited_for(
     new_sqlite: Callable[[], str], kafka: Kafka, registry: Registry, tmp_path: Path, deployments: list[Deployment]
 ) -> None:
-    """While another process holds the database's lock longer than the time-out, the relay waits and goes on."""
-    deployment = one_world(new_sqlite(), kafka, registry, tmp_path, deployments)
+    """A lock that lasts longer than the timeout is shown; nothing is lost."""
+    deployment = new_deployment(new_sqlite(), kafka, registry, tmp_path, deployments)
     ids = deployment.record(new_rows(50))
     relay = deployment.relay()
     deployment.wait_drained()
     with deployment.engine.begin():
-        # The lease cannot be renewed meanwhile, which the relay tells.
+        # The lease cannot be renewed meanwhile, which is shown.
         relay.wait_degraded("shard 0", "database is locked")
     ids += deployment.record(new_rows(50))
     deployment.wait_drained()

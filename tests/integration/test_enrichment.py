@@ -1,4 +1,4 @@
-"""Rows completed from CXone before they are sent, on both databases, and CXone's moods."""
+"""Rows completed from CXone before they are sent, and failures of CXone, on both databases."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -16,17 +17,22 @@ import fastavro
 import pytest
 import trustme
 from prometheus_client import CollectorRegistry
+from sqlalchemy import Engine
 
 from outbox.leases import Leases
 from outbox.models import EnrichedFields, PendingRow
 from outbox.store import Store
+from relay.backoff import Backoff
 from relay.enrichment.enricher import Enricher
-from relay.enrichment.oauth import TokenError, Tokens, fetch_token
+from relay.enrichment.failures import FailurePolicy, FailureRecord
+from relay.enrichment.oauth import TokenError, TokenSource, fetch_token
+from relay.enrichment.throttle import Throttle
 from relay.health import Health
 from relay.kafka.avro import SCHEMA_TEXT
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 from testkit.deployment import Deployment
+from testkit.jitter import MaxJitter
 from testkit.outbox import mark
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row
@@ -40,13 +46,13 @@ ENRICHED = "SELECT count(*) FROM outbox WHERE enriched_at IS NOT NULL"
 
 @pytest.fixture
 def enriched(deployment: Deployment, simulator: Simulator) -> Deployment:
-    """A world whose relays complete rows from the simulator."""
+    """A deployment whose relays complete rows from the simulator."""
     deployment.environ.update(simulator.enrichment)
     return deployment
 
 
 def values(deployment: Deployment) -> list[tuple[str, str | None, str | None]]:
-    """Interaction, e-mail and agent of each record of the topic, in the order of the rows."""
+    """Interaction, e-mail and agent of each record in the topic, in the order of the rows."""
     found = []
     for record in sorted(deployment.seen(), key=lambda each: each.outbox_id):
         value: Any = fastavro.schemaless_reader(io.BytesIO(record.value[5:]), _SCHEMA, None)
@@ -55,12 +61,12 @@ def values(deployment: Deployment) -> list[tuple[str, str | None, str | None]]:
 
 
 def lacking(*interactions: str, **further: Any) -> list[Any]:
-    """Rows without e-mail and agent."""
+    """Rows that lack e-mail and agent."""
     return [new_row(name, customer_email=None, agent_id=None, **further) for name in interactions]
 
 
-def test_what_a_row_lacks_is_learned_once_and_stored(enriched: Deployment, simulator: Simulator) -> None:
-    """Each interaction is asked for once; what the row has stays; nothing known is known as well."""
+def test_missing_fields_are_requested_once_and_stored(enriched: Deployment, simulator: Simulator) -> None:
+    """Each interaction is requested once; existing values are kept; that nothing is known is stored as well."""
     simulator.contacts = {"a ü=": {"customer": {"email": "a@b"}, "agentId": 7}, "none": 404, "empty": 204}
     rows = [*lacking("a ü=", "none", "empty", "a ü="), new_row("half", customer_email=None), new_row("whole")]
     ids = enriched.record(rows)
@@ -75,14 +81,14 @@ def test_what_a_row_lacks_is_learned_once_and_stored(enriched: Deployment, simul
         ("half", "learned@example.com", "agent-7"),
         ("whole", "someone@example.com", "agent-7"),
     ]
-    assert sorted(simulator.asked()) == ["a ü=", "empty", "half", "none"]
+    assert sorted(simulator.requested_contacts()) == ["a ü=", "empty", "half", "none"]
     assert {request.path for request in simulator.requests["contact"]} >= {"/contacts/a%20%C3%BC%3D"}
     assert enriched.query(ENRICHED) == [(5,)]
     assert len(simulator.requests["token"]) == 1
 
 
-def test_services_with_certificates_of_their_own_authority(deployment: Deployment, tmp_path: Path) -> None:
-    """HTTP_CA_LOCATION: OAuth, CXone and scoring are refused until it names their authority, and work then."""
+def test_services_with_a_private_authority(deployment: Deployment, tmp_path: Path) -> None:
+    """OAuth, CXone and inference are refused until HTTP_CA_LOCATION names their authority."""
     authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -96,11 +102,11 @@ def test_services_with_certificates_of_their_own_authority(deployment: Deploymen
         deployment.wait_drained()
         deployment.check_exactly_once(ids)
         assert values(deployment) == [("a", "learned@example.com", "42")]
-        wait_until(lambda: simulator.scored() == ids, "it is scored")
+        wait_until(lambda: simulator.scored_keys() == ids, "it is called")
 
 
-def test_a_token_that_is_refused_is_renewed_once(enriched: Deployment, simulator: Simulator) -> None:
-    """Revoked under the relay's hands: another one is fetched, for all; what CXone answers 401 to is asked again."""
+def test_a_revoked_token_is_replaced_once(enriched: Deployment, simulator: Simulator) -> None:
+    """One token is fetched for all threads, and rejected requests are repeated."""
     enriched.relay()
     enriched.record(lacking("a"))
     enriched.wait_drained()
@@ -111,29 +117,27 @@ def test_a_token_that_is_refused_is_renewed_once(enriched: Deployment, simulator
     assert {email for _, email, _ in values(enriched)} == {"learned@example.com"}
 
 
-def test_while_cxone_is_down_rows_wait_and_those_of_other_interactions_go(
-    enriched: Deployment, simulator: Simulator
-) -> None:
-    """The lease is kept meanwhile, the condition is in sight, and order per interaction holds."""
+def test_while_cxone_is_down_only_incomplete_rows_wait(enriched: Deployment, simulator: Simulator) -> None:
+    """The lease is kept, the condition is shown, and the order within interactions holds."""
     simulator.behave("contact", "hang")
     relay = enriched.relay(RELAY_LEASE_SECONDS="3")
-    whole = [new_row("waits"), new_row("goes")]
+    whole = [new_row("waits"), new_row("other")]
     ids = enriched.record([*lacking("waits"), *whole])
     wait_until(lambda: enriched.pending() == 2, "the complete row of another interaction is sent")
     epoch = enriched.store.status()[0].epoch
-    relay.wait_degraded("enrichment", "CXone does not answer")
-    told = "enrichment: CXone does not answer"
-    wait_until(lambda: told in (enriched.store.status()[0].condition or ""), "status tells")
+    relay.wait_degraded("enrichment", "the request to CXone failed")
+    condition = "enrichment: the request to CXone failed"
+    wait_until(lambda: condition in (enriched.store.status()[0].condition or ""), "status shows it")
     assert enriched.store.status()[0].epoch == epoch
     simulator.behave("contact", "ok")
-    simulator.let_go()
+    simulator.release()
     enriched.wait_drained()
     enriched.check_exactly_once(ids)
-    wait_until(lambda: not relay.degraded() and not enriched.store.status()[0].condition, "all is well again")
+    wait_until(lambda: not relay.degraded() and not enriched.store.status()[0].condition, "it has recovered")
 
 
-def test_with_the_other_setting_rows_are_sent_without(enriched: Deployment, simulator: Simulator) -> None:
-    """CXONE_ENRICH_ON_OUTAGE=send: once CXone stays down, be it with a Retry-After, rows go as they are."""
+def test_rows_can_be_sent_incomplete_during_an_outage(enriched: Deployment, simulator: Simulator) -> None:
+    """CXONE_ENRICH_ON_OUTAGE=send: once CXone stays down, even with a Retry-After, rows are sent as they are."""
     simulator.behave("contact", "503:300")
     ids = enriched.record(lacking("a", "b"))
     enriched.relay(CXONE_ENRICH_ON_OUTAGE="send")
@@ -143,44 +147,44 @@ def test_with_the_other_setting_rows_are_sent_without(enriched: Deployment, simu
     assert enriched.query(ENRICHED) == [(0,)]
 
 
-def impatient(deployment: Deployment, **environ: str) -> RelayProcess:
-    """A relay that gives an interaction up after two failures that count, and rests but a moment between them."""
+def hasty_relay(deployment: Deployment, **environ: str) -> RelayProcess:
+    """A relay that gives up an interaction after two failures that count, with short pauses between them."""
     process = RelayProcess(
-        {**deployment.environ, **environ}, deployment.folder / "impatient.log", entry=("testkit.hasty_relay",)
+        {**deployment.environ, **environ}, deployment.folder / "hasty.log", entry=("testkit.hasty_relay",)
     )
     deployment.relays.append(process)
     return process
 
 
-def others_pass_until(deployment: Deployment, condition: Callable[[], object], what: str) -> list[int]:
-    """Rows of other interactions come and are completed meanwhile; their ids."""
+def send_others_until(deployment: Deployment, condition: Callable[[], object], what: str) -> list[int]:
+    """Record rows of other interactions, which are completed and sent, until the condition holds; return their ids."""
     ids: list[int] = []
 
-    def passed() -> object:
+    def send_another() -> object:
         ids.extend(deployment.record(lacking(f"other-{len(ids)}")))
         last = ids[-1]
         wait_until(lambda: deployment.query(f"SELECT state FROM outbox WHERE id = {last}") == [("sent",)], "it is sent")
         return condition()
 
-    wait_until(passed, what)
+    wait_until(send_another, what)
     return ids
 
 
-def test_a_row_that_cxone_fails_on_alone_is_parked(enriched: Deployment, simulator: Simulator) -> None:
-    """While others are told of: it is parked with the reason, those behind it wait, a retry asks again."""
+def test_an_interaction_that_cxone_keeps_failing_on_is_parked(enriched: Deployment, simulator: Simulator) -> None:
+    """With the reason, while CXone answers for others; rows behind it wait, and a retry requests it again."""
     simulator.contacts = {"bad": 500}
     bad, *behind = enriched.record([*lacking("bad"), new_row("bad")])
-    relay = impatient(enriched)
+    relay = hasty_relay(enriched)
     parked = "SELECT error FROM outbox WHERE state = 'parked'"
-    others = others_pass_until(enriched, lambda: enriched.query(parked), "it is parked")
+    others = send_others_until(enriched, lambda: enriched.query(parked), "it is parked")
     ((error,),) = enriched.query(parked)
-    assert "CXone failed 2 times for this interaction and told of others meanwhile" in error
+    assert "CXone failed 2 times for this interaction and answered for others meanwhile" in error
     assert "HTTP 500" in error
     assert [shard.waiting for shard in enriched.store.status()] == [1]
-    wait_until(lambda: not relay.degraded(), "nothing waits for CXone")
-    asked = simulator.asked().count("bad")
+    wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
+    requests = simulator.requested_contacts().count("bad")
     enriched.execute(f"UPDATE outbox SET state = 'pending', error = NULL WHERE id = {bad}")
-    wait_until(lambda: simulator.asked().count("bad") > asked, "it is asked for again")
+    wait_until(lambda: simulator.requested_contacts().count("bad") > requests, "it is requested again")
     simulator.contacts = {}
     enriched.wait_drained()
     enriched.check_exactly_once([bad, *behind, *others])
@@ -188,50 +192,48 @@ def test_a_row_that_cxone_fails_on_alone_is_parked(enriched: Deployment, simulat
 
 
 def test_while_cxone_fails_on_everything_nothing_is_parked(enriched: Deployment, simulator: Simulator) -> None:
-    """However often it is asked: only what others succeed beside counts."""
+    """A failure counts only if other interactions succeed."""
     ids = enriched.record(lacking("before"))
-    impatient(enriched)
+    hasty_relay(enriched)
     enriched.wait_drained()
     simulator.behave("contact", "500")
     ids += enriched.record(lacking("a"))
-    wait_until(lambda: simulator.asked().count("a") >= 4, "it fails more often than alone it might")
+    wait_until(lambda: simulator.requested_contacts().count("a") >= 4, "it fails more often than allowed")
     simulator.behave("contact", "ok")
     enriched.wait_drained()
     enriched.check_exactly_once(ids)
 
 
-def test_with_the_other_setting_a_row_that_cxone_fails_on_alone_goes(
-    enriched: Deployment, simulator: Simulator
-) -> None:
-    """CXONE_ENRICH_ON_OUTAGE=send: it goes as it is though CXone is not down, and those behind it unasked."""
+def test_an_interaction_that_is_given_up_can_be_sent_incomplete(enriched: Deployment, simulator: Simulator) -> None:
+    """CXONE_ENRICH_ON_OUTAGE=send: although CXone is not down; later rows of it are not requested."""
     simulator.contacts = {"bad": 500}
     ids = enriched.record([*lacking("bad"), new_row("bad")])
-    impatient(enriched, CXONE_ENRICH_ON_OUTAGE="send")
+    hasty_relay(enriched, CXONE_ENRICH_ON_OUTAGE="send")
     sent = "SELECT count(*) FROM outbox WHERE state = 'sent' AND interaction_id = 'bad'"
-    ids += others_pass_until(enriched, lambda: enriched.query(sent) == [(2,)], "they are sent")
-    asked = simulator.asked().count("bad")
+    ids += send_others_until(enriched, lambda: enriched.query(sent) == [(2,)], "they are sent")
+    requests = simulator.requested_contacts().count("bad")
     ids += enriched.record(lacking("bad"))
     enriched.wait_drained()
-    assert simulator.asked().count("bad") == asked
+    assert simulator.requested_contacts().count("bad") == requests
     enriched.check_exactly_once(ids)
     found = values(enriched)
     assert (found[0], found[-1]) == (("bad", None, None), ("bad", None, None))
     assert all(email for _, email, _ in found[1:-1])
 
 
-def test_429_is_honoured(enriched: Deployment, simulator: Simulator) -> None:
-    """Nobody asks again before the time is over."""
+def test_retry_after_is_honoured(enriched: Deployment, simulator: Simulator) -> None:
+    """No request is sent before it is over."""
     simulator.behave("contact", "429:3", "ok")
     enriched.record(lacking("a", "b", "c"))
     relay = enriched.relay(CXONE_ENRICH_CONCURRENCY="1")
-    relay.wait_degraded("enrichment", "less often")
+    relay.wait_degraded("enrichment", "limits the rate")
     enriched.wait_drained()
     first, *others = [request.at for request in simulator.requests["contact"]]
     assert min(others) - first >= 2.9
 
 
-def test_the_rate_is_kept(enriched: Deployment, simulator: Simulator) -> None:
-    """CXONE_ENRICH_RATE holds for all shards together, after a burst of a second."""
+def test_the_rate_is_limited(enriched: Deployment, simulator: Simulator) -> None:
+    """CXONE_ENRICH_RATE applies to all shards together, after a burst of one second's worth."""
     enriched.record(lacking(*(f"i-{number}" for number in range(15))))
     enriched.relay(CXONE_ENRICH_RATE="5")
     enriched.wait_drained()
@@ -240,29 +242,29 @@ def test_the_rate_is_kept(enriched: Deployment, simulator: Simulator) -> None:
     assert times[-1] - times[0] >= 1.5
 
 
-def refused(relay: RelayProcess, text: str) -> None:
-    """The relay says so, and neither log nor answer holds a secret, though CXone echoes it."""
+def check_refusal(relay: RelayProcess, text: str) -> None:
+    """Wait for this condition; neither log nor responses contain the secret, although CXone quotes it."""
     relay.wait_degraded("enrichment", text)
     assert SECRET not in relay.log.read_text() + relay.get("/readyz") + relay.get("/metrics")
 
 
-def test_wrong_credentials_and_a_missing_scope_are_told(enriched: Deployment, simulator: Simulator) -> None:
-    """Lasting errors: rows wait, the cure is named, and the token endpoint is not hammered."""
+def test_wrong_credentials_and_a_missing_scope_are_shown(enriched: Deployment, simulator: Simulator) -> None:
+    """Rows wait, the remedy is named, and the token endpoint is called with backoff."""
     enriched.record(lacking("a"))
     relay = enriched.relay(CXONE_CLIENT_ID="wrong")
-    refused(relay, "the credentials are invalid or expired: check CXONE_CLIENT_ID and CXONE_CLIENT_SECRET")
+    check_refusal(relay, "the credentials are invalid or expired: check CXONE_CLIENT_ID and CXONE_CLIENT_SECRET")
     assert 'outbox_token_refreshes_total{outcome="invalid_credentials"}' in relay.get("/metrics")
-    came, began = len(simulator.requests["token"]), time.monotonic()
-    wait_until(lambda: len(simulator.requests["token"]) > came + 1, "it asks again")
-    assert len(simulator.requests["token"]) - came < 5 * (time.monotonic() - began) + 5
+    received, began = len(simulator.requests["token"]), time.monotonic()
+    wait_until(lambda: len(simulator.requests["token"]) > received + 1, "it retries")
+    assert len(simulator.requests["token"]) - received < 5 * (time.monotonic() - began) + 5
     relay.stop()
     simulator.behave("contact", "403")
-    refused(enriched.relay(), "the client lacks scope interaction:read")
+    check_refusal(enriched.relay(), "the client lacks scope interaction:read")
     assert enriched.pending() == 1
 
 
 def settings(simulator: Simulator, **further: str) -> RelaySettings:
-    """The relay's settings, for those who only want a token."""
+    """Settings for enrichment alone."""
     given = {
         **simulator.enrichment,
         "KAFKA_BOOTSTRAP_SERVERS": "x",
@@ -273,14 +275,14 @@ def settings(simulator: Simulator, **further: str) -> RelaySettings:
 
 
 def refusal(simulator: Simulator, **further: str) -> str:
-    """Why there is no token."""
+    """The error of fetching a token."""
     with pytest.raises(TokenError) as caught:
         fetch_token(settings(simulator, **further))
     return str(caught.value)
 
 
-def test_a_token_is_fetched_for_both_grants(simulator: Simulator) -> None:
-    """For a diagnosis: one comes, or what is wrong; no secret in it, whatever the endpoint answers."""
+def test_a_token_is_fetched_with_both_grants(simulator: Simulator) -> None:
+    """Or the error says why not, without a secret, whatever the endpoint returns."""
     keys = {"CXONE_ACCESS_KEY_ID": ACCESS_KEY, "CXONE_ACCESS_KEY_SECRET": ACCESS_SECRET}
     password = {"CXONE_OAUTH_GRANT": "password", **keys}
     assert fetch_token(settings(simulator)) == "token-1"
@@ -288,29 +290,27 @@ def test_a_token_is_fetched_for_both_grants(simulator: Simulator) -> None:
     forms = [parse_qs(request.body.decode()) for request in simulator.requests["token"]]
     assert forms[0] == {"grant_type": ["client_credentials"], "scope": ["interaction:read"]}
     assert forms[1]["grant_type"] == ["password"]
-    wrong = refusal(simulator, **{**password, "CXONE_ACCESS_KEY_SECRET": "canary"})
-    assert "CXONE_ACCESS_KEY_SECRET" in wrong
-    assert "canary" not in wrong
-    for behaviour, told in [
+    error = refusal(simulator, **{**password, "CXONE_ACCESS_KEY_SECRET": "canary"})
+    assert "CXONE_ACCESS_KEY_SECRET" in error
+    assert "canary" not in error
+    for behaviour, message in [
         ("403", "lacks scope"),
         ("404", "check that it is the token endpoint"),
-        ("cut", "without an access_token"),
+        ("cut", "no access_token"),
         ("redirect", "check that it is the token endpoint"),
-        ("500", "asked again later"),
+        ("500", "the relay retries"),
         ("429", "429"),
         ("drop", "ConnectionError"),
     ]:
         simulator.behave("token", behaviour)
-        assert told in refusal(simulator), behaviour
+        assert message in refusal(simulator), behaviour
 
 
 def test_many_threads_fetch_one_token(simulator: Simulator) -> None:
-    """Single flight: whoever comes while it is fetched waits for it; it is renewed before it expires."""
-    from concurrent.futures import ThreadPoolExecutor
-
+    """Threads that need it meanwhile wait for it; it is renewed before it expires."""
     simulator.behave("token", "slow:0.3")
     simulator.token_seconds = 4.0
-    tokens = Tokens(settings(simulator), Random(1))
+    tokens = TokenSource(settings(simulator), Random(1))
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: tokens.get(), range(32))) == {"token-1"}
         assert set(pool.map(lambda _: tokens.get("token-1"), range(8))) == {"token-2"}
@@ -319,54 +319,90 @@ def test_many_threads_fetch_one_token(simulator: Simulator) -> None:
     assert third.at - second.at < 3.8
 
 
-def test_the_token_endpoint_is_left_alone_as_long_as_it_asks_for(simulator: Simulator) -> None:
-    """429 with Retry-After: whoever wants a token meanwhile is told so without a request."""
+def test_retry_after_of_the_token_endpoint_is_honoured(simulator: Simulator) -> None:
+    """Until then the same error is raised again, without a request."""
     simulator.behave("token", "429:2", "ok")
-    tokens = Tokens(settings(simulator), Random(1))
+    tokens = TokenSource(settings(simulator), Random(1))
 
-    def got() -> str | None:
+    def token() -> str | None:
         try:
             return tokens.get()
         except TokenError:
             return None
 
-    assert wait_until(got, "it gives a token") == "token-2"
+    assert wait_until(token, "there is a token") == "token-2"
     first, second = simulator.requests["token"]
     assert second.at - first.at >= 1.9
 
 
-class Completing:
-    """Rows of one shard, and what completes them, in this process."""
+class Harness:
+    """The rows of one shard and their enricher, in this process."""
 
-    def __init__(self, store: Store, simulator: Simulator, **further: str) -> None:
-        self._store, self._lease = store, Leases(store._engine, "me", 600).take(0)
-        self.stop, self._metrics = threading.Event(), RelayMetrics(CollectorRegistry())
-        self.enricher = Enricher(settings(simulator, **further), store, self.stop, Health(), self._metrics)
+    def __init__(
+        self,
+        engine: Engine,
+        simulator: Simulator,
+        *,
+        throttle: Throttle | None = None,
+        failures: FailureRecord | None = None,
+        **further: str,
+    ) -> None:
+        self.store, self._lease = Store(engine), Leases(engine, "me", 600).take(0)
+        self._metrics = RelayMetrics(CollectorRegistry())
+        self.enricher = Enricher(
+            settings(simulator, **further), self.store, threading.Event(), Health(), self._metrics,
+            throttle=throttle, failures=failures,
+        )  # fmt: skip
 
-    def enrichment_skipped(self) -> float | None:
-        """Interactions counted as not asked for."""
-        return self._metrics.registry.get_sample_value("outbox_enrichment_not_asked_total")
+    def metric(self, name: str, **labels: str) -> float:
+        """A metric's value."""
+        return self._metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def pending(self) -> list[PendingRow]:
+        """The pending rows."""
+        assert self._lease is not None
+        return self.store.pending(self._lease, 5_000)
 
     def complete(self) -> list[PendingRow]:
-        """What may be sent of what is pending."""
-        assert self._lease is not None
-        return self.enricher.complete(self._store.pending(self._lease, 5_000))
+        """Complete the pending rows; return those that may be sent."""
+        return self.enricher.complete(self.pending())
 
 
-def test_few_are_asked_for_at_once_and_a_cycle_waits_for_two_seconds(store: Store, simulator: Simulator) -> None:
-    """However many wait: CXONE_ENRICH_CONCURRENCY requests are under way, and none is made twice."""
+def constant_backoff(seconds: float) -> Backoff:
+    """Pauses of this length."""
+    return Backoff(MaxJitter(), base_seconds=seconds, cap_seconds=seconds)
+
+
+def test_concurrent_requests_are_limited(engine: Engine, simulator: Simulator) -> None:
+    """A cycle waits two seconds, and requests none again that is in progress; none is queued behind those either."""
     simulator.behave("contact", "hang")
-    store.record(lacking(*(f"i-{number}" for number in range(500))))
-    completing = Completing(store, simulator, CXONE_ENRICH_CONCURRENCY="3")
+    harness = Harness(
+        engine, simulator, throttle=Throttle(33, MaxJitter(), constant_backoff(60.0)), CXONE_ENRICH_CONCURRENCY="3"
+    )
+    harness.store.record(lacking(*(f"i-{number}" for number in range(500))))
     for _ in range(2):
         began = time.monotonic()
-        assert completing.complete() == []
+        assert harness.complete() == []
         assert 1.9 < time.monotonic() - began < 8
-    assert sorted(simulator.asked()) == ["i-0", "i-1", "i-2"]
-    assert len(completing.enricher._asking) == 3  # nor does anything queue up behind them
-    _, left = completing.enricher._known_and_left(["new", "i-2"])
-    assert list(left) == ["i-2", "new"]  # their answers are waited for first
-    simulator.let_go()
+    simulator.release()
+    failed = {"stage": "enrichment", "reason": "RetryLaterError"}
+    wait_until(lambda: harness.metric("outbox_retries_total", **failed) == 3, "the requests in progress end")
+    assert sorted(simulator.requested_contacts()) == ["i-0", "i-1", "i-2"]
+
+
+def test_a_request_of_an_earlier_cycle_is_awaited_first(engine: Engine, simulator: Simulator) -> None:
+    """Its interaction is not requested again, although others come before it in the shard."""
+    simulator.behave("contact", "slow:1.2", "ok")
+    harness = Harness(engine, simulator, CXONE_ENRICH_CONCURRENCY="1", RELAY_LEASE_SECONDS="3")
+    harness.store.record(lacking("earlier"))
+    (earlier,) = harness.pending()
+    assert harness.enricher.complete([earlier]) == []
+    harness.store.record(lacking("later"))
+    _, later = harness.pending()
+    completed = wait_until(lambda: harness.enricher.complete([later, earlier]), "a row is completed")
+    assert earlier.id in [row.id for row in completed]
+    wait_until(lambda: len(simulator.requested_contacts()) == 2, "both are requested")
+    assert simulator.requested_contacts() == ["earlier", "later"]
 
 
 NAMES_ANOTHER_RESOURCE = (
@@ -377,86 +413,88 @@ NAMES_ANOTHER_RESOURCE = (
 )
 
 
-def test_what_may_name_another_resource_is_not_asked_for(store: Store, simulator: Simulator) -> None:
-    """Who writes an id does not choose what our token is shown to. The row is sent as it is; nobody asks twice."""
-    store.record(lacking(*NAMES_ANOTHER_RESOURCE))
-    completing = Completing(store, simulator)
-    sent = completing.complete()
+def test_an_id_that_could_name_another_resource_is_not_requested(engine: Engine, simulator: Simulator) -> None:
+    """The sender of an id must not choose which resource sees our token. The row is sent as it is."""
+    harness = Harness(engine, simulator)
+    harness.store.record(lacking(*NAMES_ANOTHER_RESOURCE))
+    sent = harness.complete()
     assert [row.interaction_id for row in sent] == list(NAMES_ANOTHER_RESOURCE)
-    assert not simulator.requests["contact"]
-    assert not simulator.requests["token"]
+    assert simulator.requests["contact"] == []
+    assert simulator.requests["token"] == []
     assert not any(row.incomplete for row in sent)
-    assert completing.enrichment_skipped() == len(NAMES_ANOTHER_RESOURCE)
+    assert harness.metric("outbox_enrichment_not_asked_total") == len(NAMES_ANOTHER_RESOURCE)
 
 
-def test_an_unusual_id_is_asked_for_as_one_segment(store: Store, simulator: Simulator) -> None:
-    """Whatever leads nowhere else is percent-encoded, and found."""
+def test_an_unusual_id_is_requested_as_one_segment(engine: Engine, simulator: Simulator) -> None:
+    """An id that names no other resource is percent-encoded."""
     ids = ["a:b@c", "==", "+&,'", "ü \U0001f600", "..a", "a..b", "~-_.x", "1 2"]
-    store.record(lacking(*ids))
-    completing = Completing(store, simulator)
-    wait_until(lambda: len(completing.complete()) == len(ids), "each is completed")
-    assert sorted(simulator.asked()) == sorted(ids)
+    harness = Harness(engine, simulator)
+    harness.store.record(lacking(*ids))
+    wait_until(lambda: len(harness.complete()) == len(ids), "each is completed")
+    assert sorted(simulator.requested_contacts()) == sorted(ids)
 
 
-def test_a_short_failure_sends_nothing_without(store: Store, simulator: Simulator) -> None:
-    """CXONE_ENRICH_ON_OUTAGE=send means an outage, not one answer that was none."""
+def test_a_short_failure_is_not_an_outage(engine: Engine, simulator: Simulator) -> None:
+    """With CXONE_ENRICH_ON_OUTAGE=send a row still waits for the next response."""
     simulator.behave("contact", "500", "ok")
-    store.record(lacking("a"))
-    completing = Completing(store, simulator, CXONE_ENRICH_ON_OUTAGE="send")
-    assert completing.complete() == []
-    (row,) = wait_until(completing.complete, "it is completed")
+    harness = Harness(engine, simulator, CXONE_ENRICH_ON_OUTAGE="send")
+    harness.store.record(lacking("a"))
+    assert harness.complete() == []
+    (row,) = wait_until(harness.complete, "it is completed")
     assert row.customer_email == "learned@example.com"
-    assert completing.enricher._failing_since == float("inf")  # the next failure is not added to this one
 
 
-def test_being_asked_to_come_later_counts_against_nobody(store: Store, simulator: Simulator) -> None:
-    """429 is about all requests; CXone works."""
+def test_a_rate_limit_counts_against_no_interaction(engine: Engine, simulator: Simulator) -> None:
+    """429 is about all requests, and CXone works."""
     simulator.behave("contact", "429:0")
-    store.record(lacking("a"))
-    completing = Completing(store, simulator)
-    assert completing.complete() == []
-    assert not completing.enricher._failing
+    failures = FailureRecord(MaxJitter(), FailurePolicy(pause_seconds=60.0))
+    harness = Harness(engine, simulator, failures=failures)
+    harness.store.record(lacking("a"))
+    assert harness.complete() == []
+    assert simulator.requested_contacts()
+    assert failures.may_retry("a")
 
 
-def test_a_failure_begins_a_pause_for_all(store: Store, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CXone that fails is left alone: only what was under way goes on."""
-    monkeypatch.setattr("relay.backoff.jittered", lambda *_: 60.0)
+def test_a_failure_pauses_all_requests(engine: Engine, simulator: Simulator) -> None:
+    """Only those already begun are sent."""
     simulator.behave("contact", "500")
-    store.record(lacking(*(f"i-{number}" for number in range(20))))
-    assert Completing(store, simulator, RELAY_LEASE_SECONDS="3").complete() == []
-    assert 1 <= len(simulator.asked()) <= 4
+    throttle = Throttle(33, MaxJitter(), constant_backoff(60.0))
+    harness = Harness(engine, simulator, throttle=throttle, RELAY_LEASE_SECONDS="3")
+    harness.store.record(lacking(*(f"i-{number}" for number in range(20))))
+    assert harness.complete() == []
+    assert 1 <= len(simulator.requested_contacts()) <= 4
 
 
-def test_nobody_asks_before_retry_after_whatever_was_under_way(store: Store, simulator: Simulator) -> None:
-    """Neither an answer to an earlier request nor one that has its turn by now ends the time that CXone asked for."""
+def test_no_request_is_sent_before_retry_after(engine: Engine, simulator: Simulator) -> None:
+    """Neither a response to an earlier request nor a request already begun shortens it."""
     simulator.behave("contact", "slow:0.4", "429:2", "ok")
-    store.record(lacking("a", "b", "c"))
-    completing = Completing(store, simulator, CXONE_ENRICH_CONCURRENCY="3", CXONE_ENRICH_RATE="2")
-    wait_until(lambda: len(completing.complete()) == 3, "all are completed")
+    harness = Harness(engine, simulator, CXONE_ENRICH_CONCURRENCY="3", CXONE_ENRICH_RATE="2")
+    harness.store.record(lacking("a", "b", "c"))
+    wait_until(lambda: len(harness.complete()) == 3, "all are completed")
     _, throttled, *later = [request.at for request in simulator.requests["contact"]]
     assert min(later) - throttled >= 1.9
 
 
-def test_an_interaction_that_failed_rests_while_others_are_asked_for(
-    store: Store, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is not the first to be asked for in each cycle, and it is forgotten once CXone tells of it."""
-    monkeypatch.setattr("relay.enrichment.enricher.jittered", lambda *_: 1.5)
+def test_an_interaction_that_failed_pauses_while_others_are_requested(engine: Engine, simulator: Simulator) -> None:
+    """It is not requested in each cycle, and its failures are forgotten once CXone answers for it."""
+    failures = FailureRecord(MaxJitter(), FailurePolicy(pause_seconds=1.5, max_pause_seconds=1.5))
     simulator.contacts = {"bad": 500}
-    store.record(lacking("bad", "good"))
-    completing = Completing(store, simulator)
+    harness = Harness(engine, simulator, failures=failures)
+    harness.store.record(lacking("bad", "good"))
     for _ in range(3):
-        assert [row.interaction_id for row in completing.complete()] == ["good"]
-    assert simulator.asked().count("bad") <= 2
+        assert [row.interaction_id for row in harness.complete()] == ["good"]
+    assert simulator.requested_contacts().count("bad") <= 2
+    assert not failures.may_retry("bad")
     simulator.contacts = {}
-    wait_until(lambda: len(completing.complete()) == 2, "it is asked for again")
-    assert not completing.enricher._failing
+    wait_until(lambda: len(harness.complete()) == 2, "it is requested again")
+    assert failures.may_retry("bad")
 
 
-def test_learning_names_the_row_and_is_done_once(store: Store) -> None:
-    """A row that was sent, completed, or replaced meanwhile is left alone; what it has stays."""
+def test_fields_are_stored_once(engine: Engine) -> None:
+    """A row that was sent, completed or replaced in the meantime is left unchanged; existing values are kept."""
+    store = Store(engine)
     store.record([new_row("a", customer_email=None), new_row("b", agent_id=None)])
-    lease = Leases(store._engine, "me", 600).take(0)
+    lease = Leases(engine, "me", 600).take(0)
     assert lease is not None
     first, second = store.pending(lease, 10)
     (learned,) = store.store_enrichment(

@@ -131,11 +131,11 @@ def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(
     endpoint.status = 503
     assert command(deployment.environ, "replay", "--id", str(ids[1]), "--inference-only", *REASON).returncode == 0
     wait_until(
-        lambda: "inference: the endpoint fails (HTTP 503)" in command(deployment.environ, "status").stdout,
+        lambda: "inference: the endpoint is failing (HTTP 503)" in command(deployment.environ, "status").stdout,
         "it is in sight",
     )
     endpoint.status = 200
-    wait_until(lambda: "endpoint fails" not in command(deployment.environ, "status").stdout, "all is well again")
+    wait_until(lambda: "endpoint is failing" not in command(deployment.environ, "status").stdout, "all is well again")
     assert "inference: 0 call(s) due, 2 parked" in command(deployment.environ, "status").stdout
     assert len(deployment.seen()) == 4
 

@@ -7,7 +7,7 @@ import pytest
 
 from config.settings import SettingsError, load
 from relay.errors import MisconfiguredError
-from relay.inference.worker import insist_on_allowed_host
+from relay.inference.policy import require_allowed_host
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
 
 NEEDED = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092", "SCHEMA_REGISTRY_URL": "http://localhost:8081"}
@@ -191,7 +191,7 @@ def test_the_token_of_the_metrics_holds_for_the_relay_too() -> None:
 )
 def test_a_host_is_allowed_whatever_its_port_and_case(url: str, allowed: str | None) -> None:
     """INFERENCE_ALLOWED_HOSTS holds names or addresses, nothing else."""
-    insist_on_allowed_host(load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", allowed)
+    require_allowed_host(load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", allowed)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_host_is_allowed_whatever_its_port_and_case(url: str, allowed: str | N
 def test_nothing_but_an_allowed_host_is_let_through(url: str) -> None:
     """However the URL tries to look like one, and by whatever way it is refused."""
     with pytest.raises((SettingsError, MisconfiguredError)):
-        insist_on_allowed_host(
+        require_allowed_host(
             load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", "scoring.example,127.0.0.1"
         )
 
@@ -220,4 +220,4 @@ def test_nothing_but_an_allowed_host_is_let_through(url: str) -> None:
 def test_a_list_of_nothing_allows_nobody() -> None:
     """As a list that somebody emptied by half."""
     with pytest.raises(MisconfiguredError):
-        insist_on_allowed_host("http://scoring.example/", " , ")
+        require_allowed_host("http://scoring.example/", " , ")

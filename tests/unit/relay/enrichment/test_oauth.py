@@ -1,16 +1,16 @@
-"""What an answer of the token endpoint means: pure decisions, and no secret of an answer in any message."""
+"""What a response of the token endpoint means; no message quotes it."""
 
 import pytest
 
-from relay.enrichment.oauth import TokenError, _token_of
-from relay.http_client import ANSWER_BYTES, HttpResult
+from relay.enrichment.oauth import TokenError, parse_token
+from relay.http_client import MAX_BODY_BYTES, HttpResult
 from relay.settings import RelaySettings
 
 SETTINGS = RelaySettings(kafka_bootstrap_servers="x", schema_registry_url="http://x", cxone_client_id="c")
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome"),
+    ("result", "outcome"),
     [
         (HttpResult(400, "HTTP 400", body=b'{"error": "invalid_client"}'), "invalid_credentials"),
         (HttpResult(400, "HTTP 400", body=b'{"error": "invalid_grant", "hint": "canary"}'), "invalid_credentials"),
@@ -26,25 +26,25 @@ SETTINGS = RelaySettings(kafka_bootstrap_servers="x", schema_registry_url="http:
         (HttpResult(200, body=b'["canary"]'), "refused"),
         (HttpResult(200, body=b'{"access_token": ""}'), "refused"),
         (HttpResult(200, body=b'{"access_token": null}'), "refused"),
-        (HttpResult(200, body=b"[" * ANSWER_BYTES), "refused"),
-        (HttpResult(400, "HTTP 400", body=b"[" * ANSWER_BYTES), "refused"),
+        (HttpResult(200, body=b"[" * MAX_BODY_BYTES), "refused"),
+        (HttpResult(400, "HTTP 400", body=b"[" * MAX_BODY_BYTES), "refused"),
         (HttpResult(200, body=b'{"access_token": "canary", "expires_in": %s}' % (b"9" * 400)), "refused"),
         (HttpResult(200, body=b'{"access_token": "canary\\r\\nX: y"}'), "refused"),
         (HttpResult(200, body='{"access_token": "canaryü"}'.encode()), "refused"),
         (HttpResult(200, body=b'{"access_token": "canary", "expires_in": "soon"}'), "refused"),
     ],
 )
-def test_each_refusal_has_its_outcome(answer: HttpResult, outcome: str) -> None:
-    """RFC 6749 puts most errors into the body of a 400; what no header can hold is no token."""
+def test_each_refusal_has_its_outcome(result: HttpResult, outcome: str) -> None:
+    """RFC 6749 puts most errors into the body of a 400; a value that does not fit into a header is no token."""
     with pytest.raises(TokenError) as caught:
-        _token_of(answer, SETTINGS)
+        parse_token(result, SETTINGS)
     assert caught.value.outcome == outcome
     assert "canary" not in str(caught.value)
 
 
-def test_a_token_comes_with_its_seconds() -> None:
-    """As told, an hour if not, never less than none."""
-    assert _token_of(HttpResult(200, body=b'{"access_token": "t", "expires_in": "60"}'), SETTINGS) == ("t", 60)
-    assert _token_of(HttpResult(200, body=b'{"access_token": "t"}'), SETTINGS) == ("t", 3600)
-    assert _token_of(HttpResult(200, body=b'{"access_token": "t", "expires_in": null}'), SETTINGS) == ("t", 3600)
-    assert _token_of(HttpResult(200, body=b'{"access_token": "t", "expires_in": -5}'), SETTINGS) == ("t", 0)
+def test_a_token_comes_with_its_lifetime() -> None:
+    """An hour if the response does not say, and never less than zero."""
+    assert parse_token(HttpResult(200, body=b'{"access_token": "t", "expires_in": "60"}'), SETTINGS) == ("t", 60)
+    assert parse_token(HttpResult(200, body=b'{"access_token": "t"}'), SETTINGS) == ("t", 3600)
+    assert parse_token(HttpResult(200, body=b'{"access_token": "t", "expires_in": null}'), SETTINGS) == ("t", 3600)
+    assert parse_token(HttpResult(200, body=b'{"access_token": "t", "expires_in": -5}'), SETTINGS) == ("t", 0)

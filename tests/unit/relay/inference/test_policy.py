@@ -1,137 +1,61 @@
-"""What an answer means, how long to wait, and when the circuit opens and closes: pure decisions."""
+"""What becomes of a call after an attempt, and how many calls are claimed."""
 
-import time
-from email.utils import formatdate
 from random import Random
 
 import pytest
 
 from outbox.states import CallState
-from relay.http_client import RETRY_AFTER_CAP_SECONDS, HttpResult, Outcome, classify, retry_after_seconds
-from relay.inference import circuit_breaker
-from relay.inference.circuit_breaker import (
-    FAILING_SECONDS,
-    FAILURES,
-    FAILURES_AT_ONCE,
-    PAUSE_CAP_SECONDS,
-    CircuitBreaker,
+from relay.http_client import HttpResult
+from relay.inference.policy import (
+    MAX_RETRY_SECONDS,
+    CallDecision,
+    batches_to_hold,
+    decide,
 )
-from relay.inference.worker import RETRY_CAP_SECONDS, CallDecision, decide, runs_to_hold
+from testkit.jitter import MaxJitter
+
+RANDOM = MaxJitter()
 
 
-class Highest(Random):
-    """Jitter at its upper bound."""
-
-    def uniform(self, _a: float, b: float) -> float:
-        """The upper bound."""
-        return b
-
-
-RANDOM = Highest()
-
-
-@pytest.mark.parametrize(
-    ("status", "meant"),
-    [
-        *((status, Outcome.DONE) for status in (200, 201, 202, 204, 299)),
-        *((status, Outcome.LATER) for status in (None, 103, 408, 425, 429, 500, 502, 503, 504, 599)),
-        *((status, Outcome.REFUSED) for status in (301, 302, 307, 400, 401, 403, 404, 409, 410, 413, 422, 499)),
-    ],
-)
-def test_each_status_has_its_meaning(status: int | None, meant: Outcome) -> None:
-    """2xx is done, what may pass is for later, everything else is final; a redirect is not followed."""
-    assert classify(HttpResult(status)) is meant
-
-
-def test_retry_after_is_seconds_or_a_date_and_capped() -> None:
-    """Both forms of RFC 9110; what is neither counts as absent, the past as now."""
-    now = 1_800_000_000.0
-    assert retry_after_seconds("7", now) == 7
-    assert retry_after_seconds(" 0 ", now) == 0
-    assert retry_after_seconds("999999999999999999", now) == RETRY_AFTER_CAP_SECONDS
-    assert retry_after_seconds(formatdate(now + 30, usegmt=True), now) == 30
-    assert retry_after_seconds(formatdate(now - 30, usegmt=True), now) == 0
-    assert retry_after_seconds(formatdate(now + 9e6, usegmt=True), now) == RETRY_AFTER_CAP_SECONDS
-    for unreadable in (None, "", "soon", "-1", "1.5", "\u0663", "Wed, 99 Nov 2026"):
-        assert retry_after_seconds(unreadable, now) in (None, 3.0), unreadable
-
-
-def test_a_date_without_a_zone_is_of_greenwich(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the old forms of RFC 9110 are, wherever the relay runs."""
-    monkeypatch.setenv("TZ", "EST5")
-    time.tzset()
-    try:
-        for given in ("Sun Nov  6 08:49:37 1994", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 -0000"):
-            assert retry_after_seconds(given, 784_111_777 - 30) == 30, given
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-def test_a_failing_call_waits_longer_each_time_up_to_the_cap_and_is_parked_in_the_end() -> None:
-    """Exponential, capped; the attempt that reaches the maximum parks."""
+def test_retries_back_off_up_to_a_cap() -> None:
+    """The upper bound doubles with each attempt."""
     waits = [decide(HttpResult(500), attempts, 20, RANDOM).wait_seconds for attempts in range(19)]
     assert waits[:4] == [1, 2, 4, 8]
-    assert max(waits) == RETRY_CAP_SECONDS
+    assert max(waits) == MAX_RETRY_SECONDS
+
+
+def test_the_pause_is_jittered_over_its_whole_range() -> None:
+    """Calls that failed together are not repeated together."""
+    waits = {decide(HttpResult(None, "timed out"), 9, 20, Random(seed)).wait_seconds for seed in range(50)}
+    assert min(waits) < 60
+    assert max(waits) > 240
+
+
+def test_the_last_attempt_parks() -> None:
+    """The attempt that reaches the maximum is not repeated."""
+    assert decide(HttpResult(500), 18, 20, RANDOM).state is CallState.DUE
     assert decide(HttpResult(500), 19, 20, RANDOM) == CallDecision(CallState.PARKED, 20)
-    jitter = {decide(HttpResult(None, "no answer in time"), 9, 20, Random(seed)).wait_seconds for seed in range(50)}
-    assert min(jitter) < 60
-    assert max(jitter) > 240
 
 
-def test_a_final_refusal_parks_at_once_and_success_ends_it() -> None:
-    """Whatever the attempts."""
+def test_success_and_rejection_are_final() -> None:
+    """Whatever the number of attempts so far."""
     assert decide(HttpResult(422), 0, 20, RANDOM) == CallDecision(CallState.PARKED, 1)
     assert decide(HttpResult(204), 19, 20, RANDOM) == CallDecision(CallState.DONE, 20)
 
 
-def test_what_says_nothing_about_the_call_is_not_charged() -> None:
-    """An endpoint that is down, or asks to be called later, parks nothing however often it is asked."""
-    assert decide(HttpResult(None), 19, 20, RANDOM, charged=False).state is CallState.DUE
-    assert decide(HttpResult(None), 19, 20, RANDOM, charged=False).attempts == 19
-    assert decide(HttpResult(503, retry_after_seconds=40.0), 19, 20, RANDOM) == CallDecision(CallState.DUE, 19, 40)
+def test_an_uncharged_failure_never_parks() -> None:
+    """While the endpoint is down its failures do not count as the call's own."""
+    decision = decide(HttpResult(None), 19, 20, RANDOM, charged=False)
+    assert (decision.state, decision.attempts) == (CallState.DUE, 19)
 
 
-def fail(times: int, every_seconds: float, state: CircuitBreaker | None = None) -> CircuitBreaker:
-    """The circuit after so many failures."""
-    state = state or CircuitBreaker()
-    for number in range(times):
-        state = circuit_breaker.failed(state, number * every_seconds, RANDOM)
-    return state
+def test_retry_after_is_waited_for_without_charge() -> None:
+    """An endpoint that asks to be called later has not failed on this call."""
+    result = HttpResult(503, retry_after_seconds=40.0)
+    assert decide(result, 19, 20, RANDOM) == CallDecision(CallState.DUE, 19, 40)
 
 
-def test_the_circuit_opens_on_sustained_failure_only() -> None:
-    """A few failures in a row over some time, or many at once; a success in between starts anew."""
-    assert fail(FAILURES, FAILING_SECONDS / 10).closed
-    assert not fail(FAILURES, FAILING_SECONDS).closed
-    assert fail(FAILURES_AT_ONCE - 1, 0).closed
-    assert not fail(FAILURES_AT_ONCE, 0).closed
-    assert fail(FAILURES_AT_ONCE - 1, 0, circuit_breaker.succeeded(fail(FAILURES_AT_ONCE - 1, 0))).closed
-
-
-def test_an_open_circuit_probes_after_a_pause_that_grows_to_its_cap() -> None:
-    """Each failed probe begins a longer pause, each is jittered, a success closes it."""
-    state, pauses = fail(FAILURES_AT_ONCE, 0), []
-    for _ in range(8):
-        now = state.open_until
-        assert not state.may_probe(now - 0.01)
-        assert state.may_probe(now)
-        state = circuit_breaker.failed(state, now, RANDOM)
-        pauses.append(state.open_until - now)
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == PAUSE_CAP_SECONDS
-    assert circuit_breaker.succeeded(state) == CircuitBreaker()
-    assert not CircuitBreaker().may_probe(1e9)
-
-
-def test_who_says_when_to_come_back_is_left_alone_until_then() -> None:
-    """One Retry-After opens the circuit at once, for as long; one of 0 for a short pause all the same."""
-    assert circuit_breaker.failed(CircuitBreaker(), 100, RANDOM, 60.0).open_until == 160
-    assert 100 < circuit_breaker.failed(CircuitBreaker(), 100, RANDOM, 0.0).open_until < 103
-
-
-def test_fewer_calls_are_claimed_ahead_the_slower_the_answers() -> None:
-    """So that what is claimed is tried long before its claim runs out."""
-    assert runs_to_hold(16, 0.005) == 16 * 9
-    assert runs_to_hold(16, 0.1) == 16 + 40
-    assert runs_to_hold(16, 10) == 32
+@pytest.mark.parametrize(("latency_seconds", "batches"), [(0.005, 16 * 9), (0.1, 16 + 40), (10, 32)])
+def test_a_slow_endpoint_has_fewer_batches_claimed_ahead(latency_seconds: float, batches: int) -> None:
+    """So that claimed calls are made long before their claim expires."""
+    assert batches_to_hold(16, latency_seconds) == batches
