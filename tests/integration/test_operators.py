@@ -22,7 +22,7 @@ from outbox.operators.change import Operations
 from outbox.store import Store
 from relay.cli import VERBS, main
 from testkit import ROOT
-from testkit.command_line import command
+from testkit.command_line import command, expect
 from testkit.command_line import command as on_command_line
 from testkit.deployment import Deployment
 from testkit.outbox import mark_sent, park, planned, record, states
@@ -43,7 +43,7 @@ def test_an_operator_finds_mends_and_retries(deployment: Deployment) -> None:
     listed = command(deployment.environ, "list", "--state", "parked", "--json")
     assert json.loads(listed.stdout)["id"] == ids[1]
     looked = command(deployment.environ, "retry", "--error", "MSG_SIZE_TOO_LARGE", "--dry-run")
-    assert (looked.returncode, "wait behind it: 1 now" in looked.stderr) == (0, True)
+    expect(looked, 0, stderr="wait behind it: 1 now")
     alter_topic(deployment.client_config, deployment.topic, "max.message.bytes", "1048576")
     asked = command(deployment.environ, "retry", "--id", str(ids[1]), "--reason", "limit raised")
     assert asked.returncode == 2
@@ -330,12 +330,12 @@ def test_an_address_can_be_read_instead_of_given(store: Store, engine: Engine) -
     record(store, [new_row("one", customer_email="ann@example.com"), new_row("two", customer_email=None)])
     erase = ("erase", "--email", "-", "--reason", "request 17")
     looked = on_command_line(environ, *erase, "--dry-run", stdin="Ann@example.com\n")
-    assert (looked.returncode, "1 row" in looked.stderr) == (0, True), looked.stderr
+    expect(looked, 0, stderr="1 row")
     assert "ann@" not in looked.stderr.lower()
     done = on_command_line(environ, *erase, "--yes", stdin="ann@example.com\n")
     assert done.returncode == 0, done.stderr
     nothing = on_command_line(environ, *erase, "--yes")
-    assert (nothing.returncode, "it is empty" in nothing.stderr) == (2, True), nothing.stderr
+    expect(nothing, 2, stderr="it is empty")
 
 
 def test_the_help_of_each_verb_has_two_examples() -> None:

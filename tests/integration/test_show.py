@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 
-from testkit.command_line import command
+from testkit.command_line import command, expect
 from testkit.deployment import Deployment
 from testkit.rows import culprit, new_row, new_rows
 from testkit.topic import create_topics
@@ -57,7 +57,7 @@ def test_what_differs_from_the_topic_is_named(deployment: Deployment) -> None:
     assert MAIL not in differs.stdout
     deployment.execute(f"UPDATE outbox SET interaction_id = 'nowhere' WHERE id = {ids[1]}")
     missing = command(deployment.environ, "show", str(ids[1]), "--verify")
-    assert (missing.returncode, "not in" in missing.stdout) == (4, True)
+    expect(missing, 4, stdout="not in")
     assert command(deployment.environ, "show", str(ids[2]), "--verify").returncode == 0
 
 
@@ -113,10 +113,10 @@ def test_the_payload_is_shown_only_on_the_record(deployment: Deployment) -> None
     assert "agent-7" not in masked
     assert '"x"' not in masked
     unreasoned = command(deployment.environ, "show", str(row_id), "--reveal")
-    assert (unreasoned.returncode, "--reason" in unreasoned.stderr) == (2, True)
+    expect(unreasoned, 2, stderr="--reason")
     assert deployment.query("SELECT count(*) FROM outbox_audit") == [(0,)]
     named = command(deployment.environ, "show", str(row_id), "--reveal", "--reason", f"{MAIL} asks")
-    assert (named.returncode, "not by an e-mail address" in named.stderr) == (2, True)
+    expect(named, 2, stderr="not by an e-mail address")
     revealed = command(deployment.environ, "show", str(row_id), "--reveal", "--reason", "the customer asks")
     assert MAIL in revealed.stdout
     assert '"x": "\\x1b[2J"' in revealed.stdout
@@ -131,7 +131,7 @@ def test_without_kafka_the_rest_is_told(deployment: Deployment) -> None:
     unset = shown(deployment, row_id, KAFKA_BOOTSTRAP_SERVERS="")
     assert unset["kafka"]["not_seen"].startswith("not looked up: KAFKA_BOOTSTRAP_SERVERS is not set")
     away = command(deployment.environ, "show", str(row_id), "--verify", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9")
-    assert (away.returncode, "not looked up: " in away.stdout) == (1, True)
+    expect(away, 1, stdout="not looked up: ")
     assert command(deployment.environ, "show", "4711").returncode == 3
 
 

@@ -91,7 +91,7 @@ def test_a_schema_of_a_later_release_is_left_alone(relay: Relay, empty_database:
     engine.dispose()
     for arguments in (["migrate"], ["migrate", "--check"]):
         done = relay(*arguments, DATABASE_URL=empty_database)
-        assert (done.returncode, "newer than this version's" in done.stdout) == (0, True), done.stderr
+        expect(done, 0, stdout="newer than this version's")
 
 
 def test_a_lock_that_somebody_holds_is_named(relay: Relay, postgres: Postgres | Given) -> None:
