@@ -10,19 +10,18 @@ import click
 from rich.console import Console
 from sqlalchemy import Engine
 
-from outbox.errors import OutboxError
 from outbox.models import AuditContext
 from outbox.operators.reconcile import unsent_before
 from relay.cli.options import SHARD, ChangeOptions, confirm_or_exit, plan_options
 from relay.cli.output import ExitCode, escape, exit_nothing_matched, format_shards, format_time, plural
 from relay.cli.param_types import TimeParam, Timestamp
 from relay.cli.session import audit_context, open_outbox_for_shards
-from relay.errors import RelayError
 from relay.process import lost_rows
 from relay.process.lost_rows import Loss
 from relay.process.maintenance import ShardMaintenance, maintain_shards
 from relay.process.reconcile import (
     DatabaseReconcilePlan,
+    for_each_shard,
     plan_database_reconcile,
     plan_kafka_reconcile,
     reconcile_database,
@@ -95,16 +94,7 @@ class _Session:
 
     def for_each(self, shards: Iterable[int], action: Callable[[int], None]) -> list[int]:
         """Run an action for each shard and return those for which it succeeded; print why one failed."""
-        done = []
-        for shard in shards:
-            try:
-                action(shard)
-                done.append(shard)
-            except (RelayError, OutboxError) as error:
-                click.echo(str(error), err=True)
-            finally:
-                self.maintenance.give_back(shard)  # it need not wait for the others
-        return done
+        return for_each_shard(self.maintenance, shards, action, lambda error: click.echo(str(error), err=True))
 
 
 # The database went back ----------------------------------------------------------------------------
@@ -190,10 +180,7 @@ def _reconcile_kafka(session: _Session, shards: tuple[int, ...], *, accept_loss:
     )
     pending = sum(len(losses[shard].missing) for shard in done)
     click.echo(f"reconcile: {plural(pending, 'row')} pending again, resumed {format_shards(done)}")
-    undecided = any(loss.undecided for loss in plan.losses)
-    skipped = set(plan.database_went_back) & set(shards)
-    complete = len(done) == len(losses) and not undecided and not skipped
-    return ExitCode.DONE if complete else ExitCode.PARTLY_DONE
+    return ExitCode.DONE if plan.is_complete(done, shards) else ExitCode.PARTLY_DONE
 
 
 def _print_loss(loss: Loss, *, accept_loss: bool) -> None:

@@ -1,7 +1,7 @@
 """Reconcile shards with Kafka after the database or Kafka went back in time: plan, then change shard by shard."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from time import monotonic
@@ -9,12 +9,13 @@ from typing import TypeVar
 
 from sqlalchemy import Engine
 
+from outbox.errors import OutboxError
 from outbox.models import AuditContext, RowRef
 from outbox.operators.reconcile import KnownRow, TopicRecord, advance_sequence, mark_published, match_records
 from outbox.states import RowState
 from outbox.store import Store
 from outbox.verdicts import Verdict
-from relay.errors import UnavailableError
+from relay.errors import RelayError, UnavailableError
 from relay.kafka.progress import StoredProgress
 from relay.kafka.topic_scan import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
 from relay.process.lost_rows import Loss, bound_of
@@ -149,6 +150,17 @@ class KafkaReconcilePlan:
     database_went_back: list[int]
     """Shards for which the database went back instead."""
 
+    def is_complete(self, done: Sequence[int], selected: Sequence[int]) -> bool:
+        """Whether every selected shard is reconciled and no row is undecided.
+
+        Args:
+            done: shards that are reconciled.
+            selected: shards that were asked for.
+        """
+        undecided = any(loss.undecided for loss in self.losses)
+        skipped = set(self.database_went_back) & set(selected)
+        return len(done) == len(self.losses) and not undecided and not skipped
+
 
 def plan_kafka_reconcile(engine: Engine, maintenance: ShardMaintenance, selected: Sequence[int]) -> KafkaReconcilePlan:
     """Find the shards whose rows Kafka may have lost.
@@ -169,6 +181,28 @@ def plan_kafka_reconcile(engine: Engine, maintenance: ShardMaintenance, selected
 
 
 # Shared --------------------------------------------------------------------------------------------
+
+
+def for_each_shard(
+    maintenance: ShardMaintenance,
+    shards: Iterable[int],
+    action: Callable[[int], None],
+    report_error: Callable[[Exception], None],
+) -> list[int]:
+    """Run an action for each shard and return those for which it succeeded.
+
+    Each shard is given back at once, so that a relay can send it while the others are reconciled.
+    """
+    done = []
+    for shard in shards:
+        try:
+            action(shard)
+            done.append(shard)
+        except (RelayError, OutboxError) as error:
+            report_error(error)
+        finally:
+            maintenance.give_back(shard)
+    return done
 
 
 def unknown_shards(maintenance: ShardMaintenance, selected: Sequence[int]) -> list[int]:

@@ -398,9 +398,9 @@ BREAKAGES = [
     ),
     Breakage(
         "a reshard leaves the old shards unsettled",
-        "relay/cli/reshard.py",
-        "worker.settle(each)",
-        "str(each)",
+        "relay/process/reshard.py",
+        "worker.settle(owned)",
+        "str(owned)",
         "tests/integration/test_many_relays.py::test_resharding_settles_what_a_dead_relay_had_committed[sqlite]",
     ),
     Breakage(
@@ -420,10 +420,10 @@ BREAKAGES = [
     ),
     Breakage(
         "a reconcile does not look whether its plan still holds",
-        "relay/cli/reconcile.py",
+        "relay/process/reconcile.py",
         "if _sequence(record) != plan.sequences[shard]:  #",
         "if False:  #",
-        f"{SHARDS}::test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is[sqlite]",
+        f"{SHARDS}::test_a_shard_that_was_sent_since_the_plan_is_left_unchanged[sqlite]",
     ),
     Breakage(
         "a running relay binds an outbox that was made anew",
@@ -508,7 +508,7 @@ BREAKAGES = [
         "relay/kafka/encoder.py",
         "if row.topic not in self._prefixes:",
         "if row.topic not in self._prefixes and self._prefixes.update({row.topic: self._prefixes[None]}):",
-        "tests/integration/test_operators_at_work.py::test_a_replay_goes_to_a_listed_topic_and_to_no_other[sqlite]",
+        "tests/integration/test_operators_beside_relay.py::test_a_replay_goes_only_to_an_allowed_topic[sqlite]",
     ),
     Breakage(
         "a check uses a shard's transactional id",
@@ -522,7 +522,7 @@ BREAKAGES = [
         "outbox/operators/row_history.py",
         'audit.add(connection, "reveal", context, [row_id])',
         "pass",
-        "tests/integration/test_show.py::test_the_payload_is_shown_only_on_the_record[sqlite]",
+        "tests/integration/test_show.py::test_a_revealed_payload_is_audited[sqlite]",
     ),
     Breakage(
         "an unanswered commit counts as an abort and the same rows are sent again",

@@ -21,12 +21,19 @@ from outbox.operators.pause import pause_shards, resume_shards
 from outbox.operators.reconcile import TopicRecord
 from outbox.operators.reshard import plan_reshard, reshard_rows
 from outbox.store import Store
-from relay.cli.reconcile import ReconcilePlan, _act, _plan, _send_lost_rows_again
 from relay.errors import UnavailableError
 from relay.health import Health
 from relay.kafka.progress import Progress, StoredProgress
 from relay.metrics import RelayMetrics
+from relay.process import lost_rows
 from relay.process.maintenance import ShardMaintenance
+from relay.process.reconcile import (
+    DatabaseReconcilePlan,
+    for_each_shard,
+    plan_database_reconcile,
+    plan_kafka_reconcile,
+    reconcile_database,
+)
 from relay.shard.worker import ShardWorker
 from testkit.databases import NewDatabase
 from testkit.outbox import mark, record_ref
@@ -273,6 +280,10 @@ def custody_of(engine: Engine, read_back: Callable[[int], StoredProgress | None]
     return ShardMaintenance(services, 0)
 
 
+def ignore(_value: object) -> None:
+    """Report to nobody."""
+
+
 def test_a_shard_that_is_being_sent_does_not_wait_to_be_reconciled(store: Store, engine: Engine) -> None:
     """However far a relay gets while Kafka is asked; one that is behind what Kafka holds does."""
     last = itertools.count(1)
@@ -282,68 +293,74 @@ def test_a_shard_that_is_being_sent_does_not_wait_to_be_reconciled(store: Store,
             mark(store, sequence, (), shard=shard)
         return stored(shard, sequence)
 
-    assert _plan(engine, custody_of(engine, sent_meanwhile), (), None).sequences == {}
+    sending = custody_of(engine, sent_meanwhile)
+    assert plan_database_reconcile(engine, sending, (), None, ignore).sequences == {}
     ahead = custody_of(engine, lambda shard: stored(shard, 17))
-    assert _plan(engine, ahead, (), None).sequences == {0: 17}
+    assert plan_database_reconcile(engine, ahead, (), None, ignore).sequences == {0: 17}
 
 
-def test_a_reconciled_shard_goes_on_while_others_are_looked_after(four: Engine) -> None:
-    """It is given back at once, and that a relay has it then is nothing that stops the rest."""
+def test_a_reconciled_shard_can_be_sent_while_others_are_reconciled(four: Engine) -> None:
+    """It is given back at once; that a relay takes it does not disturb the rest."""
     store = Store(four)
     store.record(new_rows(20, interactions=20))
     held = custody_of(four, lambda shard: stored(shard, 5))
-    plan = ReconcilePlan({0: 5, 1: 5})
+    plan = DatabaseReconcilePlan({0: 5, 1: 5})
     (lease,) = [lease for lease in take_all(four, 2) if lease.shard == 1]
-    plan.marks[1] = {row.ref for row in store.pending(lease, 20)}
+    plan.published[1] = {row.ref for row in store.pending(lease, 20)}
     Leases(four, "operator", 60).release(lease)
-    assert _act(four, held, plan, 0, ORDER, 0)
     relay = Leases(four, "relay", 60)
-    assert relay.take(0) is not None
-    assert _act(four, held, plan, 1, ORDER, 0)
+    taken_meanwhile = []
+
+    def reconcile_shard(shard: int) -> None:
+        reconcile_database(four, held, plan, shard, ORDER, "reconcile")
+        taken_meanwhile.append(shard == 0 or relay.take(0) is not None)
+
+    assert for_each_shard(held, [0, 1], reconcile_shard, ignore) == [0, 1]
+    assert taken_meanwhile == [True, True]
     assert relay.take(1) is not None
     assert [s.acknowledged_sequence for s in store.status()] == [5, 5, 0, 0]
 
 
 @pytest.mark.parametrize(("named", "above"), [((), 3), ((0,), 0)])
-def test_of_a_shard_that_is_named_every_row_is_looked_for(
-    store: Store, engine: Engine, capsys: pytest.CaptureFixture[str], named: tuple[int, ...], above: int
+def test_every_row_of_a_selected_shard_is_searched(
+    store: Store, engine: Engine, named: tuple[int, ...], above: int
 ) -> None:
-    """A topic may have lost more than the progress topic has: whoever knows names the shard, be it waiting or not."""
+    """The topic may have lost more than the progress topic shows, so an operator can select any shard."""
     for sequence in range(1, 6):
         mark(store, sequence, ())
-    with pytest.raises(SystemExit) as ended:
-        _send_lost_rows_again(
-            engine,
-            custody_of(engine, lambda shard: stored(shard, 3)),
-            named,
-            ORDER,
-            accept=False,
-            dry_run=True,
-            yes=True,
-        )
-    assert ended.value.code == 0
-    assert f"transactions above {above}," in capsys.readouterr().err
+    plan = plan_kafka_reconcile(engine, custody_of(engine, lambda shard: stored(shard, 3)), named)
+    assert [(loss.look.shard, loss.above) for loss in plan.losses] == [(0, above)]
 
 
-def test_a_named_shard_that_needs_another_cure_is_not_done(four: Engine) -> None:
-    """The database went back there, not Kafka: the other one goes on, and the exit code tells."""
+def test_a_selected_shard_whose_database_went_back_is_left_incomplete(four: Engine) -> None:
+    """The other shard, for which Kafka may have lost rows, is reconciled."""
     held = custody_of(four, lambda shard: stored(shard, 7) if shard == 0 else None)
-    with pytest.raises(SystemExit) as ended:
-        _send_lost_rows_again(four, held, (0, 1), ORDER, accept=True, dry_run=False, yes=True)
-    assert ended.value.code == 5
+    plan = plan_kafka_reconcile(four, held, (0, 1))
+    assert plan.database_went_back == [0]
+    (loss,) = plan.losses
+
+    def accept_loss(_shard: int) -> None:
+        lost_rows.repair(four, held, loss, ORDER, "accept the loss of")
+
+    assert for_each_shard(held, [loss.look.shard], accept_loss, ignore) == [1]
+    assert not plan.is_complete([1], (0, 1))
+    assert plan.is_complete([1], (1,))
     assert [s.acknowledged_sequence for s in Store(four).status()] == [0, 0, 0, 0]
     done = [entry.verb for entry in Operations(four).audit()]
     assert done == ["accept the loss of shard 1, settled 0 to 0"]
 
 
-def test_a_shard_that_was_sent_since_the_plan_is_left_as_it_is(store: Store, engine: Engine) -> None:
-    """What a transaction holds that the plan does not know of would be doubled; the next plan knows it."""
+def test_a_shard_that_was_sent_since_the_plan_is_left_unchanged(store: Store, engine: Engine) -> None:
+    """The plan does not know the rows of the new transaction, which would be sent twice; the next plan does."""
     store.record(new_rows(2))
     (lease,) = take_all(engine, 1)
-    plan = ReconcilePlan({0: 5})
-    plan.marks[0] = {row.ref for row in store.pending(lease, 10)}
+    plan = DatabaseReconcilePlan({0: 5})
+    plan.published[0] = {row.ref for row in store.pending(lease, 10)}
     Leases(engine, "operator", 60).release(lease)
-    assert not _act(engine, custody_of(engine, lambda shard: stored(shard, 6)), plan, 0, ORDER, 0)
+    held = custody_of(engine, lambda shard: stored(shard, 6))
+    with pytest.raises(UnavailableError, match="shard 0 was sent since the plan"):
+        reconcile_database(engine, held, plan, 0, ORDER, "reconcile")
+    held.give_all_back()
     (status,) = store.status()
     assert (status.acknowledged_sequence, status.pending, status.owner) == (0, 2, None)
 
