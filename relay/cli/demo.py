@@ -75,7 +75,7 @@ def _print_addresses(processes: DemoProcesses) -> None:
     registry += " (local stub)" if registry.startswith(processes.stubs.base) else ""
     for name, value in (
         ("Webhook", f"{processes.webhook_url} (gunicorn)"),
-        ("Outbox", f"{processes.database} (SQLite; logs are in the same directory)"),
+        ("Outbox", f"{processes.database} (SQLite; the directory also has the logs and is removed on success)"),
         ("Kafka", f"{kafka} {processes.bootstrap_servers}"),
         ("Topic", processes.topic),
         ("Registry", registry),

@@ -75,16 +75,16 @@ def reconcile(
         with maintain_shards(settings, engine) as maintenance:
             if unknown := unknown_shards(maintenance, shards):
                 exit_nothing_matched(f"no such shard: {', '.join(map(str, unknown))}")
-            session = _Session(engine, maintenance, context, options)
+            run = _Reconciliation(engine, maintenance, context, options)
             if since is None and not accept_duplicates:
-                code = _reconcile_kafka(session, shards, accept_loss=accept_loss)
+                code = _reconcile_kafka(run, shards, accept_loss=accept_loss)
             else:
-                code = _reconcile_database(session, shards, since.ms if since else None)
+                code = _reconcile_database(run, shards, since.ms if since else None)
     sys.exit(code)
 
 
 @dataclass(frozen=True)
-class _Session:
+class _Reconciliation:
     """What a reconcile works with."""
 
     engine: Engine
@@ -100,9 +100,9 @@ class _Session:
 # The database went back ----------------------------------------------------------------------------
 
 
-def _reconcile_database(session: _Session, shards: tuple[int, ...], since_ms: int | None) -> ExitCode:
+def _reconcile_database(run: _Reconciliation, shards: tuple[int, ...], since_ms: int | None) -> ExitCode:
     with _reading_progress() as progress:
-        plan = plan_database_reconcile(session.engine, session.maintenance, shards, since_ms, progress)
+        plan = plan_database_reconcile(run.engine, run.maintenance, shards, since_ms, progress)
     if plan.kafka_went_back:
         exit_nothing_matched(
             f"Kafka went back in time, not the database, for {format_shards(plan.kafka_went_back)}: "
@@ -110,12 +110,12 @@ def _reconcile_database(session: _Session, shards: tuple[int, ...], since_ms: in
         )
     if not plan.sequences:
         exit_nothing_matched("no shard waits for a reconcile: the database knows every transaction in Kafka")
-    _print_database_plan(session.engine, plan, since_ms)
-    confirm_or_exit(f"reconcile {format_shards(list(plan.sequences))}?", session.options)
+    _print_database_plan(run.engine, plan, since_ms)
+    confirm_or_exit(f"reconcile {format_shards(list(plan.sequences))}?", run.options)
     verb = "reconcile" if since_ms is not None else "accept duplicates of"
-    done = session.for_each(
+    done = run.for_each(
         plan.sequences,
-        lambda shard: reconcile_database(session.engine, session.maintenance, plan, shard, session.context, verb),
+        lambda shard: reconcile_database(run.engine, run.maintenance, plan, shard, run.context, verb),
     )
     marked = sum(len(plan.published[shard]) for shard in done)
     click.echo(f"reconcile: marked {plural(marked, 'row')} sent, resumed {format_shards(done)}")
@@ -156,8 +156,8 @@ def _print_database_plan(engine: Engine, plan: DatabaseReconcilePlan, since_ms: 
 # Kafka went back -----------------------------------------------------------------------------------
 
 
-def _reconcile_kafka(session: _Session, shards: tuple[int, ...], *, accept_loss: bool) -> ExitCode:
-    plan = plan_kafka_reconcile(session.engine, session.maintenance, shards)
+def _reconcile_kafka(run: _Reconciliation, shards: tuple[int, ...], *, accept_loss: bool) -> ExitCode:
+    plan = plan_kafka_reconcile(run.engine, run.maintenance, shards)
     if plan.database_went_back:
         click.echo(
             f"the database went back in time, not Kafka, for {format_shards(plan.database_went_back)}: "
@@ -169,14 +169,14 @@ def _reconcile_kafka(session: _Session, shards: tuple[int, ...], *, accept_loss:
     losses = {loss.look.shard: loss for loss in plan.losses}
     if not accept_loss:
         with _reading_progress() as progress:
-            lost_rows.find(session.engine, session.maintenance, plan.losses, progress)
+            lost_rows.find(run.engine, run.maintenance, plan.losses, progress)
     for loss in plan.losses:
         _print_loss(loss, accept_loss=accept_loss)
-    confirm_or_exit(f"reconcile {format_shards(list(losses))}?", session.options)
+    confirm_or_exit(f"reconcile {format_shards(list(losses))}?", run.options)
     verb = "accept the loss of" if accept_loss else "reconcile"
-    done = session.for_each(
+    done = run.for_each(
         losses,
-        lambda shard: lost_rows.repair(session.engine, session.maintenance, losses[shard], session.context, verb),
+        lambda shard: lost_rows.repair(run.engine, run.maintenance, losses[shard], run.context, verb),
     )
     pending = sum(len(losses[shard].missing) for shard in done)
     click.echo(f"reconcile: {plural(pending, 'row')} pending again, resumed {format_shards(done)}")

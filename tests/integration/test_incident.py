@@ -25,7 +25,7 @@ from testkit.web_process import PATH, SECRET
 DOCUMENT = ROOT / "docs/incident.md"
 PART = re.compile(r"^```console\n(?P<block>.*?)^```$|^<!-- event: (?P<event>.*?) -->$", re.MULTILINE | re.DOTALL)
 RETRIED = re.compile(r"relay (status|list|show|audit|check)\b")
-"""Commands that are repeated until they print what is expected, because the relay works meanwhile."""
+"""Commands that are repeated until they print what is expected, because the relay needs time to catch up."""
 
 
 class Step(NamedTuple):
