@@ -26,12 +26,13 @@ MIN_KEY_BYTES = 16
 
 
 class OperatorSettings(BaseSettings):
-    """Settings of the commands that look after rows."""
+    """Settings of the commands that read and change rows."""
 
     relay_actor: str | None = None
-    """Who acts, unless ``--as`` names somebody else."""
+    """Name recorded in the audit as the actor. Unset: the OS user."""
     audit_pseudonym_key: SecretStr | None = None
-    """Turns interaction ids and e-mail addresses of filters into pseudonyms; without it the audit log omits them."""
+    """Key that turns ids and addresses in recorded filters into pseudonyms, 16 bytes or more; see
+    [AUDIT_PSEUDONYM_KEY](#audit_pseudonym_key). Unset: they are not recorded."""
     kafka_replay_topics: Topics = ()
     outbox_retention: Retention = 7 * DAY_SECONDS
 
@@ -39,7 +40,7 @@ class OperatorSettings(BaseSettings):
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value and len(value.get_secret_value().encode()) < MIN_KEY_BYTES:
-            raise ValueError(f"takes {MIN_KEY_BYTES} bytes or more; generate it with openssl rand -hex 32")
+            raise ValueError(f"expected {MIN_KEY_BYTES} bytes or more; generate it with openssl rand -hex 32")
         return value
 
     @property

@@ -148,7 +148,7 @@ def test_an_entry_records_the_user_of_the_process(new_sqlite: NewDatabase) -> No
 def test_a_short_pseudonym_key_is_refused(new_sqlite: NewDatabase) -> None:
     """A key that can be guessed reveals telephone numbers; the error does not quote it."""
     ended = command({"DATABASE_URL": new_sqlite()}, "audit", AUDIT_PSEUDONYM_KEY="canary")
-    expect(ended, 1, stderr="takes 16 bytes or more")
+    expect(ended, 1, stderr="expected 16 bytes or more")
     assert "canary" not in ended.stderr
 
 
