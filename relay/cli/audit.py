@@ -8,7 +8,7 @@ import click
 from outbox.models import AuditEntry
 from outbox.operators.audit import ChainReport
 from relay.cli.options import JSON
-from relay.cli.output import ExitCode, escape, exit_nothing_matched, format_actor, format_time, plural, to_json
+from relay.cli.output import ExitCode, escape, format_actor, format_time, plural, print_lines, to_json
 from relay.cli.param_types import RowIdParam
 from relay.cli.session import open_operations
 
@@ -37,12 +37,8 @@ def audit(*, row_id: int | None, verify: bool, head: str | None, json_lines: boo
             report = operations.verify(head)
             (_print_json if json_lines else _print_report)(report, head)
             sys.exit(ExitCode.DONE if report.broken is None and report.holds else ExitCode.CHECK_FAILED)
-        found = False
-        for entry in operations.audit(row_id):
-            found = True
-            click.echo(_entry_json(entry) if json_lines else _format_entry(entry))
-    if not found:
-        exit_nothing_matched("audit: no entry matches")
+        format_entry = _entry_json if json_lines else _format_entry
+        print_lines(map(format_entry, operations.audit(row_id)), "audit: no entry matches")
 
 
 def _entry_json(entry: AuditEntry) -> str:

@@ -10,7 +10,7 @@ from outbox.states import RowState
 from relay.cli.change import PlannedChange, find_rows, run_change, until_now
 from relay.cli.command_group import Group
 from relay.cli.options import JSON, ChangeOptions, RowSelection, change_options, filter_arguments, row_filters
-from relay.cli.output import exit_nothing_matched, format_row, to_json
+from relay.cli.output import format_rows, print_lines
 from relay.cli.session import audit_context, open_operations
 
 
@@ -36,13 +36,9 @@ def list_calls(*, selection: RowSelection, json_lines: bool) -> None:
       relay inference list --error "HTTP 422" --since 1d --json
     """
     rows = _parked(selection)
-    found = False
     with open_operations() as (operations, _):
-        for row in operations.parked_calls(rows):
-            found = True
-            click.echo(to_json(row._asdict()) if json_lines else format_row(row))
-    if not found:
-        exit_nothing_matched("inference list: no parked call matches")
+        lines = format_rows(operations.parked_calls(rows), json_lines=json_lines)
+        print_lines(lines, "inference list: no parked call matches")
 
 
 @inference.command("retry")

@@ -2,10 +2,10 @@
 
 import click
 
-from outbox.models import RowFilter
+from outbox.models import ErrorGroup
 from outbox.states import RowState
 from relay.cli.options import JSON, RowSelection, row_filters
-from relay.cli.output import escape, exit_nothing_matched, format_age, format_row, format_time, to_json
+from relay.cli.output import escape, format_age, format_rows, format_time, print_lines, to_json
 from relay.cli.session import open_operations
 
 
@@ -31,26 +31,17 @@ def list_rows(*, selection: RowSelection, group_by: str | None, json_lines: bool
     if group_by:
         if selection.state not in (None, RowState.PARKED):
             raise click.UsageError(f"--group-by error shows parked rows, not {selection.state} ones")
-        _list_groups(selection.filter(), json_lines=json_lines)
+        rows = selection.filter()
+        with open_operations() as (operations, _):
+            groups = operations.parked_by_error(rows)
+            lines = (to_json(group._asdict()) if json_lines else _format_group(group) for group in groups)
+            print_lines(lines, "list: no parked row matches")
     else:
-        _list_rows(selection.require(), json_lines=json_lines)
+        rows = selection.require()
+        with open_operations() as (operations, _):
+            print_lines(format_rows(operations.find(rows), json_lines=json_lines), "list: no row matches")
 
 
-def _list_rows(rows: RowFilter, *, json_lines: bool) -> None:
-    found = False
-    with open_operations() as (operations, _):
-        for row in operations.find(rows):
-            found = True
-            click.echo(to_json(row._asdict()) if json_lines else format_row(row))
-    if not found:
-        exit_nothing_matched("list: no row matches")
-
-
-def _list_groups(rows: RowFilter, *, json_lines: bool) -> None:
-    with open_operations() as (operations, _):
-        groups = operations.parked_by_error(rows)
-    for group in groups:
-        oldest = f"oldest {format_time(group.oldest_at_ms)}, {format_age(group.age_ms)} ago"
-        click.echo(to_json(group._asdict()) if json_lines else escape(f"{group.rows:>8} {group.error} ({oldest})"))
-    if not groups:
-        exit_nothing_matched("list: no parked row matches")
+def _format_group(group: ErrorGroup) -> str:
+    oldest = f"oldest {format_time(group.oldest_at_ms)}, {format_age(group.age_ms)} ago"
+    return escape(f"{group.rows:>8} {group.error} ({oldest})")

@@ -22,7 +22,7 @@ SHARD = IntegerParam(0, 98)
 """Type of a shard number."""
 
 
-def _group(argument: str, kind: type[T], options: tuple[Option, ...]) -> Callable[[Command], Command]:
+def _option_group(argument: str, kind: type[T], options: tuple[Option, ...]) -> Callable[[Command], Command]:
     """Return a decorator that adds options to a command and passes their values as one argument.
 
     Args:
@@ -105,7 +105,7 @@ class RowSelection:
         return {**asdict(self), **times}
 
 
-row_filters = _group(
+row_filters = _option_group(
     "selection",
     RowSelection,
     (
@@ -205,11 +205,11 @@ _REASON = click.option(
 )
 _RATE = click.option("--rate", type=IntegerParam(1), help="Change at most this many rows per second.")
 
-audit_options = _group("options", ChangeOptions, (_REASON, ACTOR))
+audit_options = _option_group("options", ChangeOptions, (_REASON, ACTOR))
 """Adds the options of every audited command: ``options: ChangeOptions``."""
-plan_options = _group("options", ChangeOptions, (_DRY_RUN, _YES, _REASON, ACTOR))
+plan_options = _option_group("options", ChangeOptions, (_DRY_RUN, _YES, _REASON, ACTOR))
 """As ``audit_options``, for commands that show a plan first."""
-change_options = _group("options", ChangeOptions, (_DRY_RUN, _YES, _REASON, ACTOR, _RATE))
+change_options = _option_group("options", ChangeOptions, (_DRY_RUN, _YES, _REASON, ACTOR, _RATE))
 """As ``plan_options``, for commands that change rows."""
 
 

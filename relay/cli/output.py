@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import NoReturn
@@ -34,6 +34,16 @@ def exit_nothing_matched(message: str) -> NoReturn:
     """Print why there is nothing to do, and exit with ``NOTHING_MATCHED``."""
     click.echo(escape(message), err=True)
     sys.exit(ExitCode.NOTHING_MATCHED)
+
+
+def print_lines(lines: Iterable[str], empty_message: str) -> None:
+    """Print lines as they arrive, or exit with ``NOTHING_MATCHED`` if there are none."""
+    printed = False
+    for line in lines:
+        click.echo(line)
+        printed = True
+    if not printed:
+        exit_nothing_matched(empty_message)
 
 
 def escape(value: object) -> str:
@@ -82,6 +92,11 @@ def format_time(at_ms: int) -> str:
 def format_actor(entry: AuditEntry) -> str:
     """Format the actor of an audit entry, with the user of the process if that was another."""
     return entry.actor if entry.os_user in (None, entry.actor) else f"{entry.actor} (as {entry.os_user})"
+
+
+def format_rows(rows: Iterable[FoundRow], *, json_lines: bool) -> Iterator[str]:
+    """Yield each row as one line, of JSON or of text."""
+    return (to_json(row._asdict()) if json_lines else format_row(row) for row in rows)
 
 
 def format_row(row: FoundRow) -> str:
