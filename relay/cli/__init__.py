@@ -8,21 +8,21 @@ from typing import Any, NoReturn
 
 import click
 
-from relay.cli.failures import report
-from relay.cli.groups import Group
+from relay.cli.command_group import Group
+from relay.cli.errors import report
 
-VERBS = {
+COMMANDS = {
     "migrate": "migrate.migrate",
     "run": "run.run",
     "status": "status.status",
     "list": "list.list_rows",
     "show": "show.show",
-    "retry": "repair.retry",
-    "discard": "repair.discard",
-    "replay": "repair.replay",
+    "retry": "retry.retry",
+    "discard": "discard.discard",
+    "replay": "replay.replay",
     "inference": "inference.inference",
     "pause": "pause.pause",
-    "resume": "pause.resume",
+    "resume": "resume.resume",
     "prune": "prune.prune",
     "erase": "erase.erase",
     "audit": "audit.audit",
@@ -31,38 +31,41 @@ VERBS = {
     "check": "check.check",
     "demo": "demo.demo",
 }
-"""Where in this package each verb is."""
+"""Module and function of each command, in this package."""
 NARROW_COLUMNS = 52
-"""Below, click would fold its help at 50 columns nevertheless."""
+"""Below this width click would still wrap its help at 50 columns."""
 
 
-class Verbs(Group):
-    """Loads a verb when it is asked for: loading all of them takes longer than most need for their answer."""
+class LazyGroup(Group):
+    """Imports a command when it is used: importing all of them takes longer than most commands run."""
 
-    def main(self, args: Sequence[str] | None = None, *arguments: Any, **further: Any) -> NoReturn:
-        """Run a command and exit; whatever goes wrong ends as a line on stderr and an exit code."""
-        further["standalone_mode"] = False
+    def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> NoReturn:
+        """Run a command and exit. Every error ends as one line on stderr and an exit code."""
+        options["standalone_mode"] = False
         if (columns := get_terminal_size().columns) < NARROW_COLUMNS:
-            further["terminal_width"] = columns
+            options["terminal_width"] = columns
         try:
-            code = super().main(args, *arguments, **further)
-        except Exception as error:  # noqa: BLE001 - no traceback reaches an operator
+            code = super().main(args, *positional, **options)
+        except Exception as error:  # noqa: BLE001 - operators never see a traceback
             code = report(error)
         sys.exit(code)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click asks so
-        """Every verb, in alphabetical order."""
-        return sorted(VERBS)
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return every command name in alphabetical order."""
+        return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb, or None; then all are loaded, for click names those that are like what was typed."""
-        for name in [cmd_name] if cmd_name in VERBS else VERBS:
-            module, verb = VERBS[name].split(".")
-            self.add_command(getattr(import_module(f"relay.cli.{module}"), verb))
+        """Import and return a command.
+
+        For an unknown name, import all of them, so that click can suggest similar names, and return None.
+        """
+        for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
+            module, function = COMMANDS[name].split(".")
+            self.add_command(getattr(import_module(f"relay.cli.{module}"), function))
         return super().get_command(ctx, cmd_name)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="cxone-outbox-relay")
 def main() -> None:
-    """Move interactions from the outbox into Kafka, exactly once, and look after them."""
+    """Relay CXone interactions from the outbox to Kafka exactly once."""

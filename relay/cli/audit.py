@@ -1,23 +1,24 @@
-"""``relay audit``: who did what, and whether the record is whole."""
+"""``relay audit``: who changed what, and whether the audit log is intact."""
 
 import json
 import sys
 
 import click
 
-from outbox.operators.change import Operations
-from relay.cli.options import CHECK_FAILED, DONE, JSON, RowId, nothing_matched, operations
-from relay.cli.output import escaped, to_json, told_actor, told_time
+from outbox.models import AuditEntry
+from outbox.operators.audit import ChainReport
+from relay.cli.options import JSON
+from relay.cli.output import ExitCode, escape, format_actor, format_time, plural, print_lines, to_json
+from relay.cli.param_types import RowIdParam
+from relay.cli.session import open_operations
 
 SHOWN_IDS = 10
 
 
 @click.command()
-@click.option("--id", "row_id", type=RowId(), help="Only changes of the row with this outbox id.")
-@click.option(
-    "--verify", is_flag=True, help="Check the chain of hashes; exit code 4 if an entry was changed or removed."
-)
-@click.option("--head", metavar="HASH", help="With --verify: a hash noted earlier, which an entry must still have.")
+@click.option("--id", "row_id", type=RowIdParam(), help="Show only changes of the row with this outbox id.")
+@click.option("--verify", is_flag=True, help="Verify the hash chain; exit code 4 if an entry was changed or removed.")
+@click.option("--head", metavar="HASH", help="With --verify: a hash noted earlier that the log must still contain.")
 @JSON
 def audit(*, row_id: int | None, verify: bool, head: str | None, json_lines: bool) -> None:
     """Show who changed which rows, when and why.
@@ -30,38 +31,40 @@ def audit(*, row_id: int | None, verify: bool, head: str | None, json_lines: boo
       relay audit --verify
     """
     if head and not verify:
-        raise click.UsageError("--head goes with --verify")
-    with operations() as (verbs, _):
+        raise click.UsageError("--head requires --verify")
+    with open_operations() as (operations, _):
         if verify:
-            _verify(verbs, head, json_lines=json_lines)
-            return
-        matched = False
-        for entry in verbs.audit(row_id):
-            matched = True
-            ids = json.loads(entry.row_ids)
-            if json_lines:
-                told = {**entry._asdict(), "filter": json.loads(entry.filter), "rows": len(ids), "row_ids": ids}
-                click.echo(to_json(told))
-            else:
-                shown = ", ".join(map(str, ids[:SHOWN_IDS])) + (", …" if len(ids) > SHOWN_IDS else "")
-                rows = f" {len(ids)} row(s) ({shown})" if ids else ""  # a pause is of shards
-                line = f"{told_time(entry.at_ms)} {told_actor(entry)} {entry.verb}{rows}"
-                click.echo(escaped(f"{line}: {entry.reason} {entry.filter}"))
-    if not matched:
-        nothing_matched("audit: no entry")
+            report = operations.verify(head)
+            (_print_json if json_lines else _print_report)(report, head)
+            sys.exit(ExitCode.DONE if report.broken is None and report.holds else ExitCode.CHECK_FAILED)
+        format_entry = _entry_json if json_lines else _format_entry
+        print_lines(map(format_entry, operations.audit(row_id)), "audit: no entry matches")
 
 
-def _verify(verbs: Operations, head: str | None, *, json_lines: bool) -> None:
-    found = verbs.verify(head)
-    if json_lines:
-        broken = found.broken.id if found.broken else None
-        told = {"entries": found.entries, "last_hash": found.last_hash, "broken": broken, "holds": found.holds}
-        click.echo(to_json(told))
-        sys.exit(DONE if broken is None and found.holds else CHECK_FAILED)
-    if found.broken is not None:
-        click.echo(f"entry {found.broken.id} or one just before it was changed or removed", err=True)
-        sys.exit(CHECK_FAILED)
-    if not found.holds:
-        click.echo(escaped(f"no entry has the hash {head}: entries were cut off, or all were written anew"), err=True)
-        sys.exit(CHECK_FAILED)
-    click.echo(f"each of {found.entries} entries follows from the one before it; the last hash is {found.last_hash}")
+def _entry_json(entry: AuditEntry) -> str:
+    ids = json.loads(entry.row_ids)
+    return to_json({**entry._asdict(), "filter": json.loads(entry.filter), "rows": len(ids), "row_ids": ids})
+
+
+def _format_entry(entry: AuditEntry) -> str:
+    ids = json.loads(entry.row_ids)
+    shown = ", ".join(map(str, ids[:SHOWN_IDS])) + (", …" if len(ids) > SHOWN_IDS else "")
+    rows = f" {plural(len(ids), 'row')} ({shown})" if ids else ""  # a pause changes no row
+    line = f"{format_time(entry.at_ms)} {format_actor(entry)} {entry.verb}{rows}"
+    return escape(f"{line}: {entry.reason} {entry.filter}")
+
+
+def _print_json(report: ChainReport, _head: str | None) -> None:
+    broken = report.broken.id if report.broken else None
+    fields = {"entries": report.entries, "last_hash": report.last_hash, "broken": broken, "holds": report.holds}
+    click.echo(to_json(fields))
+
+
+def _print_report(report: ChainReport, head: str | None) -> None:
+    if report.broken is not None:
+        click.echo(f"entry {report.broken.id} or the one before it was changed or removed", err=True)
+    elif not report.holds:
+        message = f"no entry has the hash {head}: the newest entries were removed, or the log was rewritten"
+        click.echo(escape(message), err=True)
+    else:
+        click.echo(f"verified entries: {report.entries}; last hash: {report.last_hash}")

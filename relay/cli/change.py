@@ -1,181 +1,152 @@
-"""What the verbs that change rows share: show the plan, ask, act on exactly the planned rows, stop in good order."""
+"""How commands change rows: show the plan, confirm, change exactly the planned rows, stop cleanly."""
 
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from time import monotonic, sleep
-from typing import Any, NamedTuple, Self
+from time import monotonic, sleep, time
+from typing import NamedTuple
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from outbox.errors import OutboxError
-from outbox.operators.audit import AuditContext
+from outbox.models import FoundRow, Plan, PlannedRow, RowFilter
 from outbox.operators.change import Operations
-from outbox.operators.plan import Plan
-from outbox.operators.rows import FoundRow, PlannedRow, RowFilter
-from relay.cli.list import told_row
-from relay.cli.options import (
-    ACTOR,
-    DONE,
-    DRY_RUN,
-    NOTHING_MATCHED,
-    PARTLY_DONE,
-    REASON,
-    USAGE,
-    YES,
-    F,
-    OperatorSettings,
-    WholeNumber,
-    confirmed,
-    who_acts,
-)
-from relay.cli.output import as_command, escaped
+from relay.cli.options import ChangeOptions, confirm
+from relay.cli.output import ExitCode, escape, format_command, format_row, plural
 
 CHUNK_ROWS = 500
-SLICE_SECONDS = 0.1
-"""Longest pause between two looks at whether to stop."""
-
-_OPTIONS = (
-    DRY_RUN,
-    YES,
-    REASON,
-    ACTOR,
-    click.option("--rate", type=WholeNumber(1), help="Change at most this many rows a second."),
-)
-
-
-def changing(command: F) -> F:
-    """The options of every verb that changes rows; ``Asked.taken_from`` reads them."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-class Asked(NamedTuple):
-    """How an operator wants a change done."""
-
-    dry_run: bool
-    yes: bool
-    reason: str
-    actor: str | None
-    rate: int | None
-
-    @classmethod
-    def taken_from(cls, given: dict[str, Any]) -> Self:
-        """From the values of ``changing``'s options, which are taken out."""
-        return cls(*(given.pop(name) for name in cls._fields))
-
-    def as_options(self) -> list[str]:
-        """Who, why and how fast, as they were given."""
-        given = (("--rate", self.rate and str(self.rate)), ("--as", self.actor), ("--reason", self.reason))
-        return [part for option, value in given if value for part in (option, value)]
-
-    def context(self, wanted: RowFilter, settings: OperatorSettings) -> AuditContext:
-        """Who, why, and which rows. Raises ``UsageError`` if nobody knows who acts."""
-        return AuditContext(who_acts(self.actor, settings), self.reason, wanted, settings.pseudonym_key)
+MAX_SLEEP_SECONDS = 0.1
+"""How late an interrupt may be noticed while ``--rate`` slows a change down."""
 
 
 @dataclass(frozen=True)
-class Change:
-    """A planned change.
+class PlannedChange:
+    """A change that is ready to be shown and applied.
 
     Attributes:
-        verb: what the operator called.
+        command: what the operator called.
         plan: the rows.
-        apply: changes a chunk of them, with its audit entry; returns the ids of those that were changed.
+        apply: changes a chunk of them with its audit entry, and returns the ids of the changed rows.
         consequences: what will happen, a sentence each.
-        again: arguments of the command that continues it.
-        nothing: why the plan is empty, if it is.
+        continuation: arguments of the command that continues an interrupted change.
+        empty_reason: why the plan is empty, if it is.
     """
 
-    verb: str
+    command: str
     plan: Plan
     apply: Callable[[list[PlannedRow]], list[int]]
     consequences: tuple[str, ...]
-    again: tuple[str, ...]
-    nothing: str = "no row matches"
+    continuation: tuple[str, ...]
+    empty_reason: str = "no row matches"
 
 
-def nothing_to(verbs: Operations, wanted: RowFilter, kind: str) -> str:
-    """Why no row is left to be changed: rows that are named by id or interaction may be there in another state.
+class Outcome(NamedTuple):
+    """How far a change came."""
+
+    changed: int
+    processed: int
+    """Rows that were changed or skipped."""
+    stop_reason: str
+    """Why it ended early; empty if it did not."""
+
+
+def find_rows(rows: Iterable[FoundRow]) -> Plan:
+    """Collect rows into a plan. Where no index helps this takes a while, so a terminal shows a spinner."""
+    console = Console(stderr=True)
+    with console.status("finding rows") if console.is_terminal else nullcontext():
+        return Plan(rows)
+
+
+def explain_empty(operations: Operations, rows: RowFilter, kind: str) -> str:
+    """Say why there is nothing to change: rows named by id or interaction may be in another state.
 
     Args:
-        wanted: what the operator asked for.
-        kind: of rows that the verb takes.
+        operations: on the outbox.
+        rows: what the operator selected.
+        kind: the kind of rows that the command changes, such as "parked".
     """
-    named = bool(wanted.ids) or wanted.interaction_id is not None
-    states = Counter(row.state for row in verbs.find(replace(wanted, state=None))) if named else None
+    is_specific = bool(rows.ids) or rows.interaction_id is not None
+    states = Counter(row.state for row in operations.find(replace(rows, state=None))) if is_specific else None
     if not states:
         return "no row matches"
     return f"no {kind} row matches, only {', '.join(f'{count} {state}' for state, count in states.items())}"
 
 
-def plan_of(rows: Iterable[FoundRow]) -> Plan:
-    """A plan of rows as they are found, which takes its time where no index serves: a terminal is told so."""
-    console = Console(stderr=True)
-    with console.status("looking for rows") if console.is_terminal else nullcontext():
-        return Plan(rows)
+def until_now(rows: RowFilter) -> RowFilter:
+    """Exclude rows received from now on, so that a later run of the command selects the same rows."""
+    if rows.ids or rows.until_ms is not None:
+        return rows
+    return replace(rows, until_ms=round(time() * 1000))
 
 
-def carry_out(change: Change, asked: Asked) -> int:
-    """Show, ask, act; returns the exit code."""
+def run_change(change: PlannedChange, options: ChangeOptions) -> ExitCode:
+    """Show the plan, ask for confirmation and apply it."""
     total = len(change.plan)
     if not total:
-        click.echo(escaped(f"{change.verb}: {change.nothing}"), err=True)
-        return NOTHING_MATCHED
-    _show(change)
-    if asked.dry_run:
-        return DONE
-    if not confirmed(f"{change.verb} {total} row(s)?", yes=asked.yes):
-        return USAGE
-    done, seen, stopped = _act(change, asked.rate)
-    click.echo(f"{change.verb}: {done} row(s) done")
-    if done < seen:
-        click.echo(f"{seen - done} row(s) changed since they were shown, and are left as they are", err=True)
-    if seen < total:
-        again = as_command(*change.again, *asked.as_options())
-        click.echo(f"{escaped(stopped)}: {total - seen} row(s) are as they were. To continue: {again}", err=True)
-    return DONE if done == total else PARTLY_DONE
+        click.echo(escape(f"{change.command}: {change.empty_reason}"), err=True)
+        return ExitCode.NOTHING_MATCHED
+    _print_plan(change)
+    if options.dry_run:
+        return ExitCode.DONE
+    if not confirm(f"{change.command} {plural(total, 'row')}?", yes=options.yes):
+        return ExitCode.USAGE
+    outcome = _apply(change, options.rate)
+    _print_outcome(change, options, outcome)
+    return ExitCode.DONE if outcome.changed == total else ExitCode.PARTLY_DONE
 
 
-def _show(change: Change) -> None:
-    click.echo(f"{change.verb} of {len(change.plan)} row(s):", err=True)
+def _print_plan(change: PlannedChange) -> None:
+    click.echo(f"{change.command} {plural(len(change.plan), 'row')}:", err=True)
     for sentence in change.consequences:
         click.echo(f"  {sentence}", err=True)
     for row in change.plan.sample:
-        click.echo(f"  {told_row(row)}", err=True)
+        click.echo(f"  {format_row(row)}", err=True)
     if (more := len(change.plan) - len(change.plan.sample)) > 0:
-        click.echo(f"  and {more} more", err=True)
+        click.echo(f"  and {more:,} more", err=True)
 
 
-def _act(change: Change, rate: int | None) -> tuple[int, int, str]:
-    """Chunk by chunk, each one transaction: how many were changed, how many were gone through, why it ended."""
-    done = seen = 0
-    began = monotonic()
-    with _interrupts() as interrupted, _progress() as progress:
-        task = progress.add_task(change.verb, total=len(change.plan), speed="")
+def _print_outcome(change: PlannedChange, options: ChangeOptions, outcome: Outcome) -> None:
+    click.echo(f"{change.command}: {plural(outcome.changed, 'row')} done")
+    if skipped := outcome.processed - outcome.changed:
+        click.echo(f"skipped {plural(skipped, 'row')} changed by somebody else since the plan", err=True)
+    if remaining := len(change.plan) - outcome.processed:
+        command = format_command(*change.continuation, *options.as_arguments())
+        reason = escape(outcome.stop_reason)
+        click.echo(f"{reason}: {plural(remaining, 'row')} not processed. To continue: {command}", err=True)
+
+
+def _apply(change: PlannedChange, rate: int | None) -> Outcome:
+    """Apply the plan chunk by chunk, one transaction each."""
+    changed = processed = 0
+    started = monotonic()
+    with _deferred_interrupts() as interrupted, _progress_bar() as bar:
+        task = bar.add_task(change.command, total=len(change.plan), speed="")
         for chunk in change.plan.chunks(min(CHUNK_ROWS, rate or CHUNK_ROWS)):
             if interrupted():
-                return done, seen, "interrupted"
+                return Outcome(changed, processed, "interrupted")
             try:
-                done += len(change.apply(chunk))
+                changed += len(change.apply(chunk))
             except OutboxError as error:
-                if not seen:
+                if not processed:
                     raise
-                return done, seen, str(error)
-            seen += len(chunk)
-            speed = f"{seen / (monotonic() - began):,.0f} rows/s"
-            progress.update(task, completed=seen, speed=speed)
-            while rate and seen < len(change.plan) and monotonic() < began + seen / rate and not interrupted():
-                sleep(min(SLICE_SECONDS, max(0.0, began + seen / rate - monotonic())))
-    return done, seen, ""
+                return Outcome(changed, processed, str(error))
+            processed += len(chunk)
+            bar.update(task, completed=processed, speed=f"{processed / (monotonic() - started):,.0f} rows/s")
+            if rate and processed < len(change.plan):
+                _sleep_until(started + processed / rate, interrupted)
+    return Outcome(changed, processed, "")
 
 
-def _progress() -> Progress:
+def _sleep_until(deadline: float, interrupted: Callable[[], bool]) -> None:
+    while (remaining := deadline - monotonic()) > 0 and not interrupted():
+        sleep(min(MAX_SLEEP_SECONDS, remaining))
+
+
+def _progress_bar() -> Progress:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -189,17 +160,17 @@ def _progress() -> Progress:
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Within the block a first Ctrl-C or SIGTERM is only noted, so that the chunk in hand ends; a second one kills."""
-    noted: list[int] = []
+def _deferred_interrupts() -> Iterator[Callable[[], bool]]:
+    """Defer the first Ctrl-C or SIGTERM, so that the current chunk is finished; a second one kills the process."""
+    received: list[int] = []
 
-    def note(number: int, _frame: object) -> None:
-        noted.append(number)
+    def defer(number: int, _frame: object) -> None:
+        received.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, defer) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(noted)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

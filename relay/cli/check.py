@@ -1,4 +1,4 @@
-"""``relay check``: what the relay needs, each problem with its cure."""
+"""``relay check``: what the relay needs, and how to fix what is wrong."""
 
 import os
 import sys
@@ -6,8 +6,8 @@ from collections import Counter
 
 import click
 
-from relay.cli.options import CHECK_FAILED, DONE, JSON
-from relay.cli.output import escaped, to_json
+from relay.cli.options import JSON
+from relay.cli.output import ExitCode, escape, plural, to_json
 
 WIDTH = 8
 COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "failure": "red"}
@@ -16,11 +16,11 @@ COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "failure": "
 @click.command()
 @JSON
 def check(*, json_lines: bool) -> None:
-    """Check settings and services, and say how to fix each.
+    """Check settings and services, and suggest fixes.
 
-    Looks at settings, database, broker, rights, topics, registry, inference and OAuth. Safe beside running
-    relays: it never uses a shard's transactional id, commits nothing to a topic and registers nothing. Exit
-    code 4 if a check failed; warnings are 0.
+    Checks settings, database, broker, permissions, topics, registry, inference and OAuth. Safe beside
+    running relays: it never uses a shard's transactional id, commits nothing to a topic and registers
+    nothing. Exit code 4 if a check failed; warnings exit with 0.
 
     \b
     Examples:
@@ -36,10 +36,11 @@ def check(*, json_lines: bool) -> None:
         if json_lines:
             click.echo(to_json(as_json(finding)))
             continue
-        status = click.style(f"{finding.status:<{WIDTH}}", fg=COLOURS[finding.status])
-        click.echo(f"{status} {escaped(finding.subject)}: {escaped(finding.detail)}")
-        if finding.remedy:
-            click.echo(f"{'':<{WIDTH}} cure: {escaped(finding.remedy)}")
-    warnings = counts[Status.WARNING] + counts[Status.UNKNOWN]
-    click.echo(f"{counts[Status.OK]} ok, {warnings} warning(s), {counts[Status.FAILURE]} failure(s)", err=True)
-    sys.exit(CHECK_FAILED if counts[Status.FAILURE] else DONE)
+        verdict = click.style(f"{finding.verdict:<{WIDTH}}", fg=COLOURS[finding.verdict])
+        click.echo(f"{verdict} {escape(finding.subject)}: {escape(finding.seen)}")
+        if finding.cure:
+            click.echo(f"{'':<{WIDTH}} remedy: {escape(finding.cure)}")
+    warnings = plural(counts[Status.WARNING] + counts[Status.UNKNOWN], "warning")
+    failures = plural(counts[Status.FAILURE], "failure")
+    click.echo(f"{counts[Status.OK]} ok, {warnings}, {failures}", err=True)
+    sys.exit(ExitCode.CHECK_FAILED if counts[Status.FAILURE] else ExitCode.DONE)

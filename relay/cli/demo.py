@@ -1,13 +1,10 @@
-"""``relay demo``: everything on this machine, with a kill -9 in the middle, and a count at the end."""
+"""``relay demo``: the whole product on this machine, with kills of the relay and a count at the end."""
 
 import os
-import random
 import shlex
 import signal
 import sys
-import threading
 import time
-from collections import Counter
 
 import click
 from rich.console import Console
@@ -15,11 +12,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from outbox.db.engine import create_outbox_engine
-from outbox.store import Store
-from relay.cli.options import DONE, FAILED, WholeNumber
-from relay.demo.clients import Arrived, post_all, read_topic
-from relay.demo.processes import PATH, DemoError, DemoProcesses
+from relay.cli.output import ExitCode
+from relay.cli.param_types import IntegerParam
+from relay.demo.processes import DemoError, DemoProcesses
+from relay.demo.scenario import KILLS, DemoResult, run_scenario
 
 SHOWN_SETTINGS = (
     "DATABASE_URL",
@@ -29,10 +25,8 @@ SHOWN_SETTINGS = (
     "KAFKA_TRANSACTIONAL_ID_PREFIX",
     "SCHEMA_REGISTRY_URL",
 )
-"""What commands beside the demo need; a login stays in the environment that it came from."""
-FEWEST, MOST = 10, 5_000
-DRAIN_SECONDS = 180.0
-KILLS = 3
+"""What a command beside the demo needs. Credentials stay in the environment that they came from."""
+MIN_COUNT, MAX_COUNT = 10, 5_000
 
 console = Console()
 
@@ -40,177 +34,126 @@ console = Console()
 @click.command()
 @click.option(
     "--count",
-    type=WholeNumber(FEWEST, MOST),
+    type=IntegerParam(MIN_COUNT, MAX_COUNT),
     default=2_000,
     show_default=True,
-    help=f"How many interactions to post, up to {MOST}.",
+    help=f"Post this many interactions, {MIN_COUNT} to {MAX_COUNT}.",
 )
-@click.option("--stay", is_flag=True, help="Post nothing, and stay up with a curl line to try.")
+@click.option("--stay", is_flag=True, help="Post nothing; keep running and print a curl command to try.")
 def demo(*, count: int, stay: bool) -> None:
     """Post sample interactions and count them in Kafka.
 
-    Web and relay run on this machine. The relay is killed (kill -9) meanwhile, and each interaction must be
-    in the topic exactly once nevertheless. With KAFKA_BOOTSTRAP_SERVERS a real broker is used, otherwise
-    librdkafka's mock cluster.
+    Web and relay run on this machine. The relay is killed (kill -9) meanwhile; each interaction must
+    nevertheless be in the topic exactly once. Uses the broker of KAFKA_BOOTSTRAP_SERVERS if it is set,
+    otherwise librdkafka's mock cluster.
 
     \b
     Examples:
       relay demo --count 5000
       KAFKA_BOOTSTRAP_SERVERS=localhost:9092 relay demo
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):  # no process is left behind
+    for number in (signal.SIGTERM, signal.SIGHUP):  # stop the demo's processes, too
         signal.signal(number, signal.default_int_handler)
-    stage = DemoProcesses(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
+    processes = DemoProcesses(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
+    code = ExitCode.FAILED
     try:
-        stage.start_kafka()
-        stage.start_web()
-        _introduce(stage)
-        sys.exit(_stay(stage) if stay else _show(stage, count))
+        processes.start_kafka()
+        processes.start_web()
+        _print_addresses(processes)
+        code = _stay(processes) if stay else _run(processes, count)
     except KeyboardInterrupt:
-        console.print("\nstopped")
-        sys.exit(DONE if stay else FAILED)
+        code = ExitCode.DONE if stay else ExitCode.FAILED
+        console.print("\nstopped" if stay else f"\nstopped; the logs are in {escape(str(processes.folder))}")
     finally:
-        stage.close()
+        processes.close(keep_logs=code != ExitCode.DONE)
+    sys.exit(code)
 
 
-def _introduce(stage: DemoProcesses) -> None:
-    kafka = "the mock cluster of Kafka's C client, at" if stage.mock else "the cluster at"
-    registry = stage.environ["SCHEMA_REGISTRY_URL"]
-    registry += " (a local stub)" if registry.startswith(stage.standins.base) else ""
-    for name, what in (
-        ("Webhook", f"{stage.base}{PATH} (gunicorn)"),
-        ("Outbox", f"{stage.database} (SQLite; the logs are beside it)"),
-        ("Kafka", f"{kafka} {stage.bootstrap_servers}"),
-        ("Topic", stage.topic),
+def _print_addresses(processes: DemoProcesses) -> None:
+    kafka = "mock cluster of librdkafka at" if processes.mock else "cluster at"
+    registry = processes.environ["SCHEMA_REGISTRY_URL"]
+    registry += " (local stub)" if registry.startswith(processes.stubs.base) else ""
+    for name, value in (
+        ("Webhook", f"{processes.webhook_url} (gunicorn)"),
+        ("Outbox", f"{processes.database} (SQLite; the directory also has the logs and is removed on success)"),
+        ("Kafka", f"{kafka} {processes.bootstrap_servers}"),
+        ("Topic", processes.topic),
         ("Registry", registry),
-        ("Inference", f"{stage.standins.base}/score (a local stub)"),
+        ("Inference", f"{processes.stubs.base}/score (local stub)"),
     ):
-        console.print(f"[bold]{name:<9}[/bold] {escape(what)}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:<9}[/bold] {escape(value)}", highlight=False, soft_wrap=True)
 
 
-def _stay(stage: DemoProcesses) -> int:
-    stage.start_relay()
-    exports = " ".join(f"{name}={shlex.quote(stage.environ[name])}" for name in SHOWN_SETTINGS)
+def _stay(processes: DemoProcesses) -> ExitCode:
+    """Run until Ctrl-C."""
+    processes.start_relay()
+    exports = " ".join(f"{name}={shlex.quote(processes.environ[name])}" for name in SHOWN_SETTINGS)
     relay = f"{shlex.quote(sys.executable)} -m relay"
+    mock = " The mock cluster keeps about 5 MB per partition and drops older records." if processes.mock else ""
     click.echo(
         "\nIn another terminal, post an interaction:\n\n"
-        f"  curl -i {stage.base}{PATH} -H 'X-CXone-Webhook-Secret: {stage.secret}' \\\n"
+        f"  curl -i {processes.webhook_url} -H 'X-CXone-Webhook-Secret: {processes.secret}' \\\n"
         """    -d '{"id": "interaction-1", "channel": "voice"}'\n\n"""
-        "Then look at it:\n\n"
+        "Then see what became of it:\n\n"
         f"  export {exports}\n"
         f"  {relay} status\n"
         f"  {relay} show 1\n\n"
-        "Ctrl-C here stops everything."
-        + (" The mock cluster keeps about 5 MB a partition, and drops older records." if stage.mock else "")
+        f"Ctrl-C stops everything and removes the outbox.{mock}"
     )
-    while not stage.relay_gave_up():
+    while not processes.relay_stopped():
         time.sleep(0.5)
-    raise DemoError(f"the relay has ended; its log is {stage.folder / 'relay.log'}")
+    raise DemoError(f"the relay has stopped; its log is {processes.log_of('relay')}")
 
 
-def _show(stage: DemoProcesses, count: int) -> int:
-    accepted: list[int] = []
-    senders = threading.Thread(
-        target=post_all, args=(f"{stage.base}{PATH}", stage.secret, count, accepted.append), daemon=True
-    )
+def _run(processes: DemoProcesses, count: int) -> ExitCode:
+    """Run the scenario and print its result."""
     moment = (
         "each time after Kafka has committed a transaction and before the outbox has marked its rows"
-        if stage.mock
+        if processes.mock
         else "at random moments"
     )
     console.print(
         f"\nPosting {count:,} interactions. Meanwhile the relay is killed (kill -9) up to {KILLS} times, {moment}.\n"
     )
-    store = Store(create_outbox_engine(stage.environ["DATABASE_URL"]))
     columns = (TextColumn("{task.description:9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        posted, sent = progress.add_task("accepted", total=count), progress.add_task("sent", total=count)
-        senders.start()
-        kills, deadline = _Kills(stage), time.monotonic() + DRAIN_SECONDS
-        while True:
-            status = store.status()
-            pending = sum(shard.pending for shard in status)
-            progress.update(posted, completed=len(accepted))
-            progress.update(sent, completed=len(set(accepted)) - pending)
-            if not senders.is_alive() and not pending and kills.count and not stage.relay_was_killed():
-                break
-            kills.go_on(len(accepted) - pending, count)
-            if stage.relay_gave_up() or time.monotonic() > deadline:
-                reasons = "; ".join(filter(None, (shard.condition for shard in status))) or "the relay has ended"
-                raise DemoError(f"the rows are not sent: {reasons}; the relay's log is {stage.folder / 'relay.log'}")
-            time.sleep(0.05)
-    _wait_for_scores(stage, len(set(accepted)))
-    return _count(stage, count, accepted, kills.count)
+        accepted_bar, sent_bar = (progress.add_task(name, total=count) for name in ("accepted", "sent"))
+
+        def report_progress(accepted: int, sent: int) -> None:
+            progress.update(accepted_bar, completed=accepted)
+            progress.update(sent_bar, completed=sent)
+
+        result = run_scenario(processes, count, report_progress, _print_kill)
+    _print_result(result)
+    if result.exactly_once:
+        console.print("[green]Each accepted interaction is in the topic exactly once.[/green]")
+        return ExitCode.DONE
+    console.print(f"[red]The counts differ; the logs are in {escape(str(processes.folder))}[/red]")
+    return ExitCode.FAILED
 
 
-class _Kills:
-    """Starts the relay, and starts it again after each kill."""
-
-    def __init__(self, stage: DemoProcesses) -> None:
-        self._stage, self.count = stage, 0
-        self._random = random.Random()  # noqa: S311 - moments, not secrets
-        self._start()
-
-    @property
-    def done(self) -> bool:
-        """Whether all kills have happened and a relay is up that stays."""
-        return self.count >= KILLS
-
-    def go_on(self, sent: int, total: int) -> None:
-        """Kill a relay that has sent its part of the rows, and start anew what was killed."""
-        if not self._stage.mock and not self.done and sent > self._part * total:
-            self._stage.kill_relay()
-        if self._stage.relay_was_killed():
-            self.count += 1
-            console.print(f"relay killed ({self.count} of {KILLS}), a new one takes over")
-            self._start()
-
-    def _start(self) -> None:
-        self._part = (self.count + self._random.uniform(0.1, 0.9)) / (KILLS + 1)
-        if self._stage.mock and not self.done:
-            self._stage.start_relay("committed", 1)
-        else:
-            self._stage.start_relay()
+def _print_kill(kills: int) -> None:
+    console.print(f"relay killed ({kills} of {KILLS}), a new one takes over")
 
 
-def _wait_for_scores(stage: DemoProcesses, expected: int) -> None:
-    deadline = time.monotonic() + DRAIN_SECONDS
-    while len(stage.standins.scored) < expected and time.monotonic() < deadline:
-        time.sleep(0.1)
-
-
-def _count(stage: DemoProcesses, posted: int, accepted: list[int], kills: int) -> int:
-    arrived = read_topic(stage.client_config, stage.topic)
-    times = Counter(record.outbox_id for record in arrived)
-    wanted = set(accepted)
-    doubled = sum(count - 1 for count in times.values())
-    lost, foreign = len(wanted - set(times)), len(set(times) - wanted)
+def _print_result(result: DemoResult) -> None:
     console.print("\nThe topic, as a read_committed consumer reads it:\n")
     table = Table(box=None, show_header=False, padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
-    for what, number in (
-        ("interactions posted", posted),
-        ("accepted by the webhook (202)", len(wanted)),
-        ("kills of the relay", kills),
-        ("records in the topic", len(arrived)),
-        ("duplicates", doubled),
-        ("lost", lost),
-        ("never accepted", foreign),
-        ("inference calls answered", len(stage.standins.scored)),
+    for name, number in (
+        ("interactions posted", result.posted),
+        ("accepted by the webhook (202)", len(result.accepted)),
+        ("kills of the relay", result.kills),
+        ("records in the topic", len(result.records)),
+        ("duplicates", result.duplicates),
+        ("lost", result.lost),
+        ("never accepted", result.unexpected),
+        ("inference calls answered", result.scored),
     ):
-        table.add_row(what, f"{number:,}")
+        table.add_row(name, f"{number:,}")
     console.print(table)
-    _print_first(arrived)
-    if doubled or lost or foreign or not wanted:
-        console.print(f"[red]The counts differ; the logs are in {escape(str(stage.folder))}[/red]")
-        return FAILED
-    console.print("[green]Each accepted interaction is in the topic exactly once.[/green]")
-    return DONE
-
-
-def _print_first(arrived: list[Arrived]) -> None:
     console.print("\nThe first records, decoded:\n")
-    for record in sorted(arrived, key=lambda each: each.outbox_id)[:3]:
+    for record in sorted(result.records, key=lambda each: each.outbox_id)[:3]:
         console.print(f"  {record.value}", highlight=False, markup=False, soft_wrap=True)
     console.print()

@@ -9,28 +9,31 @@ from outbox.operators.change import Operations
 from outbox.operators.plan import Plan
 from outbox.operators.rows import MAX_COUNTED_ROWS, RowFilter
 from outbox.states import RowState
-from relay.cli.change import Asked, Change, carry_out, changing, plan_of
-from relay.cli.options import DONE, PARTLY_DONE, Address, Value, as_options, operations
+from relay.cli.change import PlannedChange, find_rows, run_change
+from relay.cli.options import ChangeOptions, change_options, filter_arguments
+from relay.cli.output import ExitCode, plural
+from relay.cli.param_types import EmailParam, NonEmptyParam
+from relay.cli.session import audit_context, open_operations
 
 SEARCHED = (
-    "the address was looked for as the customer's and in every text of the bodies, upper and lower case and JSON "
-    "escapes alike; not in interaction ids, agent ids, channels and Idempotency-Keys, which stay (--interaction "
-    "erases by an id), nor where a body encodes it otherwise, as in base64"
+    "searched for the address: customer address and all text of the body, ignoring case and JSON escapes. "
+    "Not searched: interaction ids, agent ids, channels and Idempotency-Keys, which are kept (--interaction "
+    "erases by interaction id), and other encodings in the body, such as base64"
 )
 
 
 @click.command()
-@changing
+@change_options
 @click.option(
-    "--email", type=Address(), help="Rows with this address, or whose body contains it in any spelling; - reads it."
+    "--email", type=EmailParam(), help="Select rows with this address, also anywhere in the body; - reads the address."
 )
-@click.option("--interaction", type=Value(), help="Rows of the interaction with this id.")
-def erase(*, email: str | None, interaction: str | None, **given: object) -> None:
+@click.option("--interaction", type=NonEmptyParam(), help="Select rows of this interaction id.")
+def erase(*, options: ChangeOptions, email: str | None, interaction: str | None) -> None:
     """Remove a person's data from the outbox.
 
-    Removed from rows in any state: the customer's address and the body that was received. What stays: ids,
-    interaction id, channel, agent id, times and state. A pending row is still sent, with the address null.
-    What is in Kafka stays there.
+    Removes the customer's address and the received body from rows in any state. Ids, interaction id,
+    channel, agent id, times and state are kept. A pending row is still sent, with the address null.
+    Records in Kafka are not changed.
 
     \b
     Examples:
@@ -38,45 +41,49 @@ def erase(*, email: str | None, interaction: str | None, **given: object) -> Non
       relay erase --interaction abc-1 --dry-run
     """
     if (email is None) == (interaction is None):
-        raise click.UsageError("name the person's rows by --email or by --interaction, one of them")
-    asked = Asked.taken_from(given)
-    wanted = RowFilter(email=email, interaction_id=interaction)
-    with operations() as (verbs, settings):
-        context = asked.context(wanted, settings)
-        plan = plan_of(verbs.erasable(wanted))
-        again = ("erase", *as_options(wanted))
-        nothing = "" if plan else _nothing_left(verbs, wanted)
-        told = _consequences(verbs, plan, email)
-        change = Change("erase", plan, lambda chunk: verbs.erase(chunk, context), told, again, nothing)
-        code = carry_out(change, asked)
-        if code in (DONE, PARTLY_DONE) and not asked.dry_run and any(True for _ in verbs.erasable(wanted)):
-            click.echo("rows of this person came in meanwhile, or are left: give the command again", err=True)
-            code = PARTLY_DONE
+        raise click.UsageError("select the person's rows by either --email or --interaction")
+    rows = RowFilter(email=email, interaction_id=interaction)
+    with open_operations() as (operations, settings):
+        context = audit_context(options, settings, rows)
+        plan = find_rows(operations.erasable(rows))
+        change = PlannedChange(
+            "erase",
+            plan,
+            lambda chunk: operations.erase(chunk, context),
+            _consequences(operations, plan, email),
+            ("erase", *filter_arguments(rows)),
+            "" if plan else _explain_empty(operations, rows),
+        )
+        code = run_change(change, options)
+        ended = code in (ExitCode.DONE, ExitCode.PARTLY_DONE) and not options.dry_run
+        if ended and any(True for _ in operations.erasable(rows)):
+            click.echo("more rows of this person arrived or are left: run the command again", err=True)
+            code = ExitCode.PARTLY_DONE
         sys.exit(code)
 
 
-def _nothing_left(verbs: Operations, wanted: RowFilter) -> str:
-    if wanted.email is not None:
+def _explain_empty(operations: Operations, rows: RowFilter) -> str:
+    if rows.email is not None:
         return f"no row matches; {SEARCHED}"
-    rows = sum(1 for _ in verbs.find(wanted))
-    return f"{rows} row(s) match, and hold no personal data any more" if rows else "no row matches"
+    count = sum(1 for _ in operations.find(rows))
+    return f"the data of {plural(count, 'matching row')} is erased already" if count else "no row matches"
 
 
-def _consequences(verbs: Operations, plan: Plan, email: str | None) -> tuple[str, ...]:
-    held = sum((verbs.count_with_address(chunk) for chunk in plan.chunks(MAX_COUNTED_ROWS)), Counter[str]())
-    what = "the customer's address and the received body are" if held else "the received body is"
-    told = [
+def _consequences(operations: Operations, plan: Plan, email: str | None) -> tuple[str, ...]:
+    with_address = sum((operations.count_with_address(chunk) for chunk in plan.chunks(COUNTED_IDS)), Counter[str]())
+    removed = "the customer's address and the received body are" if with_address else "the received body is"
+    sentences = [
         *(() if email is None else (SEARCHED,)),
-        f"{what} removed; ids, channel, agent, times and state stay",
+        f"{removed} removed; ids, channel, agent, times and state are kept",
     ]
-    if sent := held[RowState.SENT]:
-        told.append(
-            f"{sent} of them are sent with the address: their records stay in Kafka until the topic's retention "
-            "removes them; delete them there, and where consumers have copied them"
+    if sent := with_address[RowState.SENT]:
+        sentences.append(
+            f"{sent:,} of them were sent with the address: the records stay in Kafka for the topic's retention; "
+            "delete them there and wherever consumers have copied them"
         )
-    if pending := held[RowState.PENDING]:
-        told.append(
-            f"{pending} of them are pending, and are sent without the address, unless a relay has them in hand now: "
-            "relay show ID --verify tells"
+    if pending := with_address[RowState.PENDING]:
+        sentences.append(
+            f"{pending:,} of them are pending and will be sent without the address, unless a relay is sending them "
+            "now: check with relay show ID --verify"
         )
-    return tuple(told)
+    return tuple(sentences)

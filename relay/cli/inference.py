@@ -1,80 +1,75 @@
-"""``relay inference``: calls that the endpoint refused, or that failed too often."""
+"""``relay inference``: inference calls that the endpoint refused, or that failed too often."""
 
 import sys
 from dataclasses import replace
-from typing import Any
 
 import click
 
 from outbox.operators.rows import RowFilter
 from outbox.states import RowState
-from relay.cli.change import Asked, Change, carry_out, changing, plan_of
-from relay.cli.groups import Group
-from relay.cli.list import told_row
-from relay.cli.options import JSON, as_options, nothing_matched, operations, row_filters, rows_from
-from relay.cli.output import to_json
-from relay.cli.repair import as_of_now
+from relay.cli.change import PlannedChange, find_rows, run_change, until_now
+from relay.cli.command_group import Group
+from relay.cli.options import JSON, ChangeOptions, RowSelection, change_options, filter_arguments, row_filters
+from relay.cli.output import format_rows, print_lines
+from relay.cli.session import audit_context, open_operations
 
 
 @click.group(cls=Group)
 def inference() -> None:
-    """Look after parked inference calls.
+    """List and retry parked inference calls.
 
-    The endpoint refused them, or they failed too often. Here --error looks in the error of the call.
+    The endpoint refused them, or they failed too often. Here --error matches the error of the call.
     """
 
 
 @inference.command("list")
 @row_filters
 @JSON
-def list_calls(*, json_lines: bool, **given: Any) -> None:
+def list_calls(*, selection: RowSelection, json_lines: bool) -> None:
     """List rows whose inference call is parked.
 
-    Each is shown with the error of its call.
+    Each row is shown with the error of its call.
 
     \b
     Examples:
       relay inference list --all
       relay inference list --error "HTTP 422" --since 1d --json
     """
-    wanted = _parked(rows_from(given))
-    matched = False
-    with operations() as (verbs, _):
-        for row in verbs.parked_calls(wanted):
-            matched = True
-            click.echo(to_json(row._asdict()) if json_lines else told_row(row))
-    if not matched:
-        nothing_matched("inference list: no parked call matches")
+    rows = _parked(selection)
+    with open_operations() as (operations, _):
+        lines = format_rows(operations.parked_calls(rows), json_lines=json_lines)
+        print_lines(lines, "inference list: no parked call matches")
 
 
 @inference.command("retry")
 @row_filters
-@changing
-def retry_calls(**given: Any) -> None:
+@change_options
+def retry_calls(*, selection: RowSelection, options: ChangeOptions) -> None:
     """Call the inference endpoint again for parked calls.
 
-    Each call is due again, with all its attempts ahead of it.
+    Each call becomes due, with all its attempts ahead of it.
 
     \b
     Examples:
       relay inference retry --error "HTTP 422" --reason "model 7 takes these"
       relay inference retry --since 2h --dry-run
     """
-    asked = Asked.taken_from(given)
-    wanted = _parked(rows_from(given))
-    with operations() as (verbs, settings):
-        context = asked.context(wanted, settings)
-        again = ("inference", "retry", *as_options(as_of_now(wanted)))
-        plan = plan_of(verbs.parked_calls(wanted))
-        told = "the endpoint is called again for each, with the same Idempotency-Key"
-        nothing = "no row matches whose inference call is parked"
-        change = Change(
-            "inference retry", plan, lambda chunk: verbs.retry_calls(chunk, context), (told,), again, nothing
+    rows = _parked(selection)
+    with open_operations() as (operations, settings):
+        context = audit_context(options, settings, rows)
+        change = PlannedChange(
+            "inference retry",
+            find_rows(operations.parked_calls(rows)),
+            lambda chunk: operations.retry_calls(chunk, context),
+            ("the endpoint is called again for each, with the same Idempotency-Key",),
+            ("inference", "retry", *filter_arguments(until_now(rows))),
+            "no row matches whose inference call is parked",
         )
-        sys.exit(carry_out(change, asked))
+        sys.exit(run_change(change, options))
 
 
-def _parked(wanted: RowFilter) -> RowFilter:
-    if wanted.state not in (None, RowState.PARKED):
-        raise click.UsageError(f"only parked calls are looked after here, not {wanted.state} ones")
-    return replace(wanted, state=RowState.PARKED.value)
+def _parked(selection: RowSelection) -> RowFilter:
+    rows = selection.require()
+    if rows.state not in (None, RowState.PARKED):
+        raise click.UsageError(f"this command takes parked calls only, not {rows.state} ones")
+    return replace(rows, state=RowState.PARKED.value)

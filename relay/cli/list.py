@@ -1,13 +1,12 @@
-"""``relay list``: rows, or parked rows by their errors."""
-
-from typing import Any
+"""``relay list``: rows, or parked rows grouped by error."""
 
 import click
 
-from outbox.operators.rows import FoundRow, RowFilter
+from outbox.models import ErrorGroup
 from outbox.states import RowState
-from relay.cli.options import JSON, filter_from, nothing_matched, operations, row_filters, rows_from
-from relay.cli.output import escaped, to_json, told_age, told_time
+from relay.cli.options import JSON, RowSelection, row_filters
+from relay.cli.output import escape, format_age, format_rows, format_time, print_lines, to_json
+from relay.cli.session import open_operations
 
 
 @click.command("list")
@@ -16,13 +15,13 @@ from relay.cli.output import escaped, to_json, told_age, told_time
     "--group-by",
     type=click.Choice(["error"]),
     metavar="error",
-    help="Show parked rows by error, with their number and age.",
+    help="Group parked rows by error, with their number and age.",
 )
 @JSON
-def list_rows(*, group_by: str | None, json_lines: bool, **filters: Any) -> None:
+def list_rows(*, selection: RowSelection, group_by: str | None, json_lines: bool) -> None:
     """List rows, or parked rows by error.
 
-    Rows come in the order of their ids; nothing of their content is shown.
+    Rows are listed in the order of their ids, without their content.
 
     \b
     Examples:
@@ -30,34 +29,19 @@ def list_rows(*, group_by: str | None, json_lines: bool, **filters: Any) -> None
       relay list --group-by error --since 1d
     """
     if group_by:
-        if filters["state"] not in (None, RowState.PARKED):
-            raise click.UsageError(f"--group-by error shows parked rows, not {filters['state']} ones")
-        _list_groups(filter_from(filters), json_lines=json_lines)
-        return
-    wanted = rows_from(filters)
-    matched = False
-    with operations() as (verbs, _):
-        for row in verbs.find(wanted):
-            matched = True
-            click.echo(to_json(row._asdict()) if json_lines else told_row(row))
-    if not matched:
-        nothing_matched("list: no row matches")
+        if selection.state not in (None, RowState.PARKED):
+            raise click.UsageError(f"--group-by error shows parked rows, not {selection.state} ones")
+        rows = selection.filter()
+        with open_operations() as (operations, _):
+            groups = operations.parked_by_error(rows)
+            lines = (to_json(group._asdict()) if json_lines else _format_group(group) for group in groups)
+            print_lines(lines, "list: no parked row matches")
+    else:
+        rows = selection.require()
+        with open_operations() as (operations, _):
+            print_lines(format_rows(operations.find(rows), json_lines=json_lines), "list: no row matches")
 
 
-def told_row(row: FoundRow) -> str:
-    """A row in one line."""
-    replay = f" replay of {row.replay_of}" if row.replay_of else ""
-    replay += f" to {row.topic}" if row.topic else ""
-    error = f": {row.error}" if row.error else ""
-    what = f"{row.interaction_id} {row.channel}"
-    return escaped(f"{row.id:>8} {row.state:<9} {told_time(row.received_at_ms)} {what}{replay}{error}")
-
-
-def _list_groups(wanted: RowFilter, *, json_lines: bool) -> None:
-    with operations() as (verbs, _):
-        groups = verbs.parked_by_error(wanted)
-    for group in groups:
-        line = f"{group.rows:>8} for {told_age(group.age_ms):>7}, since {told_time(group.oldest_at_ms)} {group.error}"
-        click.echo(to_json(group._asdict()) if json_lines else escaped(line))
-    if not groups:
-        nothing_matched("list: no parked row matches")
+def _format_group(group: ErrorGroup) -> str:
+    oldest = f"oldest {format_time(group.oldest_at_ms)}, {format_age(group.age_ms)} ago"
+    return escape(f"{group.rows:>8} {group.error} ({oldest})")

@@ -1,54 +1,32 @@
-"""``relay pause`` and ``relay resume``: keep relays from sending, and let them send again."""
+"""``relay pause``: stop relays from sending."""
 
 import click
 
-from outbox.operators.pause import pause_shards, resume_shards
-from relay.cli.options import OperatorSettings, nothing_matched, outbox_of
-from relay.cli.shards import SHARD, Span, audit_context, on_record
-
-_SHARD = click.option("--shard", type=SHARD, help="Only this shard [default: all]")
+from outbox.operators.pause import pause_shards
+from relay.cli.options import SHARD, ChangeOptions, audit_options
+from relay.cli.output import exit_nothing_matched, format_shards
+from relay.cli.param_types import DurationParam
+from relay.cli.session import OperatorSettings, audit_context, open_outbox
 
 
 @click.command()
-@_SHARD
-@click.option("--for", "for_seconds", type=Span(), help="Resume after this time, such as 30m or 1h30m.")
-@on_record
-def pause(*, shard: int | None, for_seconds: float | None, actor: str | None, reason: str) -> None:
-    """Pause sending, of all shards or of one.
+@click.option("--shard", type=SHARD, help="Pause only this shard [default: all].")
+@click.option("--for", "for_seconds", type=DurationParam(), help="Resume after this time, such as 30m or 1h30m.")
+@audit_options
+def pause(*, shard: int | None, for_seconds: float | None, options: ChangeOptions) -> None:
+    """Pause sending from all shards or from one.
 
-    Relays give their paused shards back after the batch in hand. The webhook still accepts. Pausing
-    again replaces reason and expiry.
+    Relays release paused shards after the current batch. The webhook keeps accepting. Pausing a paused
+    shard replaces its reason and its end.
 
     \b
     Examples:
       relay pause --reason "broker upgrade" --for 30m
       relay pause --shard 3 --reason "looking at its rows"
     """
-    with outbox_of(OperatorSettings) as (engine, settings):
-        paused = pause_shards(engine, shard, for_seconds, audit_context(actor, reason, settings))
+    with open_outbox(OperatorSettings) as (engine, settings):
+        paused = pause_shards(engine, shard, for_seconds, audit_context(options, settings))
     if not paused:
-        nothing_matched(f"there is no shard {shard}")
-    lasting = "until relay resume" if for_seconds is None else f"for {for_seconds:.0f} s, or until relay resume"
-    click.echo(f"paused {lasting}: {_told(paused)}")
-
-
-@click.command()
-@_SHARD
-@on_record
-def resume(*, shard: int | None, actor: str | None, reason: str) -> None:
-    """Resume sending after a pause.
-
-    \b
-    Examples:
-      relay resume --reason "upgrade done"
-      relay resume --shard 3 --reason "seen"
-    """
-    with outbox_of(OperatorSettings) as (engine, settings):
-        resumed = resume_shards(engine, shard, audit_context(actor, reason, settings))
-    if not resumed:
-        nothing_matched("nothing is paused" if shard is None else f"shard {shard} is not paused")
-    click.echo(f"resumed: {_told(resumed)}")
-
-
-def _told(shards: list[int]) -> str:
-    return f"shard{'s' * (len(shards) > 1)} {', '.join(map(str, shards))}"
+        exit_nothing_matched(f"no such shard: {shard}")
+    end = "until relay resume" if for_seconds is None else f"for {for_seconds:.0f} s or until relay resume"
+    click.echo(f"paused {format_shards(paused)} {end}")

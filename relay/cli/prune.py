@@ -1,64 +1,64 @@
-"""``relay prune``: remove rows whose way is over."""
+"""``relay prune``: remove rows that are finished."""
 
 import sys
 from collections.abc import Callable
 from time import time
-from typing import Any
 
 import click
 
-from outbox.operators.rows import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP, FoundRow, RowFilter
-from relay.cli.change import Asked, Change, carry_out, changing, nothing_to, plan_of
-from relay.cli.options import OperatorSettings, as_options, operations, row_filters, rows_from
-from relay.cli.repair import as_of_now
-
-_NO_FILTER: dict[str, Any] = {
-    "ids": (), "interaction": None, "state": None, "channel": None, "error": None, "since": None, "until": None,
-}  # fmt: skip
+from outbox.models import FoundRow, RowFilter
+from outbox.operators.prune import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP
+from relay.cli.change import PlannedChange, explain_empty, find_rows, run_change, until_now
+from relay.cli.options import ChangeOptions, RowSelection, change_options, filter_arguments, row_filters
+from relay.cli.session import OperatorSettings, audit_context, open_operations
 
 
 @click.command()
 @row_filters
-@changing
+@change_options
 @click.option(
     "--parked-calls",
     is_flag=True,
-    help="Also remove rows whose inference call is parked, which then cannot be retried.",
+    help="Also remove rows whose inference call is parked; the call can no longer be retried.",
 )
-def prune(*, parked_calls: bool, **given: Any) -> None:
-    """Remove settled rows.
+def prune(*, selection: RowSelection, options: ChangeOptions, parked_calls: bool) -> None:
+    """Remove finished rows.
 
-    Those are sent with their inference call done, or discarded. The relay removes them by itself after
-    OUTBOX_RETENTION; without a filter, this does the same now.
+    A row is finished when it is sent and its inference call is done, or when it is discarded. The relay
+    removes finished rows after OUTBOX_RETENTION; without a filter, this command does the same now.
 
     \b
     Examples:
       relay prune --reason "disk is short"
       relay prune --until 2d --dry-run
     """
-    asked = Asked.taken_from(given)
     given_up = PARKED_CALLS_GIVEN_UP if parked_calls else NONE_GIVEN_UP
-    as_the_relay = not given["everything"] and all(given[name] == value for name, value in _NO_FILTER.items())
-    named = None if as_the_relay else rows_from(given)
-    with operations() as (verbs, settings):
-        wanted = named or _retained(settings)
-        context = asked.context(wanted, settings)
-        flag = ("--parked-calls",) if parked_calls else ()
-        again = ("prune", *(() if as_the_relay else as_options(as_of_now(wanted))), *flag)
-        rows = verbs.prunable(wanted, given_up)
-        plan = plan_of(filter(_settled_before(wanted.until_ms or 0), rows) if as_the_relay else rows)
-        told = "they are removed for good: a repeated delivery of one of them would be a new row"
-        nothing = "" if plan else nothing_to(verbs, wanted, "settled")
-        change = Change("prune", plan, lambda chunk: verbs.prune(chunk, context, given_up), (told,), again, nothing)
-        sys.exit(carry_out(change, asked))
+    by_retention = selection.is_empty
+    selected = None if by_retention else selection.require()
+    with open_operations() as (operations, settings):
+        rows = selected or _expired(settings)
+        context = audit_context(options, settings, rows)
+        found = operations.prunable(rows, given_up)
+        plan = find_rows(filter(_finished_before(rows.until_ms or 0), found) if by_retention else found)
+        filters = () if by_retention else filter_arguments(until_now(rows))
+        change = PlannedChange(
+            "prune",
+            plan,
+            lambda chunk: operations.prune(chunk, context, given_up),
+            ("they are removed for good: a repeated delivery of one of them would become a new row",),
+            ("prune", *filters, *(("--parked-calls",) if parked_calls else ())),
+            "" if plan else explain_empty(operations, rows, "finished"),
+        )
+        sys.exit(run_change(change, options))
 
 
-def _retained(settings: OperatorSettings) -> RowFilter:
+def _expired(settings: OperatorSettings) -> RowFilter:
+    """Select the rows that are older than the retention."""
     if settings.outbox_retention is None:
-        raise click.UsageError("OUTBOX_RETENTION is off: name the rows by a filter, as --until 30d")
+        raise click.UsageError("OUTBOX_RETENTION is off: select rows by a filter such as --until 30d")
     return RowFilter(until_ms=round((time() - settings.outbox_retention) * 1000))
 
 
-def _settled_before(moment_ms: int) -> Callable[[FoundRow], bool]:
-    """Whether a row's last step was before: what was discarded just now can still be replayed."""
-    return lambda row: (row.sent_at_ms or row.changed_at_ms or row.received_at_ms) < moment_ms
+def _finished_before(time_ms: int) -> Callable[[FoundRow], bool]:
+    """Return a test of a row's last change: a row that was discarded recently can still be replayed."""
+    return lambda row: (row.sent_at_ms or row.changed_at_ms or row.received_at_ms) < time_ms

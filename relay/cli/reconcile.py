@@ -1,107 +1,64 @@
-"""``relay reconcile``: after database or Kafka went back in time, make rows agree with the topic, and send again."""
+"""``relay reconcile``: resume shards after the database or Kafka went back in time."""
 
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain
-from time import monotonic, time
-from typing import TypeVar
+from dataclasses import dataclass
+from time import time
 
 import click
 from rich.console import Console
 from sqlalchemy import Engine
 
-from outbox.db.engine import LONG_ANSWER_SECONDS
-from outbox.errors import OutboxError
-from outbox.models import RowRef
-from outbox.operators.audit import AuditContext
-from outbox.operators.reconcile import (
-    KnownRow,
-    TopicRecord,
-    advance_sequence,
-    mark_published,
-    match_records,
-    unsent_before,
-)
-from outbox.progress import ProgressVerdict
-from outbox.states import RowState
-from outbox.store import Store
-from relay.cli.options import DONE, PARTLY_DONE, USAGE, Moment, confirmed, nothing_matched, outbox_of
-from relay.cli.output import escaped, told_time
-from relay.cli.shards import SHARD, OperatingSettings, audit_context, planned
-from relay.errors import RelayError, UnavailableError
-from relay.kafka.progress import StoredProgress
-from relay.kafka.topic_scan import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
-from relay.process.lost_rows import ShardLoss, find_lost_rows, last_kept_sequence, resend_lost_rows
+from outbox.models import AuditContext
+from outbox.operators.reconcile import unsent_before
+from relay.cli.options import SHARD, ChangeOptions, confirm_or_exit, plan_options
+from relay.cli.output import ExitCode, escape, exit_nothing_matched, format_shards, format_time, plural
+from relay.cli.param_types import TimeParam, Timestamp
+from relay.cli.session import audit_context, open_outbox_for_shards
+from relay.process import lost_rows
+from relay.process.lost_rows import Loss
 from relay.process.maintenance import ShardMaintenance, maintain_shards
-from relay.settings import kafka_client_config
-from relay.shard.recovery import ShardInspection, inspect_shard
-
-CHUNK_ROWS = 500
-T = TypeVar("T")
-SAMPLE_ROWS = 5
-
-
-@dataclass
-class ReconcilePlan:
-    """What the topic says about the shards that are looked after."""
-
-    sequences: dict[int, int]
-    """The last Kafka transaction of each shard, when the plan was made."""
-    records: int = 0
-    marks: dict[int, set[RowRef]] = field(default_factory=lambda: defaultdict(set))
-    """By shard, rows that stand as unsent here and are in the topic."""
-    unknown: int = 0
-    """Records whose rows are not here."""
-    samples: list[TopicRecord] = field(default_factory=list)
-    """Some of those."""
-    truncated_partitions: dict[str, list[int]] = field(default_factory=dict)
-    """By topic, partitions of which not every record is left that may be looked for."""
-
-    def add(self, records: Sequence[TopicRecord], known: Sequence[KnownRow]) -> None:
-        """Take in a page of records, and the rows here that they are."""
-        self.records += len(records)
-        missing = sorted(set(records) - {row.record for row in known})
-        self.unknown += len(missing)
-        self.samples += missing[: SAMPLE_ROWS - len(self.samples)]
-        for row in known:
-            if row.state != RowState.SENT and row.shard in self.sequences:
-                self.marks[row.shard].add(row.ref)
+from relay.process.reconcile import (
+    DatabaseReconcilePlan,
+    for_each_shard,
+    plan_database_reconcile,
+    plan_kafka_reconcile,
+    reconcile_database,
+    unknown_shards,
+)
 
 
 @click.command()
 @click.option(
-    "--since", type=Moment(), help="Read the topic from here: ISO 8601, or an age as 2h; before the restored moment."
+    "--since", type=TimeParam(), help="Read the topic from this time on; it must be before the restored moment."
 )
+@click.option("--accept-duplicates", is_flag=True, help="Skip the search; send again what is unsent here.")
+@click.option("--accept-loss", is_flag=True, help="Skip the search; what Kafka lost stays marked sent.")
 @click.option(
-    "--accept-duplicates", is_flag=True, help="Look for nothing: what was sent and is unsent here is sent again."
+    "--shard",
+    "shards",
+    type=SHARD,
+    multiple=True,
+    help="Reconcile this shard; may be repeated [default: all affected].",
 )
-@click.option("--accept-loss", is_flag=True, help="Look for nothing: what Kafka has lost stays marked sent.")
-@click.option("--shard", "shards", type=SHARD, multiple=True, help="This one; may be repeated.")
-@planned
+@plan_options
 def reconcile(
     *,
-    since: int | None,
+    since: Timestamp | None,
     accept_duplicates: bool,
     accept_loss: bool,
     shards: tuple[int, ...],
-    actor: str | None,
-    reason: str,
-    dry_run: bool,
-    yes: bool,
+    options: ChangeOptions,
 ) -> None:
-    """Let shards send again after a service went back in time.
+    """Resume shards after the database or Kafka went back in time.
 
-    The database (a restore, a failover to a stale replica): with --since, rows that the topic holds already are
-    marked sent: id, interaction and time of receipt must all match. Or --accept-duplicates.
+    The database (a restore, a failover to a stale replica): give --since, and rows that the topic already
+    holds are marked sent. Id, interaction and time of receipt must all match. Or give --accept-duplicates.
 
-    Kafka (a broker restored from an older copy, an unclean leader election): without either, rows marked sent that
-    the topic lacks become pending, and are sent again after later rows of their interactions that the topic kept.
-    Or --accept-loss.
-
-    Without --shard it is about the shards that wait for this.
+    Kafka (a broker restored from an older copy, an unclean leader election): give neither, and rows marked
+    sent that the topic lacks become pending. They are sent again, after later rows of their interactions
+    that the topic kept. Or give --accept-loss.
 
     \b
     Examples:
@@ -110,224 +67,153 @@ def reconcile(
       relay reconcile --reason "broker 2 came back with yesterday's disk" --dry-run
     """
     if (since is not None) + accept_duplicates + accept_loss > 1:
-        raise click.UsageError("give --since TIME, --accept-duplicates or --accept-loss, and no two of them")
-    if since is not None and since > time() * 1000:
-        raise click.UsageError("--since is in the future: give a moment before the one that was restored")
-    with outbox_of(OperatingSettings, answer_seconds=LONG_ANSWER_SECONDS) as (engine, settings):
-        context = audit_context(actor, reason, settings)
-        with maintain_shards(settings, engine) as held:
-            if strange := sorted(set(shards) - set(held.services.leases.owners())):
-                nothing_matched(f"there is no shard {_told(strange)}")
+        raise click.UsageError("give only one of --since, --accept-duplicates and --accept-loss")
+    if since is not None and since.ms > time() * 1000:
+        raise click.UsageError("--since is in the future: give a time before the restored moment")
+    with open_outbox_for_shards() as (engine, settings):
+        context = audit_context(options, settings)
+        with maintain_shards(settings, engine) as maintenance:
+            if unknown := unknown_shards(maintenance, shards):
+                exit_nothing_matched(f"no such shard: {', '.join(map(str, unknown))}")
+            run = _Reconciliation(engine, maintenance, context, options)
             if since is None and not accept_duplicates:
-                _send_lost_rows_again(engine, held, shards, context, accept=accept_loss, dry_run=dry_run, yes=yes)
-                return
-            plan = _plan(engine, held, shards, since)
-            if not plan.sequences:
-                nothing_matched("no shard waits to be reconciled: what Kafka holds, the database knows of")
-            _show(engine, plan, since)
-            _insist_on_yes(plan.sequences, dry_run=dry_run, yes=yes)
-            done = [shard for shard in plan.sequences if _act(engine, held, plan, shard, context, since)]
-    click.echo(f"reconcile: {sum(len(plan.marks[n]) for n in done)} row(s) marked, shard(s) {_told(done)} go on")
-    if len(done) < len(plan.sequences):
-        sys.exit(PARTLY_DONE)
+                code = _reconcile_kafka(run, shards, accept_loss=accept_loss)
+            else:
+                code = _reconcile_database(run, shards, since.ms if since else None)
+    sys.exit(code)
 
 
-def _insist_on_yes(shards: Iterable[int], *, dry_run: bool, yes: bool) -> None:
-    if dry_run:
-        sys.exit(DONE)
-    if not confirmed(f"go on with shard(s) {_told(shards)}?", yes=yes):
-        sys.exit(USAGE)
+@dataclass(frozen=True)
+class _Reconciliation:
+    """What a reconcile works with."""
+
+    engine: Engine
+    maintenance: ShardMaintenance
+    context: AuditContext
+    options: ChangeOptions
+
+    def for_each(self, shards: Iterable[int], action: Callable[[int], None]) -> list[int]:
+        """Run an action for each shard and return those for which it succeeded; print why one failed."""
+        return for_each_shard(self.maintenance, shards, action, lambda error: click.echo(str(error), err=True))
+
+
+# The database went back ----------------------------------------------------------------------------
+
+
+def _reconcile_database(run: _Reconciliation, shards: tuple[int, ...], since_ms: int | None) -> ExitCode:
+    with _reading_progress() as progress:
+        plan = plan_database_reconcile(run.engine, run.maintenance, shards, since_ms, progress)
+    if plan.kafka_went_back:
+        exit_nothing_matched(
+            f"Kafka went back in time, not the database, for {format_shards(plan.kafka_went_back)}: "
+            "give neither --since nor --accept-duplicates"
+        )
+    if not plan.sequences:
+        exit_nothing_matched("no shard waits for a reconcile: the database knows every transaction in Kafka")
+    _print_database_plan(run.engine, plan, since_ms)
+    confirm_or_exit(f"reconcile {format_shards(list(plan.sequences))}?", run.options)
+    verb = "reconcile" if since_ms is not None else "accept duplicates of"
+    done = run.for_each(
+        plan.sequences,
+        lambda shard: reconcile_database(run.engine, run.maintenance, plan, shard, run.context, verb),
+    )
+    marked = sum(len(plan.published[shard]) for shard in done)
+    click.echo(f"reconcile: marked {plural(marked, 'row')} sent, resumed {format_shards(done)}")
+    return ExitCode.DONE if len(done) == len(plan.sequences) else ExitCode.PARTLY_DONE
+
+
+def _print_database_plan(engine: Engine, plan: DatabaseReconcilePlan, since_ms: int | None) -> None:
+    shards = format_shards(list(plan.sequences))
+    if since_ms is None:
+        click.echo(
+            f"reconcile {shards}: nothing is searched; what was sent since the restored moment and is unsent here "
+            "is sent a second time",
+            err=True,
+        )
+        return
+    since, published = format_time(since_ms), sum(map(len, plan.published.values()))
+    records = plural(plan.records, "record")
+    click.echo(f"reconcile {shards}: of {records} since {since}, {published:,} unsent here are marked sent", err=True)
+    if plan.unknown:
+        click.echo(f"  {plural(plan.unknown, 'record')} of rows that this database does not have:", err=True)
+        for record in plan.samples:
+            sample = f"{record.outbox_id} {format_time(record.received_at_ms)} {record.interaction_id}"
+            click.echo(f"    {escape(sample)}", err=True)
+    for topic, partitions in plan.truncated.items():
+        click.echo(
+            f"  topic {topic}: records of partition {', '.join(map(str, partitions))} since then were removed "
+            "(retention.ms); unsent rows among them are not found and are sent again",
+            err=True,
+        )
+    if older := unsent_before(engine, since_ms):
+        click.echo(
+            f"  {plural(older, 'unsent row')} received before {since}: what was sent of them before then is not "
+            "found and is sent again. Give an earlier --since if the restored moment is earlier",
+            err=True,
+        )
 
 
 # Kafka went back -----------------------------------------------------------------------------------
 
 
-def _send_lost_rows_again(
-    engine: Engine,
-    held: ShardMaintenance,
-    wanted: Sequence[int],
-    context: AuditContext,
-    *,
-    accept: bool,
-    dry_run: bool,
-    yes: bool,
-) -> None:
-    looks = [_look(held, Store(engine), shard) for shard in wanted or held.shard_services.leases.owners()]
-    if behind := [each.shard for each in looks if each.verdict is ProgressVerdict.DATABASE_WENT_BACK]:
+def _reconcile_kafka(run: _Reconciliation, shards: tuple[int, ...], *, accept_loss: bool) -> ExitCode:
+    plan = plan_kafka_reconcile(run.engine, run.maintenance, shards)
+    if plan.database_went_back:
         click.echo(
-            f"the database of shard(s) {_told(behind)} went back in time, not Kafka: give --since TIME or "
-            "--accept-duplicates for these",
+            f"the database went back in time, not Kafka, for {format_shards(plan.database_went_back)}: "
+            "reconcile with --since TIME or --accept-duplicates",
             err=True,
         )
-    waiting = [
-        each
-        for each in looks
-        if each.verdict is ProgressVerdict.KAFKA_WENT_BACK
-        or (wanted and each.verdict is not ProgressVerdict.DATABASE_WENT_BACK)
-    ]
-    if not waiting:
-        nothing_matched("no shard waits because Kafka went back: what the database has settled, Kafka holds")
-    # Of a shard that is named every row is looked for: the topic may have lost more than the progress topic shows.
-    losses = [ShardLoss(each, 0 if wanted else last_kept_sequence(each, held.read_back)) for each in waiting]
-    if not accept:
-        with _reading() as reading:
-            find_lost_rows(engine, held, losses, reading)
-    for loss in losses:
-        _show_loss(loss, accept=accept)
-    _insist_on_yes([loss.inspection.shard for loss in losses], dry_run=dry_run, yes=yes)
-    done = [loss for loss in losses if _repair(engine, held, loss, context, accept=accept)]
-    again, shards = sum(len(loss.missing) for loss in done), _told(loss.inspection.shard for loss in done)
-    click.echo(f"reconcile: {again} row(s) are pending again, shard(s) {shards} go on")
-    if len(done) < len(losses) or any(loss.undecided for loss in losses) or set(behind) & set(wanted):
-        sys.exit(PARTLY_DONE)
+    if not plan.losses:
+        exit_nothing_matched("no shard waits because Kafka went back: Kafka holds every acknowledged transaction")
+    losses = {loss.look.shard: loss for loss in plan.losses}
+    if not accept_loss:
+        with _reading_progress() as progress:
+            lost_rows.find(run.engine, run.maintenance, plan.losses, progress)
+    for loss in plan.losses:
+        _print_loss(loss, accept_loss=accept_loss)
+    confirm_or_exit(f"reconcile {format_shards(list(losses))}?", run.options)
+    verb = "accept the loss of" if accept_loss else "reconcile"
+    done = run.for_each(
+        losses,
+        lambda shard: lost_rows.repair(run.engine, run.maintenance, losses[shard], run.context, verb),
+    )
+    pending = sum(len(losses[shard].missing) for shard in done)
+    click.echo(f"reconcile: {plural(pending, 'row')} pending again, resumed {format_shards(done)}")
+    return ExitCode.DONE if plan.is_complete(done, shards) else ExitCode.PARTLY_DONE
 
 
-def _show_loss(loss: ShardLoss, *, accept: bool) -> None:
-    shard, row, found, _ = loss.inspection
-    at = f"transaction {found.ref.sequence}" if found else "no transaction"
+def _print_loss(loss: Loss, *, accept_loss: bool) -> None:
+    shard, row, found, _ = loss.look
+    last = found.ref.sequence if found else "none"
     click.echo(
-        f"reconcile of shard {shard}: {row.acknowledged_sequence} transaction(s) are settled, Kafka tells of {at}",
+        f"reconcile shard {shard}: the last acknowledged transaction is {row.acknowledged_sequence}, "
+        f"the last in Kafka is {last}",
         err=True,
     )
-    if accept:
-        click.echo("  nothing is looked for: what Kafka has lost stays marked sent, and is not in the topic", err=True)
+    if accept_loss:
+        click.echo("  nothing is searched: what Kafka lost stays marked sent and is not in the topic", err=True)
         return
     click.echo(
-        f"  of {loss.sent} row(s) marked sent by transactions above {loss.above}, {len(loss.missing)} are missing in "
-        "the topic and are sent again. Order is not kept: they come after later rows of their interactions that the "
-        "topic kept",
+        f"  of {plural(loss.sent, 'row')} marked sent by transactions above {loss.above}, {len(loss.missing):,} are "
+        "missing from the topic and are sent again. Order is not kept: they come after later rows of their "
+        "interactions that the topic kept",
         err=True,
     )
     if loss.undecided:
         click.echo(
-            f"  {loss.undecided} more were not found, but records of their time may have been removed (retention.ms), "
-            "or KAFKA_REPLAY_TOPICS does not name their topic any more: they stay marked sent (exit code 5)",
+            f"  {loss.undecided:,} more were not found, but retention (retention.ms) may have removed them, or "
+            "KAFKA_REPLAY_TOPICS no longer names their topic: they stay marked sent (exit code 5)",
             err=True,
         )
 
 
-def _repair(engine: Engine, held: ShardMaintenance, loss: ShardLoss, context: AuditContext, *, accept: bool) -> bool:
-    """Whether it was done."""
-    try:
-        resend_lost_rows(engine, held, loss, context, "accept the loss of" if accept else "reconcile")
-    except (RelayError, OutboxError) as error:
-        click.echo(str(error), err=True)
-        return False
-    finally:
-        held.give_back(loss.inspection.shard)  # it need not wait for the others
-    return True
-
-
 @contextmanager
-def _reading() -> Iterator[Callable[[int], None]]:
-    """Shows on a terminal how many records were read."""
+def _reading_progress() -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how many records were read."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _records: None
         return
     with console.status("reading the topics") as status:
         yield lambda records: status.update(f"reading the topics: {records:,} records")
-
-
-# The database went back ----------------------------------------------------------------------------
-
-
-def _plan(engine: Engine, held: ShardMaintenance, wanted: tuple[int, ...], since: int | None) -> ReconcilePlan:
-    """Read the progress records before the topic: what they count is then among the records read."""
-    looks = {shard: _look(held, Store(engine), shard) for shard in held.shard_services.leases.owners()}
-    waiting = wanted or [n for n, each in looks.items() if each.verdict is ProgressVerdict.DATABASE_WENT_BACK]
-    if kafka := [shard for shard in waiting if looks[shard].verdict is ProgressVerdict.KAFKA_WENT_BACK]:
-        nothing_matched(f"shard(s) {_told(kafka)} wait because Kafka went back: leave out --since and the like")
-    plan = ReconcilePlan({shard: _sequence(looks[shard].found) for shard in waiting})
-    if since is None or not plan.sequences:
-        return plan
-    config, topics = kafka_client_config(held.settings), held.settings.kafka_topics
-    found = {topic: cut_short(held.admin, topic, since) for topic in topics}
-    plan.cut_short = {topic: partitions for topic, partitions in found.items() if partitions}
-    with _reading() as reading:
-        for page in chain.from_iterable(committed_since(config, held.admin, topic, since) for topic in topics):
-            plan.add(page, match_records(engine, page))
-            reading(plan.records)
-    return plan
-
-
-def _look(held: ShardMaintenance, store: Store, shard: int) -> ShardInspection:
-    return _patiently(lambda: inspect_shard(store, held.read_back, shard))
-
-
-def _patiently(read: Callable[[], T]) -> T:
-    """Nobody may have been fenced for it, so a dead producer's open transaction has to run out first."""
-    deadline = monotonic() + OPEN_TRANSACTION_TIMEOUT_SECONDS
-    while True:
-        try:
-            return read()
-        except UnavailableError:
-            if monotonic() > deadline:
-                raise
-
-
-def _sequence(record: StoredProgress | None) -> int:
-    return record.ref.sequence if record else 0
-
-
-def _show(engine: Engine, plan: ReconcilePlan, since: int | None) -> None:
-    if since is None:
-        click.echo(
-            f"reconcile of shard(s) {_told(plan.sequences)}: nothing is looked for, and what was sent since the "
-            "restored moment is sent a second time if it is unsent here",
-            err=True,
-        )
-        return
-    marks = sum(map(len, plan.marks.values()))
-    click.echo(
-        f"reconcile of shard(s) {_told(plan.sequences)}: of {plan.records} record(s) since {told_time(since)}, "
-        f"{marks} stand as unsent here and are marked sent",
-        err=True,
-    )
-    if plan.unknown:
-        click.echo(f"  {plan.unknown} record(s) are of rows that this database does not know (any more):", err=True)
-        for record in plan.samples:
-            told = f"{record.outbox_id} {told_time(record.received_at_ms)} {record.interaction_id}"
-            click.echo(escaped(f"    {told}"), err=True)
-    for topic, partitions in plan.truncated_partitions.items():
-        click.echo(
-            f"  partition(s) {_told(partitions)} of {topic} begin later, for records were removed (retention.ms): "
-            "unsent rows that were among those are not found, and are sent again",
-            err=True,
-        )
-    if older := unsent_before(engine, since):
-        click.echo(
-            f"  {older} unsent row(s) were received before {told_time(since)}: what was sent of them before then is "
-            "not found, and is sent again. Give an earlier --since if the restored moment is earlier",
-            err=True,
-        )
-
-
-def _act(
-    engine: Engine, held: ShardMaintenance, plan: ReconcilePlan, shard: int, context: AuditContext, since: int | None
-) -> bool:
-    """Take the shard, see that the plan still holds, mark its rows, and let it go on; whether that was done."""
-    try:
-        each = held.take(shard)
-        record = _patiently(lambda: held.read_back(shard))
-        if _sequence(record) != plan.sequences[shard]:  # fenced: from here on it cannot change
-            click.echo(f"shard {shard} was sent meanwhile, and is left as it is: run this again", err=True)
-            return False
-        lease, sequence = each.lease, plan.sequences[shard]
-        refs = sorted(plan.marks[shard])
-        for start in range(0, len(refs), CHUNK_ROWS):
-            chunk, inference = refs[start : start + CHUNK_ROWS], held.services.inference
-            mark_published(engine, lease, sequence, chunk, context, inference=inference)
-            held.renew()
-        verb = "reconcile" if since is not None else "accept duplicates of"
-        advance_sequence(engine, lease, record.ref if record else None, verb, context)
-    except (RelayError, OutboxError) as error:
-        click.echo(str(error), err=True)
-        return False
-    finally:
-        held.give_back(shard)  # it need not wait for the others
-    return True
-
-
-def _told(shards: Iterable[int]) -> str:
-    return ", ".join(map(str, shards)) or "none"

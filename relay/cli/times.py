@@ -1,4 +1,4 @@
-"""Times as operators write them: an ISO time, a time of day, a day, an age, or seconds or milliseconds since 1970."""
+"""Parse the times that operators type: ISO 8601, a time of day, a day, an age, or a number since 1970."""
 
 import re
 from datetime import UTC, datetime, time, timedelta
@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from relay.settings import seconds_of
 
 EXPECTED = (
-    "expected an ISO time (2026-01-31T08:00, local unless it ends in Z, +01:00 or a zone such as Europe/Berlin), "
+    "expected ISO 8601 (2026-01-31T08:00, local unless it ends in Z, +01:00 or a zone such as Europe/Berlin), "
     "a time of day (21:00), today, yesterday, an age (30m, 1h30m, 2d, 1w), "
-    "or the seconds or milliseconds since 1970 (10 or 13 digits)"
+    "or seconds or milliseconds since 1970 (10 or 13 digits)"
 )
 _EPOCH = re.compile(r"(?P<seconds>\d{10})((?P<milliseconds>\d{3})|\.\d+)?")
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
@@ -18,14 +18,14 @@ _ZONE = re.compile(r"\s*\[?(?P<zone>UTC|GMT|[A-Za-z_]+/[A-Za-z0-9_+/-]+)\]?$")
 
 
 def parse_time(text: str, now: datetime) -> datetime:
-    """The moment that a text names.
+    """Parse a time.
 
     Args:
-        text: as ``EXPECTED`` lists the forms; upper and lower case are alike, and a trailing "ago" is allowed.
-        now: local time, with its offset. Ages and days count back from it; a time of day is the last one before it.
+        text: in a format of ``EXPECTED``; case does not matter, and an age may end in "ago".
+        now: the local time with its offset. Ages and days count back from it; a time of day is the last one before it.
 
     Raises:
-        ValueError: the text names no time.
+        ValueError: the text has another format.
     """
     try:
         return _parse(text.strip(), now)
@@ -51,7 +51,7 @@ def _parse(text: str, now: datetime) -> datetime:
 
 
 def _at(now: datetime, days_back: int, clock: str) -> datetime:
-    """A time of day, so many days before today."""
+    """Return a time of day, that many days before today."""
     hour, _, rest = clock.partition(":")
     moment = time.fromisoformat(f"{hour:0>2}:{rest}")
     return _localized(datetime.combine(now.date() - timedelta(days=days_back), moment))
@@ -66,5 +66,5 @@ def _iso(text: str) -> datetime:
 
 
 def _localized(moment: datetime) -> datetime:
-    """A time as it is if it has an offset, else in this machine's zone."""
+    """Add this machine's offset to a time without one."""
     return moment if moment.tzinfo else moment.astimezone()

@@ -1,1 +1,1 @@
-"""The whole way on one machine, with nothing but Python: for newcomers to see, and to try faults on."""
+"""The demo: every process on this machine, the relay killed on the way, and a count at the end."""

@@ -1,4 +1,4 @@
-"""The demo's senders and its consumer: who posts interactions, and who counts what arrived."""
+"""The demo's clients: senders of interactions, and a consumer of the topic."""
 
 import io
 import json
@@ -13,27 +13,35 @@ import fastavro
 import requests
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from relay.kafka.avro import SCHEMA_TEXT
+from relay.demo.processes import DemoProcesses
+from relay.kafka.encoder import SCHEMA_TEXT
 
 SENDERS = 16
-READ_SECONDS = 60.0
+MAX_ATTEMPTS = 10
+READ_TIMEOUT_SECONDS = 60.0
 _SCHEMA = fastavro.parse_schema(json.loads(SCHEMA_TEXT))
 
 
-class Arrived(NamedTuple):
+class ConsumedRecord(NamedTuple):
     """A record of the topic."""
 
     outbox_id: int
     value: dict[str, Any]
 
 
-def post_all(url: str, secret: str, count: int, accepted: Callable[[int], None]) -> None:
-    """Post sample interactions over HTTP; each id of a 202 is passed to ``accepted``.
+def post_interactions(processes: DemoProcesses, count: int, accepted: Callable[[int], None]) -> None:
+    """Post sample interactions to the webhook.
 
-    An answer other than 202 is sent again, as CXone does: the repeated delivery finds its row.
+    A request without a 202 response is repeated, as CXone does; a repeated delivery creates no second row.
+
+    Args:
+        processes: the demo's processes.
+        count: how many to post.
+        accepted: called with the outbox id of each 202 response.
     """
+    url, headers = processes.webhook_url, {"X-CXone-Webhook-Secret": processes.secret}
     session = requests.Session()
-    session.trust_env = False  # a proxy does not know this machine
+    session.trust_env = False  # no proxy for this machine
     session.mount(url, requests.adapters.HTTPAdapter(pool_maxsize=SENDERS))
 
     def post(number: int) -> None:
@@ -44,21 +52,21 @@ def post_all(url: str, secret: str, count: int, accepted: Callable[[int], None])
             "agent": {"id": f"agent-{number % 13}"},
             "turn": number,
         }
-        for _attempt in range(10):
+        for _attempt in range(MAX_ATTEMPTS):
             try:
-                answer = session.post(url, json=body, headers={"X-CXone-Webhook-Secret": secret}, timeout=30)
+                response = session.post(url, json=body, headers=headers, timeout=30)
             except requests.RequestException:
                 continue
-            if answer.status_code == requests.codes.accepted:
-                accepted(answer.json()["outboxId"])
+            if response.status_code == requests.codes.accepted:
+                accepted(response.json()["outboxId"])
                 return
 
     with ThreadPoolExecutor(SENDERS) as pool:
         list(pool.map(post, range(count)))
 
 
-def read_topic(config: dict[str, Any], topic: str) -> list[Arrived]:
-    """Every record that a ``read_committed`` consumer sees in the topic, up to its present end."""
+def read_topic(config: dict[str, Any], topic: str) -> list[ConsumedRecord]:
+    """Read every record that a ``read_committed`` consumer sees, up to the current end of the topic."""
     consumer = Consumer(
         {
             **config,
@@ -70,10 +78,12 @@ def read_topic(config: dict[str, Any], topic: str) -> list[Arrived]:
             "log_level": 0,
         }
     )
-    waiting = set(consumer.list_topics(topic, timeout=10).topics[topic].partitions)  # a consumer's look creates nothing
-    consumer.assign([TopicPartition(topic, number, 0) for number in waiting])
-    found, deadline = [], monotonic() + READ_SECONDS
-    while waiting and monotonic() < deadline:
+    unread = set(
+        consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    )  # a consumer's request creates no topic
+    consumer.assign([TopicPartition(topic, number, 0) for number in unread])
+    found, deadline = [], monotonic() + READ_TIMEOUT_SECONDS
+    while unread and monotonic() < deadline:
         message = consumer.poll(0.5)
         if message is None:
             continue
@@ -81,8 +91,8 @@ def read_topic(config: dict[str, Any], topic: str) -> list[Arrived]:
         if error is None:
             headers = dict(message.headers() or [])
             value = fastavro.schemaless_reader(io.BytesIO((message.value() or b"")[5:]), _SCHEMA, None)
-            found.append(Arrived(int(headers["outbox-id"] or 0), value))  # type: ignore[arg-type]
+            found.append(ConsumedRecord(int(headers["outbox-id"] or 0), value))  # type: ignore[arg-type]
         elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-            waiting.discard(message.partition() or 0)
+            unread.discard(message.partition() or 0)
     consumer.close()
     return found

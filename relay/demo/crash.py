@@ -1,8 +1,8 @@
-"""A relay that kills itself (-9) at a named step: ``python -m relay.demo.crash STEP OCCURRENCE``.
+"""Run a relay that kills itself (-9) at a step: ``python -m relay.demo.crash STEP OCCURRENCE``.
 
-For the demo and for tests of the promise. The steps are those of the shards: leased, fenced,
-read_back, acknowledged, selected, encoded, committed, marked, parked; and of ``relay.inference.worker``: claimed,
-called, results_recorded.
+The demo and the tests of exactly-once delivery use it. The steps are those of ``relay.shard.worker``: leased, fenced,
+read_back, settled, selected, encoded, committed, marked, parked; and of ``relay.inference.worker``: claimed,
+called, calls_settled.
 """
 
 import os
@@ -14,15 +14,15 @@ from relay.process.main import run_relay
 
 
 def main() -> int:
-    """Run a relay until the step is reached the given number of times."""
-    fatal, occurrence = sys.argv[1], int(sys.argv[2])
-    lock, seen = threading.Lock(), 0
+    """Run the relay until it reaches the step for the given time."""
+    fatal_step, occurrence = sys.argv[1], int(sys.argv[2])
+    lock, reached = threading.Lock(), 0
 
     def step(name: str, _shard: int) -> None:
-        nonlocal seen
+        nonlocal reached
         with lock:
-            seen += name == fatal
-            if name == fatal and seen == occurrence:
+            reached += name == fatal_step
+            if name == fatal_step and reached == occurrence:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return run_relay(step)

@@ -1,8 +1,9 @@
-"""The processes of the demo: cluster, web, relay, each started, killed and ended here."""
+"""The demo's processes: Kafka's mock cluster, web and relay."""
 
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,25 +25,26 @@ from relay.settings import RelaySettings, kafka_client_config
 
 ROOT = Path(__file__).parents[2]
 PATH = "/webhook/cxone-data-action"
-READY_SECONDS = 30.0
-KAFKA_SECONDS = 10.0
-
-
-PRODUCT = KNOWN_NAMES | {"DYNO", "PROMETHEUS_MULTIPROC_DIR", "WEB_CONCURRENCY", "WEB_THREADS"}
+READY_TIMEOUT_SECONDS = 30.0
+KAFKA_TIMEOUT_SECONDS = 10.0
+STOP_TIMEOUT_SECONDS = 25.0
+SETTINGS = KNOWN_NAMES | {"DYNO", "PROMETHEUS_MULTIPROC_DIR", "WEB_CONCURRENCY", "WEB_THREADS"}
 """Variables that change what the product does."""
-KEPT = re.compile(r"(KAFKA|SCHEMA_REGISTRY)_(?!TOPIC|PROGRESS_TOPIC|TRANSACTIONAL_ID_PREFIX|REPLAY_TOPICS).*")
-"""Settings of the environment that the demo takes over with a real cluster: how to reach it, and its registry."""
+CONNECTION_SETTINGS = re.compile(
+    r"(KAFKA|SCHEMA_REGISTRY)_(?!TOPIC|PROGRESS_TOPIC|TRANSACTIONAL_ID_PREFIX|REPLAY_TOPICS).*"
+)
+"""Settings that the demo takes from the environment with a real cluster: how to reach it and its registry."""
 
 
 class DemoError(RelayError):
-    """A process of the demo did not come up; the message names its log."""
+    """The demo failed; the message names the log to read."""
 
 
 class DemoProcesses:
-    """One demo's outbox, topics and processes.
+    """The outbox, topics and processes of one demo, with a temporary directory for logs and database.
 
     Args:
-        kafka: address of a real cluster, or None for the mock.
+        kafka: bootstrap servers of a real cluster; None: start the mock cluster.
     """
 
     def __init__(self, kafka: str | None) -> None:
@@ -51,7 +53,7 @@ class DemoProcesses:
         self.secret = secrets.token_urlsafe(18).replace("=", "")
         self.port = _free_port()
         self.base = f"http://127.0.0.1:{self.port}"
-        self.standins = Stubs()
+        self.stubs = Stubs()
         self.bootstrap_servers = kafka or ""
         self.relay: subprocess.Popen[bytes] | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -59,7 +61,7 @@ class DemoProcesses:
         self.topic = f"cxone-interactions-ml-demo-{run}"
         self.database = self.folder / "outbox.db"
         self.environ = {
-            **_foreign(os.environ, mock=self.mock),
+            **_inherited(os.environ, mock=self.mock),
             "DATABASE_URL": f"sqlite:///{self.database}",
             "RELAY_SHARDS": "1",
             "CXONE_WEBHOOK_SECRETS": f"demo={self.secret}",
@@ -69,38 +71,53 @@ class DemoProcesses:
             "KAFKA_TOPIC": self.topic,
             "KAFKA_PROGRESS_TOPIC": f"{self.topic}-progress",
             "KAFKA_TRANSACTIONAL_ID_PREFIX": f"cxone-demo-{run}-",
-            "INFERENCE_URL": f"{self.standins.base}/score",
+            "INFERENCE_URL": f"{self.stubs.base}/score",
             "RELAY_BATCH_SIZE": "250",
             "RELAY_METRICS_PORT": "0",
             "LOG_FORMAT": "json",
         }
-        self.environ.setdefault("SCHEMA_REGISTRY_URL", f"{self.standins.base}/registry")
+        self.environ.setdefault("SCHEMA_REGISTRY_URL", f"{self.stubs.base}/registry")
+
+    @property
+    def webhook_url(self) -> str:
+        """Where interactions are posted."""
+        return f"{self.base}{PATH}"
 
     @property
     def client_config(self) -> dict[str, Any]:
-        """How a client of Kafka reaches the cluster."""
+        """Configuration of a Kafka client."""
         return kafka_client_config(load(RelaySettings, self.environ))
 
     def start_kafka(self) -> None:
-        """Start the mock cluster, or see that the real one answers.
+        """Start the mock cluster, or check that the real one responds.
 
         Raises:
-            StageError: it does not.
+            DemoError: it does not.
         """
         if self.mock:
             self.bootstrap_servers = self.environ["KAFKA_BOOTSTRAP_SERVERS"] = self._start_cluster()
             return
-        memory = LastError()
-        config: dict[str, Any] = {**self.client_config, "error_cb": memory, "log_level": 0}
-        with translate_errors(f"answer at {self.bootstrap_servers}", memory, DemoError):
-            AdminClient(config).list_topics(timeout=KAFKA_SECONDS)
+        last_error = LastError()
+        config: dict[str, Any] = {**self.client_config, "error_cb": last_error, "log_level": 0}
+        with translate_errors(f"answer at {self.bootstrap_servers}", last_error, DemoError):
+            AdminClient(config).list_topics(timeout=KAFKA_TIMEOUT_SECONDS)
 
     def start_web(self) -> None:
-        """Migrate, then serve the webhook with gunicorn.
+        """Create the outbox, then serve the webhook with gunicorn.
 
         Raises:
-            StageError: it does not answer.
+            DemoError: the web process does not become ready.
         """
+        self._migrate()
+        app = "app.factory:create_app_from_environ()"
+        self._spawn("web", [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app])
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+        while not self._ready():
+            if time.monotonic() > deadline:
+                raise DemoError(f"the web process does not become ready; its log is {self.log_of('web')}")
+            time.sleep(0.1)
+
+    def _migrate(self) -> None:
         migrated = subprocess.run(
             [sys.executable, "-m", "relay", "migrate"],
             cwd=ROOT,
@@ -110,54 +127,57 @@ class DemoProcesses:
             check=False,
         )
         if migrated.returncode:
-            raise DemoError(f"the database cannot be made: {migrated.stderr.strip()[-1000:]}")
-        app = "app.factory:create_app_from_environ()"
-        self._spawn("web", [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app])
-        deadline = time.monotonic() + READY_SECONDS
-        while not self._ready():
-            if time.monotonic() > deadline:
-                raise DemoError(f"the web process does not answer; its log is {self.folder / 'web.log'}")
-            time.sleep(0.1)
+            raise DemoError(f"the database cannot be created: {migrated.stderr.strip()[-1000:]}")
 
     def _ready(self) -> bool:
         try:
             with requests.Session() as session:
-                session.trust_env = False  # a proxy does not know this machine
+                session.trust_env = False  # no proxy for this machine
                 return session.get(f"{self.base}/readyz", timeout=2).ok
         except requests.RequestException:
             return False
 
-    def start_relay(self, kill_at: str | None = None, occurrence: int = 1) -> None:
-        """Start the relay; with ``kill_at`` it kills itself (-9) at that step."""
-        module = ["relay.demo.crash", kill_at, str(occurrence)] if kill_at else ["relay", "run"]
+    def start_relay(self, kill_at: str | None = None) -> None:
+        """Start the relay; with ``kill_at`` it kills itself (-9) when it first reaches that step."""
+        module = ["relay.demo.crash", kill_at, "1"] if kill_at else ["relay", "run"]
         self.relay = self._spawn("relay", [sys.executable, "-m", *module])
 
     def kill_relay(self) -> None:
-        """Kill -9."""
+        """Kill the relay (-9)."""
         if self.relay is not None:
             self.relay.kill()
             self.relay.wait()
 
     def relay_was_killed(self) -> bool:
-        """Whether the relay has ended by kill -9."""
+        """Whether the relay was killed (-9)."""
         return self.relay is not None and self.relay.poll() == -signal.SIGKILL
 
-    def relay_gave_up(self) -> bool:
-        """Whether the relay has ended in another way than being killed: something is wrong."""
+    def relay_stopped(self) -> bool:
+        """Whether the relay has exited without being killed: something is wrong."""
         return self.relay is not None and self.relay.poll() not in (None, -signal.SIGKILL)
 
-    def close(self) -> None:
-        """End every process of the demo."""
+    def log_of(self, name: str) -> Path:
+        """Return the path of a process's log."""
+        return self.folder / f"{name}.log"
+
+    def close(self, *, keep_logs: bool) -> None:
+        """Stop every process and remove the temporary directory.
+
+        Args:
+            keep_logs: keep the directory if a process has written a log.
+        """
         for process in reversed(self._processes):
             if process.poll() is None:
                 process.terminate()
         for process in reversed(self._processes):
             try:
-                process.wait(25)
+                process.wait(STOP_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self.standins.close()
+        self.stubs.close()
+        if not (keep_logs and any(self.folder.glob("*.log"))):
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start_cluster(self) -> str:
         topics = (self.topic, self.environ["KAFKA_PROGRESS_TOPIC"])
@@ -165,30 +185,30 @@ class DemoProcesses:
         process = self._spawn("cluster", command, stdout=subprocess.PIPE)
         address = process.stdout.readline().decode().strip() if process.stdout else ""
         if not address:
-            raise DemoError(f"the mock cluster does not start; its log is {self.folder / 'cluster.log'}")
+            raise DemoError(f"the mock cluster does not start; its log is {self.log_of('cluster')}")
         return address
 
     def _spawn(self, name: str, command: list[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as log:
+        with self.log_of(name).open("ab") as log:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env=self.environ,
                 stdout=stdout or log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C reaches the demo, which ends them in order
+                start_new_session=True,  # Ctrl-C reaches only the demo, which stops them in order
             )
         self._processes.append(process)
         return process
 
 
-def _foreign(environ: Mapping[str, str], *, mock: bool) -> dict[str, str]:
-    """The environment without settings of the product, but with those of a real cluster."""
+def _inherited(environ: Mapping[str, str], *, mock: bool) -> dict[str, str]:
+    """Return the environment without the product's settings, except how to reach a real cluster."""
     return {
         **{
             name: value
             for name, value in environ.items()
-            if name.removesuffix("_FILE") not in PRODUCT or (KEPT.match(name) and not mock)
+            if name.removesuffix("_FILE") not in SETTINGS or (CONNECTION_SETTINGS.match(name) and not mock)
         },
         "NO_PROXY": ",".join(filter(None, (environ.get("NO_PROXY") or environ.get("no_proxy"), "127.0.0.1"))),
     }

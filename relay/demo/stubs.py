@@ -1,4 +1,4 @@
-"""Stand-ins for a Schema Registry and a scoring container: one local HTTP server for both."""
+"""Stubs of a Schema Registry and of an inference endpoint, in one local HTTP server."""
 
 import json
 import threading
@@ -9,24 +9,24 @@ SCHEMA_ID = 1
 
 
 class Stubs:
-    """Serves ``/registry/subjects/…`` and ``/score`` on a free port of this machine."""
+    """Serves ``/registry/subjects/…`` and ``/score`` on a free local port."""
 
     def __init__(self) -> None:
-        stand_ins = self
+        stubs = self
         self.scored: set[str] = set()
-        """Idempotency keys of the scoring calls that came."""
+        """Idempotency keys of the inference calls received."""
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def handle(self) -> None:
-                with suppress(ConnectionError):  # the client was killed while it called: the demo does that
+                with suppress(ConnectionError):  # the demo kills the relay during calls
                     super().handle()
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if self.path == "/score":
-                    stand_ins.scored.add(self.headers.get("Idempotency-Key", ""))
+                    stubs.scored.add(self.headers.get("Idempotency-Key", ""))
                 body = json.dumps({"id": SCHEMA_ID, "version": 1, "subject": "demo", "schema": "{}"}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
@@ -35,7 +35,7 @@ class Stubs:
                 self.wfile.write(body)
 
             def log_message(self, *_args: object) -> None:
-                """Print nothing: the demo says what matters."""
+                """Print nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

@@ -531,7 +531,7 @@ BREAKAGES = [
         "relay/kafka/encoder.py",
         "if row.topic not in self._prefixes:",
         "if row.topic not in self._prefixes and self._prefixes.update({row.topic: self._prefixes[None]}):",
-        "tests/integration/test_operators_at_work.py::test_a_replay_goes_to_a_listed_topic_and_to_no_other[sqlite]",
+        "tests/integration/test_operators_beside_relay.py::test_a_replay_goes_only_to_an_allowed_topic[sqlite]",
     ),
     Breakage(
         "a check uses a shard's transactional id",
@@ -545,7 +545,7 @@ BREAKAGES = [
         "outbox/operators/row_history.py",
         'audit.add(connection, "reveal", context, [row_id])',
         "pass",
-        "tests/integration/test_show.py::test_the_payload_is_shown_only_on_the_record[sqlite]",
+        "tests/integration/test_show.py::test_a_revealed_payload_is_audited[sqlite]",
     ),
     Breakage(
         "an unanswered commit counts as an abort and the same rows are sent again",

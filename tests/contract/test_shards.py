@@ -24,11 +24,11 @@ from outbox.operators.reconcile import TopicRecord
 from outbox.operators.reshard import plan_reshard, reshard_rows
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
-from relay.cli.reconcile import ReconcilePlan, _act, _plan, _send_lost_rows_again
 from relay.errors import UnavailableError
 from relay.health import Health
 from relay.kafka.progress import Progress, StoredProgress
 from relay.metrics import RelayMetrics
+from relay.process import lost_rows
 from relay.process.maintenance import ShardMaintenance
 from relay.shard.services import ignore_steps
 from relay.shard.worker import ShardWorker
@@ -347,8 +347,8 @@ def test_a_shard_that_was_sent_since_it_was_planned_is_left_alone(store: Store, 
     """Rows of a transaction that the plan does not know would be duplicated; the next plan knows it."""
     store.record(new_rows(2))
     (lease,) = take_all(engine, 1)
-    plan = ReconcilePlan({0: 5})
-    plan.marks[0] = {row.ref for row in store.pending(lease, 10)}
+    plan = DatabaseReconcilePlan({0: 5})
+    plan.published[0] = {row.ref for row in store.pending(lease, 10)}
     Leases(engine, "operator", 60).release(lease)
     assert not _act(engine, maintenance_of(engine, lambda shard: stored(shard, 6)), plan, 0, CONTEXT, 0)
     (status,) = store.status()

@@ -1,4 +1,4 @@
-"""How commands end that cannot do their work: one line, the documented exit code, never a traceback."""
+"""How commands fail: with one line and the documented exit code, never with a traceback."""
 
 import os
 import signal
@@ -9,17 +9,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from config.settings import BaseSettings
 from outbox.db.engine import sqlite
-from relay.cli import VERBS
+from relay.cli import COMMANDS
+from relay.cli.session import open_outbox, open_outbox_for_shards
 from testkit import ROOT
-from testkit.command_line import Ended, command
+from testkit.command_line import CommandResult, command, expect
 from testkit.databases import NewDatabase
 from testkit.services import Given, Postgres
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
-WHY = ("--reason", "as agreed", "--yes")
-LOOKING: dict[str, tuple[str, ...]] = {
+CONFIRMED = ("--reason", "as agreed", "--yes")
+READING: dict[str, tuple[str, ...]] = {
     "status": (),
     "list": ("--all",),
     "show": ("1",),
@@ -27,41 +29,45 @@ LOOKING: dict[str, tuple[str, ...]] = {
     "inference": ("list", "--all"),
 }
 CHANGING: dict[str, tuple[str, ...]] = {
-    "retry": ("--all", *WHY),
-    "discard": ("--all", *WHY),
-    "replay": ("--all", *WHY),
-    "prune": ("--all", *WHY),
-    "erase": ("--interaction", "i-1", *WHY),
+    "retry": ("--all", *CONFIRMED),
+    "discard": ("--all", *CONFIRMED),
+    "replay": ("--all", *CONFIRMED),
+    "prune": ("--all", *CONFIRMED),
+    "erase": ("--interaction", "i-1", *CONFIRMED),
     "pause": ("--reason", "as agreed"),
     "resume": ("--reason", "as agreed"),
-    "reshard": ("2", *WHY),
-    "reconcile": ("--since", "1h", *WHY),
+    "reshard": ("2", *CONFIRMED),
+    "reconcile": ("--since", "1h", *CONFIRMED),
 }
-NEITHER = {"run", "check", "demo", "migrate"}
-"""They start, diagnose or make what the others need."""
+OTHERS = {"run", "check", "demo", "migrate"}
+"""They start, diagnose or create what the other commands need."""
 
 
-def ended(verb: str, url: str, **environ: str) -> Ended:
-    """How a verb ends on a database, with a broker that nobody has."""
+def run(name: str, url: str, **environ: str) -> CommandResult:
+    """Run a command on a database, with a broker that does not respond."""
     nowhere = f"127.0.0.1:{free_port()}"
     services = {"KAFKA_BOOTSTRAP_SERVERS": nowhere, "SCHEMA_REGISTRY_URL": f"http://{nowhere}"}
-    arguments = {**LOOKING, **CHANGING}[verb]
-    return command({**services, "DATABASE_URL": url, **environ}, verb, *arguments)
+    arguments = {**READING, **CHANGING}[name]
+    return command({**services, "DATABASE_URL": url, **environ}, name, *arguments)
 
 
-def is_one_line(text: str) -> bool:
-    """Whether it is a line that a person can read, and no trace."""
-    return len(text.splitlines()) == 1 and "Traceback" not in text and 'File "' not in text
+def expect_one_line(done: CommandResult, message: str = "") -> None:
+    """Assert that a command failed with one readable line that contains a message, and printed nothing else."""
+    expect(done, 1, stderr=message)
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert 'File "' not in done.stderr
 
 
-def test_every_verb_is_tried_here() -> None:
-    """A new verb has to be added to one of the lists."""
-    assert {*LOOKING, *CHANGING} | NEITHER == set(VERBS)
+def test_every_command_is_tested_here() -> None:
+    """A new command must be added to one of the lists."""
+    assert {*READING, *CHANGING} | OTHERS == set(COMMANDS)
 
 
-@pytest.mark.parametrize("verb", [*LOOKING, *CHANGING])
+@pytest.mark.parametrize("name", [*READING, *CHANGING])
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         ("missing", "does not exist"),
         ("empty", "relay migrate"),
@@ -71,8 +77,8 @@ def test_every_verb_is_tried_here() -> None:
         ("nobody listens", "refused"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_one_line(verb: str, state: str, said: str, tmp_path: Path) -> None:
-    """Exit code 1 and the reason, with every verb."""
+def test_an_unusable_database_is_one_line(name: str, state: str, message: str, tmp_path: Path) -> None:
+    """Every command exits with 1 and names the reason."""
     (tmp_path / "empty.db").touch()
     (tmp_path / "text.db").write_text("these are lines of text\n" * 100)
     (tmp_path / "folder.db").mkdir()
@@ -84,53 +90,63 @@ def test_a_database_that_cannot_be_used_is_one_line(verb: str, state: str, said:
         "a wrong URL": "mysql://localhost/outbox",
         "nobody listens": f"postgres://outbox:canary@127.0.0.1:{free_port()}/outbox",
     }[state]
-    done = ended(verb, url)
-    assert (done.returncode, done.stdout) == (1, ""), done
-    assert is_one_line(done.stderr), done.stderr
-    assert said in done.stderr
+    done = run(name, url)
+    expect_one_line(done, message)
     assert "canary" not in done.stderr
 
 
-@pytest.mark.parametrize("verb", [*LOOKING, *CHANGING])
-@pytest.mark.parametrize("place", ["outbox@{host}/none", "nobody@{host}/postgres", "outbox@{host}/postgres"])
-def test_postgresql_without_the_outbox_is_one_line(verb: str, place: str, postgres: Postgres | Given) -> None:
-    """Its database or role is missing, or it holds no outbox: exit code 1 and the reason."""
+@pytest.mark.parametrize("name", [*READING, *CHANGING])
+@pytest.mark.parametrize("target", ["outbox@{host}/none", "nobody@{host}/postgres", "outbox@{host}/postgres"])
+def test_a_missing_postgresql_outbox_is_one_line(name: str, target: str, postgres: Postgres | Given) -> None:
+    """The database or the role is missing, or the database has no outbox."""
     host = postgres.url.rpartition("@")[2].partition("/")[0]
-    done = ended(verb, f"postgresql://{place.format(host=host)}")
-    assert (done.returncode, done.stdout, is_one_line(done.stderr)) == (1, "", True), done
+    expect_one_line(run(name, f"postgresql://{target.format(host=host)}"))
 
 
 def test_a_locked_database_is_one_line(new_sqlite: NewDatabase) -> None:
-    """Somebody else writes and does not end: after some seconds the change is given up, with nothing done."""
+    """If another transaction keeps the write lock, the command gives up after a few seconds."""
     url = new_sqlite()
     holder = sqlite.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
-    done = ended("pause", url)
+    done = run("pause", url)
     holder.close()
-    assert (done.returncode, done.stdout, is_one_line(done.stderr)) == (1, "", True), done
-    assert "locked" in done.stderr
+    expect_one_line(done, "locked")
 
 
-@pytest.mark.parametrize("verb", ["reshard", "reconcile"])
-def test_a_broker_that_is_down_is_one_line(verb: str, new_sqlite: NewDatabase) -> None:
-    """Exit code 1, and who does not answer."""
-    done = ended(verb, new_sqlite())
-    assert (done.returncode, done.stdout) == (1, ""), done
+def test_only_shard_commands_wait_long_for_the_database(
+    postgres: Postgres | Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reshard may take minutes; any other command reports a silent database within 20 seconds."""
+    monkeypatch.setenv("DATABASE_URL", postgres.url)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1")
+    waits = []
+    for session in (open_outbox(BaseSettings), open_outbox_for_shards()):
+        with session as (engine, _), engine.connect() as connection:
+            waits.append(getattr(connection.connection.driver_connection, "answer_seconds", None))
+    assert waits == [20.0, 600.0]
+
+
+@pytest.mark.parametrize("name", ["reshard", "reconcile"])
+def test_a_stopped_broker_is_named(name: str, new_sqlite: NewDatabase) -> None:
+    """Commands that need Kafka exit with 1; the last line names it."""
+    done = run(name, new_sqlite())
+    expect(done, 1)
+    assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert "Kafka" in done.stderr.splitlines()[-1]
 
 
-def test_what_nobody_thought_of_is_one_line_too(new_sqlite: NewDatabase, tmp_path: Path) -> None:
-    """The kind of the error, without its text, which could hold data; where it was only with LOG_LEVEL=DEBUG."""
+def test_an_unexpected_error_is_one_line(new_sqlite: NewDatabase) -> None:
+    """It names the type, not the text, which may contain data; LOG_LEVEL=DEBUG adds where it happened."""
     url = new_sqlite()
     database = sqlite.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     database.execute("INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash)"
                      " VALUES (1, 'ann', 'retry', '{', 'canary', '[1', 'x')")  # fmt: skip
     database.close()
-    done = ended("audit", url)
-    assert (done.returncode, is_one_line(done.stderr)) == (1, True), done
-    assert "unexpected JSONDecodeError" in done.stderr
-    traced = ended("audit", url, LOG_LEVEL="DEBUG")
+    done = run("audit", url)
+    expect_one_line(done, "unexpected JSONDecodeError")
+    traced = run("audit", url, LOG_LEVEL="DEBUG")
     assert f"{ROOT}/relay/cli/audit.py:" in traced.stderr
     assert "canary" not in done.stderr + traced.stderr
 
@@ -139,11 +155,11 @@ def test_what_nobody_thought_of_is_one_line_too(new_sqlite: NewDatabase, tmp_pat
 
 
 def in_a_shell(line: str, url: str) -> subprocess.CompletedProcess[str]:
-    """Run a line of bash in which ``relay`` is the command."""
+    """Run a line of bash with ``relay`` as a command."""
     environ = {**os.environ, "DATABASE_URL": url, "RELAY_ACTOR": "ann", "KAFKA_BOOTSTRAP_SERVERS": "",
                "SCHEMA_REGISTRY_URL": ""}  # fmt: skip
-    start = f'relay() {{ "{sys.executable}" -m relay "$@"; }}; set -o pipefail; {line}'
-    return subprocess.run(["bash", "-c", start], cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    script = f'relay() {{ "{sys.executable}" -m relay "$@"; }}; set -o pipefail; {line}'
+    return subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
 
 
 PRINTING = ["status", "status --json", "status --watch 0.2", "audit --json", "pause --reason x", "check", "--help"]
@@ -151,40 +167,40 @@ PRINTING = ["status", "status --json", "status --watch 0.2", "audit --json", "pa
 
 @pytest.mark.parametrize("line", PRINTING)
 def test_a_full_disk_is_one_line(line: str, new_sqlite: NewDatabase) -> None:
-    """Exit code 1; only what was printed is lost."""
+    """Exit code 1; only the output is lost."""
     url = new_sqlite()
-    ended("pause", url)
+    run("pause", url)
     done = in_a_shell(f"relay {line} > /dev/full", url)
-    assert done.returncode == 1, done
-    assert done.stderr == "the output cannot be written: No space left on device\n"
+    expect(done, 1)
+    assert done.stderr == "cannot write the output: No space left on device\n"
 
 
 @pytest.mark.parametrize("line", PRINTING)
 def test_a_closed_pipe_is_silent(line: str, new_sqlite: NewDatabase) -> None:
-    """Who reads no further wants no more: exit code 1, or 0 where all was written before."""
+    """Exit code 1, or 0 if everything was written before the reader stopped."""
     url = new_sqlite()
-    ended("pause", url)
+    run("pause", url)
     done = in_a_shell(f"relay {line} | head -c 1 > /dev/null", url)
     assert done.returncode in (0, 1), done
     assert "Traceback" not in done.stderr
     assert "Broken pipe" not in done.stderr
 
 
-def test_errors_that_cannot_be_written_keep_their_exit_code(new_sqlite: NewDatabase) -> None:
-    """Where stderr is full, the code is all there is."""
+def test_the_exit_code_survives_an_unwritable_stderr(new_sqlite: NewDatabase) -> None:
+    """Only the message is lost."""
     assert in_a_shell("relay list 2> /dev/full", new_sqlite()).returncode == 2
     assert in_a_shell("relay list --all 2> /dev/full", "sqlite:////nowhere/none.db").returncode == 1
 
 
-def test_without_stdout_or_stderr_the_work_is_done(new_sqlite: NewDatabase) -> None:
-    """As some supervisors and cron jobs start commands."""
+def test_a_command_works_without_stdout_and_stderr(new_sqlite: NewDatabase) -> None:
+    """Some supervisors and cron jobs start commands with both closed."""
     url = new_sqlite()
-    assert in_a_shell("relay pause --reason upgrade >&- 2>&-", url).returncode == 0
-    assert "paused by ann" in in_a_shell("relay status 2>&-", url).stdout
+    expect(in_a_shell("relay pause --reason upgrade >&- 2>&-", url), 0)
+    expect(in_a_shell("relay status 2>&-", url), 0, stdout="paused by ann")
 
 
 def test_ctrl_c_is_one_line(new_sqlite: NewDatabase) -> None:
-    """With exit code 1, and nothing done; here while a command waits for a lock."""
+    """Exit code 1, and nothing is changed; here the command waits for a lock."""
     url = new_sqlite()
     holder = sqlite.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -194,7 +210,9 @@ def test_ctrl_c_is_one_line(new_sqlite: NewDatabase) -> None:
         cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     database = Path(url.removeprefix("sqlite:///")).resolve()
-    wait_until(lambda: str(database) in {file.path for file in psutil.Process(waiting.pid).open_files()}, "it waits")
+    wait_until(
+        lambda: str(database) in {file.path for file in psutil.Process(waiting.pid).open_files()}, "the command waits"
+    )
     waiting.send_signal(signal.SIGINT)
     stdout, stderr = waiting.communicate(timeout=60)
     holder.close()

@@ -1,4 +1,4 @@
-"""Databases that an outbox cannot rest on, or that are not there: what each process says, and whether it starts."""
+"""Unusable and missing databases: what each process reports, and whether it starts."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from testkit import ROOT
+from testkit.command_line import expect
 from testkit.deployment import Deployment, settings_for
 from testkit.services import Given, Kafka, Postgres, Registry
 from testkit.services.process import free_port
@@ -25,7 +26,7 @@ LIST = (sys.executable, "-m", "relay", "list", "--all")
 
 @pytest.fixture
 def environ(kafka: Kafka | Given, registry: Registry | Given, postgres: Postgres | Given) -> dict[str, str]:
-    """Settings for every process, on a database that has been named and not made."""
+    """Return settings for every process, with a database that does not exist."""
     url = f"{postgres.url.rsplit('/', 1)[0]}/missing_{uuid.uuid4().hex[:8]}"
     settings = settings_for(kafka, registry, url.replace("postgresql://", "postgresql+psycopg://"))
     return {**settings, "CXONE_WEBHOOK_SECRETS": f"tests={SECRET}", "LOG_FORMAT": "json"}
@@ -33,53 +34,52 @@ def environ(kafka: Kafka | Given, registry: Registry | Given, postgres: Postgres
 
 @pytest.mark.parametrize("command", [WEB, RELAY, LIST], ids=["web", "relay", "list"])
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_a_database_in_another_encoding_is_refused(
+def test_a_database_with_another_encoding_is_refused(
     encoding: str, command: tuple[str, ...], environ: dict[str, str], postgres: Postgres | Given
 ) -> None:
-    """Exit code 1, one line, no traceback."""
+    """Each process exits with 1 and one line that names the encoding."""
     name = environ["DATABASE_URL"].rsplit("/", 1)[1]
     with psycopg.connect(postgres.url, autocommit=True) as connection:
-        made = f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
-        connection.execute(f'CREATE DATABASE "{name}" {made}')
+        options = f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        connection.execute(f'CREATE DATABASE "{name}" {options}')
     settings = {**os.environ, **environ, "PORT": str(free_port())}
     ended = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False, timeout=60)
-    assert ended.returncode == 1
+    expect(ended, 1)
     (line,) = (ended.stdout + ended.stderr).splitlines()
     assert encoding in line
     assert "ENCODING 'UTF8'" in line
 
 
 def actions(log: str, text: str) -> set[str]:
-    """The actions of the log's lines that hold a text."""
+    """Return the actions of the log lines that contain a text."""
     events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     return {event["action"] for event in events if text in event["event"] and "action" in event}
 
 
-def test_a_database_that_is_missing_is_named(
-    environ: dict[str, str], tmp_path: Path, deployments: list[Deployment]
-) -> None:
-    """Web and relay start, wait, and give the server's reason; nobody is told to migrate."""
+def test_a_missing_database_is_named(environ: dict[str, str], tmp_path: Path, deployments: list[Deployment]) -> None:
+    """Web and relay start, wait and report the server's error; nothing suggests a migration."""
     deployment = Deployment(environ["DATABASE_URL"], environ, {}, tmp_path)
     deployments.append(deployment)
     web, relay = deployment.web(), deployment.relay()
     missing = f'database "{environ["DATABASE_URL"].rsplit("/", 1)[1]}" does not exist'
     assert web.post({"id": "i", "channel": "voice"}).status_code == 503
     answer = requests.get(f"{web.base}/readyz", timeout=30)
-    assert (answer.status_code, "schema" in answer.text) == (503, False)
+    assert answer.status_code == 503
+    assert "schema" not in answer.text
     relay.wait_degraded("database", missing)
     logged = {"not_committed", "readiness", "backlog_not_counted"}
-    wait_until(lambda: logged <= actions(web.log.read_text(), missing), "post, readiness and backlog each have a line")
+    wait_until(lambda: logged <= actions(web.log.read_text(), missing), "post, readiness and backlog are logged")
     shown = subprocess.run(LIST, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
-    assert (shown.returncode, missing in shown.stderr) == (1, True)
-    for told in (web.log.read_text(), relay.log.read_text(), shown.stderr):
-        assert "upgrade" not in told
-        assert "migrate" not in told
+    expect(shown, 1, stderr=missing)
+    for printed in (web.log.read_text(), relay.log.read_text(), shown.stderr):
+        assert "upgrade" not in printed
+        assert "migrate" not in printed
 
 
-def test_a_first_start_without_a_file_names_the_command_that_makes_it(
+def test_a_missing_sqlite_file_leads_to_relay_migrate(
     environ: dict[str, str], tmp_path: Path, deployments: list[Deployment]
 ) -> None:
-    """On SQLite, where nothing was ever there to be put back, the relay waits and names relay migrate."""
+    """Before the first migration the relay waits, names relay migrate and creates no file."""
     url = f"sqlite:///{tmp_path / 'outbox.db'}"
     deployments.append(Deployment(url, {**environ, "DATABASE_URL": url}, {}, tmp_path))
     deployments[-1].relay().wait_degraded("database", "run relay migrate")

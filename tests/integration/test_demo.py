@@ -1,4 +1,4 @@
-"""``relay demo``: what a newcomer sees of it, on the mock cluster and on a real broker."""
+"""``relay demo`` on the mock cluster and on a real broker, as a newcomer sees it."""
 
 import os
 import re
@@ -16,6 +16,7 @@ import pytest
 from config.settings import KNOWN_NAMES
 from relay.demo.stubs import Stubs
 from testkit import ROOT
+from testkit.command_line import expect
 from testkit.services import Given, Kafka
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
@@ -25,13 +26,13 @@ DEMO = [sys.executable, "-m", "relay", "demo"]
 
 
 def environ(**given: str) -> dict[str, str]:
-    """The environment of somebody who has set nothing but this."""
+    """Return the environment without the product's settings, except these."""
     return {**{name: value for name, value in os.environ.items() if name not in KNOWN_NAMES}, **given}
 
 
 @pytest.fixture(params=["mock", "real"])
 def cluster(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Settings that choose the mock cluster, which are none, or a real broker."""
+    """Return settings for the mock cluster (none) or for a real broker."""
     if request.param == "mock":
         return {}
     kafka: Kafka | Given = request.getfixturevalue("kafka")
@@ -39,85 +40,92 @@ def cluster(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("columns", ["80", "40"])
-def test_nothing_of_its_output_looks_like_a_failure(cluster: dict[str, str], columns: str) -> None:
-    """The relay is killed while it calls; all that is printed says that it went well, and fits the terminal."""
-    settings = {**cluster, "COLUMNS": columns, "WEBHOOK_RATE_LIMIT": "1", "RELAY_SHARDS": "7"}  # not for the demo
+def test_its_output_shows_success_and_no_alarm(cluster: dict[str, str], columns: str, tmp_path: Path) -> None:
+    """Although the relay is killed, nothing printed looks like a failure, and no file is left."""
+    unused = {"WEBHOOK_RATE_LIMIT": "1", "RELAY_SHARDS": "7"}  # the demo ignores them
+    settings = {**cluster, **unused, "COLUMNS": columns, "TMPDIR": str(tmp_path)}
     done = subprocess.run(
         [*DEMO, "--count", "600"], cwd=ROOT, env=environ(**settings), capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    expect(done, 0)
+    assert done.stderr == ""
     assert not ALARMING.search(done.stdout), done.stdout
     assert "…" not in done.stdout
     words = " ".join(done.stdout.split())
     assert "Each accepted interaction is in the topic exactly once." in words
     assert "records in the topic 600 duplicates 0 lost 0" in words
     assert re.search(r"kills of the relay [123] ", words), words
+    assert list(tmp_path.glob("outbox-demo-*")) == []
 
 
 def test_it_works_without_a_checkout(wheel_environment: Path, tmp_path: Path) -> None:
-    """Installed from the wheel, in a folder that holds nothing of the product."""
+    """It runs from the installed wheel, in an empty directory."""
     done = subprocess.run(
         [wheel_environment / "relay", "demo", "--count", "50"],
         cwd=tmp_path, env=environ(), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    assert "Each accepted interaction is in the topic exactly once." in done.stdout
+    expect(done, 0, stdout="Each accepted interaction is in the topic exactly once.")
+    assert done.stderr == ""
 
 
-def test_a_caller_that_is_killed_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
-    """A connection that is reset in the middle of a request, or before its answer, prints nothing."""
-    stand_ins = Stubs()
+def test_a_reset_connection_is_not_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    """The stubs print nothing if a client disconnects during its request or before the response."""
+    stubs = Stubs()
     try:
         for request in (b"POST /score HTTP/1.1\r\nContent-Le", b"POST /score HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"):
-            caller = socket.create_connection(("127.0.0.1", int(stand_ins.base.rpartition(":")[2])))
+            caller = socket.create_connection(("127.0.0.1", int(stubs.base.rpartition(":")[2])))
             caller.sendall(request)
-            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by a reset
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset on close
             caller.close()
-        port = stand_ins.base.rpartition(":")[2]
-        with socket.create_connection(("127.0.0.1", int(port))) as caller:  # those before it are served first
+        port = stubs.base.rpartition(":")[2]
+        with socket.create_connection(("127.0.0.1", int(port))) as caller:  # earlier ones are served first
             caller.sendall(b"POST /score HTTP/1.1\r\nIdempotency-Key: 7\r\nContent-Length: 2\r\n\r\n{}")
             assert caller.recv(12) == b"HTTP/1.1 200"
-        assert stand_ins.scored == {"7"}
+        assert stubs.scored == {"7"}
     finally:
-        stand_ins.close()
+        stubs.close()
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_broker_that_does_not_answer_is_named() -> None:
-    """One line, before anything is posted; and no process is left."""
+def test_an_unreachable_broker_is_named(tmp_path: Path) -> None:
+    """One line names it before anything is posted; no file is left."""
     nowhere = f"127.0.0.1:{free_port()}"
-    refused = subprocess.run(
-        DEMO, cwd=ROOT, env=environ(KAFKA_BOOTSTRAP_SERVERS=nowhere), capture_output=True, text=True, check=False
-    )
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert f"Kafka failed to answer at {nowhere}" in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    settings = environ(KAFKA_BOOTSTRAP_SERVERS=nowhere, TMPDIR=str(tmp_path))
+    refused = subprocess.run(DEMO, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
+    expect(refused, 1, stderr=f"Kafka failed to answer at {nowhere}")
+    assert refused.stdout == ""
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert list(tmp_path.glob("outbox-demo-*")) == []
 
 
 @pytest.fixture
 def staying(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A demo that stays up; its output goes to a file."""
+    """Run a demo that stays up; its output goes to demo.out."""
+    settings = environ(TMPDIR=str(tmp_path))
     with (tmp_path / "demo.out").open("w") as out:
-        demo = subprocess.Popen([*DEMO, "--stay"], cwd=ROOT, env=environ(), stdout=out, stderr=out, text=True)
+        demo = subprocess.Popen([*DEMO, "--stay"], cwd=ROOT, env=settings, stdout=out, stderr=out, text=True)
     yield demo
     demo.terminate()
     demo.wait(60)
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_what_it_prints_can_be_pasted(staying: subprocess.Popen[str], tmp_path: Path, end: signal.Signals) -> None:
-    """The lines to try work in another shell, and Ctrl-C ends every process of the demo."""
+def test_the_printed_commands_can_be_pasted(
+    staying: subprocess.Popen[str], tmp_path: Path, end: signal.Signals
+) -> None:
+    """They work in another shell. Ctrl-C or SIGTERM stops every process of the demo and removes its files."""
     out = tmp_path / "demo.out"
-    wait_until(lambda: "Ctrl-C here stops everything." in out.read_text(), "it is up")
+    wait_until(lambda: "Ctrl-C stops everything" in out.read_text(), "it is up")
     pasted = "\n".join(line for line in out.read_text().splitlines() if line.startswith("  "))
     children = psutil.Process(staying.pid).children(recursive=True)
     assert len(children) >= 3  # cluster, web, relay
     done = subprocess.run(
         ["bash", "-ec", pasted], cwd=tmp_path, env=environ(), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {"202", "row 1:"} <= {word for word in ("202", "row 1:") if word in done.stdout}, done.stdout
+    expect(done, 0, stdout="202")
+    expect(done, 0, stdout="row 1:")
     staying.send_signal(end)
     assert staying.wait(60) == 0
     assert not [child for child in children if child.is_running()]
+    assert list(tmp_path.glob("outbox-demo-*")) == []
     assert not ALARMING.search(out.read_text()), out.read_text()

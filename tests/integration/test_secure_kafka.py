@@ -17,7 +17,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from testkit.command_line import command
+from testkit.command_line import command, expect
 from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
 from testkit.services import Registry, SecureKafka

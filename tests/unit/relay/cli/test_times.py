@@ -1,4 +1,4 @@
-"""Times as operators write and read them."""
+"""Times as operators type and read them."""
 
 import time
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.cli.output import told_time
+from relay.cli.output import format_time
 from relay.cli.times import parse_time
 
 
 @pytest.fixture(autouse=True)
 def _in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A zone whose offset changes twice a year."""
+    """Use a zone whose offset changes twice a year."""
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     yield
@@ -21,7 +21,7 @@ def _in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def now() -> datetime:
-    """Three in the morning, in the week after summer time has begun."""
+    """Return three in the morning, in the week after summer time began."""
     return datetime(2026, 4, 1, 1, 0, tzinfo=UTC).astimezone()
 
 
@@ -55,8 +55,8 @@ def now() -> datetime:
         ("today 02:00", "2026-04-01T00:00:00Z"),
     ],
 )
-def test_a_time_is_read_as_people_write_it(text: str, utc: str) -> None:
-    """Without an offset in local time; days, times of day and ages count back from now."""
+def test_times_are_parsed_as_people_write_them(text: str, utc: str) -> None:
+    """Times without an offset are local; days, times of day and ages count back from now."""
     assert parse_time(text, now()) == datetime.fromisoformat(utc)
 
 
@@ -64,16 +64,16 @@ def test_a_time_is_read_as_people_write_it(text: str, utc: str) -> None:
     "text", ["", " ", "soon", "1", "12", "-1h", "30m1h", "1y", "25:00", "2026-02-30", "1764187200000000", "today 25:00",
              "2026-01-31T08:00 Nowhere/Land", "2026-01-31T08:00 ../../etc", "999999w", "1764187200000ms"]
 )  # fmt: skip
-def test_what_may_mean_anything_is_no_time(text: str) -> None:
+def test_an_ambiguous_time_is_refused(text: str) -> None:
     """Nothing is guessed."""
     with pytest.raises(ValueError):
         parse_time(text, now())
 
 
 @pytest.mark.parametrize(
-    ("at_ms", "said"), [(1769842800000, "2026-01-31T08:00:00+01:00"), (1775012400999, "2026-04-01T05:00:00+02:00")]
+    ("at_ms", "text"), [(1769842800000, "2026-01-31T08:00:00+01:00"), (1775012400999, "2026-04-01T05:00:00+02:00")]
 )
-def test_a_time_is_shown_with_its_offset_and_can_be_given_back(at_ms: int, said: str) -> None:
-    """What is printed is what ``--since`` takes."""
-    assert told_time(at_ms) == said
-    assert parse_time(said, now()).timestamp() == at_ms // 1000
+def test_a_printed_time_has_its_offset_and_can_be_parsed(at_ms: int, text: str) -> None:
+    """``--since`` accepts what commands print."""
+    assert format_time(at_ms) == text
+    assert parse_time(text, now()).timestamp() == at_ms // 1000

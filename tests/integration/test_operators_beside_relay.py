@@ -1,4 +1,4 @@
-"""The verbs that change much, beside a running relay: replays elsewhere, calls again, erasing, pruning, stopping."""
+"""Commands that change many rows beside a running relay: replays, inference calls, erasures, pruning, interrupts."""
 
 import json
 import os
@@ -16,9 +16,10 @@ import pytest
 from confluent_kafka.admin import NewTopic
 from fastavro import parse_schema, schemaless_reader
 
-from relay.kafka.avro import SCHEMA_TEXT
+from relay.cli.output import plural
+from relay.kafka.encoder import SCHEMA_TEXT
 from testkit import ROOT
-from testkit.command_line import command
+from testkit.command_line import command, expect
 from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import incompressible, new_row, new_rows
 from testkit.topic import ConsumedRecord, alter_topic, create_topics, read_topic
@@ -28,14 +29,14 @@ REASON = ("--reason", "as agreed", "--yes")
 
 
 def value(record: ConsumedRecord) -> dict[str, Any]:
-    """What a record says."""
+    """Decode a record."""
     read = schemaless_reader(BytesIO(record.value[5:]), parse_schema(json.loads(SCHEMA_TEXT)), None)
     assert isinstance(read, dict)
     return read
 
 
 class Endpoint:
-    """An inference endpoint that answers with one status, as it is told."""
+    """An inference endpoint that responds with one status, which a test can change."""
 
     def __init__(self) -> None:
         endpoint = self
@@ -53,7 +54,7 @@ class Endpoint:
                 self.end_headers()
 
             def log_message(self, *_args: object) -> None:
-                """Quiet."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/score"
@@ -67,47 +68,39 @@ class Endpoint:
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """An endpoint for one test."""
+    """Serve an endpoint during one test."""
     served = Endpoint()
     yield served
     served.close()
 
 
-def test_a_replay_goes_to_a_listed_topic_and_to_no_other(deployment: Deployment) -> None:
-    """In the same transactions, under that topic's subject; where the relay's list lacks it, the row is parked."""
-    listed, unlisted = f"{deployment.topic}-replay", f"{deployment.topic}-other"
+def test_a_replay_goes_only_to_an_allowed_topic(deployment: Deployment) -> None:
+    """KAFKA_REPLAY_TOPICS limits both the command and the relay, which parks a row for any other topic."""
+    allowed, other = f"{deployment.topic}-replay", f"{deployment.topic}-other"
     ids = deployment.record(new_rows(6, interactions=2))
-    deployment.relay(KAFKA_REPLAY_TOPICS=listed)
+    deployment.relay(KAFKA_REPLAY_TOPICS=allowed)
     deployment.wait_drained()
-    assert (
-        command(
-            deployment.environ, "replay", "--all", "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=listed
-        ).returncode
-        == 2
-    )
-    again = command(
-        deployment.environ, "replay", "--interaction", "i-1", "--topic", listed, *REASON, KAFKA_REPLAY_TOPICS=listed
-    )
-    assert again.returncode == 0, again.stderr
+    environ = {**deployment.environ, "KAFKA_REPLAY_TOPICS": allowed}
+    refused = command(environ, "replay", "--all", "--topic", other, *REASON)
+    expect(refused, 2, stderr="is not in KAFKA_REPLAY_TOPICS")
+    expect(command(environ, "replay", "--interaction", "i-1", "--topic", allowed, *REASON), 0)
     deployment.wait_drained()
-    there = read_topic(deployment.client_config, listed)
-    assert [int(record.headers["replay-of"]) for record in there] == ids[1::2]
+    replayed = read_topic(deployment.client_config, allowed)
+    assert [int(record.headers["replay-of"]) for record in replayed] == ids[1::2]
     assert sorted(record.outbox_id for record in deployment.seen()) == ids
     lenient = command(
-        deployment.environ, "replay", "--id", str(ids[0]), "--topic", unlisted, *REASON, KAFKA_REPLAY_TOPICS=unlisted
+        deployment.environ, "replay", "--id", str(ids[0]), "--topic", other, *REASON, KAFKA_REPLAY_TOPICS=other
     )
-    assert lenient.returncode == 0
+    expect(lenient, 0)
     wait_until(lambda: deployment.query("SELECT 1 FROM outbox WHERE state = 'parked'"), "it is parked")
     ((error,),) = deployment.query("SELECT error FROM outbox WHERE state = 'parked'")
-    assert f"topic {unlisted} is not in KAFKA_REPLAY_TOPICS" in error
+    assert f"topic {other} is not in KAFKA_REPLAY_TOPICS" in error
 
 
-def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(
-    deployment: Deployment, endpoint: Endpoint
-) -> None:
-    """A refused call is parked, found by its error and retried; --inference-only calls again, and sends nothing.
+def test_inference_calls_can_be_retried_and_replayed(deployment: Deployment, endpoint: Endpoint) -> None:
+    """A refused call is parked, found by its error and retried; replay --inference-only calls again, sending nothing.
 
-    That the endpoint fails, and which calls are parked, is told by status.
+    The status shows that the endpoint fails, and how many calls are parked.
     """
     ids = deployment.record(new_rows(4, interactions=4))
     deployment.relay(INFERENCE_URL=endpoint.url, RELAY_LEASE_SECONDS="3")
@@ -117,60 +110,53 @@ def test_the_endpoint_is_called_again_for_parked_calls_and_for_sent_rows(
     assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == ids
     endpoint.status = 200
     endpoint.keys.clear()
-    assert (
-        command(deployment.environ, "inference", "retry", "--id", str(ids[0]), "--id", str(ids[1]), *REASON).returncode
-        == 0
-    )
+    expect(command(deployment.environ, "inference", "retry", "--id", str(ids[0]), "--id", str(ids[1]), *REASON), 0)
     wait_until(lambda: deployment.query(count.format("done")) == [(2,)], "the two are done")
     assert sorted(endpoint.keys) == ids[:2]
     arguments = ("replay", "--id", str(ids[0]), "--inference-only", *REASON)
-    assert command(deployment.environ, *arguments).returncode == 0
+    expect(command(deployment.environ, *arguments), 0)
     wait_until(lambda: len(endpoint.keys) == 3, "the first is called again")
     assert endpoint.keys[2] == ids[0]
-    assert command(deployment.environ, *arguments).returncode == 3
+    expect(command(deployment.environ, *arguments), 3, stderr="already replayed the 1 matching row")
     endpoint.status = 503
-    assert command(deployment.environ, "replay", "--id", str(ids[1]), "--inference-only", *REASON).returncode == 0
+    expect(command(deployment.environ, "replay", "--id", str(ids[1]), "--inference-only", *REASON), 0)
     wait_until(
-        lambda: "inference: the endpoint is failing (HTTP 503)" in command(deployment.environ, "status").stdout,
-        "it is in sight",
+        lambda: "inference: the endpoint fails (HTTP 503)" in command(deployment.environ, "status").stdout,
+        "the status shows it",
     )
     endpoint.status = 200
-    wait_until(lambda: "endpoint is failing" not in command(deployment.environ, "status").stdout, "all is well again")
-    assert "inference: 0 call(s) due, 2 parked" in command(deployment.environ, "status").stdout
+    wait_until(
+        lambda: "endpoint fails" not in command(deployment.environ, "status").stdout, "the status is clean again"
+    )
+    assert "inference: 0 calls due, 2 parked" in command(deployment.environ, "status").stdout
     assert len(deployment.seen()) == 4
 
 
 def test_an_erased_row_is_sent_without_the_address(deployment: Deployment) -> None:
-    """A parked and a waiting row of a person are erased; retried, they arrive in order, with nobody's address."""
+    """A parked row and the one behind it are erased; after a retry both arrive in order, without an address."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     person = incompressible()
     email = person["customer_email"]
     ids = deployment.record([new_row("i-1", **person), new_row("i-1", customer_email=email), new_row("i-2")])
     deployment.relay()
     wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
-    looked = command(deployment.environ, "erase", "--email", email, "--dry-run", "--reason", "looking")
-    assert (looked.returncode, "1 of them are pending" in looked.stderr) == (0, True)
+    planned = command(deployment.environ, "erase", "--email", email, "--dry-run", "--reason", "looking")
+    expect(planned, 0, stderr="1 of them are pending")
     done = command(deployment.environ, "erase", "--email", email, *REASON)
-    assert (done.returncode, done.stdout) == (0, "erase: 2 row(s) done\n")
+    expect(done, 0, stdout="erase: 2 rows done\n")
     alter_topic(deployment.client_config, deployment.topic, "max.message.bytes", "1048576")
-    assert command(deployment.environ, "retry", "--interaction", "i-1", *REASON).returncode == 0
+    expect(command(deployment.environ, "retry", "--interaction", "i-1", *REASON), 0)
     deployment.wait_drained()
     seen = [record for record in deployment.seen() if record.key == "i-1"]
     assert [(record.outbox_id, value(record)["customerEmail"]) for record in seen] == [(ids[0], None), (ids[1], None)]
     assert email not in command(deployment.environ, "audit").stdout
     sent = command(deployment.environ, "erase", "--interaction", "i-2", *REASON)
-    assert (sent.returncode, "1 of them are sent with the address: their records stay in Kafka" in sent.stderr) == (
-        0,
-        True,
-    )
+    expect(sent, 0, stderr="1 of them were sent with the address: the records stay in Kafka")
     assert deployment.query("SELECT count(*) FROM outbox WHERE length(payload) > 0") == [(0,)]
 
 
-def test_the_relay_prunes_by_itself_while_it_sends(deployment: Deployment) -> None:
-    """What was settled before the retention goes, what is new is sent, and a relay can take the shard anew.
-
-    An operator may prune more.
-    """
+def test_the_relay_prunes_while_it_sends(deployment: Deployment) -> None:
+    """Rows older than the retention are removed while new ones are sent; an operator can prune more."""
     old = deployment.record(new_rows(1200))
     first = deployment.relay()
     deployment.wait_drained()
@@ -179,17 +165,17 @@ def test_the_relay_prunes_by_itself_while_it_sends(deployment: Deployment) -> No
     new = deployment.record(new_rows(50))
     deployment.relay(OUTBOX_RETENTION="30m")
     deployment.wait_drained()
-    wait_until(lambda: deployment.query("SELECT count(*) FROM outbox") == [(50,)], "what is old is pruned")
+    wait_until(lambda: deployment.query("SELECT count(*) FROM outbox") == [(50,)], "the old rows are pruned")
     assert deployment.query("SELECT min(id) FROM outbox") == [(new[0],)]
     assert sorted(record.outbox_id for record in deployment.seen()) == [*old, *new]
-    assert command(deployment.environ, "prune", "--all", *REASON).stdout == "prune: 50 row(s) done\n"
+    assert command(deployment.environ, "prune", "--all", *REASON).stdout == "prune: 50 rows done\n"
     assert deployment.query("SELECT count(*) FROM outbox") == [(0,)]
 
 
-def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_deployment: NewDeployment) -> None:
-    """Ctrl-C ends after the chunk in hand, with code 5 and what is left; continued, each row is replayed once.
+def test_an_interrupted_replay_prints_how_to_continue(new_deployment: NewDeployment) -> None:
+    """Ctrl-C ends it after the current chunk with exit code 5. The printed command replays each remaining row once.
 
-    It goes on as it was asked for: by the same person, at the same rate.
+    It keeps the actor and the rate.
     """
     deployment = new_deployment()
     ids = deployment.record(new_rows(30, interactions=6))
@@ -203,18 +189,19 @@ def test_an_interrupted_replay_is_continued_by_the_command_it_prints(new_deploym
     replayed = "SELECT count(*) FROM outbox WHERE replay_of IS NOT NULL"
     wait_until(lambda: deployment.query(replayed) >= [(10,)], "the first rows are replayed")
     working.send_signal(signal.SIGINT)
-    told = working.communicate(timeout=60)
-    assert working.returncode == 5, told
-    done = int(told[0].split()[1])
+    stdout, stderr = working.communicate(timeout=60)
+    assert working.returncode == 5, stderr
+    done = int(stdout.split()[1])
     assert deployment.query(replayed) == [(done,)]
     assert 0 < done < 30
-    assert f"interrupted: {30 - done} row(s) are as they were. To continue: relay replay " in told[1]
+    assert f"interrupted: {plural(30 - done, 'row')} not processed. To continue: relay replay " in stderr
+    assert "--rate 10" in stderr
     later = deployment.record(new_rows(5))
     deployment.wait_drained()
-    again = shlex.split(told[1].split("To continue: relay ")[1].strip())
+    again = shlex.split(stderr.split("To continue: relay ")[1].strip())
     finished = command(deployment.environ, *again, "--yes")
-    assert (finished.returncode, finished.stdout) == (0, f"replay: {30 - done} row(s) done\n")
+    expect(finished, 0, stdout=f"replay: {plural(30 - done, 'row')} done\n")
     made = deployment.query("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY replay_of")
     assert [row_id for (row_id,) in made] == ids
     assert later[0] > ids[-1]
-    assert ("--rate 10" in told[1], deployment.query("SELECT DISTINCT actor FROM outbox_audit")) == (True, [("bob",)])
+    assert deployment.query("SELECT DISTINCT actor FROM outbox_audit") == [("bob",)]

@@ -1,0 +1,26 @@
+"""``relay resume``: let relays send again."""
+
+import click
+
+from outbox.operators.pause import resume_shards
+from relay.cli.options import SHARD, ChangeOptions, audit_options
+from relay.cli.output import exit_nothing_matched, format_shards
+from relay.cli.session import OperatorSettings, audit_context, open_outbox
+
+
+@click.command()
+@click.option("--shard", type=SHARD, help="Resume only this shard [default: all].")
+@audit_options
+def resume(*, shard: int | None, options: ChangeOptions) -> None:
+    """Resume sending after a pause.
+
+    \b
+    Examples:
+      relay resume --reason "upgrade done"
+      relay resume --shard 3 --reason "rows checked"
+    """
+    with open_outbox(OperatorSettings) as (engine, settings):
+        resumed = resume_shards(engine, shard, audit_context(options, settings))
+    if not resumed:
+        exit_nothing_matched("nothing is paused" if shard is None else f"shard {shard} is not paused")
+    click.echo(f"resumed {format_shards(resumed)}")

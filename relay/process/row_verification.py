@@ -1,0 +1,75 @@
+"""Find a row's record in Kafka, and decide whether the topic agrees with the outbox."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from config.settings import SettingsError, load
+from outbox.errors import OutboxMismatchError
+from outbox.models import Identity
+from outbox.operators.row_history import StoredRow
+from outbox.states import RowState
+from relay import identity as outbox_identity
+from relay.errors import MisconfiguredError, UnavailableError
+from relay.kafka import record_lookup
+from relay.kafka.schema_registry import Registry
+from relay.kafka.topics import cluster_of
+from relay.settings import RelaySettings, kafka_client_config
+
+
+class KafkaRecord(NamedTuple):
+    """What was found in Kafka for a row."""
+
+    transactional_id: str | None = None
+    record: dict[str, Any] | None = None
+    """Partition, offset, time and headers; None: not found."""
+    not_seen: str | None = None
+    """Why there is no record."""
+    looked_up: bool = False
+    """Whether the search was completed."""
+    differences: dict[str, tuple[Any, Any]] | None = None
+    """By field, the values of the row and of the record; None: not compared."""
+    not_compared: str | None = None
+    """Why not."""
+
+
+def look_up_record(environ: Mapping[str, str], row: StoredRow, identity: Identity, *, compare: bool) -> KafkaRecord:
+    """Find a row's record. A service that cannot be used is named in the result.
+
+    Args:
+        environ: the settings of the relay.
+        row: the row.
+        identity: what the outbox was used with: with other settings, a missing record means nothing.
+        compare: also compare the record with the row.
+    """
+    try:
+        settings = load(RelaySettings, environ)
+    except SettingsError as error:
+        return KafkaRecord(not_seen=f"not looked up: {error}".replace("\n", "; "))
+    transactional_id = f"{settings.kafka_transactional_id_prefix}{row.shard + 1:02d}"
+    topic = row.topic or settings.kafka_topic
+    try:
+        outbox_identity.insist(settings, identity)  # needs no broker, so it comes first
+        outbox_identity.insist(settings, identity, cluster_of(settings))
+        found, records = record_lookup.find(kafka_client_config(settings), topic, row)
+    except (UnavailableError, MisconfiguredError, OutboxMismatchError) as error:
+        return KafkaRecord(transactional_id, not_seen=f"not looked up: {error}")
+    if found is None:
+        message = f"not in {topic}: searched {records} record{'' if records == 1 else 's'} since it was received"
+        return KafkaRecord(transactional_id, not_seen=message, looked_up=True)
+    fields = {"topic": topic, **found._asdict(), "value": f"{len(found.value)} bytes"}
+    fields["key"] = found.key.decode(errors="replace")
+    result = KafkaRecord(transactional_id, fields, looked_up=True)
+    if not compare:
+        return result
+    try:
+        return result._replace(differences=record_lookup.differences(Registry(settings), row, found))
+    except UnavailableError as error:
+        return result._replace(not_compared=str(error))
+
+
+def topic_agrees(row: StoredRow, kafka: KafkaRecord) -> bool | None:
+    """Decide whether the topic holds the row, unchanged, if and only if it is marked sent; None: unknown."""
+    if not kafka.looked_up or kafka.not_compared:
+        return None
+    is_sent = row.state == RowState.SENT
+    return not kafka.differences and is_sent == (kafka.record is not None)
