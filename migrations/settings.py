@@ -1,4 +1,4 @@
-"""What the release phase reads from the environment."""
+"""Settings of ``relay migrate``."""
 
 from config.settings import BaseSettings, Shards
 
@@ -7,4 +7,5 @@ class ReleaseSettings(BaseSettings):
     """Settings of ``relay migrate``."""
 
     relay_shards: Shards | None = None
-    """Number of shards, read by the first migration only; None: 1 on SQLite, 8 on PostgreSQL."""
+    """Number of shards, applied by the first migration only; `relay reshard` changes it later. Unset: 1 on SQLite,
+    8 on PostgreSQL."""

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from outbox.network import is_loopback
 from relay.check.finding import Finding, failure, ok, unknown, warning
 from relay.kafka.errors import REMEDIES, REQUEST_SECONDS, describe
-from relay.settings import RelaySettings, kafka_client_config, kafka_hosts, kafka_producer_config
+from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config, remote_kafka_hosts
 
 log = logging.getLogger("relay.librdkafka")
 
@@ -133,7 +133,7 @@ def judge_cluster(settings: RelaySettings, cluster: Cluster, advertised: list[st
     servers, config = settings.kafka_bootstrap_servers, kafka_client_config(settings)  # with KAFKA_CONFIG
     if config["security.protocol"].upper().endswith("SSL"):
         tls = ok("broker TLS", "the broker's certificate is verified")
-    elif not kafka_hosts(servers) and all(is_loopback(host) for host, _ in cluster.brokers):
+    elif not remote_kafka_hosts(servers) and all(is_loopback(host) for host, _ in cluster.brokers):
         tls = ok("broker TLS", "off, on this machine")
     else:
         cure = "set KAFKA_SECURITY_PROTOCOL=SASL_SSL and KAFKA_SSL_CA_LOCATION"

@@ -4,7 +4,7 @@ from sqlalchemy import make_url
 
 from outbox.network import remote_hosts, sslmode, tls_arguments
 from relay.check.finding import Finding, ok, warning
-from relay.settings import RelaySettings, plain_host
+from relay.settings import RelaySettings, plaintext_host
 
 VERIFIED = "verify-full"
 ENCRYPTED = frozenset({"require", "verify-ca", VERIFIED})
@@ -27,12 +27,11 @@ def check_database_transport(database_url: str) -> list[Finding]:
 
 def check_http_transport(settings: RelaySettings) -> list[Finding]:
     """Logins that ``ALLOW_PLAINTEXT_CREDENTIALS`` lets out, and services whose answers anybody could change."""
-    sent = [line.partition(": takes ") for line in settings.plaintext_credentials()]
     cure = "unset ALLOW_PLAINTEXT_CREDENTIALS, and use TLS; HTTP_CA_LOCATION trusts a private authority"
-    findings = [warning("unencrypted login", seen, cure) for seen, _, _ in sent]
+    findings = [warning("unencrypted login", seen, cure) for seen, _ in settings.plaintext_credentials()]
     registries = [("SCHEMA_REGISTRY_URL", url.strip()) for url in settings.schema_registry_url.split(",")]
     for name, url in (*registries, ("INFERENCE_URL", settings.inference_url or "")):
-        if url and (host := plain_host(url)) is not None:
+        if url and (host := plaintext_host(url)) is not None:
             seen = f"{name}: what {host} is asked and answers can be read and changed on the way"
             findings.append(warning("unencrypted HTTP", seen, f"let {name} be an https URL"))
     return findings or [ok("HTTP TLS", "every service that is not on this machine is spoken to over TLS")]

@@ -37,12 +37,13 @@ _ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 
 
 class OperatorSettings(BaseSettings):
-    """Settings of the verbs that look after rows."""
+    """Settings of the commands that read and change rows."""
 
     relay_actor: str | None = None
-    """Who is on record as the one who acts."""
+    """Name recorded in the audit as the actor. Unset: the OS user."""
     audit_pseudonym_key: SecretStr | None = None
-    """Turns interaction ids and addresses of filters into pseudonyms; without it they are not recorded."""
+    """Key that turns ids and addresses in recorded filters into pseudonyms, 16 bytes or more; see
+    [AUDIT_PSEUDONYM_KEY](#audit_pseudonym_key). Unset: they are not recorded."""
     kafka_replay_topics: Topics = ()
     outbox_retention: Retention = 7 * DAY_SECONDS
 

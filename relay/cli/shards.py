@@ -4,7 +4,7 @@ import click
 
 from outbox.models import AuditContext, RowFilter
 from relay.cli.options import ACTOR, DRY_RUN, REASON, YES, F, OperatorSettings, WholeNumber, who_acts
-from relay.settings import RelaySettings, seconds_of
+from relay.settings import RelaySettings, parse_age
 
 
 class OperatingSettings(RelaySettings, OperatorSettings):
@@ -22,7 +22,7 @@ class Span(click.ParamType[float]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds."""
-        seconds = seconds_of(value)
+        seconds = parse_age(value)
         if not seconds:
             self.fail(f"{value!r} is no time span: expected one such as 90s, 30m, 1h30m or 2d", param, ctx)
         return seconds

@@ -19,7 +19,7 @@ from outbox.models import CallsLeft, ShardStatus
 from outbox.store import Store
 from relay.cli.options import JSON, outbox_of
 from relay.cli.output import escaped, to_json, told_time
-from relay.settings import seconds_of
+from relay.settings import parse_age
 
 WATCH_SECONDS = 2.0
 """Unless given."""
@@ -40,7 +40,7 @@ class Pause(click.ParamType[float]):
         try:
             seconds = float(value)
         except ValueError:
-            seconds = seconds_of(str(value)) or 0.0
+            seconds = parse_age(str(value)) or 0.0
         if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
             self.fail(f"{value!r} is not a number of seconds from {SHORTEST_SECONDS} to {LONGEST_SECONDS}", param, ctx)
         return seconds
