@@ -331,13 +331,13 @@ class RelaySettings(BaseSettings):
             ("KAFKA_CONFIG", str(config.get("sasl.oauthbearer.token.endpoint.url") or "")),
         ]
         exposed = [
-            (f"{name}: credentials would be sent unencrypted to {host}", "an https URL")
+            (f"{name}: a secret would be sent unencrypted to {host}", "an https URL")
             for name, url in urls
             if url and (host := plaintext_host(url)) is not None
         ]
         if str(config["security.protocol"]).upper() == "SASL_PLAINTEXT":
             exposed += [
-                (f"KAFKA_SECURITY_PROTOCOL: credentials would be sent unencrypted to {host}", "SASL_SSL")
+                (f"KAFKA_SECURITY_PROTOCOL: a secret would be sent unencrypted to {host}", "SASL_SSL")
                 for host in remote_kafka_hosts(self.kafka_bootstrap_servers)
             ]
         return exposed

@@ -563,9 +563,9 @@ BREAKAGES = [
     Breakage(
         "the webhook answers before the commit",
         "app/group_commit.py",
-        "        self._queue.put(waiting)",
-        "        self._queue.put(waiting)\n"
-        "        return __import__('outbox.models').rows.Accepted(1, row.interaction_id, False)",
+        "        self._queue.put(pending)",
+        "        self._queue.put(pending)\n"
+        "        return __import__('outbox.models').models.Accepted(1, row.interaction_id, False)",
         "tests/integration/test_webhook.py::test_a_locked_database_answers_503_and_recovers",
     ),
     Breakage(

@@ -68,7 +68,7 @@ def test_the_last_count_stands_while_the_database_is_away(new_sqlite: NewDatabas
     web = start_web(url)
     wait_until(lambda: "outbox_build_info" in exported(web), "metrics are served")
     assert "outbox_backlog_rows" not in exported(web)
-    wait_until(lambda: "the backlog is not counted" in web.log.read_text(), "the log says so")
+    wait_until(lambda: "backlog count failed" in web.log.read_text(), "the log says so")
     assert not path.exists()
     aside.rename(path)
     wait_counted(web, 'outbox_backlog_rows{state="pending"}', 1)

@@ -67,7 +67,7 @@ def test_a_database_that_is_missing_is_named(
     answer = requests.get(f"{web.base}/readyz", timeout=30)
     assert (answer.status_code, "schema" in answer.text) == (503, False)
     relay.wait_degraded("database", missing)
-    logged = {"not_committed", "readiness", "backlog_not_counted"}
+    logged = {"commit_failed", "readiness", "backlog_count_failed"}
     wait_until(lambda: logged <= actions(web.log.read_text(), missing), "post, readiness and backlog each have a line")
     shown = subprocess.run(LIST, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
     assert (shown.returncode, missing in shown.stderr) == (1, True)

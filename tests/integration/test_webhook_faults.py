@@ -209,8 +209,8 @@ def test_postgresql_down_is_503_and_it_recovers_without_a_restart(
     wait_until(lambda: requests.get(f"{web.base}/readyz", timeout=30).ok, "it is ready again")
     lines = [json.loads(line) for line in web.log.read_text().splitlines()]
     assert [line["action"] for line in lines if line.get("logger") == "app.group_commit"] == [
-        "not_committed",
-        "committed_again",
+        "commit_failed",
+        "commit_recovered",
     ]
 
 
@@ -310,7 +310,7 @@ def test_an_address_that_is_not_of_this_machine_is_named(host: str, new_sqlite: 
     ended = gunicorn_that_ends(settings)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"WEB_HOST={host}: takes an address of this machine")
+    assert line.startswith(f"WEB_HOST={host}: expected an address of this machine")
 
 
 def test_it_listens_on_ipv6_as_well(new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path) -> None:
@@ -567,7 +567,7 @@ def test_nothing_secret_or_personal_is_written_at_any_level(
     [
         ({"CXONE_WEBHOOK_SECRETS": ""}, "CXONE_WEBHOOK_SECRETS or CXONE_WEBHOOK_SECRET: neither is set"),
         ({"CXONE_WEBHOOK_SECRETS": "a=canary"}, "CXONE_WEBHOOK_SECRETS=***: part 1 has 6 bytes"),
-        ({"DATABASE_URL": "mysql://u:canary@h/d"}, "DATABASE_URL=***: takes sqlite:///file or postgresql://"),
+        ({"DATABASE_URL": "mysql://u:canary@h/d"}, "DATABASE_URL=***: expected sqlite:///file or postgresql://"),
         ({"DATABASE_URL": "sqlite:////nowhere/at/all.db"}, "folder /nowhere/at does not exist"),
         ({"DATABASE_URL": "postgresql://u:canary@127.0.0.1/d?sslmod=canary"}, 'connection option "sslmod"'),
         ({"PORT": "http"}, "PORT='http': "),
