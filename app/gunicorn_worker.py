@@ -1,7 +1,7 @@
 """gunicorn's threaded worker, protected against slow clients, and silent about what clients send.
 
 gunicorn's own worker occupies a thread while a client is slow to send its request or to read its response, and quotes
-unparseable input in responses and log lines. Here a connection waits in the poller until its request is complete, and
+malformed input in responses and log lines. Here a connection waits in the poller until its request is complete, and
 again until its response is read, so a thread is occupied by the application only. Requests with a live secret have
 threads of their own: probes, metrics and refusals neither wait for them nor delay them.
 

@@ -452,7 +452,7 @@ BREAKAGES = [
         "outbox/insert.py",
         "duplicate=found_nonce != nonce",
         "duplicate=True",
-        "tests/integration/test_webhook_faults.py::test_a_commit_without_an_answer_is_found_and_accepted",
+        "tests/integration/test_webhook_faults.py::test_a_commit_whose_response_is_lost_is_found",
     ),
     Breakage(
         "a session that takes no writes stays in the pool",

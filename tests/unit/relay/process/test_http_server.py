@@ -15,7 +15,7 @@ from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.process.http_server import MAX_CONNECTIONS, STALLED_SECONDS, MetricsServer
 from testkit.waiting import wait_until
-from testkit.web_process import Answer, read_answer
+from testkit.web_process import RawResponse, read_response
 
 
 class Clock:
@@ -40,12 +40,12 @@ class Served(NamedTuple):
         """A connection to it."""
         return socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
 
-    def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
+    def ask(self, path: str, method: str = "GET", **headers: str) -> RawResponse:
         """One request."""
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         with self.connect() as connection:
             connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode())
-            return read_answer(connection)
+            return read_response(connection)
 
 
 TOKEN = "tökénà"
@@ -165,7 +165,7 @@ def test_a_silent_connection_ends_by_itself(served: Served) -> None:
     """Three seconds for a head, then 408 and the end: no connection lasts."""
     with served.connect() as connection:
         connection.sendall(b"GET /metrics")
-        assert read_answer(connection).status == 408
+        assert read_response(connection).status == 408
         assert connection.recv(1) == b""
 
 
@@ -173,7 +173,7 @@ def test_an_endless_head_is_refused(served: Served) -> None:
     """What is read of a head is bounded."""
     with served.connect() as connection, suppress(ConnectionError):
         connection.sendall(b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 5000)
-        assert read_answer(connection).status == 431
+        assert read_response(connection).status == 431
 
 
 @pytest.mark.parametrize(
@@ -198,5 +198,5 @@ def test_every_address_of_both_kinds() -> None:
     for address in ("127.0.0.1", "::1"):
         with suppress(OSError), socket.create_connection((address, server.port), timeout=5) as connection:
             connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
-            assert read_answer(connection).status == 200
+            assert read_response(connection).status == 200
     server.close()
