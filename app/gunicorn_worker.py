@@ -6,7 +6,9 @@ again until its response is read, so a thread is occupied by the application onl
 threads of their own: probes, metrics and refusals neither wait for them nor delay them.
 
 This is all that is used of gunicorn's internals. ``pyproject.toml`` bounds the version; check this list before raising
-the bound. Overridden in ``ThreadWorker``:
+the bound.
+
+Overridden in ``ThreadWorker``:
 
 - ``init_process``, ``get_thread_pool``: two thread pools instead of one.
 - ``accept``: the connection goes to the poller; if there are too many, others are closed.
@@ -14,15 +16,24 @@ the bound. Overridden in ``ThreadWorker``:
 - ``murder_keepalived``, ``_cap_keepalive``: apply to every connection, whatever it waits for.
 - ``handle``: turns one complete request into a response.
 
-Used unchanged: ``run``, ``handle_exit``, ``handle_quit``, ``handle_request``, ``set_accept_enabled``,
-``is_parent_alive``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``, ``worker_connections``; ``Request`` and
-``SocketUnreader`` of its HTTP parser; ``glogging.Logger``. Not used: ``TConn``, ``Parser``, HTTP/2.
+Used unchanged:
+
+- of ``ThreadWorker``: ``run``, ``handle_exit``, ``handle_quit``, ``handle_request``, ``set_accept_enabled``,
+  ``is_parent_alive``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``, ``worker_connections``, ``alive``,
+  ``wsgi``.
+- of the HTTP parser: ``Request``, ``SocketUnreader.take_buffered``, the classes in ``http.errors`` (in ``app/body.py``,
+  too).
+- of WSGI: ``start_response`` is a method of a ``Response`` with ``force_close``; the connection is
+  ``environ["gunicorn.socket"]`` (in ``app/body.py``).
+- ``glogging.Logger.setup`` and ``error_log``.
+
+Not used: ``TConn``, ``Parser``, HTTP/2.
 """
 
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 from resource import RLIMIT_NOFILE, getrlimit
@@ -341,6 +352,24 @@ def _problem_response(status: HTTPStatus, detail: str) -> bytes:
         f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+class CloseOnDemand:
+    """WSGI middleware: close the connection after a response with ``Connection: close``, which gunicorn would drop."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Handle a request."""
+
+        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            response = getattr(start_response, "__self__", None)
+            if ("Connection", "close") in headers and response is not None:
+                response.force_close()
+            return start_response(status, headers, *exc_info)
+
+        return self._app(environ, start)
 
 
 class RoutedLogger(glogging.Logger):  # type: ignore[misc] # gunicorn has no types

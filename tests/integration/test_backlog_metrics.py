@@ -1,32 +1,15 @@
 """Metrics of the backlog, exported by the web process."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import time
 
-import pytest
 import requests
 
 from outbox.db.engine import create_outbox_engine
 from testkit.databases import NewDatabase
 from testkit.waiting import wait_until
+from testkit.web_fixtures import StartWeb
 from testkit.web_process import WebProcess
-
-StartWeb = Callable[..., WebProcess]
-
-
-@pytest.fixture
-def start_web(tmp_path: Path) -> Iterator[StartWeb]:
-    """Start web processes, which are stopped after the test."""
-    started: list[WebProcess] = []
-
-    def start(url: str, **environ: str) -> WebProcess:
-        started.append(WebProcess({"DATABASE_URL": url, **environ}, tmp_path / f"web-{len(started)}.log"))
-        return started[-1]
-
-    yield start
-    for web in started:
-        web.stop()
 
 
 def wait_counted(web: WebProcess, line: str, value: float) -> None:

@@ -6,8 +6,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -18,6 +17,7 @@ from openapi_spec_validator import validate
 from outbox.db.engine import create_outbox_engine
 from testkit.databases import NewDatabase
 from testkit.waiting import wait_until
+from testkit.web_fixtures import StartWeb
 from testkit.web_process import PATH, SECRET, WebProcess, read_response
 
 VALID = {"id": "i-1", "channel": "voice"}
@@ -37,23 +37,6 @@ def rows(url: str, columns: str = "id, interaction_id, payload, traceparent") ->
 def url(new_database: NewDatabase) -> str:
     """A fresh database on SQLite and on PostgreSQL."""
     return new_database(1)
-
-
-StartWeb = Callable[..., WebProcess]
-
-
-@pytest.fixture
-def start_web(tmp_path: Path) -> Iterator[StartWeb]:
-    """Start web processes, which are stopped after the test."""
-    started: list[WebProcess] = []
-
-    def start(url: str, **environ: str) -> WebProcess:
-        started.append(WebProcess({"DATABASE_URL": url, **environ}, tmp_path / f"web-{len(started)}.log"))
-        return started[-1]
-
-    yield start
-    for web in started:
-        web.stop()
 
 
 @pytest.fixture

@@ -23,22 +23,10 @@ from outbox.db.engine import create_outbox_engine
 from testkit import ROOT
 from testkit.databases import NewDatabase
 from testkit.waiting import wait_until
+from testkit.web_fixtures import StartWeb
 from testkit.web_process import PATH, SECRET, WebProcess, read_response
 
 SENDERS = 8
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[list[WebProcess]]:
-    """Web processes, which are killed after the test."""
-    processes: list[WebProcess] = []
-    yield processes
-    for web in processes:
-        if web.process.poll() is None:
-            for child in psutil.Process(web.process.pid).children():
-                child.kill()
-            web.process.kill()
-        web.process.wait()
 
 
 def stored(url: str) -> set[int]:
@@ -78,13 +66,10 @@ class Load:
             thread.join()
 
 
-def test_a_kill_under_load_loses_nothing_that_was_accepted(
-    new_database: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_a_kill_under_load_loses_nothing_that_was_accepted(new_database: NewDatabase, start_web: StartWeb) -> None:
     """All its processes are killed: every id that was returned with 202 is in the outbox."""
     url = new_database(1)
-    web = WebProcess({"DATABASE_URL": url, "WEB_CONCURRENCY": "2"}, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(url, WEB_CONCURRENCY="2")
     load = Load(web)
     wait_until(lambda: len(load.accepted) > 200, "requests are accepted")
     processes = [web.process.pid, *(child.pid for child in psutil.Process(web.process.pid).children())]
@@ -96,13 +81,10 @@ def test_a_kill_under_load_loses_nothing_that_was_accepted(
     assert len(set(load.accepted)) == len(load.accepted)
 
 
-def test_sigterm_under_load_fails_no_request(
-    new_database: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_sigterm_under_load_fails_no_request(new_database: NewDatabase, start_web: StartWeb) -> None:
     """No response is a 5xx, and exactly the rows answered with 202 are stored."""
     url = new_database(1)
-    web = WebProcess({"DATABASE_URL": url}, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(url)
     load = Load(web)
     wait_until(lambda: len(load.accepted) > 100, "requests are accepted")
     web.signal(signal.SIGTERM)
@@ -163,15 +145,12 @@ class Proxy:
             thread.join(10)
 
 
-def test_a_commit_whose_response_is_lost_is_found(
-    new_postgresql: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_a_commit_whose_response_is_lost_is_found(new_postgresql: NewDatabase, start_web: StartWeb) -> None:
     """The second attempt finds the row that the first one committed, and does not store another."""
     url = new_postgresql(1)
     port = url.rsplit(":", 1)[1].split("/")[0]
     proxy = Proxy(int(port))
-    web = WebProcess({"DATABASE_URL": url.replace(f":{port}/", f":{proxy.port}/")}, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(url.replace(f":{port}/", f":{proxy.port}/"))
     assert web.post({"id": "first", "channel": "voice"}).status_code == 202
     proxy.drop_response = True
     body = {"id": "second", "channel": "voice"}
@@ -188,15 +167,14 @@ def test_a_commit_whose_response_is_lost_is_found(
     proxy.close()
 
 
-def test_it_recovers_from_an_outage_of_postgresql(own_postgres: Any, started: list[WebProcess], tmp_path: Path) -> None:
+def test_it_recovers_from_an_outage_of_postgresql(own_postgres: Any, start_web: StartWeb) -> None:
     """It starts and answers 503 while PostgreSQL is down, and accepts interactions once it is up."""
     from testkit.databases import migrate
 
     url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
     migrate(url, 1)
     own_postgres.process.kill()
-    web = WebProcess({"DATABASE_URL": url}, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(url)
     body = {"id": "i", "channel": "voice"}
     assert web.post(body).status_code == 503
     assert requests.get(f"{web.base}/readyz", timeout=30).status_code == 503
@@ -213,12 +191,9 @@ def test_it_recovers_from_an_outage_of_postgresql(own_postgres: Any, started: li
 ACCEPTED = 'outbox_webhook_requests_total{outcome="accepted",secret="tests"}'
 
 
-def test_metrics_of_all_processes_are_added_up(
-    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_metrics_of_all_processes_are_added_up(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
     """A scrape of any process includes all, and those that were killed or replaced."""
-    web = WebProcess({"DATABASE_URL": new_sqlite(), "WEB_CONCURRENCY": "2"}, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(new_sqlite(), WEB_CONCURRENCY="2")
     for number in range(30):
         assert web.post({"id": number, "channel": "voice"}).status_code == 202
     assert web.metric(ACCEPTED) == 30
@@ -241,9 +216,7 @@ def workers(web: WebProcess) -> list[psutil.Process]:
     return psutil.Process(web.process.pid).children()
 
 
-def test_prometheus_multiproc_dir_is_ignored(
-    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_prometheus_multiproc_dir_is_ignored(new_sqlite: NewDatabase, start_web: StartWeb, tmp_path: Path) -> None:
     """Whichever folder the variable names, nothing in it is read, written or deleted."""
     url = new_sqlite()
     folder = Path(url.removeprefix("sqlite:///")).parent
@@ -254,9 +227,7 @@ def test_prometheus_multiproc_dir_is_ignored(
     for directory in (folder, damaged, tmp_path / "missing", "/proc", "/dev/full"):
         with engine_of(url) as engine, engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM outbox")
-        environ = {"DATABASE_URL": url, "WEB_CONCURRENCY": "2", "PROMETHEUS_MULTIPROC_DIR": str(directory)}
-        web = WebProcess(environ, tmp_path / "web.log")
-        started.append(web)
+        web = start_web(url, WEB_CONCURRENCY="2", PROMETHEUS_MULTIPROC_DIR=str(directory))
         assert web.post({"id": "i", "channel": "voice"}).status_code == 202
         assert web.metric(ACCEPTED) == 1
         for worker in workers(web):
@@ -309,25 +280,20 @@ def test_an_address_of_another_machine_is_refused(host: str, new_sqlite: NewData
     assert line.startswith(f"WEB_HOST={host}: expected an address of this machine")
 
 
-def test_it_listens_on_ipv6(new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path) -> None:
+def test_it_listens_on_ipv6(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
     """WEB_HOST=:: accepts IPv4 and IPv6 connections."""
-    web = WebProcess({"DATABASE_URL": new_sqlite(), "WEB_HOST": "::"}, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(new_sqlite(), WEB_HOST="::")
     assert web.post({"id": "i", "channel": "voice"}).status_code == 202
     with socket.create_connection(("::1", web.port), timeout=30) as connection:
         connection.sendall(interaction_bytes(1))
         assert read_response(connection).status == 202
 
 
-def test_a_killed_service_leaves_nothing_behind(
-    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_a_killed_service_leaves_nothing_behind(new_sqlite: NewDatabase, start_web: StartWeb, tmp_path: Path) -> None:
     """After the master is killed its workers end, and no temporary file is left."""
     folder = tmp_path / "temporary"
     folder.mkdir()
-    environ = {"DATABASE_URL": new_sqlite(), "WEB_CONCURRENCY": "2", "TMPDIR": str(folder)}
-    web = WebProcess(environ, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(new_sqlite(), WEB_CONCURRENCY="2", TMPDIR=str(folder))
     left = workers(web)
     web.process.kill()
     _, alive = psutil.wait_procs(left, timeout=30)
@@ -335,22 +301,14 @@ def test_a_killed_service_leaves_nothing_behind(
     assert list(folder.iterdir()) == []
 
 
-def test_replaced_processes_keep_their_settings(
-    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_replaced_processes_keep_their_settings(new_sqlite: NewDatabase, start_web: StartWeb, tmp_path: Path) -> None:
     """After a kill or SIGHUP, a secret's file that was removed or a disk that is missing does not end the service."""
     secrets, url = tmp_path / "secrets", new_sqlite()
     secrets.write_text(f"tests={SECRET}\n")
     folder = tmp_path / "disk"
     folder.mkdir()
     Path(url.removeprefix("sqlite:///")).rename(folder / "outbox.db")
-    environ = {
-        "DATABASE_URL": f"sqlite:///{folder}/outbox.db",
-        "CXONE_WEBHOOK_SECRETS": "",
-        "CXONE_WEBHOOK_SECRETS_FILE": str(secrets),
-    }
-    web = WebProcess(environ, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(f"sqlite:///{folder}/outbox.db", CXONE_WEBHOOK_SECRETS="", CXONE_WEBHOOK_SECRETS_FILE=str(secrets))
     assert web.post({"id": 0, "channel": "voice"}).status_code == 202
     secrets.write_text("short")
     folder.rename(tmp_path / "moved")
@@ -392,15 +350,12 @@ def table_locked(url: str) -> Iterator[None]:
         yield
 
 
-def test_probes_and_metrics_answer_while_the_database_hangs(
-    new_database: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_probes_and_metrics_answer_while_the_database_hangs(new_database: NewDatabase, start_web: StartWeb) -> None:
     """With more requests than threads: probes take milliseconds, each request is refused within ten seconds of its
     arrival, and the service recovers without a restart.
     """
     url = new_database(1)
-    web = WebProcess({"DATABASE_URL": url}, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(url)
     assert web.post({"id": "before", "channel": "voice"}).status_code == 202
     assert get(web, "/readyz") == 200
     answers: list[requests.Response] = []
@@ -438,12 +393,11 @@ def time_request(web: WebProcess, path: str) -> float:
 
 
 def test_while_a_commit_hangs_further_requests_are_refused_at_once(
-    new_database: NewDatabase, started: list[WebProcess], tmp_path: Path
+    new_database: NewDatabase, start_web: StartWeb
 ) -> None:
     """Two threads are reserved for refusals, so later requests do not wait for a thread."""
     url = new_database(1)
-    web = WebProcess({"DATABASE_URL": url, "WEB_THREADS": "6"}, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(url, WEB_THREADS="6")
     stop = threading.Event()
 
     def send_until_stopped(sender: int) -> None:
@@ -467,13 +421,10 @@ def test_while_a_commit_hangs_further_requests_are_refused_at_once(
     wait_until(lambda: web.post({"id": "after", "channel": "voice"}).status_code == 202, "it recovers")
 
 
-def test_the_reason_of_not_ready_requires_the_token(
-    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_the_reason_of_not_ready_requires_the_token(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
     """Without METRICS_TOKEN /readyz shows the state, but not the reason."""
     url = new_sqlite()
-    web = WebProcess({"DATABASE_URL": url, "METRICS_TOKEN": "m-token"}, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(url, METRICS_TOKEN="m-token")
     with table_locked(url):
         wait_until(lambda: get(web, "/readyz") == 503, "it is not ready")
         without = requests.get(f"{web.base}/readyz", timeout=30).json()["detail"]
@@ -483,13 +434,9 @@ def test_the_reason_of_not_ready_requires_the_token(
     assert with_token.startswith(f"{without}: the database ")
 
 
-def test_idle_connections_are_closed_after_the_keepalive(
-    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_idle_connections_are_closed_after_the_keepalive(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
     """Until then they occupy no thread."""
-    environ = {"DATABASE_URL": new_sqlite(), "WEB_KEEPALIVE_SECONDS": "6", "WEB_THREADS": "2"}
-    web = WebProcess(environ, tmp_path / "web.log")
-    started.append(web)
+    web = start_web(new_sqlite(), WEB_KEEPALIVE_SECONDS="6", WEB_THREADS="2")
     with contextlib.ExitStack() as stack:
         kept = []
         for number in range(20):
@@ -510,15 +457,10 @@ def interaction_bytes(number: int) -> bytes:
     return head.encode() + body
 
 
-def test_no_secret_or_personal_data_is_logged_at_any_level(
-    new_sqlite: NewDatabase, started: list[WebProcess], tmp_path: Path
-) -> None:
+def test_no_secret_or_personal_data_is_logged_at_any_level(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
     """Valid, invalid and incomplete requests at LOG_LEVEL=DEBUG, and a failing database."""
     url = new_sqlite()
-    web = WebProcess(
-        {"DATABASE_URL": url, "LOG_LEVEL": "DEBUG", "METRICS_TOKEN": "canary-token-0123"}, tmp_path / "w.log"
-    )
-    started.append(web)
+    web = start_web(url, LOG_LEVEL="DEBUG", METRICS_TOKEN="canary-token-0123")
     body = b'{"id": "canary-id", "channel": "canary-channel", "customer": {"email": "canary@example.com"}}'
     login = f"X-CXone-Webhook-Secret: {SECRET}\r\n".encode()
     post = f"POST {PATH} HTTP/1.1\r\nHost: canary-host\r\n".encode()
