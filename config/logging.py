@@ -29,21 +29,11 @@ def configure_logging(settings: BaseSettings) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if settings.log_format == "json":
-        renderers: list[Processor] = [
-            structlog.processors.ExceptionRenderer(lambda info: _describe_errors(info[1])),
-            structlog.processors.JSONRenderer(),
-        ]
-    else:
-        renderers = [
-            _escape,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_print_errors),
-        ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings)],
         )
     )
     root = logging.getLogger()
@@ -60,6 +50,15 @@ def configure_logging(settings: BaseSettings) -> None:
     for name in ("httpx", "httpx2"):  # they log the URL of each request
         logging.getLogger(name).setLevel("WARNING")
     logging.getLogger("urllib3").setLevel("ERROR")  # its warnings quote URLs and responses
+
+
+def _renderers(settings: BaseSettings) -> list[Processor]:
+    if settings.log_format == "json":
+        return [
+            structlog.processors.ExceptionRenderer(lambda info: _describe_errors(info[1])),
+            structlog.processors.JSONRenderer(),
+        ]
+    return [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_print_errors)]
 
 
 def _escape(_logger: Any, _method: str, line: EventDict) -> EventDict:

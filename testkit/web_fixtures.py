@@ -1,10 +1,12 @@
-"""Fixture of the tests that start web processes."""
+"""Start web processes for tests."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from testkit.databases import migrate
 from testkit.web_process import WebProcess
 
 StartWeb = Callable[..., WebProcess]
@@ -23,3 +25,15 @@ def start_web(tmp_path: Path) -> Iterator[StartWeb]:
     yield start
     for web in started:
         web.kill()
+
+
+@contextmanager
+def web_on_sqlite(folder: Path, **environ: str) -> Iterator[tuple[WebProcess, str]]:
+    """Run a web process on a new outbox in a folder, for tests that share it; yields it with the database's URL."""
+    url = f"sqlite:///{folder}/outbox.db"
+    migrate(url, 1)
+    web = WebProcess({"DATABASE_URL": url, **environ}, folder / "web.log")
+    try:
+        yield web, url
+    finally:
+        web.stop()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from outbox.db.engine import create_outbox_engine
-from testkit.databases import migrate
+from testkit.web_fixtures import web_on_sqlite
 from testkit.web_process import PATH, SECRET, WebProcess
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("field_bodies.jsonl").read_text().splitlines()]
@@ -18,12 +18,8 @@ CASES = [json.loads(line) for line in Path(__file__).with_name("field_bodies.jso
 @pytest.fixture(scope="module")
 def web_and_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebProcess, str]]:
     """One web process for all requests, each of which is another interaction."""
-    folder = tmp_path_factory.mktemp("field")
-    url = f"sqlite:///{folder}/outbox.db"
-    migrate(url, 1)
-    web = WebProcess({"DATABASE_URL": url}, folder / "web.log")
-    yield web, url
-    web.stop()
+    with web_on_sqlite(tmp_path_factory.mktemp("field")) as found:
+        yield found
 
 
 def stored(url: str, outbox_id: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from openapi_spec_validator import validate
 from outbox.db.engine import create_outbox_engine
 from testkit.databases import NewDatabase
 from testkit.waiting import wait_until
-from testkit.web_fixtures import StartWeb
+from testkit.web_fixtures import StartWeb, web_on_sqlite
 from testkit.web_process import PATH, SECRET, WebProcess, read_response
 
 VALID = {"id": "i-1", "channel": "voice"}
@@ -107,14 +107,8 @@ def test_refusals_are_problem_details(
 @pytest.fixture(scope="module")
 def shared_web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebProcess, str]]:
     """One web process for requests that store nothing."""
-    from testkit.databases import migrate
-
-    folder = tmp_path_factory.mktemp("shared-web")
-    url = f"sqlite:///{folder}/outbox.db"
-    migrate(url, 1)
-    process = WebProcess({"DATABASE_URL": url}, folder / "web.log")
-    yield process, url
-    process.stop()
+    with web_on_sqlite(tmp_path_factory.mktemp("shared-web")) as found:
+        yield found
 
 
 def head(*lines: str) -> bytes:

@@ -6,7 +6,6 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -16,8 +15,9 @@ import pytest
 import requests
 
 from outbox.db.engine import create_outbox_engine
-from testkit.databases import migrate
+from testkit.databases import NewDatabase
 from testkit.waiting import wait_until
+from testkit.web_fixtures import StartWeb, web_on_sqlite
 from testkit.web_process import PATH, SECRET, RawResponse, WebProcess, read_response
 
 LOGIN = f"X-CXone-Webhook-Secret: {SECRET}"
@@ -28,12 +28,9 @@ THREADS = 4
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
     """A web process with few threads, which a few clients could occupy."""
-    folder = tmp_path_factory.mktemp("abuse")
-    migrate(f"sqlite:///{folder}/outbox.db", 1)
-    environ = {"DATABASE_URL": f"sqlite:///{folder}/outbox.db", "WEB_THREADS": str(THREADS)}
-    process = WebProcess(environ, folder / "web.log")
-    yield process
-    assert process.stop() == 0
+    with web_on_sqlite(tmp_path_factory.mktemp("abuse"), WEB_THREADS=str(THREADS)) as (process, _):
+        yield process
+        assert process.stop() == 0
 
 
 def head(*lines: str, first: str = f"POST {PATH} HTTP/1.1") -> bytes:
@@ -145,55 +142,43 @@ def test_refused_clients_that_stay_connected_block_nobody(web: WebProcess) -> No
         assert monotonic() - began < 5
 
 
-def test_too_many_connections_close_idle_strangers_first(tmp_path: Path) -> None:
+def test_too_many_connections_close_idle_strangers_first(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
     """When descriptors run out, connections without a request are closed first; an authenticated one stays."""
-    migrate(f"sqlite:///{tmp_path}/outbox.db", 1)
-    web = WebProcess({"DATABASE_URL": f"sqlite:///{tmp_path}/outbox.db"}, tmp_path / "web.log")
-    try:
-        with requests.Session() as session, ExitStack() as stack:
-            session.headers["X-CXone-Webhook-Secret"] = SECRET
-            url = f"{web.base}{PATH}"
-            assert session.post(url, json=interaction(0), timeout=30).status_code == 202
-            before = [c.sock.getsockname() for c in _pooled(session)]
-            (worker,) = psutil.Process(web.process.pid).children()
-            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (worker.num_fds() + 60, 20_000))
-            for number in range(400):
-                connect(web, stack)
-                if number % 40 == 0:
-                    assert web.post(interaction(number)).status_code == 202
-            assert session.post(url, json=interaction(1), timeout=30).status_code == 202
-            assert [c.sock.getsockname() for c in _pooled(session)] == before
-            assert web.metric('outbox_webhook_connections_closed_total{reason="too_many"}') > 100
-    finally:
-        web.kill()
+    web = start_web(new_sqlite(1))
+    with requests.Session() as session, ExitStack() as stack:
+        session.headers["X-CXone-Webhook-Secret"] = SECRET
+        url = f"{web.base}{PATH}"
+        assert session.post(url, json=interaction(0), timeout=30).status_code == 202
+        before = [c.sock.getsockname() for c in _pooled(session)]
+        (worker,) = psutil.Process(web.process.pid).children()
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (worker.num_fds() + 60, 20_000))
+        for number in range(400):
+            connect(web, stack)
+            if number % 40 == 0:
+                assert web.post(interaction(number)).status_code == 202
+        assert session.post(url, json=interaction(1), timeout=30).status_code == 202
+        assert [c.sock.getsockname() for c in _pooled(session)] == before
+        assert web.metric('outbox_webhook_connections_closed_total{reason="too_many"}') > 100
 
 
-def test_accepting_resumes_after_all_connections_were_busy(tmp_path: Path) -> None:
+def test_accepting_resumes_after_all_connections_were_busy(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
     """With as many requests waiting for the database as connections are allowed, a further one is served later."""
-    migrate(f"sqlite:///{tmp_path}/outbox.db", 1)
-    environ = {
-        "DATABASE_URL": f"sqlite:///{tmp_path}/outbox.db",
-        "WEB_THREADS": "2",
-        "GUNICORN_CMD_ARGS": "--worker-connections 6",
-    }
-    web = WebProcess(environ, tmp_path / "web.log")
-    try:
-        with ExitStack() as stack:
-            engine = create_outbox_engine(environ["DATABASE_URL"])
-            with engine.begin():  # blocks every other writer
-                senders = [connect(web, stack) for _ in range(6)]
-                for number, sender in enumerate(senders):
-                    body = json.dumps(interaction(number)).encode()
-                    sender.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
-                wait_until(lambda: connections_of(web) == len(senders), "they are connected")
-                late = connect(web, stack)
-                body = json.dumps(interaction("late")).encode()
-                late.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
-            assert {read_response(sender).status for sender in senders} <= {202, 503}
-            assert read_response(late).status == 202
-            engine.dispose()
-    finally:
-        web.kill()
+    url = new_sqlite(1)
+    web = start_web(url, WEB_THREADS="2", GUNICORN_CMD_ARGS="--worker-connections 6")
+    with ExitStack() as stack:
+        engine = create_outbox_engine(url)
+        with engine.begin():  # blocks every other writer
+            senders = [connect(web, stack) for _ in range(6)]
+            for number, sender in enumerate(senders):
+                body = json.dumps(interaction(number)).encode()
+                sender.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
+            wait_until(lambda: connections_of(web) == len(senders), "they are connected")
+            late = connect(web, stack)
+            body = json.dumps(interaction("late")).encode()
+            late.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
+        assert {read_response(sender).status for sender in senders} <= {202, 503}
+        assert read_response(late).status == 202
+        engine.dispose()
 
 
 def _pooled(session: requests.Session) -> list[Any]:
