@@ -160,7 +160,7 @@ def test_a_body_that_never_completes_is_refused(shared_web: tuple[WebProcess, st
     assert answer.headers["connection"] == "close"
 
 
-def test_the_other_resources(shared_web: tuple[WebProcess, str]) -> None:
+def test_health_openapi_and_unknown_paths(shared_web: tuple[WebProcess, str]) -> None:
     """Liveness, readiness, a valid OpenAPI document, and problem details for a path that does not exist."""
     web, _ = shared_web
     assert requests.get(f"{web.base}/healthz", timeout=5).json() == {"status": "ok"}

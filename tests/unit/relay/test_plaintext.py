@@ -96,7 +96,7 @@ def test_plain_http_without_credentials_brings_a_warning() -> None:
 
 
 @pytest.mark.parametrize(("name", "given"), [case for case in PLAIN if "@" not in str(case)])
-def test_a_setting_allows_it_and_a_check_warns(name: str, given: dict[str, str]) -> None:
+def test_allowed_plaintext_credentials_bring_a_warning(name: str, given: dict[str, str]) -> None:
     """With ALLOW_PLAINTEXT_CREDENTIALS=true relay check warns, without showing the secret."""
     settings = load(RelaySettings, {**NEEDED, **given, "ALLOW_PLAINTEXT_CREDENTIALS": "true"})
     first, *_ = check_http_transport(settings)

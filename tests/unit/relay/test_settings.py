@@ -189,7 +189,7 @@ def test_the_relay_reads_the_metrics_token() -> None:
         ("http://anywhere/x", None),
     ],
 )
-def test_a_host_is_allowed_whatever_its_port_and_case(url: str, allowed: str | None) -> None:
+def test_a_host_is_allowed_with_any_port_and_case(url: str, allowed: str | None) -> None:
     """INFERENCE_ALLOWED_HOSTS contains host names or addresses without a port."""
     insist_on_allowed_host(load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", allowed)
 
