@@ -23,10 +23,10 @@ bring = command -v $(1) >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-ge
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing, so $(3) will be named as not run: install $(2) (apt-get, brew)"
 
-.PHONY: help install tools demo up test torture attack lint format simulator services model bench lock clean
+.PHONY: help install tools demo up test torture attack lint format docs-configuration simulator services model bench lock clean
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 install: .venv/installed ## .venv with the package and its tools
 
@@ -76,6 +76,9 @@ lint: install ## ruff, mypy, spelling, import rules
 format: install ## put the code in its format
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
+
+docs-configuration: install ## write the tables of docs/configuration.md from the settings classes
+	@$(BIN)/python -m testkit.settings_reference
 
 simulator: install ## CXone and a scoring container on this machine, well or badly behaved, until Ctrl-C
 	@$(BIN)/python -m testkit.simulator

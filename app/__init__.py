@@ -1,1 +1,1 @@
-"""The door: a Flask webhook that answers "accepted" only once the interaction is in the outbox."""
+"""The web process: a Flask webhook that answers 202 only after the interaction is committed to the outbox."""

@@ -1,7 +1,7 @@
-"""Live webhook secrets, and whether a request shows one of them.
+"""Authenticate requests by one of the live webhook secrets.
 
-Several may be live at once: a CXone action cannot change its header without a new template, so old
-and new secret overlap while one is rotated.
+Several secrets can be live at once. A CXone action cannot change its header without a new template, so the old and the
+new secret overlap while one is rotated.
 """
 
 import hmac
@@ -15,50 +15,50 @@ _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
 def parse_secrets(value: str) -> dict[str, bytes]:
-    """Secrets by label, from ``label=secret,label=secret`` or one bare secret (labelled ``default``).
+    """Parse ``label=secret,label=secret``, or one bare secret, whose label is then ``default``.
 
     Raises:
-        ValueError: says what is wrong and the cure, without the value.
+        ValueError: The message says what is wrong and what to do, and does not quote the value.
     """
     if "=" not in value and "," not in value:
-        return {"default": _checked("the secret", value)}
+        return {"default": _parse_secret("the secret", value)}
     secrets: dict[str, bytes] = {}
     for number, part in enumerate(value.split(","), 1):
         label, equals, secret = part.strip().partition("=")
         if not equals or not _LABEL.fullmatch(label):
             raise ValueError(
-                f"part {number} is not label=secret; a bare secret may hold neither = nor , "
-                "(write default=<secret>, and take one without a comma)"
+                f"part {number} is not label=secret; a bare secret must not contain = or , "
+                "(write default=<secret>, and choose one without a comma)"
             )
         if label in secrets:
-            raise ValueError(f"part {number} repeats a label: takes different ones")
-        secrets[label] = _checked(f"part {number}", secret)
+            raise ValueError(f"part {number} repeats a label: expected different ones")
+        secrets[label] = _parse_secret(f"part {number}", secret)
     return secrets
 
 
-def _checked(what: str, secret: str) -> bytes:
+def _parse_secret(name: str, secret: str) -> bytes:
     try:
-        encoded = clean(secret).encode() if secret else b""  # HTTP strips the header, too
+        encoded = clean(secret).encode() if secret else b""  # HTTP strips the header as well
     except ValueError as error:
-        raise ValueError(f"{what} {error}") from None
+        raise ValueError(f"{name}: {error}") from None
     if len(encoded) < MIN_SECRET_BYTES:
         raise ValueError(
-            f"{what} has {len(encoded)} bytes: takes at least {MIN_SECRET_BYTES}; "
-            "a bare secret that holds = or , is written default=<secret>"
+            f"{name} has {len(encoded)} bytes: expected at least {MIN_SECRET_BYTES}; "
+            "write a bare secret that contains = as default=<secret>"
         )
     return encoded
 
 
-def matching_label(secrets: Mapping[str, bytes], shown: str | None) -> str | None:
-    """Label of the live secret that a request shows, or None.
+def matching_label(secrets: Mapping[str, bytes], header: str | None) -> str | None:
+    """The label of the live secret in a request's header, or None.
 
-    Compares with every live secret in constant time, as bytes: a header may hold any byte.
+    Compares bytes with every live secret in constant time.
 
     Args:
-        secrets: label to live secret.
-        shown: the header as WSGI gives it (latin-1), None if absent.
+        secrets: Live secrets by label.
+        header: The header as WSGI passes it (latin-1), None if absent.
     """
-    given = (shown or "").encode("latin-1", "replace")
+    given = (header or "").encode("latin-1", "replace")
     found = None
     for label, secret in secrets.items():
         if hmac.compare_digest(given, secret):

@@ -1,7 +1,7 @@
-"""Metrics of the backlog, from the web process: they are there when no relay is.
+"""Export metrics of the backlog from the web process, so that they exist while no relay runs.
 
-A thread counts on a connection of its own and opens it anew for each count, so it takes none from the intake, and
-finds a database that has moved. What it meets, it keeps to itself: the last count stands, with its time.
+A thread counts. It opens a new connection for each count, so it takes none from the webhook, and finds a database that
+has moved. If counting fails, the last count stands, with its time.
 """
 
 import threading
@@ -21,19 +21,19 @@ from outbox.errors import DatabaseUnavailableError, OutboxError
 
 log = structlog.get_logger(__name__)
 
-PAUSE_SECONDS = 10.0
-"""Between two counts; longer if counting takes long."""
-PAUSE_TIMES = 20
-"""The pause is so many times what the count took: a process takes a twentieth of a database's time at most."""
+MIN_PAUSE_SECONDS = 10.0
+"""Between two counts."""
+PAUSE_FACTOR = 20
+"""The pause is at least this many times as long as the count: counting uses at most 5 % of a database's time."""
 
 
 class BacklogMetrics(Collector):
-    """Counts the backlog in the background and exports the last count.
+    """Counts the backlog in the background, and exports the last count.
 
-    Each process counts for itself, so that whichever answers a scrape has a count.
+    Each web process counts, so that any of them can answer a scrape.
 
     Args:
-        url: of the outbox.
+        url: URL of the outbox's database.
     """
 
     def __init__(self, url: str) -> None:
@@ -41,20 +41,22 @@ class BacklogMetrics(Collector):
         self._families: Sequence[Metric] = ()
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._failure: str | None = None
+        self._is_failing = False
 
     def start(self) -> None:
-        """Count from now on, unless the thread runs already: threads do not survive a fork."""
+        """Start the thread, unless it is running. Threads do not survive a fork."""
         with self._start:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="backlog-metrics", daemon=True)
                 self._thread.start()
 
     def collect(self) -> Iterable[Metric]:
-        """The last count, all of one moment; none before the first."""
+        """The last count, if there is one, and the version."""
         self.start()
         yield from self._families
-        build = GaugeMetricFamily("outbox_build_info", "1, by the version that runs.", labels=["version"])
+        build = GaugeMetricFamily(
+            "outbox_build_info", "Always 1; the label is the running version.", labels=["version"]
+        )
         build.add_metric([VERSION], 1)
         yield build
 
@@ -64,31 +66,31 @@ class BacklogMetrics(Collector):
         while not pause.wait(seconds):
             began = monotonic()
             self._count()
-            seconds = max(PAUSE_SECONDS, (monotonic() - began) * PAUSE_TIMES)
+            seconds = max(MIN_PAUSE_SECONDS, (monotonic() - began) * PAUSE_FACTOR)
 
     def _count(self) -> None:
         try:
-            self._families = _families(_counted(self._url), time())
+            self._families = _families(_count_backlog(self._url), time())
         except OutboxError as error:
-            self._note(str(error))
-        except Exception as error:  # noqa: BLE001 - not its message, which may quote the URL
-            self._note(f"unexpected {type(error).__name__}")
+            self._log_failure(str(error))
+        except Exception as error:  # noqa: BLE001 - its message is not logged: it may quote the URL
+            self._log_failure(f"unexpected {type(error).__name__}")
         else:
-            self._note(None)
+            if self._is_failing:
+                log.info("backlog count recovered", action="backlog_count_recovered")
+            self._is_failing = False
 
-    def _note(self, failure: str | None) -> None:
-        """Log what keeps it from counting, once."""
-        if failure is not None and self._failure is None:
-            log.warning("the backlog is not counted, the last count stands: %s", failure, action="backlog_not_counted")
-        if failure is None and self._failure is not None:
-            log.info("the backlog is counted again", action="backlog_counted_again")
-        self._failure = failure
+    def _log_failure(self, reason: str) -> None:
+        """Log the first failure of several in a row."""
+        if not self._is_failing:
+            log.warning("backlog count failed, the last count stands: %s", reason, action="backlog_count_failed")
+        self._is_failing = True
 
 
-def _counted(url: str) -> Backlog:
+def _count_backlog(url: str) -> Backlog:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
-        raise DatabaseUnavailableError(f"{parsed.database} does not exist")  # connecting would make an empty one
+        raise DatabaseUnavailableError(f"{parsed.database} does not exist")  # connecting would create an empty one
     engine = create_outbox_engine(url)
     try:
         return count_backlog(engine)
@@ -98,7 +100,7 @@ def _counted(url: str) -> Backlog:
 
 def _families(backlog: Backlog, counted_at: float) -> list[Metric]:
     return [
-        _by_state("outbox_backlog_rows", "Rows not sent, by state; a million at most is counted.", {
+        _by_state("outbox_backlog_rows", "Rows not yet published, by state; counted up to one million.", {
             "pending": backlog.pending, "parked": backlog.parked,
         }),
         GaugeMetricFamily(
@@ -109,7 +111,7 @@ def _families(backlog: Backlog, counted_at: float) -> list[Metric]:
         _by_state("outbox_shards", "Shards by state.", {
             "owned": backlog.owned, "unowned": backlog.unowned, "paused": backlog.paused,
         }),
-        _by_state("outbox_calls", "Inference calls not done, by state; a million at most is counted.", {
+        _by_state("outbox_calls", "Inference calls not yet done, by state; counted up to one million.", {
             "due": backlog.calls_due, "parked": backlog.calls_parked,
         }),
         GaugeMetricFamily(
@@ -118,8 +120,8 @@ def _families(backlog: Backlog, counted_at: float) -> list[Metric]:
     ]  # fmt: skip
 
 
-def _by_state(name: str, text: str, counts: dict[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=["state"])
+def _by_state(name: str, documentation: str, counts: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=["state"])
     for state, count in counts.items():
         family.add_metric([state], count)
     return family

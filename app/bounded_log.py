@@ -1,4 +1,4 @@
-"""Log lines about requests at a bounded rate, however many requests bring them about."""
+"""Log warnings about requests at a limited rate, however many requests cause them."""
 
 import threading
 from collections.abc import Iterable
@@ -10,20 +10,20 @@ import structlog
 log = structlog.get_logger(__name__)
 
 INTERVAL_SECONDS = 60.0
-_POINTERS = frozenset(
+_KNOWN_POINTERS = frozenset(
     ["", "/id", "/channel", "/timestamp", "/customer", "/customer/email", "/agent", "/agent/id"],
 )
-"""Pointers that hold no word of the sender's: any other names fields that the sender has named."""
+"""Other pointers contain field names that the sender has chosen."""
 
 
-class Kind(NamedTuple):
-    """What events are counted together.
+class EventKind(NamedTuple):
+    """Events that are counted together.
 
     Attributes:
-        action: key of the line.
-        outcome: of the request.
-        text: what happened, a constant, never a value of the request.
-        secret: label of the secret that was shown, or ``none``.
+        action: Key of the log line.
+        outcome: Of the request.
+        text: A constant sentence without any value of the request.
+        secret: Label of the secret in the request, or ``none``.
     """
 
     action: str
@@ -41,40 +41,40 @@ class _Repeats:
 class BoundedLog:
     """Logs the first event of a kind at once, and those that follow as one line at the end of the interval.
 
-    So a kind has two lines an interval at most, and none of its events goes unmentioned if ``flush`` is called last.
+    So there are at most two lines of a kind in an interval, and every event is counted if ``flush`` is called last.
 
     Args:
-        interval_seconds: from the first line until the next.
+        interval_seconds: Length of an interval; it begins with the first event.
     """
 
     def __init__(self, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._interval_seconds = interval_seconds
         self._lock = threading.Lock()
-        self._repeats: dict[Kind, _Repeats] = {}
+        self._repeats: dict[EventKind, _Repeats] = {}
 
-    def note(self, kind: Kind, pointers: Iterable[str] = ()) -> None:
+    def warning(self, kind: EventKind, pointers: Iterable[str] = ()) -> None:
         """Count an event, and log it if it is the first of its kind.
 
         Args:
-            kind: what happened to the request.
-            pointers: JSON pointers of the fields concerned; those that the sender named are not logged.
+            kind: What happened.
+            pointers: JSON Pointers to the fields concerned; names chosen by the sender are not logged.
         """
-        shown = {pointer if pointer in _POINTERS else "unknown field" for pointer in pointers}
+        shown = {pointer if pointer in _KNOWN_POINTERS else "unknown field" for pointer in pointers}
         with self._lock:
-            if not self._repeats:  # threads do not survive a fork, so there is none between intervals
+            if not self._repeats:  # a new timer for each interval: threads do not survive a fork
                 timer = threading.Timer(self._interval_seconds, self.flush)
                 timer.daemon = True
                 timer.start()
-            first = kind not in self._repeats
+            is_first = kind not in self._repeats
             repeats = self._repeats.setdefault(kind, _Repeats())
-            if not first:
+            if not is_first:
                 repeats.count += 1
                 repeats.pointers |= shown
-        if first:
+        if is_first:
             _write(kind, _Repeats(1, shown))
 
     def flush(self) -> None:
-        """End the interval: log what has been counted in it."""
+        """End the interval: log the events that were counted in it."""
         with self._lock:
             ended, self._repeats = self._repeats, {}
         for kind, repeats in ended.items():
@@ -82,7 +82,7 @@ class BoundedLog:
                 _write(kind, repeats)
 
 
-def _write(kind: Kind, repeats: _Repeats) -> None:
+def _write(kind: EventKind, repeats: _Repeats) -> None:
     action, outcome, text, secret = kind
     log.warning(
         "%s (%d)", text, repeats.count, action=action, outcome=outcome, secret=secret, count=repeats.count,

@@ -1,7 +1,7 @@
-"""One client's connection: what it has sent, what it is owed, and how long it has for either.
+"""One client connection: its buffers, its state and its deadline.
 
-The poller's thread owns a connection, except while a thread handles a request of it (``State.IN_HAND``).
-To the HTTP parser a connection looks like a socket.
+The poller's thread owns a connection, except while a request thread handles its request (``State.HANDLING``). To
+gunicorn's HTTP parser a connection looks like a socket.
 """
 
 import re
@@ -11,18 +11,18 @@ from contextlib import suppress
 from enum import IntEnum
 from time import monotonic
 
-HEAD_SECONDS = 3.0
-"""For a head, from the connection or, on a connection that is kept, from its first byte."""
-REQUEST_SECONDS = 10.0
+HEAD_TIMEOUT_SECONDS = 3.0
+"""For a request's head, from the connect or, on a connection that was kept open, from the head's first byte."""
+REQUEST_TIMEOUT_SECONDS = 10.0
 """For a whole request, from its first byte."""
-SEND_SECONDS = 5.0
-"""For a client to take its answer."""
-LINGER_SECONDS = 2.0
-"""For a client to close after its last answer: closing on unread bytes would destroy the answer (RFC 9112, 9.6)."""
+SEND_TIMEOUT_SECONDS = 5.0
+"""For a client to read its response."""
+CLOSE_TIMEOUT_SECONDS = 2.0
+"""For a client to close after its last response: closing with unread bytes would destroy it (RFC 9112, 9.6)."""
 MAX_HEAD_BYTES = 16_384
 MAX_DISCARDED_BYTES = 16 * 2**20
-"""Of what a client sends after its last answer."""
-RECEIVED_AT_ONCE = 65_536
+"""Of what a client sends after its last response."""
+RECEIVE_BYTES = 65_536
 
 _SECRET = re.compile(rb"\r\nx-cxone-webhook-secret:([^\r\n]*)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
@@ -33,96 +33,98 @@ _CHUNK_SIZE = re.compile(rb"([0-9a-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r", re.IGNORECAS
 
 
 class State(IntEnum):
-    """What a connection waits for; where there are too many, those of the lowest state are given up first."""
+    """What a connection waits for. If there are too many connections, the lowest states are closed first."""
 
     CLOSING = 0
-    """Answered for the last time: the client has to close."""
+    """The client has its last response, and has to close."""
     HEAD = 1
     SENDING = 2
-    """The client has to take its answer."""
+    """The client has to read its response."""
     BODY = 3
     IDLE = 4
-    """Kept for a further request."""
-    IN_HAND = 5
+    """Kept open for another request."""
+    HANDLING = 5
     """A thread handles its request, or will."""
 
 
 class Connection:
-    """A connection that was accepted.
+    """An accepted connection.
 
     Args:
-        plain: its socket; it never blocks.
-        client: address of the other side.
-        server: address of this side.
+        client_socket: Becomes non-blocking.
+        client: Address of the client.
+        server: Address of this side.
     """
 
-    def __init__(self, plain: socket.socket, client: object, server: object) -> None:
-        plain.setblocking(False)
-        self.plain, self.client, self.server = plain, client, server
+    def __init__(self, client_socket: socket.socket, client: object, server: object) -> None:
+        client_socket.setblocking(False)
+        self.socket, self.client, self.server = client_socket, client, server
         self.sock = self
-        """By this name the server's request handling writes its answer."""
+        """gunicorn writes the response to this attribute."""
         self.state = State.HEAD
         self.arrived = monotonic()
-        """When the first byte of the request came."""
-        self.deadline = self.arrived + HEAD_SECONDS
-        self.is_sender = False
-        """Whether a live secret was shown. Only then a body is waited for, and the connection kept."""
-        self.is_kept = False
-        self.has_ended = False
-        """Whether nothing more will come from the client, or be waited for."""
+        """When the first byte of the request arrived."""
+        self.deadline = self.arrived + HEAD_TIMEOUT_SECONDS
+        self.is_authenticated = False
+        """Whether the request has a live secret. Only then its body is awaited, and the connection kept open."""
+        self.keep_alive = False
+        self.input_ended = False
+        """Whether the client sends nothing more, or nothing more is awaited."""
         self.received = bytearray()
         self.unsent = bytearray()
-        self.watched = 0
+        self.watched_events = 0
         """Events that the poller watches for."""
-        self.looks, self.bytes_seen = 0, 0
-        """How often, and how much, was received for the request."""
+        self.reads, self.bytes_read = 0, 0
+        """Of the current request."""
         self._head_bytes = self._chunk_start = 0
 
-    # What the poller does -----------------------------------------------------------------------------
+    # For the poller -----------------------------------------------------------------------------------
 
     def fileno(self) -> int:
-        """Of its socket: by it the poller watches a connection."""
-        return self.plain.fileno()
+        """File descriptor by which the poller watches the connection."""
+        return self.socket.fileno()
 
     def receive(self) -> None:
-        """Take in what has come.
+        """Read what has arrived.
 
         Raises:
-            OSError: the connection is broken.
+            OSError: The connection is broken.
         """
         with suppress(BlockingIOError):
-            data = self.plain.recv(RECEIVED_AT_ONCE)
-            self.has_ended = not data
-            self.looks += 1
-            self.bytes_seen += len(data)
+            data = self.socket.recv(RECEIVE_BYTES)
+            self.input_ended = not data
+            self.reads += 1
+            self.bytes_read += len(data)
             if self.state is not State.CLOSING:
                 self.received += data
 
     @property
-    def is_dripping(self) -> bool:
-        """Whether what comes is so little at a time that looking at once each time would cost too much."""
-        return self.looks > 4 and self.bytes_seen < 512 * self.looks
+    def is_trickling(self) -> bool:
+        """Whether the client sends so few bytes at a time that reading each at once would cost too much."""
+        return self.reads > 4 and self.bytes_read < 512 * self.reads
 
     def head(self) -> bytes | None:
-        """The request's head with its empty line; None while it is not whole."""
-        found = self.received.find(b"\r\n\r\n")
-        if found < 0:
+        """The request's head with its final empty line; None while it is incomplete."""
+        end = self.received.find(b"\r\n\r\n")
+        if end < 0:
             return None
-        self._head_bytes = found + 4
+        self._head_bytes = end + 4
         return bytes(self.received[: self._head_bytes])
 
-    def lacks_body(self, head: bytes, max_bytes: int) -> bool:
-        """Whether more of the body is to come. A guess that decides when a request is handled, never what it is:
-        what is in doubt is left to the HTTP parser, as is a body that is too large.
+    def is_body_incomplete(self, head: bytes, max_bytes: int) -> bool:
+        """Whether more of the body is to come.
+
+        This estimate decides only when a request is handled, never how: doubtful and oversized bodies are left to the
+        HTTP parser.
         """
         length = _LENGTH.search(head)
         if _ENCODED.search(head):
-            return bool(_CHUNKED.search(head)) and not length and self._lacks_chunk(max_bytes)
+            return bool(_CHUNKED.search(head)) and not length and self._are_chunks_incomplete(max_bytes)
         return length is not None and len(self.received) - self._head_bytes < int(length[1]) <= max_bytes
 
-    def _lacks_chunk(self, max_bytes: int) -> bool:
+    def _are_chunks_incomplete(self, max_bytes: int) -> bool:
         start = max(self._chunk_start, self._head_bytes)
-        while len(self.received) <= self._head_bytes + 2 * max_bytes:  # chunks may be small, and their frames as large
+        while len(self.received) <= self._head_bytes + 2 * max_bytes:  # framing can be as large as small chunks
             self._chunk_start = start
             end = self.received.find(b"\r\n", start)
             if end < 0:
@@ -130,7 +132,7 @@ class Connection:
             size = _CHUNK_SIZE.match(self.received, start)
             if size is None:
                 return False
-            if int(size[1], 16) == 0:  # the last one: a line follows for each trailer, then an empty one
+            if int(size[1], 16) == 0:  # the last chunk: a line for each trailer follows, then an empty one
                 return self.received.find(b"\r\n\r\n", end) < 0
             start = end + 2 + int(size[1], 16) + 2
             if start > len(self.received):
@@ -139,91 +141,90 @@ class Connection:
                 return False
         return False
 
-    def begin_next(self, keep_seconds: float) -> None:
-        """Wait for a further request, of which something may have come."""
-        now = monotonic()
-        self.state, self.deadline = State.IDLE, now + keep_seconds
-        self.looks, self.bytes_seen = 0, 0
+    def begin_idle(self, keepalive_seconds: float) -> None:
+        """Wait for another request, part of which may have arrived."""
+        self.state, self.deadline = State.IDLE, monotonic() + keepalive_seconds
+        self.reads, self.bytes_read = 0, 0
         self._chunk_start = 0
         if self.received:
             self.begin_head()
 
     def begin_head(self) -> None:
-        """The first byte of a request has come."""
+        """Wait for the rest of the head: the first byte of a request has arrived."""
         self.arrived = monotonic()
         if self.state is State.IDLE:
-            self.state, self.deadline = State.HEAD, self.arrived + HEAD_SECONDS
+            self.state, self.deadline = State.HEAD, self.arrived + HEAD_TIMEOUT_SECONDS
 
     def begin_body(self, head: bytes) -> None:
-        """Wait for the rest of the body, and ask for it where the client waits for that."""
-        self.state, self.deadline = State.BODY, self.arrived + REQUEST_SECONDS
+        """Wait for the rest of the body; send ``100 Continue`` if the client expects it."""
+        self.state, self.deadline = State.BODY, self.arrived + REQUEST_TIMEOUT_SECONDS
         if _CONTINUE.search(head):
             self.unsent += b"HTTP/1.1 100 Continue\r\n\r\n"
             self.flush()
 
     def begin_sending(self) -> None:
-        """Give the client its time to take the answer."""
-        self.state, self.deadline = State.SENDING, monotonic() + SEND_SECONDS
+        """Wait for the client to read its response."""
+        self.state, self.deadline = State.SENDING, monotonic() + SEND_TIMEOUT_SECONDS
 
     def begin_closing(self) -> None:
-        """Tell the client that nothing more comes, and give it the time to close."""
-        self.state, self.deadline = State.CLOSING, monotonic() + LINGER_SECONDS
+        """Close the sending direction, and wait for the client to close."""
+        self.state, self.deadline = State.CLOSING, monotonic() + CLOSE_TIMEOUT_SECONDS
         self.received.clear()
-        self.looks, self.bytes_seen = 0, 0
+        self.reads, self.bytes_read = 0, 0
         with suppress(OSError):
-            self.plain.shutdown(socket.SHUT_WR)
+            self.socket.shutdown(socket.SHUT_WR)
 
     def flush(self) -> bool:
-        """Send what is unsent, as far as the client takes it; whether all of it is sent."""
+        """Send as much as the client accepts; returns whether everything is sent."""
         if self.unsent:
             try:
-                sent = self.plain.send(self.unsent)
+                sent = self.socket.send(self.unsent)
             except BlockingIOError:
                 sent = 0
             except OSError:  # the client is gone
-                sent, self.has_ended, self.is_kept = len(self.unsent), True, False
+                sent, self.input_ended, self.keep_alive = len(self.unsent), True, False
             del self.unsent[:sent]
         return not self.unsent
 
     def close(self) -> None:
-        """Close it; what is unsent then is thrown away, by the kernel as well."""
+        """Close the connection, and discard unsent bytes, those in the kernel included."""
         if self.unsent:
             with suppress(OSError):
-                self.plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.plain.close()
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
 
-    # What the HTTP parser sees ------------------------------------------------------------------------
+    # For gunicorn's HTTP parser -----------------------------------------------------------------------
 
     def recv(self, size: int) -> bytes:
-        """The next bytes; none where the client has sent no more in time.
+        """The next bytes; none if the client has sent no more in time.
 
-        Only a sender is waited for, in the rare case that the poller has guessed wrong.
+        Blocks only if ``is_body_incomplete`` was wrong, and only for an authenticated client.
         """
         if self.received:
             data = bytes(self.received[:size])
             del self.received[:size]
             return data
-        remaining = self.arrived + REQUEST_SECONDS - monotonic()
-        if self.has_ended or not self.is_sender or remaining <= 0:
+        remaining = self.arrived + REQUEST_TIMEOUT_SECONDS - monotonic()
+        if self.input_ended or not self.is_authenticated or remaining <= 0:
             return b""
         try:
-            self.plain.settimeout(remaining)
-            return self.plain.recv(size)
+            self.socket.settimeout(remaining)
+            return self.socket.recv(size)
         except TimeoutError:
             return b""
         finally:
-            self.plain.setblocking(False)
+            self.socket.setblocking(False)
 
     def sendall(self, data: bytes) -> None:
-        """Keep a part of the answer; it is sent in one piece."""
+        """Buffer a part of the response; ``flush`` sends it in one piece."""
         self.unsent += data
 
     def send(self, data: bytes) -> int:
-        """Drop ``100 Continue``, which the server wants to send before it knows whether the body is wanted."""
+        """Drop the ``100 Continue`` that gunicorn sends before it is known whether the body is wanted."""
         return len(data)
 
 
-def shown_secret(head: bytes) -> str | None:
-    """The webhook secret that a head shows, None if there is none."""
+def secret_header(head: bytes) -> str | None:
+    """The value of the webhook secret's header, None if it is absent."""
     found = _SECRET.search(head)
     return found[1].strip(b" \t").decode("latin-1") if found else None

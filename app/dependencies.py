@@ -1,4 +1,4 @@
-"""What a request works with; put together by the factory."""
+"""What the webhook needs to handle a request; the factory creates it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from app.group_commit import GroupCommitter
 from app.limits import BacklogLimit, RateLimit
 
+EXTENSION = "webhook"
+"""Key of the ``WebhookDependencies`` in ``app.extensions``."""
+
 
 @dataclass(frozen=True)
 class WebhookDependencies:
     """The parts of the web process that handle an interaction."""
 
     secrets: Mapping[str, bytes]
-    recorder: GroupCommitter
+    committer: GroupCommitter
     max_bytes: int
     rate_limit: RateLimit | None
     backlog_limit: BacklogLimit | None

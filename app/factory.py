@@ -1,4 +1,4 @@
-"""The one place where the web process is put together."""
+"""Create the Flask application: the one place where the web process is assembled."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -14,8 +14,9 @@ from werkzeug.exceptions import HTTPException
 
 from app import health, metrics, webhook
 from app.backlog_metrics import BacklogMetrics
-from app.dependencies import WebhookDependencies
-from app.group_commit import PATIENCE_SECONDS, GroupCommitter
+from app.dependencies import EXTENSION, WebhookDependencies
+from app.group_commit import REQUEST_TIMEOUT_SECONDS, GroupCommitter
+from app.gunicorn_worker import CloseOnDemand
 from app.health import Readiness
 from app.limits import BacklogLimit, RateLimit
 from app.problem_details import problem
@@ -27,31 +28,28 @@ from outbox.store import Store
 
 log = structlog.get_logger(__name__)
 
-FREE_THREADS = 2
-"""Threads that refuse while the others wait for a commit that hangs."""
+RESERVED_THREADS = 2
+"""Threads that refuse requests while the others wait for a hung commit."""
 
 
 def create_app(settings: WebSettings) -> Flask:
-    """The web process's application.
-
-    Args:
-        settings: of the web process.
+    """Create the application.
 
     Raises:
-        UnsafeDatabaseError: the database cannot be used as it is configured.
+        UnsafeDatabaseError: The database cannot be used as it is configured.
     """
     url = settings.database_url.get_secret_value()
-    store = Store(create_outbox_engine(url, answer_seconds=PATIENCE_SECONDS, may_create=False))
+    store = Store(create_outbox_engine(url, answer_seconds=REQUEST_TIMEOUT_SECONDS, may_create=False))
     app = Flask("app", static_folder=None)
     app.url_map.merge_slashes = False  # a POST must not be redirected
     app.config["METRICS_TOKEN"] = settings.metrics_token.get_secret_value() if settings.metrics_token else None
     rate, backlog = settings.webhook_rate_limit, settings.webhook_backlog_limit
-    app.extensions["door"] = WebhookDependencies(
+    app.extensions[EXTENSION] = WebhookDependencies(
         secrets=settings.secrets(),
-        recorder=GroupCommitter(store, max(1, settings.web_threads - FREE_THREADS)),
+        committer=GroupCommitter(store, max(1, settings.web_threads - RESERVED_THREADS)),
         max_bytes=settings.webhook_max_bytes,
         rate_limit=RateLimit(rate / settings.processes) if rate else None,
-        backlog_limit=BacklogLimit(store, backlog) if backlog else None,
+        backlog_limit=BacklogLimit(store.pending_at_least, backlog) if backlog else None,
     )
     parsed = make_url(url)
     is_file = parsed.get_backend_name() == "sqlite" and parsed.database is not None
@@ -64,14 +62,14 @@ def create_app(settings: WebSettings) -> Flask:
         app.register_blueprint(blueprint)
     openapi = files("app").joinpath("openapi.json").read_bytes()
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(openapi, content_type="application/json"))
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unexpected)
-    app.wsgi_app = _ExactPaths(_CloseOnDemand(app.wsgi_app))  # type: ignore[method-assign]
+    app.register_error_handler(HTTPException, _handle_http_error)
+    app.register_error_handler(Exception, _handle_unexpected)
+    app.wsgi_app = _ExactPaths(CloseOnDemand(app.wsgi_app))  # type: ignore[method-assign]
     return app
 
 
 def create_app_from_environ() -> Flask:
-    """The application with the settings of the environment; what gunicorn calls before it forks its processes."""
+    """Create the application with the settings of the environment; gunicorn calls this before it forks."""
     settings = load(WebSettings, os.environ)
     configure_logging(settings)
     for warning in unknown_names(os.environ):
@@ -79,20 +77,20 @@ def create_app_from_environ() -> Flask:
     return create_app(settings)
 
 
-def _http_error(error: HTTPException) -> Response:
+def _handle_http_error(error: HTTPException) -> Response:
     return problem(error.code or 500, error.description or "The request cannot be handled")
 
 
-def _unexpected(error: Exception) -> Response:
-    # Neither its message nor the request is logged: both may hold personal data.
-    log.error("a request failed unexpectedly: %s", type(error).__name__, action="unexpected", trace=frames(error))
-    return problem(500, "Something unexpected went wrong here; it is in the log", close=True)
+def _handle_unexpected(error: Exception) -> Response:
+    # Neither its message nor the request is logged: both may contain personal data.
+    log.error("unexpected error in a request: %s", type(error).__name__, action="unexpected", trace=frames(error))
+    return problem(500, "Unexpected error; see the log", close=True)
 
 
 class _ExactPaths:
-    """Has each resource under one spelling of its path: a proxy that guards ``/metrics`` guards all of it.
+    """Accepts one spelling of each path, so that a proxy rule for ``/metrics`` cannot be bypassed.
 
-    Werkzeug takes ``//metrics`` for ``/metrics``, and the server decodes ``/%6detrics`` and cuts ``/metrics#x``.
+    Werkzeug accepts ``//metrics`` as ``/metrics``; gunicorn decodes ``/%6detrics`` and truncates ``/metrics#x``.
     """
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
@@ -103,19 +101,3 @@ class _ExactPaths:
         if path.startswith("//") or "%" in target.partition("?")[0] or "#" in target:
             environ["PATH_INFO"] = "/no/such/resource"
         return self._app(environ, start_response)
-
-
-class _CloseOnDemand:
-    """Lets an answer close its connection: gunicorn drops the application's ``Connection`` header."""
-
-    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
-        self._app = app
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            response = getattr(start_response, "__self__", None)
-            if ("Connection", "close") in headers and response is not None:
-                response.force_close()
-            return start_response(status, headers, *exc_info)
-
-        return self._app(environ, start)

@@ -1,10 +1,11 @@
-"""Group commit: requests that come together share one database transaction and one fsync.
+"""Group commit: concurrent requests share one database transaction and one fsync.
 
-One thread a process writes. While it commits, further requests queue up and form the next batch. A lone request is
-committed at once; where requests come together, the next batch is given a moment to grow.
+One thread in each process writes. While it commits, further requests queue up and become the next batch. A lone
+request is committed at once. After a batch of several requests the writer waits briefly, so that the next batch grows.
 """
 
 import threading
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter, sleep
 
@@ -20,20 +21,19 @@ log = structlog.get_logger(__name__)
 
 MAX_BATCH_ROWS = 500
 MAX_BATCH_BYTES = 8 * 2**20
-GATHER_SECONDS = 0.002
-"""That moment: a batch costs half a millisecond of the interpreter however small it is, which the requests lack."""
-PATIENCE_SECONDS = 10.0
-"""How long after its arrival a request is answered, committed or not; a sender that repeats it finds its row."""
-HUNG_SECONDS = 2.0
-"""A commit that takes longer hangs: from then on requests are refused at once where enough others wait for it."""
+LINGER_SECONDS = 0.002
+"""Each batch costs about 0.5 ms of GIL time whatever its size, so a short wait for more rows leaves more time to the
+request threads."""
+REQUEST_TIMEOUT_SECONDS = 10.0
+"""How long after its arrival a request is answered, committed or not. A retry finds the row if it was committed."""
+HUNG_COMMIT_SECONDS = 2.0
+"""A commit that takes longer counts as hung: further requests are refused at once if enough others wait for it."""
+LOG_INTERVAL_SECONDS = 1.0
+"""At least this long between two log lines of one outage, each with another reason."""
 
 
-SAME_REASON_SECONDS = 1.0
-"""Between two log lines of one outage at least; each is of another reason."""
-
-
-class _Waiting:
-    """A request that waits for its commit. A bare lock is the cheapest way to wake its thread."""
+class PendingWrite:
+    """A row that waits for its commit. A bare lock is the cheapest way to wake the request's thread."""
 
     __slots__ = ("abandoned", "done", "outcome", "row")
 
@@ -45,85 +45,90 @@ class _Waiting:
         self.done.acquire()
 
     def finish(self, outcome: RecordOutcome | Exception) -> None:
-        """Wake the request's thread with this outcome; an error is raised there."""
+        """Wake the request's thread. It returns the outcome, or raises it if it is an error."""
         self.outcome = outcome
         self.done.release()
 
 
 class GroupCommitter:
-    """Records rows for the threads of one process.
+    """Commits rows for the request threads of one process.
 
     Args:
-        store: of the outbox.
-        most_waiting: requests that may wait for a commit that hangs; fewer than there are threads, so that the others
-            are refused without waiting for a thread. None: any number.
+        store: Where rows are committed.
+        max_waiting: Number of requests that may wait for a hung commit. It is smaller than the number of threads, so
+            that the remaining threads can refuse further requests at once. None: no limit.
+        linger: Waits for the given seconds while the next batch grows.
     """
 
-    def __init__(self, store: Store, most_waiting: int | None = None) -> None:
-        self._store, self._most_waiting = store, most_waiting
-        self._queue: SimpleQueue[_Waiting] = SimpleQueue()
+    def __init__(self, store: Store, max_waiting: int | None = None, linger: Callable[[float], object] = sleep) -> None:
+        self.store = store
+        self._max_waiting, self._linger = max_waiting, linger
+        self._queue: SimpleQueue[PendingWrite] = SimpleQueue()
         self._start = threading.Lock()
         self._writer: threading.Thread | None = None
-        self._in_company = False
-        """Whether the batch before was of several requests."""
-        self._batch: list[_Waiting] = []
-        """What is being committed."""
+        self._last_batch_shared = False
+        """Whether the last batch was of several requests."""
+        self._committing: list[PendingWrite] = []
         self._committing_since = 0.0
-        self._failed = 0
-        """Interactions not committed since the last success."""
-        self._told, self._told_at = "", 0.0
-        """The reason that was logged last, and when."""
+        self._failed_rows = 0
+        """Rows not committed since the last success."""
+        self._logged_reason, self._logged_at = "", 0.0
 
     def record(self, row: NewRow, arrived: float | None = None) -> RecordOutcome:
-        """Commit a row and return its outcome.
+        """Commit a row.
 
         Args:
-            row: the interaction.
-            arrived: when its request came, by ``time.monotonic``; None: now.
+            row: The row.
+            arrived: When its request arrived, by ``time.monotonic``. None: now.
 
         Raises:
-            OutboxError: it is not known to be committed; repeating is safe.
+            OutboxError: It is unknown whether the row was committed; a retry is safe.
         """
         seconds = self._seconds_left(monotonic() if arrived is None else arrived)
         if seconds <= 0:
             raise DatabaseUnavailableError("the database does not commit in time")
         self._ensure_writer()
-        waiting = _Waiting(row)
-        self._queue.put(waiting)
-        if not waiting.done.acquire(timeout=seconds):
-            waiting.abandoned = True  # if it is not being written yet, it will not be
+        pending = PendingWrite(row)
+        self._queue.put(pending)
+        if not pending.done.acquire(timeout=seconds):
+            pending.abandoned = True  # the writer skips it, unless it is already committing it
             raise DatabaseUnavailableError("the database did not commit in time")
-        if isinstance(waiting.outcome, Exception):
-            raise waiting.outcome
-        return waiting.outcome
+        if isinstance(pending.outcome, Exception):
+            raise pending.outcome
+        return pending.outcome
+
+    @property
+    def queued(self) -> int:
+        """Number of rows that wait for the next batch."""
+        return self._queue.qsize()
 
     def _seconds_left(self, arrived: float) -> float:
         """How long a request may wait for its commit."""
         now = monotonic()
-        left = arrived + PATIENCE_SECONDS - now
-        if self._most_waiting is None or self._queue.qsize() + len(self._batch) < self._most_waiting:
+        left = arrived + REQUEST_TIMEOUT_SECONDS - now
+        if self._max_waiting is None or self.queued + len(self._committing) < self._max_waiting:
             return left
-        hangs = bool(self._batch) and now - self._committing_since > HUNG_SECONDS
-        return 0.0 if hangs else min(left, HUNG_SECONDS)
+        is_hung = bool(self._committing) and now - self._committing_since > HUNG_COMMIT_SECONDS
+        return 0.0 if is_hung else min(left, HUNG_COMMIT_SECONDS)
 
     def _ensure_writer(self) -> None:
-        """The thread is started by the first request: threads do not survive a fork."""
+        """Start the writer with the first request, not earlier: threads do not survive a fork."""
         if self._writer is None or not self._writer.is_alive():
             with self._start:
                 if self._writer is None or not self._writer.is_alive():
-                    self._writer = threading.Thread(target=self._write, name="recorder", daemon=True)
+                    self._writer = threading.Thread(target=self._run, name="group-commit", daemon=True)
                     self._writer.start()
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         while True:
-            batch = [w for w in self._gather() if not w.abandoned]
+            batch = [pending for pending in self._next_batch() if not pending.abandoned]
             if batch:
                 self._commit(batch)
 
-    def _gather(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[PendingWrite]:
         batch = [self._queue.get()]
-        if self._in_company:
-            sleep(GATHER_SECONDS)
+        if self._last_batch_shared:
+            self._linger(LINGER_SECONDS)
         size = len(batch[0].row.payload)
         while len(batch) < MAX_BATCH_ROWS and size < MAX_BATCH_BYTES:
             try:
@@ -131,40 +136,41 @@ class GroupCommitter:
             except Empty:
                 break
             size += len(batch[-1].row.payload)
-        self._in_company = len(batch) > 1
+        self._last_batch_shared = len(batch) > 1
         return batch
 
-    def _commit(self, batch: list[_Waiting]) -> None:
+    def _commit(self, batch: list[PendingWrite]) -> None:
         began = perf_counter()
-        self._batch, self._committing_since = batch, monotonic()
+        self._committing, self._committing_since = batch, monotonic()
         try:
-            outcomes = self._store.record([waiting.row for waiting in batch])
-        except Exception as error:  # noqa: BLE001 - the writer must outlive whatever happens
+            outcomes = self.store.record([pending.row for pending in batch])
+        except Exception as error:  # noqa: BLE001 - the writer must survive every error
             self._fail(batch, error)
             return
         finally:
-            self._batch = []
+            self._committing = []
         COMMIT_SECONDS.observe(perf_counter() - began)
-        if self._failed:
-            log.warning("interactions are committed again; %d were not", self._failed, action="committed_again")
-            self._failed, self._told = 0, ""
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            waiting.finish(outcome)
-        self._store.notify(outcomes)
+        if self._failed_rows:
+            log.warning("commits recovered after %d failed interactions", self._failed_rows, action="commit_recovered")
+            self._failed_rows, self._logged_reason = 0, ""
+        for pending, outcome in zip(batch, outcomes, strict=True):
+            pending.finish(outcome)
+        self.store.notify(outcomes)
 
-    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
-        if not isinstance(error, OutboxError):  # not its message: it may quote a row
+    def _fail(self, batch: list[PendingWrite], error: Exception) -> None:
+        if not isinstance(error, OutboxError):  # its message is not logged: it may quote a row
             kind = type(error).__name__
-            log.error("the recorder failed unexpectedly: %s", kind, action="unexpected", trace=frames(error))
+            log.error("unexpected error in group commit: %s", kind, action="unexpected", trace=frames(error))
             error = DatabaseUnavailableError(kind)
+        self._log_failure(str(error))
+        self._failed_rows += len(batch)
+        for pending in batch:
+            pending.finish(error)
+
+    def _log_failure(self, reason: str) -> None:
+        """Log an outage once, and again if its reason changes."""
         now = monotonic()
-        if str(error) != self._told and (not self._failed or now - self._told_at >= SAME_REASON_SECONDS):
-            self._told, self._told_at = str(error), now
-            log.warning(
-                "interactions are not committed, senders are told to come again: %s",
-                error,
-                action="not_committed",
-            )
-        self._failed += len(batch)
-        for waiting in batch:
-            waiting.finish(error)
+        if reason == self._logged_reason or (self._failed_rows and now - self._logged_at < LOG_INTERVAL_SECONDS):
+            return
+        self._logged_reason, self._logged_at = reason, now
+        log.warning("commit failed, senders are asked to retry: %s", reason, action="commit_failed")

@@ -1,8 +1,7 @@
-"""gunicorn's settings: ``gunicorn -c python:app.gunicorn_conf "app.factory:create_app_from_environ()"``.
+"""gunicorn's configuration: ``gunicorn -c python:app.gunicorn_conf "app.factory:create_app_from_environ()"``.
 
-Threads wait for the group commit together, so the number of threads bounds how many requests share
-one fsync; processes use the cores. ``WEB_CONCURRENCY`` (1 on SQLite, 2 on PostgreSQL) and
-``WEB_THREADS`` (16) change them.
+Requests wait for the group commit in threads, so ``WEB_THREADS`` limits how many requests share one fsync.
+``WEB_CONCURRENCY`` is the number of processes, which use the cores.
 """
 
 import os
@@ -20,8 +19,8 @@ from outbox.db.transactions import refuse_unsafe
 from outbox.errors import OutboxError
 
 
-def _settings() -> WebSettings:
-    """Settings and the choice of database are checked once, before a process is forked."""
+def _load_settings() -> WebSettings:
+    """Load the settings and check the database's URL once, before processes are forked."""
     try:
         settings = load(WebSettings, os.environ)
         configure_logging(settings)
@@ -34,92 +33,94 @@ def _settings() -> WebSettings:
 
 
 def _check_address(host: str) -> None:
-    """Return if this machine has the address; gunicorn would retry, and not name the variable."""
+    """Fail if this machine does not have the address: gunicorn would retry, and not name the setting."""
     try:
         socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         raise SettingsError(
-            f"WEB_HOST={host}: takes an address of this machine, as 0.0.0.0, :: or 127.0.0.1 ({error.strerror})"
+            f"WEB_HOST={host}: expected an address of this machine, such as 0.0.0.0, :: or 127.0.0.1 ({error.strerror})"
         ) from None
 
 
-def _allow_descriptors() -> None:
-    """As many connections as the system allows, not as many as it allows unasked."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _raise_descriptor_limit() -> None:
+    """Allow as many file descriptors, and so connections, as the hard limit permits."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-_web = _settings()
-_allow_descriptors()
-_slots = SharedSlots(4 * _web.processes + 8)  # at each reload, new processes run beside the old ones for a while
+_web = _load_settings()
+_raise_descriptor_limit()
+_slots = SharedSlots(4 * _web.processes + 8)  # during a reload, old and new processes run at the same time
 
 bind = _web.bind
 worker_class = "app.gunicorn_worker.Worker"
 logger_class = "app.gunicorn_worker.RoutedLogger"
 loglevel = _web.log_level.lower()
 preload_app = True
-"""Settings are read once, at the start: a secret's file that has changed or is missing must not keep a process that is
-replaced from booting, which would end the service.
+"""The application is created once, before the fork. If each process read the settings, a secret's file that is missing
+later would keep replaced processes from booting, which would end the service.
 """
 workers = _web.processes
 threads = _web.web_threads
 worker_connections = 4096
-"""Most connections of a process; where there are more, the ones that others can best do without are closed."""
+"""Most connections of a process; beyond that, the least valuable are closed."""
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a nameless heartbeat file
-"""In memory: a disk that stalls must not stall the poller."""
+"""The heartbeat file is in memory: a disk that stalls must not stall the poller."""
 graceful_timeout = 25
-"""SIGTERM: requests in hand are finished and answered within this time, in seconds."""
+"""After SIGTERM, running requests are finished within this time, in seconds."""
 timeout = 60
 keepalive = _web.web_keepalive_seconds
 limit_request_fields = 100
 limit_request_field_size = 8190
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
-"""Whether a proxy spoke TLS makes no difference here, so no header about it is a reason to refuse a request."""
+"""gunicorn refuses contradictory headers about TLS at a proxy; here they make no difference."""
 forwarder_headers = ""
-"""No header of a proxy may change what path a request has."""
+"""No header of a proxy may change the path of a request."""
 proxy_protocol = False
 control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """Refuse what the worker does not do: a TLS handshake would wait in a thread."""
+    """Refuse TLS, which the worker does not support: a handshake would occupy a thread."""
     if server.cfg.is_ssl:
-        sys.stderr.write("gunicorn's TLS (certfile, keyfile) is not supported: put a proxy in front that does it\n")
+        sys.stderr.write(
+            "gunicorn's TLS (certfile, keyfile) is not supported: put a proxy in front that terminates TLS\n"
+        )
         sys.exit(1)
 
 
 def pre_request(_worker: Any, request: Any) -> None:
-    """Make a key that was given twice unusable: joined with a comma, it would look like another key."""
+    """Invalidate an Idempotency-Key that is given twice: joined with a comma, it would look like another key."""
     keys = [number for number, (name, _) in enumerate(request.headers) if name == "IDEMPOTENCY-KEY"]
     if len(keys) > 1:
         request.headers[keys[0]] = ("IDEMPOTENCY-KEY", "given twice")
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """A place for the metrics of the process to come."""
+    """Reserve a slot for the metrics of the new process."""
     worker.metrics_slot = _slots.claim()
     if worker.metrics_slot is None:
-        server.log.warning("too many processes at once: what one of them counts is missing from the metrics")
+        server.log.warning("too many processes at once: the metrics of one of them are missing")
 
 
 def post_worker_init(worker: Any) -> None:
-    """Its metrics count together with those of the other processes from now on; it counts the backlog."""
+    """Share the metrics with the other processes, and start to count the backlog."""
     from app import metrics
 
     metrics.share(_slots, worker.metrics_slot)
-    if counting := worker.wsgi.extensions.get("backlog_metrics"):  # not in the bare applications of the benches
-        counting.start()
+    if backlog_metrics := worker.wsgi.extensions.get("backlog_metrics"):  # benchmarks run other applications
+        backlog_metrics.start()
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:
-    """A process ends in order: its last requests count, and are in the log, too."""
+    """Publish the last metrics and log lines of a process that exits."""
     from app import metrics, webhook
 
-    metrics.leave_copy()
+    metrics.publish()
     webhook.request_log.flush()
 
 
 def child_exit(_server: Any, worker: Any) -> None:
-    """A process has ended, in order or not: its place is free."""
+    """Free the slot of a process that has ended in any way."""
     _slots.release(worker.metrics_slot)

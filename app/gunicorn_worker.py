@@ -1,28 +1,39 @@
-"""gunicorn's threaded worker, made safe against clients that stall, and silent about what they sent.
+"""gunicorn's threaded worker, protected against slow clients, and silent about what clients send.
 
-gunicorn's own gives a connection a thread before it has sent anything, waits in that thread for the rest of the
-request and for the client to take its answer, and quotes in answers and log lines what it cannot parse. Here a
-connection waits in the poller until its request is there, and after its answer until that is taken; a thread is
-occupied by what the application does, nothing else. Requests that show a live secret have threads of their own:
-probes, metrics and refusals neither wait for them nor hold them up.
+gunicorn's own worker occupies a thread while a client is slow to send its request or to read its response, and quotes
+malformed input in responses and log lines. Here a connection waits in the poller until its request is complete, and
+again until its response is read, so a thread is occupied by the application only. Requests with a live secret have
+threads of their own: probes, metrics and refusals neither wait for them nor delay them.
 
-Of gunicorn's ``ThreadWorker`` (27.0, the bound in pyproject.toml: look at this list before raising it) are overridden
+This is all that is used of gunicorn's internals. ``pyproject.toml`` bounds the version; check this list before raising
+the bound.
 
-- ``init_process``, ``get_thread_pool``: two lanes of threads instead of one pool.
-- ``accept``: the connection goes to the poller, and where there are too many, others are closed.
-- ``wait_for_and_dispatch_events``: at least four looks a second at what is late.
-- ``murder_keepalived``, ``_cap_keepalive``: of all connections, whatever they wait for.
-- ``handle``: one request that is there, into an answer.
+Overridden in ``ThreadWorker``:
 
-Used as they are: ``run``, ``handle_exit``, ``handle_quit``, ``handle_request``, ``set_accept_enabled``,
-``is_parent_alive``, ``method_queue``, and of its HTTP part ``Request`` and ``SocketUnreader``. Not used: ``TConn``,
-``Parser``, HTTP/2.
+- ``init_process``, ``get_thread_pool``: two thread pools instead of one.
+- ``accept``: the connection goes to the poller; if there are too many, others are closed.
+- ``wait_for_and_dispatch_events``: returns at least four times a second, so that deadlines are checked.
+- ``murder_keepalived``, ``_cap_keepalive``: apply to every connection, whatever it waits for.
+- ``handle``: turns one complete request into a response.
+
+Used unchanged:
+
+- of ``ThreadWorker``: ``run``, ``handle_exit``, ``handle_quit``, ``handle_request``, ``set_accept_enabled``,
+  ``is_parent_alive``, ``method_queue``, ``poller``, ``tpool``, ``nr_conns``, ``worker_connections``, ``alive``,
+  ``wsgi``.
+- of the HTTP parser: ``Request``, ``SocketUnreader.take_buffered``, the classes in ``http.errors`` (in ``app/body.py``,
+  too).
+- of WSGI: ``start_response`` is a method of a ``Response`` with ``force_close``; the connection is
+  ``environ["gunicorn.socket"]`` (in ``app/body.py``).
+- ``glogging.Logger.setup`` and ``error_log``.
+
+Not used: ``TConn``, ``Parser``, HTTP/2.
 """
 
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 from resource import RLIMIT_NOFILE, getrlimit
@@ -38,25 +49,25 @@ from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from app.authentication import matching_label
-from app.connection import MAX_DISCARDED_BYTES, MAX_HEAD_BYTES, Connection, State, shown_secret
-from app.dependencies import WebhookDependencies
-from app.lane import Lane
+from app.connection import MAX_DISCARDED_BYTES, MAX_HEAD_BYTES, Connection, State, secret_header
+from app.dependencies import EXTENSION, WebhookDependencies
 from app.metrics import CLOSED
 from app.problem_details import CONTENT_TYPE, problem_json
+from app.thread_pool import DaemonThreadPool
 from config.logging import frames
 
 log = structlog.get_logger(__name__)
 
-OTHER_THREADS = 2
-"""For whatever shows no live secret."""
+UNAUTHENTICATED_THREADS = 2
+"""For requests without a live secret."""
 TICK_SECONDS = 0.25
-STOPPING_IDLE_SECONDS = 2.0
-RARELY_SECONDS = 10.0
-"""From one line in the log about what anybody can bring about to the next of its kind."""
-OTHER_DESCRIPTORS = 200
-"""Files and connections of the process that are no client's."""
-GIVEN_UP_SHARE = 32
-"""Where there are too many connections, one in so many is closed at once."""
+STOPPING_KEEPALIVE_SECONDS = 2.0
+LOG_INTERVAL_SECONDS = 10.0
+"""Between two log lines of one kind that any client can cause."""
+RESERVED_DESCRIPTORS = 200
+"""File descriptors of the process for other things than clients."""
+CLOSED_SHARE = 32
+"""If there are too many connections, one in this many is closed at once."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _STATUSES = {
@@ -71,80 +82,86 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     """Handles requests in threads, and everything else in its poller."""
 
     def init_process(self) -> None:
-        """Start the worker; called in its own process."""
+        """Initialize the worker in its own process."""
         self._connections: set[Connection] = set()
         self._paused: list[Connection] = []
-        self._on_event = partial(self._safely, self._look)
+        """Trickling connections, not read again before the next tick."""
+        self._ready_callback = partial(self._guard, self._on_ready)
         self._server_addresses: dict[socket.socket, object] = {}
         self._next_tick = 0.0
-        self._others = Lane("other", OTHER_THREADS)
-        self._most = max(1, min(self.cfg.worker_connections, getrlimit(RLIMIT_NOFILE)[0] - OTHER_DESCRIPTORS))
-        self.worker_connections: int = self._most
-        self._next_lines: dict[str, float] = {}
+        self._unauthenticated_pool = DaemonThreadPool("unauthenticated", UNAUTHENTICATED_THREADS)
+        max_descriptors = getrlimit(RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
+        self._max_connections = max(1, min(self.cfg.worker_connections, max_descriptors))
+        self.worker_connections: int = self._max_connections
+        self._next_log: dict[str, float] = {}
         super().init_process()
 
-    def get_thread_pool(self) -> Lane:
-        """The threads of requests that show a live secret."""
-        return Lane("request", self.cfg.threads)
+    def get_thread_pool(self) -> DaemonThreadPool:
+        """The threads for requests with a live secret."""
+        return DaemonThreadPool("request", self.cfg.threads)
 
     # Accepting ----------------------------------------------------------------------------------------
 
     def accept(self, listener: socket.socket) -> None:
-        """Take in connections that wait: few at once where there are few, so that the processes share them."""
+        """Accept waiting connections; with few connections only one at a time, so that the processes share them."""
         for _ in range(1 + self.nr_conns // 16):
-            if self.nr_conns >= self.worker_connections and not self._make_room():
+            if self.nr_conns >= self.worker_connections and not self._close_some():
                 return
             try:
                 self._add(*listener.accept(), listener)
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _EXHAUSTED:  # fewer than expected: this is the limit for now
+                if error.errno in _EXHAUSTED:  # the system allows fewer than expected: limit to that for now
                     self.worker_connections = max(1, self.nr_conns)
 
-    def _add(self, plain: socket.socket, client: object, listener: socket.socket) -> None:
+    def _add(self, client_socket: socket.socket, client: object, listener: socket.socket) -> None:
         if listener not in self._server_addresses:
             self._server_addresses[listener] = listener.getsockname()
-        connection = Connection(plain, client, self._server_addresses[listener])
+        connection = Connection(client_socket, client, self._server_addresses[listener])
         self._watch(connection, EVENT_READ)
         self._connections.add(connection)
         self.nr_conns += 1
 
-    def _make_room(self) -> bool:
-        """Close some of the connections that others can best do without; whether there were any."""
-        waiting = [c for c in self._connections if c.state is not State.IN_HAND]
-        waiting.sort(key=lambda c: (c.is_sender, c.state, c.deadline))
-        for connection in waiting[: 1 + len(waiting) // GIVEN_UP_SHARE]:
+    def _close_some(self) -> bool:
+        """Close the least valuable connections; returns whether there were any."""
+        waiting = [c for c in self._connections if c.state is not State.HANDLING]
+        waiting.sort(key=lambda c: (c.is_authenticated, c.state, c.deadline))
+        for connection in waiting[: 1 + len(waiting) // CLOSED_SHARE]:
             CLOSED.labels("too_many").inc()
             self._close(connection)
         if waiting:
-            self._rarely("too_many_connections", f"too many connections: some of {self.worker_connections} were closed")
+            self._log_limited("too_many_connections", f"closed some of {self.worker_connections} connections: too many")
         return bool(waiting)
 
     # Waiting ------------------------------------------------------------------------------------------
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Wait for what happens next, and do what follows from it."""
+        """Wait for events, at most until the next tick, and handle them."""
         super().wait_for_and_dispatch_events(min(timeout, TICK_SECONDS) if self._connections else timeout)
 
-    def murder_keepalived(self, force: bool = False) -> None:  # noqa: FBT001, FBT002 - gunicorn's
-        """Give up connections whose time is over, or all."""
+    def murder_keepalived(self, force: bool = False) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
+        """Handle connections whose deadline has passed; with ``force``, close all."""
         now = monotonic()
         if now < self._next_tick and not force:
             return
         self._next_tick = now + TICK_SECONDS
-        self.worker_connections = min(self._most, self.worker_connections + 16)  # what was short may be back
-        if self.nr_conns >= self.worker_connections:  # nothing is accepted, and there may have been none to close
-            self._make_room()
-        paused, self._paused = self._paused, []
-        for connection in paused:
-            if connection in self._connections and not connection.watched and connection.state is not State.IN_HAND:
-                self._safely(self._watch, connection, EVENT_READ)
+        self.worker_connections = min(self._max_connections, self.worker_connections + 16)
+        if self.nr_conns >= self.worker_connections:  # accept() is not called now, and may have found none to close
+            self._close_some()
+        self._resume_paused()
         for connection in list(self._connections):
             if force:
                 self._close(connection)
-            elif connection.deadline <= now and connection.state is not State.IN_HAND:
-                self._safely(self._late, connection)
+            elif connection.deadline <= now and connection.state is not State.HANDLING:
+                self._guard(self._on_deadline, connection)
+
+    def _resume_paused(self) -> None:
+        paused, self._paused = self._paused, []
+        for connection in paused:
+            is_waiting = not connection.watched_events and connection.state is not State.HANDLING
+            if is_waiting and connection in self._connections:
+                self._guard(self._watch, connection, EVENT_READ)
 
     def _cap_keepalive(self, deadline: float) -> None:
         for connection in self._connections:
@@ -152,97 +169,101 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
                 connection.deadline = min(connection.deadline, deadline)
 
     def _watch(self, connection: Connection, events: int) -> None:
-        """Have it looked at once one of these events happens."""
-        if events != connection.watched:
-            change = self.poller.modify if connection.watched else self.poller.register
-            change(connection, events, self._on_event)
-            connection.watched = events
+        """Call ``_on_ready`` on these events."""
+        if events != connection.watched_events:
+            change = self.poller.modify if connection.watched_events else self.poller.register
+            change(connection, events, self._ready_callback)
+            connection.watched_events = events
 
-    def _ignore(self, connection: Connection) -> None:
-        if connection.watched:
+    def _unwatch(self, connection: Connection) -> None:
+        if connection.watched_events:
             self.poller.unregister(connection)
-            connection.watched = 0
+            connection.watched_events = 0
 
-    def _safely(self, action: Callable[..., None], connection: Connection, *args: object) -> None:
-        """Do something with a connection: whatever fails ends that connection, not the worker."""
+    def _guard(self, action: Callable[..., None], connection: Connection, *args: object) -> None:
+        """Run an action on a connection; an error closes the connection, and does not end the worker."""
         try:
             action(connection, *args)
         except OSError:
             self._close(connection)
         except Exception as error:  # noqa: BLE001 - see above
-            self._unexpected(error)
+            self._log_unexpected(error)
             self._close(connection)
 
-    def _look(self, connection: Connection) -> None:
-        """Something has come, or can be sent."""
-        if connection.state is State.IN_HAND:
-            self._ignore(connection)
+    def _on_ready(self, connection: Connection) -> None:
+        """Read or send: the connection is ready for it."""
+        if connection.state is State.HANDLING:
+            self._unwatch(connection)
         elif connection.state is not State.SENDING:
             self._receive(connection)
         elif connection.flush():
-            self._answered(connection)
+            self._on_response(connection)
 
     def _receive(self, connection: Connection) -> None:
         if not connection.received and connection.state in (State.IDLE, State.HEAD):
             connection.begin_head()
         connection.receive()
         if connection.state is State.CLOSING:
-            if connection.has_ended or connection.bytes_seen > MAX_DISCARDED_BYTES:
+            if connection.input_ended or connection.bytes_read > MAX_DISCARDED_BYTES:
                 self._close(connection)
                 return
         else:
             self._advance(connection)
-        if connection.is_dripping and connection.state is not State.IN_HAND and connection in self._connections:
-            self._ignore(connection)
+        if connection.is_trickling and connection.state is not State.HANDLING and connection in self._connections:
+            self._unwatch(connection)
             self._paused.append(connection)
 
     def _advance(self, connection: Connection) -> None:
-        """Hand the request over once it is there."""
+        """Submit the request if it is complete."""
         head = connection.head()
         if len(connection.received if head is None else head) > MAX_HEAD_BYTES:
             CLOSED.labels("head_too_large").inc()
-            detail = f"The head has more than {MAX_HEAD_BYTES} bytes"
+            detail = f"The head is larger than {MAX_HEAD_BYTES} bytes"
             self._refuse(connection, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
             return
         if head is None:
-            if connection.has_ended:
+            if connection.input_ended:
                 self._close(connection)
-            elif b"\n\n" in connection.received:  # lines that end in LF alone: the parser says what is wrong
-                self._hand_over(connection)
+            elif b"\n\n" in connection.received:  # lines end in LF alone: the parser will refuse them
+                self._submit(connection)
             return
-        door = self._door
-        connection.is_sender = door is None or matching_label(door.secrets, shown_secret(head)) is not None
-        max_bytes = door.max_bytes if door else 0
-        if connection.is_sender and not connection.has_ended and connection.lacks_body(head, max_bytes):
+        webhook = self._webhook
+        secret = secret_header(head)
+        connection.is_authenticated = webhook is None or matching_label(webhook.secrets, secret) is not None
+        max_bytes = webhook.max_bytes if webhook else 0
+        if (
+            connection.is_authenticated
+            and not connection.input_ended
+            and connection.is_body_incomplete(head, max_bytes)
+        ):
             if connection.state is not State.BODY:
                 connection.begin_body(head)
             return
-        self._hand_over(connection)
+        self._submit(connection)
 
     @property
-    def _door(self) -> WebhookDependencies | None:
-        """What the webhook works with; None with another application, whose every request counts as a sender's."""
-        found: WebhookDependencies | None = getattr(self.wsgi, "extensions", {}).get("door")
+    def _webhook(self) -> WebhookDependencies | None:
+        """None if another application runs, all of whose requests count as authenticated."""
+        found: WebhookDependencies | None = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
         return found
 
-    def _hand_over(self, connection: Connection) -> None:
-        connection.state = State.IN_HAND
-        lane = self.tpool if connection.is_sender else self._others
-        lane.submit(self.handle, connection)
+    def _submit(self, connection: Connection) -> None:
+        connection.state = State.HANDLING
+        pool = self.tpool if connection.is_authenticated else self._unauthenticated_pool
+        pool.submit(self.handle, connection)
 
-    def _late(self, connection: Connection) -> None:
-        """Its time is over."""
+    def _on_deadline(self, connection: Connection) -> None:
         if connection.state is State.HEAD:
-            connection.receive()  # it may have come while the process got no time to look
+            connection.receive()  # the head may have arrived while the process was busy
             if connection.head() is not None:
                 self._advance(connection)
                 return
-        if connection.state is State.BODY:  # the application says so
-            connection.has_ended = True
-            self._hand_over(connection)
+        if connection.state is State.BODY:  # the application responds that it is incomplete
+            connection.input_ended = True
+            self._submit(connection)
         elif connection.state is State.HEAD and connection.received.strip(b"\r\n"):  # an empty line is no request
             CLOSED.labels("head_too_slow").inc()
-            self._refuse(connection, HTTPStatus.REQUEST_TIMEOUT, "The head did not arrive whole in time")
+            self._refuse(connection, HTTPStatus.REQUEST_TIMEOUT, "The head did not arrive completely in time")
         else:
             if connection.state is State.SENDING:
                 CLOSED.labels("answer_not_taken").inc()
@@ -251,33 +272,33 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _close(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
-            self._ignore(connection)
+            self._unwatch(connection)
             self.nr_conns -= 1
             connection.close()
 
     # Handling -----------------------------------------------------------------------------------------
 
     def handle(self, connection: Connection) -> None:
-        """Answer one request; runs in a thread of a lane."""
+        """Create the response to one request; runs in a thread of a pool."""
         unreader = SocketUnreader(connection)
-        connection.is_kept = False
+        connection.keep_alive = False
         try:
             request = Request(self.cfg, unreader, connection.client)
-            if not connection.is_sender:  # nobody else has a use for a further request
+            if not connection.is_authenticated:
                 request.force_close()
-            connection.is_kept = self.handle_request(request, connection) and not request.body.read(1)
-            connection.is_kept &= not connection.has_ended
+            connection.keep_alive = self.handle_request(request, connection) and not request.body.read(1)
+            connection.keep_alive &= not connection.input_ended
         except (errors.NoMoreData, StopIteration):  # the client closed in the middle
             pass
-        except Exception as error:  # noqa: BLE001 - a thread must outlive whatever happens
+        except Exception as error:  # noqa: BLE001 - the thread must survive every error
             connection.unsent.clear()
-            self._answer_error(connection, error)
+            self._respond_to_error(connection, error)
         connection.received[:0] = unreader.take_buffered()
         connection.flush()
-        self.method_queue.defer(self._safely, self._answered, connection)
+        self.method_queue.defer(self._guard, self._on_response, connection)
 
-    def _answered(self, connection: Connection) -> None:
-        """An answer is ready, and sent as far as the client has taken it; called in the poller."""
+    def _on_response(self, connection: Connection) -> None:
+        """Send the rest of a response, then wait for the next request or the close; runs in the poller."""
         if connection not in self._connections:
             return
         if connection.unsent:
@@ -285,47 +306,46 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
                 connection.begin_sending()
                 self._watch(connection, EVENT_WRITE)
             return
-        if connection.is_kept:
-            connection.begin_next(self.cfg.keepalive if self.alive else STOPPING_IDLE_SECONDS)
+        if connection.keep_alive:
+            connection.begin_idle(self.cfg.keepalive if self.alive else STOPPING_KEEPALIVE_SECONDS)
             self._watch(connection, EVENT_READ)
             if connection.received:
                 self._advance(connection)
-        elif connection.has_ended:
+        elif connection.input_ended:
             self._close(connection)
         else:
             connection.begin_closing()
             self._watch(connection, EVENT_READ)
 
-    def _answer_error(self, connection: Connection, error: Exception) -> None:
-        """Answer what never reached the application, without a word of it."""
+    def _respond_to_error(self, connection: Connection, error: Exception) -> None:
+        """Respond to a request that did not reach the application, without quoting it."""
         if isinstance(error, errors.ParseException):
             status = _STATUSES.get(type(error), HTTPStatus.BAD_REQUEST)
-            connection.sendall(_problem(status, "The request is not valid HTTP/1.1"))
-            self._rarely("not_http", f"a request is not valid HTTP: {type(error).__name__}")
+            connection.sendall(_problem_response(status, "The request is not valid HTTP/1.1"))
+            self._log_limited("not_http", f"a request is not valid HTTP: {type(error).__name__}")
             return
-        detail = "Something unexpected went wrong here; it is in the log"
-        connection.sendall(_problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
-        self._unexpected(error)
-
-    def _rarely(self, action: str, message: str) -> None:
-        """Log what anybody can bring about, at most once in a while."""
-        if monotonic() >= self._next_lines.get(action, 0.0):
-            self._next_lines[action] = monotonic() + RARELY_SECONDS
-            log.warning(message, action=action)
-
-    def _unexpected(self, error: Exception) -> None:
-        kind = type(error).__name__
-        log.error("a request failed unexpectedly: %s", kind, action="unexpected", trace=frames(error))
+        connection.sendall(_problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "Unexpected error; see the log"))
+        self._log_unexpected(error)
 
     def _refuse(self, connection: Connection, status: HTTPStatus, detail: str) -> None:
-        """Answer a request that is not handed over."""
-        connection.is_kept = False
-        connection.sendall(_problem(status, detail))
+        """Respond to a request that is not submitted."""
+        connection.keep_alive = False
+        connection.sendall(_problem_response(status, detail))
         connection.flush()
-        self._answered(connection)
+        self._on_response(connection)
+
+    def _log_limited(self, action: str, message: str) -> None:
+        """Log what any client can cause, at a limited rate."""
+        if monotonic() >= self._next_log.get(action, 0.0):
+            self._next_log[action] = monotonic() + LOG_INTERVAL_SECONDS
+            log.warning(message, action=action)
+
+    def _log_unexpected(self, error: Exception) -> None:
+        kind = type(error).__name__
+        log.error("unexpected error in a request: %s", kind, action="unexpected", trace=frames(error))
 
 
-def _problem(status: HTTPStatus, detail: str) -> bytes:
+def _problem_response(status: HTTPStatus, detail: str) -> bytes:
     body = problem_json(status, detail).encode()
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
@@ -334,14 +354,32 @@ def _problem(status: HTTPStatus, detail: str) -> bytes:
     return head.encode() + body
 
 
-class RoutedLogger(glogging.Logger):  # type: ignore[misc] # gunicorn has no types
-    """gunicorn's own lines, in the format of all others.
+class CloseOnDemand:
+    """WSGI middleware: close the connection after a response with ``Connection: close``, which gunicorn would drop."""
 
-    Never below INFO: its lines for debugging quote what clients have sent, secrets included.
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Handle a request."""
+
+        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            response = getattr(start_response, "__self__", None)
+            if ("Connection", "close") in headers and response is not None:
+                response.force_close()
+            return start_response(status, headers, *exc_info)
+
+        return self._app(environ, start)
+
+
+class RoutedLogger(glogging.Logger):  # type: ignore[misc] # gunicorn has no types
+    """Sends gunicorn's log lines to the root logger.
+
+    Never below INFO: its debug lines quote what clients send, secrets included.
     """
 
     def setup(self, cfg: Any) -> None:
-        """Leave the lines to the root logger."""
+        """Remove gunicorn's own handlers."""
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True

@@ -1,14 +1,15 @@
-"""Whether the process is alive, and whether it can take an interaction."""
+"""Liveness (``/healthz``) and readiness (``/readyz``) of the web process."""
 
 import shutil
 import threading
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 import structlog
 from flask import Blueprint, Response, current_app, jsonify
 
-from app.metrics import shows_token
+from app.metrics import has_token
 from app.problem_details import problem
 from outbox.errors import MIGRATE, OutboxError, SchemaOutdatedError, UnsafeDatabaseError
 from outbox.store import Store
@@ -16,102 +17,112 @@ from outbox.store import Store
 log = structlog.get_logger(__name__)
 blueprint = Blueprint("health", __name__)
 
-LOOK_SECONDS = 1.0
-"""From one look to the next, while somebody asks."""
-ASKED_SECONDS = 60.0
-"""For how long after a question there are further looks."""
-SILENT_SECONDS = 3.0
-"""A look that takes longer than this has its answer: the database does not answer."""
-FIRST_LOOK_SECONDS = 1.0
-"""How long a question waits, where there was no look for long."""
+CHECK_INTERVAL_SECONDS = 1.0
+IDLE_SECONDS = 60.0
+"""The checks stop when readiness was not requested for this long."""
+STALE_SECONDS = 3.0
+"""If the last check is older than this, the database does not respond."""
+FIRST_CHECK_TIMEOUT_SECONDS = 1.0
+"""How long a request waits for the first check."""
 MIN_FREE_BYTES = 64 * 2**20
 
 
+class NotReady(NamedTuple):
+    """Why no interaction can be stored.
+
+    Attributes:
+        reason: For clients.
+        log_reason: For the log.
+    """
+
+    reason: str
+    log_reason: str
+
+
 class Readiness:
-    """Whether a write goes through. A thread looks about once a second, so that whoever asks need not wait.
+    """Whether the database accepts writes. A thread checks once a second, so that requests need not wait.
 
     Args:
-        store: of the outbox.
-        database_file: of SQLite, whose disk must not be full; None with a server.
+        store: The outbox.
+        database_file: SQLite's file, whose disk must not be full. None with a server.
     """
 
     def __init__(self, store: Store, database_file: Path | None) -> None:
         self._store, self._database_file = store, database_file
-        self._changed = threading.Condition()
+        self._checked = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._reason: str | None = None
-        self._detail = ""
-        self._seen_at = self._asked_at = float("-inf")
+        self._not_ready: NotReady | None = None
+        self._checked_at = self._requested_at = float("-inf")
 
     def reason(self) -> str | None:
-        """Why no interaction can be taken now; None if one can."""
-        with self._changed:
-            now = self._asked_at = monotonic()
-            if self._thread is None or not self._thread.is_alive():  # not before: threads do not survive a fork
+        """Why no interaction can be stored; None if one can."""
+        with self._checked:
+            now = self._requested_at = monotonic()
+            if self._thread is None or not self._thread.is_alive():  # not earlier: threads do not survive a fork
                 self._thread = threading.Thread(target=self._run, name="readiness", daemon=True)
                 self._thread.start()
-                self._changed.wait_for(lambda: self._seen_at >= now, FIRST_LOOK_SECONDS)
-            if self._reason is None and monotonic() - self._seen_at > SILENT_SECONDS:
-                self._note(*_twice("the database does not answer"))
-            return self._reason
+                self._checked.wait_for(lambda: self._checked_at >= now, FIRST_CHECK_TIMEOUT_SECONDS)
+            if self._not_ready is None and monotonic() - self._checked_at > STALE_SECONDS:
+                self._set(_not_ready("the database does not respond"))
+            return self._not_ready and self._not_ready.reason
 
     def _run(self) -> None:
         pause = threading.Event()
         while True:
-            reason, detail = self._look()
-            with self._changed:
-                self._note(reason, detail)
-                self._seen_at = monotonic()
-                self._changed.notify_all()
-                if self._seen_at - self._asked_at > ASKED_SECONDS:
+            result = self._check()
+            with self._checked:
+                self._set(result)
+                self._checked_at = monotonic()
+                self._checked.notify_all()
+                if self._checked_at - self._requested_at > IDLE_SECONDS:
                     self._thread = None
                     return
-            pause.wait(LOOK_SECONDS)
+            pause.wait(CHECK_INTERVAL_SECONDS)
 
-    def _note(self, reason: str | None, detail: str) -> None:
-        if (reason, detail) != (self._reason, self._detail):
-            log.warning("readiness has changed: %s", detail or "interactions can be stored", action="readiness")
-        self._reason, self._detail = reason, detail
+    def _set(self, result: NotReady | None) -> None:
+        if result is None and self._not_ready is not None:
+            log.warning("ready: interactions can be stored", action="readiness")
+        elif result is not None and result != self._not_ready:
+            log.warning("not ready: %s", result.log_reason, action="readiness")
+        self._not_ready = result
 
-    def _look(self) -> tuple[str | None, str]:
-        """The reason for everybody who asks, and the one for the log."""
+    def _check(self) -> NotReady | None:
         try:
             self._store.check_writable()
-            return self._disk()
+            return self._check_disk()
         except SchemaOutdatedError as error:
-            return f"the database schema is older than this code needs: {MIGRATE}", str(error)
+            return NotReady(f"the database schema is older than this code requires: {MIGRATE}", str(error))
         except UnsafeDatabaseError as error:
-            return "the database is not safe to use, the log says why", str(error)
+            return NotReady("the database is not safe to use; see the log", str(error))
         except OutboxError as error:
-            return "the database takes no write", str(error)
-        except Exception as error:  # noqa: BLE001 - the thread must outlive whatever happens
-            return _twice(f"the database cannot be looked at: {type(error).__name__}")
+            return NotReady("the database accepts no writes", str(error))
+        except Exception as error:  # noqa: BLE001 - the thread must survive every error
+            return _not_ready(f"the database cannot be checked: {type(error).__name__}")
 
-    def _disk(self) -> tuple[str | None, str]:
+    def _check_disk(self) -> NotReady | None:
         if self._database_file and shutil.disk_usage(self._database_file.resolve().parent).free < MIN_FREE_BYTES:
-            return _twice("the disk of the database is full")
-        return None, ""
+            return _not_ready("the disk of the database is full")
+        return None
 
 
-def _twice(reason: str) -> tuple[str, str]:
-    """A reason that everybody may see as it stands in the log."""
-    return reason, reason
+def _not_ready(reason: str) -> NotReady:
+    return NotReady(reason, reason)
 
 
 @blueprint.get("/healthz")
 def healthz() -> Response:
-    """The process is alive; the database is not asked."""
+    """The process is alive. Does not access the database."""
     return jsonify(status="ok")
 
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """An interaction could be taken now. Says nothing about Kafka: the outbox takes in what Kafka cannot.
+    """An interaction could be stored now. Does not depend on Kafka: while it is down, the outbox stores rows.
 
-    The reason is for those who show ``METRICS_TOKEN``, where one is set.
+    If ``METRICS_TOKEN`` is set, the reason is shown only to requests with the token.
     """
     reason = current_app.extensions["readiness"].reason()
     if reason is None:
         return jsonify(status="ready")
-    detail = f"No interaction can be stored now: {reason}" if shows_token() else "No interaction can be stored now"
+    detail = f"No interaction can be stored now: {reason}" if has_token() else "No interaction can be stored now"
     return problem(503, detail, retry_after_seconds=2)

@@ -1,4 +1,4 @@
-"""Refusing what this service cannot take in: a rate, and a backlog."""
+"""Limits from which on requests are refused: a rate, and the size of the backlog."""
 
 import threading
 from collections.abc import Callable
@@ -6,57 +6,63 @@ from time import monotonic
 
 from config.token_bucket import TokenBucket
 from outbox.errors import OutboxError
-from outbox.store import Store
 
-BACKLOG_SECONDS = 1.0
-"""How long a look at the backlog is good for."""
+BACKLOG_INTERVAL_SECONDS = 1.0
 
 
 class RateLimit:
-    """A token bucket with a second's worth of burst.
+    """A token bucket that allows a burst of one second.
 
     Args:
-        per_second: requests a second, of this process.
+        per_second: Requests a second, of this process.
+        clock: Returns seconds.
     """
 
     def __init__(self, per_second: float, clock: Callable[[], float] = monotonic) -> None:
         self._bucket = TokenBucket(per_second, clock)
 
     def allows(self) -> bool:
-        """Take a token, if there is one."""
-        return self._bucket.try_take()
+        """Take a token; returns whether there was one."""
+        with self._lock:
+            now = self._clock()
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_second)
+            self._at = now
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
 
 
 class BacklogLimit:
-    """Whether the outbox has reached its limit, looked up about once a second.
+    """Whether the backlog has reached its limit, checked in the background about once a second.
 
     Args:
-        store: of the outbox.
-        rows: the limit.
+        pending_at_least: Whether the outbox has at least so many pending rows.
+        rows: The limit.
     """
 
-    def __init__(self, store: Store, rows: int) -> None:
-        self._store, self._rows = store, rows
+    def __init__(self, pending_at_least: Callable[[int], bool], rows: int) -> None:
+        self._pending_at_least, self._rows = pending_at_least, rows
         self._lock = threading.Lock()
-        self._reached, self._good_until = False, 0.0
+        self._reached, self._next_check = False, 0.0
 
     def reached(self) -> bool:
-        """Whether new interactions are to be refused; unknown counts as no: the commit decides.
+        """Whether the last check found the limit reached; False if it failed, since the commit then decides.
 
-        No request waits for the look: a database that answers late would hold it beyond its time.
+        No request waits for a check: a slow database would delay it beyond its deadline.
         """
-        if monotonic() >= self._good_until and self._lock.acquire(blocking=False):
+        if monotonic() >= self._next_check and self._lock.acquire(blocking=False):
             try:
-                threading.Thread(target=self._look, name="backlog-limit", daemon=True).start()
-            except RuntimeError:  # no thread to be had: what was seen before counts
+                threading.Thread(target=self._check, name="backlog-limit", daemon=True).start()
+            except RuntimeError:  # no thread available: the last result stands
                 self._lock.release()
         return self._reached
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
-            self._reached = self._store.pending_at_least(self._rows)
+            self._reached = self._pending_at_least(self._rows)
         except OutboxError:
             self._reached = False
         finally:
-            self._good_until = monotonic() + BACKLOG_SECONDS
+            self._next_check = monotonic() + BACKLOG_INTERVAL_SECONDS
             self._lock.release()

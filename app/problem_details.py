@@ -1,4 +1,4 @@
-"""Answers that tell what is wrong: problem details (RFC 9457)."""
+"""Error responses as problem details (RFC 9457)."""
 
 import json
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ def problem(
     *,
     close: bool = False,
 ) -> Response:
-    """An error answer.
+    """Create an error response.
 
     Args:
         status: HTTP status.
-        detail: for a person: what is wrong and what to do; no value of the request.
-        errors: what is wrong where in the body.
-        retry_after_seconds: when to come again.
-        close: close the connection after it: the rest of the request is not read.
+        detail: What is wrong and what to do, without any value of the request.
+        errors: Problems in the body.
+        retry_after_seconds: When to retry.
+        close: Close the connection after the response, because the rest of the request is not read.
     """
     response = Response(problem_json(status, detail, errors), status, content_type=CONTENT_TYPE)
     if retry_after_seconds is not None:
@@ -38,7 +38,7 @@ def problem(
 
 
 def problem_json(status: int, detail: str, errors: Sequence[Problem] = ()) -> str:
-    """The body of an error answer; arguments as ``problem``."""
+    """The body of an error response; for the arguments see ``problem``."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,

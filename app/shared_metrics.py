@@ -1,7 +1,7 @@
-"""Metrics of several processes as one: each keeps its own, and leaves a copy where the others can read it.
+"""Add up the metrics of several processes: each publishes snapshots of its own in shared memory.
 
-The copies are in memory that the processes share, in no file: no disk, folder or right can be missing for them. A
-process takes the place of one that has ended, and adds to what that one left, so counters never go back.
+The memory is not a file, so no disk, folder or permission can be missing. A new process takes over the slot of one
+that has ended, and adds to the values in it, so counters never go back.
 """
 
 import itertools
@@ -21,36 +21,37 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-COPY_SECONDS = 1.0
-"""A process leaves a copy so often, and when it is asked to."""
-ANSWER_SECONDS = 0.2
-"""How long to wait for the copies that were asked for."""
-COPY_BYTES = 128 * 1024
-"""Most bytes of a copy; a slot holds two, so that one is whole while the other is written."""
-_HEADER = struct.Struct("<dII")  # when by time.monotonic, which the processes share; length; checksum of both
-_ADDED_UP = ("counter", "histogram", "summary")
+PUBLISH_SECONDS = 1.0
+"""A process publishes a snapshot this often, and when it is requested."""
+REFRESH_TIMEOUT_SECONDS = 0.2
+"""How long to wait for requested snapshots."""
+SNAPSHOT_BYTES = 128 * 1024
+"""Largest snapshot. A slot has room for two: one is complete while the other is being written."""
+_HEADER = struct.Struct("<dII")  # time by time.monotonic, which processes share; length; checksum of time and data
+_SUMMED_TYPES = ("counter", "histogram", "summary")
 
 Values = dict[str, float]
 """Value of each sample, by name and labels as JSON."""
 
 
 class SharedSlots:
-    """Memory that is shared with the processes to come: made before they are forked.
+    """Shared memory with a slot for each process, created before the processes are forked.
 
     Args:
-        count: most processes at a time.
+        count: Number of slots.
     """
 
     def __init__(self, count: int) -> None:
-        self._memory = mmap.mmap(-1, 2 * count * COPY_BYTES)
-        self._bells = [os.pipe() for _ in range(count)]
-        for end in itertools.chain(*self._bells):
+        self.count = count
+        self.memory = mmap.mmap(-1, 2 * count * SNAPSHOT_BYTES)
+        self._pipes = [os.pipe() for _ in range(count)]
+        """A byte in the pipe of a slot requests a snapshot from its process."""
+        for end in itertools.chain(*self._pipes):
             os.set_blocking(end, False)
         self._free = set(range(count))
-        self.count = count
 
     def claim(self) -> int | None:
-        """A slot for a process that is about to be forked; None if there is none."""
+        """Reserve a slot for a process that is about to be forked; None if all are taken."""
         if not self._free:
             return None
         slot = min(self._free)
@@ -58,67 +59,67 @@ class SharedSlots:
         return slot
 
     def release(self, slot: int | None) -> None:
-        """Its process has ended: the next one takes it over, with what it holds."""
+        """Free the slot of a process that has ended; the next one takes it over with its values."""
         if slot is not None:
             self._free.add(slot)
 
     def write(self, slot: int, values: Values, taken_at: float) -> None:
-        """Leave a copy beside the last one; what does not fit is left out whole.
+        """Write a snapshot beside the last one. If it does not fit, the last one stands.
 
         Args:
-            slot: of this process.
-            values: its counters.
-            taken_at: by ``time.monotonic``, when they were read at the latest.
+            slot: Slot of this process.
+            values: The snapshot.
+            taken_at: Time by ``time.monotonic`` before the values were read.
         """
         data = json.dumps(values).encode()
-        if len(data) <= COPY_BYTES - _HEADER.size:
-            last = max(self._copies(slot), default=None)
-            start = next(start for start in _places(slot) if last is None or start != last[1])
-            written = _HEADER.pack(taken_at, len(data), _checksum(taken_at, data)) + data
-            self._memory[start : start + len(written)] = written
+        if len(data) <= SNAPSHOT_BYTES - _HEADER.size:
+            last = max(self._snapshots(slot), default=None)
+            start = next(start for start in _offsets(slot) if last is None or start != last[1])
+            snapshot = _HEADER.pack(taken_at, len(data), _checksum(taken_at, data)) + data
+            self.memory[start : start + len(snapshot)] = snapshot
 
     def read(self, slot: int) -> Values:
-        """The last copy in a slot that is whole, whether its process writes, has ended, or was killed while writing."""
-        last = max(self._copies(slot), default=None)
-        found: Values = {} if last is None else json.loads(last[2])
-        return found
+        """The last complete snapshot in a slot, even if its process was killed while writing."""
+        last = max(self._snapshots(slot), default=None)
+        values: Values = {} if last is None else json.loads(last[2])
+        return values
 
-    def wait_asked(self, slot: int, seconds: float) -> None:
-        """Wait until somebody asks for a copy in this slot, at most so long."""
-        listener = self._bells[slot][0]
-        if select.select([listener], [], [], seconds)[0]:
-            os.read(listener, 4096)
+    def wait_for_request(self, slot: int, seconds: float) -> None:
+        """Wait until a snapshot is requested from this slot, at most for the given time."""
+        reader = self._pipes[slot][0]
+        if select.select([reader], [], [], seconds)[0]:
+            os.read(reader, 4096)
 
-    def ask_all(self) -> None:
-        """Have every process that is alive leave a copy; returns when they have, or have not in time."""
-        asked_at = monotonic()
-        alive = [slot for slot in range(self.count) if self._taken_at(slot) > asked_at - 3 * COPY_SECONDS]
-        for slot in alive:
-            with suppress(BlockingIOError):  # it is asked already
-                os.write(self._bells[slot][1], b".")
-        pause = threading.Event()
-        while monotonic() < asked_at + ANSWER_SECONDS and any(self._taken_at(slot) < asked_at for slot in alive):
+    def refresh_all(self) -> None:
+        """Request a snapshot from every running process, and wait for them until the timeout."""
+        requested_at = monotonic()
+        running = [slot for slot in range(self.count) if self._taken_at(slot) > requested_at - 3 * PUBLISH_SECONDS]
+        for slot in running:
+            with suppress(BlockingIOError):  # the pipe is full of requests
+                os.write(self._pipes[slot][1], b".")
+        deadline, pause = requested_at + REFRESH_TIMEOUT_SECONDS, threading.Event()
+        while monotonic() < deadline and any(self._taken_at(slot) < requested_at for slot in running):
             pause.wait(0.001)
 
     def _taken_at(self, slot: int) -> float:
-        return max(self._header(start)[0] for start in _places(slot))
+        return max(self._header(start)[0] for start in _offsets(slot))
 
-    def _copies(self, slot: int) -> Iterator[tuple[float, int, bytes]]:
-        """Those that are whole: when they were taken, where they are, what they hold."""
-        for start in _places(slot):
+    def _snapshots(self, slot: int) -> Iterator[tuple[float, int, bytes]]:
+        """Time, offset and data of the complete snapshots."""
+        for start in _offsets(slot):
             taken_at, length, checksum = self._header(start)
-            data = self._memory[start + _HEADER.size : start + min(_HEADER.size + length, COPY_BYTES)]
+            data = self.memory[start + _HEADER.size : start + min(_HEADER.size + length, SNAPSHOT_BYTES)]
             if data and _checksum(taken_at, data) == checksum:
                 yield taken_at, start, data
 
     def _header(self, start: int) -> tuple[float, int, int]:
-        found: tuple[float, int, int] = _HEADER.unpack_from(self._memory, start)
-        return found
+        header: tuple[float, int, int] = _HEADER.unpack_from(self.memory, start)
+        return header
 
 
-def _places(slot: int) -> tuple[int, int]:
-    """Where the two copies of a slot begin."""
-    return 2 * slot * COPY_BYTES, (2 * slot + 1) * COPY_BYTES
+def _offsets(slot: int) -> tuple[int, int]:
+    """Where the two snapshots of a slot start."""
+    return 2 * slot * SNAPSHOT_BYTES, (2 * slot + 1) * SNAPSHOT_BYTES
 
 
 def _checksum(taken_at: float, data: bytes) -> int:
@@ -126,39 +127,39 @@ def _checksum(taken_at: float, data: bytes) -> int:
 
 
 class SharedMetrics(Collector):
-    """A registry's metrics, added up over all processes; gauges are of the process that is asked.
+    """The metrics of a registry, added up over all processes. Gauges are those of this process.
 
     Args:
-        registry: of this process.
-        slots: shared with the others.
-        slot: of this process; None: it shows what the others count, so that no scrape sees a counter go back.
+        registry: Metrics of this process.
+        slots: Shared with the other processes.
+        slot: Slot of this process. None: it exports only what the others count, so that no counter goes back.
     """
 
     def __init__(self, registry: Collector, slots: SharedSlots, slot: int | None) -> None:
         self._registry, self._slots, self._slot = registry, slots, slot
-        self._before = {} if slot is None else slots.read(slot)
+        self._inherited = {} if slot is None else slots.read(slot)
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Leave a copy about once a second, and when it is asked for, in a thread."""
+        """Start the thread that publishes snapshots."""
         if self._slot is not None:
             threading.Thread(target=self._run, args=(self._slot,), name="metrics", daemon=True).start()
 
     def collect(self) -> Iterable[Metric]:
-        """What the processes have counted together. What is shown is in the copy, so it can never be less later."""
-        self._slots.ask_all()
-        families = self.copy()
+        """The sums over all processes. They are computed from published snapshots, so they never go back."""
+        self._slots.refresh_all()
+        families = self.publish()
         totals: Values = {}
         for slot in range(self._slots.count):
             _add(totals, self._slots.read(slot))
-        return [_summed(family, totals) if family.type in _ADDED_UP else family for family in families]
+        return [_sum(family, totals) if family.type in _SUMMED_TYPES else family for family in families]
 
-    def copy(self) -> list[Metric]:
-        """Leave a copy for the others, and return what is in it."""
-        with self._lock:  # also while reading: an older copy must not replace a newer one
+    def publish(self) -> list[Metric]:
+        """Publish a snapshot, and return the metrics that are in it."""
+        with self._lock:  # around the reading as well: an older snapshot must not replace a newer one
             taken_at = monotonic()
             families = list(self._registry.collect())
-            values = dict(self._before)
+            values = dict(self._inherited)
             _add(values, dict(_values(families)))
             if self._slot is not None:
                 self._slots.write(self._slot, values, taken_at)
@@ -166,8 +167,8 @@ class SharedMetrics(Collector):
 
     def _run(self, slot: int) -> None:
         while True:
-            self.copy()
-            self._slots.wait_asked(slot, COPY_SECONDS)
+            self.publish()
+            self._slots.wait_for_request(slot, PUBLISH_SECONDS)
 
 
 def _add(totals: Values, values: Values) -> None:
@@ -177,21 +178,21 @@ def _add(totals: Values, values: Values) -> None:
 
 def _values(families: Iterable[Metric]) -> Iterator[tuple[str, float]]:
     for family in families:
-        if family.type in _ADDED_UP:
+        if family.type in _SUMMED_TYPES:
             for sample in family.samples:
                 if not sample.name.endswith("_created"):
                     yield json.dumps([family.name, sample.name, sample.labels]), sample.value
 
 
-def _summed(family: Metric, totals: Values) -> Metric:
+def _sum(family: Metric, totals: Values) -> Metric:
     summed = Metric(family.name, family.documentation, family.type, family.unit)
     for key, value in totals.items():
-        name, sample_name, labels = _decoded(key)
+        name, sample_name, labels = _parse_key(key)
         if name == family.name:
             summed.samples.append(Sample(sample_name, labels, value))
     return summed
 
 
-def _decoded(key: str) -> tuple[str, str, dict[str, Any]]:
+def _parse_key(key: str) -> tuple[str, str, dict[str, Any]]:
     name, sample, labels = json.loads(key)
     return name, sample, labels

@@ -1,4 +1,4 @@
-"""One interaction: authenticate → validate → record → answer."""
+"""The webhook: authenticate, validate, commit, respond."""
 
 import hashlib
 import json
@@ -12,11 +12,12 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from app.authentication import matching_label
 from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, arrived_at, declared_length, read_body
-from app.bounded_log import BoundedLog, Kind
-from app.dependencies import WebhookDependencies
+from app.bounded_log import BoundedLog, EventKind
+from app.dependencies import EXTENSION, WebhookDependencies
 from app.metrics import FORM_LABELLED, PLACEHOLDERS, request_counter
 from app.problem_details import problem
-from app.validation import Interaction, InvalidInteractionError, NotJsonError, Problem, parse, placeholders
+from app.strict_json import NotJsonError
+from app.validation import Interaction, InvalidInteractionError, Problem, parse, placeholders
 from outbox.errors import OutboxError
 from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome
 
@@ -24,101 +25,100 @@ blueprint = Blueprint("webhook", __name__)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_FORMS = ("application/x-www-form-urlencoded", "multipart/")
+_FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/")
 PATH = "/webhook/cxone-data-action"
 RETRY_AFTER_SECONDS = 2
 
 Environ = Mapping[str, Any]
-"""A request as WSGI has it. The flow reads its headers here: flask's views on them cost more than the recording."""
+"""A WSGI environment. Headers are read from it because Flask's header objects cost more than the commit."""
 
 request_log = BoundedLog()
-"""Refused and doubtful requests: their outcome, label and fields, never a value or an address."""
+"""Refused and suspicious requests: their outcome, label and fields, never a value or an address."""
 
 
 @blueprint.post(PATH)
 def receive() -> Response:
-    """Accept an interaction: 202 once it is committed to the outbox."""
-    door: WebhookDependencies = current_app.extensions["door"]
+    """Accept an interaction: 202 after it is committed to the outbox."""
+    webhook: WebhookDependencies = current_app.extensions[EXTENSION]
     environ = request.environ
-    label = matching_label(door.secrets, environ.get("HTTP_X_CXONE_WEBHOOK_SECRET"))
+    label = matching_label(webhook.secrets, environ.get("HTTP_X_CXONE_WEBHOOK_SECRET"))
     if label is None:  # the body is not read
         return _refuse("unauthorized", problem(401, "Invalid CXone webhook secret", close=True))
-    return _take(door, environ, label)
+    return _handle(webhook, environ, label)
 
 
 @blueprint.app_errorhandler(404)
 def not_found(_error: Exception) -> Response:
-    """Name the path that a mistyped one was meant for: it is easily got wrong in CXone, and every 404 counts."""
-    return _refuse("not_found", problem(404, f"Nothing is at this path: interactions are sent to POST {PATH}"))
+    """Name the webhook's path, which is easily mistyped in CXone, and count the request."""
+    return _refuse("not_found", problem(404, f"Not found: send interactions to POST {PATH}"))
 
 
 @blueprint.app_errorhandler(MethodNotAllowed)
 def method_not_allowed(error: MethodNotAllowed) -> Response:
-    """Name the methods that this path has."""
+    """Name the methods that this path allows."""
     allowed = ", ".join(sorted(error.valid_methods or ()))
-    answer = problem(405, f"The method is not allowed here: use {allowed}")
-    answer.headers["Allow"] = allowed
-    return _refuse("method_not_allowed", answer)
+    response = problem(405, f"Method not allowed: use {allowed}")
+    response.headers["Allow"] = allowed
+    return _refuse("method_not_allowed", response)
 
 
-def _refuse(outcome: str, answer: Response, label: str = "none", pointers: Iterable[str] = ()) -> Response:
-    """Count a refusal and note it in the log."""
+def _refuse(outcome: str, response: Response, label: str = "none", pointers: Iterable[str] = ()) -> Response:
+    """Count and log a refusal."""
     request_counter(outcome, label).inc()
-    request_log.note(Kind("refused", outcome, f"request refused: {outcome}", label), pointers)
-    return answer
+    request_log.warning(EventKind("refused", outcome, f"request refused: {outcome}", label), pointers)
+    return response
 
 
-def _take(door: WebhookDependencies, environ: Environ, label: str) -> Response:
-    """The answer to an authenticated request."""
-    refused = _refused_unread(door, environ)
-    if refused is not None:
-        return _refuse(*refused, label)
+def _handle(webhook: WebhookDependencies, environ: Environ, label: str) -> Response:
+    """Respond to an authenticated request."""
+    refusal = _refuse_unread(webhook, environ)
+    if refusal is not None:
+        return _refuse(*refusal, label)
     try:
-        body = read_body(environ, door.max_bytes)
+        body = read_body(environ, webhook.max_bytes)
     except BodyTooLargeError:
-        answer = problem(413, f"The body has more than {door.max_bytes} bytes", close=True)
-        return _refuse("too_large", answer, label)
+        return _refuse("too_large", _too_large(webhook), label)
     except BodyTooSlowError:
-        return _refuse("too_slow", problem(408, "The body did not arrive whole in time", close=True), label)
+        return _refuse("too_slow", problem(408, "The body did not arrive completely in time", close=True), label)
     except BodyMalformedError:
-        answer = problem(400, "The body is not in chunks as HTTP/1.1 has them", close=True)
-        return _refuse("not_http", answer, label)
-    return _record(door, environ, body, label)
+        response = problem(400, "The chunked encoding of the body is not valid HTTP/1.1", close=True)
+        return _refuse("not_http", response, label)
+    return _commit(webhook, environ, body, label)
 
 
-def _record(door: WebhookDependencies, environ: Environ, body: bytes, label: str) -> Response:
+def _commit(webhook: WebhookDependencies, environ: Environ, body: bytes, label: str) -> Response:
     try:
         interaction = parse(body)
-        recorded = door.recorder.record(_row(environ, body, interaction), arrived_at(environ))
+        outcome = webhook.committer.record(_row(environ, body, interaction), arrived_at(environ))
     except NotJsonError as error:
         return _refuse("not_json", problem(400, str(error)), label)
     except InvalidInteractionError as error:
-        answer = problem(422, "The body is not a valid interaction: see errors", error.problems)
-        return _refuse("invalid", answer, label, [each.pointer for each in error.problems])
+        response = problem(422, "The body is not a valid interaction; see errors", error.problems)
+        return _refuse("invalid", response, label, [each.pointer for each in error.problems])
     except OutboxError:
-        detail = "The interaction is not known to be stored: send it again, it is taken once"
+        detail = "It is unknown whether the interaction was stored. Send it again; it will be stored once"
         return _refuse("unavailable", problem(503, detail, retry_after_seconds=RETRY_AFTER_SECONDS), label)
-    _note_doubts(environ, interaction, label)
-    return _answer(recorded, label)
+    _warn_of_mistakes(environ, interaction, label)
+    return _respond(outcome, label)
 
 
-def _note_doubts(environ: Environ, interaction: Interaction, label: str) -> None:
-    """Count what is accepted although the sender can hardly have meant it."""
-    if environ.get("CONTENT_TYPE", "").lstrip().lower().startswith(_FORMS):
+def _warn_of_mistakes(environ: Environ, interaction: Interaction, label: str) -> None:
+    """Count and log what is accepted, but is probably a mistake of the sender."""
+    if environ.get("CONTENT_TYPE", "").lstrip().lower().startswith(_FORM_TYPES):
         FORM_LABELLED.inc()
-        text = "JSON labelled as form data, accepted as JSON: set the content type to application/json"
-        request_log.note(Kind("form_labelled", "accepted", text, label))
+        text = "accepted JSON with a content type of form data: set the content type to application/json"
+        request_log.warning(EventKind("form_labelled", "accepted", text, label))
     pointers = placeholders(interaction)
     if pointers:
         PLACEHOLDERS.inc()
-        text = "placeholder not filled in, accepted as it is: look at the variables of the CXone action"
-        request_log.note(Kind("placeholders", "accepted", text, label), pointers)
+        text = "accepted an unreplaced placeholder: check the variables of the CXone action"
+        request_log.warning(EventKind("placeholders", "accepted", text, label), pointers)
 
 
 def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
     return NewRow(
-        # The two kinds of key, and those of replays, never meet. CXone sends an empty one for a variable not set.
+        # The prefixes keep keys, hashes and replays apart. CXone sends an empty key if its variable is not set.
         key=f"key:{key}" if key else f"body:{hashlib.sha256(body).hexdigest()}",
         interaction_id=interaction.interaction_id,
         channel=interaction.channel,
@@ -130,27 +130,27 @@ def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
     )
 
 
-def _refused_unread(door: WebhookDependencies, environ: Environ) -> tuple[str, Response] | None:
-    """What can be refused without reading the body."""
-    if door.rate_limit is not None and not door.rate_limit.allows():
-        detail = "More requests than WEBHOOK_RATE_LIMIT: send it again later"
+def _refuse_unread(webhook: WebhookDependencies, environ: Environ) -> tuple[str, Response] | None:
+    """The outcome and response of a request that can be refused before its body is read."""
+    if webhook.rate_limit is not None and not webhook.rate_limit.allows():
+        detail = "The rate exceeds WEBHOOK_RATE_LIMIT: send the request again later"
         return "rate_limited", problem(429, detail, retry_after_seconds=1, close=True)
     if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
-        return "encoded", problem(415, "Content-Encoding is not supported: send the JSON as it is", close=True)
-    if (declared_length(environ) or 0) > door.max_bytes:
-        return "too_large", problem(413, f"The body has more than {door.max_bytes} bytes", close=True)
+        return "encoded", problem(415, "Content-Encoding is not supported: send the JSON uncompressed", close=True)
+    if (declared_length(environ) or 0) > webhook.max_bytes:
+        return "too_large", _too_large(webhook)
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
     if key and not _KEY.fullmatch(key):
         return "bad_key", problem(
-            400, "Idempotency-Key must be 1 to 255 visible ASCII characters, given once", close=True
+            400, "Idempotency-Key must be given once and be 1 to 255 visible ASCII characters", close=True
         )
-    if door.backlog_limit is not None and door.backlog_limit.reached():
-        detail = "The backlog has reached WEBHOOK_BACKLOG_LIMIT: send it again later"
+    if webhook.backlog_limit is not None and webhook.backlog_limit.reached():
+        detail = "The backlog has reached WEBHOOK_BACKLOG_LIMIT: send the request again later"
         return "backlog", problem(503, detail, retry_after_seconds=RETRY_AFTER_SECONDS * 5, close=True)
     return None
 
 
-def _answer(outcome: RecordOutcome, label: str) -> Response:
+def _respond(outcome: RecordOutcome, label: str) -> Response:
     if isinstance(outcome, Accepted):
         body: dict[str, object] = {
             "status": "accepted",
@@ -162,13 +162,17 @@ def _answer(outcome: RecordOutcome, label: str) -> Response:
         request_counter("duplicate" if outcome.duplicate else "accepted", label).inc()
         return Response(json.dumps(body), 202, content_type="application/json")
     if isinstance(outcome, KeyReused):
-        answer = problem(409, "The Idempotency-Key was used with another body: take a new key")
-        return _refuse("key_reused", answer, label)
-    answer = problem(422, "The database cannot store this interaction", [Problem("", "cannot be stored")])
-    return _refuse("refused", answer, label, [""])
+        response = problem(409, "The Idempotency-Key was already used with another body: use a new key")
+        return _refuse("key_reused", response, label)
+    response = problem(422, "The database cannot store this interaction", [Problem("", "cannot be stored")])
+    return _refuse("refused", response, label, [""])
+
+
+def _too_large(webhook: WebhookDependencies) -> Response:
+    return problem(413, f"The body is larger than {webhook.max_bytes} bytes", close=True)
 
 
 def _traceparent(environ: Environ) -> str | None:
-    """The W3C trace context, if it is valid; dropped otherwise."""
+    """The W3C trace context; None if it is absent or invalid."""
     given = environ.get("HTTP_TRACEPARENT", "")
     return given if _TRACEPARENT.fullmatch(given) else None

@@ -25,11 +25,11 @@ def take() -> Response:
 
 def handed_over() -> Flask:
     """The same route, but each request waits for another thread, as it does for a group commit."""
-    waiting, recorder = Flask(__name__), GroupCommitter(_NothingCommitted())
+    waiting, committer = Flask(__name__), GroupCommitter(_NothingCommitted())
 
     @waiting.post("/webhook/cxone-data-action")
     def take() -> Response:
-        recorder.record(NewRow("key", "interaction", "voice", 0, None, None, request.get_data()))
+        committer.record(NewRow("key", "interaction", "voice", 0, None, None, request.get_data()))
         return Response('{"status": "accepted"}', 202, content_type="application/json")
 
     return waiting
@@ -45,21 +45,22 @@ def one_commit_a_request() -> Flask:
     return _webhook(_Alone)
 
 
-def _webhook(recorder: Callable[[Store], GroupCommitter]) -> Flask:
+def _webhook(committer: Callable[[Store], GroupCommitter]) -> Flask:
+    from app.dependencies import EXTENSION
     from app.factory import create_app_from_environ
 
     webhook = create_app_from_environ()
-    door = webhook.extensions["door"]
-    webhook.extensions["door"] = replace(door, recorder=recorder(door.recorder._store))  # noqa: SLF001 - to compare
+    dependencies = webhook.extensions[EXTENSION]
+    webhook.extensions[EXTENSION] = replace(dependencies, committer=committer(dependencies.committer.store))
     return webhook
 
 
 class _Alone(GroupCommitter):
-    """A recorder that gathers nothing."""
+    """A committer that does not group."""
 
     def record(self, row: NewRow, arrived: float | None = None) -> RecordOutcome:  # noqa: ARG002 - as the other
         """Commit this row."""
-        (outcome,) = self._store.record([row])
+        (outcome,) = self.store.record([row])
         return outcome
 
 

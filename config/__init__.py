@@ -1,8 +1,8 @@
-"""What every process shares and neither the door, the ledger nor the carrier owns: settings and logging."""
+"""Settings and logging, which all processes share."""
 
 import os
 
 for _name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
-    # With it prometheus-client keeps every metric in a mapped file. Where its folder is missing, the process cannot
-    # start, and where its disk is full, it dies. It has to go before that library is imported.
+    # With this variable prometheus-client keeps each metric in a mapped file: the process cannot start if the folder
+    # is missing, and dies if the disk is full. Remove the variable before that library is imported.
     os.environ.pop(_name, None)

@@ -1,4 +1,4 @@
-"""Which version of the product runs."""
+"""The installed version."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 def _installed() -> str:
     try:
         return version("cxone-outbox-relay")
-    except PackageNotFoundError:  # run from its files, without having been installed
+    except PackageNotFoundError:  # runs from a checkout that is not installed
         return "unknown"
 
 

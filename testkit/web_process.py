@@ -22,8 +22,8 @@ SECRET = "a-secret-of-the-tests"
 PATH = "/webhook/cxone-data-action"
 
 
-class Answer(NamedTuple):
-    """A raw HTTP answer."""
+class RawResponse(NamedTuple):
+    """An HTTP response, read from a socket."""
 
     status: int
     headers: dict[str, str]
@@ -39,8 +39,8 @@ class WebProcess:
     """gunicorn with the application.
 
     Args:
-        environ: its settings.
-        log: file that receives what it prints.
+        environ: Settings in addition to those that the tests need.
+        log: File for its output.
     """
 
     def __init__(self, environ: Mapping[str, str], log: Path) -> None:
@@ -62,9 +62,9 @@ class WebProcess:
                 stdout=file,
                 stderr=file,
             )
-        wait_until(self._alive, f"the web process answers ({log})")
+        wait_until(self._is_alive, f"the web process is up ({log})")
 
-    def _alive(self) -> bool:
+    def _is_alive(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         try:
             return requests.get(f"{self.base}/healthz", timeout=2).ok
@@ -72,21 +72,21 @@ class WebProcess:
             return False
 
     def post(self, body: bytes | Any, secret: str | None = SECRET, **headers: str) -> requests.Response:
-        """POST to the webhook; what is not bytes is sent as JSON. ``_`` in a header's name means ``-``."""
-        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        """POST to the webhook; a body that is not bytes is sent as JSON. ``_`` in a header's name means ``-``."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
         if secret is not None:
-            named["X-CXone-Webhook-Secret"] = secret
-        return requests.post(f"{self.base}{PATH}", data=sent, headers=named, timeout=30)
+            names["X-CXone-Webhook-Secret"] = secret
+        return requests.post(f"{self.base}{PATH}", data=data, headers=names, timeout=30)
 
-    def raw(self, request: bytes) -> Answer:
-        """Send bytes as they are, and read the answer until the other side closes or is silent."""
+    def raw(self, request: bytes) -> RawResponse:
+        """Send bytes on a new connection, and read the response."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
             connection.sendall(request)
-            return read_answer(connection)
+            return read_response(connection)
 
     def metric(self, line: str) -> float:
-        """Value of a metric; 0 if it is not there."""
+        """Value of a metric; 0 if it is missing."""
         for found in requests.get(f"{self.base}/metrics", timeout=5).text.splitlines():
             if found.startswith(f"{line} "):
                 return float(found.split()[-1])
@@ -97,13 +97,13 @@ class WebProcess:
         self.process.send_signal(number)
 
     def stop(self) -> int:
-        """SIGTERM, and wait."""
+        """Send SIGTERM, wait, and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(40)
 
     def kill(self) -> None:
-        """Kill -9 of the master and its workers."""
+        """Kill the master and its workers by SIGKILL."""
         if self.process.poll() is None:
             for process in (psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children()):
                 with suppress(psutil.NoSuchProcess):
@@ -111,18 +111,18 @@ class WebProcess:
         self.process.wait()
 
 
-def read_answer(connection: socket.socket) -> Answer:
-    """One HTTP answer with a Content-Length."""
+def read_response(connection: socket.socket) -> RawResponse:
+    """Read one HTTP response with a Content-Length."""
     data = b""
     while b"\r\n\r\n" not in data:
         chunk = connection.recv(65536)
-        assert chunk, f"closed before an answer: {data!r}"
+        assert chunk, f"closed before a response: {data!r}"
         data += chunk
     head, _, body = data.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     while len(body) < int(headers.get("content-length", 0)):
         chunk = connection.recv(65536)
-        assert chunk, f"closed in the middle of an answer: {head!r}"
+        assert chunk, f"closed in the middle of a response: {head!r}"
         body += chunk
-    return Answer(int(first.split()[1]), headers, body)
+    return RawResponse(int(first.split()[1]), headers, body)

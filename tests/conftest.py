@@ -8,6 +8,7 @@ pytest_plugins = [
     "testkit.services.fixtures",
     "testkit.simulator.fixtures",
     "testkit.deployment",
+    "testkit.web_fixtures",
     "testkit.wheel",
 ]
 

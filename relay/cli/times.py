@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from relay.settings import seconds_of
+from relay.settings import parse_age
 
 EXPECTED = (
     "expected ISO 8601 (2026-01-31T08:00, local unless it ends in Z, +01:00 or a zone such as Europe/Berlin), "
@@ -34,7 +34,7 @@ def parse_time(text: str, now: datetime) -> datetime:
 
 
 def _parse(text: str, now: datetime) -> datetime:
-    seconds = seconds_of(re.sub(r"\s|ago$", "", text.lower()))
+    seconds = parse_age(re.sub(r"\s|ago$", "", text.lower()))
     if seconds is not None:
         return now - timedelta(seconds=seconds)
     if epoch := _EPOCH.fullmatch(text):

@@ -17,7 +17,8 @@ from typing import Any
 import requests
 from confluent_kafka.admin import AdminClient
 
-from config.settings import KNOWN_NAMES, load
+from config.setting_names import KNOWN_NAMES
+from config.settings import load
 from relay.demo.stubs import Stubs
 from relay.errors import RelayError
 from relay.kafka.errors import LastError, translate_errors

@@ -1,1 +1,1 @@
-"""Hostile load on loopback: clients without the secret, and honest senders beside them (``make attack``)."""
+"""Attacks over loopback: hostile clients without the secret, next to honest ones (``make attack``)."""

@@ -1,4 +1,4 @@
-"""``python -m tests.attack``: each kind of attack on web and relay of this machine, and a table of what it did."""
+"""``python -m tests.attack``: run each kind of attack on web and relay on this machine, and print a table."""
 
 import argparse
 import shutil
@@ -18,29 +18,31 @@ from testkit.databases import migrate
 from testkit.relay_process import RelayProcess
 from testkit.services import Given, Postgres
 from testkit.waiting import wait_until
-from testkit.web_process import Answer, WebProcess
+from testkit.web_process import RawResponse, WebProcess
 from tests.attack.honest import get_health, post_interaction
 from tests.attack.hostile import KINDS
-from tests.attack.measure import Seen, attack
+from tests.attack.measure import AttackResult, attack
 
 TARGETS = ("web-sqlite", "web-postgresql", "relay")
-HEADER = "| server | attack | asked | failed | refused | lost | p50 | p99 | /healthz p99 | memory | fds | recovered |"
+HEADER = (
+    "| server | attack | requests | failed | refused | lost | p50 | p99 | /healthz p99 | memory | fds | recovered |"
+)
 _numbers = count()
 
 
 class Target(NamedTuple):
-    """A server to attack."""
+    """A server under attack."""
 
     port: int
     pid: int
-    request: Callable[[int], Answer]
-    """What honest clients ask."""
+    request: Callable[[int], RawResponse]
+    """Sends one request of an honest client."""
     url: str
-    """Of the outbox."""
+    """URL of the outbox's database."""
 
 
 def main() -> None:
-    """Attack, and print the table line by line."""
+    """Run the attacks, and print the table line by line."""
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="outbox-attack-"))
     sys.stdout.write(f"{options.connections} hostile connections, {options.seconds:.0f} s each\n\n{HEADER}\n")
@@ -49,38 +51,38 @@ def main() -> None:
         for name in options.targets:
             for kind in options.kinds:
                 with _target(name, folder) as target:
-                    seen = attack(kind, target.port, target.pid, target.request, options.connections, options.seconds)
-                    sys.stdout.write(_line(name, kind, seen, lost(target.url, seen)) + "\n")
+                    result = attack(kind, target.port, target.pid, target.request, options.connections, options.seconds)
+                    sys.stdout.write(_line(name, kind, result, count_lost(target.url, result)) + "\n")
                     sys.stdout.flush()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def lost(url: str, seen: Seen) -> int:
-    """How many interactions were answered with 202 and are not in the outbox."""
+def count_lost(url: str, result: AttackResult) -> int:
+    """Number of interactions that were answered with 202 and are not in the outbox."""
     engine = create_outbox_engine(url)
     with engine.connect() as connection:
         stored = {row.id for row in connection.exec_driver_sql("SELECT id FROM outbox")}
     engine.dispose()
-    return len({answer.json["outboxId"] for answer in seen.answers if answer.status == 202} - stored)
+    return len({answer.json["outboxId"] for answer in result.answers if answer.status == 202} - stored)
 
 
-def _line(name: str, kind: str, seen: Seen, missing: int) -> str:
+def _line(name: str, kind: str, result: AttackResult, missing: int) -> str:
     cells = (
-        *(name, kind, seen.asked, len(seen.failed), seen.refused, missing),
-        *(f"{value:,.0f} ms" for value in (seen.p50_ms, seen.p99_ms, seen.health_p99_ms)),
-        *(f"{seen.memory_mb:.0f} MB", seen.descriptors, f"{seen.recovered_seconds:.1f} s"),
+        *(name, kind, result.requests, len(result.failed), result.refused, missing),
+        *(f"{value:,.0f} ms" for value in (result.p50_ms, result.p99_ms, result.health_p99_ms)),
+        *(f"{result.memory_mb:.0f} MB", result.descriptors, f"{result.recovered_seconds:.1f} s"),
     )
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
 @contextmanager
 def _target(name: str, folder: Path) -> Iterator[Target]:
-    """A server on a fresh outbox, for the block."""
+    """Run a server on a fresh outbox."""
     with _outbox(name, folder) as url:
         if name == "relay":
-            nowhere = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
-            environ = {"DATABASE_URL": url, **nowhere}
+            unreachable = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
+            environ = {"DATABASE_URL": url, **unreachable}
             relay = RelayProcess(environ, folder / "relay.log")
             try:
                 wait_until(lambda: relay.get("/healthz"), "the relay answers")
@@ -123,7 +125,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--connections", type=int, choices=range(1, 4_001), metavar="N", default=1_000)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each attack")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each attack")
     return parser.parse_args()
 
 

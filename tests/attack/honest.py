@@ -1,4 +1,4 @@
-"""Honest clients: requests at a fixed rate, each on a connection of its own, timed from when it was due."""
+"""Honest clients: requests at a fixed rate, each on a new connection, timed from when it was due."""
 
 import socket
 import threading
@@ -8,49 +8,49 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Self
 
-from testkit.web_process import PATH, SECRET, Answer, read_answer
+from testkit.web_process import PATH, SECRET, RawResponse, read_response
 
 TIMEOUT_SECONDS = 30.0
 _numbers = count()
 
 
-def post_interaction(port: int) -> Answer:
-    """An interaction that nobody has sent before."""
+def post_interaction(port: int) -> RawResponse:
+    """Send a new interaction."""
     body = b'{"id": "honest-%d", "channel": "voice"}' % next(_numbers)
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nX-CXone-Webhook-Secret: {SECRET}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return ask(port, head.encode() + body)
+    return send(port, head.encode() + body)
 
 
-def get_health(port: int) -> Answer:
-    """A probe."""
-    return ask(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+def get_health(port: int) -> RawResponse:
+    """Send a health check."""
+    return send(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
 
-def ask(port: int, request: bytes) -> Answer:
-    """One request on a new connection."""
+def send(port: int, request: bytes) -> RawResponse:
+    """Send one request on a new connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) as connection:
         connection.sendall(request)
-        return read_answer(connection)
+        return read_response(connection)
 
 
-class Honest:
-    """Clients that ask at a fixed rate while the block runs.
+class HonestClients:
+    """Clients that send requests at a fixed rate while the context is active.
 
     Args:
-        port: of the server.
-        request: what each of them asks.
-        per_second: how many ask a second.
+        port: Port of the server.
+        request: Sends one request.
+        per_second: Requests a second.
     """
 
-    def __init__(self, port: int, request: Callable[[int], Answer], per_second: float) -> None:
+    def __init__(self, port: int, request: Callable[[int], RawResponse], per_second: float) -> None:
         self._port, self._request, self._pause = port, request, 1 / per_second
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.answers: list[Answer] = []
+        self.answers: list[RawResponse] = []
         self.seconds: list[float] = []
-        """Of each answer."""
+        """Duration of each answered request."""
         self.failures: list[str] = []
-        """Of requests that got no answer."""
+        """Error of each request without a response."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -61,7 +61,7 @@ class Honest:
         self._thread.join()
 
     def percentile(self, share: float) -> float:
-        """Seconds that this share of all requests stayed within; those without an answer count as the longest."""
+        """Percentile of the durations in seconds; requests without a response count as the longest."""
         found = sorted(self.seconds) + [TIMEOUT_SECONDS] * len(self.failures)
         return found[min(len(found) - 1, int(share * len(found)))]
 
@@ -69,10 +69,10 @@ class Honest:
         due = time.monotonic()
         with ThreadPoolExecutor(200) as pool:
             while not self._stop.wait(max(0.0, due - time.monotonic())):
-                pool.submit(self._one, due)
+                pool.submit(self._request_once, due)
                 due += self._pause
 
-    def _one(self, due: float) -> None:
+    def _request_once(self, due: float) -> None:
         try:
             answer = self._request(self._port)
         except (OSError, AssertionError) as error:

@@ -1,7 +1,7 @@
-"""Clients that mean harm, as a process of its own: ``python -m tests.attack.hostile KIND PORT CONNECTIONS SECONDS``.
+"""Hostile clients in a process of their own: ``python -m tests.attack.hostile KIND PORT CONNECTIONS SECONDS``.
 
-None of them knows the secret, but for ``slow-body-secret``. Each connection that the server closes is opened again,
-at most ``REOPENED_PER_SECOND`` in all. Loopback only.
+Only ``slow-body-secret`` knows the secret. Each connection that the server closes is reopened, at most
+``REOPENED_PER_SECOND`` in all. Loopback only.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from contextlib import suppress
 from testkit.web_process import PATH, SECRET
 
 REOPENED_PER_SECOND = 500
-DRIP_SECONDS = 0.2
+TRICKLE_SECONDS = 0.2
 _POST = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode()
 _GET = b"GET %s HTTP/1.1\r\nHost: x\r\n"
-_FOR_EVER = 3600.0
+_FOREVER = 3600.0
 
 
 class Client:
     """One hostile connection.
 
     Args:
-        connection: a connected, non-blocking socket.
+        connection: A connected, non-blocking socket.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -34,86 +34,86 @@ class Client:
         """Send all of it."""
         await self._loop.sock_sendall(self._connection, data)
 
-    async def drip(self, data: bytes) -> None:
-        """Send it byte by byte."""
+    async def trickle(self, data: bytes) -> None:
+        """Send one byte at a time."""
         for number in range(len(data)):
             await self.send(data[number : number + 1])
-            await asyncio.sleep(DRIP_SECONDS)
+            await asyncio.sleep(TRICKLE_SECONDS)
 
     async def read_until_closed(self) -> None:
-        """Read whatever comes until the server closes."""
+        """Read until the server closes."""
         while await self._loop.sock_recv(self._connection, 65536):
             pass
 
     def end_sending(self) -> None:
-        """Close one direction."""
+        """Close the sending direction."""
         self._connection.shutdown(socket.SHUT_WR)
 
 
 async def silent(client: Client) -> None:
-    """Connects, and sends nothing."""
+    """Connect, and send nothing."""
     await client.read_until_closed()
 
 
 async def half_open(client: Client) -> None:
-    """Closes its own direction, and stays."""
+    """Close the sending direction, and stay connected."""
     client.end_sending()
     await client.read_until_closed()
-    await asyncio.sleep(_FOR_EVER)
+    await asyncio.sleep(_FOREVER)
 
 
 async def slow_head(client: Client) -> None:
-    """A head that comes byte by byte and never ends."""
+    """Send a head byte by byte, without an end."""
     await client.send(_POST)
-    await client.drip(b"X-Slow: " + b"a" * 10_000)
+    await client.trickle(b"X-Slow: " + b"a" * 10_000)
 
 
 async def slow_body(client: Client) -> None:
-    """A whole head without the secret, and a body that comes byte by byte, whatever is answered."""
+    """Send a complete head without the secret, then a body byte by byte, whatever the response."""
     await client.send(_POST + b"Content-Length: 100000\r\n\r\n")
-    await client.drip(b"a" * 100_000)
+    await client.trickle(b"a" * 100_000)
 
 
 async def slow_body_secret(client: Client) -> None:
-    """The same with the secret: a sender behind a very bad link."""
+    """Do the same with the secret, as a client on a very slow link."""
     head = f"X-CXone-Webhook-Secret: {SECRET}\r\nContent-Length: 100000\r\n\r\n".encode()
     await client.send(_POST + head)
-    await client.drip(b"a" * 100_000)
+    await client.trickle(b"a" * 100_000)
 
 
 async def withheld_body(client: Client) -> None:
-    """Announces a body to a resource that wants none, and does not send it."""
+    """Announce a body to a resource that needs none, and do not send it."""
     await client.send(_GET % b"/healthz" + b"Content-Length: 1000\r\n\r\n")
-    await asyncio.sleep(_FOR_EVER)
+    await asyncio.sleep(_FOREVER)
 
 
 async def never_reading(client: Client) -> None:
-    """Asks for a large answer many times on one connection, and reads none."""
+    """Request a large response many times on one connection, and read none."""
     await client.send((_GET % b"/openapi.json" + b"\r\n") * 500)
     await client.send((_GET % b"/metrics" + b"\r\n") * 500)
-    await asyncio.sleep(_FOR_EVER)
+    await asyncio.sleep(_FOREVER)
 
 
 async def large_head(client: Client) -> None:
-    """A head of 780 kB."""
+    """Send a head of 780 kB."""
     await client.send(_POST + b"X-A: " + (b"a" * 90 + b"\r\nX-A: ") * 8_000)
     await client.read_until_closed()
 
 
 async def many_lines(client: Client) -> None:
-    """A head of as many lines as there is room for."""
+    """Send a head with as many lines as the size limit allows."""
     await client.send(_POST + b"".join(b"X-%d: a\r\n" % number for number in range(1_600)) + b"\r\n")
     await client.read_until_closed()
 
 
 async def pipelined(client: Client) -> None:
-    """A hundred requests without the secret at once."""
+    """Send a hundred requests without the secret at once."""
     await client.send((_POST + b"Content-Length: 2\r\n\r\n{}") * 100)
     await client.read_until_closed()
 
 
 async def guesses(client: Client) -> None:
-    """A wrong secret, again and again."""
+    """Send a wrong secret on each connection."""
     await client.send(_POST + b"X-CXone-Webhook-Secret: 0123456789abcdef\r\nContent-Length: 2\r\n\r\n{}")
     await client.read_until_closed()
 
@@ -136,23 +136,23 @@ KINDS: dict[str, Callable[[Client], Awaitable[None]]] = {
 }
 
 
-class Pace:
-    """Spreads what is opened over time."""
+class ConnectRate:
+    """Limits how many connections are opened a second."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
     async def wait(self) -> None:
-        """Until the next connection may be opened."""
+        """Wait until the next connection may be opened."""
         now = time.monotonic()
         self._next = max(now, self._next) + 1 / REOPENED_PER_SECOND
         await asyncio.sleep(self._next - now)
 
 
-async def _connection(kind: Callable[[Client], Awaitable[None]], port: int, pace: Pace) -> None:
+async def _connection(kind: Callable[[Client], Awaitable[None]], port: int, rate: ConnectRate) -> None:
     loop = asyncio.get_running_loop()
     while True:
-        await pace.wait()
+        await rate.wait()
         with socket.socket() as connection, suppress(OSError):
             connection.setblocking(False)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -161,8 +161,8 @@ async def _connection(kind: Callable[[Client], Awaitable[None]], port: int, pace
 
 
 async def _attack(kind: str, port: int, connections: int, seconds: float) -> None:
-    pace = Pace()
-    tasks = [asyncio.ensure_future(_connection(KINDS[kind], port, pace)) for _ in range(connections)]
+    rate = ConnectRate()
+    tasks = [asyncio.ensure_future(_connection(KINDS[kind], port, rate)) for _ in range(connections)]
     await asyncio.wait(tasks, timeout=seconds)
     for task in tasks:
         task.cancel()
@@ -170,7 +170,7 @@ async def _attack(kind: str, port: int, connections: int, seconds: float) -> Non
 
 
 def main() -> None:
-    """Attack until the time is over."""
+    """Attack for the given time."""
     kind, port, connections, seconds = sys.argv[1:]
     asyncio.run(_attack(kind, int(port), int(connections), float(seconds)))
 

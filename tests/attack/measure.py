@@ -1,4 +1,4 @@
-"""One attack on one server: what honest clients saw, what the server used, how soon it was over."""
+"""Run one attack on one server, and measure its effect on honest clients and on the server's resources."""
 
 import subprocess
 import sys
@@ -11,63 +11,63 @@ from typing import NamedTuple, Self
 import psutil
 
 from testkit import ROOT
-from testkit.web_process import Answer
-from tests.attack.honest import Honest, get_health
+from testkit.web_process import RawResponse
+from tests.attack.honest import HonestClients, get_health
 
 RECOVERY_SECONDS = 60.0
 
 
-class Seen(NamedTuple):
-    """What one attack did."""
+class AttackResult(NamedTuple):
+    """The effect of one attack."""
 
-    asked: int
+    requests: int
     """Requests of honest clients."""
     failed: list[str]
-    """Those without an answer, by error."""
+    """Errors of requests without a response."""
     refused: int
-    """Answers that are neither 200 nor 202."""
+    """Responses other than 200 and 202."""
     p50_ms: float
     p99_ms: float
     health_p99_ms: float
-    """Of ``/healthz`` beside."""
+    """Of concurrent requests to ``/healthz``."""
     memory_mb: float
-    """The most that the server's processes had resident."""
+    """Largest resident memory of the server's processes together."""
     descriptors: int
-    """The most that one of them had open."""
+    """Most open descriptors of one process."""
     recovered_seconds: float
-    """From the attack's end until ten requests in a row were quick."""
-    answers: list[Answer]
+    """From the end of the attack until ten requests in a row were fast."""
+    answers: list[RawResponse]
 
 
 def attack(
     kind: str,
     port: int,
     pid: int,
-    request: Callable[[int], Answer],
+    request: Callable[[int], RawResponse],
     connections: int,
     seconds: float,
     per_second: float = 20,
-) -> Seen:
-    """Attack a server of this machine, with honest clients beside.
+) -> AttackResult:
+    """Attack a server on this machine while honest clients use it.
 
     Args:
-        kind: of ``tests.attack.hostile``.
-        port: of the server.
-        pid: of the server; its children are watched, too.
-        request: what honest clients ask.
-        connections: hostile ones, kept up all the time.
-        seconds: how long.
-        per_second: honest requests a second.
+        kind: A key of ``hostile.KINDS``.
+        port: The server's port.
+        pid: The server's process; its children are measured as well.
+        request: Sends one request of an honest client.
+        connections: Number of hostile connections.
+        seconds: Duration of the attack.
+        per_second: Honest requests a second.
     """
     command = [sys.executable, "-m", "tests.attack.hostile", kind, str(port), str(connections), str(seconds)]
     with _Usage(pid) as usage:
-        with Honest(port, request, per_second) as honest, Honest(port, get_health, 5) as probes:
+        with HonestClients(port, request, per_second) as honest, HonestClients(port, get_health, 5) as probes:
             subprocess.run(command, cwd=ROOT, check=True)
             ended = time.monotonic()
-        _wait_quick(port, request)
+        _wait_until_fast(port, request)
         recovered = time.monotonic() - ended
-    return Seen(
-        asked=len(honest.answers) + len(honest.failures),
+    return AttackResult(
+        requests=len(honest.answers) + len(honest.failures),
         failed=honest.failures,
         refused=sum(answer.status not in (200, 202) for answer in honest.answers),
         p50_ms=1000 * honest.percentile(0.5),
@@ -80,13 +80,13 @@ def attack(
     )
 
 
-def _wait_quick(port: int, request: Callable[[int], Answer]) -> None:
-    deadline, quick = time.monotonic() + RECOVERY_SECONDS, 0
-    while quick < 10 and time.monotonic() < deadline:
+def _wait_until_fast(port: int, request: Callable[[int], RawResponse]) -> None:
+    deadline, fast = time.monotonic() + RECOVERY_SECONDS, 0
+    while fast < 10 and time.monotonic() < deadline:
         began = time.monotonic()
         with suppress(OSError, AssertionError):
             answered = request(port).status in (200, 202)
-            quick = quick + 1 if answered and time.monotonic() - began < 0.5 else 0
+            fast = fast + 1 if answered and time.monotonic() - began < 0.5 else 0
 
 
 class _Usage:

@@ -475,7 +475,7 @@ BREAKAGES = [
         "outbox/insert.py",
         "duplicate=stored.nonce != nonce",
         "duplicate=True",
-        "tests/integration/test_webhook_faults.py::test_a_commit_without_an_answer_is_found_and_accepted",
+        "tests/integration/test_webhook_faults.py::test_a_commit_whose_response_is_lost_is_found",
     ),
     Breakage(
         "a session that takes no writes stays in the pool",
@@ -586,9 +586,9 @@ BREAKAGES = [
     Breakage(
         "the webhook answers before the commit",
         "app/group_commit.py",
-        "        self._queue.put(waiting)",
-        "        self._queue.put(waiting)\n"
-        "        return __import__('outbox.models').rows.Accepted(1, row.interaction_id, False)",
+        "        self._queue.put(pending)",
+        "        self._queue.put(pending)\n"
+        "        return __import__('outbox.models').models.Accepted(1, row.interaction_id, False)",
         "tests/integration/test_webhook.py::test_a_locked_database_answers_503_and_recovers",
     ),
     Breakage(

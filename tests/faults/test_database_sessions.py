@@ -122,7 +122,7 @@ def test_a_database_that_takes_no_writes_for_a_while(new_deployment: NewDeployme
     print(f"taken again after {taken:.1f} s, sent after {drained:.1f} s")  # noqa: T201 - a figure of the run
     assert taken < 15
     assert drained < 30
-    reasons = [json.loads(line)["event"] for line in web.log.read_text().splitlines() if "not_committed" in line]
+    reasons = [json.loads(line)["event"] for line in web.log.read_text().splitlines() if "commit_failed" in line]
     assert len(reasons) == len(set(reasons)), reasons
     assert len(deployment.seen()) == len(ids) + 2
 

@@ -73,7 +73,7 @@ def test_nothing_is_acknowledged_without_the_file(
     relay.wait_degraded("shard 0", "outbox.db")
     wait_until(lambda: not requests.get(f"{web.base}/readyz", timeout=30).ok, "it is not ready")
     assert [each.at for each in load.accepted if each.at > removed + 1] == []
-    assert "not_committed" in web.log.read_text()
+    assert "commit_failed" in web.log.read_text()
     assert not file_of(deployment).exists()
     file_of(deployment).parent.mkdir(exist_ok=True)
     shutil.copy(tmp_path / "copy.db", file_of(deployment))
@@ -100,7 +100,7 @@ def test_each_reason_of_an_outage_is_logged_once(new_deployment: NewDeployment) 
     for _ in range(20):
         assert not post(web)
     lines = [line["event"] for line in map(json.loads, web.log.read_text().splitlines())]
-    reasons = [line for line in lines if line.startswith("interactions are not committed")]
+    reasons = [line for line in lines if line.startswith("commit failed")]
     assert len(reasons) == len(set(reasons)) <= 3
 
 

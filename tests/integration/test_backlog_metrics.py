@@ -1,32 +1,15 @@
-"""Metrics of the backlog outlive the relay, and share no fate with the intake."""
+"""Metrics of the backlog, exported by the web process."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import time
 
-import pytest
 import requests
 
 from outbox.db.engine import create_outbox_engine
 from testkit.databases import NewDatabase
 from testkit.waiting import wait_until
+from testkit.web_fixtures import StartWeb
 from testkit.web_process import WebProcess
-
-StartWeb = Callable[..., WebProcess]
-
-
-@pytest.fixture
-def start_web(tmp_path: Path) -> Iterator[StartWeb]:
-    """Starts web processes, which are ended with the test."""
-    started: list[WebProcess] = []
-
-    def start(url: str, **environ: str) -> WebProcess:
-        started.append(WebProcess({"DATABASE_URL": url, **environ}, tmp_path / f"web-{len(started)}.log"))
-        return started[-1]
-
-    yield start
-    for web in started:
-        web.stop()
 
 
 def wait_counted(web: WebProcess, line: str, value: float) -> None:
@@ -35,12 +18,12 @@ def wait_counted(web: WebProcess, line: str, value: float) -> None:
 
 
 def exported(web: WebProcess) -> str:
-    """All that one scrape sees."""
+    """The text of one scrape."""
     return requests.get(f"{web.base}/metrics", timeout=5).text
 
 
 def test_the_backlog_is_exported_without_a_relay(new_database: NewDatabase, start_web: StartWeb) -> None:
-    """Rows, oldest age, shards and calls, with the time of the count; each process of several has them."""
+    """Rows, oldest age, shards and calls, with the time of the count, in every web process."""
     began = time()
     web = start_web(new_database(2), WEB_CONCURRENCY="2")
     for number in range(3):
@@ -56,8 +39,8 @@ def test_the_backlog_is_exported_without_a_relay(new_database: NewDatabase, star
     assert "_created" not in exported(web)
 
 
-def test_the_last_count_stands_while_the_database_is_away(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
-    """Its file moved away: nothing makes a new one, the metrics keep their time, and counting comes back by itself."""
+def test_counting_recovers_after_the_database_was_missing(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
+    """The file is moved away: no new one is created, and counting recovers once the file is back."""
     url = new_sqlite()
     path = Path(url.removeprefix("sqlite:///"))
     web = start_web(url)
@@ -68,14 +51,14 @@ def test_the_last_count_stands_while_the_database_is_away(new_sqlite: NewDatabas
     web = start_web(url)
     wait_until(lambda: "outbox_build_info" in exported(web), "metrics are served")
     assert "outbox_backlog_rows" not in exported(web)
-    wait_until(lambda: "the backlog is not counted" in web.log.read_text(), "the log says so")
+    wait_until(lambda: "backlog count failed" in web.log.read_text(), "the failure is logged")
     assert not path.exists()
     aside.rename(path)
     wait_counted(web, 'outbox_backlog_rows{state="pending"}', 1)
 
 
-def test_a_locked_outbox_is_counted_all_the_same(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
-    """While another writer holds SQLite nothing is accepted, and the backlog is still counted."""
+def test_a_locked_outbox_is_counted(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
+    """Counting needs no write lock, so it continues while another writer locks SQLite."""
     url = new_sqlite()
     web = start_web(url)
     assert web.post({"id": 1, "channel": "v"}).status_code == 202

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from config.settings import KNOWN_NAMES
+from config.setting_names import KNOWN_NAMES
 from relay.demo.stubs import Stubs
 from testkit import ROOT
 from testkit.command_line import expect

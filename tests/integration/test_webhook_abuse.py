@@ -1,4 +1,4 @@
-"""Senders that stall, lie about lengths, or do not speak HTTP: others are served, and nothing is repeated to them."""
+"""Clients that stall or send malformed requests neither block others nor get quoted."""
 
 import json
 import re
@@ -6,7 +6,6 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -16,9 +15,10 @@ import pytest
 import requests
 
 from outbox.db.engine import create_outbox_engine
-from testkit.databases import migrate
+from testkit.databases import NewDatabase
 from testkit.waiting import wait_until
-from testkit.web_process import PATH, SECRET, Answer, WebProcess, read_answer
+from testkit.web_fixtures import StartWeb, web_on_sqlite
+from testkit.web_process import PATH, SECRET, RawResponse, WebProcess, read_response
 
 LOGIN = f"X-CXone-Webhook-Secret: {SECRET}"
 BODY = b'{"id": "i-1", "channel": "voice"}'
@@ -27,38 +27,35 @@ THREADS = 4
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
-    """A web process with few threads, so that a few senders could hold them all."""
-    folder = tmp_path_factory.mktemp("abuse")
-    migrate(f"sqlite:///{folder}/outbox.db", 1)
-    environ = {"DATABASE_URL": f"sqlite:///{folder}/outbox.db", "WEB_THREADS": str(THREADS)}
-    process = WebProcess(environ, folder / "web.log")
-    yield process
-    assert process.stop() == 0
+    """A web process with few threads, which a few clients could occupy."""
+    with web_on_sqlite(tmp_path_factory.mktemp("abuse"), WEB_THREADS=str(THREADS)) as (process, _):
+        yield process
+        assert process.stop() == 0
 
 
 def head(*lines: str, first: str = f"POST {PATH} HTTP/1.1") -> bytes:
-    """A raw request's head."""
+    """The head of a raw request."""
     return "\r\n".join([first, "Host: x", *lines, "", ""]).encode("latin-1")
 
 
-def connected(web: WebProcess, within: ExitStack) -> socket.socket:
-    """A connection that stays open until the block ends."""
-    return within.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=30))
+def connect(web: WebProcess, stack: ExitStack) -> socket.socket:
+    """Open a connection that is closed with the stack."""
+    return stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=30))
 
 
-def seconds_of_a_health_check(web: WebProcess) -> float:
-    """How long another client waits meanwhile."""
+def time_health_check(web: WebProcess) -> float:
+    """Seconds that a health check takes."""
     began = monotonic()
     assert requests.get(f"{web.base}/healthz", timeout=60).status_code == 200
     return monotonic() - began
 
 
 def interaction(number: object) -> dict[str, object]:
-    """One that nobody else sends."""
+    """A body with a new id."""
     return {"id": f"{uuid4()}-{number}", "channel": "voice"}
 
 
-HEAD_OF_A_SENDER = head(LOGIN, "Content-Length: 100")
+AUTHENTICATED_HEAD = head(LOGIN, "Content-Length: 100")
 
 
 @pytest.mark.parametrize(
@@ -67,23 +64,23 @@ HEAD_OF_A_SENDER = head(LOGIN, "Content-Length: 100")
         pytest.param(b"", id="silent"),
         pytest.param(b"P", id="head"),
         pytest.param(head("Content-Length: 100"), id="body-without-the-secret"),
-        pytest.param(HEAD_OF_A_SENDER + b"{", id="body"),
+        pytest.param(AUTHENTICATED_HEAD + b"{", id="body"),
         pytest.param(head(LOGIN, "Transfer-Encoding: chunked") + b"5\r\n{", id="chunk"),
         pytest.param(head(LOGIN, "Transfer-Encoding: chunked") + b"5;a=b\r\n{", id="chunk-with-an-extension"),
         pytest.param(head("Content-Length: 100", first="GET /healthz HTTP/1.1"), id="body-of-a-probe"),
         pytest.param(head("Content-Length: 100", first="GET /nowhere HTTP/1.1"), id="body-of-nothing"),
     ],
 )
-def test_senders_that_stall_occupy_no_thread(web: WebProcess, sent: bytes) -> None:
-    """Ten times as many as there are threads send a part and stay: others are served meanwhile, and each is let go."""
+def test_stalled_requests_occupy_no_thread(web: WebProcess, sent: bytes) -> None:
+    """With ten times as many stalled clients as threads, others are served, and each stalled connection is closed."""
     with ExitStack() as stack:
-        stalled = [connected(web, stack) for _ in range(10 * THREADS)]
+        stalled = [connect(web, stack) for _ in range(10 * THREADS)]
         for connection in stalled:
             connection.sendall(sent)
         began = monotonic()
         for number in range(20):
             assert web.post(interaction(number)).status_code == 202
-            seconds_of_a_health_check(web)
+            time_health_check(web)
         assert monotonic() - began < 5
         for connection in stalled:
             while connection.recv(65536):
@@ -93,7 +90,7 @@ def test_senders_that_stall_occupy_no_thread(web: WebProcess, sent: bytes) -> No
 
 
 def test_clients_that_never_read_occupy_no_thread(web: WebProcess) -> None:
-    """Their answers wait in the poller, and for a few seconds only."""
+    """Their responses wait in the poller until the timeout."""
     with ExitStack() as stack:
         stalled = []
         for _ in range(10 * THREADS):
@@ -101,110 +98,98 @@ def test_clients_that_never_read_occupy_no_thread(web: WebProcess) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             connection.settimeout(0.1)
             connection.connect(("127.0.0.1", web.port))
-            with suppress(OSError):  # it takes no more, or has closed
+            with suppress(OSError):  # the server reads no more, or has closed
                 connection.sendall(head(first="GET /openapi.json HTTP/1.1") * 2_000)
             stalled.append(connection)
         began = monotonic()
         for number in range(20):
             assert web.post(interaction(number)).status_code == 202
-            seconds_of_a_health_check(web)
+            time_health_check(web)
         assert monotonic() - began < 5
-        wait_until(lambda: connections_of(web) == 0, "they are let go", seconds=20)
+        wait_until(lambda: connections_of(web) == 0, "they are closed", seconds=20)
 
 
 def connections_of(web: WebProcess) -> int:
-    """Connections that its processes have open."""
+    """Number of open connections to its processes."""
     children = psutil.Process(web.process.pid).children()
     return sum(c.status == psutil.CONN_ESTABLISHED for child in children for c in child.net_connections("tcp"))
 
 
-def test_a_sender_that_reads_nothing_is_let_go(web: WebProcess) -> None:
-    """Also with the secret: what it does not take is bounded, and it is closed within seconds."""
+def test_an_authenticated_client_that_never_reads_is_closed(web: WebProcess) -> None:
+    """Its unread responses are limited, and the connection is closed after the timeout."""
     with ExitStack() as stack:
         connection = stack.enter_context(socket.socket())
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         connection.settimeout(0.2)
         connection.connect(("127.0.0.1", web.port))
         endless = head(LOGIN, first="GET /openapi.json HTTP/1.1") * 100
-        with suppress(OSError):  # it takes no more, or has closed
+        with suppress(OSError):  # the server reads no more, or has closed
             for _ in range(1_000):
                 connection.sendall(endless)
-        wait_until(lambda: connections_of(web) == 0, "it is let go", seconds=30)
-        assert seconds_of_a_health_check(web) < 2
+        wait_until(lambda: connections_of(web) == 0, "it is closed", seconds=30)
+        assert time_health_check(web) < 2
 
 
-def test_refused_senders_that_stay_connected_hold_up_nobody(web: WebProcess) -> None:
-    """Without a secret, one can neither stall the loop that accepts connections nor keep its threads."""
+def test_refused_clients_that_stay_connected_block_nobody(web: WebProcess) -> None:
+    """Without a secret they occupy neither the poller nor its threads."""
     with ExitStack() as stack:
         began = monotonic()
         for _ in range(10 * THREADS):
-            connection = connected(web, stack)
+            connection = connect(web, stack)
             connection.sendall(head("Content-Length: 0"))
-            assert read_answer(connection).status == 401
-        seconds_of_a_health_check(web)
+            assert read_response(connection).status == 401
+        time_health_check(web)
         assert monotonic() - began < 5
 
 
-def test_too_many_connections_close_the_ones_that_others_can_best_do_without(tmp_path: Path) -> None:
-    """Where descriptors run out, those that have sent nothing go first; a sender that is kept stays."""
-    migrate(f"sqlite:///{tmp_path}/outbox.db", 1)
-    web = WebProcess({"DATABASE_URL": f"sqlite:///{tmp_path}/outbox.db"}, tmp_path / "web.log")
-    try:
-        with requests.Session() as session, ExitStack() as stack:
-            session.headers["X-CXone-Webhook-Secret"] = SECRET
-            url = f"{web.base}{PATH}"
-            assert session.post(url, json=interaction(0), timeout=30).status_code == 202
-            kept = [c.sock.getsockname() for c in _pooled(session)]
-            (worker,) = psutil.Process(web.process.pid).children()
-            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (worker.num_fds() + 60, 20_000))
-            for number in range(400):
-                connected(web, stack)
-                if number % 40 == 0:
-                    assert web.post(interaction(number)).status_code == 202
-            assert session.post(url, json=interaction(1), timeout=30).status_code == 202
-            assert [c.sock.getsockname() for c in _pooled(session)] == kept
-            assert web.metric('outbox_webhook_connections_closed_total{reason="too_many"}') > 100
-    finally:
-        web.kill()
+def test_too_many_connections_close_idle_strangers_first(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
+    """When descriptors run out, connections without a request are closed first; an authenticated one stays."""
+    web = start_web(new_sqlite(1))
+    with requests.Session() as session, ExitStack() as stack:
+        session.headers["X-CXone-Webhook-Secret"] = SECRET
+        url = f"{web.base}{PATH}"
+        assert session.post(url, json=interaction(0), timeout=30).status_code == 202
+        before = [c.sock.getsockname() for c in _pooled(session)]
+        (worker,) = psutil.Process(web.process.pid).children()
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (worker.num_fds() + 60, 20_000))
+        for number in range(400):
+            connect(web, stack)
+            if number % 40 == 0:
+                assert web.post(interaction(number)).status_code == 202
+        assert session.post(url, json=interaction(1), timeout=30).status_code == 202
+        assert [c.sock.getsockname() for c in _pooled(session)] == before
+        assert web.metric('outbox_webhook_connections_closed_total{reason="too_many"}') > 100
 
 
-def test_connections_whose_requests_are_all_in_hand_keep_nobody_out_for_long(tmp_path: Path) -> None:
-    """As many senders as there may be wait for the database: once they are answered, further ones are served."""
-    migrate(f"sqlite:///{tmp_path}/outbox.db", 1)
-    environ = {
-        "DATABASE_URL": f"sqlite:///{tmp_path}/outbox.db",
-        "WEB_THREADS": "2",
-        "GUNICORN_CMD_ARGS": "--worker-connections 6",
-    }
-    web = WebProcess(environ, tmp_path / "web.log")
-    try:
-        with ExitStack() as stack:
-            engine = create_outbox_engine(environ["DATABASE_URL"])
-            with engine.begin():  # nobody else can write meanwhile
-                senders = [connected(web, stack) for _ in range(6)]
-                for number, sender in enumerate(senders):
-                    body = json.dumps(interaction(number)).encode()
-                    sender.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
-                wait_until(lambda: connections_of(web) == len(senders), "their connections are there")
-                late = connected(web, stack)
-                body = json.dumps(interaction("late")).encode()
-                late.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
-            assert {read_answer(sender).status for sender in senders} <= {202, 503}
-            assert read_answer(late).status == 202
-            engine.dispose()
-    finally:
-        web.kill()
+def test_accepting_resumes_after_all_connections_were_busy(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
+    """With as many requests waiting for the database as connections are allowed, a further one is served later."""
+    url = new_sqlite(1)
+    web = start_web(url, WEB_THREADS="2", GUNICORN_CMD_ARGS="--worker-connections 6")
+    with ExitStack() as stack:
+        engine = create_outbox_engine(url)
+        with engine.begin():  # blocks every other writer
+            senders = [connect(web, stack) for _ in range(6)]
+            for number, sender in enumerate(senders):
+                body = json.dumps(interaction(number)).encode()
+                sender.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
+            wait_until(lambda: connections_of(web) == len(senders), "they are connected")
+            late = connect(web, stack)
+            body = json.dumps(interaction("late")).encode()
+            late.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
+        assert {read_response(sender).status for sender in senders} <= {202, 503}
+        assert read_response(late).status == 202
+        engine.dispose()
 
 
 def _pooled(session: requests.Session) -> list[Any]:
-    """The connections that a session keeps."""
+    """The open connections of a session."""
     adapter: Any = session.get_adapter("http://")
     pools = [adapter.poolmanager.pools[key] for key in adapter.poolmanager.pools.keys()]  # noqa: SIM118 - no iteration
     return [c for pool in pools for c in list(pool.pool.queue) if c is not None]
 
 
-def test_only_senders_are_kept(web: WebProcess) -> None:
-    """After any other answer the connection is closed, so that nobody else can keep one for long."""
+def test_only_authenticated_connections_are_kept_open(web: WebProcess) -> None:
+    """After any other response the connection is closed."""
     for request in (
         head("Content-Length: 0"),
         head(first="GET /healthz HTTP/1.1"),
@@ -216,13 +201,13 @@ def test_only_senders_are_kept(web: WebProcess) -> None:
     ):
         with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
             connection.sendall(request)
-            assert read_answer(connection).headers["connection"] == "close"
+            assert read_response(connection).headers["connection"] == "close"
             assert connection.recv(1) == b""
-    assert keyed(web, "Idempotency-Key: kept").headers["connection"] == "keep-alive"
+    assert send_with(web, "Idempotency-Key: kept").headers["connection"] == "keep-alive"
 
 
 def test_pipelined_requests_are_answered_in_order(web: WebProcess) -> None:
-    """Those of a sender, each once; a wrong secret among them ends the connection."""
+    """Authenticated requests are answered once each; a wrong secret among them ends the connection."""
     ids = [f"{uuid4()}" for _ in range(30)]
     bodies = [json.dumps({"id": each, "channel": "voice"}).encode() for each in ids]
     whole = b"".join(head(LOGIN, f"Content-Length: {len(body)}") + body for body in bodies)
@@ -237,8 +222,8 @@ def test_pipelined_requests_are_answered_in_order(web: WebProcess) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])
-def test_a_request_in_pieces_is_one_request(web: WebProcess, size: int) -> None:
-    """However the network cuts it, also in the middle of the head's end."""
+def test_a_request_may_arrive_in_pieces(web: WebProcess, size: int) -> None:
+    """Wherever the network splits it, even inside the empty line after the head."""
     body = json.dumps({**interaction(size), "text": "x" * 50}).encode()
     request = head(LOGIN, f"Content-Length: {len(body)}") + body
     chunked = head(LOGIN, "Transfer-Encoding: chunked") + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
@@ -247,42 +232,43 @@ def test_a_request_in_pieces_is_one_request(web: WebProcess, size: int) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for start in range(0, len(whole), size):
                 connection.sendall(whole[start : start + size])
-            answer = read_answer(connection)
-            assert (answer.status, answer.json.get("duplicate")) == (202, duplicate)
+            answer = read_response(connection)
+            assert answer.status == 202, answer
+            assert answer.json.get("duplicate") == duplicate
 
 
-def test_an_empty_line_after_a_body_has_no_answer(web: WebProcess) -> None:
-    """Some clients send one (RFC 9112, 2.2): a 408 would be taken for the answer to their next request."""
+def test_an_empty_line_after_a_body_gets_no_response(web: WebProcess) -> None:
+    """Some clients send one (RFC 9112, 2.2) and would read a 408 as the response to their next request."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
         connection.sendall(head(LOGIN, f"Content-Length: {len(BODY)}") + BODY + b"\r\n")
-        assert read_answer(connection).status == 202
+        assert read_response(connection).status == 202
         assert connection.recv(65536) == b""
 
 
-def test_a_body_is_asked_for_once_the_secret_was_shown(web: WebProcess) -> None:
-    """``Expect: 100-continue``: asked for where it is wanted, refused without the secret, or where it is too large."""
+def test_100_continue_is_sent_only_if_the_body_is_wanted(web: WebProcess) -> None:
+    """Without the secret, or with a body that is too large, the response is the refusal."""
     expect = "Expect: 100-continue"
     with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
         connection.sendall(head(LOGIN, expect, f"Content-Length: {len(BODY)}"))
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(BODY)
-        assert read_answer(connection).status == 202
+        assert read_response(connection).status == 202
     assert web.raw(head(expect, f"Content-Length: {len(BODY)}")).status == 401
     assert web.raw(head(LOGIN, expect, "Content-Length: 5000000")).status == 413
 
 
-def test_a_client_that_has_closed_its_own_side_is_answered(web: WebProcess) -> None:
-    """It has sent its request whole, and waits for the answer."""
+def test_a_client_that_has_closed_its_side_gets_its_response(web: WebProcess) -> None:
+    """It has sent a complete request, and waits for the response."""
     body = json.dumps(interaction("half")).encode()
     with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
         connection.sendall(head(LOGIN, f"Content-Length: {len(body)}") + body)
         connection.shutdown(socket.SHUT_WR)
-        assert read_answer(connection).status == 202
+        assert read_response(connection).status == 202
         assert connection.recv(1) == b""
 
 
-def test_headers_of_proxies_are_no_reason_to_refuse(web: WebProcess) -> None:
-    """Whatever a proxy of this machine says about schemes, addresses and protocols."""
+def test_headers_of_proxies_are_ignored(web: WebProcess) -> None:
+    """Headers about schemes, addresses and protocols do not cause a refusal."""
     lines = [
         "X-Forwarded-Proto: https",
         "X-Forwarded-Protocol: ssl",
@@ -294,7 +280,7 @@ def test_headers_of_proxies_are_no_reason_to_refuse(web: WebProcess) -> None:
         "HTTP2-Settings: AAMAAABkAAQAAP__",
         "Script_Name: /x",
     ]
-    assert keyed(web, *lines).status == 202
+    assert send_with(web, *lines).status == 202
     absolute = head(LOGIN, f"Content-Length: {len(BODY)}", first=f"POST http://proxied.example{PATH} HTTP/1.1") + BODY
     assert web.raw(absolute).status == 202
 
@@ -303,23 +289,23 @@ def test_headers_of_proxies_are_no_reason_to_refuse(web: WebProcess) -> None:
     "path", ["//metrics", "///readyz", "/%6detrics", "/metrics/", "/./metrics", "/x/../metrics", "/metrics#x"]
 )
 def test_a_resource_has_one_path(web: WebProcess, path: str) -> None:
-    """What a proxy lets pass under another spelling is not there."""
+    """Other spellings, by which a proxy rule could be bypassed, are not found."""
     assert web.raw(head(first=f"GET {path} HTTP/1.1")).status == 404
     assert web.raw(head(first=f"GET http://x{path} HTTP/1.1")).status == 404
 
 
-def test_a_large_request_reads_why_it_is_refused(web: WebProcess) -> None:
-    """The answer is not lost to a reset while megabytes are still on their way."""
+def test_the_refusal_of_a_large_request_reaches_the_client(web: WebProcess) -> None:
+    """It is not lost to a connection reset while the client still sends megabytes."""
     for secret, status in (("wrong", 401), (SECRET, 413)):
         assert web.post(b"x" * 5_000_000, secret=secret).status_code == status
 
 
-def test_a_refused_body_is_never_taken_for_a_request(web: WebProcess) -> None:
-    """What follows a 401 on its connection is thrown away, also where it looks like a request."""
+def test_a_refused_body_is_never_parsed_as_a_request(web: WebProcess) -> None:
+    """What follows a 401 on its connection is discarded, even if it looks like a request."""
     inner = head(LOGIN, f"Content-Length: {len(BODY)}") + BODY
     with socket.create_connection(("127.0.0.1", web.port), timeout=30) as connection:
         connection.sendall(head(f"Content-Length: {len(inner)}") + inner)
-        assert read_answer(connection).status == 401
+        assert read_response(connection).status == 401
         assert connection.recv(1) == b""
 
 
@@ -351,31 +337,32 @@ def test_a_refused_body_is_never_taken_for_a_request(web: WebProcess) -> None:
         (b"canary\r\n\r\n", 400),
     ],
 )
-def test_what_is_not_http_is_refused_and_not_repeated(web: WebProcess, request_bytes: bytes, status: int) -> None:
-    """Problem details without a word of the request, in the answer and in the log; never a 500."""
+def test_malformed_requests_are_refused_and_not_quoted(web: WebProcess, request_bytes: bytes, status: int) -> None:
+    """Neither the problem details nor the log quote the request, and the status is never 500."""
     answer = web.raw(request_bytes)
-    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.status == status, answer
+    assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["connection"] == "close"
     assert answer.json["status"] == status
     assert b"canary" not in answer.body
     assert "canary" not in web.log.read_text()
 
 
-def keyed(web: WebProcess, *lines: str) -> Answer:
-    """An interaction with these header lines."""
+def send_with(web: WebProcess, *lines: str) -> RawResponse:
+    """Send an interaction with these header lines."""
     return web.raw(head(LOGIN, f"Content-Length: {len(BODY)}", *lines) + BODY)
 
 
 def test_a_key_given_twice_is_refused(web: WebProcess) -> None:
-    """Also the same key twice: joined by a comma, it would be a third one."""
-    assert keyed(web, "Idempotency-Key: a").status == 202
-    answer = keyed(web, "Idempotency-Key: a", "Idempotency-Key: a")
+    """Joined by a comma, two keys would be a third one."""
+    assert send_with(web, "Idempotency-Key: a").status == 202
+    answer = send_with(web, "Idempotency-Key: a", "Idempotency-Key: a")
     assert answer.status == 400
     assert "given once" in answer.json["detail"]
-    assert keyed(web, "Idempotency-Key: a,a").json.get("duplicate") is None
+    assert send_with(web, "Idempotency-Key: a,a").json.get("duplicate") is None
 
 
-def test_a_header_with_underscores_is_no_header_of_ours(web: WebProcess) -> None:
-    """WSGI cannot tell it from the real one, so it is dropped before."""
+def test_a_header_with_underscores_is_dropped(web: WebProcess) -> None:
+    """In the WSGI environment it would have the same name as the real one."""
     secret = f"X_CXone_Webhook_Secret: {SECRET}"
     assert web.raw(head(secret, f"Content-Length: {len(BODY)}") + BODY).status == 401

@@ -1,25 +1,25 @@
-"""Lines about requests: the first at once, the others together."""
+"""Warnings about requests at a limited rate."""
 
 from structlog.testing import capture_logs
 
-from app.bounded_log import BoundedLog, Kind
+from app.bounded_log import BoundedLog, EventKind
 from testkit.waiting import wait_until
 
 
-def kind(secret: str) -> Kind:
-    """Refusals of requests with a secret."""
-    return Kind("refused", "invalid", "request refused: invalid", secret)
+def kind(secret: str) -> EventKind:
+    """Refusals of requests with this secret's label."""
+    return EventKind("refused", "invalid", "request refused: invalid", secret)
 
 
 def test_repeats_become_one_line_at_the_end_of_the_interval() -> None:
-    """No event goes unmentioned, however many there are: the second line counts them, with the fields concerned."""
+    """The first event is logged at once; the second line counts all others, with the fields concerned."""
     with capture_logs() as lines:
         log = BoundedLog(interval_seconds=0.5)
-        log.note(kind("a"), ["/id"])
+        log.warning(kind("a"), ["/id"])
         assert [line["count"] for line in lines] == [1]
         for number in range(1000):
-            log.note(kind("a"), ["/channel", f"/{number}"])
-            log.note(kind("b"), ["/id"])
+            log.warning(kind("a"), ["/channel", f"/{number}"])
+            log.warning(kind("b"), ["/id"])
         wait_until(lambda: len(lines) == 4, "the interval ends")
         logged = [(line["secret"], line["count"], line["pointers"]) for line in lines]
         assert logged == [
@@ -28,21 +28,21 @@ def test_repeats_become_one_line_at_the_end_of_the_interval() -> None:
             ("a", 1000, ["/channel", "unknown field"]),
             ("b", 999, ["/id"]),
         ]
-        log.note(kind("a"), [""])
+        log.warning(kind("a"), [""])
         assert len(lines) == 5
 
 
-def test_interval_after_interval_every_event_is_counted_once() -> None:
-    """Lines of several intervals add up to the events, whichever interval each fell into."""
-    noted = 0
+def test_every_event_is_counted_once_over_several_intervals() -> None:
+    """The counts of all lines add up to the number of events."""
+    events = 0
     with capture_logs() as lines:
         log = BoundedLog(interval_seconds=0.05)
 
-        def several_intervals() -> bool:
-            nonlocal noted
-            log.note(kind("a"))
-            noted += 1
+        def three_intervals_ended() -> bool:
+            nonlocal events
+            log.warning(kind("a"))
+            events += 1
             return len(lines) >= 6
 
-        wait_until(several_intervals, "new intervals begin")
-        wait_until(lambda: sum(line["count"] for line in lines) == noted, "the last interval ends")
+        wait_until(three_intervals_ended, "three intervals end")
+        wait_until(lambda: sum(line["count"] for line in lines) == events, "the last interval ends")

@@ -1,7 +1,6 @@
-"""The rate limit as arithmetic, the backlog limit as seen by many threads."""
+"""The rate limit and the backlog limit."""
 
 import threading
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +19,8 @@ class Clock:
         return self.now
 
 
-def test_a_seconds_worth_may_come_at_once() -> None:
-    """Then one more for each share of a second."""
+def test_a_burst_of_one_second_is_allowed() -> None:
+    """After the burst, requests are allowed at the rate; the burst does not grow with idle time."""
     clock = Clock()
     limit = RateLimit(10, clock)
     assert [limit.allows() for _ in range(12)] == [True] * 10 + [False] * 2
@@ -31,8 +30,8 @@ def test_a_seconds_worth_may_come_at_once() -> None:
     assert sum(limit.allows() for _ in range(100)) == 10
 
 
-def test_less_than_one_a_second_lets_some_through() -> None:
-    """A rate below one is a pause between requests, not a wall."""
+def test_a_rate_below_one_allows_single_requests() -> None:
+    """Half a request a second means one every two seconds."""
     clock = Clock()
     limit = RateLimit(0.5, clock)
     assert [limit.allows(), limit.allows()] == [True, False]
@@ -42,34 +41,27 @@ def test_less_than_one_a_second_lets_some_through() -> None:
 
 @given(st.floats(0.1, 100), st.lists(st.floats(0, 2), max_size=200))
 def test_the_rate_is_never_exceeded(rate: float, pauses: list[float]) -> None:
-    """In any rhythm, no more pass than the rate allows, and one burst."""
+    """Whatever the pauses, no more requests pass than the rate and one burst allow."""
     clock = Clock()
     limit = RateLimit(rate, clock)
-    passed = 0
+    allowed = 0
     for pause in pauses:
         clock.now += pause
-        passed += limit.allows()
-    assert passed <= max(1.0, rate) + rate * sum(pauses) + 1e-6
+        allowed += limit.allows()
+    assert allowed <= max(1.0, rate) + rate * sum(pauses) + 1e-6
 
 
-class SlowStore:
-    """A database that answers when it is told to."""
+def test_no_request_waits_for_the_check_of_the_backlog() -> None:
+    """While a check runs, the last result stands; its own result counts from then on."""
+    started, finish = threading.Event(), threading.Event()
 
-    def __init__(self) -> None:
-        self.asked, self.answer = threading.Event(), threading.Event()
+    def pending_at_least(_rows: int) -> bool:
+        started.set()
+        return finish.wait(60)
 
-    def pending_at_least(self, _limit: int) -> bool:
-        """Full, in the end."""
-        self.asked.set()
-        return self.answer.wait(60)
-
-
-def test_no_request_waits_for_the_look_at_the_backlog() -> None:
-    """While the look takes its time, what was seen before counts; what it has seen counts from then on."""
-    store: Any = SlowStore()
-    limit = BacklogLimit(store, 1)
+    limit = BacklogLimit(pending_at_least, 1)
     assert not limit.reached()
-    assert store.asked.wait(60)
+    assert started.wait(60)
     assert not limit.reached()
-    store.answer.set()
-    wait_until(limit.reached, "what the look has found counts")
+    finish.set()
+    wait_until(limit.reached, "the result of the check counts")

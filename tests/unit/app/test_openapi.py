@@ -1,4 +1,4 @@
-"""The published schema and the webhook's validation give one verdict on every body."""
+"""The published schema and the webhook's validation accept the same bodies."""
 
 import json
 from decimal import Decimal
@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from app.validation import INT64_MAX, INT64_MIN, InvalidInteractionError, NotJsonError, parse
+from app.strict_json import INT64_MAX, INT64_MIN, NotJsonError
+from app.validation import InvalidInteractionError, parse
 
 DOCUMENT = json.loads(files("app").joinpath("openapi.json").read_bytes())
 
 
 def _is_integer(_checker: object, value: object) -> bool:
-    """What JSON Schema calls an integer: a number without a fraction, however it is written."""
+    """Whether a value is an integer to JSON Schema: a number without a fraction, such as 1.0."""
     if isinstance(value, Decimal):
         return value == value.to_integral_value()
     return isinstance(value, int) and not isinstance(value, bool)
@@ -32,12 +33,12 @@ EXACT_SCHEMA = ExactValidator(INTERACTION)
 
 
 def accepted_by_schema(text: str) -> bool:
-    """The verdict of the published document, on numbers as they are written."""
+    """Whether the published schema accepts a body; numbers are compared exactly."""
     return bool(EXACT_SCHEMA.is_valid(json.loads(text, parse_float=Decimal)))
 
 
 def accepted_by_webhook(text: str) -> bool:
-    """The verdict of the webhook on a body that is JSON."""
+    """Whether the webhook accepts a body that is JSON."""
     try:
         parse(text.encode())
     except InvalidInteractionError:
@@ -46,7 +47,7 @@ def accepted_by_webhook(text: str) -> bool:
 
 
 def _written(number: int) -> st.SearchStrategy[str]:
-    """Ways to write a number."""
+    """Spellings of a number."""
     return st.sampled_from(
         [f"{number}", f"{number}.0", f"{number}.5", f"{number}e0", f"{number}.0e0", f"{number}.5e1", f"{number}e1"]
     )
@@ -82,7 +83,7 @@ def _document(fields: dict[str, str]) -> str:
 
 @st.composite
 def interactions(draw: st.DrawFn) -> str:
-    """Bodies near the contract: valid but for any field, which may be anything or absent."""
+    """Bodies that are almost valid: any field may be arbitrary or absent."""
     identifiers, channels = st.just('"i-1"') | numbers | texts, st.just('"voice"') | texts
     fields = {
         "id": draw(identifiers | values),
@@ -92,8 +93,8 @@ def interactions(draw: st.DrawFn) -> str:
         "timestamp": draw(numbers | texts | values),
         "x": draw(values),
     }
-    left_out = draw(st.sets(st.sampled_from(sorted(fields)), max_size=4))
-    return _document({name: value for name, value in fields.items() if name not in left_out})
+    absent = draw(st.sets(st.sampled_from(sorted(fields)), max_size=4))
+    return _document({name: value for name, value in fields.items() if name not in absent})
 
 
 @given(interactions() | values)
@@ -105,16 +106,16 @@ def interactions(draw: st.DrawFn) -> str:
 @example('{"id": "i", "channel": "v", "x": [{"y": 1e300}]}')
 @example('{"id": "i", "channel": "v", "x": [{"y\\u0000": 1}]}')
 @example('{"id": "i", "channel": "v", "x": "\\ud800"}')
-def test_schema_and_webhook_give_one_verdict(text: str) -> None:
-    """Whatever the published document accepts the webhook accepts, and the other way round."""
+def test_schema_and_webhook_accept_the_same_bodies(text: str) -> None:
+    """The webhook accepts a body exactly if the published schema does."""
     assert accepted_by_webhook(text) == accepted_by_schema(text), text
 
 
 @pytest.mark.parametrize(
     "text", ['{"id": 1, "channel": "v", "timestamp": 1764187200000.0}', '{"id": 1.0, "channel": ""}']
 )
-def test_a_reader_that_knows_doubles_only_agrees(text: str) -> None:
-    """A validator as it comes, which reads 12345.0 as a double, gives the same verdict."""
+def test_a_validator_that_reads_doubles_agrees(text: str) -> None:
+    """An unmodified validator, which reads 12345.0 as a double, accepts the same bodies."""
     assert SCHEMA.is_valid(json.loads(text)) == accepted_by_webhook(text)
 
 
@@ -126,17 +127,17 @@ _json: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(_json)
-def test_any_json_gets_one_verdict(value: Any) -> None:
-    """As above, on documents that know nothing of the contract, with a validator as it comes."""
+def test_schema_and_webhook_agree_on_arbitrary_json(value: Any) -> None:
+    """An unmodified validator agrees on documents that do not resemble an interaction."""
     for document in (value, {"id": "i", "channel": "v", "x": value}, {"id": value, "channel": "v", "timestamp": value}):
         text = json.dumps(document)
         assert accepted_by_webhook(text) == SCHEMA.is_valid(json.loads(text)), text
 
 
-def test_what_no_schema_can_say_is_said_in_words() -> None:
-    """Repeated keys and nesting are beyond JSON Schema; the document names both."""
-    words = DOCUMENT["paths"]["/webhook/cxone-data-action"]["post"]["requestBody"]["description"]
-    assert "repeated" in words
-    assert "64 deep" in words
+def test_rules_beyond_json_schema_are_described() -> None:
+    """JSON Schema cannot forbid repeated keys or deep nesting, so the description names both rules."""
+    description = DOCUMENT["paths"]["/webhook/cxone-data-action"]["post"]["requestBody"]["description"]
+    assert "repeated" in description
+    assert "64 deep" in description
     with pytest.raises(NotJsonError):
         parse(b'{"id": 1, "channel": "v", "x": ' + b"[" * 64 + b"]" * 64 + b"}")

@@ -11,14 +11,14 @@ SECRET = "0123456789abcdef"
 @pytest.mark.parametrize(
     "environ", [{}, {"CXONE_WEBHOOK_SECRETS": f"a={SECRET}", "CXONE_WEBHOOK_SECRET": SECRET}], ids=["none", "both"]
 )
-def test_it_does_not_start_without_knowing_its_secrets(environ: dict[str, str]) -> None:
-    """No secret, or two variables that may contradict each other: the message names both."""
+def test_exactly_one_of_the_two_secret_settings_is_required(environ: dict[str, str]) -> None:
+    """No secret, or two settings that may contradict each other: the message names both."""
     with pytest.raises(SettingsError, match="CXONE_WEBHOOK_SECRETS or CXONE_WEBHOOK_SECRET"):
         load(WebSettings, environ)
 
 
 @pytest.mark.parametrize("name", ["CXONE_WEBHOOK_SECRETS", "CXONE_WEBHOOK_SECRET"])
-def test_either_name_takes_either_form(name: str) -> None:
+def test_either_setting_accepts_either_format(name: str) -> None:
     """One bare secret, or several with labels."""
     assert load(WebSettings, {name: SECRET}).secrets() == {"default": SECRET.encode()}
     assert load(WebSettings, {name: f"a={SECRET},b={SECRET}x"}).secrets().keys() == {"a", "b"}
@@ -38,8 +38,8 @@ def test_either_name_takes_either_form(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["CXONE_WEBHOOK_SECRETS", "CXONE_WEBHOOK_SECRET"])
-def test_a_wrong_secret_is_named_and_not_shown(name: str, value: str) -> None:
-    """The line names the variable; nothing of the value is in it."""
+def test_an_invalid_secret_is_not_shown(name: str, value: str) -> None:
+    """The message names the setting, and quotes nothing of the value."""
     with pytest.raises(SettingsError) as caught:
         load(WebSettings, {name: value})
     assert str(caught.value).startswith(f"{name}=***: ")
@@ -65,8 +65,8 @@ def test_a_wrong_secret_is_named_and_not_shown(name: str, value: str) -> None:
         ("WEB_HOST", "::g"),
     ],
 )
-def test_a_number_out_of_range_is_told(name: str, value: str) -> None:
-    """Name, value, and what it takes."""
+def test_an_invalid_value_is_refused(name: str, value: str) -> None:
+    """The message starts with the setting and its value."""
     with pytest.raises(SettingsError) as caught:
         load(WebSettings, {"CXONE_WEBHOOK_SECRETS": SECRET, name: value})
     assert str(caught.value).startswith(f"{name}='{value}': ")
@@ -76,18 +76,18 @@ def test_a_number_out_of_range_is_told(name: str, value: str) -> None:
     ("host", "bind"),
     [("::", "[::]:9"), ("[::1]", "[::1]:9"), ("0.0.0.0", "0.0.0.0:9"), ("localhost", "localhost:9")],
 )
-def test_it_listens_on_addresses_of_either_kind(host: str, bind: str) -> None:
-    """An IPv6 address stands in brackets beside its port."""
+def test_it_listens_on_ipv4_or_ipv6(host: str, bind: str) -> None:
+    """Gunicorn gets an IPv6 address in brackets."""
     assert load(WebSettings, {"CXONE_WEBHOOK_SECRETS": SECRET, "WEB_HOST": host, "PORT": "9"}).bind == bind
 
 
-def test_a_connection_is_kept_longer_than_balancers_keep_it() -> None:
-    """The usual ones close after 60 s; whoever closes first must not be this side."""
+def test_the_default_keepalive_is_longer_than_that_of_load_balancers() -> None:
+    """They close idle connections after 60 s, and must be the side that closes first."""
     assert load(WebSettings, {"CXONE_WEBHOOK_SECRETS": SECRET}).web_keepalive_seconds > 60
 
 
-def test_sqlite_has_one_web_process_unless_told_otherwise() -> None:
-    """Its writers only wait for each other; PostgreSQL has two."""
+def test_the_default_number_of_processes_depends_on_the_database() -> None:
+    """One on SQLite, two on PostgreSQL, unless WEB_CONCURRENCY is set."""
     secret = {"CXONE_WEBHOOK_SECRETS": SECRET}
     assert load(WebSettings, secret).processes == 1
     assert load(WebSettings, {**secret, "DATABASE_URL": "postgres://u@h/d"}).processes == 2

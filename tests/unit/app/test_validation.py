@@ -1,4 +1,4 @@
-"""Bytes to an interaction, or what is wrong with them."""
+"""Validation of request bodies."""
 
 import contextlib
 import json
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.validation import MAX_PROBLEMS, Interaction, InvalidInteractionError, NotJsonError, Problem, parse
+from app.strict_json import NotJsonError
+from app.validation import MAX_PROBLEMS, Interaction, InvalidInteractionError, Problem, parse
 
 
 def body(**changes: Any) -> bytes:
@@ -18,32 +19,32 @@ def body(**changes: Any) -> bytes:
 
 
 def problems(raw: bytes) -> list[Problem]:
-    """What is wrong with a body that is JSON."""
+    """The problems of a body that is JSON but not an interaction."""
     with pytest.raises(InvalidInteractionError) as caught:
         parse(raw)
     return caught.value.problems
 
 
 def pointers(raw: bytes) -> list[str]:
-    """Where something is wrong."""
+    """Where the problems are."""
     return [problem.pointer for problem in problems(raw)]
 
 
-def test_a_full_interaction_is_taken_as_it_is() -> None:
-    """Each field reaches the interaction; unknown ones do not matter."""
+def test_a_full_interaction_is_accepted() -> None:
+    """Each known field reaches the interaction; unknown fields are ignored."""
     raw = body(customer={"email": "a@b"}, agent={"id": 7}, timestamp=5, other={"x": [1, None, True, 1.5]})
     assert parse(raw) == Interaction("i-1", "voice", 5, "a@b", "7")
 
 
-def test_what_is_optional_may_be_absent_or_null() -> None:
-    """Nothing is defaulted: what is absent stays None."""
+def test_optional_fields_may_be_absent_or_null() -> None:
+    """They become None."""
     assert parse(body()) == Interaction("i-1", "voice", None, None, None)
     assert parse(body(customer=None, agent={"id": None})) == Interaction("i-1", "voice", None, None, None)
     assert parse(body(customer={"email": None}, agent=None)) == Interaction("i-1", "voice", None, None, None)
 
 
 def test_an_empty_string_in_an_optional_field_is_null() -> None:
-    """CXone fills a variable that is not set as an empty string: that is no address, no agent, no time."""
+    """CXone sends an empty string for a variable that is not set."""
     nothing = Interaction("i-1", "voice", None, None, None)
     assert parse(body(customer={"email": ""})) == nothing
     assert parse(body(agent={"id": ""})) == nothing
@@ -65,14 +66,14 @@ def test_an_empty_string_in_an_optional_field_is_null() -> None:
         ("9.223372036854775807e18", 2**63 - 1),
     ],
 )
-def test_a_whole_number_is_that_integer_however_it_is_written(written: str, value: int) -> None:
-    """As JSON Schema has it, for each integer of the contract, and exactly: no digit of a long id changes."""
+def test_a_number_without_a_fraction_is_an_integer(written: str, value: int) -> None:
+    """As in JSON Schema, and exactly: no digit of a long id changes."""
     raw = f'{{"id": {written}, "channel": "v", "agent": {{"id": {written}}}, "timestamp": {written}}}'
     assert parse(raw.encode()) == Interaction(str(value), "v", value, None, str(value))
 
 
-def test_strings_are_not_trimmed_and_counted_in_characters() -> None:
-    """Spaces are characters, and a character outside ASCII is one."""
+def test_strings_are_not_trimmed_and_their_length_is_in_characters() -> None:
+    """A character outside ASCII counts as one."""
     assert parse(body(id=" a ", channel=" ")) == Interaction(" a ", " ", None, None, None)
     assert parse(json.dumps({"id": "\N{GRINNING FACE}" * 256, "channel": "ü" * 64}, ensure_ascii=False).encode())
     assert parse(body(id="\N{GRINNING FACE}")).interaction_id == "\N{GRINNING FACE}"
@@ -80,7 +81,7 @@ def test_strings_are_not_trimmed_and_counted_in_characters() -> None:
 
 @pytest.mark.parametrize("number", [0, -1, 2**63 - 1, -(2**63)])
 def test_an_integer_id_becomes_a_string(number: int) -> None:
-    """64-bit integers are identifiers, too."""
+    """The smallest and largest 64-bit integers are valid ids."""
     assert parse(body(id=number)).interaction_id == str(number)
 
 
@@ -120,8 +121,8 @@ def test_an_integer_id_becomes_a_string(number: int) -> None:
         ({"other": ["\udfff"]}, "/other/0"),
     ],
 )
-def test_a_wrong_value_is_refused_by_its_pointer(changes: dict[str, Any], pointer: str) -> None:
-    """Wrong type, empty, over-long, out of range, NUL and lone surrogates each name their place."""
+def test_an_invalid_value_is_refused_with_its_pointer(changes: dict[str, Any], pointer: str) -> None:
+    """Wrong type, empty, too long, out of range, NUL, lone surrogate."""
     assert pointers(body(**changes)) == [pointer]
 
 
@@ -145,13 +146,13 @@ def test_a_wrong_value_is_refused_by_its_pointer(changes: dict[str, Any], pointe
         (b"null", ""),
     ],
 )
-def test_json_that_is_no_interaction(raw: bytes, pointer: str) -> None:
-    """Duplicate keys, numbers out of range and documents that are no object."""
+def test_json_that_is_not_an_interaction_is_refused(raw: bytes, pointer: str) -> None:
+    """Repeated keys, numbers out of range, and documents that are not objects."""
     assert pointers(raw) == [pointer]
 
 
-def test_everything_wrong_is_told_at_once() -> None:
-    """A sender need not mend one field at a time."""
+def test_all_problems_are_reported_at_once() -> None:
+    """A sender need not correct one field at a time."""
     assert pointers(b'{"channel": "", "agent": 5}') == ["/agent", "/channel", "/id"]
 
 
@@ -177,8 +178,8 @@ def test_everything_wrong_is_told_at_once() -> None:
         b'{"id": 1, "channel": "v", "x": ' + b"[" * 64 + b"]" * 64 + b"}",
     ],
 )
-def test_what_is_not_json_is_refused_as_such(raw: bytes) -> None:
-    """Not RFC 8259, not UTF-8, empty, or nested deeper than 64."""
+def test_a_body_that_is_not_json_is_refused(raw: bytes) -> None:
+    """Not RFC 8259, not UTF-8, empty, or nested deeper than 64 levels."""
     with pytest.raises(NotJsonError):
         parse(raw)
 
@@ -187,7 +188,7 @@ VALID = '{"id": "b", "channel": "v"}'
 
 
 def test_one_byte_order_mark_is_skipped() -> None:
-    """RFC 8259, 8.1 allows it; a mark inside a value belongs to the value."""
+    """RFC 8259, 8.1 allows that; a mark inside a value is part of the value."""
     assert parse(f"\ufeff{VALID}".encode()) == parse(VALID.encode())
     assert parse(body(id="\ufeffi")).interaction_id == "\ufeffi"
 
@@ -212,8 +213,8 @@ def test_one_byte_order_mark_is_skipped() -> None:
         ('{"id": "a\tb", "channel": "v"}', "U+0009 control character"),
     ],
 )
-def test_a_character_that_no_one_sees_is_named(raw: str, named: str) -> None:
-    """Who looks at the body finds nothing wrong with it: the answer says which character is there, and where."""
+def test_an_unexpected_character_is_named(raw: str, named: str) -> None:
+    """The message names an invisible or look-alike character, and its place."""
     assert named in not_json(raw.encode())
 
 
@@ -229,42 +230,42 @@ def test_a_character_that_no_one_sees_is_named(raw: str, named: str) -> None:
         (b'{"id": "\xed\xa0\x80", "channel": "v"}', "byte 8"),
     ],
 )
-def test_another_encoding_is_answered_with_the_one_to_send(raw: bytes, named: str) -> None:
-    """Each message says UTF-8, and which encoding or byte it met."""
+def test_another_encoding_is_refused(raw: bytes, named: str) -> None:
+    """The message names the encoding or the first wrong byte, and asks for UTF-8."""
     detail = not_json(raw)
     assert named in detail
     assert "send UTF-8" in detail
 
 
 def not_json(raw: bytes) -> str:
-    """What the refusal of a body that is not JSON says."""
+    """The error message for a body that is not JSON."""
     with pytest.raises(NotJsonError) as caught:
         parse(raw)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("written", ['"1764187200000"', '"2026-11-26T20:00:00.123+05:30"', "1.5", "-1", "true", "[]"])
-def test_a_time_in_another_form_is_answered_with_the_unit(written: str) -> None:
-    """A time as text, with an offset, as a fraction: milliseconds are expected."""
+def test_a_time_in_another_format_is_refused(written: str) -> None:
+    """The message names the expected unit."""
     (problem,) = problems(f'{{"id": 1, "channel": "v", "timestamp": {written}}}'.encode())
     assert problem.pointer == "/timestamp"
-    assert "milliseconds expected" in problem.detail
+    assert "expected milliseconds" in problem.detail
 
 
 def test_nesting_of_64_is_allowed() -> None:
-    """The limit itself is no offence, and brackets side by side are no depth."""
+    """Adjacent brackets do not count as nesting."""
     assert parse(b'{"id": 1, "channel": "v", "x": ' + b"[" * 63 + b"]" * 63 + b"}")
     assert parse(b'{"id": 1, "channel": "v", "x": [' + b",".join([b"[]"] * 500) + b"]}")
 
 
-def test_an_answer_is_smaller_than_what_it_answers() -> None:
-    """However much is wrong, a few problems are told."""
+def test_the_number_of_reported_problems_is_limited() -> None:
+    """A response must not be larger than its request."""
     assert len(problems(b'{"x": [' + b",".join([b"1e400"] * 100_000) + b"]}")) == MAX_PROBLEMS
     assert len(problems(b"[" + b",".join([b"1e400"] * 100_000) + b"]")) == MAX_PROBLEMS
 
 
-def test_many_keys_cost_no_more_than_their_number() -> None:
-    """One repeated key among a hundred thousand is found at once, not by comparing all with all."""
+def test_a_repeated_key_is_found_in_linear_time() -> None:
+    """One repeated key among a hundred thousand."""
     keys = b",".join(b'"%d":1' % number for number in range(100_000))
     began = process_time()
     assert pointers(b'{"id": 1, "channel": "v", ' + keys + b', "7": 1}') == ["/7"]
@@ -272,16 +273,16 @@ def test_many_keys_cost_no_more_than_their_number() -> None:
 
 
 @pytest.mark.parametrize("number", [b"9" * 10**6, b"9" * 10**6 + b".0", b"1e" + b"9" * 10**6, b"-" + b"9" * 19])
-def test_an_endless_number_is_refused_at_once(number: bytes) -> None:
-    """Neither the interpreter's limit on digits nor its arithmetic is reached."""
+def test_a_number_with_a_million_digits_is_refused(number: bytes) -> None:
+    """Python's limit on digits is not reached."""
     assert pointers(b'{"id": 1, "channel": "v", "x": ' + number + b"}") == ["/x"]
 
 
-def test_no_message_holds_a_value() -> None:
-    """What is told may be logged by the sender: no personal data in it."""
+def test_no_message_quotes_a_value() -> None:
+    """The sender may log the messages, so they must not contain personal data."""
     canary = "canary@example.com"
-    told = problems(json.dumps({"id": {canary: canary}, "channel": [canary], "customer": canary}).encode())
-    assert all(canary not in problem.detail and canary not in problem.pointer for problem in told)
+    found = problems(json.dumps({"id": {canary: canary}, "channel": [canary], "customer": canary}).encode())
+    assert all(canary not in problem.detail and canary not in problem.pointer for problem in found)
 
 
 _json = st.recursive(
@@ -292,7 +293,7 @@ _json = st.recursive(
 
 
 @given(st.binary(max_size=200) | _json.map(lambda value: json.dumps(value).encode()))
-def test_no_body_brings_the_parser_down(raw: bytes) -> None:
-    """Any bytes end in an interaction or in one of the two refusals."""
+def test_no_body_raises_another_error(raw: bytes) -> None:
+    """Any bytes become an interaction or raise one of the two documented errors."""
     with contextlib.suppress(NotJsonError, InvalidInteractionError):
         parse(raw)

@@ -1,4 +1,4 @@
-"""Log lines: one format for all, nothing personal in a traceback."""
+"""Log lines have one format, and contain no personal data."""
 
 import json
 import logging
@@ -7,32 +7,32 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from config.logging import OURS, configure_logging, frames
+from config.logging import OWN_PACKAGES, configure_logging, frames
 from config.settings import BaseSettings, load
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Leave logging as it was found."""
+    """Restore the logging configuration."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    for name in OURS:
+    for name in OWN_PACKAGES:
         logging.getLogger(name).setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
 
 def fail() -> None:
-    """Fail with personal data in a local variable, and in the message."""
+    """Raise an error with personal data in a local variable and in the message."""
     mail = "canary-local"
     assert mail
     raise ValueError("canary-message")
 
 
-def test_ours_and_the_libraries_lines_share_one_format(capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON, one object a line, on stderr, with arguments put into the sentence."""
+def test_own_lines_and_those_of_libraries_have_one_format(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, one JSON object a line, with the arguments formatted into the sentence."""
     configure_logging(load(BaseSettings, {"LOG_FORMAT": "json"}))
     structlog.get_logger("ours").warning("%d rows wait for %s", 3, "Kafka", action="waiting")
     logging.getLogger("theirs").warning("listening at %s", "here")
@@ -45,7 +45,7 @@ def test_ours_and_the_libraries_lines_share_one_format(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_traceback_shows_neither_local_variables_nor_messages(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """They hold rows and secrets: a database quotes the row that it refuses. Where it failed, and as what, is shown."""
+    """They may quote rows and secrets. The traceback shows the types of the errors and where they were raised."""
     configure_logging(load(BaseSettings, {"LOG_FORMAT": form}))
     try:
         try:
@@ -63,8 +63,8 @@ def test_a_traceback_shows_neither_local_variables_nor_messages(form: str, capsy
         assert [json.loads(line)["level"] for line in written.splitlines()] == ["error", "error"]
 
 
-def test_debug_is_for_our_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """LOG_LEVEL=DEBUG: what libraries tell their developers quotes requests and rows, and is not shown."""
+def test_debug_lines_of_libraries_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Even with LOG_LEVEL=DEBUG: they quote requests and rows."""
     configure_logging(load(BaseSettings, {"LOG_FORMAT": "json", "LOG_LEVEL": "debug"}))
     logging.getLogger("theirs.protocol").debug("GET /canary")
     structlog.get_logger("relay.shard.worker").debug("ours", action="looking")
@@ -72,8 +72,8 @@ def test_debug_is_for_our_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(line)["event"] == "ours"
 
 
-def test_a_line_stays_a_line_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a broker or a database answers may hold line ends and escapes, and look like a line of ours."""
+def test_control_characters_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A message of a broker or database may contain line breaks and escape sequences, and imitate a log line."""
     configure_logging(load(BaseSettings, {"LOG_FORMAT": "console"}))
     structlog.get_logger("relay").warning("%s waits", "a\nb\x1b[2J\u202e", action="degraded", reason="c\rd")
     written = capsys.readouterr().err
@@ -82,27 +82,27 @@ def test_a_line_stays_a_line_and_steers_no_terminal(capsys: pytest.CaptureFixtur
     assert "\r" not in written
 
 
-def test_the_level_holds_for_all(capsys: pytest.CaptureFixture[str]) -> None:
-    """LOG_LEVEL, in any case, silences what is below it."""
+def test_the_level_applies_to_all_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """LOG_LEVEL, in upper or lower case, suppresses lines below it."""
     configure_logging(load(BaseSettings, {"LOG_FORMAT": "json", "LOG_LEVEL": "warning"}))
     structlog.get_logger("ours").info("quiet", action="quiet")
     logging.getLogger("theirs").info("quiet")
     assert capsys.readouterr().err == ""
 
 
-def test_a_library_that_quotes_urls_and_answers_is_not_heard(capsys: pytest.CaptureFixture[str]) -> None:
-    """What urllib3 says of an answer whose head is garbled holds the URL, with the interaction, and the head."""
+def test_libraries_that_quote_urls_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning of urllib3 about malformed headers contains the URL and the headers."""
     configure_logging(load(BaseSettings, {"LOG_FORMAT": "json", "LOG_LEVEL": "debug"}))
     logging.getLogger("urllib3.connection").warning("Failed to parse headers (url=%s): %s", "canary", "canary")
     logging.getLogger("httpx").info("HTTP Request: GET %s", "canary")
     assert capsys.readouterr().err == ""
 
 
-def test_frames_tell_where_and_not_what() -> None:
-    """For errors whose message may quote what somebody sent."""
+def test_frames_contain_places_and_no_values() -> None:
+    """The innermost frame is the last; the message is not included."""
     try:
         fail()
     except ValueError as error:
-        told = frames(error)
-    assert told[-1].endswith(" fail")
-    assert "canary" not in "".join(told)
+        trace = frames(error)
+    assert trace[-1].endswith(" fail")
+    assert "canary" not in "".join(trace)

@@ -1,32 +1,29 @@
-"""Settings: what is taken, what is refused, and that no secret is shown."""
+"""Settings: which values are accepted, which are refused, and that no secret is shown."""
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import pytest
 from pydantic import Field, SecretStr
 from sqlalchemy import make_url
 
-from app.settings import WebSettings
+from config.setting_names import KNOWN_NAMES, SECRET_NAMES
 from config.settings import (
-    KNOWN_NAMES,
-    SECRET_NAMES,
     BaseSettings,
     PositiveInt,
     SettingsError,
+    ValueFormat,
     load,
     unknown_names,
 )
-from migrations.settings import ReleaseSettings
-from relay.settings import RelaySettings
 
 
 class Sample(BaseSettings):
-    """Settings of an imagined process."""
+    """Settings of a process that exists in these tests only."""
 
     relay_batch_size: PositiveInt = 5
-    kafka_topic: str = Field(description="a topic's name")
+    kafka_topic: Annotated[str, ValueFormat("a topic name")]
     inference_token: SecretStr | None = None
     inference_url: str | None = Field(default=None, pattern="^https?://")
 
@@ -35,26 +32,26 @@ GOOD = {"KAFKA_TOPIC": "t"}
 
 
 def refusal(environ: dict[str, str]) -> list[str]:
-    """The lines that stop the start."""
+    """The error message of settings that are refused, by line."""
     with pytest.raises(SettingsError) as caught:
         load(Sample, {**GOOD, **environ})
     return str(caught.value).splitlines()
 
 
 def database(url: str, **environ: str) -> str:
-    """The database as the process will use it."""
+    """The database URL that a process gets."""
     return load(Sample, {**GOOD, "DATABASE_URL": url, **environ}).database_url.get_secret_value()
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_every_postgresql_scheme_means_psycopg_and_keeps_its_parameters(scheme: str) -> None:
-    """Platforms write either scheme; TLS parameters and passwords with odd characters stay."""
+    """Platforms write either scheme. TLS parameters and encoded passwords are kept."""
     rest = "u:p%40ss@db.example:5433/name?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem"
     assert database(f"{scheme}://{rest}") == f"postgresql+psycopg://{rest}"
 
 
 def test_sqlite_is_the_default_and_refused_on_dynos() -> None:
-    """Dynos share no disk: a file there would be a database for one process alone."""
+    """Dynos share no disk: each process would have a database of its own."""
     assert database("") == "sqlite:///outbox.db"
     (line,) = refusal({"DYNO": "web.1"})
     assert "DATABASE_URL" in line
@@ -75,23 +72,23 @@ def test_sqlite_is_the_default_and_refused_on_dynos() -> None:
     ],
 )
 def test_a_wrong_database_url_is_never_shown(url: str) -> None:
-    """It may hold a password, also where it cannot be parsed."""
+    """It may contain a password, even if it cannot be parsed."""
     (line,) = refusal({"DATABASE_URL": url})
-    assert line.startswith("DATABASE_URL=***: takes ")
+    assert line.startswith("DATABASE_URL=***: expected ")
     assert "canary" not in line
 
 
 @pytest.mark.parametrize("character", ["@", "#", "%", "/", "?", "%x", "@h/", "/?", "#@"])
-def test_a_password_that_is_not_encoded_is_refused_with_the_cure(character: str) -> None:
-    """Taken apart at the wrong place, pieces of it would be a host or a database, which errors quote."""
+def test_a_password_that_is_not_encoded_is_refused_with_a_remedy(character: str) -> None:
+    """Parsed at the wrong place, a piece of it would be a host or database name, which errors quote."""
     (line,) = refusal({"DATABASE_URL": f"postgres://u:can{character}ary@h:5432/d?sslmode=require"})
-    assert line.startswith("DATABASE_URL=***: takes ")
-    assert "@ is written %40, # %23, % %25, / %2F" in line
+    assert line.startswith("DATABASE_URL=***: expected ")
+    assert "@ as %40, # as %23, % as %25, / as %2F" in line
     assert not re.search("can|ary", line)
 
 
-def test_an_encoded_password_and_a_socket_are_taken() -> None:
-    """What is encoded arrives as it was."""
+def test_an_encoded_password_and_a_socket_are_accepted() -> None:
+    """The driver gets the decoded password and the path of the socket."""
     used = make_url(database("postgres://u:a%40b%23c%25d%2Fe%3F@h/d"))
     assert (used.password, used.host) == ("a@b#c%d/e?", "h")
     assert make_url(database("postgres://u@/d?host=/run/postgresql")).query["host"] == "/run/postgresql"
@@ -105,8 +102,8 @@ def test_an_encoded_password_and_a_socket_are_taken() -> None:
         ("[::1]:5432,h2", "::1,h2", "5432,"),
     ],
 )
-def test_several_servers_are_named_as_libpq_names_them(hosts: str, names: str, ports: str) -> None:
-    """The driver gets them as libpq wants them, and survives a promotion."""
+def test_several_servers_reach_the_driver_in_libpqs_format(hosts: str, names: str, ports: str) -> None:
+    """Hosts and ports become comma-separated lists; the other parameters stay."""
     url = make_url(database(f"postgres://u:p%40@{hosts}/d?target_session_attrs=read-write"))
     _, given = url.get_dialect()().create_connect_args(url)
     assert (given["host"], given["port"]) == (names, ports)
@@ -114,18 +111,18 @@ def test_several_servers_are_named_as_libpq_names_them(hosts: str, names: str, p
 
 
 @pytest.mark.parametrize("hosts", ["h1:5432,", "h1:x,h2", "h1:0,h2", "h1:65536,h2", ",h2", "h 1,h2"])
-def test_servers_that_cannot_be_are_refused_with_the_form_that_works(hosts: str) -> None:
-    """One line, and nothing of the URL in it."""
+def test_invalid_servers_are_refused_with_the_expected_format(hosts: str) -> None:
+    """One line that quotes nothing of the URL."""
     (line,) = refusal({"DATABASE_URL": f"postgres://u:canary@{hosts}/d"})
-    assert line.startswith("DATABASE_URL=***: takes ")
+    assert line.startswith("DATABASE_URL=***: expected ")
     assert "host1:5432,host2:5432" in line
     assert "canary" not in line
 
 
 @pytest.mark.parametrize("around", ['"{}"', "'{}'", "{}\u200b", "\u00a0{}", "{}\x00", "{}\x1b[0m", "{}\nx", "{}\udcff"])
 @pytest.mark.parametrize("name", ["INFERENCE_TOKEN", "KAFKA_TOPIC", "DATABASE_URL", "LOG_LEVEL"])
-def test_what_an_env_file_left_around_a_value_is_named(name: str, around: str) -> None:
-    """Quotes would be part of the value, and what cannot be seen could not be found: every setting alike."""
+def test_quotes_and_invisible_characters_are_refused(name: str, around: str) -> None:
+    """Every setting is checked: quotes would be part of the value, and an invisible character is hard to find."""
     (line,) = refusal({name: around.format("canary")})
     assert line.startswith(f"{name}=")
     assert line.endswith(("remove it", "remove them"))
@@ -135,10 +132,10 @@ def test_what_an_env_file_left_around_a_value_is_named(name: str, around: str) -
 
 @pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {} ", "\t{}\n\n", "\ufeff{}"])
 @pytest.mark.parametrize("given_as", ["value", "file"])
-def test_white_space_and_a_byte_order_mark_around_a_value_are_no_part_of_it(
+def test_white_space_and_a_byte_order_mark_around_a_value_are_removed(
     around: str, given_as: str, tmp_path: Path
 ) -> None:
-    """Mounted secrets end with a line break; files of Windows begin with a mark and end with two characters."""
+    """Mounted secrets end with a line break; files written on Windows start with a mark and end with CR LF."""
     file = tmp_path / "token"
     file.write_bytes(around.format("canary").encode())
     token = {"INFERENCE_TOKEN_FILE": str(file)} if given_as == "file" else {"INFERENCE_TOKEN": around.format("canary")}
@@ -147,37 +144,37 @@ def test_white_space_and_a_byte_order_mark_around_a_value_are_no_part_of_it(
     assert (settings.inference_token.get_secret_value(), settings.kafka_topic) == ("canary", "t")
 
 
-def test_nothing_but_white_space_is_no_value() -> None:
-    """An empty token would let everybody in, so it does not count as one that is not set."""
+def test_a_blank_value_is_refused() -> None:
+    """A blank token would let everybody in, so it does not count as unset."""
     (line,) = refusal({"INFERENCE_TOKEN": " \n"})
-    assert line == "INFERENCE_TOKEN=***: holds nothing but white space: set a value, or unset it"
+    assert line == "INFERENCE_TOKEN=***: blank value: set a value, or unset the variable"
 
 
 def test_each_wrong_variable_has_a_line_of_its_own() -> None:
-    """Name, what it got and what it takes; all of them at once."""
+    """All wrong settings are reported at once: name, value, and what is expected."""
     lines = refusal({"RELAY_BATCH_SIZE": "many", "KAFKA_TOPIC": "", "LOG_LEVEL": "loud", "DATABASE_URL": "x"})
     assert len(lines) == 4
     assert any(line.startswith("RELAY_BATCH_SIZE='many': ") and "integer" in line for line in lines)
-    assert "KAFKA_TOPIC is not set: takes a topic's name" in lines
+    assert "KAFKA_TOPIC is not set: expected a topic name" in lines
     assert any(line.startswith("LOG_LEVEL='loud': ") and "WARNING" in line for line in lines)
 
 
 def test_the_query_of_a_wrong_url_is_masked() -> None:
-    """Gateways take keys in it."""
+    """Gateways accept API keys in it."""
     (line,) = refusal({"INFERENCE_URL": "ftp://host/score?code=canary&x=1"})
     assert line.startswith("INFERENCE_URL='ftp://host/score?***'"), line
     assert "canary" not in line
 
 
 def test_the_login_in_a_wrong_url_is_masked() -> None:
-    """A URL is no secret, the login in it is."""
+    """The rest of the URL is shown."""
     (line,) = refusal({"INFERENCE_URL": "ftp://me:canary@host/path"})
     assert "ftp://***@host/path" in line
     assert "canary" not in line
 
 
 def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
-    """NAME_FILE works for every secret, its line end is not part of it, and the value prints masked."""
+    """NAME_FILE works for every secret, without the file's last line break, and the value prints masked."""
     file = tmp_path / "token"
     file.write_bytes(b"canary\r\n")
     settings = load(Sample, {**GOOD, "INFERENCE_TOKEN_FILE": str(file)})
@@ -186,27 +183,27 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert "canary" not in repr(settings)
     file.write_bytes(b'"canary"\n')
     (line,) = refusal({"INFERENCE_TOKEN_FILE": str(file)})
-    assert line.startswith(f"INFERENCE_TOKEN_FILE={file}: is surrounded by quotes")
+    assert line.startswith(f"INFERENCE_TOKEN_FILE={file}: quotes around the value")
     file.write_text("postgres://u:p@h/d\n")
     assert database("", DATABASE_URL_FILE=str(file)) == "postgresql+psycopg://u:p@h/d"
 
 
 def test_a_file_that_gives_no_secret_stops_the_start(tmp_path: Path) -> None:
-    """Both variables, no such file, an empty one, one that is no text: each is told by name."""
+    """Both variables, a missing file, an empty one, one that is not text: the message names the variable."""
     empty, binary = tmp_path / "empty", tmp_path / "binary"
     empty.write_text("\n")
     binary.write_bytes(b"\xff")
     (line,) = refusal({"INFERENCE_TOKEN_FILE": f'"{empty}"'})
-    assert "is surrounded by quotes" in line
+    assert "quotes around the value" in line
     utf16 = tmp_path / "utf16"  # as PowerShell writes
     utf16.write_bytes("canary".encode("utf-16"))
     (line,) = refusal({"INFERENCE_TOKEN_FILE": str(utf16)})
-    assert "takes a text file in UTF-8" in line
-    for path, told in ((tmp_path / "none", "cannot be read"), (empty, "is empty"), (binary, "cannot be read")):
+    assert "expected a text file in UTF-8" in line
+    for path, problem in ((tmp_path / "none", "cannot be read"), (empty, "is empty"), (binary, "cannot be read")):
         (line,) = refusal({"INFERENCE_TOKEN_FILE": str(path)})
-        assert line.startswith(f"INFERENCE_TOKEN_FILE={path} {told}")
+        assert line.startswith(f"INFERENCE_TOKEN_FILE={path} {problem}")
     (line,) = refusal({"INFERENCE_TOKEN": "canary", "INFERENCE_TOKEN_FILE": str(empty)})
-    assert line == "INFERENCE_TOKEN and INFERENCE_TOKEN_FILE are both set: takes one of them"
+    assert line == "INFERENCE_TOKEN and INFERENCE_TOKEN_FILE are both set: expected one of them"
 
 
 @pytest.mark.parametrize(
@@ -220,14 +217,14 @@ def test_a_file_that_gives_no_secret_stops_the_start(tmp_path: Path) -> None:
         ("CXONE_WEBHOOK_SECRETS_FILES", "CXONE_WEBHOOK_SECRETS"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest_known_one(name: str, nearest: str) -> None:
-    """A typing error would otherwise be a default in silence; a file is for secrets only."""
+def test_an_unknown_name_is_reported_with_the_nearest_known_one(name: str, nearest: str) -> None:
+    """A misspelt setting would silently keep its default. Only secrets can be given as a file."""
     (warning,) = unknown_names({name: "1"})
-    assert warning == f"{name} is set, but is no setting of this product: the nearest is {nearest}"
+    assert warning == f"unknown setting {name}; did you mean {nearest}?"
 
 
-def test_known_and_injected_names_are_no_typing_errors() -> None:
-    """Settings of the other process, and what platforms put beside ours, bring no warning."""
+def test_known_and_injected_names_bring_no_warning() -> None:
+    """Settings of another process, and variables that platforms inject, are not reported."""
     ours = dict.fromkeys([*KNOWN_NAMES, *(f"{name}_FILE" for name in SECRET_NAMES)], "1")
     injected = {
         "KAFKA_URL": "kafka+ssl://h",
@@ -244,13 +241,3 @@ def test_known_and_injected_names_are_no_typing_errors() -> None:
         "HOME": "/",
     }
     assert unknown_names({**ours, **injected}) == []
-
-
-@pytest.mark.parametrize("kind", [WebSettings, RelaySettings, ReleaseSettings])
-def test_every_setting_of_every_process_is_known(kind: Any) -> None:
-    """A new field must be entered where all processes know it, a secret also among the secrets."""
-    fields = {name.upper(): field for name, field in kind.model_fields.items()}
-    own = {"DYNO", "PORT"}  # names of the platforms
-    assert fields.keys() - own <= KNOWN_NAMES
-    secret = {name for name, field in fields.items() if "SecretStr" in str(field.annotation)}
-    assert secret == fields.keys() & SECRET_NAMES

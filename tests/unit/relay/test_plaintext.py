@@ -1,4 +1,4 @@
-"""Logins over connections that anybody on the way can read: refused at the start, unless a setting allows it."""
+"""Credentials over unencrypted connections are refused at start, unless a setting allows them."""
 
 import json
 
@@ -45,31 +45,31 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("name", "given"), PLAIN)
-def test_a_login_that_can_be_read_on_the_way_stops_the_start(name: str, given: dict[str, str]) -> None:
-    """One line names the variable and what it takes; no spelling of a host passes for this machine."""
+def test_credentials_sent_unencrypted_are_refused(name: str, given: dict[str, str]) -> None:
+    """One line names the setting and what is expected; no spelling of a host passes for this machine."""
     with pytest.raises(SettingsError) as refused:
         load(RelaySettings, {**NEEDED, **given})
     (line,) = str(refused.value).splitlines()
     assert line.startswith(name)
-    assert "takes" in line
+    assert "expected" in line
     assert "canary" not in line
 
 
-def test_each_url_of_several_counts() -> None:
-    """A registry elsewhere beside one on this machine is refused all the same."""
+def test_each_registry_of_several_is_checked() -> None:
+    """A registry on another machine counts, even beside one on this machine."""
     urls = ["http://localhost:8081", "http://registry.example:8081"]
     settings = RelaySettings(
         kafka_bootstrap_servers="localhost:9092",
         schema_registry_url="https://registry.example",
         schema_registry_username="user",
     ).model_copy(update={"schema_registry_url": ",".join(urls)})
-    (line,) = settings.plaintext_credentials()
-    assert "registry.example" in line
+    ((problem, _),) = settings.plaintext_credentials()
+    assert "registry.example" in problem
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.8.8", "[::1]"])
-def test_on_this_machine_nothing_has_to_be_encrypted(host: str) -> None:
-    """A sidecar, a tunnel, a container beside: nobody else hears the login."""
+def test_services_on_this_machine_need_no_encryption(host: str) -> None:
+    """A sidecar or a tunnel: the credentials do not leave the machine."""
     given = {
         **OAUTH,
         **SASL,
@@ -85,7 +85,7 @@ def test_on_this_machine_nothing_has_to_be_encrypted(host: str) -> None:
     assert [finding.status for finding in check_http_transport(settings)] == [Status.OK]
 
 
-def test_without_a_login_plain_http_is_warned_of() -> None:
+def test_plain_http_without_credentials_brings_a_warning() -> None:
     """It is not refused: a registry inside a cluster often has neither login nor TLS."""
     plain = {"SCHEMA_REGISTRY_URL": "http://registry:8081", "INFERENCE_URL": "http://scoring/score"}
     findings = check_http_transport(load(RelaySettings, {**NEEDED, **plain}))
@@ -96,8 +96,8 @@ def test_without_a_login_plain_http_is_warned_of() -> None:
 
 
 @pytest.mark.parametrize(("name", "given"), [case for case in PLAIN if "@" not in str(case)])
-def test_a_setting_allows_it_and_a_check_warns(name: str, given: dict[str, str]) -> None:
-    """ALLOW_PLAINTEXT_CREDENTIALS=true: whoever set it is reminded, without the secret."""
+def test_allowed_plaintext_credentials_bring_a_warning(name: str, given: dict[str, str]) -> None:
+    """With ALLOW_PLAINTEXT_CREDENTIALS=true relay check warns, without showing the secret."""
     settings = load(RelaySettings, {**NEEDED, **given, "ALLOW_PLAINTEXT_CREDENTIALS": "true"})
     first, *_ = check_http_transport(settings)
     assert (first.status, first.subject) == (Status.WARNING, "unencrypted login")
@@ -105,8 +105,8 @@ def test_a_setting_allows_it_and_a_check_warns(name: str, given: dict[str, str])
     assert "canary" not in str(first)
 
 
-def test_what_is_encrypted_is_taken_wherever_it_goes() -> None:
-    """TLS everywhere, and a client secret in none but the process."""
+def test_encrypted_credentials_are_accepted() -> None:
+    """TLS to every service on another machine."""
     given = {
         **OAUTH,
         **REGISTRY,
@@ -123,11 +123,11 @@ def test_what_is_encrypted_is_taken_wherever_it_goes() -> None:
 def test_a_file_without_certificates_stops_the_start(
     content: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """HTTP_CA_LOCATION that is missing, or holds nothing, is named before anything is asked of a service."""
+    """A file in HTTP_CA_LOCATION that is missing or contains no certificate is refused before any call."""
     file = tmp_path_factory.mktemp("ca") / "ca.pem"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(SettingsError, match=r"HTTP_CA_LOCATION=.*takes a file of PEM certificates"):
+    with pytest.raises(SettingsError, match=r"HTTP_CA_LOCATION=.*expected a file of PEM certificates"):
         load(RelaySettings, {**NEEDED, "HTTP_CA_LOCATION": str(file)})
 
 
@@ -140,7 +140,7 @@ def test_a_file_without_certificates_stops_the_start(
         "https://api.example/{interactionId}?id={interactionId}",
     ],
 )
-def test_an_interaction_chooses_no_host(url: str) -> None:
-    """``{interactionId}`` stands once, in the path: what a sender writes decides nothing else of a URL."""
+def test_an_interaction_cannot_choose_the_host(url: str) -> None:
+    """``{interactionId}`` is allowed exactly once, in the path: a sender influences no other part of the URL."""
     with pytest.raises(SettingsError, match="once, in its path"):
         load(RelaySettings, {**NEEDED, **OAUTH, "CXONE_ENRICH_URL": url})

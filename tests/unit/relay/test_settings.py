@@ -1,4 +1,4 @@
-"""The relay's settings: what would break the promise is refused before anything is done."""
+"""The relay's settings: which values are refused at start."""
 
 import json
 from pathlib import Path
@@ -34,8 +34,8 @@ NEEDED = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092", "SCHEMA_REGISTRY_URL": "h
         "ssl.engine.location",
     ],
 )
-def test_what_would_break_the_promise_is_refused_by_name(name: str) -> None:
-    """KAFKA_CONFIG may not change what exactly-once rests on, nor bring code; its value is not shown."""
+def test_librdkafka_settings_that_would_break_delivery_are_refused(name: str) -> None:
+    """KAFKA_CONFIG must not override what exactly-once delivery requires, nor load code. Its value is not shown."""
     given = json.dumps({name: "canary", "linger.ms": 1})
     with pytest.raises(SettingsError) as refused:
         load(RelaySettings, {**NEEDED, "KAFKA_CONFIG": given})
@@ -54,7 +54,7 @@ def test_what_would_break_the_promise_is_refused_by_name(name: str) -> None:
     ],
 )
 def test_brokers_are_verified_unless_they_are_on_this_machine(name: str, value: object) -> None:
-    """Verification that KAFKA_CONFIG switches off is refused by name, with the cure."""
+    """KAFKA_CONFIG may disable verification for brokers on loopback only; the message names the remedy."""
     given = {**NEEDED, "KAFKA_CONFIG": json.dumps({name: value})}
     load(RelaySettings, {**given, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092,localhost:9092,[::1]:9092"})
     with pytest.raises(SettingsError, match=rf"{name}=.* KAFKA_SSL_CA_LOCATION"):
@@ -62,7 +62,7 @@ def test_brokers_are_verified_unless_they_are_on_this_machine(name: str, value: 
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """With its variable, at the start; a folder of authorities is fine."""
+    """The message names the setting, the path and the reason; a directory of certificates is accepted."""
     load(RelaySettings, {**NEEDED, "KAFKA_SSL_CA_LOCATION": str(tmp_path)})
     for name in ("KAFKA_SSL_CA_LOCATION", "KAFKA_SSL_CERTIFICATE_LOCATION", "KAFKA_SSL_KEY_LOCATION"):
         with pytest.raises(SettingsError, match=f"{name}.*none.pem.*No such file"):
@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_no_client_makes_a_broker_create_topics() -> None:
-    """A broker creates a topic that a client asks about with its own defaults, unless the client forbids it."""
+    """A broker creates a topic that a client asks about, with default settings, unless the client forbids it."""
     settings = load(RelaySettings, NEEDED)
     assert kafka_client_config(settings)["allow.auto.create.topics"] is False
     assert kafka_producer_config(settings)["allow.auto.create.topics"] is False
@@ -78,44 +78,44 @@ def test_no_client_makes_a_broker_create_topics() -> None:
 
 @pytest.mark.parametrize("given", ["[]", "{", "7", '{"a": {"b": 1}}', '{"a": [1]}', "null"])
 def test_kafka_config_is_an_object_of_plain_values(given: str) -> None:
-    """Anything but a JSON object of plain values is refused, with an example."""
-    with pytest.raises(SettingsError, match="takes a JSON object"):
+    """Anything but a JSON object of plain values is refused; the message shows an example."""
+    with pytest.raises(SettingsError, match="expected a JSON object"):
         load(RelaySettings, {**NEEDED, "KAFKA_CONFIG": given})
 
 
-def test_further_settings_reach_every_client_and_beat_the_defaults() -> None:
-    """How to reach the brokers concerns all clients; what is ours by default may be changed."""
+def test_kafka_config_reaches_every_client_and_overrides_the_defaults() -> None:
+    """Each client's configuration contains the given settings."""
     settings = load(RelaySettings, {**NEEDED, "KAFKA_CONFIG": '{"broker.address.family": "v4", "linger.ms": 50}'})
     assert kafka_client_config(settings)["broker.address.family"] == "v4"
     assert kafka_producer_config(settings)["linger.ms"] == 50
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
-        ({"KAFKA_SASL_USERNAME": "u"}, "takes both or neither"),
-        ({"KAFKA_SASL_USERNAME": "u", "KAFKA_SASL_PASSWORD": "p"}, "takes SASL_SSL"),
-        ({"KAFKA_TOPIC": "same", "KAFKA_PROGRESS_TOPIC": "same"}, "takes another topic"),
+        ({"KAFKA_SASL_USERNAME": "u"}, "expected both or neither"),
+        ({"KAFKA_SASL_USERNAME": "u", "KAFKA_SASL_PASSWORD": "p"}, "expected SASL_SSL"),
+        ({"KAFKA_TOPIC": "same", "KAFKA_PROGRESS_TOPIC": "same"}, "must differ from KAFKA_TOPIC"),
         ({"INFERENCE_URL": "http://user:canary@host/score"}, "INFERENCE_TOKEN"),
         ({"INFERENCE_URL": "http://:canary@host/score"}, "INFERENCE_TOKEN"),
         ({"INFERENCE_URL": "ftp://host/score"}, "INFERENCE_URL"),
-        ({"INFERENCE_URL": "http:///score"}, "takes a URL with a host"),
-        ({"INFERENCE_URL": "http://host:99999/score"}, "Port out of range"),
+        ({"INFERENCE_URL": "http:///score"}, "URL with a host"),
+        ({"INFERENCE_URL": "http://host:99999/score"}, "port out of range"),
         ({"INFERENCE_URL": "http://me:can/ary@host/score"}, "INFERENCE_URL='http://***@host/score'"),
         ({"INFERENCE_URL": "http://me:can#ary@host/score"}, "INFERENCE_URL='http://***@host/score'"),
         ({"SCHEMA_REGISTRY_URL": "http://key:canary@host"}, "SCHEMA_REGISTRY_USERNAME"),
-        ({"SCHEMA_REGISTRY_URL": "localhost:8081"}, "takes a URL with a host"),
-        ({"SCHEMA_REGISTRY_URL": "http://"}, "takes a URL with a host"),
-        ({"CXONE_OAUTH_URL": "https://host:port/token"}, "takes a URL with a host"),
+        ({"SCHEMA_REGISTRY_URL": "localhost:8081"}, "URL with a host"),
+        ({"SCHEMA_REGISTRY_URL": "http://"}, "URL with a host"),
+        ({"CXONE_OAUTH_URL": "https://host:port/token"}, "URL with a host"),
         ({"INFERENCE_TOKEN": "canary of two lines\n"}, "INFERENCE_TOKEN"),
         ({"INFERENCE_TOKEN": "canary-ü"}, "INFERENCE_TOKEN"),
     ],
 )
-def test_settings_that_contradict_each_other_are_named(given: dict[str, str], told: str) -> None:
-    """One line says which variables do not fit, and what they take; logins are masked."""
+def test_settings_that_contradict_each_other_are_named(given: dict[str, str], message: str) -> None:
+    """The message names the settings and what is expected; logins are masked."""
     with pytest.raises(SettingsError) as refused:
         load(RelaySettings, {**NEEDED, **given})
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert "canary" not in str(refused.value)
 
 
@@ -129,7 +129,7 @@ def test_settings_that_contradict_each_other_are_named(given: dict[str, str], to
     ],
 )
 def test_brokers_are_named_by_host_and_port(given: str, used: str) -> None:
-    """Spaces after commas, which people write, are not part of a name."""
+    """Spaces and empty parts are dropped."""
     assert load(RelaySettings, {**NEEDED, "KAFKA_BOOTSTRAP_SERVERS": given}).kafka_bootstrap_servers == used
 
 
@@ -150,32 +150,32 @@ def test_brokers_are_named_by_host_and_port(given: str, used: str) -> None:
         "a:9092/topic",
     ],
 )
-def test_what_names_no_broker_is_refused(given: str) -> None:
-    """One line, with the form that works."""
-    with pytest.raises(SettingsError, match=r"\AKAFKA_BOOTSTRAP_SERVERS=.*takes host:port,host:port") as refused:
+def test_invalid_bootstrap_servers_are_refused(given: str) -> None:
+    """The message shows the expected format, and no login."""
+    with pytest.raises(SettingsError, match=r"\AKAFKA_BOOTSTRAP_SERVERS=.*expected host:port,host:port") as refused:
         load(RelaySettings, {**NEEDED, "KAFKA_BOOTSTRAP_SERVERS": given})
     assert "canary" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC"])
 @pytest.mark.parametrize("given", ["two words", "..", "x" * 250, "a/b"])
-def test_a_topic_has_a_name_that_kafka_takes(name: str, given: str) -> None:
-    """Each by itself, before anything is asked of a broker."""
-    with pytest.raises(SettingsError, match=rf"\A{name}=.*takes a topic's name"):
+def test_invalid_topic_names_are_refused(name: str, given: str) -> None:
+    """A name that Kafka does not allow is refused before any broker is contacted."""
+    with pytest.raises(SettingsError, match=rf"\A{name}=.*expected a topic name"):
         load(RelaySettings, {**NEEDED, name: given})
 
 
 @pytest.mark.parametrize(
     ("given", "host"), [("::", "::"), ("[::1]", "::1"), ("0.0.0.0", "0.0.0.0"), ("localhost", "localhost")]
 )
-def test_metrics_are_served_on_an_address(given: str, host: str) -> None:
-    """Of either kind; on this machine alone unless set."""
+def test_metrics_are_served_on_ipv4_or_ipv6(given: str, host: str) -> None:
+    """The default is this machine only."""
     assert load(RelaySettings, {**NEEDED, "RELAY_METRICS_HOST": given}).relay_metrics_host == host
     assert load(RelaySettings, NEEDED).relay_metrics_host == "127.0.0.1"
 
 
-def test_the_token_of_the_metrics_holds_for_the_relay_too() -> None:
-    """The same variable as the web process's."""
+def test_the_relay_reads_the_metrics_token() -> None:
+    """It is the same setting as the web process's."""
     token = load(RelaySettings, {**NEEDED, "METRICS_TOKEN": "canary\n"}).metrics_token
     assert token is not None
     assert token.get_secret_value() == "canary"
@@ -189,9 +189,9 @@ def test_the_token_of_the_metrics_holds_for_the_relay_too() -> None:
         ("http://anywhere/x", None),
     ],
 )
-def test_a_host_is_allowed_whatever_its_port_and_case(url: str, allowed: str | None) -> None:
-    """INFERENCE_ALLOWED_HOSTS holds names or addresses, nothing else."""
-    require_allowed_host(load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", allowed)
+def test_a_host_is_allowed_with_any_port_and_case(url: str, allowed: str | None) -> None:
+    """INFERENCE_ALLOWED_HOSTS contains host names or addresses without a port."""
+    insist_on_allowed_host(load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", allowed)
 
 
 @pytest.mark.parametrize(
@@ -209,15 +209,15 @@ def test_a_host_is_allowed_whatever_its_port_and_case(url: str, allowed: str | N
         "file://scoring.example/etc/passwd",
     ],
 )
-def test_nothing_but_an_allowed_host_is_let_through(url: str) -> None:
-    """However the URL tries to look like one, and by whatever way it is refused."""
+def test_a_host_that_is_not_allowed_is_refused(url: str) -> None:
+    """No spelling of a URL passes for an allowed host."""
     with pytest.raises((SettingsError, MisconfiguredError)):
         require_allowed_host(
             load(RelaySettings, {**NEEDED, "INFERENCE_URL": url}).inference_url or "", "scoring.example,127.0.0.1"
         )
 
 
-def test_a_list_of_nothing_allows_nobody() -> None:
-    """As a list that somebody emptied by half."""
+def test_an_empty_list_of_hosts_allows_none() -> None:
+    """A list that contains only a comma does not fall back to the default."""
     with pytest.raises(MisconfiguredError):
         require_allowed_host("http://scoring.example/", " , ")

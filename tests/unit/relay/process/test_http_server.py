@@ -15,7 +15,7 @@ from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.process.http_server import MAX_CONNECTIONS, STALLED_SECONDS, MetricsServer
 from testkit.waiting import wait_until
-from testkit.web_process import Answer, read_answer
+from testkit.web_process import RawResponse, read_response
 
 
 class Clock:
@@ -45,7 +45,7 @@ class Served(NamedTuple):
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         with self.connect() as connection:
             connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode())
-            return read_answer(connection)
+            return read_response(connection)
 
 
 TOKEN = "tökénà"
@@ -167,7 +167,7 @@ def test_a_client_that_sends_no_complete_head_is_refused(served: Served) -> None
     """With 408 after three seconds; then the connection is closed."""
     with served.connect() as connection:
         connection.sendall(b"GET /metrics")
-        assert read_answer(connection).status == 408
+        assert read_response(connection).status == 408
         assert connection.recv(1) == b""
 
 
@@ -175,7 +175,7 @@ def test_a_head_that_is_too_large_is_refused(served: Served) -> None:
     """With 431."""
     with served.connect() as connection, suppress(ConnectionError):
         connection.sendall(b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 5000)
-        assert read_answer(connection).status == 431
+        assert read_response(connection).status == 431
 
 
 @pytest.mark.parametrize(
@@ -200,5 +200,5 @@ def test_it_can_listen_on_ipv4_and_ipv6() -> None:
     for address in ("127.0.0.1", "::1"):
         with suppress(OSError), socket.create_connection((address, server.port), timeout=5) as connection:
             connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
-            assert read_answer(connection).status == 200
+            assert read_response(connection).status == 200
     server.close()
