@@ -16,7 +16,7 @@ from outbox.db.engine import create_outbox_engine
 from outbox.models import PendingRow
 from relay.kafka.encoder import Encoder
 from relay.kafka.producer import Record
-from testkit.topic import exactly_once, read_topic
+from testkit.topic import assert_exactly_once, read_topic
 from testkit.waiting import wait_until
 
 NAME = "outbox"
@@ -139,4 +139,4 @@ class Debezium:
         with self._engine.connect() as connection:
             ids = list(connection.execute(query, {"topic": topic}).scalars())
         seen = read_topic(self._place.client_config, topic)
-        exactly_once([record._replace(headers={"outbox-id": record.headers["id"]}) for record in seen], ids)
+        assert_exactly_once([record._replace(headers={"outbox-id": record.headers["id"]}) for record in seen], ids)

@@ -19,7 +19,7 @@ from bench.latency import Figures, at_rates, in_groups
 from bench.report import ratio, spread
 from outbox.store import Store
 from testkit.rows import new_row
-from testkit.services import Given, ServiceError
+from testkit.services import ExternalService, ServiceError
 
 WARM_UP_ROWS = 200_000
 """Before that, the Java runtime has not compiled what it runs most."""
@@ -31,7 +31,7 @@ def measure(
     """Figures of both sides, or why there are none."""
     if kind != "postgresql":
         return {"not run": "it is compared on PostgreSQL only"}
-    if isinstance(place.kafka, Given) or isinstance(place.postgres, Given):
+    if isinstance(place.kafka, ExternalService) or isinstance(place.postgres, ExternalService):
         return {"not run": "it needs a broker and a PostgreSQL of its own, not those that the environment names"}
     connect = Connect(place.folder / "connect", place.kafka)
     try:

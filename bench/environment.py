@@ -23,13 +23,13 @@ from testkit.databases import identify, migrate
 from testkit.deployment import settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_rows
-from testkit.services import Given, Kafka, Postgres, Registry, ServiceError
+from testkit.services import ExternalService, Kafka, Postgres, Registry, ServiceError
 from testkit.waiting import wait_until
 
 BATCH = 5_000
 PARTITIONS = 8
 
-Services = tuple[Kafka | Given, Registry | Given, Postgres | Given]
+Services = tuple[Kafka | ExternalService, Registry | ExternalService, Postgres | ExternalService]
 
 
 @contextmanager
@@ -39,10 +39,10 @@ def services(folder: Path) -> Iterator[Services]:
     Raises:
         SystemExit: one cannot be started; it says why.
     """
-    kafka = Given.kafka() or Kafka(folder / "kafka")
-    registry = Given.registry() or Registry(folder / "registry")
-    postgres = Given.postgres() or Postgres(folder / "postgres")
-    started = [service for service in (kafka, registry, postgres) if not isinstance(service, Given)]
+    kafka = ExternalService.kafka() or Kafka(folder / "kafka")
+    registry = ExternalService.registry() or Registry(folder / "registry")
+    postgres = ExternalService.postgres() or Postgres(folder / "postgres")
+    started = [service for service in (kafka, registry, postgres) if not isinstance(service, ExternalService)]
     try:
         try:
             for service in started:
@@ -74,9 +74,9 @@ class Outbox(NamedTuple):
 class Environment:
     """Services that run, and a folder for logs and SQLite files."""
 
-    kafka: Kafka | Given
-    registry: Registry | Given
-    postgres: Postgres | Given
+    kafka: Kafka | ExternalService
+    registry: Registry | ExternalService
+    postgres: Postgres | ExternalService
     folder: Path
     _migrated: dict[tuple[str, int], str] = field(default_factory=dict)
 
@@ -170,7 +170,7 @@ class Environment:
         """CPU that each part has used so far: the sender with these processes, and services, if we run them."""
         used = {sender: sum(map(cpu_seconds, pids))}
         for name, service in (("broker", self.kafka), ("database", self.postgres)):
-            if not isinstance(service, Given):
+            if not isinstance(service, ExternalService):
                 used[name] = cpu_seconds(service.process.pid)
         return used
 

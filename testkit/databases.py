@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from outbox.db.engine import create_outbox_engine
 from outbox.store import Store
 from testkit import ROOT
-from testkit.services import Given, Postgres
+from testkit.services import ExternalService, Postgres
 from testkit.services.java import cached
 
 TEMPLATES = "TEST_TEMPLATES"
@@ -58,7 +58,7 @@ def new_sqlite(tmp_path: Path) -> NewDatabase:
 
 
 @pytest.fixture
-def new_postgresql(postgres: Postgres | Given) -> NewDatabase:
+def new_postgresql(postgres: Postgres | ExternalService) -> NewDatabase:
     """Makes a migrated PostgreSQL database, by cloning a template; ``shards`` as wanted. Returns its URL."""
 
     def make(shards: int = 1) -> str:

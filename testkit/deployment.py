@@ -13,8 +13,8 @@ from outbox.db.engine import create_outbox_engine
 from outbox.models import Accepted, NewRow
 from outbox.store import Store
 from testkit.relay_process import RelayProcess
-from testkit.services import Given, Kafka, Registry
-from testkit.topic import ConsumedRecord, exactly_once, read_topic
+from testkit.services import ExternalService, Kafka, Registry
+from testkit.topic import ConsumedRecord, assert_exactly_once, read_topic
 from testkit.waiting import DEADLINE_SECONDS, wait_until
 from testkit.web_process import WebProcess
 
@@ -68,7 +68,7 @@ class Deployment:
 
     def check_exactly_once(self, ids: Sequence[int]) -> None:
         """Each id is in the topic once and in order, and marked sent."""
-        exactly_once(self.seen(), ids)
+        assert_exactly_once(self.seen(), ids)
         states = self.query("SELECT state, count(*) FROM outbox GROUP BY state")
         assert states == [("sent", len(ids))]
 
@@ -86,7 +86,7 @@ class Deployment:
 NewDeployment = Callable[..., Deployment]
 
 
-def settings_for(kafka: Kafka | Given, registry: Registry | Given, url: str) -> dict[str, str]:
+def settings_for(kafka: Kafka | ExternalService, registry: Registry | ExternalService, url: str) -> dict[str, str]:
     """The relay's settings, with topics and a prefix that nobody else uses."""
     name = uuid.uuid4().hex[:8]
     return {
@@ -117,8 +117,8 @@ def deployments(tmp_path: Path) -> Iterator[list[Deployment]]:
 @pytest.fixture
 def new_deployment(
     new_database: Callable[..., str],
-    kafka: Kafka | Given,
-    registry: Registry | Given,
+    kafka: Kafka | ExternalService,
+    registry: Registry | ExternalService,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> NewDeployment:

@@ -10,7 +10,7 @@ import requests
 from testkit.web_process import WebProcess
 
 
-class Accepted(NamedTuple):
+class AcceptedInteraction(NamedTuple):
     """One interaction that was answered with 202."""
 
     at: float
@@ -18,7 +18,7 @@ class Accepted(NamedTuple):
     outbox_id: int
 
 
-class Load:
+class LoadGenerator:
     """Senders that post until told to stop; each has interactions of its own, one post of it at a time.
 
     Args:
@@ -37,7 +37,7 @@ class Load:
     ) -> None:
         self._web, self._stop = web, threading.Event()
         self._interactions, self._pause_seconds = interactions, pause_seconds
-        self.accepted: list[Accepted] = []
+        self.accepted: list[AcceptedInteraction] = []
         self._threads = [threading.Thread(target=self._send, args=(number,), daemon=True) for number in range(senders)]
         for thread in self._threads:
             thread.start()
@@ -53,7 +53,7 @@ class Load:
                 except requests.RequestException:
                     continue
                 if answer.status_code == 202:
-                    self.accepted.append(Accepted(time(), answer.json()["outboxId"]))
+                    self.accepted.append(AcceptedInteraction(time(), answer.json()["outboxId"]))
                     break
 
     def stop(self) -> list[int]:

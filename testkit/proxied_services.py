@@ -12,7 +12,7 @@ from testkit.services import Kafka, Postgres, ServiceError
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
-QUICK_TRANSACTIONS = {
+SHORT_TRANSACTION_TIMEOUTS = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
     "transactional.id.expiration.ms": "3000",
     "transaction.remove.expired.transaction.cleanup.interval.ms": "500",
@@ -27,7 +27,7 @@ LIST_TRANSACTIONS = 66
 RESTART_SECONDS = 300.0
 
 
-def start_again(start: Callable[[], object]) -> None:
+def restart_service(start: Callable[[], object]) -> None:
     """Start a service that was stopped or killed; on a busy machine, or while the old one's remains are cleared
     away, it may take several tries: a longer outage is no fault of the product.
     """
@@ -51,7 +51,7 @@ class ProxiedKafka(Kafka):
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
-        super().__init__(directory, {**QUICK_TRANSACTIONS, **(settings or {})})
+        super().__init__(directory, {**SHORT_TRANSACTION_TIMEOUTS, **(settings or {})})
 
     def _listeners(self, controller: int) -> dict[str, str]:
         port = free_port()

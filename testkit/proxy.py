@@ -28,7 +28,7 @@ class Direction(Enum):
     FROM_SERVICE = "from the service"
 
 
-BOTH_WAYS = frozenset(Direction)
+BOTH_DIRECTIONS = frozenset(Direction)
 
 
 def chunks(source: socket.socket) -> Iterator[bytes]:
@@ -50,7 +50,7 @@ def kafka_messages(source: socket.socket) -> Iterator[bytes]:
             del held[:end]
 
 
-class Hold:
+class HeldCommit:
     """One commit, kept at the proxy until the test decides what becomes of it.
 
     Args:
@@ -99,7 +99,7 @@ class Proxy:
         """What all connections together carry to the service; None: as much as they can."""
         self._free_at = 0.0
         self.swallowing: frozenset[Direction] = frozenset()
-        self.pending_hold: Hold | None = None
+        self.pending_hold: HeldCommit | None = None
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -183,12 +183,12 @@ class Proxy:
         finally:
             self.swallowing = frozenset()
 
-    def hold_commit(self, at: Direction) -> Hold:
+    def hold_commit(self, at: Direction) -> HeldCommit:
         """Keep the next commit that comes by (with ``kafka_messages`` only)."""
-        self.pending_hold = Hold(at)
+        self.pending_hold = HeldCommit(at)
         return self.pending_hold
 
-    def take_hold(self, at: Direction) -> Hold | None:
+    def claim_held_commit(self, at: Direction) -> HeldCommit | None:
         """The hold that waits at this edge, for the first that asks."""
         with self._lock:
             hold = self.pending_hold
@@ -211,7 +211,7 @@ class _Connection:
         self._open_ways = 2
         self._lock = threading.Lock()
         self.swallows = proxy.swallowing
-        self._commits: dict[int, Hold] = {}
+        self._commits: dict[int, HeldCommit] = {}
         """Holds of answers, by the correlation id that they will have."""
 
     def start(self) -> None:
@@ -253,16 +253,16 @@ class _Connection:
                 return
             sink.sendall(message)
 
-    def _hold_of(self, direction: Direction, message: bytes) -> Hold | None:
+    def _hold_of(self, direction: Direction, message: bytes) -> HeldCommit | None:
         if direction is Direction.FROM_SERVICE:
             return self._commits.pop(correlation_id(message, _LENGTH_BYTES), None) if self._commits else None
         if self._proxy.pending_hold is None or not is_commit(message):
             return None
-        hold = self._proxy.take_hold(Direction.FROM_SERVICE)
+        hold = self._proxy.claim_held_commit(Direction.FROM_SERVICE)
         if hold is not None:
             self._commits[correlation_id(message, _LENGTH_BYTES + 4)] = hold
             return None
-        return self._proxy.take_hold(Direction.TO_SERVICE)
+        return self._proxy.claim_held_commit(Direction.TO_SERVICE)
 
 
 def is_commit(request: bytes) -> bool:

@@ -99,7 +99,7 @@ class RelayProcess:
         except OSError:
             return ""
 
-    def get_commits(self) -> float:
+    def committed_transactions(self) -> float:
         """Kafka transactions that this process has committed, from its metrics."""
         for line in self.get("/metrics").splitlines():
             if line.startswith("cxone_kafka_transaction_commits_total "):

@@ -69,7 +69,7 @@ def _pairs(headers: Any) -> list[tuple[str, Any]]:
     return list(headers or [])
 
 
-def exactly_once(seen: Sequence[ConsumedRecord], ids: Sequence[int]) -> None:
+def assert_exactly_once(seen: Sequence[ConsumedRecord], ids: Sequence[int]) -> None:
     """Each of these rows is in the topic exactly once, nothing else is, and each interaction is in id order."""
     found = [record.outbox_id for record in seen]
     doubled = sorted({number for number in found if found.count(number) > 1}) if len(set(found)) < len(found) else []

@@ -9,7 +9,7 @@ from typing import Self
 import psycopg
 from sqlalchemy import make_url
 
-from testkit.services.postgres import unprivileged
+from testkit.services.postgres import unprivileged_user
 from testkit.services.process import Process, ServiceError, free_port
 
 PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
@@ -47,7 +47,7 @@ class PgBouncer:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._config = self._config or self._write_config()
         log = self._directory / "pgbouncer.log"
-        self._process = Process([found, str(self._config)], log, self._answers, user=unprivileged())
+        self._process = Process([found, str(self._config)], log, self._answers, user=unprivileged_user())
         self._process.start()
         return self
 
@@ -67,7 +67,7 @@ class PgBouncer:
         file = folder / "pgbouncer.ini"
         lines = ["[databases]", f"* = host={server.host} port={server.port} {login}", "[pgbouncer]"]
         file.write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in settings.items())]) + "\n")
-        if (user := unprivileged()) is not None:
+        if (user := unprivileged_user()) is not None:
             os.chown(folder, user, -1)
             os.chown(file, user, -1)
         return file

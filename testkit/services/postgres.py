@@ -35,7 +35,7 @@ def _binaries() -> Path:
     return Path(found).parent
 
 
-def unprivileged() -> int | None:
+def unprivileged_user() -> int | None:
     """PostgreSQL refuses to run as root: another user to run it as, or None where we are not root."""
     return pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
 
@@ -61,7 +61,7 @@ class Postgres:
 
     def start(self) -> Self:
         """Make the data folder at first, start, and wait until it answers."""
-        binaries, user = _binaries(), unprivileged()
+        binaries, user = _binaries(), unprivileged_user()
         self._directory.mkdir(parents=True, exist_ok=True)
         if not self._data.exists():
             self._make_data_folder(binaries, user)
@@ -83,7 +83,7 @@ class Postgres:
 
     def follow(self, primary: "Postgres") -> Self:
         """Start as a physical standby of a server, with a fresh copy of its data, and wait until it answers."""
-        binaries, user = _binaries(), unprivileged()
+        binaries, user = _binaries(), unprivileged_user()
         self._remove_data()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._make_data_folder(binaries, user)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from testkit import ROOT
-from testkit.services import Given, Kafka, Registry
+from testkit.services import ExternalService, Kafka, Registry
 
 COPIED = (
     "app",
@@ -580,7 +580,7 @@ BREAKAGES = [
 
 @pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.name.replace(" ", "-"))
 def test_a_breakage_is_noticed(
-    breakage: Breakage, kafka: Kafka | Given, registry: Registry | Given, tmp_path: Path
+    breakage: Breakage, kafka: Kafka | ExternalService, registry: Registry | ExternalService, tmp_path: Path
 ) -> None:
     """The named test fails on a copy of the product in which the rule is left out."""
     copy = tmp_path / "copy"

@@ -7,12 +7,12 @@ import pytest
 
 from testkit.deployment import Deployment, settings_for
 from testkit.proxied_services import ProxiedKafka
-from testkit.services import Given, Registry
-from testkit.services.fixtures import started
+from testkit.services import ExternalService, Registry
+from testkit.services.fixtures import run_service
 
 
 def behind_proxy(
-    url: str, kafka: ProxiedKafka, registry: Registry | Given, folder: Path, environ: Mapping[str, str]
+    url: str, kafka: ProxiedKafka, registry: Registry | ExternalService, folder: Path, environ: Mapping[str, str]
 ) -> Deployment:
     """A world whose relays reach the broker through its proxy, and whose test reaches it directly."""
     settings = settings_for(kafka, registry, url) | {"KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers}
@@ -22,7 +22,7 @@ def behind_proxy(
 @pytest.fixture(scope="session")
 def proxied_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedKafka]:
     """A broker behind a proxy, which forgets idle transactional ids within seconds."""
-    yield from started(ProxiedKafka(tmp_path_factory.mktemp("proxied-kafka") / "kafka"))
+    yield from run_service(ProxiedKafka(tmp_path_factory.mktemp("proxied-kafka") / "kafka"))
 
 
 NewProxiedDeployment = Callable[..., Deployment]
@@ -30,7 +30,7 @@ NewProxiedDeployment = Callable[..., Deployment]
 
 @pytest.fixture
 def new_proxied_deployment(
-    proxied_kafka: ProxiedKafka, registry: Registry | Given, tmp_path: Path, deployments: list[Deployment]
+    proxied_kafka: ProxiedKafka, registry: Registry | ExternalService, tmp_path: Path, deployments: list[Deployment]
 ) -> NewProxiedDeployment:
     """Makes a world on a database, with the broker behind its proxy."""
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import psutil
 
-from testkit.proxied_services import start_again
-from testkit.proxy import BOTH_WAYS, Direction, Proxy
+from testkit.proxied_services import restart_service
+from testkit.proxy import BOTH_DIRECTIONS, Direction, Proxy
 from testkit.relay_process import RelayProcess
 from testkit.waiting import wait_until
 from tests.faults.deployment import LEASE_SECONDS, Stage
 
-PARTLY_OPEN = (BOTH_WAYS, frozenset({Direction.TO_SERVICE}), frozenset({Direction.FROM_SERVICE}))
+PARTLY_OPEN = (BOTH_DIRECTIONS, frozenset({Direction.TO_SERVICE}), frozenset({Direction.FROM_SERVICE}))
 HOLD_SECONDS = 5.0
 """How long a commit is waited for before a fault at a commit is given up."""
 OPEN_STATES = ("Ongoing", "PrepareCommit", "PrepareAbort")
@@ -166,7 +166,7 @@ def _come_back(stage: Stage, chance: Random) -> None:
     for place in range(len(stage.relays)):
         stage.start_relay(place)
     pause(chance.uniform(0, 1))
-    start_again(stage.kafka.start)
+    restart_service(stage.kafka.start)
 
 
 def kill_broker(stage: Stage, chance: Random) -> None:
@@ -186,14 +186,14 @@ def stop_database(stage: Stage, chance: Random) -> None:
     """SIGINT, which ends sessions and shuts down in order, and a start."""
     stage.database.process.stop(signal.SIGINT)
     pause(chance.uniform(0, 1))
-    start_again(stage.database.start)
+    restart_service(stage.database.start)
 
 
 def kill_database(stage: Stage, chance: Random) -> None:
     """Kill -9 of every process of the server, and a start."""
     stage.database.kill()
     pause(chance.uniform(0, 1))
-    start_again(stage.database.start)
+    restart_service(stage.database.start)
 
 
 def freeze_database(stage: Stage, chance: Random) -> None:

@@ -14,8 +14,8 @@ from sqlalchemy import make_url
 
 from testkit.databases import NewDatabase
 from testkit.deployment import NewDeployment
-from testkit.load import Load
-from testkit.proxy import BOTH_WAYS, Proxy
+from testkit.load import LoadGenerator
+from testkit.proxy import BOTH_DIRECTIONS, Proxy
 from testkit.rows import new_rows
 from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
@@ -49,7 +49,7 @@ def post(web: WebProcess) -> int:
     return web.post({"id": "i", "channel": "voice", "turn": next(numbers)}).status_code
 
 
-def goes_on(load: Load, until: int) -> bool:
+def goes_on(load: LoadGenerator, until: int) -> bool:
     """Whether so many were accepted."""
     return len(load.accepted) >= until
 
@@ -90,7 +90,7 @@ def test_a_link_that_forgets_idle_connections_costs_seconds_at_most(new_deployme
         proxied = url.set(port=proxy.port).render_as_string(hide_password=False)
         web = deployment.web(DATABASE_URL=proxied)
         assert post(web) == 202
-        with proxy.half_open(BOTH_WAYS):
+        with proxy.half_open(BOTH_DIRECTIONS):
             unused_since = monotonic()
             wait_until(lambda: monotonic() - unused_since > 2, "the connection has been idle for a while")
         began = monotonic()
@@ -133,7 +133,7 @@ def test_sessions_are_ended_under_load(new_deployment: NewDeployment, administer
     database = make_url(deployment.url).database
     web = deployment.web()
     deployment.relay()
-    load = Load(lambda: web, senders=4)
+    load = LoadGenerator(lambda: web, senders=4)
     for _ in range(10):
         wait_until(partial(goes_on, load, len(load.accepted) + 20), "the load is on")
         administer(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from testkit.deployment import Deployment, NewDeployment
-from testkit.load import Load
+from testkit.load import LoadGenerator
 from testkit.relay_process import RelayProcess
 from testkit.waiting import wait_until
 
@@ -26,7 +26,7 @@ def test_the_web_process_is_killed_under_load(new_deployment: NewDeployment) -> 
     deployment = new_deployment()
     deployment.relay()
     deployment.web()
-    load = Load(lambda: deployment.webs[-1])
+    load = LoadGenerator(lambda: deployment.webs[-1])
     for number in range(1, 4):
         wait_until(lambda: len(load.accepted) > 100 * number, "the load flows")  # noqa: B023 - called at once
         deployment.webs[-1].kill()
@@ -42,12 +42,12 @@ def test_relays_are_killed_at_random_under_load(new_deployment: NewDeployment, s
     """Ten relays die (-9) one after the other at random moments, with two shards, under load."""
     deployment = new_deployment(shards=2, RELAY_BATCH_SIZE="20")
     web = deployment.web()
-    load = Load(lambda: web)
+    load = LoadGenerator(lambda: web)
     window_bounds = random.Random(seed)
     pause = threading.Event()
     for _ in range(10):
         relay = deployment.relay()
-        wait_until(relay.get_commits, "the relay commits")
+        wait_until(relay.committed_transactions, "the relay commits")
         pause.wait(window_bounds.uniform(0, 0.5))
         relay.kill()
     accepted = load.stop()
@@ -79,15 +79,15 @@ def test_two_relays_forced_on_one_shard_stay_exact(new_deployment: NewDeployment
     """An owner is frozen past its lease, another takes over, the first wakes up: fencing keeps sending exact."""
     deployment = new_deployment(RELAY_LEASE_SECONDS="3", RELAY_BATCH_SIZE="20")
     web = deployment.web()
-    load = Load(lambda: web)
+    load = LoadGenerator(lambda: web)
     first = deployment.relay()
-    wait_until(first.get_commits, "the first relay commits")
+    wait_until(first.committed_transactions, "the first relay commits")
     second = deployment.relay()
     for frozen, other in ((first, second), (second, first)):
-        wait_until(frozen.get_commits, "the owner commits")
-        before = other.get_commits()
+        wait_until(frozen.committed_transactions, "the owner commits")
+        before = other.committed_transactions()
         freeze(deployment, frozen)
-        wait_until(lambda: other.get_commits() > before, "the other takes over")  # noqa: B023 - called at once
+        wait_until(lambda: other.committed_transactions() > before, "the other takes over")  # noqa: B023 - called at once
         frozen.signal(signal.SIGCONT)
     accepted = load.stop()
     web.stop()

@@ -13,9 +13,9 @@ import pytest
 from outbox.db.engine import create_outbox_engine, sqlite, wal_is_safe
 from testkit import ROOT
 from testkit.databases import NewDatabase
-from testkit.load import Load
+from testkit.load import LoadGenerator
 from testkit.services import ServiceError
-from testkit.services.fixtures import missing
+from testkit.services.fixtures import skip_or_fail
 from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
 
@@ -29,9 +29,9 @@ def lost_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = tmp_path_factory.mktemp("lost-cache") / "lost_cache.so"
     compiler = shutil.which("cc")
     if compiler is None:
-        missing(ServiceError("a C compiler (cc): apt-get install gcc"))
+        skip_or_fail(ServiceError("a C compiler (cc): apt-get install gcc"))
     if sys.platform != "linux" or not wal_is_safe(sqlite.sqlite_version_info):
-        missing(ServiceError("Linux, whose loader takes LD_PRELOAD, and the SQLite of the wheel pysqlite3"))
+        skip_or_fail(ServiceError("Linux, whose loader takes LD_PRELOAD, and the SQLite of the wheel pysqlite3"))
     source = ROOT / "tests" / "faults" / "lost_cache.c"
     command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(source)]
     subprocess.run([*command, "-ldl"], check=True)
@@ -75,7 +75,7 @@ def test_what_was_accepted_survives_a_lost_page_cache(
     shutil.copy(database, f"{database}.durable")
     preload = {"LD_PRELOAD": str(lost_cache), "LOST_CACHE_PREFIX": os.fspath(database)}
     web = WebProcess({"DATABASE_URL": url, **preload}, tmp_path / "web.log")
-    load = Load(lambda: web)
+    load = LoadGenerator(lambda: web)
     try:
         wait_until(lambda: len(load.accepted) >= 500, "the load flows")
     finally:

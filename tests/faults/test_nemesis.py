@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from testkit.services import Given, Registry
+from testkit.services import ExternalService, Registry
 from testkit.topic import ConsumedRecord
 from tests.faults.nemesis import faults_of, schedule
 from tests.faults.outcome import Evidence, Injected, judge, table
@@ -16,7 +16,7 @@ from tests.faults.torture import staged, torment
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("kind", "seed"), [("sqlite", 1), ("postgresql", 2)])
-def test_faults_under_load(kind: str, seed: int, registry: Registry | Given, tmp_path: Path) -> None:
+def test_faults_under_load(kind: str, seed: int, registry: Registry | ExternalService, tmp_path: Path) -> None:
     """Every interaction that was answered with 202 is in the topic once and in order, whatever happened meanwhile."""
     told: list[str] = []
     with staged(kind, registry, tmp_path) as stage:

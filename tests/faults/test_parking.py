@@ -6,7 +6,7 @@ from relay.shard.batch_size import MOST_PARKED
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import culprit, new_row, new_rows
-from testkit.topic import alter_topic, create_topics, exactly_once
+from testkit.topic import alter_topic, assert_exactly_once, create_topics
 from testkit.waiting import wait_until
 
 
@@ -26,7 +26,7 @@ def test_only_the_row_that_the_broker_refuses_is_parked(deployment: Deployment) 
     assert "MSG_SIZE_TOO_LARGE" in error
     (status,) = deployment.store.status()
     assert (status.parked, status.waiting) == (1, len(behind))
-    exactly_once(deployment.seen(), sorted(set(ids + after) - behind))
+    assert_exactly_once(deployment.seen(), sorted(set(ids + after) - behind))
 
 
 def test_with_the_pass_policy_nothing_waits(deployment: Deployment) -> None:
@@ -37,7 +37,7 @@ def test_with_the_pass_policy_nothing_waits(deployment: Deployment) -> None:
     deployment.relay(OUTBOX_ON_PARKED="skip")
     wait_until(lambda: not deployment.pending(), "the rows behind are sent")
     assert deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(bad,)]
-    exactly_once(deployment.seen(), ids)
+    assert_exactly_once(deployment.seen(), ids)
 
 
 def test_a_kill_on_the_way_to_parking_parks_the_same_row(new_deployment: NewDeployment) -> None:
@@ -51,7 +51,7 @@ def test_a_kill_on_the_way_to_parking_parks_the_same_row(new_deployment: NewDepl
     deployment.relay()
     wait_until(lambda: not deployment.pending(), "the good rows are sent", 120)
     assert deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(bad,)]
-    exactly_once(deployment.seen(), ids)
+    assert_exactly_once(deployment.seen(), ids)
 
 
 def test_a_refused_progress_record_parks_nobody(deployment: Deployment) -> None:
@@ -97,4 +97,4 @@ def test_many_refused_rows_in_a_row_are_parked_while_others_pass(deployment: Dep
     deployment.relay()
     wait_until(lambda: not deployment.pending(), "the good rows are sent and the bad ones parked", 120)
     assert deployment.query("SELECT id FROM outbox WHERE state = 'parked' ORDER BY id") == [(row_id,) for row_id in bad]
-    exactly_once(deployment.seen(), ids)
+    assert_exactly_once(deployment.seen(), ids)

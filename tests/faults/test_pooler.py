@@ -15,9 +15,9 @@ from outbox.notifications import Listener
 from outbox.store import Store
 from testkit.databases import NewDatabase
 from testkit.deployment import NewDeployment
-from testkit.load import Load
+from testkit.load import LoadGenerator
 from testkit.rows import new_row, new_rows
-from testkit.services import Given, PgBouncer, Postgres
+from testkit.services import ExternalService, PgBouncer, Postgres
 from testkit.waiting import wait_until
 
 numbers = count()
@@ -29,7 +29,7 @@ def new_database(new_postgresql: NewDatabase, pgbouncer: PgBouncer) -> NewDataba
     return lambda shards=1: pgbouncer.url(new_postgresql(shards))
 
 
-def goes_on(load: Load, until: int) -> bool:
+def goes_on(load: LoadGenerator, until: int) -> bool:
     """Whether so many were accepted."""
     return len(load.accepted) >= until
 
@@ -38,7 +38,7 @@ def test_the_pooler_is_restarted_under_load(new_deployment: NewDeployment, pgbou
     """Killed and stopped in turn, with commits under way: exact, and on again without a restart of ours."""
     deployment = new_deployment(2)
     web, relay = deployment.web(), deployment.relay()
-    load = Load(lambda: web, senders=4)
+    load = LoadGenerator(lambda: web, senders=4)
     pauses = []
     for end in (pgbouncer.process.kill, pgbouncer.process.stop, pgbouncer.process.kill):
         wait_until(partial(goes_on, load, len(load.accepted) + 20), "the load is on")
@@ -57,14 +57,14 @@ def test_the_pooler_is_restarted_under_load(new_deployment: NewDeployment, pgbou
 
 
 def test_the_sessions_behind_the_pooler_are_cut(
-    new_deployment: NewDeployment, pgbouncer: PgBouncer, postgres: Postgres | Given
+    new_deployment: NewDeployment, pgbouncer: PgBouncer, postgres: Postgres | ExternalService
 ) -> None:
     """While they are idle, and in the middle of commits: nobody is refused, nothing is doubled."""
     deployment = new_deployment(2)
     database = make_url(deployment.url).database
     web = deployment.web()
     deployment.relay()
-    load = Load(lambda: web, senders=4)
+    load = LoadGenerator(lambda: web, senders=4)
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f'ALTER DATABASE "{database}" SET idle_session_timeout = 200')
         for _ in range(10):
@@ -77,7 +77,7 @@ def test_the_sessions_behind_the_pooler_are_cut(
 
 
 def test_a_relay_behind_the_pooler_leaves_no_session_listening(
-    new_deployment: NewDeployment, postgres: Postgres | Given
+    new_deployment: NewDeployment, postgres: Postgres | ExternalService
 ) -> None:
     """It polls instead: rows arrive, and no session of the server listens for nobody."""
     deployment = new_deployment(1)

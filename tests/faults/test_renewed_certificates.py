@@ -9,21 +9,21 @@ from testkit.command_line import command
 from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
-from testkit.services import Given, MutualTlsKafka, Registry
-from testkit.services.fixtures import started
+from testkit.services import ExternalService, MutualTlsKafka, Registry
+from testkit.services.fixtures import run_service
 from testkit.waiting import wait_until
 
 
 @pytest.fixture
 def mutual_tls_kafka(tmp_path: Path) -> Iterator[MutualTlsKafka]:
     """A broker that knows its clients by their certificates."""
-    yield from started(MutualTlsKafka(tmp_path / "kafka"))
+    yield from run_service(MutualTlsKafka(tmp_path / "kafka"))
 
 
 def test_a_relay_goes_on_with_renewed_certificates(
     mutual_tls_kafka: MutualTlsKafka,
     new_database: NewDatabase,
-    registry: Registry | Given,
+    registry: Registry | ExternalService,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> None:

@@ -8,12 +8,16 @@ import pytest
 
 from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
-from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.waiting import wait_until
 
 
 def one_world(
-    url: str, kafka: Kafka | Given, registry: Registry | Given, folder: Path, deployments: list[Deployment]
+    url: str,
+    kafka: Kafka | ExternalService,
+    registry: Registry | ExternalService,
+    folder: Path,
+    deployments: list[Deployment],
 ) -> Deployment:
     """A world on services that the test may stop."""
     config = {"bootstrap.servers": kafka.bootstrap_servers}

@@ -10,7 +10,7 @@ from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError
 from outbox.store import Store
 from testkit.databases import NewDatabase
-from testkit.proxy import BOTH_WAYS, Direction, Proxy
+from testkit.proxy import BOTH_DIRECTIONS, Direction, Proxy
 from testkit.rows import new_row
 
 ANSWER_SECONDS = 1.0
@@ -30,7 +30,7 @@ def link(new_postgresql: NewDatabase) -> Iterator[tuple[Proxy, Store]]:
 
 @pytest.mark.parametrize(
     "directions",
-    [frozenset({Direction.TO_SERVICE}), frozenset({Direction.FROM_SERVICE}), BOTH_WAYS],
+    [frozenset({Direction.TO_SERVICE}), frozenset({Direction.FROM_SERVICE}), BOTH_DIRECTIONS],
     ids=["requests", "answers", "both"],
 )
 def test_a_link_that_swallows_is_given_up(link: tuple[Proxy, Store], directions: frozenset[Direction]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from testkit.deployment import Deployment, settings_for
 from testkit.proxied_services import ProxiedKafka
 from testkit.rows import large_rows
-from testkit.services import Given, Kafka, Registry
+from testkit.services import ExternalService, Kafka, Registry
 from testkit.waiting import wait_until
 from tests.faults.conftest import NewProxiedDeployment
 
@@ -19,7 +19,7 @@ ROW_BYTES = 400
 def test_a_producer_quota_slows_rows_down_and_stops_none(
     new_sqlite: Callable[[], str],
     own_kafka: Kafka,
-    registry: Registry | Given,
+    registry: Registry | ExternalService,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> None:

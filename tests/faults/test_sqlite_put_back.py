@@ -15,7 +15,7 @@ from outbox.db.engine import sqlite
 from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, NewDeployment
 from testkit.file_faults import delete, delete_alone, delete_folder
-from testkit.load import Load
+from testkit.load import LoadGenerator
 from testkit.rows import new_rows
 from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
@@ -66,7 +66,7 @@ def test_nothing_is_acknowledged_without_the_file(
     backup(file_of(deployment), tmp_path / "copy.db")
     deployment.engine.dispose()
     web = deployment.web()
-    load = Load(lambda: web, senders=4)
+    load = LoadGenerator(lambda: web, senders=4)
     wait_until(lambda: len(load.accepted) > 50, "the load is on")
     remove(file_of(deployment))
     removed = time()

@@ -11,10 +11,10 @@ import pytest
 
 from testkit.databases import migrate
 from testkit.deployment import Deployment, settings_for
-from testkit.load import Load
+from testkit.load import LoadGenerator
 from testkit.proxy import Proxy
-from testkit.services import Given, Kafka, Postgres, Registry, ServiceError
-from testkit.services.fixtures import missing
+from testkit.services import ExternalService, Kafka, Postgres, Registry, ServiceError
+from testkit.services.fixtures import skip_or_fail
 from testkit.waiting import wait_until
 
 AGAIN_SECONDS = 30
@@ -34,7 +34,7 @@ def servers(tmp_path: Path) -> Iterator[tuple[Postgres, Postgres]]:
             wait_until(lambda: connection.execute(in_sync).fetchone() == (1,), "the standby is synchronous")
         yield primary, standby
     except ServiceError as error:
-        missing(error)
+        skip_or_fail(error)
     finally:
         primary.stop()
         standby.stop()
@@ -51,7 +51,7 @@ def promote(server: Postgres) -> None:
         assert connection.execute("SELECT pg_promote(wait_seconds => 60)").fetchone() == (True,)
 
 
-def accepted_until(load: Load, count: int) -> None:
+def accepted_until(load: LoadGenerator, count: int) -> None:
     """Wait until so many more were accepted."""
     wanted = len(load.accepted) + count
     wait_until(lambda: len(load.accepted) >= wanted, "the load is on")
@@ -63,8 +63,8 @@ def test_switchover_under_load(
     address: str,
     end: str,
     servers: tuple[Postgres, Postgres],
-    kafka: Kafka | Given,
-    registry: Registry | Given,
+    kafka: Kafka | ExternalService,
+    registry: Registry | ExternalService,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> None:
@@ -86,7 +86,7 @@ def test_switchover_under_load(
         )
         deployments.append(deployment)
         web, relay = deployment.web(), deployment.relay()
-        load = Load(lambda: web, senders=4)
+        load = LoadGenerator(lambda: web, senders=4)
         accepted_until(load, 50)
         primary.process.stop(signal.SIGINT) if end == "stopped" else primary.process.kill()
         promote(standby)

@@ -22,7 +22,7 @@ from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, NewDeployment, settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row, new_rows
-from testkit.services import Given, Kafka, Registry
+from testkit.services import ExternalService, Kafka, Registry
 from testkit.topic import read_topic
 from testkit.waiting import wait_until
 
@@ -117,7 +117,7 @@ def test_a_restored_database_is_reconciled_without_a_duplicate(deployment: Deplo
     assert command(deployment.environ, "audit", "--verify").returncode == 0
 
 
-def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | Given) -> None:
+def test_what_the_topic_has_lost_is_told_before_it_is_sent_again(kafka: Kafka | ExternalService) -> None:
     """Records that retention has removed cannot be found: each partition that may lack some is named."""
     config: dict[str, Any] = {"bootstrap.servers": kafka.bootstrap_servers}
     topic = f"lost-{uuid.uuid4().hex[:8]}"
@@ -160,8 +160,8 @@ def test_duplicates_are_accepted_on_purpose_only(deployment: Deployment) -> None
 
 def test_a_stale_replica_under_a_running_relay(
     new_postgresql: Callable[[], str],
-    kafka: Kafka | Given,
-    registry: Registry | Given,
+    kafka: Kafka | ExternalService,
+    registry: Registry | ExternalService,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> None:
@@ -258,9 +258,9 @@ def test_other_names_are_refused_before_anyone_is_fenced(deployment: Deployment,
 
 def test_another_cluster_is_refused(
     new_sqlite: Callable[[], str],
-    kafka: Kafka | Given,
+    kafka: Kafka | ExternalService,
     own_kafka: Kafka,
-    registry: Registry | Given,
+    registry: Registry | ExternalService,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> None:
@@ -303,7 +303,7 @@ NewOwnWorld = Callable[..., Deployment]
 
 @pytest.fixture
 def new_own_world(
-    own_kafka: Kafka, registry: Registry | Given, tmp_path: Path, deployments: list[Deployment]
+    own_kafka: Kafka, registry: Registry | ExternalService, tmp_path: Path, deployments: list[Deployment]
 ) -> NewOwnWorld:
     """Makes a world on a database, with a broker of its own."""
 

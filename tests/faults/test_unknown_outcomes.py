@@ -9,7 +9,7 @@ import pytest
 from testkit.databases import NewDatabase
 from testkit.deployment import Deployment
 from testkit.proxied_services import ProxiedKafka
-from testkit.proxy import BOTH_WAYS, Direction, Hold
+from testkit.proxy import BOTH_DIRECTIONS, Direction, HeldCommit
 from testkit.rows import new_rows
 from testkit.waiting import wait_until
 from tests.faults.conftest import NewProxiedDeployment
@@ -22,7 +22,7 @@ edges = pytest.mark.parametrize("edge", EDGES.values(), ids=[name.replace(" ", "
 
 
 @pytest.fixture
-def held(proxied_kafka: ProxiedKafka, edge: Direction) -> Iterator[Hold]:
+def held(proxied_kafka: ProxiedKafka, edge: Direction) -> Iterator[HeldCommit]:
     """The next commit, kept at this edge; cut at the latest when the test ends."""
     hold = proxied_kafka.proxy.hold_commit(edge)
     yield hold
@@ -36,7 +36,7 @@ def in_kafka(deployment: Deployment) -> int:
 
 @edges
 def test_the_relay_dies_while_its_commit_is_under_way(
-    new_database: NewDatabase, new_proxied_deployment: NewProxiedDeployment, edge: Direction, held: Hold
+    new_database: NewDatabase, new_proxied_deployment: NewProxiedDeployment, edge: Direction, held: HeldCommit
 ) -> None:
     """Killed (-9) with a commit that the broker never got, or has done without being heard: exact in the end."""
     deployment = new_proxied_deployment(new_database(), RELAY_BATCH_SIZE="50")
@@ -55,7 +55,7 @@ def test_the_relay_dies_while_its_commit_is_under_way(
 
 @edges
 def test_the_commit_is_not_answered_for_longer_than_patience_lasts(
-    new_sqlite: NewDatabase, new_proxied_deployment: NewProxiedDeployment, edge: Direction, held: Hold
+    new_sqlite: NewDatabase, new_proxied_deployment: NewProxiedDeployment, edge: Direction, held: HeldCommit
 ) -> None:
     """The relay gives up, takes the shard anew and finds out what happened; the old request arrives later still."""
     deployment = new_proxied_deployment(new_sqlite(), RELAY_BATCH_SIZE="50")
@@ -72,7 +72,7 @@ def test_the_commit_is_not_answered_for_longer_than_patience_lasts(
 
 @edges
 def test_the_link_is_cut_at_the_commit_until_the_transaction_has_timed_out(
-    new_sqlite: NewDatabase, new_proxied_deployment: NewProxiedDeployment, proxied_kafka: ProxiedKafka, held: Hold
+    new_sqlite: NewDatabase, new_proxied_deployment: NewProxiedDeployment, proxied_kafka: ProxiedKafka, held: HeldCommit
 ) -> None:
     """The broker meanwhile ends the transaction itself, if it is still open: exact, and no restart is needed."""
     timeout = '{"transaction.timeout.ms": 1500, "message.timeout.ms": 1500}'
@@ -96,7 +96,7 @@ def test_connections_that_swallow_everything_are_given_up(
     ids = deployment.record(new_rows(50))
     relay = deployment.relay()
     deployment.wait_drained()
-    with proxied_kafka.proxy.half_open(BOTH_WAYS):
+    with proxied_kafka.proxy.half_open(BOTH_DIRECTIONS):
         ids += deployment.record(new_rows(50))
         relay.wait_degraded("shard 0", "did not answer")
     deployment.wait_drained(45)  # a connection that is used for a minute more would be seen here

@@ -12,8 +12,8 @@ import pytest
 from testkit import ROOT
 from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
-from testkit.services import Given, Kafka, Registry, ServiceError
-from testkit.services.fixtures import missing
+from testkit.services import ExternalService, Kafka, Registry, ServiceError
+from testkit.services.fixtures import skip_or_fail
 from testkit.waiting import wait_until
 
 TWO_HOURS = 7_200
@@ -26,9 +26,9 @@ def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = tmp_path_factory.mktemp("wrong-clock") / "wrong_clock.so"
     compiler = shutil.which("cc")
     if compiler is None:
-        missing(ServiceError("a C compiler (cc): apt-get install gcc"))
+        skip_or_fail(ServiceError("a C compiler (cc): apt-get install gcc"))
     if sys.platform != "linux":
-        missing(ServiceError("Linux, whose loader takes LD_PRELOAD"))
+        skip_or_fail(ServiceError("Linux, whose loader takes LD_PRELOAD"))
     source = ROOT / "tests" / "faults" / "wrong_clock.c"
     command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(source)]
     subprocess.run([*command, "-ldl"], check=True)
@@ -38,8 +38,8 @@ def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_records_from_the_future_charge_no_row(
     wrong_clock: Path,
     new_postgresql: Callable[[], str],
-    kafka: Kafka | Given,
-    registry: Registry | Given,
+    kafka: Kafka | ExternalService,
+    registry: Registry | ExternalService,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> None:

@@ -19,9 +19,9 @@ from random import Random
 from time import monotonic, time
 
 from testkit.databases import migrate
-from testkit.load import Load
+from testkit.load import LoadGenerator
 from testkit.proxied_services import ProxiedKafka, ProxiedPostgres
-from testkit.services import Given, Registry, ServiceError
+from testkit.services import ExternalService, Registry, ServiceError
 from testkit.waiting import wait_until
 from tests.faults.conftest import behind_proxy
 from tests.faults.deployment import RELAYS, SETTINGS, Stage
@@ -36,7 +36,7 @@ SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 6, 5, 0.05
 
 
 @contextmanager
-def staged(kind: str, registry: Registry | Given, folder: Path, relays: int = RELAYS) -> Iterator[Stage]:
+def staged(kind: str, registry: Registry | ExternalService, folder: Path, relays: int = RELAYS) -> Iterator[Stage]:
     """A stage with this kind of database; everything on it is ended with the block."""
     with ExitStack() as ending:
         kafka = ProxiedKafka(folder / "kafka")
@@ -59,7 +59,7 @@ def staged(kind: str, registry: Registry | Given, folder: Path, relays: int = RE
 def torment(stage: Stage, kind: str, seed: int, seconds: float, tell: Callable[[str], object]) -> list[Line]:
     """Inflict faults for so long, under load, and judge what came of it."""
     chance, injected = Random(seed), []
-    load = Load(lambda: stage.web, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS)
+    load = LoadGenerator(lambda: stage.web, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS)
     deadline = monotonic() + seconds
     try:
         wait_until(lambda: stage.audience.arrivals, "the first rows come through", RESUME_SECONDS)
@@ -88,7 +88,7 @@ def inflict(stage: Stage, faults: tuple[Fault, ...], chance: Random) -> Injected
     return Injected(name_of(faults), began, next((at for at in arrivals if at > over), inf))
 
 
-def gather(stage: Stage, load: Load) -> Evidence:
+def gather(stage: Stage, load: LoadGenerator) -> Evidence:
     """What is known once everything is in order again and nothing more comes through."""
     deployment, deadline = stage.deployment, monotonic() + DRAIN_SECONDS
     wait_until(lambda: not deployment.pending() or monotonic() > deadline, "", DRAIN_SECONDS * 2)
@@ -130,7 +130,7 @@ def main() -> int:
 
 def _run(options: argparse.Namespace, folder: Path, tell: Callable[[str], object]) -> list[Line]:
     with ExitStack() as ending:
-        registry: Registry | Given | None = Given.registry()
+        registry: Registry | ExternalService | None = ExternalService.registry()
         if registry is None:
             registry = Registry(folder / "registry")
             ending.callback(registry.stop)

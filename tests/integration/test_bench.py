@@ -11,7 +11,7 @@ import pytest
 from bench import connect, debezium
 from bench.environment import Environment
 from testkit import ROOT
-from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.services.java import cached
 
 
@@ -35,7 +35,7 @@ def test_the_bench_says_why_there_is_nothing_beside_the_relay(tmp_path: Path, mo
     monkeypatch.setattr(connect, "cached", lambda name: cached(name, tmp_path / "services"))
     monkeypatch.setenv("PATH", "")
     own = Environment(Kafka(tmp_path), Registry(tmp_path), Postgres(tmp_path), tmp_path)
-    given = replace(own, kafka=Given("", "127.0.0.1:9092"))
+    given = replace(own, kafka=ExternalService("", "127.0.0.1:9092"))
     reasons = {
         "Maven is missing": (own, "postgresql"),
         "PostgreSQL only": (own, "sqlite"),

@@ -14,7 +14,7 @@ from relay.cli import VERBS
 from testkit import ROOT
 from testkit.command_line import Ended, command
 from testkit.databases import NewDatabase
-from testkit.services import Given, Postgres
+from testkit.services import ExternalService, Postgres
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
@@ -93,7 +93,7 @@ def test_a_database_that_cannot_be_used_is_one_line(verb: str, state: str, said:
 
 @pytest.mark.parametrize("verb", [*LOOKING, *CHANGING])
 @pytest.mark.parametrize("place", ["outbox@{host}/none", "nobody@{host}/postgres", "outbox@{host}/postgres"])
-def test_postgresql_without_the_outbox_is_one_line(verb: str, place: str, postgres: Postgres | Given) -> None:
+def test_postgresql_without_the_outbox_is_one_line(verb: str, place: str, postgres: Postgres | ExternalService) -> None:
     """Its database or role is missing, or it holds no outbox: exit code 1 and the reason."""
     host = postgres.url.rpartition("@")[2].partition("/")[0]
     done = ended(verb, f"postgresql://{place.format(host=host)}")

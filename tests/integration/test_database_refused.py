@@ -13,7 +13,7 @@ import requests
 
 from testkit import ROOT
 from testkit.deployment import Deployment, settings_for
-from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 from testkit.web_process import SECRET
@@ -24,7 +24,9 @@ LIST = (sys.executable, "-m", "relay", "list", "--all")
 
 
 @pytest.fixture
-def environ(kafka: Kafka | Given, registry: Registry | Given, postgres: Postgres | Given) -> dict[str, str]:
+def environ(
+    kafka: Kafka | ExternalService, registry: Registry | ExternalService, postgres: Postgres | ExternalService
+) -> dict[str, str]:
     """Settings for every process, on a database that has been named and not made."""
     url = f"{postgres.url.rsplit('/', 1)[0]}/missing_{uuid.uuid4().hex[:8]}"
     settings = settings_for(kafka, registry, url.replace("postgresql://", "postgresql+psycopg://"))
@@ -34,7 +36,7 @@ def environ(kafka: Kafka | Given, registry: Registry | Given, postgres: Postgres
 @pytest.mark.parametrize("command", [WEB, RELAY, LIST], ids=["web", "relay", "list"])
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
 def test_a_database_in_another_encoding_is_refused(
-    encoding: str, command: tuple[str, ...], environ: dict[str, str], postgres: Postgres | Given
+    encoding: str, command: tuple[str, ...], environ: dict[str, str], postgres: Postgres | ExternalService
 ) -> None:
     """Exit code 1, one line, no traceback."""
     name = environ["DATABASE_URL"].rsplit("/", 1)[1]

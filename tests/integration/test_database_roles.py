@@ -23,7 +23,7 @@ from testkit.databases import migrate
 from testkit.deployment import settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row
-from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.simulator import Simulator
 from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
@@ -78,7 +78,7 @@ class Roles:
 
 
 @pytest.fixture
-def roles(postgres: Postgres | Given) -> Iterator[Roles]:
+def roles(postgres: Postgres | ExternalService) -> Iterator[Roles]:
     """A migrated database, set up as docs/postgresql-roles.md says: the owner of its tables is the migrations' role."""
     made = Roles(postgres.url, f"roles_{uuid.uuid4().hex[:8]}")
     documented = (ROOT / "docs/postgresql-roles.md").read_text().split("```sql\n")[1].split("```")[0]
@@ -146,7 +146,11 @@ def test_a_right_that_the_web_process_lacks_is_in_its_log(roles: Roles, tmp_path
 
 
 def test_the_relay_does_all_its_work_and_reads_no_body(
-    roles: Roles, kafka: Kafka | Given, registry: Registry | Given, simulator: Simulator, tmp_path: Path
+    roles: Roles,
+    kafka: Kafka | ExternalService,
+    registry: Registry | ExternalService,
+    simulator: Simulator,
+    tmp_path: Path,
 ) -> None:
     """Sends, completes from CXone, calls inference, parks, prunes, is paused; and waits for a right, by name."""
     environ = {
@@ -186,7 +190,7 @@ def test_the_relay_does_all_its_work_and_reads_no_body(
 
 
 def test_an_operator_does_everything_but_change_the_audit(
-    roles: Roles, kafka: Kafka | Given, registry: Registry | Given
+    roles: Roles, kafka: Kafka | ExternalService, registry: Registry | ExternalService
 ) -> None:
     """Each command works with the operator's rights; entries of the audit can be added, and nothing else."""
     ids = record(roles, *(new_row(f"i-{n}") for n in range(6)))

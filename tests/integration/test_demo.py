@@ -16,7 +16,7 @@ import pytest
 from config.settings import KNOWN_NAMES
 from relay.demo.stubs import Stubs
 from testkit import ROOT
-from testkit.services import Given, Kafka
+from testkit.services import ExternalService, Kafka
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
@@ -34,7 +34,7 @@ def cluster(request: pytest.FixtureRequest) -> dict[str, str]:
     """Settings that choose the mock cluster, which are none, or a real broker."""
     if request.param == "mock":
         return {}
-    kafka: Kafka | Given = request.getfixturevalue("kafka")
+    kafka: Kafka | ExternalService = request.getfixturevalue("kafka")
     return {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers}
 
 

@@ -15,7 +15,7 @@ from testkit.databases import NewDatabase
 from testkit.deployment import settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row
-from testkit.services import Given, Kafka, Registry
+from testkit.services import ExternalService, Kafka, Registry
 from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
 
@@ -70,7 +70,7 @@ def test_the_page_is_what_web_exports(new_sqlite: NewDatabase, tmp_path: Path) -
 
 
 def test_the_page_is_what_the_relay_exports(
-    new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given, tmp_path: Path
+    new_sqlite: NewDatabase, kafka: Kafka | ExternalService, registry: Registry | ExternalService, tmp_path: Path
 ) -> None:
     """The same of a relay that sends rows, while inference and CXone are down; its delivery counts every row."""
     environ = {

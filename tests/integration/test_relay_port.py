@@ -19,7 +19,7 @@ from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_rows
-from testkit.services import Given, Kafka, Registry
+from testkit.services import ExternalService, Kafka, Registry
 from testkit.waiting import wait_until
 
 NO_SERVICES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}
@@ -108,7 +108,7 @@ def test_the_loop_turns_while_services_are_down(new_sqlite: NewDatabase) -> None
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its clients end with its process
 def test_the_loop_turns_while_shards_are_sent(
-    new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given
+    new_sqlite: NewDatabase, kafka: Kafka | ExternalService, registry: Registry | ExternalService
 ) -> None:
     """So does one that has its shards: ``/healthz`` follows the loop that shares them out."""
     environ = settings_for(kafka, registry, new_sqlite())

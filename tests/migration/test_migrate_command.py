@@ -12,7 +12,7 @@ import pytest
 from migrations.run import head
 from outbox.db.engine import create_outbox_engine
 from testkit import ROOT
-from testkit.services import Given, Postgres
+from testkit.services import ExternalService, Postgres
 
 Relay = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,7 +37,7 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database without tables; the test runs once for each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/new.db"
-    server: Postgres | Given = request.getfixturevalue("postgres")
+    server: Postgres | ExternalService = request.getfixturevalue("postgres")
     return server.create_database(f"migrate_{uuid.uuid4().hex[:8]}")
 
 
@@ -94,7 +94,7 @@ def test_a_schema_of_a_later_release_is_left_alone(relay: Relay, empty_database:
         assert (done.returncode, "newer than this version's" in done.stdout) == (0, True), done.stderr
 
 
-def test_a_lock_that_somebody_holds_is_named(relay: Relay, postgres: Postgres | Given) -> None:
+def test_a_lock_that_somebody_holds_is_named(relay: Relay, postgres: Postgres | ExternalService) -> None:
     """It gives up after seconds, rather than make every insert queue behind it."""
     url = postgres.create_database(f"locked_{uuid.uuid4().hex[:8]}").replace("postgresql://", "postgresql+psycopg://")
     assert relay("migrate", DATABASE_URL=url).returncode == 0

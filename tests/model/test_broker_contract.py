@@ -24,7 +24,7 @@ from relay.errors import BatchRefusedError, MisconfiguredError, TransactionFaile
 from relay.kafka.producer import Publisher
 from relay.kafka.progress import Progress, StoredProgress, key_of, ref_of
 from testkit.services import Kafka
-from testkit.services.fixtures import started
+from testkit.services.fixtures import run_service
 from testkit.waiting import wait_until
 from tests.model import clients
 from tests.model.broker import Broker
@@ -165,7 +165,7 @@ def hasty_port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
     if request.param == "memory":
         yield in_memory(monkeypatch)
         return
-    for kafka in started(Kafka(tmp_path / "kafka", HASTY)):
+    for kafka in run_service(Kafka(tmp_path / "kafka", HASTY)):
         yield real(kafka.bootstrap_servers)
 
 

@@ -1,4 +1,4 @@
-"""A service that somebody else runs."""
+"""A service that somebody else runs, named by environment variables."""
 
 import os
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from testkit.services.postgres import create_database
 
 
 @dataclass(frozen=True)
-class Given:
-    """A service that the environment provides: used, never started, stopped or killed."""
+class ExternalService:
+    """A service named by the environment: tests use it, and never start, stop or kill it."""
 
     url: str
     bootstrap_servers: str = ""
@@ -16,24 +16,24 @@ class Given:
     password: str = ""
 
     @classmethod
-    def kafka(cls) -> "Given | None":
-        """The broker that the environment names, if it does."""
+    def kafka(cls) -> "ExternalService | None":
+        """Return the broker in ``KAFKA_BOOTSTRAP_SERVERS``, or None if that is not set."""
         servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
         return cls("", servers) if servers else None
 
     @classmethod
-    def registry(cls) -> "Given | None":
-        """The Schema Registry that the environment names, if it does."""
+    def registry(cls) -> "ExternalService | None":
+        """Return the Schema Registry in ``SCHEMA_REGISTRY_URL``, or None if that is not set."""
         url = os.environ.get("SCHEMA_REGISTRY_URL")
         login = os.environ.get("SCHEMA_REGISTRY_USERNAME", ""), os.environ.get("SCHEMA_REGISTRY_PASSWORD", "")
         return cls(url, "", *login) if url else None
 
     @classmethod
-    def postgres(cls) -> "Given | None":
-        """The PostgreSQL server that the environment names, if it does."""
+    def postgres(cls) -> "ExternalService | None":
+        """Return the PostgreSQL server in ``TEST_POSTGRES_URL``, or None if that is not set."""
         url = os.environ.get("TEST_POSTGRES_URL")
         return cls(url) if url else None
 
     def create_database(self, name: str, template: str | None = None) -> str:
-        """As ``Postgres.create_database``."""
+        """Create a database and return its URL; see ``testkit.services.postgres.create_database``."""
         return create_database(self.url, name, template)
