@@ -1,4 +1,4 @@
-"""Real services on loopback for tests, benches and the demo: Kafka, a Schema Registry, PostgreSQL."""
+"""Real services on loopback for tests, benchmarks and the demo: Kafka, a Schema Registry, PostgreSQL."""
 
 from testkit.services.external import ExternalService
 from testkit.services.kafka import Kafka, MutualTlsKafka, SecureKafka, StockKafka

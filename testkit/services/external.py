@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from testkit.services.postgres import create_database
 
@@ -33,6 +34,11 @@ class ExternalService:
         """Return the PostgreSQL server in ``TEST_POSTGRES_URL``, or None if that is not set."""
         url = os.environ.get("TEST_POSTGRES_URL")
         return cls(url) if url else None
+
+    @property
+    def client_config(self) -> dict[str, Any]:
+        """Configuration of a Kafka client of this broker."""
+        return {"bootstrap.servers": self.bootstrap_servers}
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create a database and return its URL; see ``testkit.services.postgres.create_database``."""

@@ -535,16 +535,15 @@ BREAKAGES = [
         "            held.publisher = shard_services.publisher(self.shard)\n"
         "            held.publisher.fence()\n"
         "            offset = self._commit(rows, publish)\n",
-        "tests/faults/test_unknown_outcomes.py::test_the_commit_is_not_answered_for_longer_than_patience_lasts"
-        "[before-its-answer-comes-back]",
+        "tests/faults/test_unknown_outcomes.py::test_a_relay_recovers_from_a_commit_that_is_not_answered_in_time"
+        "[response-held]",
     ),
     Breakage(
         "an owner that lost its lease is not fenced by the next one",
         "relay/process/services.py",
         'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}"',
         'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}{self.leases.owner[-6:]}"',
-        "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over"
-        "[sqlite-encoded]",
+        "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_resumes_after_a_takeover[sqlite-encoded]",
     ),
     Breakage(
         "a commit is not synced to the disk",
