@@ -1,7 +1,6 @@
-"""Deliberate breakages of the protocol: each leaves one rule out, and a named test must notice.
+"""Mutation tests: each breakage leaves one rule out of the product, and a named test must fail.
 
-The product is copied, one piece of its text is replaced, and the test that guards the rule is run on
-the copy: it has to fail. A rule whose absence nobody notices would not be guarded.
+The product is copied, one piece of source text is replaced, and the test that guards the rule runs on the copy.
 """
 
 import os
@@ -37,13 +36,17 @@ STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_s
 
 
 class Breakage(NamedTuple):
-    """One rule left out: where, what instead, and the test that notices."""
+    """One rule left out."""
 
     name: str
+    """What the product does without the rule."""
     file: str
     text: str
+    """Source text of the rule, which occurs once in the file."""
     instead: str
+    """What replaces the text."""
     noticed_by: str
+    """The test that must fail."""
 
 
 BREAKAGES = [
@@ -246,7 +249,7 @@ BREAKAGES = [
         "relay/shard/worker.py",
         "if culprit is not None:\n            self._suspects = {culprit.ref: reason}",
         "if rows:\n            self._suspects = {row.ref: reason for row in rows}",
-        "tests/faults/test_parking.py::test_a_kill_on_the_way_to_parking_parks_the_same_row[sqlite]",
+        "tests/faults/test_parking.py::test_a_relay_killed_before_it_parks_leaves_the_right_row_to_be_parked[sqlite]",
     ),
     Breakage(
         "rows are parked on although none passes",
@@ -260,7 +263,7 @@ BREAKAGES = [
         "relay/kafka/producer.py",
         "if topic == self._progress_topic:",
         "if False:",
-        "tests/faults/test_parking.py::test_a_refused_progress_record_parks_nobody[sqlite]",
+        "tests/faults/test_parking.py::test_a_rejected_progress_record_parks_no_row[sqlite]",
     ),
     Breakage(
         "a look for a topic makes the broker create it",
@@ -275,7 +278,7 @@ BREAKAGES = [
         "            if not asked:\n                self._abort()",
         "            if not asked:\n                self._abort()\n                self.publish(records, progress)\n"
         "                return",
-        "tests/faults/test_parking.py::test_with_the_pass_policy_nothing_waits[sqlite]",
+        "tests/faults/test_parking.py::test_with_the_skip_policy_no_row_waits_behind_a_parked_one[sqlite]",
     ),
     Breakage(
         "inference calls are not made due by the mark",
@@ -430,8 +433,7 @@ BREAKAGES = [
         "outbox/sql/flow.py",
         "WHERE topic IS NULL AND outbox_id = :outbox_id",
         "WHERE topic IS NULL AND :outbox_id <> ''",
-        "tests/faults/test_time_travel.py"
-        "::test_an_outbox_made_anew_under_a_running_relay_is_left_to_the_next_one[sqlite]",
+        "tests/faults/test_time_travel.py::test_a_relay_leaves_an_outbox_replaced_under_it_to_the_next_relay[sqlite]",
     ),
     Breakage(
         "a row is pruned while its inference call is due",
@@ -550,14 +552,14 @@ BREAKAGES = [
         "outbox/db/engine.py",
         '"synchronous": 2',
         '"synchronous": 0',
-        "tests/faults/test_lost_cache.py::test_what_was_accepted_survives_a_lost_page_cache[all_lost]",
+        "tests/faults/test_lost_cache.py::test_accepted_rows_survive_a_lost_page_cache[all_lost]",
     ),
     Breakage(
         "a commit is synced to the disk at the next checkpoint only",
         "outbox/db/engine.py",
         '"synchronous": 2',
         '"synchronous": 1',
-        "tests/faults/test_lost_cache.py::test_what_was_accepted_survives_a_lost_page_cache[all_lost]",
+        "tests/faults/test_lost_cache.py::test_accepted_rows_survive_a_lost_page_cache[all_lost]",
     ),
     Breakage(
         "the webhook answers before the commit",
@@ -581,18 +583,18 @@ BREAKAGES = [
 def test_a_breakage_is_noticed(
     breakage: Breakage, kafka: Kafka | ExternalService, registry: Registry | ExternalService, tmp_path: Path
 ) -> None:
-    """The named test fails on a copy of the product in which the rule is left out."""
+    """The named test fails on a copy of the product that leaves the rule out."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, copy / name)  # compiled modules as well: each start is quicker
+            shutil.copytree(source, copy / name)  # with compiled modules, which speeds up each start
         else:
             shutil.copy(source, copy / name)
     file = copy / breakage.file
     original = file.read_text()
-    assert original.count(breakage.text) == 1, f"{breakage.file} does not hold the text once: {breakage.text}"
+    assert original.count(breakage.text) == 1, f"the text must occur once in {breakage.file}: {breakage.text}"
     file.write_text(original.replace(breakage.text, breakage.instead))
     environ = {
         **os.environ,
@@ -601,7 +603,7 @@ def test_a_breakage_is_noticed(
         "SCHEMA_REGISTRY_USERNAME": registry.username,
         "SCHEMA_REGISTRY_PASSWORD": registry.password,
         "TEST_DEADLINE_SECONDS": "20",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a third of the start
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a third of the start-up time
     }
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"),
