@@ -503,7 +503,7 @@ BREAKAGES = [
         "outbox/db/private_file.py",
         "0o600",
         "0o644",
-        "tests/integration/test_data_at_rest.py::test_every_file_of_a_database_is_the_owners_alone",
+        "tests/integration/test_data_at_rest.py::test_every_file_of_a_database_is_private_to_its_owner",
     ),
     Breakage(
         "a replay goes to a topic that is not allowed",
