@@ -30,8 +30,8 @@ FIXED_RATE = 500
 WARM_UP_SECONDS = 1.0
 APPLICATIONS = {
     "webhook": None,
-    "bare route": "bench.bare:app",
-    "bare route, second thread": "bench.bare:second_thread()",
+    "bare Flask route": "bench.bare:app",
+    "bare Flask route, second thread": "bench.bare:second_thread()",
     "webhook without database": "bench.bare:without_database()",
     "one commit per request": "bench.bare:one_commit_per_request()",
 }

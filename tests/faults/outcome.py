@@ -1,4 +1,4 @@
-"""Check the outcome of a fault run: each accepted row is in the topic exactly once and in order, or is reported."""
+"""Check the outcome of a fault run: each accepted row is in the topic once and in order, or is accounted for."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -27,8 +27,8 @@ class Observations(NamedTuple):
     """When each row was answered with 202."""
     committed: Mapping[int, float]
     """When each row in the database was received."""
-    reported: frozenset[int]
-    """Rows that are reported to operators: parked, discarded, or pending on a shard with a condition."""
+    accounted_for: frozenset[int]
+    """Rows not in the topic that operators see: parked, discarded, or pending on a shard with a condition."""
     records: Sequence[ConsumedRecord]
     """The topic, as a ``read_committed`` consumer sees it."""
     arrivals: Sequence[float]
@@ -44,17 +44,19 @@ class FaultSummary(NamedTuple):
     lost: int
     duplicated: int
     out_of_order: int
-    reported: int
+    accounted_for: int
     longest_pause: float
     """Longest time without an arrival between the start of a fault and its recovery, in seconds."""
 
     @property
     def exact(self) -> bool:
         """Whether every row was delivered exactly once and in order, and delivery recovered from each fault."""
-        return not (self.lost or self.duplicated or self.out_of_order or self.reported or isinf(self.longest_pause))
+        return not (
+            self.lost or self.duplicated or self.out_of_order or self.accounted_for or isinf(self.longest_pause)
+        )
 
 
-HEADINGS = ("fault", "times", "rows", "lost", "duplicated", "out of order", "reported", "longest pause")
+HEADINGS = ("fault", "times", "rows", "lost", "duplicated", "out of order", "accounted for", "longest pause")
 
 
 def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> list[FaultSummary]:
@@ -69,10 +71,10 @@ def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> 
             fault=name,
             injected=len(faults),
             rows=len(rows),
-            lost=len(missing - observed.reported),
+            lost=len(missing - observed.accounted_for),
             duplicated=sum(copies[row] - 1 for row in rows if copies[row] > 1),
             out_of_order=len(rows & out_of_order),
-            reported=len(missing & observed.reported),
+            accounted_for=len(missing & observed.accounted_for),
             longest_pause=max(
                 (longest_pause(observed.arrivals, each.began, each.recovered) for each in faults), default=0
             ),

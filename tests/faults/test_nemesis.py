@@ -34,11 +34,11 @@ def record(outbox_id: int, key: str = "a", partition: int = 0) -> ConsumedRecord
 
 
 def test_faults_are_charged_with_the_rows_received_after_they_began() -> None:
-    """Lost, duplicated, out-of-order and reported rows count for the last fault that began before them."""
+    """Lost, duplicated, out-of-order and accounted-for rows count for the last fault that began before them."""
     observed = Observations(
         accepted={1: 10.5, 2: 11.0, 3: 20.5, 4: 21.0, 5: 22.0},
         committed={1: 10.4, 2: 10.9, 3: 20.4, 5: 21.9, 6: 22.5},
-        reported=frozenset({5}),
+        accounted_for=frozenset({5}),
         records=[record(2), record(1), record(6, "b"), record(6, "b"), record(99, "c")],
         arrivals=[9.0, 12.0, 20.0, 26.0],
     )

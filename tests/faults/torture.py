@@ -106,14 +106,14 @@ def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
         "the outbox drains or the timeout has passed",
         2 * DRAIN_SECONDS,
     )
-    reported = deployment.query(
+    accounted_for = deployment.query(
         "SELECT id FROM outbox WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
         " (SELECT shard FROM outbox_shard WHERE condition IS NOT NULL)"
     )
     return Observations(
         accepted={each.outbox_id: each.at for each in load.accepted},
         committed={row: at_ms / 1000 for row, at_ms in deployment.query("SELECT id, received_at FROM outbox")},
-        reported=frozenset(row for (row,) in reported),
+        accounted_for=frozenset(row for (row,) in accounted_for),
         records=deployment.seen(),
         arrivals=system.consumer.arrivals,
     )
