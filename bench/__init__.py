@@ -1,1 +1,1 @@
-"""What the numbers in the README come from."""
+"""Benchmarks: the source of the figures in the documentation."""

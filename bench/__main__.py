@@ -1,9 +1,8 @@
-"""``python -m bench [--what …] [--database …]``: where the figures come from.
+"""``python -m bench [--what …] [--database …]``: measure the product.
 
-drain, latency, ingest, growth, backlog, scale, shards, workers, soak, debezium: see the modules of these names
-(shards: scale).
-The sides of a ratio take turns within one run. Services that the environment names are used, as in the tests,
-or else started; of those CPU is told, too.
+Prints a JSON document on stdout and a table on stderr. Services that environment variables name are used, as in the
+tests; the others are started, and their CPU time is reported as well. Where two sides are compared, they
+alternate within one run.
 """
 
 import argparse
@@ -13,75 +12,120 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench import backlog, debezium, drain, growth, ingest, latency, scale, soak, workers
-from bench.environment import BATCH, Environment, services
+from bench.environment import BATCH, Environment, open_environment
 from bench.report import machine, table
 
 SHARDS = {"sqlite": 1, "postgresql": 8}
-"""What a fresh outbox has by default."""
+"""Default number of shards of a new outbox."""
 
-Measure = Callable[[Environment, str, int, argparse.Namespace], dict[str, Any]]
-WHAT: dict[str, Measure] = {
-    "drain": lambda place, kind, shards, o: drain.measure(place, kind, o.rows, o.rounds, shards),
-    "latency": lambda place, kind, shards, o: latency.measure(place, kind, shards, o.rates, o.seconds),
-    "ingest": lambda place, kind, shards, o: ingest.measure(place, kind, shards, o.seconds, o.rounds, o.processes),
-    "growth": lambda place, kind, shards, o: growth.measure(
-        place, kind, o.rows, o.history, o.rounds, shards, o.seconds
+
+class Benchmark(NamedTuple):
+    """One benchmark."""
+
+    summary: str
+    measure: Callable[[Environment, str, int, argparse.Namespace], dict[str, Any]]
+    """Takes the environment, the kind of database, the number of shards and the options."""
+
+
+BENCHMARKS = {
+    "drain": Benchmark(
+        "rows/s of a backlog to Kafka, compared with a raw producer",
+        lambda env, db, shards, o: drain.measure(env, db, o.rows, o.rounds, shards),
     ),
-    "backlog": lambda place, kind, shards, o: backlog.measure(place, kind, o.backlog, o.seconds, shards),
-    "scale": lambda place, kind, shards, o: scale.measure(place, kind, o.rows, o.rounds, shards),
-    "shards": lambda place, kind, _, o: scale.measure_shards(place, kind, o.rows, o.rounds),
-    "workers": lambda place, kind, shards, o: workers.measure(place, kind, shards, o.rounds, o.seconds),
-    "soak": lambda place, kind, shards, o: soak.measure(place, kind, shards, o.minutes, o.seconds, o.rate),
-    "debezium": lambda place, kind, shards, o: debezium.measure(
-        place, kind, o.rows, o.rounds, shards, o.rates, o.seconds
+    "latency": Benchmark(
+        "time from the webhook's answer to the record at a consumer",
+        lambda env, db, shards, o: latency.measure(env, db, shards, o.rates, o.seconds),
+    ),
+    "ingest": Benchmark(
+        "requests/s of the webhook, compared with simpler applications",
+        lambda env, db, shards, o: ingest.measure(env, db, shards, o.seconds, o.rounds, o.processes),
+    ),
+    "growth": Benchmark(
+        "latency and drain with a long history of sent rows",
+        lambda env, db, shards, o: growth.measure(env, db, o.rows, o.history, o.rounds, shards, o.seconds),
+    ),
+    "backlog": Benchmark(
+        "memory and start-up of a relay with a long backlog",
+        lambda env, db, shards, o: backlog.measure(env, db, o.backlog, o.seconds, shards),
+    ),
+    "scale": Benchmark(
+        "drain with 1, 2 and 4 relays",
+        lambda env, db, shards, o: scale.measure(env, db, o.rows, o.rounds, shards),
+    ),
+    "shards": Benchmark(
+        "drain with 1, 2, 4 and 8 shards",
+        lambda env, db, _, o: scale.measure_shards(env, db, o.rows, o.rounds),
+    ),
+    "workers": Benchmark(
+        "requests/s by number of web processes and threads",
+        lambda env, db, shards, o: workers.measure(env, db, shards, o.rounds, o.seconds),
+    ),
+    "soak": Benchmark(
+        "whether memory, files or tables grow in a long run",
+        lambda env, db, shards, o: soak.measure(env, db, shards, o.minutes, o.seconds, o.rate),
+    ),
+    "debezium": Benchmark(
+        "drain and latency, compared with Debezium",
+        lambda env, db, shards, o: debezium.measure(env, db, o.rows, o.rounds, shards, o.rates, o.seconds),
     ),
 }
-USUAL = ("drain", "latency", "ingest")
-SMOKE = ("drain", "growth", "ingest")
-"""What uses most of the bench for the least CPU: growth takes latencies as well."""
+DEFAULT_BENCHMARKS = ("drain", "latency", "ingest")
+SMOKE_BENCHMARKS = ("drain", "growth", "ingest")
+"""These run most of the code for the least CPU; growth measures latency, too."""
 
 
 def main() -> None:
-    """Run what is asked for, print one JSON document, and a table beside it."""
-    options = _options()
+    """Run the benchmarks and print the results, also those of a run that fails."""
+    options = _parse_options()
     folder = Path(tempfile.mkdtemp(prefix="outbox-bench-"))
     results: dict[str, Any] = {"machine": machine(), "options": {**vars(options), "batch": BATCH}}
     try:
-        with services(folder) as found:
-            place = Environment(*found, folder)
-            for kind in options.database:
+        with open_environment(folder) as environment:
+            for database in options.database:
                 for what in options.what:
-                    name = f"{what} {kind}"
-                    results[name] = WHAT[what](place, kind, options.shards or SHARDS[kind], options)
+                    shards = options.shards or SHARDS[database]
+                    name = f"{what} {database}"
+                    results[name] = BENCHMARKS[what].measure(environment, database, shards, options)
                     sys.stderr.write(table({name: results[name]}))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        sys.stdout.write(json.dumps(results, indent=2) + "\n")  # what is there, also of a run that ended early
+        sys.stdout.write(json.dumps(results, indent=2) + "\n")
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(USUAL))
-    parser.add_argument("--database", nargs="+", choices=SHARDS, default=list(SHARDS))
-    parser.add_argument("--rows", type=int, default=200_000, help="backlog to drain")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of load, a side and round")
-    parser.add_argument("--rates", nargs="+", type=int, default=[100, 1_000], help="of latency and debezium, a second")
-    parser.add_argument("--processes", type=int, default=2, help="of ingest, gunicorn's on every side")
-    parser.add_argument("--history", nargs="+", type=int, default=[0, 1_000_000], help="of growth, rows sent before")
-    parser.add_argument("--backlog", nargs="+", type=int, default=[1_000_000], help="of backlog, rows that wait")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of soak")
-    parser.add_argument("--rate", type=float, help="of soak, requests a second, instead of half the limit")
-    parser.add_argument("--shards", type=int, help="instead of 1 on SQLite and 8 on PostgreSQL")
-    parser.add_argument("--smoke", action="store_true", help="a few topics, small: for crashes, not times")
+def _parse_options() -> argparse.Namespace:
+    summaries = "\n".join(f"  {name:<9} {each.summary}" for name, each in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=(__doc__ or "").partition("\n\n")[2],
+        epilog=f"benchmarks:\n{summaries}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--what", nargs="+", choices=BENCHMARKS, default=list(DEFAULT_BENCHMARKS), metavar="NAME",
+        help=f"benchmarks to run (default: {' '.join(DEFAULT_BENCHMARKS)})")  # fmt: skip
+    add("--database", nargs="+", choices=SHARDS, default=list(SHARDS), help="databases to run on (default: both)")
+    add("--shards", type=int, help="number of shards (default: 1 on SQLite, 8 on PostgreSQL)")
+    add("--rounds", type=int, default=3, help="rounds of each benchmark (default: %(default)s)")
+    add("--seconds", type=float, default=10.0, help="seconds of load for each side and round (default: %(default)s)")
+    add("--rows", type=int, default=200_000, help="rows of the backlog to drain (default: %(default)s)")
+    add("--rates", nargs="+", type=int, default=[100, 1_000], help="latency, debezium: requests a second")
+    add("--processes", type=int, default=2, help="ingest: gunicorn processes of each side (default: %(default)s)")
+    add("--history", nargs="+", type=int, default=[0, 1_000_000], help="growth: rows already sent")
+    add("--backlog", nargs="+", type=int, default=[1_000_000], help="backlog: pending rows")
+    add("--minutes", type=float, default=30.0, help="soak: duration (default: %(default)s)")
+    add("--rate", type=float, help="soak: requests a second (default: half of the maximum)")
+    add("--smoke", action="store_true", help="run a few small benchmarks to find errors, not to measure")
     options = parser.parse_args()
-    if options.smoke:
-        options.what = list(SMOKE)
-        options.rows, options.rounds, options.seconds = 1_000, 1, 0.3
-        options.history, options.processes = [1_000], 1
+    return _smoke(options) if options.smoke else options
+
+
+def _smoke(options: argparse.Namespace) -> argparse.Namespace:
+    options.what = list(SMOKE_BENCHMARKS)
+    options.rows, options.rounds, options.seconds = 1_000, 1, 0.3
+    options.history, options.processes = [1_000], 1
     return options
 
 

@@ -1,49 +1,56 @@
-"""Backlog: what a relay needs while very much waits: its memory, its first record, and how soon ``status`` answers.
+"""Backlog: memory and start-up time of a relay, and the speed of ``status``, with many pending rows.
 
-It drains for a bounded time, not to the end.
+The relay drains for a limited time, not to the end.
 """
 
 import time
 from typing import Any
 
 from bench.drain import consume
-from bench.environment import BATCH, Environment, Outbox, Peak
-from bench.rows import add_backlog, age
+from bench.environment import BATCH, Environment, Outbox, PeakMemory
+from bench.rows import add_backlog, vacuum
 from outbox.store import Store
 
 
-def measure(place: Environment, kind: str, backlogs: list[int], seconds: float, shards: int) -> dict[str, Any]:
-    """Figures by rows pending."""
-    found = {}
+def measure(
+    environment: Environment, database: str, backlogs: list[int], seconds: float, shards: int
+) -> dict[str, Any]:
+    """Return the figures for each number of pending rows."""
+    figures = {}
     for size in backlogs:
-        with place.outbox(kind, shards) as outbox:
+        with environment.outbox(database, shards) as outbox:
             add_backlog(outbox.engine, size, shards)
-            age(outbox.engine)
-            found[f"{size:,} rows pending"] = _partly(place, outbox, seconds)
-    return found
+            vacuum(outbox.engine)
+            figures[f"{size:,} rows pending"] = _drain_partly(environment, outbox, seconds)
+    return figures
 
 
-def _partly(place: Environment, outbox: Outbox, seconds: float) -> dict[str, Any]:
-    consumer, store = place.consumer(outbox.topic), Store(outbox.engine)
-    asked = time.monotonic()
-    store.status()
+def _drain_partly(environment: Environment, outbox: Outbox, seconds: float) -> dict[str, Any]:
+    consumer = environment.consumer(outbox.topic)
+    status_ms = _status_ms(Store(outbox.engine))
     began = time.monotonic()
-    relay = place.relay(outbox.settings)
+    relay = environment.relay(outbox.settings)
     try:
-        with Peak([relay.pid]) as peak:
-            seen = consume(consumer, 1)
+        with PeakMemory([relay.pid]) as peak:
+            count = consume(consumer, 1)
             first = time.monotonic()
             while time.monotonic() < first + seconds:
-                seen += len(consumer.consume(BATCH, 0.05))
-            rate = seen / (time.monotonic() - first)
+                count += len(consumer.consume(BATCH, 0.05))
+            rate = count / (time.monotonic() - first)
             degraded = relay.degraded()
     finally:
         consumer.close()
         relay.stop()
     return {
-        "relay memory MB": round(peak.mb),
+        "relay memory MB": round(peak.megabytes),
         "rows/s": round(rate),
         "start to first record s": round(first - began, 1),
-        "status ms": round((began - asked) * 1000, 1),
+        "status ms": status_ms,
         "degraded at the end": "; ".join(f"{subject}: {reason}" for subject, reason in degraded.items()) or "nothing",
     }
+
+
+def _status_ms(store: Store) -> float:
+    began = time.monotonic()
+    store.status()
+    return round((time.monotonic() - began) * 1000, 1)

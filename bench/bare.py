@@ -1,15 +1,17 @@
-"""What the webhook is compared with: the least that a Flask route can do, and one commit for each request.
+"""Applications to compare the webhook with.
 
-Between the two, to see where the time goes: that route when it waits for another thread, and the webhook
-when nothing is committed.
+The upper bound is a Flask route that does nothing; the lower one is the webhook with one commit per request. Two
+more show where the time goes: the route when it waits for another thread, and the webhook without a database.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 from flask import Flask, Response, request
 
 from app.group_commit import GroupCommitter
+from outbox.db.engine import create_outbox_engine
 from outbox.models import Accepted, NewRow, RecordOutcome
 from outbox.store import Store
 
@@ -17,62 +19,64 @@ app = Flask(__name__)
 
 
 @app.post("/webhook/cxone-data-action")
-def take() -> Response:
-    """Read the body and answer."""
+def accept() -> Response:
+    """Read the body and answer with 202."""
     request.get_data()
     return Response('{"status": "accepted"}', 202, content_type="application/json")
 
 
-def handed_over() -> Flask:
+def second_thread() -> Flask:
     """The same route, but each request waits for another thread, as it does for a group commit."""
-    waiting, committer = Flask(__name__), GroupCommitter(_NothingCommitted())
+    waiting, committer = Flask(__name__), GroupCommitter(_DiscardingStore())
 
     @waiting.post("/webhook/cxone-data-action")
-    def take() -> Response:
+    def accept() -> Response:
         committer.record(NewRow("key", "interaction", "voice", 0, None, None, request.get_data()))
         return Response('{"status": "accepted"}', 202, content_type="application/json")
 
     return waiting
 
 
-def nothing_committed() -> Flask:
-    """The whole webhook, except that no database is spoken to."""
-    return _webhook(lambda _: GroupCommitter(_NothingCommitted()))
+def without_database() -> Flask:
+    """The webhook, but nothing is committed."""
+    return _webhook(GroupCommitter(_DiscardingStore()))
 
 
-def one_commit_a_request() -> Flask:
-    """The whole webhook, except that each request's thread commits its own row."""
-    return _webhook(_Alone)
+def one_commit_per_request() -> Flask:
+    """The webhook, but each request's thread commits its own row."""
+    return _webhook(_SingleCommitter(Store(create_outbox_engine(os.environ["DATABASE_URL"], may_create=False))))
 
 
-def _webhook(committer: Callable[[Store], GroupCommitter]) -> Flask:
-    from app.dependencies import EXTENSION
+def _webhook(recorder: GroupCommitter) -> Flask:
     from app.factory import create_app_from_environ
 
     webhook = create_app_from_environ()
-    dependencies = webhook.extensions[EXTENSION]
-    webhook.extensions[EXTENSION] = replace(dependencies, committer=committer(dependencies.committer.store))
+    webhook.extensions["door"] = replace(webhook.extensions["door"], recorder=recorder)
     return webhook
 
 
-class _Alone(GroupCommitter):
-    """A committer that does not group."""
+class _SingleCommitter(GroupCommitter):
+    """Commits each row by itself."""
 
-    def record(self, row: NewRow, arrived: float | None = None) -> RecordOutcome:  # noqa: ARG002 - as the other
-        """Commit this row."""
-        (outcome,) = self.store.record([row])
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._record = store.record
+
+    def record(self, row: NewRow, arrived: float | None = None) -> RecordOutcome:  # noqa: ARG002 - as in the base
+        """Commit one row."""
+        (outcome,) = self._record([row])
         return outcome
 
 
-class _NothingCommitted(Store):
-    """A ledger that forgets."""
+class _DiscardingStore(Store):
+    """Accepts every row and stores none."""
 
     def __init__(self) -> None:
-        """Without a database."""
+        """Use no database."""
 
     def record(self, rows: Sequence[NewRow]) -> list[RecordOutcome]:
-        """Each row counts as new."""
+        """Accept each row as new."""
         return [Accepted(1, row.interaction_id, duplicate=False) for row in rows]
 
     def notify(self, outcomes: Sequence[RecordOutcome]) -> None:
-        """Nobody is told."""
+        """Notify nobody."""

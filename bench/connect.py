@@ -1,4 +1,4 @@
-"""Kafka Connect with Debezium's PostgreSQL connector: one worker in distributed mode, exactly once for sources."""
+"""Kafka Connect with Debezium's PostgreSQL connector: one distributed worker with exactly-once sources."""
 
 import tarfile
 from collections.abc import Mapping
@@ -8,23 +8,24 @@ from typing import Any, Self
 import requests
 
 from testkit.services import Kafka, ServiceError
-from testkit.services.java import cached, java, maven
+from testkit.services.java import CACHE, cached, java, maven
 from testkit.services.process import Process, free_port
 from testkit.waiting import wait_until
 
-CONNECT, DEBEZIUM = "4.3.1", "3.7.0.Final"
+CONNECT_VERSION, DEBEZIUM_VERSION = "4.3.1", "3.7.0.Final"
 POM = Path(__file__).parent / "pom.xml"
 CONVERTER = "org.apache.kafka.connect.json.JsonConverter"
-ANSWER_SECONDS = 30
+TIMEOUT_SECONDS = 30
 
 
-def _home() -> Path:
-    """Folder of Connect's jars (``lib``) and of the connector (``plugins``)."""
-    with cached(f"connect-{CONNECT}-debezium-{DEBEZIUM}") as (folder, building):
+def _install(cache: Path) -> Path:
+    """Download Connect and the connector unless they are cached; return the folder, with ``lib`` and ``plugins``."""
+    name = f"connect-{CONNECT_VERSION}-debezium-{DEBEZIUM_VERSION}"
+    with cached(name, cache) as (folder, building):
         if building:
             maven("dependency:copy-dependencies", building / "lib", pom=POM)
             plugins = building / "plugins"
-            artifact = f"io.debezium:debezium-connector-postgres:{DEBEZIUM}:tar.gz:plugin"
+            artifact = f"io.debezium:debezium-connector-postgres:{DEBEZIUM_VERSION}:tar.gz:plugin"
             maven("dependency:copy", plugins, f"-Dartifact={artifact}", pom=POM)
             (archive,) = plugins.glob("*.tar.gz")
             with tarfile.open(archive) as packed:
@@ -34,15 +35,16 @@ def _home() -> Path:
 
 
 class Connect:
-    """A worker of its own, warm or cold as its connectors left it.
+    """A Kafka Connect worker.
 
     Args:
-        directory: for its settings and log.
-        kafka: the broker that it keeps its state in.
+        directory: folder for its settings and log.
+        kafka: the broker that stores its state.
+        cache: folder for what is downloaded.
     """
 
-    def __init__(self, directory: Path, kafka: Kafka) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, kafka: Kafka, cache: Path = CACHE) -> None:
+        self._directory, self._cache = directory, cache
         self._base = f"http://127.0.0.1:{free_port()}"
         self._kafka = kafka
         self._process: Process | None = None
@@ -70,17 +72,17 @@ class Connect:
         }
 
     def start(self) -> Self:
-        """Start and wait until it answers.
+        """Start the worker and wait until it answers.
 
         Raises:
-            ServiceError: Maven, Java or what they fetch is missing.
+            ServiceError: Maven or Java is missing, or a download failed.
         """
-        home, runtime = _home(), java(17)
+        home, runtime = _install(self._cache), java(17)
         self._directory.mkdir(parents=True, exist_ok=True)
         properties = self._directory / "worker.properties"
         settings = self._settings(home / "plugins")
         properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"  # its warnings of refused records cost time
+        quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"  # its warnings about rejected records cost time
         command = [
             runtime,
             "-Xms256m",
@@ -109,33 +111,33 @@ class Connect:
         return self._process
 
     def create(self, name: str, config: Mapping[str, str]) -> None:
-        """Make a connector, and wait until its task runs."""
-        answer = requests.put(f"{self._base}/connectors/{name}/config", json=config, timeout=ANSWER_SECONDS)
-        assert answer.ok, answer.text
+        """Create a connector, and wait until its task runs."""
+        response = requests.put(f"{self._base}/connectors/{name}/config", json=config, timeout=TIMEOUT_SECONDS)
+        assert response.ok, response.text
         self._wait(name, ["RUNNING", "RUNNING"])
 
     def stop_connector(self, name: str) -> None:
-        """End a connector's task: its offsets are kept, and what is committed meanwhile waits."""
-        requests.put(f"{self._base}/connectors/{name}/stop", timeout=ANSWER_SECONDS).raise_for_status()
+        """Stop a connector's task; its offsets are kept, so it catches up when it resumes."""
+        requests.put(f"{self._base}/connectors/{name}/stop", timeout=TIMEOUT_SECONDS).raise_for_status()
         self._wait(name, ["STOPPED"])
 
     def resume_connector(self, name: str) -> None:
-        """Start its task again; returns before it runs."""
-        requests.put(f"{self._base}/connectors/{name}/resume", timeout=ANSWER_SECONDS).raise_for_status()
+        """Resume a connector's task; return before it runs."""
+        requests.put(f"{self._base}/connectors/{name}/resume", timeout=TIMEOUT_SECONDS).raise_for_status()
 
     def _wait(self, name: str, states: list[str]) -> None:
-        wait_until(lambda: self._states(name) == states, f"connector and tasks are {states}: {self._directory}")
+        wait_until(lambda: self._states(name) == states, f"connector and tasks are {states} (log in {self._directory})")
 
     def _states(self, name: str) -> list[str]:
-        answer = requests.get(f"{self._base}/connectors/{name}/status", timeout=ANSWER_SECONDS)
-        if not answer.ok:
+        response = requests.get(f"{self._base}/connectors/{name}/status", timeout=TIMEOUT_SECONDS)
+        if not response.ok:
             return []
-        status: dict[str, Any] = answer.json()
+        status: dict[str, Any] = response.json()
         failed = [part["trace"] for part in (status["connector"], *status["tasks"]) if part["state"] == "FAILED"]
         assert not failed, failed[0]
         return [part["state"] for part in (status["connector"], *status["tasks"])]
 
     def stop(self) -> None:
-        """Stop it for good."""
+        """Stop the worker."""
         if self._process is not None:
             self._process.kill()

@@ -1,4 +1,4 @@
-"""Debezium's outbox event router: one connector, tuned, and the outbox table that it reads."""
+"""Debezium's outbox event router: one tuned connector, and the outbox table that it reads."""
 
 import time
 import uuid
@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import make_url, text
 
 from bench.connect import Connect
-from bench.drain import timed
+from bench.drain import time_delivery
 from bench.environment import BATCH, Environment
 from bench.latency import Figures, at_rates, in_groups
 from outbox.db.engine import create_outbox_engine
 from outbox.models import PendingRow
 from relay.kafka.encoder import Encoder
-from relay.kafka.record import Record
-from testkit.topic import exactly_once, read_topic
+from relay.kafka.producer import Record
+from testkit.topic import assert_exactly_once, read_topic
 from testkit.waiting import wait_until
 
 NAME = "outbox"
@@ -53,7 +53,7 @@ TUNED = {
     "statistics.metrics.enabled": "false",
     "producer.override.batch.size": "262144",
     "producer.override.linger.ms": "0",
-    # A transaction's first records are refused while the broker still ends the one before.
+    # The first records of a transaction are rejected while the broker is still ending the previous one.
     "producer.override.retry.backoff.ms": "5",
 }
 
@@ -61,12 +61,12 @@ TUNED = {
 class Debezium:
     """A connector whose task runs only while it is measured.
 
-    Its table, in a database of its own, holds keys and Avro values ready made.
+    Its table is in a separate database and contains keys and encoded Avro values.
     """
 
-    def __init__(self, place: Environment, connect: Connect) -> None:
-        self._place, self._connect = place, connect
-        url = make_url(place.postgres.create_database(f"debezium_{uuid.uuid4().hex[:8]}"))
+    def __init__(self, environment: Environment, connect: Connect) -> None:
+        self._environment, self._connect = environment, connect
+        url = make_url(environment.postgres.create_database(f"debezium_{uuid.uuid4().hex[:8]}"))
         address = url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
         self._engine = create_outbox_engine(address)
         with self._engine.begin() as connection:
@@ -83,11 +83,11 @@ class Debezium:
         connect.stop_connector(NAME)
 
     def close(self) -> None:
-        """Remove the database with its slot, which would keep write-ahead log; the connector ends with its worker."""
+        """Drop the database and its replication slot, which would retain WAL; the connector ends with its worker."""
         self._connect.stop_connector(NAME)
-        wait_until(self._slot_is_free, "the connector lets go of its slot")
+        wait_until(self._slot_is_free, "the connector has released its slot")
         self._engine.dispose()
-        self._place.drop(self._engine.url.render_as_string(hide_password=False))
+        self._environment.drop(self._engine.url.render_as_string(hide_password=False))
 
     def _slot_is_free(self) -> bool:
         query = text("SELECT NOT active FROM pg_replication_slots WHERE slot_name = current_database()")
@@ -95,28 +95,28 @@ class Debezium:
             return bool(connection.execute(query).scalar_one())
 
     def drain(self, records: Sequence[Record]) -> tuple[float, dict[str, float]]:
-        """As ``bench.drain.drain``, of a backlog with the keys and values of these records."""
+        """Drain a backlog with the keys and values of these records; see ``bench.drain.drain``."""
         topic = self._topic()
         rows = [{"topic": topic, "key": key.decode(), "value": value} for key, value, *_ in records]
         for start in range(0, len(rows), BATCH):
             self._insert(rows[start : start + BATCH])
-        consumer = self._place.consumer(topic)
+        consumer = self._environment.consumer(topic)
         self._connect.resume_connector(NAME)
         pid = self._connect.process.pid
-        figures = timed(self._place, "connector", [pid], consumer, len(rows), lambda: None)
+        figures = time_delivery(self._environment, "connector", [pid], consumer, len(rows), lambda: None)
         consumer.close()
         self._finish(topic)
         return figures
 
     def latency(self, rates: list[int], seconds: float) -> dict[str, Figures]:
-        """As ``bench.latency.at_rates``, from a commit in the table."""
+        """Measure latency from a commit in the table; see ``bench.latency.at_rates``."""
         topic = self._topic()
 
         def commit(interactions: list[str]) -> float:
             self._insert([{"topic": topic, "key": interaction, "value": VALUE} for interaction in interactions])
             return time.perf_counter()
 
-        consumer = self._place.consumer(topic)
+        consumer = self._environment.consumer(topic)
         self._connect.resume_connector(NAME)
         figures = at_rates(partial(in_groups, commit), consumer, rates, seconds)
         consumer.close()
@@ -129,14 +129,14 @@ class Debezium:
 
     def _topic(self) -> str:
         name = f"debezium-{uuid.uuid4().hex[:8]}"
-        self._place.topic(name)
+        self._environment.topic(name)
         return name
 
     def _finish(self, topic: str) -> None:
-        """Stop the task; every row must be in the topic once, those of an interaction in order."""
+        """Stop the task and assert that each row is in the topic once and in order."""
         self._connect.stop_connector(NAME)
         query = text("SELECT id FROM outbox WHERE aggregatetype = :topic")
         with self._engine.connect() as connection:
             ids = list(connection.execute(query, {"topic": topic}).scalars())
-        seen = read_topic(self._place.client_config, topic)
-        exactly_once([record._replace(headers={"outbox-id": record.headers["id"]}) for record in seen], ids)
+        seen = read_topic(self._environment.client_config, topic)
+        assert_exactly_once([record._replace(headers={"outbox-id": record.headers["id"]}) for record in seen], ids)

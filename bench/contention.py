@@ -1,4 +1,4 @@
-"""What PostgreSQL's sessions of one database wait for, and how much they do."""
+"""What the sessions of a PostgreSQL database wait for, and how much they do."""
 
 from collections import Counter
 from typing import Any
@@ -8,57 +8,53 @@ from sqlalchemy import make_url
 
 from bench.sampling import Sampler
 
-EVERY_SECONDS = 0.02
-SMALLEST_SHARE = 0.01
-"""Of the samples: what is seen less often is not told."""
+INTERVAL_SECONDS = 0.02
+MIN_SHARE = 0.01
+"""Waits in a smaller share of the samples are not reported."""
 
-_ACTIVE = """
-    SELECT coalesce(wait_event_type || ' ' || wait_event, 'none: it works'), count(*)
+_WAITS_SQL = """
+    SELECT coalesce(wait_event_type || ' ' || wait_event, 'nothing (running)'), count(*)
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
       AND backend_type = 'client backend' AND state = 'active'
     GROUP BY 1
 """
-_DONE = """
+_COUNTERS_SQL = """
     SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS "writing transactions",
            d.deadlocks AS deadlocks,
            (SELECT CAST(coalesce(sum(n_tup_upd), 0) AS bigint) FROM pg_stat_user_tables) AS "row updates"
     FROM pg_stat_database AS d WHERE d.datname = current_database()
 """
-"""Reads are not counted: the bench itself looks at the outbox again and again. Transactions are the server's."""
+"""Transactions of the whole server. Reads are not counted, since the benchmark itself polls the outbox."""
 
 
 def counters(url: str) -> dict[str, int]:
-    """What was done in a database so far; nothing on SQLite.
+    """Return the server's activity counters for a database; empty on SQLite.
 
-    A session tells it once a second, or when it ends: end the relays before the last look.
+    A session reports once a second and when it ends, so stop the relays before the last call.
     """
     if not _is_postgresql(url):
         return {}
     with _connect(url) as connection:
-        cursor = connection.execute(_DONE)
+        cursor = connection.execute(_COUNTERS_SQL)
         (row,) = cursor.fetchall()
         return {column.name: int(value) for column, value in zip(cursor.description or (), row, strict=True)}
 
 
-class Waits(Sampler):
-    """Samples what the active sessions of a database wait for, while the block runs; nothing on SQLite.
-
-    Args:
-        url: of the database.
-    """
+class WaitSampler(Sampler):
+    """Samples what the active sessions of a database wait for within the block; does nothing on SQLite."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
-        self.seen: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         if not _is_postgresql(self._url):
             return
         with _connect(self._url) as connection:
-            while not self._stop.wait(EVERY_SECONDS):
-                self.seen.update(dict(connection.execute(_ACTIVE).fetchall()))
+            while not self._stop.wait(INTERVAL_SECONDS):
+                self.counts.update(dict(connection.execute(_WAITS_SQL).fetchall()))
 
 
 def _is_postgresql(url: str) -> bool:
@@ -70,7 +66,7 @@ def _connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     return psycopg.connect(plain, autocommit=True)
 
 
-def shares(seen: Counter[str]) -> dict[str, float]:
-    """What share of the active sessions' samples each wait has, the largest first."""
-    total = seen.total()
-    return {name: round(times / total, 2) for name, times in seen.most_common() if times >= total * SMALLEST_SHARE}
+def shares(counts: Counter[str]) -> dict[str, float]:
+    """Return each wait's share of the samples, the largest first."""
+    total = counts.total()
+    return {name: round(count / total, 2) for name, count in counts.most_common() if count >= total * MIN_SHARE}

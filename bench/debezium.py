@@ -1,17 +1,18 @@
-"""Beside Debezium's outbox event router on Kafka Connect, exactly once as well: drain and latency, in turn.
+"""Debezium: drain and latency of the relay and of Debezium's outbox event router with exactly-once delivery.
 
-One connector, tuned and warm, serves the whole run. Its outbox table lies in a database of its own on the
-same server and holds keys and Avro values ready made, so that both sides put the same keys and values on
-the same broker. It neither encodes nor marks: it reads the server's write-ahead log and keeps its place in
-a Kafka topic. Its task is stopped while a relay has its turn, and no relay is there during its own.
+One tuned, warm connector serves the whole run. Its outbox table is in a separate database on the same server and
+contains keys and encoded Avro values, so both sides send the same keys and values to the same broker. Debezium
+does not encode and does not mark rows: it reads the WAL and stores its position in a Kafka topic. The two sides
+alternate; only one runs at a time.
 """
 
 import time
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from bench.connect import CONNECT, DEBEZIUM, Connect
+from bench.connect import CONNECT_VERSION, DEBEZIUM_VERSION, Connect
 from bench.connector import Debezium
 from bench.drain import drain, encoded
 from bench.environment import Environment, fill
@@ -19,45 +20,54 @@ from bench.latency import Figures, at_rates, in_groups
 from bench.report import ratio, spread
 from outbox.store import Store
 from testkit.rows import new_row
-from testkit.services import Given, ServiceError
+from testkit.services import ExternalService, ServiceError
+from testkit.services.java import CACHE
 
 WARM_UP_ROWS = 200_000
-"""Before that, the Java runtime has not compiled what it runs most."""
+"""Enough for the Java runtime to compile its hot code."""
 
 
 def measure(
-    place: Environment, kind: str, count: int, rounds: int, shards: int, rates: list[int], seconds: float
+    environment: Environment,
+    database: str,
+    count: int,
+    rounds: int,
+    shards: int,
+    rates: list[int],
+    seconds: float,
+    cache: Path = CACHE,
 ) -> dict[str, Any]:
-    """Figures of both sides, or why there are none."""
-    if kind != "postgresql":
-        return {"not run": "it is compared on PostgreSQL only"}
-    if isinstance(place.kafka, Given) or isinstance(place.postgres, Given):
-        return {"not run": "it needs a broker and a PostgreSQL of its own, not those that the environment names"}
-    connect = Connect(place.folder / "connect", place.kafka)
+    """Return the figures of both sides, or why it was not run."""
+    if database != "postgresql":
+        return {"not run": "Debezium is compared on PostgreSQL only"}
+    if isinstance(environment.kafka, ExternalService) or isinstance(environment.postgres, ExternalService):
+        return {"not run": "needs its own broker and PostgreSQL server; unset the variables that name external ones"}
+    connect = Connect(environment.folder / "connect", environment.kafka, cache)
     try:
         connect.start()
     except ServiceError as error:
         return {"not run": str(error)}
     try:
-        with closing(Debezium(place, connect)) as peer:
-            drains = _drains(place, peer, count, rounds, shards)
-            latencies = _latencies(place, peer, rounds, shards, rates, seconds)
+        with closing(Debezium(environment, connect)) as peer:
+            drains = _drains(environment, peer, count, rounds, shards)
+            latencies = _latencies(environment, peer, rounds, shards, rates, seconds)
     finally:
         connect.stop()
-    return {"beside": f"Debezium {DEBEZIUM} on Kafka Connect {CONNECT}", "shards": shards, **drains, **latencies}
+    versions = f"Debezium {DEBEZIUM_VERSION} on Kafka Connect {CONNECT_VERSION}"
+    return {"compared with": versions, "shards": shards, **drains, **latencies}
 
 
-def _drains(place: Environment, peer: Debezium, count: int, rounds: int, shards: int) -> dict[str, Any]:
+def _drains(environment: Environment, peer: Debezium, count: int, rounds: int, shards: int) -> dict[str, Any]:
     ours: list[float] = []
     theirs: list[float] = []
     costs: dict[str, list[float]] = {}
     for number in range(rounds):
-        with place.outbox("postgresql", shards) as outbox:
+        with environment.outbox("postgresql", shards) as outbox:
             fill(outbox.engine, count)
             records = encoded(outbox.engine, count)
             if not number:
                 peer.drain((records * (WARM_UP_ROWS // count + 1))[:WARM_UP_ROWS])
-            sides = ("relay", ours, drain(place, outbox, count)), ("Debezium", theirs, peer.drain(records))
+            sides = ("relay", ours, drain(environment, outbox, count)), ("Debezium", theirs, peer.drain(records))
         for side, rates, (rate, cost) in sides:
             rates.append(rate)
             for name, value in cost.items():
@@ -65,29 +75,30 @@ def _drains(place: Environment, peer: Debezium, count: int, rounds: int, shards:
     return {
         "relay: rows/s": spread(ours),
         "Debezium: rows/s": spread(theirs),
-        "relay's rows/s of Debezium's": ratio(ours, theirs),
+        "rows/s, relay / Debezium": ratio(ours, theirs),
         **{name: spread(values, 2) for name, values in costs.items()},
     }
 
 
 def _latencies(
-    place: Environment, peer: Debezium, rounds: int, shards: int, rates: list[int], seconds: float
+    environment: Environment, peer: Debezium, rounds: int, shards: int, rates: list[int], seconds: float
 ) -> dict[str, Any]:
-    """From a row's commit until a consumer has its record; a spread for each percentile."""
-    found: dict[str, list[Figures]] = {}
+    """Measure from a row's commit until a consumer has its record; return a spread for each percentile."""
+    by_rate: dict[str, list[Figures]] = {}
     for _ in range(rounds):
-        ours, theirs = _latency(place, shards, rates, seconds), peer.latency(rates, seconds)
+        ours, theirs = _latency(environment, shards, rates, seconds), peer.latency(rates, seconds)
         for rate in ours:
-            found.setdefault(f"relay: latency {rate}", []).append(ours[rate])
-            found.setdefault(f"Debezium: latency {rate}", []).append(theirs[rate])
+            by_rate.setdefault(f"relay: latency {rate}", []).append(ours[rate])
+            by_rate.setdefault(f"Debezium: latency {rate}", []).append(theirs[rate])
     return {
-        name: {part: spread([figures[part] for figures in each], 1) for part in each[0]} for name, each in found.items()
+        name: {part: spread([figures[part] for figures in runs], 1) for part in runs[0]}
+        for name, runs in by_rate.items()
     }
 
 
-def _latency(place: Environment, shards: int, rates: list[int], seconds: float) -> dict[str, Figures]:
-    """Of a relay that hears of each commit as it does from the webhook."""
-    with place.outbox("postgresql", shards) as outbox:
+def _latency(environment: Environment, shards: int, rates: list[int], seconds: float) -> dict[str, Figures]:
+    """Measure a relay that is notified of each commit, as by the webhook."""
+    with environment.outbox("postgresql", shards) as outbox:
         store = Store(outbox.engine)
 
         def commit(interactions: list[str]) -> float:
@@ -96,7 +107,7 @@ def _latency(place: Environment, shards: int, rates: list[int], seconds: float) 
             store.notify(outcomes)
             return committed
 
-        relay, consumer = place.relay(outbox.settings), place.consumer(outbox.topic)
+        relay, consumer = environment.relay(outbox.settings), environment.consumer(outbox.topic)
         try:
             return at_rates(partial(in_groups, commit), consumer, rates, seconds)
         finally:

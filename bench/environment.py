@@ -1,10 +1,10 @@
-"""Where a bench runs: services, outboxes, topics, and what their processes cost."""
+"""The environment of a benchmark: services, outboxes, topics and processes, and what they cost."""
 
 import shutil
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,77 +13,59 @@ from typing import Any, NamedTuple
 import psutil
 import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 from sqlalchemy import Engine, make_url
 
 from bench.sampling import Sampler
 from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.store import Store
 from testkit.databases import identify, migrate
-from testkit.deployment import settings_for
+from testkit.deployment import Deployment, settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_rows
-from testkit.services import Given, Kafka, Postgres, Registry, ServiceError
+from testkit.services import ExternalService, Kafka, Postgres, Registry, ServiceError
+from testkit.topic import create_topics
 from testkit.waiting import wait_until
 
 BATCH = 5_000
 PARTITIONS = 8
 
-Services = tuple[Kafka | Given, Registry | Given, Postgres | Given]
-
-
-@contextmanager
-def services(folder: Path) -> Iterator[Services]:
-    """Those that the environment names, as in the tests; the others are started, and stopped at the end.
-
-    Raises:
-        SystemExit: one cannot be started; it says why.
-    """
-    kafka = Given.kafka() or Kafka(folder / "kafka")
-    registry = Given.registry() or Registry(folder / "registry")
-    postgres = Given.postgres() or Postgres(folder / "postgres")
-    started = [service for service in (kafka, registry, postgres) if not isinstance(service, Given)]
-    try:
-        try:
-            for service in started:
-                service.start()
-        except ServiceError as error:
-            sys.exit(f"not run: {error}")
-        yield kafka, registry, postgres
-    finally:
-        for service in started:
-            service.stop()
-
 
 class Outbox(NamedTuple):
-    """A database to measure with."""
+    """An outbox to measure with."""
 
     url: str
     engine: Engine
     shards: int
     settings: dict[str, str]
-    """Of its relays; the topics are there."""
+    """Settings of its relays, whose topics exist."""
 
     @property
     def topic(self) -> str:
-        """Where its rows go."""
+        """The topic of its rows."""
         return self.settings["KAFKA_TOPIC"]
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Services that run, and a folder for logs and SQLite files."""
+    """Running services, and a folder for logs and SQLite files."""
 
-    kafka: Kafka | Given
-    registry: Registry | Given
-    postgres: Postgres | Given
+    kafka: Kafka | ExternalService
+    registry: Registry | ExternalService
+    postgres: Postgres | ExternalService
     folder: Path
     _migrated: dict[tuple[str, int], str] = field(default_factory=dict)
 
     @contextmanager
-    def outbox(self, kind: str, shards: int, like: str | None = None) -> Iterator[Outbox]:
-        """An outbox for the block: empty, or a copy of another, named by its URL, that nobody is connected to."""
-        url = self.copy(like) if like else self.make(kind, shards)
+    def outbox(self, database: str, shards: int, template: str | None = None) -> Iterator[Outbox]:
+        """Create an outbox for the block.
+
+        Args:
+            database: "sqlite" or "postgresql".
+            shards: number of shards.
+            template: URL of an outbox to copy, to which nobody is connected; None for an empty outbox.
+        """
+        url = self.copy(template) if template else self.make(database, shards)
         engine = create_outbox_engine(url, answer_seconds=LONG_ANSWER_SECONDS)
         try:
             yield Outbox(url, engine, shards, self.settings(url, shards))
@@ -91,18 +73,18 @@ class Environment:
             engine.dispose()
             self.drop(url)
 
-    def make(self, kind: str, shards: int) -> str:
-        """Make an empty outbox; its URL."""
-        if (kind, shards) not in self._migrated:
-            url = f"sqlite:///{self.folder}/{kind}-{shards}.db"
-            if kind == "postgresql":
+    def make(self, database: str, shards: int) -> str:
+        """Create an empty outbox and return its URL."""
+        if (database, shards) not in self._migrated:
+            url = f"sqlite:///{self.folder}/{database}-{shards}.db"
+            if database == "postgresql":
                 url = self.postgres.create_database(f"bench_{uuid.uuid4().hex[:8]}")
             migrate(url, shards)
-            self._migrated[kind, shards] = url
-        return self.copy(self._migrated[kind, shards])
+            self._migrated[database, shards] = url
+        return self.copy(self._migrated[database, shards])
 
     def copy(self, url: str) -> str:
-        """Copy an outbox that nobody is connected to; the copy's URL, whose identity is its own."""
+        """Copy an outbox to which nobody is connected, give the copy a new identity, and return its URL."""
         name, source = f"bench_{uuid.uuid4().hex[:8]}", make_url(url).database
         if url.startswith("sqlite"):
             copied = f"sqlite:///{self.folder}/{name}.db"
@@ -114,7 +96,7 @@ class Environment:
         return copied
 
     def drop(self, url: str) -> None:
-        """Remove a database."""
+        """Drop a database."""
         name = str(make_url(url).database)
         if url.startswith("sqlite"):
             Path(name).unlink()
@@ -123,21 +105,25 @@ class Environment:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
     def topic(self, name: str, partitions: int = PARTITIONS, policy: str = "delete") -> None:
-        """Make a topic before anything is sent, so that a consumer can wait for its first record."""
-        admin = AdminClient(self.client_config)
-        wanted = NewTopic(name, partitions, 1, config={"cleanup.policy": policy})
-        admin.create_topics([wanted])[name].result(30)
+        """Create a topic in advance, so that a consumer can be assigned before the first record."""
+        create_topics(self.client_config, NewTopic(name, partitions, 1, config={"cleanup.policy": policy}))
 
     def topics(self, settings: dict[str, str], shards: int) -> None:
-        """Make a relay's topics."""
+        """Create a relay's topics."""
         self.topic(settings["KAFKA_TOPIC"])
         self.topic(settings["KAFKA_PROGRESS_TOPIC"], shards, "compact")
 
-    def settings(self, url: str, shards: int, **further: str) -> dict[str, str]:
-        """Settings of a relay with topics of its own, which are there."""
-        settings = {**settings_for(self.kafka, self.registry, url), **further}
+    def settings(self, url: str, shards: int) -> dict[str, str]:
+        """Return settings of a relay, and create its topics."""
+        settings = settings_for(self.kafka, self.registry, url)
         self.topics(settings, shards)
         return settings
+
+    def deployment(self, database: str, shards: int, **environ: str) -> Deployment:
+        """Deploy the product on an empty outbox, with further settings."""
+        url = self.make(database, shards)
+        settings = {**settings_for(self.kafka, self.registry, url), **environ}
+        return Deployment(url, settings, self.client_config, self.folder)
 
     def relay(self, settings: dict[str, str]) -> RelayProcess:
         """Start a relay."""
@@ -145,11 +131,11 @@ class Environment:
 
     @property
     def client_config(self) -> dict[str, Any]:
-        """What every client of the broker is made with."""
-        return {"bootstrap.servers": self.kafka.bootstrap_servers}
+        """Configuration of every client of the broker."""
+        return self.kafka.client_config
 
     def consumer(self, topic: str) -> Consumer:
-        """A ``read_committed`` consumer of what comes from now on."""
+        """Return a ``read_committed`` consumer of the records that arrive from now on."""
         consumer = Consumer(
             {
                 **self.client_config,
@@ -160,31 +146,52 @@ class Environment:
                 "fetch.wait.max.ms": 50,
             }
         )
-        places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-        for each in places:
-            each.offset = wait_until(partial(_span, consumer, each), f"{topic} has leaders")[1]
-        consumer.assign(places)
+        partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        for partition in partitions:
+            _, partition.offset = wait_until(partial(_offsets, consumer, partition), f"{topic} has leaders")
+        consumer.assign(partitions)
         return consumer
 
     def cpu_seconds(self, sender: str, pids: list[int]) -> dict[str, float]:
-        """CPU that each part has used so far: the sender with these processes, and services, if we run them."""
+        """Return the CPU time used so far by the sender's processes, and by services that we run."""
         used = {sender: sum(map(cpu_seconds, pids))}
         for name, service in (("broker", self.kafka), ("database", self.postgres)):
-            if not isinstance(service, Given):
+            if not isinstance(service, ExternalService):
                 used[name] = cpu_seconds(service.process.pid)
         return used
 
 
-def _span(consumer: Consumer, place: TopicPartition) -> tuple[int, int] | None:
-    """First and next offset; None while a new partition has no leader."""
+@contextmanager
+def open_environment(folder: Path) -> Iterator[Environment]:
+    """Use the services that environment variables name, and start the others for the block.
+
+    Raises:
+        SystemExit: a service cannot run here; the message says why.
+    """
+    kafka = ExternalService.kafka() or Kafka(folder / "kafka")
+    registry = ExternalService.registry() or Registry(folder / "registry")
+    postgres = ExternalService.postgres() or Postgres(folder / "postgres")
+    with ExitStack() as stack:
+        for service in (kafka, registry, postgres):
+            if not isinstance(service, ExternalService):
+                stack.callback(service.stop)
+                try:
+                    service.start()
+                except ServiceError as error:
+                    sys.exit(f"not run: {error}")
+        yield Environment(kafka, registry, postgres, folder)
+
+
+def _offsets(consumer: Consumer, partition: TopicPartition) -> tuple[int, int] | None:
+    """Return a partition's first and next offset, or None while it has no leader."""
     try:
-        return consumer.get_watermark_offsets(place, 30)
+        return consumer.get_watermark_offsets(partition, 30)
     except KafkaException:
         return None
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its children, the ended ones included."""
+    """Return the user and system time of a process and its children, including those that ended."""
     process = psutil.Process(pid)
     total = 0.0
     for each in (process, *process.children()):
@@ -193,21 +200,22 @@ def cpu_seconds(pid: int) -> float:
     return total + sum(process.cpu_times()[2:4])
 
 
-class Peak(Sampler):
-    """Highest resident memory of processes while the block runs, in MB each."""
+class PeakMemory(Sampler):
+    """The highest resident memory of any of these processes within the block, in MB."""
 
     def __init__(self, pids: list[int]) -> None:
         super().__init__()
-        self._pids, self.mb = pids, 0.0
+        self._pids, self.megabytes = pids, 0.0
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._stop.wait(0.2):
             with suppress(psutil.NoSuchProcess):
-                self.mb = max(self.mb, *(psutil.Process(pid).memory_info().rss / 2**20 for pid in self._pids))
+                sizes = [psutil.Process(pid).memory_info().rss / 2**20 for pid in self._pids]
+                self.megabytes = max(self.megabytes, *sizes)
 
 
 def fill(engine: Engine, count: int) -> None:
-    """Commit a backlog."""
+    """Commit a backlog of rows, in batches."""
     store = Store(engine)
     for start in range(0, count, BATCH):
         store.record(new_rows(min(BATCH, count - start), interactions=500))

@@ -1,10 +1,9 @@
-"""``python -m bench.inference [--only calls|drain|return|memory] …``: inference in figures.
+"""``python -m bench.inference [--only calls|drain|return|memory] …``: measure inference calls.
 
-calls: calls a second with an endpoint that answers after 5 ms, at default settings, beside the limit
-(concurrency / latency) and beside a bare ``requests`` session in as many threads. drain: a backlog with
-scoring up and with scoring down, in alternating order. return: a backlog drained while scoring is down; then it
-comes back, and every call has to arrive. memory: a relay while very many calls are due. Sides of a ratio
-alternate within one run.
+calls: calls a second to an endpoint that answers after 5 ms, with default settings, compared with the maximum
+(concurrency / latency) and with a ``requests`` session in as many threads. drain: a backlog with the scoring
+endpoint up and down. return: a backlog is drained while the endpoint is down; it then starts, and every call must
+arrive. memory: a relay while many calls are due. Compared sides alternate within one run.
 """
 
 import argparse
@@ -25,9 +24,9 @@ from sqlalchemy import Engine
 
 from bench.drain import drain
 from bench.due_calls import arrival, calls_done, memory, with_inference
-from bench.environment import Environment, fill, services
+from bench.environment import Environment, fill, open_environment
 from bench.report import ratio, spread
-from bench.scoring import LATENCY_SECONDS, Scoring
+from bench.scoring import LATENCY_SECONDS, ScoringEndpoint
 from outbox.leases import Leases
 from outbox.models import RecordRef
 from outbox.store import Store
@@ -40,64 +39,71 @@ from relay.shard.services import ignore_steps
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
-WHAT = ("calls", "drain", "return", "memory")
-KINDS = ("sqlite", "postgresql")
+BENCHMARKS = ("calls", "drain", "return", "memory")
+DATABASES = ("sqlite", "postgresql")
 CONCURRENCY = 16
-"""The default of INFERENCE_CONCURRENCY."""
+"""Default of ``INFERENCE_CONCURRENCY``."""
 
 
 def main() -> None:
-    """Run everything and print one JSON document."""
+    """Run the benchmarks and print a JSON document."""
     parser = argparse.ArgumentParser(prog="python -m bench.inference")
-    parser.add_argument("--calls", type=int, default=5_000)
-    parser.add_argument("--rows", type=int, default=100_000, help="backlog to drain")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--due", type=int, default=2_000_000, help="calls due, for memory")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each part of memory")
-    parser.add_argument("--only", choices=WHAT)
-    parser.add_argument("--database", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--calls", type=int, default=5_000, help="calls: number of calls (default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=100_000, help="drain, return: rows of the backlog (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of calls and drain (default: %(default)s)")
+    parser.add_argument("--due", type=int, default=2_000_000, help="memory: calls due (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="memory: seconds of each part (default: %(default)s)"
+    )
+    parser.add_argument("--only", choices=BENCHMARKS, help="run one benchmark only (default: all)")
+    parser.add_argument(
+        "--database", nargs="+", choices=DATABASES, default=list(DATABASES), help="databases to run on (default: both)"
+    )
     options = parser.parse_args()
-    folder, scoring = Path(tempfile.mkdtemp(prefix="outbox-bench-")), Scoring()
+    folder, scoring = Path(tempfile.mkdtemp(prefix="outbox-bench-")), ScoringEndpoint()
     scoring.start()
-    report: dict[str, Any] = {"limit calls/s": CONCURRENCY / LATENCY_SECONDS}
+    report: dict[str, Any] = {"maximum calls/s": CONCURRENCY / LATENCY_SECONDS}
     try:
-        with services(folder) as found:
-            place = Environment(*found, folder)
-            for kind in options.database:
-                for what in WHAT:
+        with open_environment(folder) as environment:
+            for database in options.database:
+                for what in BENCHMARKS:
                     if options.only in (None, what):
-                        report[f"{what} {kind}"] = _measure(what, place, kind, scoring.url, options)
+                        report[f"{what} {database}"] = _measure(what, environment, database, scoring.url, options)
     finally:
         scoring.stop()
         shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
-def _measure(what: str, place: Environment, kind: str, url: str, options: argparse.Namespace) -> dict[str, Any]:
+def _measure(
+    what: str, environment: Environment, database: str, url: str, options: argparse.Namespace
+) -> dict[str, Any]:
     if what == "calls":
-        return _calls(place, kind, url, options.calls, options.rounds)
+        return _calls(environment, database, url, options.calls, options.rounds)
     if what == "drain":
-        return _drains(place, kind, url, options.rows, options.rounds)
+        return _drains(environment, database, url, options.rows, options.rounds)
     if what == "return":
-        return arrival(place, kind, options.rows)
-    return memory(place, kind, options.due, options.seconds)
+        return arrival(environment, database, options.rows)
+    return memory(environment, database, options.due, options.seconds)
 
 
-def _calls(place: Environment, kind: str, url: str, count: int, rounds: int) -> dict[str, Any]:
-    ours, bare = [], []
+def _calls(environment: Environment, database: str, url: str, count: int, rounds: int) -> dict[str, Any]:
+    ours, plain = [], []
     for _ in range(rounds):
-        with place.outbox(kind, 1) as outbox:
+        with environment.outbox(database, 1) as outbox:
             fill(outbox.engine, count)
             lease = Leases(outbox.engine, "bench", 600).take(0)
             assert lease is not None
             refs = [row.ref for row in Store(outbox.engine).pending(lease, count)]
             Store(outbox.engine).mark_sent(lease, RecordRef(1, 0, ""), refs, inference=True)
-            ours.append(_stage_rate(outbox.engine, url, len(refs)))
-        bare.append(_bare_rate(url, count))
-    return compared("calls/s", ours, "bare requests calls/s", bare)
+            ours.append(_worker_rate(outbox.engine, url, len(refs)))
+        plain.append(_session_rate(url, count))
+    return compare("calls/s", ours, "plain requests session, calls/s", plain)
 
 
-def _stage_rate(engine: Engine, url: str, count: int) -> float:
+def _worker_rate(engine: Engine, url: str, count: int) -> float:
     settings = RelaySettings(
         kafka_bootstrap_servers="none", schema_registry_url="http://none", inference_url=url
     )  # fmt: skip
@@ -113,7 +119,7 @@ def _stage_rate(engine: Engine, url: str, count: int) -> float:
     return count / seconds
 
 
-def _bare_rate(url: str, count: int) -> float:
+def _session_rate(url: str, count: int) -> float:
     session = requests.Session()
     session.trust_env = False
     session.mount("http://", HTTPAdapter(pool_maxsize=CONCURRENCY))
@@ -128,29 +134,29 @@ def _bare_rate(url: str, count: int) -> float:
     return count / (time.monotonic() - began)
 
 
-def _drains(place: Environment, kind: str, url: str, count: int, rounds: int) -> dict[str, Any]:
+def _drains(environment: Environment, database: str, url: str, count: int, rounds: int) -> dict[str, Any]:
     rates: dict[str, list[float]] = {"up": [], "down": []}
-    memory_mb, made = list[float](), list[int]()
+    memory_mb, calls = list[float](), list[int]()
     for number in range(rounds):
         for side in ("up", "down") if number % 2 == 0 else ("down", "up"):
-            with place.outbox(kind, 1) as outbox:
+            with environment.outbox(database, 1) as outbox:
                 fill(outbox.engine, count)
-                where = url if side == "up" else f"http://127.0.0.1:{free_port()}/score"
-                rate, cost = drain(place, with_inference(outbox, where), count)
+                endpoint = url if side == "up" else f"http://127.0.0.1:{free_port()}/score"
+                rate, cost = drain(environment, with_inference(outbox, endpoint), count)
                 rates[side].append(rate)
                 memory_mb.append(cost["relay memory MB"])
-                made.append(calls_done(outbox.engine))
-    figures = compared("rows/s, scoring up", rates["up"], "rows/s, scoring down", rates["down"])
-    return {**figures, "relay memory MB": round(max(memory_mb)), "calls done by the relay's end": made}
+                calls.append(calls_done(outbox.engine))
+    figures = compare("rows/s, scoring up", rates["up"], "rows/s, scoring down", rates["down"])
+    return {**figures, "relay memory MB": round(max(memory_mb)), "calls done at the end of the drain": calls}
 
 
-def compared(ours: str, our_rates: list[float], theirs: str, their_rates: list[float]) -> dict[str, Any]:
-    """Both sides, and the ratio of each round."""
+def compare(ours: str, our_rates: list[float], theirs: str, their_rates: list[float]) -> dict[str, Any]:
+    """Return the figures of both sides, and the ratio of each round."""
     ratios = [round(a / b, 2) for a, b in zip(our_rates, their_rates, strict=True)]
     return {
         ours: spread(our_rates),
         theirs: spread(their_rates),
-        "ratio": {**ratio(our_rates, their_rates), "of each round": ratios},
+        "ratio": {**ratio(our_rates, their_rates), "each round": ratios},
     }
 
 

@@ -1,10 +1,9 @@
-"""Ingest: the webhook with durable commits, beside what it is compared with.
+"""Ingest: requests a second of the webhook with durable commits, compared with simpler applications.
 
-Five sides, in turn within each round: the webhook · a bare Flask route under the same gunicorn
-settings, the most that could be reached · that route when it waits for another thread · the webhook
-when nothing is committed · the webhook with one commit for each request, what is usual. Then the
-answer's latency at a fixed rate. The generator's own CPU is told, to show that it is not what is
-measured.
+Five applications alternate within each round: the webhook; a bare Flask route with the same gunicorn settings, the
+upper bound; that route when it waits for another thread; the webhook without a database; and the webhook with one
+commit per request, the usual design. Afterwards the webhook's latency is measured at a fixed rate. The CPU time of
+the load generator is reported to show that it is not the bottleneck.
 """
 
 import os
@@ -14,12 +13,12 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import psutil
 
 from bench.environment import Environment
-from bench.load import Load, closed_loop, open_loop
+from bench.load import LoadResult, closed_loop, open_loop
 from bench.report import ratio, spread
 from testkit import ROOT
 from testkit.services.process import free_port
@@ -27,101 +26,135 @@ from testkit.waiting import wait_until
 from testkit.web_process import SECRET, WebProcess
 
 CONNECTIONS = 32
-FIXED_PER_SECOND = 500
+FIXED_RATE = 500
 WARM_UP_SECONDS = 1.0
+APPLICATIONS = {
+    "webhook": None,
+    "bare Flask route": "bench.bare:app",
+    "bare Flask route, second thread": "bench.bare:second_thread()",
+    "webhook without database": "bench.bare:without_database()",
+    "one commit per request": "bench.bare:one_commit_per_request()",
+}
+"""Name of each side to its application; None for the product's own."""
 
 
-class Side(Protocol):
-    """A gunicorn that is put under load."""
+class WebServer(Protocol):
+    """A gunicorn process under load."""
 
     port: int
     process: subprocess.Popen[bytes]
 
     def stop(self) -> int:
-        """End it."""
+        """Stop it and return its exit code."""
 
 
-class Bare:
-    """gunicorn with another application and the same settings; parameters as ``WebProcess``, and the application."""
+class Gunicorn:
+    """gunicorn with the product's settings and another application.
+
+    Args:
+        environ: settings.
+        log: file for its output.
+        application: the WSGI application, as gunicorn takes it.
+    """
 
     def __init__(self, environ: Mapping[str, str], log: Path, application: str) -> None:
         self.port = free_port()
-        given = {"CXONE_WEBHOOK_SECRETS": f"tests={SECRET}", "WEB_HOST": "127.0.0.1", **environ}
+        settings = {"CXONE_WEBHOOK_SECRETS": f"tests={SECRET}", "WEB_HOST": "127.0.0.1", **environ}
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", application],
                 cwd=ROOT,
-                env={**os.environ, **given, "PORT": str(self.port)},
+                env={**os.environ, **settings, "PORT": str(self.port)},
                 stdout=file,
                 stderr=file,
             )
-        wait_until(self._answers, f"{application} answers ({log})")
+        wait_until(self._answers, f"{application} answers (log in {log})")
 
     def _answers(self) -> bool:
-        assert self.process.poll() is None, "it has ended, its log says why"
+        assert self.process.poll() is None, "gunicorn has ended; see its log"
         try:
-            return closed_loop(self.port, 1, 0).answered == 1
+            return closed_loop(self.port, 1, 0).accepted == 1
         except OSError:
             return False
 
     def stop(self) -> int:
-        """SIGTERM, and wait."""
+        """Send SIGTERM, wait, and return the exit code."""
         self.process.terminate()
         return self.process.wait(40)
 
 
-def measure(place: Environment, kind: str, shards: int, seconds: float, rounds: int, processes: int) -> dict[str, Any]:
-    """Figures of one kind of database; so many seconds of load for each side and round."""
-    folder = place.folder
+class Run(NamedTuple):
+    """One round of load on one application."""
+
+    load: LoadResult
+    cpu_seconds: float
+    """CPU time of the application's workers."""
+
+
+def measure(
+    environment: Environment, database: str, shards: int, seconds: float, rounds: int, processes: int
+) -> dict[str, Any]:
+    """Return the figures for one kind of database, with this many seconds of load for each application and round."""
     with ExitStack() as stack:
-
-        def environ() -> dict[str, str]:
-            url = place.make(kind, shards)
-            return {"DATABASE_URL": url, "WEB_CONCURRENCY": str(processes), "LOG_LEVEL": "WARNING"}
-
-        sides: dict[str, Side] = {
-            "webhook": WebProcess(environ(), folder / "web.log"),
-            "bare Flask route": Bare(environ(), folder / "bare.log", "bench.bare:app"),
-            "bare, handed over": Bare(environ(), folder / "handed.log", "bench.bare:handed_over()"),
-            "nothing committed": Bare(environ(), folder / "nothing.log", "bench.bare:nothing_committed()"),
-            "one commit a request": Bare(environ(), folder / "single.log", "bench.bare:one_commit_a_request()"),
-        }
-        for side in sides.values():
-            stack.callback(side.stop)
-            closed_loop(side.port, CONNECTIONS, min(WARM_UP_SECONDS, seconds))
-        runs: dict[str, list[tuple[Load, float]]] = {name: [] for name in sides}
+        servers = _start_servers(environment, database, shards, processes, stack)
+        for server in servers.values():
+            closed_loop(server.port, CONNECTIONS, min(WARM_UP_SECONDS, seconds))
+        runs: dict[str, list[Run]] = {name: [] for name in servers}
         for _ in range(rounds):
-            for name, side in sides.items():
-                before = _cpu_seconds(side)
-                load = closed_loop(side.port, CONNECTIONS, seconds)
-                runs[name].append((load, _cpu_seconds(side) - before))
-        latency = open_loop(sides["webhook"].port, FIXED_PER_SECOND, seconds)
-    told: dict[str, Any] = {name: _told(run) for name, run in runs.items()}
-    for name in sides.keys() - {"webhook"}:
-        told[f"webhook / {name}"] = ratio(
-            [load.per_second for load, _ in runs["webhook"]], [load.per_second for load, _ in runs[name]]
-        )
-    told[f"answer at {FIXED_PER_SECOND}/s"] = _latency(latency)
-    return told
+            for name, server in servers.items():
+                runs[name].append(_run(server, seconds))
+        latency = open_loop(servers["webhook"].port, FIXED_RATE, seconds)
+    figures: dict[str, Any] = {name: _summary(each) for name, each in runs.items()}
+    for name in (name for name in servers if name != "webhook"):
+        figures[f"webhook / {name}"] = ratio(_rates(runs["webhook"]), _rates(runs[name]))
+    figures[f"latency at {FIXED_RATE}/s"] = _latency(latency)
+    return figures
 
 
-def _cpu_seconds(side: Side) -> float:
-    times = [worker.cpu_times() for worker in psutil.Process(side.process.pid).children()]
+def _start_servers(
+    environment: Environment, database: str, shards: int, processes: int, stack: ExitStack
+) -> dict[str, WebServer]:
+    def start(name: str, application: str | None) -> WebServer:
+        environ = {
+            "DATABASE_URL": environment.make(database, shards),
+            "WEB_CONCURRENCY": str(processes),
+            "LOG_LEVEL": "WARNING",
+        }
+        log = environment.folder / f"{name.replace(' ', '-')}.log"
+        server = Gunicorn(environ, log, application) if application else WebProcess(environ, log)
+        stack.callback(server.stop)
+        return server
+
+    return {name: start(name, application) for name, application in APPLICATIONS.items()}
+
+
+def _run(server: WebServer, seconds: float) -> Run:
+    before = _cpu_seconds(server)
+    load = closed_loop(server.port, CONNECTIONS, seconds)
+    return Run(load, _cpu_seconds(server) - before)
+
+
+def _cpu_seconds(server: WebServer) -> float:
+    times = [worker.cpu_times() for worker in psutil.Process(server.process.pid).children()]
     return sum(each.user + each.system for each in times)
 
 
-def _told(runs: list[tuple[Load, float]]) -> dict[str, Any]:
-    rates = [load.per_second for load, _ in runs]
+def _rates(runs: list[Run]) -> list[float]:
+    return [run.load.per_second for run in runs]
+
+
+def _summary(runs: list[Run]) -> dict[str, Any]:
+    loads = [run.load for run in runs]
     return {
-        "requests/s": spread(rates),
-        "web CPU us/request": round(median(cpu / load.answered * 1e6 for load, cpu in runs)),
-        "generator CPU us/request": round(median(load.cpu_seconds / load.answered * 1e6 for load, _ in runs)),
-        "generator's share of a core": round(max(load.cpu_seconds / load.seconds for load, _ in runs), 2),
-        "refused": sum(load.refused for load, _ in runs),
+        "requests/s": spread(_rates(runs)),
+        "web CPU us/request": round(median(run.cpu_seconds / run.load.accepted * 1e6 for run in runs)),
+        "generator CPU us/request": round(median(load.cpu_seconds / load.accepted * 1e6 for load in loads)),
+        "generator CPU share of a core": round(max(load.cpu_seconds / load.seconds for load in loads), 2),
+        "refused": sum(load.refused for load in loads),
     }
 
 
-def _latency(load: Load) -> dict[str, Any]:
+def _latency(load: LoadResult) -> dict[str, Any]:
     return {
         "p50 ms": round(load.percentile_ms(0.5), 1),
         "p99 ms": round(load.percentile_ms(0.99), 1),

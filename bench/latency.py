@@ -1,4 +1,4 @@
-"""Latency: from the webhook's answer until a ``read_committed`` consumer has the record."""
+"""Latency: time from the webhook's answer until a ``read_committed`` consumer has the record."""
 
 import threading
 import time
@@ -19,69 +19,70 @@ from testkit.web_process import PATH, SECRET, WebProcess
 
 SENDERS = 16
 BODY = '{"id": "%s", "channel": "voice", "customer": {"email": "someone@example.com"}, "timestamp": %d}'
-PATIENCE_SECONDS = 60
-WARM_UP_RATE, WARM_UP_TIMES, WARM_UP_SECONDS = 100, 3, 30.0
-"""Three times as long as what is measured, half a minute at most: a broker just started is several times as slow,
-until its code is compiled."""
+TIMEOUT_SECONDS = 60
+WARM_UP_RATE, WARM_UP_FACTOR, MAX_WARM_UP_SECONDS = 100, 3, 30.0
+"""Warm up three times as long as the measurement, at most 30 s: a new broker is slow until its code is compiled."""
 
 Figures = dict[str, float]
-Arrive = Callable[[list[str], int], dict[str, float]]
-"""Sends interactions evenly, so many a second, and tells when each was committed."""
+Send = Callable[[list[str], int], dict[str, float]]
+"""Sends interactions evenly at a rate per second, and returns when each was committed."""
 
 
-class Flow(NamedTuple):
-    """The whole product with a consumer behind it."""
+class Pipeline(NamedTuple):
+    """The running product and a consumer of its topic."""
 
     web: WebProcess
     relay: RelayProcess
     consumer: Consumer
 
     def at_rates(self, rates: list[int], seconds: float) -> dict[str, Figures]:
-        """As ``at_rates``, of requests to the webhook."""
-        return at_rates(partial(_requests, self.web.port), self.consumer, rates, seconds)
+        """Measure latency of requests to the webhook at each rate; see ``at_rates``."""
+        return at_rates(partial(_post_evenly, self.web.port), self.consumer, rates, seconds)
 
 
-def measure(place: Environment, kind: str, shards: int, rates: list[int], seconds: float) -> dict[str, Figures]:
-    """Percentiles at each rate, in requests a second."""
-    with place.outbox(kind, shards) as outbox, flowing(place, outbox) as flow:
-        return flow.at_rates(rates, seconds)
+def measure(
+    environment: Environment, database: str, shards: int, rates: list[int], seconds: float
+) -> dict[str, Figures]:
+    """Return the percentiles at each rate, in requests a second."""
+    with environment.outbox(database, shards) as outbox, running_pipeline(environment, outbox) as pipeline:
+        return pipeline.at_rates(rates, seconds)
 
 
 @contextmanager
-def flowing(place: Environment, outbox: Outbox) -> Iterator[Flow]:
-    """Web, relay and consumer for the block."""
+def running_pipeline(environment: Environment, outbox: Outbox) -> Iterator[Pipeline]:
+    """Run web, relay and consumer for the block."""
     environ = {"DATABASE_URL": outbox.url, "LOG_LEVEL": "WARNING", "WEB_CONCURRENCY": "1"}
     with ExitStack() as ending:
-        web = WebProcess(environ, place.folder / "web.log")
+        web = WebProcess(environ, environment.folder / "web.log")
         ending.callback(web.stop)
-        relay = place.relay(outbox.settings)
+        relay = environment.relay(outbox.settings)
         ending.callback(relay.stop)
-        consumer = place.consumer(outbox.topic)
+        consumer = environment.consumer(outbox.topic)
         ending.callback(consumer.close)
-        yield Flow(web, relay, consumer)
+        yield Pipeline(web, relay, consumer)
 
 
-def at_rates(arrive: Arrive, consumer: Consumer, rates: list[int], seconds: float) -> dict[str, Figures]:
-    """Percentiles from each commit to its record, and the rate that was reached, at each rate; after a warm-up."""
-    _at_rate(arrive, consumer, WARM_UP_RATE, min(WARM_UP_SECONDS, WARM_UP_TIMES * seconds))
-    return {f"at {rate}/s": _at_rate(arrive, consumer, rate, seconds) for rate in rates}
+def at_rates(send: Send, consumer: Consumer, rates: list[int], seconds: float) -> dict[str, Figures]:
+    """Return, after a warm-up, the percentiles from commit to record and the achieved rate, at each rate."""
+    _at_rate(send, consumer, WARM_UP_RATE, min(MAX_WARM_UP_SECONDS, WARM_UP_FACTOR * seconds))
+    return {f"at {rate}/s": _at_rate(send, consumer, rate, seconds) for rate in rates}
 
 
-def _at_rate(arrive: Arrive, consumer: Consumer, rate: int, seconds: float) -> Figures:
+def _at_rate(send: Send, consumer: Consumer, rate: int, seconds: float) -> Figures:
     seen: dict[str, float] = {}
     name, count, done = uuid.uuid4().hex[:6], int(rate * seconds), threading.Event()
     reader = threading.Thread(target=_read, args=(consumer, seen, count, done), daemon=True)
     reader.start()
     began = time.perf_counter()
-    committed = arrive([f"{name}-{number}" for number in range(count)], rate)
-    reached = count / (time.perf_counter() - began)
-    assert done.wait(PATIENCE_SECONDS), f"{len(seen)} of {count} records came"
-    times = [max(0.0, seen[interaction] - moment) for interaction, moment in committed.items()]
-    return {**percentiles(times), "rate reached /s": round(reached)}
+    committed = send([f"{name}-{number}" for number in range(count)], rate)
+    achieved = count / (time.perf_counter() - began)
+    assert done.wait(TIMEOUT_SECONDS), f"only {len(seen)} of {count} records arrived in {TIMEOUT_SECONDS} s"
+    times = [max(0.0, seen[interaction] - at) for interaction, at in committed.items()]
+    return {**percentiles(times), "achieved rate/s": round(achieved)}
 
 
-def _requests(port: int, interactions: list[str], rate: int) -> dict[str, float]:
-    """To the webhook; committed is what it has answered."""
+def _post_evenly(port: int, interactions: list[str], rate: int) -> dict[str, float]:
+    """Post interactions to the webhook and return when each was answered."""
     answered: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -92,9 +93,9 @@ def _requests(port: int, interactions: list[str], rate: int) -> dict[str, float]
             interaction = interactions[number]
             headers = {"X-CXone-Webhook-Secret": SECRET, "Content-Type": "application/json"}
             connection.request("POST", PATH, BODY % (interaction, number), headers)
-            answer = connection.getresponse()
-            answer.read()
-            assert answer.status == 202, answer.status
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 202, response.status
             answered[interaction] = time.perf_counter()
 
     with ThreadPoolExecutor(SENDERS) as pool:
@@ -103,7 +104,7 @@ def _requests(port: int, interactions: list[str], rate: int) -> dict[str, float]
 
 
 def in_groups(commit: Callable[[list[str]], float], interactions: list[str], rate: int) -> dict[str, float]:
-    """As the webhook's recorder does: those that came during a commit go together into the next."""
+    """Commit interactions as the group committer does: what arrives during a commit goes into the next."""
     committed: dict[str, float] = {}
     began = time.perf_counter()
     while len(committed) < len(interactions):

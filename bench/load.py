@@ -1,7 +1,7 @@
-"""Load on the webhook, cheap enough to stay out of the way: one thread, raw sockets, prebuilt bytes.
+"""A load generator for the webhook that uses little CPU: one thread, raw sockets and prepared requests.
 
-Each request has a body of its own, so that none is a duplicate; only its number is put into a ready
-request. Of an answer its status and the row's id are looked at.
+Each request has a unique body, so none is a duplicate: only a number is filled into a prepared request. Of a
+response only the status and the row's id are parsed.
 """
 
 import itertools
@@ -27,51 +27,51 @@ _TEMPLATE = _HEAD + _BODY
 _numbers = itertools.count(_FIRST + time.time_ns() // 1000 % 10**11)
 
 
-class Load(NamedTuple):
-    """What one run of load has seen."""
+class LoadResult(NamedTuple):
+    """The result of one run."""
 
-    answered: int
-    """Answers of 202."""
+    accepted: int
+    """Number of responses with 202."""
     refused: int
-    """Other answers."""
+    """Number of other responses."""
     seconds: float
     latencies_ms: list[float]
-    """Of each answer, sorted; in an open loop from the moment the request was due."""
+    """Sorted latencies; in an open loop measured from when each request was due."""
     cpu_seconds: float
-    """Of the generator itself."""
+    """CPU time of the generator itself."""
     outbox_ids: list[int]
-    """Of the rows that answers of 202 name."""
+    """Ids of the accepted rows."""
 
     @property
     def per_second(self) -> float:
-        """Requests a second that were accepted."""
-        return self.answered / self.seconds
+        """Accepted requests a second."""
+        return self.accepted / self.seconds
 
     def percentile_ms(self, share: float) -> float:
-        """Latency that this share of the answers stayed within."""
+        """Return the latency that this share of the responses did not exceed."""
         return self.latencies_ms[min(len(self.latencies_ms) - 1, int(share * len(self.latencies_ms)))]
 
 
-def closed_loop(port: int, connections: int, seconds: float) -> Load:
-    """Each connection sends its next request when it has its answer: the most that the server does."""
-    return _in_a_process(_closed, port, connections, seconds)
+def closed_loop(port: int, connections: int, seconds: float) -> LoadResult:
+    """Send a connection's next request when its response arrives; measures the server's maximum."""
+    return _run_in_process(_closed, port, connections, seconds)
 
 
-def open_loop(port: int, per_second: int, seconds: float) -> Load:
-    """Requests are sent when they are due, whatever became of those before: what senders wait."""
-    return _in_a_process(_open, port, per_second, seconds)
+def open_loop(port: int, per_second: int, seconds: float) -> LoadResult:
+    """Send requests at a fixed rate, independent of responses; measures latency."""
+    return _run_in_process(_open, port, per_second, seconds)
 
 
 @contextmanager
-def open_loop_beside(port: int, per_second: float, seconds: float) -> Iterator[AsyncResult[Load]]:
-    """The same while the block runs."""
+def open_loop_in_background(port: int, per_second: float, seconds: float) -> Iterator[AsyncResult[LoadResult]]:
+    """Run ``open_loop`` in the background within the block."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         yield pool.apply_async(_open, (port, per_second, seconds))
 
 
-def _in_a_process(target: Any, *args: float) -> Load:
+def _run_in_process(target: Any, *args: float) -> LoadResult:
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        return Load(*pool.apply(target, args))
+        return LoadResult(*pool.apply(target, args))
 
 
 def _request() -> bytes:
@@ -85,67 +85,83 @@ def _connect(port: int) -> socket.socket:
     return connection
 
 
-def _closed(port: int, connections: int, seconds: float) -> Load:
-    poller, answers = selectors.DefaultSelector(), _Answers()
+def _closed(port: int, connections: int, seconds: float) -> LoadResult:
+    selector, responses = selectors.DefaultSelector(), _Responses()
     sent: dict[socket.socket, float] = {}
     for _ in range(int(connections)):
         connection = _connect(port)
-        poller.register(connection, selectors.EVENT_READ, connection)
+        selector.register(connection, selectors.EVENT_READ, connection)
         sent[connection] = time.perf_counter()
         connection.sendall(_request())
     while sent:
-        for key, _ in poller.select():
+        for key, _ in selector.select():
             connection = key.data
-            answer = _answer(connection)
+            response = _read_response(connection)
             now = time.perf_counter()
-            answers.note(answer, now - sent.pop(connection))
-            if now - answers.began < seconds:
+            responses.add(response, now - sent.pop(connection))
+            if now - responses.began < seconds:
                 sent[connection] = now
                 connection.sendall(_request())
-    return answers.told()
+    return responses.result()
 
 
-def _open(port: int, per_second: float, seconds: float) -> Load:
-    poller, answers, count = selectors.DefaultSelector(), _Answers(), int(per_second * seconds)
-    idle: list[socket.socket] = []
-    waiting: dict[socket.socket, tuple[float, bytes]] = {}
-    started = 0
+def _open(port: int, per_second: float, seconds: float) -> LoadResult:
+    count = int(per_second * seconds)
+    pool, began, sent = _ConnectionPool(port), time.perf_counter(), 0
+    while sent < count or pool.in_flight:
+        while sent < count and (due := began + sent / per_second) <= time.perf_counter():
+            pool.send(due, _request())
+            sent += 1
+        timeout = max(0.0, began + sent / per_second - time.perf_counter())
+        pool.receive(timeout if sent < count else None)
+    return pool.responses.result()
 
-    def send(due: float, request: bytes) -> None:
-        if not idle:
-            idle.append(_connect(port))
-            poller.register(idle[0], selectors.EVENT_READ, idle[0])
-        connection = idle.pop()
-        waiting[connection] = due, request
-        with suppress(ConnectionError):  # closed at this moment: the answer is missing, which is seen below
+
+class _ConnectionPool:
+    """Connections that are opened as needed, each with at most one request in flight."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._selector = port, selectors.DefaultSelector()
+        self._idle: list[socket.socket] = []
+        self.in_flight: dict[socket.socket, tuple[float, bytes]] = {}
+        """When each request was due, and the request."""
+        self.responses = _Responses()
+
+    def send(self, due: float, request: bytes) -> None:
+        if not self._idle:
+            self._idle.append(_connect(self._port))
+            self._selector.register(self._idle[0], selectors.EVENT_READ, self._idle[0])
+        connection = self._idle.pop()
+        self.in_flight[connection] = due, request
+        with suppress(ConnectionError):  # just closed by the server; `receive` then sends it again
             connection.sendall(request)
 
-    while started < count or waiting:
-        while started < count and (due := answers.began + started / per_second) <= time.perf_counter():
-            send(due, _request())
-            started += 1
-        pause = max(0.0, answers.began + started / per_second - time.perf_counter())
-        for key, _ in poller.select(pause if started < count else None):
+    def receive(self, timeout: float | None) -> None:
+        """Read the responses that have arrived; wait for one until the timeout."""
+        for key, _ in self._selector.select(timeout):
             connection = key.data
-            asked = waiting.pop(connection, None)
+            request = self.in_flight.pop(connection, None)
             try:
-                answer = _answer(connection)
-            except ConnectionError:  # the other side closes what was idle for long
-                poller.unregister(connection)
-                connection.close()
-                if asked is None:
-                    idle.remove(connection)
-                else:
-                    send(*asked)  # as senders do: it is one row, however often it is sent
+                response = _read_response(connection)
+            except ConnectionError:
+                self._replace(connection, request)
                 continue
-            if asked is not None:
-                answers.note(answer, time.perf_counter() - asked[0])
-                idle.append(connection)
-    return answers.told()
+            if request is not None:
+                self.responses.add(response, time.perf_counter() - request[0])
+                self._idle.append(connection)
+
+    def _replace(self, connection: socket.socket, request: tuple[float, bytes] | None) -> None:
+        """Close a connection that the server has closed, and send its request again, which creates no second row."""
+        self._selector.unregister(connection)
+        connection.close()
+        if request is None:
+            self._idle.remove(connection)
+        else:
+            self.send(*request)
 
 
-def _answer(connection: socket.socket) -> tuple[bytes, bytes]:
-    """Read one answer whole; its status and its body."""
+def _read_response(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Read one whole response and return its status and body."""
     data = connection.recv(65536)
     while True:
         head, end, body = data.partition(b"\r\n\r\n")
@@ -155,12 +171,12 @@ def _answer(connection: socket.socket) -> tuple[bytes, bytes]:
                 return head[9:12], body
         more = connection.recv(65536)
         if not more:
-            raise ConnectionError(f"closed in the middle of an answer: {data[:100]!r}")
+            raise ConnectionError(f"closed in the middle of a response: {data[:100]!r}")
         data += more
 
 
-class _Answers:
-    """Counts answers as they come."""
+class _Responses:
+    """Counts responses."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -168,18 +184,23 @@ class _Answers:
         self._ids: list[int] = []
         self._refused = 0
 
-    def note(self, answer: tuple[bytes, bytes], seconds: float) -> None:
-        """One answer, and how long it took."""
-        status, body = answer
+    def add(self, response: tuple[bytes, bytes], seconds: float) -> None:
+        """Count a response and its latency."""
+        status, body = response
         self._latencies_ms.append(seconds * 1000)
         if status != b"202":
             self._refused += 1
-        elif b'"outboxId"' in body:  # an answer of a bare route has none
+        elif b'"outboxId"' in body:  # a bare route returns none
             self._ids.append(int(body.partition(b'"outboxId": ')[2].partition(b"}")[0].partition(b",")[0]))
 
-    def told(self) -> Load:
-        """What was seen."""
+    def result(self) -> LoadResult:
+        """Return the result so far."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        answered, seconds = len(self._latencies_ms) - self._refused, time.perf_counter() - self.began
-        latencies, used = sorted(self._latencies_ms), usage.ru_utime + usage.ru_stime
-        return Load(answered, self._refused, seconds, latencies, used, self._ids)
+        return LoadResult(
+            accepted=len(self._latencies_ms) - self._refused,
+            refused=self._refused,
+            seconds=time.perf_counter() - self.began,
+            latencies_ms=sorted(self._latencies_ms),
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
+            outbox_ids=self._ids,
+        )

@@ -1,4 +1,4 @@
-"""Figures, told: medians and spreads, the machine beside them, and a table for people."""
+"""Format figures: medians, spreads, ratios and percentiles, the machine, and a table."""
 
 import importlib.metadata as packages
 import os
@@ -11,7 +11,7 @@ import confluent_kafka
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Return what the figures were measured on."""
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -22,7 +22,7 @@ def machine() -> dict[str, Any]:
 
 
 def spread(values: Sequence[float], digits: int | None = None) -> dict[str, Any]:
-    """Median, smallest and largest."""
+    """Return the median, and the smallest and largest value."""
     return {
         "median": round(statistics.median(values), digits),
         "spread": [round(min(values), digits), round(max(values), digits)],
@@ -30,12 +30,12 @@ def spread(values: Sequence[float], digits: int | None = None) -> dict[str, Any]
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """One ratio for each round, in which both sides took turns."""
+    """Return the spread of each round's ratio."""
     return spread([a / b for a, b in zip(ours, theirs, strict=True)], 2)
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """In milliseconds."""
+    """Return percentiles in milliseconds."""
     ordered = sorted(seconds)
     return {
         "p50 ms": round(ordered[len(ordered) // 2] * 1000, 1),
@@ -45,10 +45,10 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """A line for each figure."""
-    lines = [(path, _told(value)) for path, value in _leaves("", report)]
+    """Format a nested report with a line for each figure."""
+    lines = [(path, _format(value)) for path, value in _leaves("", report)]
     width = max(len(path) for path, _ in lines)
-    return "".join(f"{path:<{width}}  {told}\n" for path, told in lines)
+    return "".join(f"{path:<{width}}  {value}\n" for path, value in lines)
 
 
 def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
@@ -57,7 +57,7 @@ def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
     return [leaf for name, inner in value.items() for leaf in _leaves(f"{path} · {name}" if path else name, inner)]
 
 
-def _told(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, Mapping):
         low, high = value["spread"]
         return f"{value['median']:,} ({low:,} to {high:,})"

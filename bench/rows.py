@@ -1,4 +1,4 @@
-"""Many rows at once, made by the database itself: millions of them in minutes."""
+"""Create millions of rows in minutes, with SQL that generates them in the database."""
 
 import time
 
@@ -10,10 +10,10 @@ from outbox.db.engine import AUTOCOMMIT
 from outbox.models import shard_of
 
 CHUNK = 500_000
-"""Rows of one transaction."""
+"""Rows per transaction."""
 DAY_MS = 86_400_000
 INTERACTIONS = 10_000
-"""Of a backlog, in turn. The database cannot compute their shards, so it is told."""
+"""Number of interactions of a backlog. The database cannot compute their shards, so a table maps them."""
 PAYLOAD = (
     '{"id": "i-1000", "channel": "voice", "customer": {"email": "someone@example.com"}, "agent": {"id": "agent-7"},'
     ' "timestamp": 1700000000000, "skill": "billing", "queue": "first-level", "duration": 184}'
@@ -37,31 +37,38 @@ _ROWS = """
 """
 
 
-def add_history(engine: Engine, count: int, shards: int, of_each: int = 1) -> None:
-    """Rows that were sent a day ago, which no relay prunes yet; so many of each interaction."""
+def add_history(engine: Engine, count: int, shards: int, per_interaction: int = 1) -> None:
+    """Add rows that were sent a day ago, which no relay prunes yet."""
     then = round(time.time() * 1000) - DAY_MS
-    values = {"shards": shards, "of_each": of_each, "state": "sent", "at": then, "sent_at": then, "sequence": 0}
-    _add(engine, count, values, shard="n % :shards", interaction="'h-' || ((n - 1) / :of_each)", join="")
-    age(engine)
+    values = {
+        "shards": shards,
+        "per_interaction": per_interaction,
+        "state": "sent",
+        "at": then,
+        "sent_at": then,
+        "sequence": 0,
+    }
+    _add(engine, count, values, shard="n % :shards", interaction="'h-' || ((n - 1) / :per_interaction)", join="")
+    vacuum(engine)
 
 
 def add_backlog(engine: Engine, count: int, shards: int) -> None:
-    """Rows that wait; up to ``CHUNK`` of them appear at one moment."""
+    """Add pending rows; up to ``CHUNK`` of them become visible at once."""
     now = round(time.time() * 1000)
     values = {"interactions": INTERACTIONS, "state": "pending", "at": now, "sent_at": None, "sequence": None}
     join = "JOIN bench_interaction AS i ON i.number = n % :interactions"
     _add(engine, count, values, shard="i.shard", interaction="i.name", join=join, of_shards=shards)
 
 
-def age(engine: Engine) -> None:
-    """What PostgreSQL's autovacuum would have done meanwhile, if the rows had come one by one."""
+def vacuum(engine: Engine) -> None:
+    """Vacuum on PostgreSQL, as autovacuum would have if the rows had arrived one by one."""
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(**AUTOCOMMIT) as connection:
             connection.execute(text("VACUUM (ANALYZE) outbox, outbox_inference_call"))
 
 
-def appear(outbox: Outbox, count: int) -> None:
-    """A backlog that running relays see, and hear of, at one moment; at most ``CHUNK`` rows."""
+def commit_backlog(outbox: Outbox, count: int) -> None:
+    """Commit a backlog of at most ``CHUNK`` rows at once, and notify running relays."""
     add_backlog(outbox.engine, count, outbox.shards)
     notifications.notify(outbox.engine, (f"i-{number}" for number in range(INTERACTIONS)))
 

@@ -1,15 +1,15 @@
-"""Looking at something again and again in a thread of its own, while a block runs."""
+"""Base class for sampling in a background thread."""
 
 import threading
 from typing import Self
 
 
 class Sampler:
-    """Looks until the block ends; what it looks at is told by whoever inherits."""
+    """A context manager that runs ``_run`` in a thread within the block; subclasses sample there."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -19,6 +19,6 @@ class Sampler:
         self._stop.set()
         self._thread.join()
 
-    def _watch(self) -> None:
-        """Runs in the thread, until the stop is set."""
+    def _run(self) -> None:
+        """Sample until ``_stop`` is set."""
         raise NotImplementedError

@@ -1,53 +1,49 @@
-"""``python -m bench.slow_link [--rows N] [--mbit N]``: a drain over a thin link, with default settings.
+"""``python -m bench.slow_link [--rows N] [--mbit N]``: drain over a slow link, with default settings.
 
-The relay reaches the broker through a proxy that carries so many bits a second. What is printed is the
-share of it that records took: keys, values and headers of the rows, without any overhead of the protocol. Time
-counts from the first transaction, so that the start of the relay is left out.
+The relay reaches the broker through a proxy with limited bandwidth. Prints the share of the bandwidth that the rows'
+keys, values and headers used, without protocol overhead. Time is measured from the first transaction, so the start
+of the relay is not included.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-import uuid
+from dataclasses import replace
 from pathlib import Path
 
-from bench.environment import services
-from testkit.databases import migrate
-from testkit.deployment import Deployment, settings_for
+from bench.environment import open_environment
+from testkit.deployment import Deployment
 from testkit.proxied_services import ProxiedKafka
 from testkit.rows import large_rows
 from testkit.waiting import wait_until
 
+BROKER_DEFAULTS = {"transactional.id.expiration.ms": "604800000", "producer.id.expiration.ms": "86400000"}
+"""The proxied broker expires ids within seconds by default, but here a transaction may wait for a minute."""
+
 
 def main() -> None:
-    """Measure a drain on both databases, and print a table."""
+    """Measure a drain on both databases and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.slow_link")
-    parser.add_argument("--rows", type=int, default=40_000)
-    parser.add_argument("--mbit", type=float, default=4.0)
+    parser.add_argument("--rows", type=int, default=40_000, help="rows to drain (default: %(default)s)")
+    parser.add_argument("--mbit", type=float, default=4.0, help="bandwidth in Mbit/s (default: %(default)s)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="outbox-slow-link-"))
-    sys.stdout.write("| database | shards | rows | bytes a record | seconds | share of the link |\n")
+    sys.stdout.write("| database | shards | rows | bytes per record | seconds | share of the bandwidth |\n")
     sys.stdout.write("|---|---|---|---|---|---|\n")
-    with services(folder) as (_, registry, postgres):
-        # Its transactional ids live as long as with a broker's own settings: a minute of waiting is usual here.
-        week = {"transactional.id.expiration.ms": "604800000", "producer.id.expiration.ms": "86400000"}
-        kafka = ProxiedKafka(folder / "kafka", week).start()
+    with open_environment(folder) as environment:
+        kafka = ProxiedKafka(folder / "kafka", BROKER_DEFAULTS).start()
         kafka.proxy.bytes_per_second = options.mbit * 1_000_000 / 8
+        proxied = {"KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers}
         try:
-            for kind, shards in (("sqlite", 1), ("postgresql", 8)):
-                name = f"slow_{uuid.uuid4().hex[:8]}"
-                url = f"sqlite:///{folder}/{name}.db" if kind == "sqlite" else postgres.create_database(name)
-                url = url.replace("postgresql://", "postgresql+psycopg://")
-                migrate(url, shards)
-                settings = settings_for(kafka, registry, url) | {"KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers}
-                deployment = Deployment(url, settings, {"bootstrap.servers": kafka.bootstrap_servers}, folder)
-                _measure(deployment, kind, shards, options)
+            for database, shards in (("sqlite", 1), ("postgresql", 8)):
+                deployment = replace(environment, kafka=kafka).deployment(database, shards, **proxied)
+                _measure(deployment, database, shards, options)
         finally:
             kafka.stop()
 
 
-def _measure(deployment: Deployment, kind: str, shards: int, options: argparse.Namespace) -> None:
+def _measure(deployment: Deployment, database: str, shards: int, options: argparse.Namespace) -> None:
     ids = deployment.record(large_rows(options.rows, 1_000))
     relay = deployment.relay()
     try:
@@ -58,12 +54,12 @@ def _measure(deployment: Deployment, kind: str, shards: int, options: argparse.N
     finally:
         relay.kill()
         deployment.engine.dispose()
-    seen = deployment.seen()
+    records = deployment.seen()
     deployment.check_exactly_once(ids)
-    headers = sum(len(name) + len(value) for record in seen for name, value in record.headers.items())
-    size = headers + sum(len(record.key) + len(record.value) for record in seen)
+    headers = sum(len(name) + len(value) for record in records for name, value in record.headers.items())
+    size = headers + sum(len(record.key) + len(record.value) for record in records)
     share = size * left / len(ids) / seconds / (options.mbit * 1_000_000 / 8)
-    sys.stdout.write(f"| {kind} | {shards} | {left:,} | {size / len(ids):.0f} | {seconds:.1f} | {share:.2f} |\n")
+    sys.stdout.write(f"| {database} | {shards} | {left:,} | {size / len(ids):.0f} | {seconds:.1f} | {share:.2f} |\n")
     sys.stdout.flush()
 
 

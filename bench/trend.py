@@ -1,36 +1,38 @@
-"""Whether what was sampled over a long run grows: a line of least squares through the second half of it."""
+"""Decide whether figures grow during a long run, by a least-squares line through its second half."""
 
 from collections.abc import Mapping, Sequence
 from statistics import linear_regression, mean
 from typing import Any, NamedTuple
 
 Sample = tuple[float, Mapping[str, float]]
-"""Seconds since the run began, and the figures at that moment."""
+"""Seconds since the start of the run, and the figures at that time."""
 
 
 class Limit(NamedTuple):
-    """How much of a rise along the line, from the middle of the run to its end, is still none."""
+    """The rise of the line over the second half that does not count as growth; the larger of the two applies."""
 
     share: float
-    """Of the mean; the larger of the two counts."""
-    least: float
-    """In the figure's own unit: noise that has nothing to do with the mean."""
+    """As a share of the mean."""
+    minimum: float
+    """In the unit of the figure; for noise that is independent of the mean."""
 
 
-def judge(samples: Sequence[Sample], limits: Mapping[str, Limit]) -> dict[str, Any]:
-    """Each figure's mean, largest and rise over the second half, the rise allowed, and a verdict in words."""
+def assess_growth(samples: Sequence[Sample], limits: Mapping[str, Limit]) -> dict[str, Any]:
+    """Return each figure's mean, maximum, rise and allowed rise over the second half, and a verdict."""
     half = samples[len(samples) // 2 :]
     times = [at for at, _ in half]
-    told = {name: _judged(times, [figures[name] for _, figures in half], limit) for name, limit in limits.items()}
-    growing = [name for name, each in told.items() if each["rise"] > each["allowed"]]
-    return {"verdict": f"grows: {', '.join(growing)}" if growing else "nothing grows", **told}
+    figures_by_name = {
+        name: _assess(times, [figures[name] for _, figures in half], limit) for name, limit in limits.items()
+    }
+    growing = [name for name, each in figures_by_name.items() if each["rise"] > each["allowed rise"]]
+    return {"verdict": f"grows: {', '.join(growing)}" if growing else "nothing grows", **figures_by_name}
 
 
-def _judged(times: Sequence[float], values: Sequence[float], limit: Limit) -> dict[str, float]:
+def _assess(times: Sequence[float], values: Sequence[float], limit: Limit) -> dict[str, float]:
     slope = linear_regression(times, values).slope
     return {
         "mean": round(mean(values), 1),
-        "largest": round(max(values), 1),
+        "max": round(max(values), 1),
         "rise": round(slope * (times[-1] - times[0]), 1),
-        "allowed": round(max(limit.share * mean(values), limit.least), 1),
+        "allowed rise": round(max(limit.share * mean(values), limit.minimum), 1),
     }

@@ -1,4 +1,4 @@
-"""Workers: the most that the webhook takes by processes and threads, each in turn on an outbox of its own."""
+"""Workers: maximum requests/s of the webhook by number of processes and threads, in alternation."""
 
 from itertools import product
 from typing import Any
@@ -13,31 +13,31 @@ PROCESSES = (1, 2, 4)
 THREADS = (4, 16, 32)
 
 
-def measure(place: Environment, kind: str, shards: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Requests a second and the answers' p99, by ``WEB_CONCURRENCY`` and ``WEB_THREADS``."""
+def measure(environment: Environment, database: str, shards: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Return the requests/s and the p99 latency for each ``WEB_CONCURRENCY`` and ``WEB_THREADS``."""
     figures: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for _ in range(rounds):
         for choice in product(PROCESSES, THREADS):
-            figures.setdefault(choice, []).append(_round(place, kind, shards, *choice, seconds))
+            figures.setdefault(choice, []).append(_round(environment, database, shards, *choice, seconds))
     return {
-        f"{processes} x {threads}": {
-            "requests/s": spread([rate for rate, _ in found]),
-            "p99 ms": spread([p99 for _, p99 in found], 1),
+        f"{processes} processes, {threads} threads": {
+            "requests/s": spread([rate for rate, _ in runs]),
+            "p99 ms": spread([p99 for _, p99 in runs], 1),
         }
-        for (processes, threads), found in figures.items()
+        for (processes, threads), runs in figures.items()
     }
 
 
 def _round(
-    place: Environment, kind: str, shards: int, processes: int, threads: int, seconds: float
+    environment: Environment, database: str, shards: int, processes: int, threads: int, seconds: float
 ) -> tuple[float, float]:
     environ = {
-        "DATABASE_URL": place.make(kind, shards),
+        "DATABASE_URL": environment.make(database, shards),
         "WEB_CONCURRENCY": str(processes),
         "WEB_THREADS": str(threads),
         "LOG_LEVEL": "WARNING",
     }
-    web = WebProcess(environ, place.folder / "web.log")
+    web = WebProcess(environ, environment.folder / "web.log")
     try:
         closed_loop(web.port, CONNECTIONS, min(WARM_UP_SECONDS, seconds))
         load = closed_loop(web.port, CONNECTIONS, seconds)

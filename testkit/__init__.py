@@ -1,6 +1,6 @@
-"""What tests and benches share: services, processes, clients, simulators."""
+"""Helpers shared by tests and benchmarks: services, processes, clients, simulators."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-"""The checkout."""
+"""The root folder of the checkout."""

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from outbox.db.engine import create_outbox_engine
 from outbox.store import Store
 from testkit import ROOT
-from testkit.services import Given, Postgres
+from testkit.services import ExternalService, Postgres
 from testkit.services.java import cached
 
 TEMPLATES = "TEST_TEMPLATES"

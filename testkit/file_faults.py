@@ -1,20 +1,20 @@
-"""Ways in which people remove the file of a SQLite database that is alone in its folder."""
+"""Removals of the SQLite database file, which is the only database in its folder."""
 
 import shutil
 from pathlib import Path
 
 
 def delete(path: Path) -> None:
-    """As ``rm outbox.db*``."""
+    """Delete the database with its log: ``rm outbox.db*``."""
     for file in path.parent.iterdir():
         file.unlink()
 
 
 def delete_alone(path: Path) -> None:
-    """As ``rm outbox.db``."""
+    """Delete the database file only: ``rm outbox.db``."""
     path.unlink()
 
 
 def delete_folder(path: Path) -> None:
-    """As ``rm -r`` of the folder."""
+    """Delete the folder: ``rm -r``."""
     shutil.rmtree(path.parent)

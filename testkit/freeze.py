@@ -1,6 +1,6 @@
-"""A relay that stops itself (SIGSTOP) at a named step: ``python -m testkit.freeze STEP OCCURRENCE``.
+"""``python -m testkit.freeze STEP OCCURRENCE``: run a relay that stops itself (SIGSTOP) at a named step.
 
-At a step it holds no transaction of the database, so that on SQLite others can write meanwhile.
+At a step the relay has no open database transaction, so other processes can still write to SQLite.
 """
 
 import signal
@@ -12,16 +12,16 @@ from relay.process.main import run_relay
 
 
 def main() -> int:
-    """Run a relay that freezes when the step is reached the given number of times; SIGCONT lets it go on."""
-    chosen, occurrence = sys.argv[1], int(sys.argv[2])
-    seen = count(1)
+    """Run a relay that freezes at the given occurrence of the step; SIGCONT resumes it."""
+    step, occurrence = sys.argv[1], int(sys.argv[2])
+    occurrences = count(1)
 
-    def step(name: str, _shard: int) -> None:
-        if name == chosen and next(seen) == occurrence:
-            # To this thread: a signal to the process lets this thread go on until another one has taken it.
+    def freeze_at_step(name: str, _shard: int) -> None:
+        if name == step and next(occurrences) == occurrence:
+            # A signal to the process could be handled by another thread, while this one continues.
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
-    return run_relay(step)
+    return run_relay(freeze_at_step)
 
 
 if __name__ == "__main__":

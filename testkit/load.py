@@ -1,4 +1,4 @@
-"""The webhook under load: senders that repeat what was not answered with 202, as CXone does."""
+"""Load on the webhook: senders that repeat a request until it is answered with 202, as CXone does."""
 
 import threading
 from collections.abc import Callable
@@ -7,25 +7,26 @@ from typing import NamedTuple
 
 import requests
 
+from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
 
 
-class Accepted(NamedTuple):
-    """One interaction that was answered with 202."""
+class AcceptedInteraction(NamedTuple):
+    """An interaction that was answered with 202."""
 
     at: float
-    """When the answer had come, in seconds since the epoch."""
+    """When the answer arrived, in seconds since the epoch."""
     outbox_id: int
 
 
-class Load:
-    """Senders that post until told to stop; each has interactions of its own, one post of it at a time.
+class LoadGenerator:
+    """Threads that post interactions until stopped. Each sends its own interactions, one request at a time.
 
     Args:
-        web: the web process to post to, asked anew for each post.
-        senders: how many post at the same time.
-        interactions: of each sender, in turn.
-        pause_seconds: after each 202.
+        web: returns the web process to post to; called before each request.
+        senders: number of threads.
+        interactions: number of interactions that each sender alternates between.
+        pause_seconds: pause after each 202.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Load:
     ) -> None:
         self._web, self._stop = web, threading.Event()
         self._interactions, self._pause_seconds = interactions, pause_seconds
-        self.accepted: list[Accepted] = []
+        self.accepted: list[AcceptedInteraction] = []
         self._threads = [threading.Thread(target=self._send, args=(number,), daemon=True) for number in range(senders)]
         for thread in self._threads:
             thread.start()
@@ -53,11 +54,16 @@ class Load:
                 except requests.RequestException:
                     continue
                 if answer.status_code == 202:
-                    self.accepted.append(Accepted(time(), answer.json()["outboxId"]))
+                    self.accepted.append(AcceptedInteraction(time(), answer.json()["outboxId"]))
                     break
 
+    def wait_for_accepted(self, count: int) -> None:
+        """Wait until this many more interactions have been accepted."""
+        wanted = len(self.accepted) + count
+        wait_until(lambda: len(self.accepted) >= wanted, f"{count} more interactions are accepted")
+
     def stop(self) -> list[int]:
-        """Ids of all that was answered with 202."""
+        """Stop the senders and return the ids of all rows that were answered with 202."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

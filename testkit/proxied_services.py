@@ -1,4 +1,4 @@
-"""Services for faults: a broker and a database that the product reaches through a proxy, tests directly."""
+"""A broker and a database server that the product reaches through a proxy, and tests reach directly."""
 
 import socket
 import struct
@@ -12,46 +12,45 @@ from testkit.services import Kafka, Postgres, ServiceError
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
-QUICK_TRANSACTIONS = {
+SHORT_TRANSACTION_TIMEOUTS = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
     "transactional.id.expiration.ms": "3000",
     "transaction.remove.expired.transaction.cleanup.interval.ms": "500",
     "producer.id.expiration.ms": "3000",
     "producer.id.expiration.check.interval.ms": "500",
 }
-"""What takes the broker minutes and days by default: ending transactions past their time-out, forgetting idle ids."""
+"""Broker settings that abort timed-out transactions and expire idle ids within seconds, not minutes or days."""
 LIST_TRANSACTIONS = 66
-"""API key of the request for the transactions that a coordinator knows."""
-
-
+"""API key of the request that lists a coordinator's transactions."""
 RESTART_SECONDS = 300.0
 
 
-def start_again(start: Callable[[], object]) -> None:
-    """Start a service that was stopped or killed; on a busy machine, or while the old one's remains are cleared
-    away, it may take several tries: a longer outage is no fault of the product.
+def restart_service(start: Callable[[], object]) -> None:
+    """Start a service that was stopped or killed, and retry until it runs.
+
+    The first attempts may fail on a busy machine, or while the previous process is still ending.
     """
 
-    def started() -> bool:
+    def try_start() -> bool:
         try:
             start()
         except ServiceError:
             return False
         return True
 
-    wait_until(started, "the service starts again", RESTART_SECONDS)
+    wait_until(try_start, "the service has restarted", RESTART_SECONDS)
 
 
 class ProxiedKafka(Kafka):
-    """A broker with two listeners: one for tests, and one that tells clients to come through the proxy.
+    """A broker with two listeners: a direct one for tests, and one whose advertised address is the proxy.
 
     Args:
-        directory: for its data, settings and log.
-        settings: of the broker, over the defaults.
+        directory: folder for its data, settings and log.
+        settings: broker settings that override the defaults.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
-        super().__init__(directory, {**QUICK_TRANSACTIONS, **(settings or {})})
+        super().__init__(directory, {**SHORT_TRANSACTION_TIMEOUTS, **(settings or {})})
 
     def _listeners(self, controller: int) -> dict[str, str]:
         port = free_port()
@@ -66,12 +65,12 @@ class ProxiedKafka(Kafka):
         }
 
     def stop(self) -> None:
-        """Stop broker and proxy."""
+        """Stop the broker and the proxy."""
         super().stop()
         self.proxy.close()
 
     def transactions(self, *states: str) -> bytes:
-        """The coordinator's transactions (in these states), as the broker's undecoded answer: names are text in it."""
+        """Return the broker's undecoded list of transactions, all or in these states; it contains their ids as text."""
         names = b"".join(bytes([len(name) + 1]) + name.encode() for name in states)
         # Header: key, version 0, correlation id, no client id, no tagged fields; body: two arrays, no tagged fields.
         request = struct.pack(">hhihB", LIST_TRANSACTIONS, 0, 1, -1, 0) + bytes([len(states) + 1]) + names + b"\x01\x00"
@@ -82,22 +81,22 @@ class ProxiedKafka(Kafka):
 
 
 class ProxiedPostgres(Postgres):
-    """A database server that the product reaches through a proxy.
+    """A PostgreSQL server behind a proxy.
 
     Args:
-        directory: for its data and log.
+        directory: folder for its data and log.
     """
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.proxy = Proxy(self._port)
 
-    def proxied(self, url: str) -> str:
-        """A URL of this server, through the proxy."""
+    def proxied_url(self, url: str) -> str:
+        """Return the URL of a database of this server, through the proxy."""
         return url.replace(f"127.0.0.1:{self._port}/", f"127.0.0.1:{self.proxy.port}/")
 
     def kill(self) -> None:
-        """Kill -9 of every process of the server, for one that is left would keep the next from starting."""
+        """Kill (-9) every process of the server; a process left over would prevent a restart."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         for child in children:
@@ -106,6 +105,6 @@ class ProxiedPostgres(Postgres):
         psutil.wait_procs(children, 10)
 
     def stop(self) -> None:
-        """Stop server and proxy."""
+        """Stop the server and the proxy."""
         super().stop()
         self.proxy.close()

@@ -1,8 +1,8 @@
-"""A TCP proxy between the product and a service: cuts, delays, swallows, and holds one commit at its edge.
+"""A TCP proxy that injects network faults between the product and a service, and can hold back one Kafka commit.
 
-Of Kafka's protocol it knows what it needs to recognise a commit: every message begins with its length
-(4 bytes); a request goes on with its API key (2), the key's version (2) and a correlation id (4), an
-answer with the correlation id. (https://kafka.apache.org/protocol)
+It knows just enough of Kafka's protocol to recognise a commit. Each message starts with its length (4 bytes).
+A request continues with its API key (2 bytes), API version (2) and correlation id (4); a response continues
+with the correlation id. See https://kafka.apache.org/protocol.
 """
 
 import socket
@@ -11,95 +11,96 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
-from time import monotonic
+from time import monotonic, sleep
 
 END_TXN = 26
 """API key of the request that commits or aborts a transaction."""
 _END_TXN_FLEXIBLE_FROM = 3
-"""From this version of EndTxn on, a byte of tagged fields follows the one that says commit or abort."""
+"""From this version of EndTxn on, a byte of tagged fields follows the byte that selects commit or abort."""
 _LENGTH_BYTES = 4
 _CHUNK_BYTES = 65536
 
 
 class Direction(Enum):
-    """Which way bytes go."""
+    """Direction in which bytes travel."""
 
     TO_SERVICE = "to the service"
     FROM_SERVICE = "from the service"
 
 
-BOTH_WAYS = frozenset(Direction)
+BOTH_DIRECTIONS = frozenset(Direction)
 
 
 def chunks(source: socket.socket) -> Iterator[bytes]:
-    """What arrives on a connection, as it comes."""
+    """Yield the bytes that arrive on a connection, chunk by chunk."""
     while data := source.recv(_CHUNK_BYTES):
         yield data
 
 
 def kafka_messages(source: socket.socket) -> Iterator[bytes]:
-    """What arrives on a connection of Kafka's, message by message, each with its length."""
-    held = bytearray()
+    """Yield the bytes that arrive on a Kafka connection, one whole message at a time, length prefix included."""
+    buffer = bytearray()
     for chunk in chunks(source):
-        held += chunk
-        while len(held) >= _LENGTH_BYTES:
-            end = _LENGTH_BYTES + int(struct.unpack_from(">i", held)[0])
-            if len(held) < end:
+        buffer += chunk
+        while len(buffer) >= _LENGTH_BYTES:
+            end = _LENGTH_BYTES + int(struct.unpack_from(">i", buffer)[0])
+            if len(buffer) < end:
                 break
-            yield bytes(held[:end])
-            del held[:end]
+            yield bytes(buffer[:end])
+            del buffer[:end]
 
 
-class Hold:
-    """One commit, kept at the proxy until the test decides what becomes of it.
+class HeldCommit:
+    """A commit that the proxy holds back until the test forwards or drops it.
 
     Args:
-        at: TO_SERVICE keeps the request, so that the broker never heard of it; FROM_SERVICE keeps the
-            answer, so that the broker has committed and the client does not know.
+        direction: TO_SERVICE holds the request, so the broker has not received it; FROM_SERVICE holds the
+            response, so the broker has committed and the client does not know.
     """
 
-    def __init__(self, at: Direction) -> None:
-        self.at = at
+    def __init__(self, direction: Direction) -> None:
+        self.direction = direction
         self.reached = threading.Event()
+        """Set when the proxy holds the commit."""
         self._decided = threading.Event()
-        self._passes = False
+        self._forwarded = False
 
-    def pass_on(self) -> None:
-        """Let it go on, late."""
-        self._passes = True
+    def forward(self) -> None:
+        """Deliver the held message."""
+        self._forwarded = True
         self._decided.set()
 
-    def cut(self) -> None:
-        """Throw it away, and its connection with it."""
+    def drop(self) -> None:
+        """Discard the held message and close its connection."""
         self._decided.set()
 
-    def passes(self) -> bool:
-        """Wait for the decision."""
+    def wait_for_decision(self) -> bool:
+        """Wait until the test decides; return whether to forward the message."""
         self.reached.set()
         self._decided.wait()
-        return self._passes
+        return self._forwarded
 
 
 class Proxy:
-    """Listens on a free port of this machine and leads each connection to the service.
+    """Forwards connections from a free local port to a service on this machine.
 
     Args:
-        target_port: of the service, on this machine.
-        pieces: how a stream is taken apart; ``kafka_messages`` where commits are to be held.
+        target_port: port of the service; may be changed while the proxy runs.
+        split: splits a stream into the pieces that are forwarded; ``kafka_messages`` to hold commits.
     """
 
-    def __init__(self, target_port: int, pieces: Callable[[socket.socket], Iterator[bytes]] = chunks) -> None:
+    def __init__(self, target_port: int, split: Callable[[socket.socket], Iterator[bytes]] = chunks) -> None:
         self.target_port = target_port
-        self.pieces = pieces
+        self.split = split
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
         self.refusing = False
         self.delay_seconds = 0.0
         self.bytes_per_second: float | None = None
-        """What all connections together carry to the service; None: as much as they can."""
-        self._free_at = 0.0
-        self.swallowing: frozenset[Direction] = frozenset()
-        self.pending_hold: Hold | None = None
+        """Bandwidth to the service, shared by all connections; None means unlimited."""
+        self._link_free_at = 0.0
+        self.discarding: frozenset[Direction] = frozenset()
+        self._pending_hold: HeldCommit | None = None
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -125,24 +126,24 @@ class Proxy:
             connection.start()
 
     def forget(self, connection: "_Connection") -> None:
-        """It has ended."""
+        """Remove a connection that has ended."""
         with self._lock:
             self._connections.discard(connection)
 
     def cut(self) -> None:
-        """Reset every connection; new ones are let in."""
+        """Reset every connection; accept new ones."""
         for connection in self._all():
             connection.end()
 
     def close(self) -> None:
-        """End everything."""
+        """Stop listening and reset every connection."""
         self.refusing = True
         self._listener.close()
         self.cut()
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Reset every connection, and refuse new ones until the end of the block."""
+        """Reset every connection and refuse new ones within the block."""
         self.refusing = True
         try:
             self.cut()
@@ -152,49 +153,58 @@ class Proxy:
 
     @contextmanager
     def delayed(self, seconds: float) -> Iterator[None]:
-        """Whatever is passed on waits so long first, until the end of the block."""
+        """Delay every message by this many seconds within the block."""
         self.delay_seconds = seconds
         try:
             yield
         finally:
             self.delay_seconds = 0.0
 
-    def seconds_for(self, size: int) -> float:
-        """How long a message waits until the way to the service has carried it and those before it."""
+    def transmission_seconds(self, size: int) -> float:
+        """Return how long the limited link takes to carry a message and those queued before it."""
         if self.bytes_per_second is None:
             return 0.0
         with self._lock:
             now = monotonic()
-            self._free_at = max(now, self._free_at) + size / self.bytes_per_second
-            return self._free_at - now
+            self._link_free_at = max(now, self._link_free_at) + size / self.bytes_per_second
+            return self._link_free_at - now
 
     @contextmanager
     def half_open(self, directions: frozenset[Direction]) -> Iterator[None]:
-        """Swallow what goes these ways, and keep the sockets open.
+        """Discard what travels in these directions, and keep the sockets open.
 
-        A connection that was there in the meantime stays so until one side closes it, as it is when a
-        router between the two has forgotten it; those made afterwards work.
+        Connections that exist within the block stay half open until one side closes them, as when a router
+        has lost their state. Connections made afterwards work.
         """
-        self.swallowing = directions
+        self.discarding = directions
         for connection in self._all():
-            connection.swallows = directions
+            connection.discards = directions
         try:
             yield
         finally:
-            self.swallowing = frozenset()
+            self.discarding = frozenset()
 
-    def hold_commit(self, at: Direction) -> Hold:
-        """Keep the next commit that comes by (with ``kafka_messages`` only)."""
-        self.pending_hold = Hold(at)
-        return self.pending_hold
+    def hold_commit(self, direction: Direction) -> HeldCommit:
+        """Hold the next commit request or response; needs ``kafka_messages`` as ``split``."""
+        self._pending_hold = HeldCommit(direction)
+        return self._pending_hold
 
-    def take_hold(self, at: Direction) -> Hold | None:
-        """The hold that waits at this edge, for the first that asks."""
+    @property
+    def has_pending_hold(self) -> bool:
+        """Whether the next commit is to be held."""
+        return self._pending_hold is not None
+
+    def cancel_hold(self) -> None:
+        """Hold no commit any more."""
+        self._pending_hold = None
+
+    def claim_held_commit(self, direction: Direction) -> HeldCommit | None:
+        """Return the pending hold in this direction, once."""
         with self._lock:
-            hold = self.pending_hold
-            if hold is None or hold.at is not at:
+            hold = self._pending_hold
+            if hold is None or hold.direction is not direction:
                 return None
-            self.pending_hold = None
+            self._pending_hold = None
             return hold
 
     def _all(self) -> list["_Connection"]:
@@ -203,26 +213,28 @@ class Proxy:
 
 
 class _Connection:
-    """One client's connection and the one to the service, with a thread for each way."""
+    """A client's connection and its connection to the service, with a thread for each direction."""
 
     def __init__(self, proxy: Proxy, client: socket.socket, service: socket.socket) -> None:
         self._proxy = proxy
         self._client, self._service = client, service
-        self._open_ways = 2
+        self._open_directions = 2
         self._lock = threading.Lock()
-        self.swallows = proxy.swallowing
-        self._commits: dict[int, Hold] = {}
-        """Holds of answers, by the correlation id that they will have."""
+        self.discards = proxy.discarding
+        self._held_responses: dict[int, HeldCommit] = {}
+        """Holds of responses, by the correlation id of their requests."""
 
     def start(self) -> None:
-        """Begin to pass on."""
-        ways = {Direction.TO_SERVICE: (self._client, self._service)}
-        ways[Direction.FROM_SERVICE] = (self._service, self._client)
-        for direction, (source, sink) in ways.items():
+        """Start forwarding."""
+        sockets = {
+            Direction.TO_SERVICE: (self._client, self._service),
+            Direction.FROM_SERVICE: (self._service, self._client),
+        }
+        for direction, (source, sink) in sockets.items():
             threading.Thread(target=self._run, args=(direction, source, sink), name="proxied", daemon=True).start()
 
     def end(self) -> None:
-        """Wake both threads, which then end it: shutting the reading side tells nobody but them."""
+        """Wake both threads, which then close the sockets. Shutting the read side sends nothing to the peers."""
         for each in (self._client, self._service):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RD)
@@ -232,41 +244,41 @@ class _Connection:
             self._pump(direction, source, sink)
         self.end()
         with self._lock:
-            self._open_ways -= 1
-            last = not self._open_ways
+            self._open_directions -= 1
+            last = not self._open_directions
         if last:
             self._proxy.forget(self)
             _reset(self._client)
             _reset(self._service)
 
     def _pump(self, direction: Direction, source: socket.socket, sink: socket.socket) -> None:
-        patience = threading.Event()
-        for message in self._proxy.pieces(source):
-            if self._proxy.delay_seconds:
-                patience.wait(self._proxy.delay_seconds)
-            if direction in self.swallows:
+        for message in self._proxy.split(source):
+            sleep(self._proxy.delay_seconds)
+            if direction in self.discards:
                 continue
             if direction is Direction.TO_SERVICE:
-                patience.wait(self._proxy.seconds_for(len(message)))
+                sleep(self._proxy.transmission_seconds(len(message)))
             hold = self._hold_of(direction, message)
-            if hold is not None and not hold.passes():
+            if hold is not None and not hold.wait_for_decision():
                 return
             sink.sendall(message)
 
-    def _hold_of(self, direction: Direction, message: bytes) -> Hold | None:
+    def _hold_of(self, direction: Direction, message: bytes) -> HeldCommit | None:
         if direction is Direction.FROM_SERVICE:
-            return self._commits.pop(correlation_id(message, _LENGTH_BYTES), None) if self._commits else None
-        if self._proxy.pending_hold is None or not is_commit(message):
+            if not self._held_responses:
+                return None
+            return self._held_responses.pop(correlation_id(message, _LENGTH_BYTES), None)
+        if not self._proxy.has_pending_hold or not is_commit(message):
             return None
-        hold = self._proxy.take_hold(Direction.FROM_SERVICE)
+        hold = self._proxy.claim_held_commit(Direction.FROM_SERVICE)
         if hold is not None:
-            self._commits[correlation_id(message, _LENGTH_BYTES + 4)] = hold
+            self._held_responses[correlation_id(message, _LENGTH_BYTES + 4)] = hold
             return None
-        return self._proxy.take_hold(Direction.TO_SERVICE)
+        return self._proxy.claim_held_commit(Direction.TO_SERVICE)
 
 
 def is_commit(request: bytes) -> bool:
-    """Whether this is a request to commit a transaction (not to abort one)."""
+    """Return whether a request commits a transaction, rather than aborting it or doing anything else."""
     if len(request) < _LENGTH_BYTES + 8:
         return False
     key, version = struct.unpack_from(">hh", request, _LENGTH_BYTES)
@@ -274,12 +286,12 @@ def is_commit(request: bytes) -> bool:
 
 
 def correlation_id(message: bytes, offset: int) -> int:
-    """The number that ties an answer to its request."""
+    """Return the number that a response shares with its request."""
     return int(struct.unpack_from(">i", message, offset)[0])
 
 
 def _reset(connection: socket.socket) -> None:
-    """Close it the hard way: the other side gets a reset."""
+    """Close a connection with a TCP reset."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()

@@ -1,4 +1,4 @@
-"""A relay as a process of its own, as it runs in production, or one that dies at a chosen step."""
+"""A relay process, as it runs in production, or one that dies or freezes at a chosen step."""
 
 import json
 import os
@@ -18,15 +18,15 @@ from testkit.waiting import wait_until
 
 
 class RelayProcess:
-    """``relay run``.
+    """A process that runs ``relay run``.
 
     Args:
-        environ: its settings.
-        log: file that receives what it prints.
-        kill_at: name of a step at which it kills itself (-9), as in ``relay.shard.worker``; None: none.
-        times: at which occurrence of that step.
-        freeze_at: as ``kill_at``, but it stops itself (SIGSTOP).
-        entry: a module that runs a relay, and its arguments.
+        environ: settings, added to this process's environment.
+        log: file for its output.
+        kill_at: step (see ``relay.shard.worker``) at which it kills itself (-9); None for no step.
+        times: occurrence of the step at which it does so.
+        freeze_at: step at which it stops itself (SIGSTOP) instead.
+        entry: module that runs a relay, and its arguments.
     """
 
     def __init__(
@@ -61,62 +61,62 @@ class RelayProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def running(self) -> bool:
-        """Whether it is alive."""
+        """Return whether the process is alive."""
         return self._process.poll() is None
 
     def signal(self, number: int) -> None:
-        """Send a signal."""
+        """Send a signal to the process."""
         self._process.send_signal(number)
 
     def frozen(self) -> bool:
-        """Whether it is stopped (SIGSTOP)."""
+        """Return whether the process is stopped (SIGSTOP)."""
         return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
 
     def wait(self, seconds: float = 60) -> int:
-        """Wait for its end; its exit code."""
+        """Wait until the process ends and return its exit code."""
         return self._process.wait(seconds)
 
     def stop(self) -> int:
-        """SIGTERM, and wait."""
+        """Send SIGTERM, wait until the process ends, and return its exit code."""
         if self.running():
             self._process.send_signal(signal.SIGTERM)
         return self.wait(30)
 
     def kill(self) -> None:
-        """Kill -9."""
+        """Kill the process (-9)."""
         self._process.kill()
         self._process.wait()
 
     def get(self, path: str) -> str:
-        """What its own HTTP port answers; empty while it does not listen."""
+        """Return the body of a GET on the relay's HTTP port, or an empty string if it does not answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=5) as answer:
                 return str(answer.read().decode())
         except OSError:
             return ""
 
-    def get_commits(self) -> float:
-        """Kafka transactions that this process has committed, from its metrics."""
+    def committed_transactions(self) -> float:
+        """Return how many Kafka transactions this process has committed, from its metrics."""
         for line in self.get("/metrics").splitlines():
             if line.startswith("cxone_kafka_transaction_commits_total "):
                 return float(line.split()[-1])
         return 0.0
 
     def degraded(self) -> dict[str, str]:
-        """Subject to reason, from ``/readyz``."""
+        """Return the reason for each degraded subject, from ``/readyz``."""
         body = self.get("/readyz")
         return {item["subject"]: item["reason"] for item in json.loads(body)["degraded"]} if body else {}
 
     def wait_degraded(self, subject: str, text: str) -> None:
-        """Wait until it says that the subject waits, for a reason that holds ``text``."""
-        wait_until(lambda: text in self.degraded().get(subject, ""), f"{subject} waits: {text} ({self.log})")
+        """Wait until the relay reports the subject as degraded for a reason that contains ``text``."""
+        wait_until(lambda: text in self.degraded().get(subject, ""), f"{subject} is degraded: {text} ({self.log})")
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Its log lines."""
+        """Yield the log's JSON lines, parsed."""
         for line in self.log.read_text().splitlines():
             if line.startswith("{"):
                 yield json.loads(line)

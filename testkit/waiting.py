@@ -9,11 +9,17 @@ DEADLINE_SECONDS = float(os.environ.get("TEST_DEADLINE_SECONDS", "60"))
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_SECONDS) -> Any:
-    """Wait until the condition gives something true, and return that; fail loudly after the deadline."""
+    """Wait until the condition is truthy and return its value; fail after the deadline.
+
+    Args:
+        condition: polled at increasing intervals, up to 0.1 s.
+        what: the expected state, for the failure message.
+        seconds: the deadline.
+    """
     deadline = time.monotonic() + seconds
-    pause = 0.02  # longer and longer: looking takes processor time, here and in the process that is asked
+    pause = 0.02
     while not (result := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"timed out after {seconds:.0f} s waiting until {what}"
         time.sleep(pause)
         pause = min(1.25 * pause, 0.1)
     return result

@@ -1,4 +1,4 @@
-"""The product as it is installed from its wheel, far from a checkout (fixture)."""
+"""A fixture with the product installed from its wheel, outside the checkout."""
 
 import shutil
 import subprocess
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from testkit import ROOT
+
 SOURCES = ("app", "config", "migrations", "outbox", "relay", "pyproject.toml", "README.md")
 
 
 @pytest.fixture(scope="session")
 def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ``bin`` folder of an environment with the wheel installed, far from the checkout."""
+    """The ``bin`` folder of a virtual environment with the wheel installed."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
         source = ROOT / name

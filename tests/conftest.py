@@ -1,4 +1,4 @@
-"""Fixtures of every test: services, and fresh, migrated databases of both kinds."""
+"""Fixtures of all tests: services, migrated databases of both kinds, and deployments."""
 
 import hypothesis
 import pytest
@@ -8,13 +8,13 @@ pytest_plugins = [
     "testkit.services.fixtures",
     "testkit.simulator.fixtures",
     "testkit.deployment",
-    "testkit.web_fixtures",
+    "testkit.secure_kafka",
     "testkit.wheel",
 ]
 
-hypothesis.settings.register_profile("loaded", deadline=None)  # a busy machine is no failure
-hypothesis.settings.load_profile("loaded")
-LONG = (
+hypothesis.settings.register_profile("no-deadline", deadline=None)  # a busy machine must not fail a test
+hypothesis.settings.load_profile("no-deadline")
+LONG_TESTS = (
     "tests/integration/test_bench.py",
     "tests/integration/test_incident.py",
     "tests/model/test_state_machine.py",
@@ -24,5 +24,5 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first: they are handed out one by one, and at the end no worker is left with one of them alone."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    """Run long tests first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG_TESTS))

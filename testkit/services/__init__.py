@@ -1,6 +1,6 @@
-"""Real services on loopback for tests, benches and the demo: Kafka, a Schema Registry, PostgreSQL."""
+"""Real services on loopback for tests, benchmarks and the demo: Kafka, a Schema Registry, PostgreSQL."""
 
-from testkit.services.given import Given
+from testkit.services.external import ExternalService
 from testkit.services.kafka import Kafka, MutualTlsKafka, SecureKafka, StockKafka
 from testkit.services.pgbouncer import PgBouncer
 from testkit.services.postgres import Postgres
@@ -8,7 +8,7 @@ from testkit.services.process import ServiceError
 from testkit.services.registry import Registry, StockRegistry
 
 __all__ = [
-    "Given",
+    "ExternalService",
     "Kafka",
     "MutualTlsKafka",
     "PgBouncer",

@@ -1,8 +1,10 @@
 """``python -m testkit.services [--kafka] [--registry] [--postgres] [-- COMMAND…]``.
 
-Starts what is asked for, runs the command with the variables that name the services, stops them, and
-exits as the command did. Without a command they stay up until Ctrl-C. Nothing asked for means all three,
-less those that variables name already and, outside CI, those that this machine cannot have.
+Start services, run a command with the environment variables that name them, stop them, and exit with the
+command's exit code. Without a command the services run until Ctrl-C.
+
+Without options all three are started, except those that environment variables already name. Outside CI, a
+service that cannot run on this machine is then left out with a message.
 """
 
 import argparse
@@ -16,20 +18,20 @@ from pathlib import Path
 
 from testkit.services import Kafka, Postgres, Registry, ServiceError
 
-NAMED_BY = {
+VARIABLES = {
     "kafka": "KAFKA_BOOTSTRAP_SERVERS",
     "registry": "SCHEMA_REGISTRY_URL",
     "postgres": "TEST_POSTGRES_URL",
 }
-"""The variable that names a running service, which is then used instead."""
+"""The variable that names a service that is already running."""
 
 
 def main() -> int:
-    """Run as the module's text tells."""
+    """Start the services, run the command, and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m testkit.services", description=__doc__)
     for name in ("kafka", "registry", "postgres"):
-        parser.add_argument(f"--{name}", action="store_true")
-    parser.add_argument("command", nargs="*")
+        parser.add_argument(f"--{name}", action="store_true", help=f"start {name}; fail if it cannot run here")
+    parser.add_argument("command", nargs="*", help="command to run while the services are up")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="outbox-services-"))
     kinds: dict[str, Kafka | Registry | Postgres] = {
@@ -37,17 +39,17 @@ def main() -> int:
         "registry": Registry(folder / "registry"),
         "postgres": Postgres(folder / "postgres"),
     }
-    asked = [kinds[name] for name in kinds if getattr(options, name)]
+    requested = [kinds[name] for name in kinds if getattr(options, name)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started: list[Kafka | Registry | Postgres] = []
     try:
-        for service in asked or [kinds[name] for name in kinds if not os.environ.get(NAMED_BY[name])]:
-            _start(service, started, needed=bool(asked or os.environ.get("CI")))
+        for service in requested or [kinds[name] for name in kinds if not os.environ.get(VARIABLES[name])]:
+            _start(service, started, required=bool(requested or os.environ.get("CI")))
         environ = {name: value for service in started for name, value in _variables(service).items()}
         if options.command:
             return subprocess.run(options.command, env={**os.environ, **environ}, check=False).returncode
         sys.stdout.write("".join(f"export {name}={value}\n" for name, value in environ.items()))
-        sys.stdout.write("# these services stay up until Ctrl-C\n")
+        sys.stdout.write("# these services run until Ctrl-C\n")
         sys.stdout.flush()
         threading.Event().wait()
     except ServiceError as error:
@@ -61,14 +63,14 @@ def main() -> int:
     return 0
 
 
-def _start(service: Kafka | Registry | Postgres, started: list[Kafka | Registry | Postgres], *, needed: bool) -> None:
+def _start(service: Kafka | Registry | Postgres, started: list[Kafka | Registry | Postgres], *, required: bool) -> None:
     try:
         service.start()
     except ServiceError as error:
-        if needed:
+        if required:
             raise
         name = type(service).__name__
-        sys.stderr.write(f"{name} is not available here, so the tests that need it are skipped: {error}\n")
+        sys.stderr.write(f"{name} is not available, so tests that need it are skipped: {error}\n")
     else:
         started.append(service)
 

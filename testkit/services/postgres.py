@@ -1,4 +1,4 @@
-"""PostgreSQL: from the wheel that brings its binaries, or from those installed."""
+"""A PostgreSQL server, from the binaries of a wheel or from those installed on the machine."""
 
 import os
 import pwd
@@ -35,17 +35,17 @@ def _binaries() -> Path:
     return Path(found).parent
 
 
-def unprivileged() -> int | None:
-    """PostgreSQL refuses to run as root: another user to run it as, or None where we are not root."""
+def unprivileged_user() -> int | None:
+    """Return the user id to run PostgreSQL as, since it refuses to run as root; None if we are not root."""
     return pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
 
 
 class Postgres:
-    """A server of its own.
+    """A PostgreSQL server.
 
     Args:
-        directory: for its log; for its data as well, unless it runs as another user.
-        settings: of the server, beside or instead of the usual ones.
+        directory: folder for its log, and for its data unless it runs as another user.
+        settings: server settings that override ``SETTINGS``.
     """
 
     def __init__(self, directory: Path, **settings: str) -> None:
@@ -60,13 +60,13 @@ class Postgres:
         return f"postgresql://outbox@127.0.0.1:{self._port}/{database}"
 
     def start(self) -> Self:
-        """Make the data folder at first, start, and wait until it answers."""
-        binaries, user = _binaries(), unprivileged()
+        """Create the data directory if there is none, start the server, and wait until it answers."""
+        binaries, user = _binaries(), unprivileged_user()
         self._directory.mkdir(parents=True, exist_ok=True)
         if not self._data.exists():
-            self._make_data_folder(binaries, user)
-            made = ("-U", "outbox", "-A", "trust", "-E", "UTF8", "--no-sync")
-            _run([str(binaries / "initdb"), "-D", str(self._data), *made], user)
+            self._prepare_data_directory(binaries, user)
+            initdb = ("-U", "outbox", "-A", "trust", "-E", "UTF8", "--no-sync")
+            _run([str(binaries / "initdb"), "-D", str(self._data), *initdb], user)
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         sockets = ["-c", "unix_socket_directories="]
         command = [str(binaries / "postgres"), "-D", str(self._data), "-p", str(self._port), *options, *sockets]
@@ -74,26 +74,26 @@ class Postgres:
         self._process.start()
         return self
 
-    def _make_data_folder(self, binaries: Path, user: int | None) -> None:
+    def _prepare_data_directory(self, binaries: Path, user: int | None) -> None:
         if user is not None:
-            # pytest closes its own folders to other users whenever it starts anywhere on this machine.
+            # pytest makes its temporary folders inaccessible to other users.
             self._data = Path(tempfile.mkdtemp(prefix="outbox-postgres-")) / "data"
             os.chown(self._data.parent, user, -1)
-            _open_the_way(binaries)
+            _allow_traversal(binaries)
 
     def follow(self, primary: "Postgres") -> Self:
-        """Start as a physical standby of a server, with a fresh copy of its data, and wait until it answers."""
-        binaries, user = _binaries(), unprivileged()
+        """Start as a physical standby of another server, from a new base backup, and wait until it answers."""
+        binaries, user = _binaries(), unprivileged_user()
         self._remove_data()
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._make_data_folder(binaries, user)
+        self._prepare_data_directory(binaries, user)
         source = ("-d", primary.url, "--checkpoint=fast", "--no-sync", "--write-recovery-conf")
         _run([str(binaries / "pg_basebackup"), "-D", str(self._data), *source], user)
         return self.start()
 
     @property
     def process(self) -> Process:
-        """The postmaster, to kill, pause and resume."""
+        """The postmaster process, to kill, pause and resume."""
         if self._process is None:
             raise ServiceError("PostgreSQL is not started")
         return self._process
@@ -106,11 +106,11 @@ class Postgres:
         return True
 
     def create_database(self, name: str, template: str | None = None) -> str:
-        """Make a database, as a copy of another if one is named; returns its URL."""
+        """Create a database, optionally as a copy of ``template``, and return its URL."""
         return create_database(self.url, name, template)
 
     def stop(self) -> None:
-        """Stop it at once."""
+        """Shut down immediately and remove the data."""
         if self._process is not None:
             self._process.stop(signal.SIGQUIT)
         self._remove_data()
@@ -121,7 +121,7 @@ class Postgres:
 
 
 def create_database(server_url: str, name: str, template: str | None = None) -> str:
-    """Make a database on any server that lets us; returns its URL."""
+    """Create a database on a server, optionally as a copy of ``template``, and return its URL."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         copy = f' TEMPLATE "{template}"' if template else ""
         connection.execute(f'CREATE DATABASE "{name}"{copy}')
@@ -139,9 +139,9 @@ def _run(command: Sequence[str], user: int | None) -> None:
         raise ServiceError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 
 
-def _open_the_way(folder: Path) -> None:
-    """Let another user pass through the folders above (they stay unreadable)."""
-    for place in (folder, *folder.parents):
-        mode = place.stat().st_mode
-        if not mode & 0o001 and place.stat().st_uid == os.getuid():
-            place.chmod(mode | 0o001)
+def _allow_traversal(folder: Path) -> None:
+    """Let other users traverse a folder and those above it, without reading them."""
+    for each in (folder, *folder.parents):
+        mode = each.stat().st_mode
+        if not mode & 0o001 and each.stat().st_uid == os.getuid():
+            each.chmod(mode | 0o001)

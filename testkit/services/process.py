@@ -1,4 +1,4 @@
-"""A server process of ours: started, waited for, killed, paused, and never left behind."""
+"""A server process that ends with the process that started it."""
 
 import ctypes
 import os
@@ -16,11 +16,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 class ServiceError(Exception):
-    """A service cannot be had on this machine; the message says what is missing and how to get it."""
+    """A service cannot run on this machine; the message says what is missing and how to install it."""
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    """Return a TCP port of 127.0.0.1 that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -32,14 +32,14 @@ def _die_with_parent() -> None:
 
 
 class Process:
-    """One server process with a log file.
+    """A server process with a log file.
 
     Args:
-        command: to run.
-        log: file that receives what it prints.
-        ready: returns True once it serves; called again and again until a deadline.
-        environ: added to this process's environment.
-        user: to run as (only root can choose), or None.
+        command: command line.
+        log: file for its output.
+        ready: returns whether the server is ready; polled until a deadline.
+        environ: variables added to this process's environment.
+        user: id of the user to run as, which needs root; None for the current user.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """Process id."""
         if self._process is None:
             raise ServiceError(f"{self._command[0]} is not running")
         return self._process.pid
 
     def start(self) -> None:
-        """Start and wait until it serves.
+        """Start the server and wait until it is ready.
 
         Raises:
-            ServiceError: it ended, or does not serve in time; with the end of its log.
+            ServiceError: it ended or was not ready in time; the message has the end of its log.
         """
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -85,15 +85,15 @@ class Process:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 tail = self._log.read_text(errors="replace")[-2000:]
-                raise ServiceError(f"{self._command[0]} does not serve; its log ends:\n{tail}")
+                raise ServiceError(f"{self._command[0]} did not become ready; its log ends with:\n{tail}")
             time.sleep(0.05)
 
-    def stop(self, sign: int = signal.SIGTERM) -> None:
-        """Ask it to end and wait for it; killed after 20 s."""
+    def stop(self, signal_number: int = signal.SIGTERM) -> None:
+        """Send a signal and wait until the process ends; kill it after 20 s."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGCONT)
-        self._process.send_signal(sign)
+        self._process.send_signal(signal_number)
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -101,16 +101,16 @@ class Process:
         self._process = None
 
     def kill(self) -> None:
-        """Kill -9."""
+        """Kill the process (-9)."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """SIGSTOP."""
+        """Stop the process (SIGSTOP)."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Resume the process (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)

@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 from outbox.db.engine import create_outbox_engine
 from testkit.databases import migrate
 from testkit.relay_process import RelayProcess
-from testkit.services import Given, Postgres
+from testkit.services import ExternalService, Postgres
 from testkit.waiting import wait_until
 from testkit.web_process import RawResponse, WebProcess
 from tests.attack.honest import get_health, post_interaction
@@ -105,8 +105,8 @@ def _outbox(name: str, folder: Path) -> Iterator[str]:
         migrate(f"sqlite:///{path}", 1)
         yield f"sqlite:///{path}"
         return
-    postgres = Given.postgres() or Postgres(folder / "postgres")
-    if not isinstance(postgres, Given):
+    postgres = ExternalService.postgres() or Postgres(folder / "postgres")
+    if not isinstance(postgres, ExternalService):
         postgres.start()
     try:
         name = f"attack_{folder.name.rpartition('-')[2]}_{next(_numbers)}".lower()
@@ -116,7 +116,7 @@ def _outbox(name: str, folder: Path) -> Iterator[str]:
         with psycopg.connect(postgres.url, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
     finally:
-        if not isinstance(postgres, Given):
+        if not isinstance(postgres, ExternalService):
             postgres.stop()
 
 

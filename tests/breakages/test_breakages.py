@@ -1,7 +1,6 @@
-"""Deliberate breakages of the protocol: each leaves one rule out, and a named test must notice.
+"""Mutation tests: each breakage leaves one rule out of the product, and a named test must fail.
 
-The product is copied, one piece of its text is replaced, and the test that guards the rule is run on
-the copy: it has to fail. A rule whose absence nobody notices would not be guarded.
+The product is copied, one piece of source text is replaced, and the test that guards the rule runs on the copy.
 """
 
 import os
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from testkit import ROOT
-from testkit.services import Given, Kafka, Registry
+from testkit.services import ExternalService, Kafka, Registry
 
 COPIED = (
     "app",
@@ -51,81 +50,85 @@ _END_OF_PRUNE = '\n      )\n    RETURNING id\n    """,\n)\n'
 
 
 class Breakage(NamedTuple):
-    """One rule left out: where, what instead, and the test that notices."""
+    """One rule left out."""
 
     name: str
+    """What the product does without the rule."""
     file: str
     text: str
+    """Source text of the rule, which occurs once in the file."""
     instead: str
+    """What replaces the text."""
     noticed_by: str
+    """The test that must fail."""
 
 
 BREAKAGES = [
     Breakage(
-        "the progress record is not read back",
-        "relay/shard/takeover.py",
-        "record = services.clients.read_back(shard, self._stop.is_set)",
+        "a new owner does not read back the last progress record",
+        "relay/shard/worker.py",
+        "record = self._services.read_back(self.shard)",
         "record = None",
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-committed]",
     ),
     Breakage(
-        "the transaction holds no progress record",
+        "a transaction has no progress record",
         "relay/kafka/producer.py",
         "[progress_record])",
         "[])",
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-committed]",
     ),
     Breakage(
-        "rows are marked before the commit",
+        "rows are marked before their transaction is committed",
         "relay/shard/worker.py",
         'self._step("encoded")',
         'self._mark(owned, progress.ref_of(sequence, 2**40, value), refs); self._step("encoded")',
         f"{KILLS}::test_kill_in_the_first_cycle[sqlite-encoded]",
     ),
     Breakage(
-        "a mark ignores the nonce",
+        "a mark ignores the nonce of rows",
         "outbox/sql/flow.py",
         "outbox.nonce = r.nonce AND outbox.state IN ('pending', 'parked', 'discarded')",
         "outbox.state IN ('pending', 'parked', 'discarded')",
         f"{STORE}::test_marking_compares_id_and_nonce[sqlite]",
     ),
     Breakage(
-        "parking ignores the nonce",
+        "parking ignores the nonce of rows",
         "outbox/sql/flow.py",
         "AS INTEGER)\n    WHERE id = :id AND nonce = :nonce AND shard",
         "AS INTEGER)\n    WHERE id = :id AND (nonce = :nonce OR true) AND shard",
         f"{STORE}::test_parking_compares_id_and_nonce[sqlite]",
     ),
     Breakage(
-        "only pending rows are marked",
+        "only pending rows are marked, not parked or discarded ones",
         "outbox/sql/flow.py",
         "outbox.nonce = r.nonce AND outbox.state IN ('pending', 'parked', 'discarded')",
         "outbox.nonce = r.nonce AND outbox.state IN ('pending')",
         f"{STORE}::test_rows_of_a_progress_record_are_marked_in_every_unsent_state[sqlite]",
     ),
     Breakage(
-        "a mark settles whatever its sequence is",
-        "outbox/progress.py",
-        "elif verdict is ProgressVerdict.IN_ORDER and found is not None and",
+        "a mark acknowledges a record of any sequence",
+        "outbox/store.py",
+        "elif verdict is Verdict.IN_ORDER and found is not None and",
         "elif found is not None and",
         f"{STORE}::test_only_the_next_sequence_is_acknowledged[sqlite]",
     ),
     Breakage(
-        "a sequence further ahead is acknowledged, too",
-        "outbox/progress.py",
-        "if found.sequence > acknowledged + 1:",
+        "a sequence that skips one is acknowledged",
+        "outbox/verdicts.py",
+        "if found.sequence > settled + 1:",
         "if False:",
         f"{STORE}::test_a_record_further_ahead_marks_nothing[sqlite]",
     ),
     Breakage(
-        "the select does not compare the acknowledged sequence",
-        "outbox/progress.py",
+        "a relay selects rows without comparing the acknowledged sequence of its lease",
+        "outbox/store.py",
         "if row.acknowledged_sequence != lease.acknowledged_sequence:",
         "if False:",
         f"{STORE}::test_only_the_next_sequence_is_acknowledged[sqlite]",
     ),
     Breakage(
-        "the select takes rows whatever is acknowledged",
+        "the select statement ignores the acknowledged sequence",
         "outbox/sql/flow.py",
         "AND epoch = :epoch\n            AND acknowledged_sequence = :acknowledged_sequence\n",
         "AND epoch = :epoch\n",
@@ -139,14 +142,14 @@ BREAKAGES = [
         f"{STORE}::test_marking_compares_id_and_nonce[sqlite]",
     ),
     Breakage(
-        "the lease is not checked under the lock",
-        "outbox/progress.py",
-        "    _require_epoch(lease, row)\n    return _progress(row)",
+        "the lease is not checked under the row lock",
+        "outbox/store.py",
+        "    _insist_on(lease, row.owner, row.epoch)\n    return _progress(row)",
         "    return _progress(row)",
         f"{STORE}::test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked[sqlite]",
     ),
     Breakage(
-        "the ordinary mark needs no lease",
+        "a mark needs no lease",
         "outbox/store.py",
         "            shard = progress.lock_shard(connection, lease)\n"
         "            verdict = progress.acknowledge(connection, lease.shard, shard, record)\n"
@@ -157,59 +160,59 @@ BREAKAGES = [
         f"{LOST}::test_a_commit_that_is_marked_too_late_is_read_back_by_whoever_has_the_shard[sqlite]",
     ),
     Breakage(
-        "a record below the acknowledged one is let pass",
-        "outbox/progress.py",
-        "if found.sequence < acknowledged:",
+        "a record older than the acknowledged one is accepted",
+        "outbox/verdicts.py",
+        "if found.sequence < settled:",
         "if False:",
         f"{STORE}::test_a_sequence_of_an_earlier_release_has_no_record[sqlite]",
     ),
     Breakage(
-        "a record of the acknowledged sequence counts as the acknowledged one",
-        "outbox/progress.py",
+        "any record of the acknowledged sequence is accepted as the acknowledged one",
+        "outbox/verdicts.py",
         "found == known if",
         "True if",
         f"{STORE}::test_a_record_is_compared_with_the_acknowledged_one[sqlite-found4-kafka_went_back]",
     ),
     Breakage(
-        "the offset of the next record is not compared",
-        "outbox/progress.py",
+        "the offset of the next progress record is not compared",
+        "outbox/verdicts.py",
         "else found.offset > known.offset",
         "else True",
         f"{LOST}::test_a_running_relay_notices_a_restored_broker_at_its_next_transaction[sqlite]",
     ),
     Breakage(
-        "what a finding proves is acknowledged, too",
-        "outbox/progress.py",
-        "elif verdict is ProgressVerdict.IN_ORDER and found",
-        "elif verdict in {ProgressVerdict.IN_ORDER, ProgressVerdict.KAFKA_WENT_BACK} and found",
-        f"{STORE}::test_marking_acknowledges_nothing_if_kafka_went_back[sqlite]",
+        "a record that shows that Kafka went back is acknowledged",
+        "outbox/store.py",
+        "elif verdict is Verdict.IN_ORDER and found",
+        "elif verdict in {Verdict.IN_ORDER, Verdict.KAFKA_WENT_BACK} and found",
+        f"{STORE}::test_a_mark_that_finds_kafka_gone_back_settles_nothing[sqlite]",
     ),
     Breakage(
-        "the acknowledged record is remembered when the progress topic is lost",
-        "outbox/progress.py",
-        "if verdict is ProgressVerdict.PROGRESS_LOST:",
+        "the acknowledged record is kept when the progress topic is lost",
+        "outbox/store.py",
+        "if verdict is Verdict.PROGRESS_LOST:",
         "if False:",
         f"{STORE}::test_a_record_is_compared_with_the_acknowledged_one[sqlite-None-progress_lost]",
     ),
     Breakage(
-        "an idle shard does not look",
+        "an idle shard does not check the last progress record",
         "relay/shard/worker.py",
         "if self._services.clock() >= self._check_at and",
         "if not owned and",
         f"{LOST}::test_an_idle_shard_checks_its_last_record_about_once_a_minute[sqlite]",
     ),
     Breakage(
-        "a reconcile writes no record",
+        "a reconcile writes no progress record",
         "relay/process/lost_rows.py",
         "    record = _commit_record(maintenance, owned, acknowledged_sequence(outcome, ref))\n",
         "    record = progress.ref_of(acknowledged_sequence(outcome, ref), 99, b'')\n",
         f"{LOST}::test_a_reconcile_marks_what_the_last_record_proves[sqlite]",
     ),
     Breakage(
-        "a reconcile does not mark what the last record proves",
-        "relay/shard/takeover.py",
-        "ref, refs = (record.ref, record.progress.refs) if record",
-        "ref, refs = (record.ref, ()) if record",
+        "a reconcile does not mark the rows in the last progress record",
+        "relay/process/lost_rows.py",
+        "ref, refs = (found.ref, found.progress.refs) if found",
+        "ref, refs = (found.ref, ()) if found",
         f"{LOST}::test_a_reconcile_marks_what_the_last_record_proves[sqlite]",
     ),
     Breakage(
@@ -220,85 +223,85 @@ BREAKAGES = [
         f"{LOST}::test_a_shard_that_sent_rows_since_the_plan_is_left_unchanged[sqlite]",
     ),
     Breakage(
-        "what retention has removed is taken for lost",
+        "records removed by retention are treated as lost",
         "relay/process/lost_rows.py",
         "row.received_at_ms >= kept_ms and ",
         "kept_ms >= 0 and ",
         f"{LOST}::test_a_row_whose_record_may_have_expired_does_not_count_as_lost",
     ),
     Breakage(
-        "what Kafka may have lost is pruned while the shard waits",
-        "outbox/sql/prune.py",
+        "rows that Kafka may have lost are pruned while their shard waits",
+        "outbox/sql/operators.py",
         "s.shard = o.shard AND s.condition LIKE",
         "false AND s.condition LIKE",
         f"{LOST}::test_rows_that_kafka_may_have_lost_are_not_pruned[sqlite]",
     ),
     Breakage(
-        "no more rows are selected than the next transaction takes",
+        "the select reads only as many rows as fit the next transaction",
         "relay/shard/worker.py",
         "owned.lease, window, block",
         "owned.lease, limit, block",
         "tests/model/test_waiting_rows.py::test_a_waiting_row_does_not_block_a_small_batch[sqlite]",
     ),
     Breakage(
-        "taking a lease leaves the epoch as it is",
+        "taking a lease does not increment the epoch",
         "outbox/sql/shards.py",
         "epoch = epoch + 1,\n        lease_expires_at = CAST((julianday",
         "epoch = epoch,\n        lease_expires_at = CAST((julianday",
         f"{STORE}::test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked[sqlite]",
     ),
     Breakage(
-        "the select does not look for parked rows",
+        "rows are selected although an earlier row of their interaction is parked",
         "outbox/sql/flow.py",
         "AND p.id < o.id",
         "AND p.id < o.id AND false",
         f"{STORE}::test_a_row_waits_only_behind_a_parked_row_of_its_interaction[sqlite]",
     ),
     Breakage(
-        "a refused batch is parked whole",
+        "every row of a rejected batch is parked",
         "relay/shard/worker.py",
-        "if rejected is not None:\n            self._rejected = {rejected.ref: reason}",
-        "if rows:\n            self._rejected = {row.ref: reason for row in rows}",
-        "tests/faults/test_parking.py::test_a_kill_on_the_way_to_parking_parks_the_same_row[sqlite]",
+        "if culprit is not None:\n            self._suspects = {culprit.ref: reason}",
+        "if rows:\n            self._suspects = {row.ref: reason for row in rows}",
+        "tests/faults/test_parking.py::test_a_relay_killed_before_it_parks_leaves_the_right_row_to_be_parked[sqlite]",
     ),
     Breakage(
-        "rows are parked on although none passes",
-        "relay/shard/bisector.py",
-        "        if self.probing:\n            raise",
-        "        if False:\n            raise",
-        "tests/unit/relay/shard/test_bisector.py::test_no_row_is_at_fault_when_kafka_refuses_every_row",
+        "a shard keeps parking rows although the topic accepts none",
+        "relay/shard/batch_size.py",
+        "if self._parked >= MOST_PARKED:",
+        "if False:",
+        "tests/unit/relay/shard/test_batch_size.py::test_when_nothing_passes_no_row_is_at_fault",
     ),
     Breakage(
-        "a refused progress record is charged to rows",
+        "a rejected progress record counts as a rejected row",
         "relay/kafka/producer.py",
         "if topic == self._progress.topic:",
         "if False:",
-        "tests/faults/test_parking.py::test_a_refused_progress_record_parks_nobody[sqlite]",
+        "tests/faults/test_parking.py::test_a_rejected_progress_record_parks_no_row[sqlite]",
     ),
     Breakage(
-        "a look for a topic makes the broker create it",
+        "a metadata request makes the broker create a topic",
         "relay/settings.py",
         'config["allow.auto.create.topics"] = False',
         'config["allow.auto.create.topics"] = True',
         "tests/unit/relay/test_settings.py::test_no_client_makes_a_broker_create_topics",
     ),
     Breakage(
-        "the same rows again on the same producer after an abort",
+        "rows are sent again on the same producer after an abort",
         "relay/kafka/producer.py",
-        "            if not committing:\n                self._abort()",
-        "            if not committing:\n                self._abort()\n"
-        "                self.publish(records, progress)\n                return",
-        "tests/faults/test_parking.py::test_with_the_pass_policy_nothing_waits[sqlite]",
+        "            if not asked:\n                self._abort()",
+        "            if not asked:\n                self._abort()\n                self.publish(records, progress)\n"
+        "                return",
+        "tests/faults/test_parking.py::test_with_the_skip_policy_no_row_waits_behind_a_parked_one[sqlite]",
     ),
     Breakage(
-        "inference calls are not made due by the mark",
-        "outbox/progress.py",
+        "a mark does not make inference calls due",
+        "outbox/store.py",
         "if inference and marked:",
         "if False:",
         f"{KILLS}::test_kill_between_commit_and_mark_makes_inference_calls_due[sqlite]",
     ),
     Breakage(
-        "a claim takes a call before its turn",
+        "a call is claimed before earlier calls of its interaction",
         "outbox/sql/inference_queue.py",
         """
           AND c.row_id = (
@@ -311,14 +314,14 @@ BREAKAGES = [
         f"{CALLS}::test_blocked_calls_are_deferred[sqlite]",
     ),
     Breakage(
-        "the end of a call wakes nobody",
+        "a finished call does not make the next one of its interaction due",
         "outbox/inference_queue.py",
         "connection.execute(sql.WAKE_NEXT.on(connection), parameters)",
         "dict(parameters)",
         f"{CALLS}::test_the_end_of_a_call_makes_the_next_one_due[sqlite]",
     ),
     Breakage(
-        "a late failure ends the claim of another",
+        "a late failure ends another worker's claim",
         "outbox/sql/inference_queue.py",
         "      AND outbox_inference_call.claimed_by = :owner AND outbox_inference_call.due_at = r.claimed_until_ms\n"
         '    RETURNING outbox_inference_call.interaction_id\n    """,\n)\n"""Records failed',
@@ -326,22 +329,22 @@ BREAKAGES = [
         f"{CALLS}::test_late_results_of_an_expired_claim_do_no_harm[sqlite]",
     ),
     Breakage(
-        "the end of a call makes the next one due in other hands",
+        "a finished call makes a call due that is already claimed",
         "outbox/sql/inference_queue.py",
         "AND state = 'due' AND claimed_by IS NULL\n      AND due_at > (SELECT CAST((julianday",
         "AND state = 'due'\n      AND due_at > (SELECT CAST((julianday",
         f"{CALLS}::test_the_end_of_a_call_keeps_the_rest_of_its_batch_claimed[sqlite]",
     ),
     Breakage(
-        "an outage of CXone is charged to the rows",
-        "relay/enrichment/failures.py",
-        "(successes > previous.successes_before)",
+        "an outage of CXone counts against rows",
+        "relay/enrichment/enricher.py",
+        "(told > before.told_before)",
         "1",
         "tests/unit/relay/enrichment/test_failures.py"
         "::test_a_failure_counts_only_after_a_success_of_another_interaction",
     ),
     Breakage(
-        "what CXone knows replaces what the row has",
+        "data from CXone overwrites data of the row",
         "outbox/sql/flow.py",
         "customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent),\n"
         "        enriched_at = CAST((julianday",
@@ -349,47 +352,46 @@ BREAKAGES = [
         "tests/integration/test_enrichment.py::test_learning_names_the_row_and_is_done_once[sqlite]",
     ),
     Breakage(
-        "an outage is charged to the calls",
-        "relay/inference/circuit_breaker.py",
-        "        return before.is_closed",
+        "an outage of inference counts against calls",
+        "relay/inference/worker.py",
+        "        return before.closed",
         "        return True",
         "tests/integration/test_inference.py::test_a_failed_probe_is_not_charged[sqlite]",
     ),
     Breakage(
-        "one bad row fails its neighbours",
+        "one invalid row fails its whole batch",
         "outbox/insert.py",
         "        if len(numbered) == 1:\n            return [RowRefused",
         "        if numbered:\n            return len(numbered) * [RowRefused",
         f"{STORE}::test_each_row_of_a_batch_has_its_own_outcome[sqlite]",
     ),
     Breakage(
-        "an answer names another row of its batch",
+        "an answer has the id of another row of its batch",
         "outbox/insert.py",
         "range(cursor.lastrowid - len(nonces) + 1, cursor.lastrowid + 1)",
         "range(cursor.lastrowid, cursor.lastrowid - len(nonces), -1)",
         f"{STORE}::test_each_outcome_has_the_id_of_its_row[sqlite-3]",
     ),
     Breakage(
-        "a retry takes whatever has the id",
-        "outbox/sql/change.py",
-        _DISCARD + "WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND",
-        _DISCARD + "WHERE outbox.id = r.id AND",
-        f"{OPERATIONS}::test_a_row_that_changed_since_it_was_planned_is_left_alone[sqlite]",
+        "a retry ignores the nonce of planned rows",
+        "outbox/sql/operators.py",
+        '_AS_PLANNED = "outbox.id = r.id AND outbox.nonce = r.nonce AND',
+        '_AS_PLANNED = "outbox.id = r.id AND',
+        f"{OPERATIONS}::test_what_changed_since_the_plan_is_left_alone[sqlite]",
     ),
     Breakage(
-        "a plan does not notice that a row was parked again",
-        "outbox/sql/change.py",
-        _DISCARD
-        + "WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND coalesce(outbox.changed_at, 0) = r.changed_at",
-        _DISCARD + "WHERE outbox.id = r.id AND outbox.nonce = r.nonce",
-        f"{OPERATIONS}::test_a_row_that_was_parked_again_since_it_was_planned_is_left_alone[sqlite]",
+        "a plan ignores that a row was parked again",
+        "outbox/sql/operators.py",
+        "AND coalesce(outbox.changed_at, 0) = r.changed_at",
+        "",
+        f"{OPERATIONS}::test_a_row_parked_again_since_the_plan_is_left_alone[sqlite]",
     ),
     Breakage(
-        "a plan reads on to rows that came later",
-        "outbox/sql/rows.py",
-        "o.id > :after AND o.id <= :last AND {where}",
-        "o.id > :after AND o.id <= :last + 1000 AND {where}",
-        f"{OPERATIONS}::test_a_plan_excludes_rows_that_are_accepted_later[sqlite]",
+        "a plan includes rows that were accepted after it",
+        "outbox/sql/operators.py",
+        "o.id > :after AND o.id <= :last {{conditions}}",
+        "o.id > :after AND o.id <= :last + 1000 {{conditions}}",
+        f"{OPERATIONS}::test_rows_accepted_after_the_plan_are_none_of_it[sqlite]",
     ),
     Breakage(
         "a plan replays its own replays",
@@ -399,7 +401,7 @@ BREAKAGES = [
         f"{OPERATIONS}::test_a_plan_that_is_run_again_does_not_replay_its_own_rows[sqlite]",
     ),
     Breakage(
-        "a change goes on record without its rows",
+        "the audit log does not list the changed rows",
         "outbox/operators/audit.py",
         '"row_ids": json.dumps(ids)',
         '"row_ids": "[]"',
@@ -413,30 +415,30 @@ BREAKAGES = [
         f"{SHARDS}::test_no_relay_takes_a_paused_shard[sqlite]",
     ),
     Breakage(
-        "a relay takes whatever is free",
+        "a relay takes every free shard",
         "relay/process/assignment.py",
         "free[: max(0, wanted - len(kept))]",
         "free",
         "tests/unit/relay/process/test_assignment.py::test_shards_are_even_and_few_move_when_relays_come_and_go",
     ),
     Breakage(
-        "a reshard does not recover the old shards",
+        "a reshard does not mark what a dead relay had committed",
         "relay/cli/reshard.py",
         "held.recover(shard)",
         "str(shard)",
         "tests/integration/test_many_relays.py::test_resharding_marks_what_a_dead_relay_committed[sqlite]",
     ),
     Breakage(
-        "a reshard needs no lease any more at its end",
+        "a reshard does not check its leases at its end",
         "outbox/operators/reshard.py",
         "            lock_shard(connection, lease)",
         "            str(lease)",
         f"{SHARDS}::test_a_reshard_needs_every_lease[sqlite]",
     ),
     Breakage(
-        "a record of the topic is recognised by its id alone",
-        "outbox/sql/reconcile.py",
-        "json_each(:rows)) AS r\n    JOIN outbox AS o ON o.id = r.id AND o.interaction_id = r.interaction_id "
+        "a record of the topic is matched to a row by id alone",
+        "outbox/sql/shards.py",
+        "json_each(:records)) AS r\n    JOIN outbox AS o ON o.id = r.id AND o.interaction_id = r.interaction_id "
         "AND o.received_at = r.received_at",
         "json_each(:rows)) AS r\n    JOIN outbox AS o ON o.id = r.id",
         f"{SHARDS}::test_a_record_matches_a_row_by_id_interaction_and_time[sqlite]",
@@ -449,12 +451,11 @@ BREAKAGES = [
         f"{SHARDS}::test_a_shard_that_was_sent_since_it_was_planned_is_left_alone[sqlite]",
     ),
     Breakage(
-        "a running relay binds an outbox that was made anew",
+        "a running relay binds an outbox that was replaced under it",
         "outbox/sql/flow.py",
         "WHERE topic IS NULL AND outbox_id = :outbox_id",
         "WHERE topic IS NULL AND :outbox_id <> ''",
-        "tests/faults/test_time_travel.py"
-        "::test_an_outbox_made_anew_under_a_running_relay_is_left_to_the_next_one[sqlite]",
+        "tests/faults/test_time_travel.py::test_a_relay_leaves_an_outbox_replaced_under_it_to_the_next_relay[sqlite]",
     ),
     Breakage(
         "a row is pruned while its inference call is due",
@@ -471,117 +472,116 @@ BREAKAGES = [
         f"{RETENTION}::test_only_old_rows_whose_work_is_done_are_pruned[sqlite]",
     ),
     Breakage(
-        "a row that a lost attempt committed is called a duplicate",
+        "a row committed by a lost attempt is reported as a duplicate",
         "outbox/insert.py",
         "duplicate=stored.nonce != nonce",
         "duplicate=True",
         "tests/integration/test_webhook_faults.py::test_a_commit_whose_response_is_lost_is_found",
     ),
     Breakage(
-        "a session that takes no writes stays in the pool",
+        "a read-only session stays in the pool",
         "outbox/db/errors.py",
         '"25006": Fault.READ_ONLY',
         '"25006": Fault.UNAVAILABLE',
         "tests/contract/test_lost_connections.py::test_a_session_that_became_read_only_is_replaced",
     ),
     Breakage(
-        "a connection is used without a look at it",
+        "a pooled connection is used without a check",
         "outbox/db/engine.py",
         "            raise DisconnectionError",
         "            pass",
         "tests/contract/test_lost_connections.py::test_sessions_that_ended_while_idle_are_replaced",
     ),
     Breakage(
-        "rows are acknowledged into a file that is gone",
+        "rows are acknowledged although the database file is gone",
         "outbox/db/sqlite_files.py",
         "if before is None or (now := _identity(name)) == before:",
         "if before is None or (now := _identity(name)) != name:",
         "tests/contract/test_sqlite_files.py::test_a_row_is_not_acknowledged_if_the_file_vanishes_during_its_commit",
     ),
     Breakage(
-        "the log of the database before is applied to the one put in its place",
+        "the log of a replaced database is applied to the new one",
         "outbox/db/sqlite_files.py",
         "            self._set_logs_aside()",
         "            pass",
         "tests/contract/test_sqlite_files.py::test_a_replaced_file_is_reopened",
     ),
     Breakage(
-        "an erased row takes its body again",
+        "a repeated delivery restores an erased body",
         "outbox/insert.py",
         "in (_digest(row), UNKNOWN_DIGEST)",
         "in (_digest(row), b'')",
         f"{RETENTION}::test_a_delivery_repeated_after_the_erasure_is_still_a_duplicate[sqlite]",
     ),
     Breakage(
-        "a body that spells an address with escapes is not erased",
-        "outbox/sql/rows.py",
+        "a body with an escaped address is not erased",
+        "outbox/sql/operators.py",
         "OR instr(o.payload, CAST(char(92) AS BLOB)) > 0",
         "",
         f"{RETENTION}::test_an_address_is_found_however_a_body_spells_it[sqlite-escaped]",
     ),
     Breakage(
-        "a row's file can be read by others",
+        "other users can read the database file",
         "outbox/db/private_file.py",
         "0o600",
         "0o644",
-        "tests/integration/test_data_at_rest.py::test_every_file_of_a_database_is_the_owners_alone",
+        "tests/integration/test_data_at_rest.py::test_every_file_of_a_database_is_private_to_its_owner",
     ),
     Breakage(
-        "a replay goes to a topic that is not listed",
+        "a replay goes to a topic that is not allowed",
         "relay/kafka/encoder.py",
         "if row.topic not in self._prefixes:",
         "if row.topic not in self._prefixes and self._prefixes.update({row.topic: self._prefixes[None]}):",
         "tests/integration/test_operators_beside_relay.py::test_a_replay_goes_only_to_an_allowed_topic[sqlite]",
     ),
     Breakage(
-        "a check uses a shard's transactional id",
-        "relay/check/transactions.py",
+        "a check uses the transactional id of a shard",
+        "relay/check/broker.py",
         'transactional_id = f"{settings.kafka_transactional_id_prefix}check"',
         'transactional_id = f"{settings.kafka_transactional_id_prefix}01"',
         "tests/integration/test_check.py::test_a_check_harms_no_running_relay[sqlite]",
     ),
     Breakage(
-        "a payload is revealed off the record",
+        "a payload is revealed without an audit entry",
         "outbox/operators/row_history.py",
         'audit.add(connection, "reveal", context, [row_id])',
         "pass",
         "tests/integration/test_show.py::test_a_revealed_payload_is_audited[sqlite]",
     ),
     Breakage(
-        "an unanswered commit counts as an abort and the same rows are sent again",
+        "an unanswered commit counts as aborted and its rows are sent again",
         "relay/shard/worker.py",
         "        offset = self._commit(owned, batch, value)\n",
         "        try:\n"
         "            offset = self._commit(owned, batch, value)\n"
         "        except RelayError:\n"
-        "            owned.publisher.close()\n"
-        "            owned.publisher = self._services.clients.publisher(self.shard, self._stop.is_set)\n"
-        "            owned.publisher.fence()\n"
-        "            offset = self._commit(owned, batch, value)\n",
-        "tests/faults/test_unknown_outcomes.py::test_the_commit_is_not_answered_for_longer_than_patience_lasts"
-        "[before-its-answer-comes-back]",
+        "            held.publisher.close()\n"
+        "            held.publisher = shard_services.publisher(self.shard)\n"
+        "            held.publisher.fence()\n"
+        "            offset = self._commit(rows, publish)\n",
+        "tests/faults/test_unknown_outcomes.py::test_a_relay_recovers_from_a_commit_that_is_not_answered_in_time"
+        "[response-held]",
     ),
     Breakage(
-        "an owner that lost its lease is not fenced by the next one",
-        "relay/kafka/shard_clients.py",
-        'return f"{prefix}{shard + 1:02d}"',
-        'return f"{prefix}{shard + 1:02d}{__import__("os").getpid()}"',
-        "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over"
-        "[sqlite-encoded]",
+        "a new owner does not fence the one before it",
+        "relay/process/services.py",
+        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}"',
+        'f"{settings.kafka_transactional_id_prefix}{shard + 1:02d}{self.leases.owner[-6:]}"',
+        "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_resumes_after_a_takeover[sqlite-encoded]",
     ),
     Breakage(
-        "a commit is not synced to the disk",
+        "a commit is not synced to disk",
         "outbox/db/engine.py",
         '"synchronous": 2',
         '"synchronous": 0',
-        "tests/faults/test_lost_cache.py::test_what_was_accepted_survives_a_lost_page_cache[all_lost]",
+        "tests/faults/test_lost_cache.py::test_accepted_rows_survive_a_lost_page_cache[all_lost]",
     ),
     Breakage(
-        "a commit is synced to the disk at the next checkpoint only",
+        "a commit is synced to disk only at the next checkpoint",
         "outbox/db/engine.py",
         '"synchronous": 2',
         '"synchronous": 1',
-        "tests/faults/test_lost_cache.py::test_what_was_accepted_survives_a_lost_page_cache[all_lost]",
+        "tests/faults/test_lost_cache.py::test_accepted_rows_survive_a_lost_page_cache[all_lost]",
     ),
     Breakage(
         "the webhook answers before the commit",
@@ -592,7 +592,7 @@ BREAKAGES = [
         "tests/integration/test_webhook.py::test_a_locked_database_answers_503_and_recovers",
     ),
     Breakage(
-        "an unanswered commit is taken for done",
+        "an unanswered commit counts as committed",
         "relay/kafka/producer.py",
         "            if not committing:\n                self._abort()",
         "            if committing:\n                return\n"
@@ -604,20 +604,20 @@ BREAKAGES = [
 
 @pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.name.replace(" ", "-"))
 def test_a_breakage_is_noticed(
-    breakage: Breakage, kafka: Kafka | Given, registry: Registry | Given, tmp_path: Path
+    breakage: Breakage, kafka: Kafka | ExternalService, registry: Registry | ExternalService, tmp_path: Path
 ) -> None:
-    """The named test fails on a copy of the product in which the rule is left out."""
+    """The named test fails on a copy of the product that leaves the rule out."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, copy / name)  # compiled modules as well: each start is quicker
+            shutil.copytree(source, copy / name)  # with compiled modules, which speeds up each start
         else:
             shutil.copy(source, copy / name)
     file = copy / breakage.file
     original = file.read_text()
-    assert original.count(breakage.text) == 1, f"{breakage.file} does not hold the text once: {breakage.text}"
+    assert original.count(breakage.text) == 1, f"the text must occur once in {breakage.file}: {breakage.text}"
     file.write_text(original.replace(breakage.text, breakage.instead))
     environ = {
         **os.environ,
@@ -626,7 +626,7 @@ def test_a_breakage_is_noticed(
         "SCHEMA_REGISTRY_USERNAME": registry.username,
         "SCHEMA_REGISTRY_PASSWORD": registry.password,
         "TEST_DEADLINE_SECONDS": "20",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a third of the start
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # a third of the start-up time
     }
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"),

@@ -1,41 +1,25 @@
-"""Fixtures of the faults: a broker behind a proxy, and a product that reaches it that way only."""
+"""Fixtures for fault tests: a broker behind a proxy, and deployments that reach it through the proxy."""
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from testkit.deployment import Deployment, settings_for
+from testkit.deployment import Deploy, Deployment
 from testkit.proxied_services import ProxiedKafka
-from testkit.services import Given, Registry
-from testkit.services.fixtures import started
-
-
-def behind_proxy(
-    url: str, kafka: ProxiedKafka, registry: Registry | Given, folder: Path, environ: Mapping[str, str]
-) -> Deployment:
-    """A world whose relays reach the broker through its proxy, and whose test reaches it directly."""
-    settings = settings_for(kafka, registry, url) | {"KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers}
-    return Deployment(url, {**settings, **environ}, {"bootstrap.servers": kafka.bootstrap_servers}, folder)
+from testkit.services.fixtures import run_service
 
 
 @pytest.fixture(scope="session")
 def proxied_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxiedKafka]:
-    """A broker behind a proxy, which forgets idle transactional ids within seconds."""
-    yield from started(ProxiedKafka(tmp_path_factory.mktemp("proxied-kafka") / "kafka"))
+    """A broker behind a proxy that expires idle transactional ids within seconds."""
+    yield from run_service(ProxiedKafka(tmp_path_factory.mktemp("proxied-kafka") / "kafka"))
 
 
 NewProxiedDeployment = Callable[..., Deployment]
 
 
 @pytest.fixture
-def new_proxied_deployment(
-    proxied_kafka: ProxiedKafka, registry: Registry | Given, tmp_path: Path, deployments: list[Deployment]
-) -> NewProxiedDeployment:
-    """Makes a world on a database, with the broker behind its proxy."""
-
-    def make(url: str, **environ: str) -> Deployment:
-        deployments.append(behind_proxy(url, proxied_kafka, registry, tmp_path, environ))
-        return deployments[-1]
-
-    return make
+def new_proxied_deployment(proxied_kafka: ProxiedKafka, deploy: Deploy) -> NewProxiedDeployment:
+    """A function that deploys the product on a database URL; its relays reach the broker through the proxy."""
+    proxied = {"KAFKA_BOOTSTRAP_SERVERS": proxied_kafka.proxied_servers}
+    return lambda url, **environ: deploy(url, proxied_kafka, **proxied, **environ)

@@ -1,9 +1,9 @@
-/* A disk whose page cache can be lost: cc -shared -fPIC -O2 -o lost_cache.so lost_cache.c -ldl
+/* Simulate the loss of the page cache: cc -shared -fPIC -O2 -o lost_cache.so lost_cache.c -ldl
  *
- * Preloaded into a process, it keeps beside each file whose path begins with $LOST_CACHE_PREFIX a copy
- * named PATH.durable: the file as it was at its last fsync or fdatasync. Whatever was written after that
- * would be gone, or partly gone, if the power failed; the test puts the copies in the files' places.
- * A copy is in place before the sync returns, so nobody can be told of a commit that it lacks.
+ * Preloaded into a process, this library copies each file whose path starts with $LOST_CACHE_PREFIX to
+ * PATH.durable at every fsync or fdatasync. What is written after that could be lost in a power failure; the
+ * test then replaces the files with their copies. The copy is complete before the sync returns, so it has
+ * every commit that the process can have acknowledged.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,7 +19,7 @@
 static void fail(const char *what)
 {
     perror(what);
-    abort(); /* a copy that lags behind would show a loss that never was */
+    abort(); /* an outdated copy would look like lost data */
 }
 
 static void copy(int from, const char *path)
@@ -39,7 +39,7 @@ static void copy(int from, const char *path)
             fail(beside);
         at += got;
     }
-    if (got < 0 || close(to) || rename(beside, durable)) /* whole, or not at all */
+    if (got < 0 || close(to) || rename(beside, durable)) /* replace atomically */
         fail(durable);
 }
 

@@ -1,91 +1,86 @@
-"""Faults that are inflicted on a running product, each on its own and two at a time, by a seeded schedule."""
+"""Faults injected into a running system, one or two at a time, by a seeded schedule."""
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from random import Random
+from time import sleep
 from typing import NamedTuple
 
 import psutil
 
-from testkit.proxied_services import start_again
-from testkit.proxy import BOTH_WAYS, Direction, Proxy
-from testkit.relay_process import RelayProcess
+from testkit.proxied_services import restart_service
+from testkit.proxy import BOTH_DIRECTIONS, Direction, Proxy
 from testkit.waiting import wait_until
-from tests.faults.deployment import LEASE_SECONDS, Stage
+from tests.faults.system import LEASE_SECONDS, SystemUnderTest
 
-PARTLY_OPEN = (BOTH_WAYS, frozenset({Direction.TO_SERVICE}), frozenset({Direction.FROM_SERVICE}))
+PARTLY_OPEN = (BOTH_DIRECTIONS, frozenset({Direction.TO_SERVICE}), frozenset({Direction.FROM_SERVICE}))
 HOLD_SECONDS = 5.0
-"""How long a commit is waited for before a fault at a commit is given up."""
+"""How long a fault at a commit waits for a commit before it is skipped."""
 OPEN_STATES = ("Ongoing", "PrepareCommit", "PrepareAbort")
-"""Of a transaction whose markers are not all written."""
+"""States of a transaction whose markers are not all written."""
 
 
 class Fault(NamedTuple):
-    """One way to do harm; when it returns, everything is up again."""
+    """A fault to inject."""
 
     name: str
     subject: str
-    """What it happens to: two faults at the same time happen to different things."""
-    inflict: Callable[[Stage, Random], None]
+    """What it affects; two simultaneous faults affect different subjects."""
+    inject: Callable[[SystemUnderTest, Random], None]
+    """Injects the fault; on return everything runs again."""
 
 
 def pause(seconds: float) -> None:
-    """Let time pass: how long a fault lasts is a part of it."""
-    threading.Event().wait(seconds)
+    """Wait for the duration of a fault."""
+    sleep(seconds)
 
 
 # Processes -----------------------------------------------------------------------------------------
 
 
-def kill_web(stage: Stage, chance: Random) -> None:
-    """Kill -9 of master and workers, in the middle of requests."""
-    stage.web.kill()
-    pause(chance.uniform(0, 1))
-    stage.start_web()
+def kill_web(system: SystemUnderTest, rng: Random) -> None:
+    """Kill (-9) the web master and workers, and restart them."""
+    system.web.kill()
+    pause(rng.uniform(0, 1))
+    system.start_web()
 
 
-def freeze_web(stage: Stage, chance: Random) -> None:
-    """SIGSTOP of master and workers."""
-    master = psutil.Process(stage.web.process.pid)
+def freeze_web(system: SystemUnderTest, rng: Random) -> None:
+    """Stop (SIGSTOP) the web master and workers for a while."""
+    master = psutil.Process(system.web.process.pid)
     processes = [master, *master.children()]
     with stopped(processes):
-        pause(chance.uniform(1, LEASE_SECONDS + 2))
+        pause(rng.uniform(1, LEASE_SECONDS + 2))
 
 
-def kill_relay(stage: Stage, chance: Random) -> None:
-    """Kill -9 of one relay."""
-    place = chance.randrange(len(stage.relays))
-    stage.relays[place].kill()
-    pause(chance.uniform(0, 1))
-    stage.start_relay(place)
+def kill_relay(system: SystemUnderTest, rng: Random) -> None:
+    """Kill (-9) one relay, and restart it."""
+    index = rng.randrange(len(system.relays))
+    system.relays[index].kill()
+    pause(rng.uniform(0, 1))
+    system.start_relay(index)
 
 
-def kill_relays(stage: Stage, chance: Random) -> None:
-    """Kill -9 of every relay."""
-    for relay in stage.relays:
+def kill_relays(system: SystemUnderTest, rng: Random) -> None:
+    """Kill (-9) every relay, and restart them."""
+    for relay in system.relays:
         relay.kill()
-    pause(chance.uniform(0, 1))
-    for place in range(len(stage.relays)):
-        stage.start_relay(place)
+    pause(rng.uniform(0, 1))
+    for index in range(len(system.relays)):
+        system.start_relay(index)
 
 
-def freeze_relay(stage: Stage, chance: Random) -> None:
-    """SIGSTOP of one relay, past its lease, and now and then past its transaction's time-out."""
-    relay = chance.choice(stage.relays)
-    with stopped([process_of(relay)]):
-        pause(LEASE_SECONDS + chance.uniform(0.5, 4))
-
-
-def process_of(relay: RelayProcess) -> psutil.Process:
-    """As psutil sees it."""
-    return psutil.Process(relay.pid)
+def freeze_relay(system: SystemUnderTest, rng: Random) -> None:
+    """Stop (SIGSTOP) one relay past its lease, and sometimes past its transaction timeout."""
+    relay = rng.choice(system.relays)
+    with stopped([psutil.Process(relay.pid)]):
+        pause(LEASE_SECONDS + rng.uniform(0.5, 4))
 
 
 @contextmanager
 def stopped(processes: list[psutil.Process]) -> Iterator[None]:
-    """SIGSTOP, and SIGCONT at the end of the block to those that are still there."""
+    """Stop processes (SIGSTOP) within the block, then resume (SIGCONT) those still running."""
     for process in processes:
         process.send_signal(signal.SIGSTOP)
     try:
@@ -99,118 +94,118 @@ def stopped(processes: list[psutil.Process]) -> Iterator[None]:
 # Links ---------------------------------------------------------------------------------------------
 
 
-def cut(which: Callable[[Stage], Proxy]) -> Callable[[Stage, Random], None]:
-    """Reset every connection; refuse new ones for a while."""
-    return lambda stage, chance: during(which(stage).down(), chance.uniform(0, 4))
+def cut(link: Callable[[SystemUnderTest], Proxy]) -> Callable[[SystemUnderTest, Random], None]:
+    """Reset every connection of a link, and refuse new ones for a while."""
+    return lambda system, rng: apply_for(link(system).down(), rng.uniform(0, 4))
 
 
-def delay(which: Callable[[Stage], Proxy]) -> Callable[[Stage, Random], None]:
-    """Whatever is sent waits."""
-    return lambda stage, chance: during(which(stage).delayed(chance.uniform(0.05, 0.4)), chance.uniform(2, 5))
+def delay(link: Callable[[SystemUnderTest], Proxy]) -> Callable[[SystemUnderTest, Random], None]:
+    """Delay every message of a link for a while."""
+    return lambda system, rng: apply_for(link(system).delayed(rng.uniform(0.05, 0.4)), rng.uniform(2, 5))
 
 
-def half_open(which: Callable[[Stage], Proxy]) -> Callable[[Stage, Random], None]:
-    """Connections swallow one way, or both, and never say so."""
-    return lambda stage, chance: during(which(stage).half_open(chance.choice(PARTLY_OPEN)), chance.uniform(0.5, 4))
+def half_open(link: Callable[[SystemUnderTest], Proxy]) -> Callable[[SystemUnderTest, Random], None]:
+    """Discard what a link carries in one direction or both, without closing its connections."""
+    return lambda system, rng: apply_for(link(system).half_open(rng.choice(PARTLY_OPEN)), rng.uniform(0.5, 4))
 
 
-def during(fault: AbstractContextManager[None], seconds: float) -> None:
-    """The fault lasts so long."""
+def apply_for(fault: AbstractContextManager[None], seconds: float) -> None:
+    """Apply a fault for a number of seconds."""
     with fault:
         pause(seconds)
 
 
-def cut_at_commit(edge: Direction) -> Callable[[Stage, Random], None]:
-    """The link goes down exactly at a commit: its request is lost, or its answer."""
+def cut_at_commit(direction: Direction) -> Callable[[SystemUnderTest, Random], None]:
+    """Cut the broker link exactly at a commit, so that its request or its response is lost."""
 
-    def inflict(stage: Stage, chance: Random) -> None:
-        proxy = stage.kafka.proxy
-        hold = proxy.hold_commit(edge)
+    def inject(system: SystemUnderTest, rng: Random) -> None:
+        proxy = system.kafka.proxy
+        hold = proxy.hold_commit(direction)
         if hold.reached.wait(HOLD_SECONDS):
             with proxy.down():
-                hold.cut()
-                pause(chance.uniform(0, 4))
-        proxy.pending_hold = None
-        hold.cut()
+                hold.drop()
+                pause(rng.uniform(0, 4))
+        proxy.cancel_hold()
+        hold.drop()
 
-    return inflict
+    return inject
 
 
 # Services ------------------------------------------------------------------------------------------
 
 
-def relays_away(stage: Stage) -> None:
-    """Kill every relay, and let the broker end what they leave open.
+def kill_relays_cleanly(system: SystemUnderTest) -> None:
+    """Kill every relay, and wait until the broker has ended their open transactions.
 
-    A lone broker that starts again with a transaction to be ended may leave it open for ever: docs/delivery.md
-    tells why. So none is open when it goes, and the relays come back while it is away.
+    A single broker that restarts with an open transaction may leave it open for ever (see docs/delivery.md). So
+    none is open when the broker stops, and the relays restart while it is down.
     """
-    prefix = stage.deployment.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"].encode()
+    prefix = system.deployment.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"].encode()
 
-    def nothing_is_open() -> bool:
-        for relay in stage.relays:  # another fault may have started one meanwhile
+    def no_transaction_is_open() -> bool:
+        for relay in system.relays:  # a simultaneous fault may have restarted one
             relay.kill()
-        return prefix not in stage.kafka.transactions(*OPEN_STATES)
+        return prefix not in system.kafka.transactions(*OPEN_STATES)
 
-    wait_until(nothing_is_open, "no transaction is open")
-
-
-def stop_broker(stage: Stage, chance: Random) -> None:
-    """SIGTERM, and a start."""
-    relays_away(stage)
-    stage.kafka.process.stop()
-    _come_back(stage, chance)
+    wait_until(no_transaction_is_open, "no transaction is open")
 
 
-def _come_back(stage: Stage, chance: Random) -> None:
-    for place in range(len(stage.relays)):
-        stage.start_relay(place)
-    pause(chance.uniform(0, 1))
-    start_again(stage.kafka.start)
+def stop_broker(system: SystemUnderTest, rng: Random) -> None:
+    """Stop the broker (SIGTERM), and restart it."""
+    kill_relays_cleanly(system)
+    system.kafka.process.stop()
+    _restart_broker(system, rng)
 
 
-def kill_broker(stage: Stage, chance: Random) -> None:
-    """Kill -9, and a start."""
-    relays_away(stage)
-    stage.kafka.process.kill()
-    _come_back(stage, chance)
+def _restart_broker(system: SystemUnderTest, rng: Random) -> None:
+    for index in range(len(system.relays)):
+        system.start_relay(index)
+    pause(rng.uniform(0, 1))
+    restart_service(system.kafka.start)
 
 
-def freeze_broker(stage: Stage, chance: Random) -> None:
-    """SIGSTOP of the broker."""
-    with stopped([psutil.Process(stage.kafka.process.pid)]):
-        pause(chance.uniform(1, 6))
+def kill_broker(system: SystemUnderTest, rng: Random) -> None:
+    """Kill the broker (-9), and restart it."""
+    kill_relays_cleanly(system)
+    system.kafka.process.kill()
+    _restart_broker(system, rng)
 
 
-def stop_database(stage: Stage, chance: Random) -> None:
-    """SIGINT, which ends sessions and shuts down in order, and a start."""
-    stage.database.process.stop(signal.SIGINT)
-    pause(chance.uniform(0, 1))
-    start_again(stage.database.start)
+def freeze_broker(system: SystemUnderTest, rng: Random) -> None:
+    """Stop the broker (SIGSTOP) for a while."""
+    with stopped([psutil.Process(system.kafka.process.pid)]):
+        pause(rng.uniform(1, 6))
 
 
-def kill_database(stage: Stage, chance: Random) -> None:
-    """Kill -9 of every process of the server, and a start."""
-    stage.database.kill()
-    pause(chance.uniform(0, 1))
-    start_again(stage.database.start)
+def stop_database(system: SystemUnderTest, rng: Random) -> None:
+    """Shut the database server down with SIGINT, which ends its sessions, and restart it."""
+    system.database.process.stop(signal.SIGINT)
+    pause(rng.uniform(0, 1))
+    restart_service(system.database.start)
 
 
-def freeze_database(stage: Stage, chance: Random) -> None:
-    """SIGSTOP of every process of the server."""
-    postmaster = psutil.Process(stage.database.process.pid)
+def kill_database(system: SystemUnderTest, rng: Random) -> None:
+    """Kill (-9) every process of the database server, and restart it."""
+    system.database.kill()
+    pause(rng.uniform(0, 1))
+    restart_service(system.database.start)
+
+
+def freeze_database(system: SystemUnderTest, rng: Random) -> None:
+    """Stop (SIGSTOP) every process of the database server for a while."""
+    postmaster = psutil.Process(system.database.process.pid)
     with stopped([postmaster, *postmaster.children(recursive=True)]):
-        pause(chance.uniform(1, 6))
+        pause(rng.uniform(1, 6))
 
 
-def broker_link(stage: Stage) -> Proxy:
-    """Between relays and broker."""
-    return stage.kafka.proxy
+def broker_link(system: SystemUnderTest) -> Proxy:
+    """Return the proxy between the relays and the broker."""
+    return system.kafka.proxy
 
 
-def database_link(stage: Stage) -> Proxy:
-    """Between web and relays, and the database."""
-    return stage.database.proxy
+def database_link(system: SystemUnderTest) -> Proxy:
+    """Return the proxy between the product and the database."""
+    return system.database.proxy
 
 
 FAULTS = (
@@ -236,25 +231,25 @@ DATABASE_FAULTS = (
     Fault("database link slow", "database link", delay(database_link)),
     Fault("database link half-open", "database link", half_open(database_link)),
 )
-"""SQLite is a file: what can happen to it, happens to the processes that use it."""
+"""Not for SQLite: it is a file, and only the processes that use it can fail."""
 MIXED = "two of these at the same time"
 
 
 def faults_of(kind: str) -> tuple[Fault, ...]:
-    """Every fault that there is with a kind of database."""
+    """Return every fault that applies to a kind of database."""
     return FAULTS + (DATABASE_FAULTS if kind == "postgresql" else ())
 
 
-def schedule(faults: tuple[Fault, ...], chance: Random) -> Iterator[tuple[Fault, ...]]:
-    """Without end: each fault once on its own, in any order, and after every third of them two at the same time."""
+def schedule(faults: tuple[Fault, ...], rng: Random) -> Iterator[tuple[Fault, ...]]:
+    """Yield faults for ever: each once per round in random order, and two at once after every third."""
     while True:
-        for number, fault in enumerate(chance.sample(faults, len(faults)), 1):
+        for number, fault in enumerate(rng.sample(faults, len(faults)), 1):
             yield (fault,)
             if number % 3 == 0:
-                first = chance.choice(faults)
-                yield first, chance.choice([other for other in faults if other.subject != first.subject])
+                first = rng.choice(faults)
+                yield first, rng.choice([other for other in faults if other.subject != first.subject])
 
 
-def name_of(faults: tuple[Fault, ...]) -> str:
-    """Under which it counts."""
+def label_of(faults: tuple[Fault, ...]) -> str:
+    """Return the row of the table in which these faults are counted."""
     return faults[0].name if len(faults) == 1 else MIXED

@@ -1,4 +1,4 @@
-"""What a run of faults comes to: each accepted row is in the topic once and in order, or in sight (pure)."""
+"""Check the outcome of a fault run: each accepted row is in the topic once and in order, or is accounted for."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -10,90 +10,99 @@ from typing import NamedTuple
 from testkit.topic import ConsumedRecord
 
 
-class Injected(NamedTuple):
-    """One fault, or two at the same time, as it was inflicted."""
+class InjectedFault(NamedTuple):
+    """One fault, or two simultaneous ones, as injected."""
 
     name: str
     began: float
-    """When it began, in seconds since the epoch."""
+    """Start time, in seconds since the epoch."""
     recovered: float
-    """When the first row came through after it was over; infinite: none did in time."""
+    """When the first record arrived after the fault ended; infinite if none arrived in time."""
 
 
-class Evidence(NamedTuple):
-    """What is known after a run, each row by its outbox id."""
+class Observations(NamedTuple):
+    """What was observed in a run; rows are named by outbox id."""
 
     accepted: Mapping[int, float]
-    """Rows that were answered with 202, and when."""
+    """When each row was answered with 202."""
     committed: Mapping[int, float]
-    """Rows in the database, and when they were received."""
-    in_sight: frozenset[int]
-    """Rows that an operator sees: parked, or pending on a shard that says why it does not move."""
-    seen: Sequence[ConsumedRecord]
-    """What ``read_committed`` consumers see."""
+    """When each row in the database was received."""
+    accounted_for: frozenset[int]
+    """Rows not in the topic that operators see: parked, discarded, or pending on a shard with a condition."""
+    records: Sequence[ConsumedRecord]
+    """The topic, as a ``read_committed`` consumer sees it."""
     arrivals: Sequence[float]
-    """When a consumer that was there all the time got its records, in order."""
+    """Arrival times at a consumer that ran throughout, in order."""
 
 
-class Line(NamedTuple):
-    """One line of the table."""
+class FaultSummary(NamedTuple):
+    """The counts for one kind of fault: one line of the table."""
 
     fault: str
     injected: int
     rows: int
     lost: int
-    doubled: int
-    disordered: int
-    in_sight: int
+    duplicated: int
+    out_of_order: int
+    accounted_for: int
     longest_pause: float
-    """Longest time without a record for consumers between a fault's beginning and its recovery, in seconds."""
+    """Longest time without an arrival between the start of a fault and its recovery, in seconds."""
 
     @property
     def exact(self) -> bool:
-        """Whether the promise held, and nothing is left over."""
-        return not (self.lost or self.doubled or self.disordered or self.in_sight or isinf(self.longest_pause))
-
-
-HEADINGS = ("fault", "times", "rows", "lost", "doubled", "out of order", "in sight", "longest pause")
-
-
-def judge(injected: Sequence[Injected], evidence: Evidence) -> list[Line]:
-    """A line for each kind of fault, and one for all; a row counts for the fault that it was received in or after."""
-    times = {**evidence.committed, **evidence.accepted}
-    found = Counter(record.outbox_id for record in evidence.seen)
-    disordered = _disordered(evidence.seen)
-    by_fault: dict[str, set[int]] = {each.name: set() for each in injected}
-    begins = [each.began for each in injected]
-    for row, at in times.items():
-        place = bisect_right(begins, at) - 1
-        if place >= 0:
-            by_fault[injected[place].name].add(row)
-
-    def line(name: str, rows: set[int], its: Sequence[Injected]) -> Line:
-        missing = {row for row in rows if not found[row]}
-        return Line(
-            name,
-            len(its),
-            len(rows),
-            len(missing - evidence.in_sight),
-            sum(found[row] - 1 for row in rows if found[row] > 1),
-            len(rows & disordered),
-            len(missing & evidence.in_sight),
-            max((longest_pause(evidence.arrivals, each.began, each.recovered) for each in its), default=0.0),
+        """Whether every row was delivered exactly once and in order, and delivery recovered from each fault."""
+        return not (
+            self.lost or self.duplicated or self.out_of_order or self.accounted_for or isinf(self.longest_pause)
         )
 
-    lines = [line(name, rows, [i for i in injected if i.name == name]) for name, rows in by_fault.items()]
-    # Records of rows that nobody knows of count as doubled: they came from nowhere.
-    unknown = sum(count for row, count in found.items() if row not in times)
-    everything = line("all", set(times), injected)
-    return [*lines, everything._replace(doubled=everything.doubled + unknown)]
+
+HEADINGS = ("fault", "times", "rows", "lost", "duplicated", "out of order", "accounted for", "longest pause")
 
 
-def _disordered(seen: Sequence[ConsumedRecord]) -> set[int]:
-    """Rows that stand behind a later one of their interaction; ``seen`` is in order within each partition."""
+def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> list[FaultSummary]:
+    """Return a summary for each kind of fault and one for all; a row counts for the last fault that began before it."""
+    received = {**observed.committed, **observed.accepted}
+    copies = Counter(record.outbox_id for record in observed.records)
+    out_of_order = _out_of_order(observed.records)
+
+    def summarize(name: str, rows: set[int], faults: Sequence[InjectedFault]) -> FaultSummary:
+        missing = {row for row in rows if not copies[row]}
+        return FaultSummary(
+            fault=name,
+            injected=len(faults),
+            rows=len(rows),
+            lost=len(missing - observed.accounted_for),
+            duplicated=sum(copies[row] - 1 for row in rows if copies[row] > 1),
+            out_of_order=len(rows & out_of_order),
+            accounted_for=len(missing & observed.accounted_for),
+            longest_pause=max(
+                (longest_pause(observed.arrivals, each.began, each.recovered) for each in faults), default=0
+            ),
+        )
+
+    by_fault = _rows_by_fault(injected, received)
+    summaries = [summarize(name, rows, [i for i in injected if i.name == name]) for name, rows in by_fault.items()]
+    # Records of unknown rows count as duplicates.
+    unknown = sum(count for row, count in copies.items() if row not in received)
+    total = summarize("all", set(received), injected)
+    return [*summaries, total._replace(duplicated=total.duplicated + unknown)]
+
+
+def _rows_by_fault(injected: Sequence[InjectedFault], received: Mapping[int, float]) -> dict[str, set[int]]:
+    rows: dict[str, set[int]] = {each.name: set() for each in injected}
+    starts = [each.began for each in injected]
+    for row, at in received.items():
+        index = bisect_right(starts, at) - 1
+        if index >= 0:
+            rows[injected[index].name].add(row)
+    return rows
+
+
+def _out_of_order(records: Sequence[ConsumedRecord]) -> set[int]:
+    """Return the rows whose record follows that of a later row of the same interaction."""
     last: dict[str, int] = {}
     found = set()
-    for record in seen:
+    for record in records:  # in order within each partition, and so within each interaction
         if record.outbox_id < last.get(record.key, 0):
             found.add(record.outbox_id)
         last[record.key] = max(record.outbox_id, last.get(record.key, 0))
@@ -101,14 +110,16 @@ def _disordered(seen: Sequence[ConsumedRecord]) -> set[int]:
 
 
 def longest_pause(arrivals: Sequence[float], began: float, ended: float) -> float:
-    """Longest time between two arrivals that reaches into the span."""
+    """Return the longest time between two arrivals that overlaps the span."""
     first, last = bisect_right(arrivals, began), bisect_right(arrivals, ended)
     points = [*arrivals[max(0, first - 1) : first], *arrivals[first:last], ended]
     return max((later - earlier for earlier, later in pairwise(points)), default=0.0)
 
 
-def table(lines: Sequence[Line]) -> str:
-    """The lines as a Markdown table."""
-    cells = [[line.fault, *(f"{number:,}" for number in line[1:7]), f"{line.longest_pause:.1f} s"] for line in lines]
+def markdown_table(summaries: Sequence[FaultSummary]) -> str:
+    """Format summaries as a Markdown table."""
+    cells = [
+        [each.fault, *(f"{number:,}" for number in each[1:7]), f"{each.longest_pause:.1f} s"] for each in summaries
+    ]
     rows = [list(HEADINGS), ["---"] + ["---:"] * (len(HEADINGS) - 1), *cells]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

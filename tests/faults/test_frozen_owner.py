@@ -1,4 +1,4 @@
-"""An owner that is frozen (SIGSTOP) past its lease and past its transaction's time-out, and wakes up late."""
+"""A shard's owner that is stopped (SIGSTOP) past its lease or its transaction timeout, and then resumes."""
 
 import signal
 
@@ -21,8 +21,8 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("step", ["encoded", "committed"])
-def test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over(new_deployment: NewDeployment, step: str) -> None:
-    """Frozen with rows in hand, or with rows committed and not marked: what it does afterwards harms nothing."""
+def test_an_owner_frozen_in_its_cycle_resumes_after_a_takeover(new_deployment: NewDeployment, step: str) -> None:
+    """Frozen before its commit, or between commit and mark, an owner loses and duplicates nothing once it resumes."""
     deployment = new_deployment(**SETTINGS)
     ids = deployment.record(new_rows(300))
     frozen = deployment.relay(freeze_at=step, times=2)
@@ -36,23 +36,23 @@ def test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over(new_deploymen
     deployment.check_exactly_once(ids)
 
 
-@pytest.mark.parametrize("edge", list(Direction), ids=["commit-unsent", "commit-unanswered"])
-def test_an_owner_frozen_with_an_open_transaction_wakes_up_after_its_time_out(
+@pytest.mark.parametrize("direction", list(Direction), ids=["request-held", "response-held"])
+def test_an_owner_frozen_during_its_commit_resumes_after_the_transaction_timeout(
     new_database: NewDatabase,
     new_proxied_deployment: NewProxiedDeployment,
     proxied_kafka: ProxiedKafka,
-    edge: Direction,
+    direction: Direction,
 ) -> None:
-    """Its commit is on the way while it sleeps past the transaction's time-out; it arrives when it wakes up."""
+    """A commit in flight that is delivered after the transaction timeout and a takeover changes nothing."""
     deployment = new_proxied_deployment(new_database(), **SETTINGS)
-    held = proxied_kafka.proxy.hold_commit(edge)
+    commit = proxied_kafka.proxy.hold_commit(direction)
     ids = deployment.record(new_rows(300))
     frozen = deployment.relay()
-    wait_until(held.reached.is_set, "the commit is at the edge")
+    wait_until(commit.reached.is_set, "the proxy holds the commit")
     frozen.signal(signal.SIGSTOP)
     other = deployment.relay()
     deployment.wait_drained()
-    held.pass_on()
+    commit.forward()
     frozen.signal(signal.SIGCONT)
     ids += deployment.record(new_rows(100))
     deployment.wait_drained()

@@ -1,4 +1,4 @@
-"""kill -9 at every named step of the cycle and of taking a shard: nothing lost, nothing twice, order kept."""
+"""Relays killed (-9) at every step of a cycle and of taking a shard: rows are sent exactly once and in order."""
 
 import signal
 
@@ -12,7 +12,7 @@ STEPS = ["leased", "fenced", "read_back", "acknowledged", "selected", "encoded",
 
 @pytest.mark.parametrize("step", STEPS)
 def test_kill_in_the_first_cycle(deployment: Deployment, step: str) -> None:
-    """The relay dies at the step in its first cycle; the next one on this host goes on at once."""
+    """When a relay dies at a step of its first cycle, the next one on the same host continues at once."""
     ids = deployment.record(new_rows(600))
     dying = deployment.relay(kill_at=step, RELAY_BATCH_SIZE="200", RELAY_LEASE_SECONDS="600")
     assert dying.wait() == -signal.SIGKILL
@@ -22,8 +22,8 @@ def test_kill_in_the_first_cycle(deployment: Deployment, step: str) -> None:
     deployment.check_exactly_once(ids)
 
 
-def test_kill_again_while_taking_the_shard(deployment: Deployment) -> None:
-    """Relays that die one after the other between commit and mark, and while they settle what was read back."""
+def test_relays_are_killed_one_after_another_while_taking_a_shard(deployment: Deployment) -> None:
+    """Relays that die between commit and mark, and while they apply what they read back, lose and duplicate nothing."""
     ids = deployment.record(new_rows(900))
     for step, times in [("committed", 2), ("read_back", 1), ("acknowledged", 1), ("committed", 1), ("fenced", 1)]:
         dying = deployment.relay(kill_at=step, times=times, RELAY_BATCH_SIZE="200")
@@ -34,7 +34,7 @@ def test_kill_again_while_taking_the_shard(deployment: Deployment) -> None:
 
 
 def test_kill_between_commit_and_mark_makes_inference_calls_due(deployment: Deployment) -> None:
-    """Rows that the read-back marks get their inference call like any other."""
+    """Rows that are marked after a read-back get their inference call like any other row."""
     ids = deployment.record(new_rows(50))
     dying = deployment.relay(kill_at="committed", INFERENCE_URL="http://127.0.0.1:9/score")
     assert dying.wait() == -signal.SIGKILL

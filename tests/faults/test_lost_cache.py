@@ -1,10 +1,8 @@
-"""Power loss: what was answered with 202 is on the disk, not only in the operating system's cache."""
+"""Power loss: every row answered with 202 is on disk, not only in the operating system's page cache."""
 
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,48 +11,41 @@ import pytest
 from outbox.db.engine import create_outbox_engine, sqlite, wal_is_safe
 from testkit import ROOT
 from testkit.databases import NewDatabase
-from testkit.load import Load
+from testkit.load import LoadGenerator
+from testkit.preload import build_preload_library
 from testkit.services import ServiceError
-from testkit.services.fixtures import missing
-from testkit.waiting import wait_until
+from testkit.services.fixtures import skip_or_fail
 from testkit.web_process import WebProcess
 
 SECTOR_BYTES = 512
-"""What a disk writes whole."""
+"""The unit that a disk writes atomically."""
 
 
 @pytest.fixture(scope="session")
 def lost_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that keeps what was synced, apart from what was only written."""
-    library = tmp_path_factory.mktemp("lost-cache") / "lost_cache.so"
-    compiler = shutil.which("cc")
-    if compiler is None:
-        missing(ServiceError("a C compiler (cc): apt-get install gcc"))
-    if sys.platform != "linux" or not wal_is_safe(sqlite.sqlite_version_info):
-        missing(ServiceError("Linux, whose loader takes LD_PRELOAD, and the SQLite of the wheel pysqlite3"))
-    source = ROOT / "tests" / "faults" / "lost_cache.c"
-    command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(source)]
-    subprocess.run([*command, "-ldl"], check=True)
-    return library
+    """The preloaded library that keeps a copy of what was synced."""
+    if not wal_is_safe(sqlite.sqlite_version_info):
+        skip_or_fail(ServiceError("the SQLite of the wheel pysqlite3"))
+    return build_preload_library(ROOT / "tests/faults/lost_cache.c", tmp_path_factory.mktemp("lost-cache"))
 
 
 def all_lost(_written: bytes, synced: bytes) -> bytes:
-    """Nothing that was not synced had reached the disk."""
+    """Return the file as if nothing that was not synced had reached the disk."""
     return synced
 
 
 def some_lost(written: bytes, synced: bytes) -> bytes:
-    """Of what was not synced, some sectors had reached the disk and some had not, in no order."""
-    chance = random.Random(7)
+    """Return the file as if a random half of the unsynced sectors had reached the disk."""
+    rng = random.Random(7)
     sectors = range(0, max(len(written), len(synced)), SECTOR_BYTES)
-    return b"".join(chance.choice((written, synced))[at : at + SECTOR_BYTES] for at in sectors)
+    return b"".join(rng.choice((written, synced))[at : at + SECTOR_BYTES] for at in sectors)
 
 
 Loss = Callable[[bytes, bytes], bytes]
 
 
 def power_loss(database: Path, loss: Loss) -> None:
-    """Put in place what the disk has kept. The index of the log (-shm) is memory: it is gone in any case."""
+    """Replace the database and its log with what is left on disk; the log's index (-shm) is always lost."""
     for file in (database, Path(f"{database}-wal")):
         durable = Path(f"{file}.durable")
         written = file.read_bytes() if file.exists() else b""
@@ -66,18 +57,18 @@ def power_loss(database: Path, loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("loss", [all_lost, some_lost])
-def test_what_was_accepted_survives_a_lost_page_cache(
+def test_accepted_rows_survive_a_lost_page_cache(
     new_sqlite: NewDatabase, lost_cache: Path, tmp_path: Path, loss: Loss
 ) -> None:
-    """The web process dies with the machine's cache, under load: every 202 is in the database that is left."""
+    """After a power loss under load the database is intact and has every accepted row."""
     url = new_sqlite()
     database = Path(url.removeprefix("sqlite:///"))
     shutil.copy(database, f"{database}.durable")
     preload = {"LD_PRELOAD": str(lost_cache), "LOST_CACHE_PREFIX": os.fspath(database)}
     web = WebProcess({"DATABASE_URL": url, **preload}, tmp_path / "web.log")
-    load = Load(lambda: web)
+    load = LoadGenerator(lambda: web)
     try:
-        wait_until(lambda: len(load.accepted) >= 500, "the load flows")
+        load.wait_for_accepted(500)
     finally:
         accepted = list(load.accepted)
         web.kill()
@@ -88,4 +79,4 @@ def test_what_was_accepted_survives_a_lost_page_cache(
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
         kept = {row_id for (row_id,) in connection.exec_driver_sql("SELECT id FROM outbox")}
     engine.dispose()
-    assert {each.outbox_id for each in accepted} <= kept
+    assert {each.outbox_id for each in accepted} - kept == set()

@@ -1,4 +1,4 @@
-"""Certificates that are renewed on the disk: the next connection uses them, without a restart of the relay."""
+"""Certificates renewed on disk are used by the next connection, without a restart of the relay."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,37 +7,34 @@ import pytest
 
 from testkit.command_line import command
 from testkit.databases import NewDatabase
-from testkit.deployment import Deployment, settings_for
+from testkit.deployment import Deploy
 from testkit.rows import new_rows
-from testkit.services import Given, MutualTlsKafka, Registry
-from testkit.services.fixtures import started
+from testkit.services import MutualTlsKafka
+from testkit.services.fixtures import run_service
 from testkit.waiting import wait_until
 
 
 @pytest.fixture
 def mutual_tls_kafka(tmp_path: Path) -> Iterator[MutualTlsKafka]:
-    """A broker that knows its clients by their certificates."""
-    yield from started(MutualTlsKafka(tmp_path / "kafka"))
+    """A broker that authenticates clients by their certificates."""
+    yield from run_service(MutualTlsKafka(tmp_path / "kafka"))
 
 
-def test_a_relay_goes_on_with_renewed_certificates(
+def test_a_relay_uses_renewed_certificates(
     mutual_tls_kafka: MutualTlsKafka,
     new_database: NewDatabase,
-    registry: Registry | Given,
-    tmp_path: Path,
-    deployments: list[Deployment],
+    deploy: Deploy,
 ) -> None:
-    """Authority, certificates and keys of both sides are replaced, the old ones are worth nothing: rows go on."""
-    kafka, url = mutual_tls_kafka, new_database(2)
-    settings = {
-        **settings_for(kafka, registry, url),
-        "KAFKA_SECURITY_PROTOCOL": "SSL",
-        "KAFKA_SSL_CA_LOCATION": kafka.locations["ca"],
-        "KAFKA_SSL_CERTIFICATE_LOCATION": kafka.locations["certificate"],
-        "KAFKA_SSL_KEY_LOCATION": kafka.locations["key"],
-    }
-    deployment = Deployment(url, settings, kafka.client_config, tmp_path)
-    deployments.append(deployment)
+    """After CA, certificates and keys of both sides are replaced, the relay still sends rows."""
+    kafka = mutual_tls_kafka
+    deployment = deploy(
+        new_database(2),
+        kafka,
+        KAFKA_SECURITY_PROTOCOL="SSL",
+        KAFKA_SSL_CA_LOCATION=kafka.locations["ca"],
+        KAFKA_SSL_CERTIFICATE_LOCATION=kafka.locations["certificate"],
+        KAFKA_SSL_KEY_LOCATION=kafka.locations["key"],
+    )
     ids = deployment.record(new_rows(100))
     relay = deployment.relay()
     deployment.wait_drained()
@@ -49,6 +46,6 @@ def test_a_relay_goes_on_with_renewed_certificates(
     deployment.wait_drained(120)
     assert relay.running()
     deployment.check_exactly_once(ids)
-    wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
-    checked = command(deployment.environ, "check")
-    assert checked.returncode == 0, checked.stdout
+    wait_until(lambda: not relay.degraded(), "nothing is degraded")
+    check = command(deployment.environ, "check")
+    assert check.returncode == 0, check.stdout

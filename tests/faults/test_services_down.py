@@ -9,7 +9,7 @@ import pytest
 from testkit.databases import migrate
 from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
-from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.waiting import wait_until
 
 

@@ -1,33 +1,26 @@
-"""A slow way to Kafka: rows go on, however slowly, and the relay says how slow it is."""
+"""A slow link to Kafka: rows are sent, however slowly, and the relay reports the rate."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from testkit.deployment import Deployment, settings_for
+from testkit.deployment import Deploy
 from testkit.proxied_services import ProxiedKafka
 from testkit.rows import large_rows
-from testkit.services import Given, Kafka, Registry
+from testkit.services import Kafka
 from testkit.waiting import wait_until
 from tests.faults.conftest import NewProxiedDeployment
 
 QUOTA_BYTES = 65_536
-ROW_BYTES = 400
 
 
-def test_a_producer_quota_slows_rows_down_and_stops_none(
+def test_a_producer_quota_delays_rows_and_stops_none(
     new_sqlite: Callable[[], str],
     own_kafka: Kafka,
-    registry: Registry | Given,
-    tmp_path: Path,
-    deployments: list[Deployment],
+    deploy: Deploy,
 ) -> None:
-    """A backlog that takes the broker a minute arrives with default settings, and the condition says why it lasts."""
-    deployment = Deployment(
-        (url := new_sqlite()), settings_for(own_kafka, registry, url), own_kafka.client_config, tmp_path
-    )
-    deployments.append(deployment)
+    """With default settings a backlog of a minute is sent, and the shard's condition names the slow link."""
+    deployment = deploy(new_sqlite(), own_kafka)
     own_kafka.limit_producers(QUOTA_BYTES)
     ids = deployment.record(large_rows(8_000))
     relay = deployment.relay()
@@ -36,17 +29,17 @@ def test_a_producer_quota_slows_rows_down_and_stops_none(
     deployment.check_exactly_once(ids)
     deployment.record(large_rows(1))
     deployment.wait_drained()
-    wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
+    wait_until(lambda: not relay.degraded(), "nothing is degraded")
 
 
 @pytest.mark.parametrize("relays", [1, 2])
-def test_a_thin_link_shared_by_many_shards(
+def test_many_shards_share_a_slow_link(
     relays: int,
     new_postgresql: Callable[[int], str],
     proxied_kafka: ProxiedKafka,
     new_proxied_deployment: NewProxiedDeployment,
 ) -> None:
-    """Shards that share a link which carries a full batch of each in a minute send all the same, and none is fenced."""
+    """Shards send everything over a link that needs a minute for a full batch of each, and no relay is fenced."""
     deployment = new_proxied_deployment(new_postgresql(8))
     ids = deployment.record(large_rows(10_000))
     proxied_kafka.proxy.bytes_per_second = 125_000

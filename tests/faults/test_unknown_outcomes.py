@@ -1,4 +1,4 @@
-"""Commits whose outcome the relay cannot know, made on purpose: the link is cut at the commit's very edge."""
+"""Commits whose outcome the relay cannot know, because the proxy holds or drops their request or response."""
 
 import signal
 import uuid
@@ -9,111 +9,107 @@ import pytest
 from testkit.databases import NewDatabase
 from testkit.deployment import Deployment
 from testkit.proxied_services import ProxiedKafka
-from testkit.proxy import BOTH_WAYS, Direction, Hold
+from testkit.proxy import BOTH_DIRECTIONS, Direction, HeldCommit
 from testkit.rows import new_rows
 from testkit.waiting import wait_until
 from tests.faults.conftest import NewProxiedDeployment
 
-EDGES = {
-    "before it reaches the broker": Direction.TO_SERVICE,
-    "before its answer comes back": Direction.FROM_SERVICE,
-}
-edges = pytest.mark.parametrize("edge", EDGES.values(), ids=[name.replace(" ", "-") for name in EDGES])
+both_directions = pytest.mark.parametrize("direction", list(Direction), ids=["request-held", "response-held"])
 
 
 @pytest.fixture
-def held(proxied_kafka: ProxiedKafka, edge: Direction) -> Iterator[Hold]:
-    """The next commit, kept at this edge; cut at the latest when the test ends."""
-    hold = proxied_kafka.proxy.hold_commit(edge)
-    yield hold
-    hold.cut()
+def commit(proxied_kafka: ProxiedKafka, direction: Direction) -> Iterator[HeldCommit]:
+    """The next commit, held by the proxy; dropped when the test ends, if not before."""
+    held = proxied_kafka.proxy.hold_commit(direction)
+    yield held
+    held.drop()
 
 
-def in_kafka(deployment: Deployment) -> int:
-    """Rows that consumers see already."""
-    return len(deployment.seen())
-
-
-@edges
-def test_the_relay_dies_while_its_commit_is_under_way(
-    new_database: NewDatabase, new_proxied_deployment: NewProxiedDeployment, edge: Direction, held: Hold
+@both_directions
+def test_a_relay_dies_during_its_commit(
+    new_database: NewDatabase, new_proxied_deployment: NewProxiedDeployment, direction: Direction, commit: HeldCommit
 ) -> None:
-    """Killed (-9) with a commit that the broker never got, or has done without being heard: exact in the end."""
+    """Whether or not the broker received the commit, the next relay sends every row exactly once."""
     deployment = new_proxied_deployment(new_database(), RELAY_BATCH_SIZE="50")
     ids = deployment.record(new_rows(120))
     relay = deployment.relay()
-    wait_until(held.reached.is_set, "the commit is at the edge")
+    wait_until(commit.reached.is_set, "the proxy holds the commit")
     relay.kill()
-    held.cut()
-    if edge is Direction.FROM_SERVICE:
-        wait_until(lambda: in_kafka(deployment) == 50, "the broker has committed")
-        assert deployment.pending() == len(ids), "nobody has told the database"
+    commit.drop()
+    if direction is Direction.FROM_SERVICE:
+        wait_until(lambda: len(deployment.seen()) == 50, "the broker has committed")
+        assert deployment.pending() == len(ids), "no row is marked yet"
     deployment.relay()
     deployment.wait_drained()
     deployment.check_exactly_once(ids)
 
 
-@edges
-def test_the_commit_is_not_answered_for_longer_than_patience_lasts(
-    new_sqlite: NewDatabase, new_proxied_deployment: NewProxiedDeployment, edge: Direction, held: Hold
+@both_directions
+def test_a_relay_recovers_from_a_commit_that_is_not_answered_in_time(
+    new_sqlite: NewDatabase, new_proxied_deployment: NewProxiedDeployment, commit: HeldCommit
 ) -> None:
-    """The relay gives up, takes the shard anew and finds out what happened; the old request arrives later still."""
+    """The relay times out, takes the shard again and reads back the outcome; the late commit then changes nothing."""
     deployment = new_proxied_deployment(new_sqlite(), RELAY_BATCH_SIZE="50")
     ids = deployment.record(new_rows(120))
     relay = deployment.relay()
-    wait_until(held.reached.is_set, "the commit is at the edge")
+    wait_until(commit.reached.is_set, "the proxy holds the commit")
     relay.wait_degraded("shard 0", "did not answer")
     deployment.wait_drained()
-    held.pass_on()
+    commit.forward()
     ids += deployment.record(new_rows(30))
     deployment.wait_drained()
     deployment.check_exactly_once(ids)
 
 
-@edges
-def test_the_link_is_cut_at_the_commit_until_the_transaction_has_timed_out(
-    new_sqlite: NewDatabase, new_proxied_deployment: NewProxiedDeployment, proxied_kafka: ProxiedKafka, held: Hold
+@both_directions
+def test_the_link_is_down_from_the_commit_until_the_transaction_timeout(
+    new_sqlite: NewDatabase,
+    new_proxied_deployment: NewProxiedDeployment,
+    proxied_kafka: ProxiedKafka,
+    commit: HeldCommit,
 ) -> None:
-    """The broker meanwhile ends the transaction itself, if it is still open: exact, and no restart is needed."""
+    """The broker itself ends a transaction that is still open; the relay recovers without a restart."""
     timeout = '{"transaction.timeout.ms": 1500, "message.timeout.ms": 1500}'
     deployment = new_proxied_deployment(new_sqlite(), RELAY_BATCH_SIZE="50", KAFKA_CONFIG=timeout)
     ids = deployment.record(new_rows(120))
     relay = deployment.relay()
-    wait_until(held.reached.is_set, "the commit is at the edge")
+    wait_until(commit.reached.is_set, "the proxy holds the commit")
     with proxied_kafka.proxy.down():
-        held.cut()
-        wait_until(lambda: b"Complete" in transactions_of(deployment, proxied_kafka), "the broker ends it")
+        commit.drop()
+        wait_until(
+            lambda: b"Complete" in transaction_of(deployment, proxied_kafka), "the broker has ended the transaction"
+        )
     deployment.wait_drained()
     assert relay.running()
     deployment.check_exactly_once(ids)
 
 
-def test_connections_that_swallow_everything_are_given_up(
+def test_half_open_connections_time_out(
     new_sqlite: NewDatabase, new_proxied_deployment: NewProxiedDeployment, proxied_kafka: ProxiedKafka
 ) -> None:
-    """As after a router between relay and broker has forgotten them: rows flow again within seconds after it."""
+    """Once the link works again, the relay sends within seconds, on new connections."""
     deployment = new_proxied_deployment(new_sqlite())
     ids = deployment.record(new_rows(50))
     relay = deployment.relay()
     deployment.wait_drained()
-    with proxied_kafka.proxy.half_open(BOTH_WAYS):
+    with proxied_kafka.proxy.half_open(BOTH_DIRECTIONS):
         ids += deployment.record(new_rows(50))
         relay.wait_degraded("shard 0", "did not answer")
-    deployment.wait_drained(45)  # a connection that is used for a minute more would be seen here
+    deployment.wait_drained(45)  # less than a minute: the half-open connections must not be used again
     deployment.check_exactly_once(ids)
 
 
-def test_the_broker_forgets_the_id_of_a_paused_owner(
+def test_the_transactional_id_of_a_paused_owner_expires(
     new_database: NewDatabase, new_proxied_deployment: NewProxiedDeployment, proxied_kafka: ProxiedKafka
 ) -> None:
-    """transactional.id.expiration.ms passes while the owner is idle and paused: the next rows arrive once."""
+    """After ``transactional.id.expiration.ms`` without activity, an owner still sends each row exactly once."""
     prefix = f"idle-{uuid.uuid4().hex[:8]}-"
     deployment = new_proxied_deployment(new_database(), KAFKA_TRANSACTIONAL_ID_PREFIX=prefix)
     ids = deployment.record(new_rows(50))
     relay = deployment.relay()
     deployment.wait_drained()
     relay.signal(signal.SIGSTOP)
-    wait_until(lambda: prefix.encode() not in proxied_kafka.transactions(), "the broker forgets the id")
+    wait_until(lambda: prefix.encode() not in proxied_kafka.transactions(), "the transactional id has expired")
     relay.signal(signal.SIGCONT)
     ids += deployment.record(new_rows(50))
     deployment.wait_drained()
@@ -121,8 +117,8 @@ def test_the_broker_forgets_the_id_of_a_paused_owner(
     deployment.check_exactly_once(ids)
 
 
-def transactions_of(deployment: Deployment, kafka: ProxiedKafka) -> bytes:
-    """What the coordinator says about the world's one transactional id; empty if it does not know it."""
-    told = kafka.transactions()
-    found = told.find(deployment.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"].encode())
-    return told[found : found + 60] if found >= 0 else b""
+def transaction_of(deployment: Deployment, kafka: ProxiedKafka) -> bytes:
+    """Return the coordinator's entry for the deployment's one transactional id, or nothing if it has none."""
+    transactions = kafka.transactions()
+    start = transactions.find(deployment.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"].encode())
+    return transactions[start : start + 60] if start >= 0 else b""

@@ -1,7 +1,6 @@
-"""A host whose clock is wrong: the broker refuses its records, no row is charged, and the clock is named."""
+"""A host whose clock is wrong: the broker rejects its records, no row is parked, and the error names the clock."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,57 +9,44 @@ from pathlib import Path
 import pytest
 
 from testkit import ROOT
-from testkit.deployment import Deployment, settings_for
+from testkit.deployment import Deploy
+from testkit.preload import build_preload_library
 from testkit.rows import new_rows
-from testkit.services import Given, Kafka, Registry, ServiceError
-from testkit.services.fixtures import missing
+from testkit.services import ExternalService, Kafka
 from testkit.waiting import wait_until
 
 TWO_HOURS = 7_200
-"""Brokers refuse records that are more than an hour ahead of their clock."""
+"""In seconds. Brokers reject records that are more than an hour ahead of their own clock."""
 
 
 @pytest.fixture(scope="session")
 def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that makes the clock wrong."""
-    library = tmp_path_factory.mktemp("wrong-clock") / "wrong_clock.so"
-    compiler = shutil.which("cc")
-    if compiler is None:
-        missing(ServiceError("a C compiler (cc): apt-get install gcc"))
-    if sys.platform != "linux":
-        missing(ServiceError("Linux, whose loader takes LD_PRELOAD"))
-    source = ROOT / "tests" / "faults" / "wrong_clock.c"
-    command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(source)]
-    subprocess.run([*command, "-ldl"], check=True)
-    return library
+    """The preloaded library that shifts the clock."""
+    return build_preload_library(ROOT / "tests/faults/wrong_clock.c", tmp_path_factory.mktemp("wrong-clock"))
 
 
-def test_records_from_the_future_charge_no_row(
+def test_a_wrong_clock_parks_no_row(
     wrong_clock: Path,
     new_postgresql: Callable[[], str],
-    kafka: Kafka | Given,
-    registry: Registry | Given,
+    kafka: Kafka | ExternalService,
+    deploy: Deploy,
     tmp_path: Path,
-    deployments: list[Deployment],
 ) -> None:
-    """With the host's clock ahead the shard waits and names it, also in check; with the clock right all is sent."""
-    url, clock = new_postgresql(), tmp_path / "clock"
+    """While the host's clock is ahead, the shard and ``check`` name the clock; once it is corrected, all is sent."""
+    clock = tmp_path / "clock"
     clock.write_text(str(TWO_HOURS))
-    skewed = {"LD_PRELOAD": str(wrong_clock), "WRONG_CLOCK_FILE": str(clock)}
-    config = {"bootstrap.servers": kafka.bootstrap_servers}
-    deployment = Deployment(url, {**settings_for(kafka, registry, url), **skewed}, config, tmp_path)
-    deployments.append(deployment)
+    deployment = deploy(new_postgresql(), kafka, LD_PRELOAD=str(wrong_clock), WRONG_CLOCK_FILE=str(clock))
     ids = deployment.record(new_rows(200))
     relay = deployment.relay()
     relay.wait_degraded("shard 0", "the clocks of this host and of the broker differ")
-    checked = subprocess.run(
+    check = subprocess.run(
         [sys.executable, "-m", "relay", "check"],
         cwd=ROOT, env={**os.environ, **deployment.environ}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert checked.returncode == 4, checked.stdout
-    assert "NTP" in checked.stdout.split("broker clock:")[1].splitlines()[1]
+    assert check.returncode == 4, check.stdout
+    assert "NTP" in check.stdout.split("broker clock:")[1].splitlines()[1], check.stdout
     assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(0,)]
     clock.write_text("0")
     deployment.wait_drained()
-    wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
+    wait_until(lambda: not relay.degraded(), "nothing is degraded")
     deployment.check_exactly_once(ids)

@@ -1,9 +1,10 @@
 """``python -m tests.faults.torture [--minutes M] [--seed N] [--database sqlite|postgresql] [--relays N]``.
 
-The product under load, on services of its own, while faults are inflicted on it; then the count: every
-interaction that was answered with 202 has to be in the topic exactly once and in order. Prints a table;
-exit code 1 if anything differs, or if after a fault nothing comes through for two minutes. A seed repeats
-which faults come in which order and for how long, not how the threads of a dozen processes meet.
+Run the product under load, on its own services, and inject faults. Afterwards every interaction that was
+answered with 202 must be in the topic exactly once and in order. Prints a table. The exit code is 1 if a row
+is lost, duplicated, out of order or left over, or if no record arrives within two minutes after a fault.
+
+A seed repeats the order and duration of the faults, but not the timing of threads and processes.
 """
 
 import argparse
@@ -19,124 +20,141 @@ from random import Random
 from time import monotonic, time
 
 from testkit.databases import migrate
-from testkit.load import Load
+from testkit.deployment import Deployment, settings_for
+from testkit.load import LoadGenerator
 from testkit.proxied_services import ProxiedKafka, ProxiedPostgres
-from testkit.services import Given, Registry, ServiceError
+from testkit.services import ExternalService, Registry, ServiceError
 from testkit.waiting import wait_until
-from tests.faults.conftest import behind_proxy
-from tests.faults.deployment import RELAYS, SETTINGS, Stage
-from tests.faults.nemesis import Fault, faults_of, name_of, pause, schedule
-from tests.faults.outcome import Evidence, Injected, Line, judge, table
+from tests.faults.nemesis import Fault, faults_of, label_of, pause, schedule
+from tests.faults.outcome import FaultSummary, InjectedFault, Observations, check_outcome, markdown_table
+from tests.faults.system import RELAYS, SETTINGS, SystemUnderTest
 
 RESUME_SECONDS = 120.0
-"""How long after a fault a row may take to come through; it was never near that."""
+"""How long after a fault the next record may take to arrive."""
 DRAIN_SECONDS = 180.0
 SHARDS = {"sqlite": 1, "postgresql": 4}
 SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 6, 5, 0.05
 
 
 @contextmanager
-def staged(kind: str, registry: Registry | Given, folder: Path, relays: int = RELAYS) -> Iterator[Stage]:
-    """A stage with this kind of database; everything on it is ended with the block."""
-    with ExitStack() as ending:
+def running_system(
+    kind: str, registry: Registry | ExternalService, folder: Path, relays: int = RELAYS
+) -> Iterator[SystemUnderTest]:
+    """Start the product and its services, with this kind of database, for the block."""
+    with ExitStack() as stack:
         kafka = ProxiedKafka(folder / "kafka")
-        ending.callback(kafka.stop)
+        stack.callback(kafka.stop)
         kafka.start()
         postgres = None
         url = f"sqlite:///{folder}/outbox.db"
         if kind == "postgresql":
             postgres = ProxiedPostgres(folder / "postgres")
-            ending.callback(postgres.stop)
+            stack.callback(postgres.stop)
             postgres.start()
             url = postgres.create_database(f"torture_{uuid.uuid4().hex[:8]}")
         migrate(url, SHARDS[kind])
         url = url.replace("postgresql://", "postgresql+psycopg://")
-        stage = Stage(behind_proxy(url, kafka, registry, folder, SETTINGS), kafka, postgres, relays)
-        ending.callback(stage.close)
-        yield stage
+        settings = {**settings_for(kafka, registry, url), "KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers, **SETTINGS}
+        system = SystemUnderTest(Deployment(url, settings, kafka.client_config, folder), kafka, postgres, relays)
+        stack.callback(system.close)
+        yield system
 
 
-def torment(stage: Stage, kind: str, seed: int, seconds: float, tell: Callable[[str], object]) -> list[Line]:
-    """Inflict faults for so long, under load, and judge what came of it."""
-    chance, injected = Random(seed), []
-    load = Load(lambda: stage.web, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS)
+def inject_faults(
+    system: SystemUnderTest, kind: str, seed: int, seconds: float, write: Callable[[str], object]
+) -> list[FaultSummary]:
+    """Inject faults under load for a number of seconds, and check the outcome."""
+    rng, injected = Random(seed), []
+    load = LoadGenerator(lambda: system.web, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS)
     deadline = monotonic() + seconds
     try:
-        wait_until(lambda: stage.audience.arrivals, "the first rows come through", RESUME_SECONDS)
-        for faults in schedule(faults_of(kind), chance):
+        wait_until(lambda: system.consumer.arrivals, "the first records arrive", RESUME_SECONDS)
+        for faults in schedule(faults_of(kind), rng):
             if monotonic() > deadline:
                 break
-            injected.append(inflict(stage, faults, chance))
+            injected.append(inject(system, faults, rng))
             last = injected[-1]
-            tell(f"{last.recovered - last.began:6.1f} s  {', '.join(fault.name for fault in faults)}\n")
+            write(f"{last.recovered - last.began:6.1f} s  {', '.join(fault.name for fault in faults)}\n")
             if last.recovered == inf:
                 break
-            pause(chance.uniform(0, 1))
+            pause(rng.uniform(0, 1))
     finally:
         load.stop()
-    return judge(injected, gather(stage, load))
+    return check_outcome(injected, observe(system, load))
 
 
-def inflict(stage: Stage, faults: tuple[Fault, ...], chance: Random) -> Injected:
-    """One fault, or two at the same time, until rows come through again."""
+def inject(system: SystemUnderTest, faults: tuple[Fault, ...], rng: Random) -> InjectedFault:
+    """Inject one fault, or two at once, and wait until a record arrives again."""
     began = time()
-    doing = [stage.threads.submit(fault.inflict, stage, Random(chance.random())) for fault in faults]
-    for each in doing:
+    running = [system.fault_threads.submit(fault.inject, system, Random(rng.random())) for fault in faults]
+    for each in running:
         each.result()
-    over, arrivals = time(), stage.audience.arrivals
-    wait_until(lambda: arrivals[-1] > over or time() > over + RESUME_SECONDS, "", 2 * RESUME_SECONDS)
-    return Injected(name_of(faults), began, next((at for at in arrivals if at > over), inf))
+    ended, arrivals = time(), system.consumer.arrivals
+    wait_until(
+        lambda: arrivals[-1] > ended or time() > ended + RESUME_SECONDS,
+        "a record arrives or the timeout has passed",
+        2 * RESUME_SECONDS,
+    )
+    return InjectedFault(label_of(faults), began, next((at for at in arrivals if at > ended), inf))
 
 
-def gather(stage: Stage, load: Load) -> Evidence:
-    """What is known once everything is in order again and nothing more comes through."""
-    deployment, deadline = stage.deployment, monotonic() + DRAIN_SECONDS
-    wait_until(lambda: not deployment.pending() or monotonic() > deadline, "", DRAIN_SECONDS * 2)
-    in_sight = deployment.query(
+def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
+    """Wait until the outbox drains, or a timeout, and return what there is."""
+    deployment, deadline = system.deployment, monotonic() + DRAIN_SECONDS
+    wait_until(
+        lambda: not deployment.pending() or monotonic() > deadline,
+        "the outbox drains or the timeout has passed",
+        2 * DRAIN_SECONDS,
+    )
+    accounted_for = deployment.query(
         "SELECT id FROM outbox WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
         " (SELECT shard FROM outbox_shard WHERE condition IS NOT NULL)"
     )
-    return Evidence(
+    return Observations(
         accepted={each.outbox_id: each.at for each in load.accepted},
         committed={row: at_ms / 1000 for row, at_ms in deployment.query("SELECT id, received_at FROM outbox")},
-        in_sight=frozenset(row for (row,) in in_sight),
-        seen=deployment.seen(),
-        arrivals=stage.audience.arrivals,
+        accounted_for=frozenset(row for (row,) in accounted_for),
+        records=deployment.seen(),
+        arrivals=system.consumer.arrivals,
     )
 
 
 def main() -> int:
-    """Run as the module's text tells."""
+    """Run the torture test from the command line and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.torture", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--seed", type=int, default=Random().randrange(10_000))
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="postgresql")
-    parser.add_argument("--relays", type=int, default=RELAYS, choices=range(1, 10), metavar="1..9")
+    parser.add_argument("--minutes", type=float, default=5, help="how long to inject faults")
+    parser.add_argument("--seed", type=int, default=Random().randrange(10_000), help="seed of the schedule")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="postgresql", help="kind of database")
+    parser.add_argument(
+        "--relays", type=int, default=RELAYS, choices=range(1, 10), metavar="1..9", help="number of relays"
+    )
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="outbox-torture-"))
-    tell = sys.stdout.write
-    tell(f"seed {options.seed}, {options.minutes:g} minutes, {options.database}; logs in {folder}\n")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or what was started here would stay
+    write = sys.stdout.write
+    write(f"seed {options.seed}, {options.minutes:g} minutes, {options.database}; logs in {folder}\n")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services are stopped
     try:
-        lines = _run(options, folder, tell)
+        summaries = _run(options, folder, write)
     except ServiceError as error:
-        tell(f"{error}\n")
+        write(f"{error}\n")
         return 1
-    tell(f"\n{table(lines)}")
-    exact = all(line.exact for line in lines)
-    tell("exact\n" if exact else f"NOT exact: see the logs in {folder}; the same schedule: --seed {options.seed}\n")
+    write(f"\n{markdown_table(summaries)}")
+    exact = all(each.exact for each in summaries)
+    write(
+        "exact\n" if exact else f"NOT exact: see the logs in {folder}; repeat the schedule with --seed {options.seed}\n"
+    )
     return 0 if exact else 1
 
 
-def _run(options: argparse.Namespace, folder: Path, tell: Callable[[str], object]) -> list[Line]:
-    with ExitStack() as ending:
-        registry: Registry | Given | None = Given.registry()
+def _run(options: argparse.Namespace, folder: Path, write: Callable[[str], object]) -> list[FaultSummary]:
+    with ExitStack() as stack:
+        registry: Registry | ExternalService | None = ExternalService.registry()
         if registry is None:
             registry = Registry(folder / "registry")
-            ending.callback(registry.stop)
+            stack.callback(registry.stop)
             registry.start()
-        stage = ending.enter_context(staged(options.database, registry, folder, options.relays))
-        return torment(stage, options.database, options.seed, options.minutes * 60, tell)
+        system = stack.enter_context(running_system(options.database, registry, folder, options.relays))
+        return inject_faults(system, options.database, options.seed, options.minutes * 60, write)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-/* A host whose clock is wrong: cc -shared -fPIC -O2 -o wrong_clock.so wrong_clock.c -ldl
+/* Simulate a host whose clock is wrong: cc -shared -fPIC -O2 -o wrong_clock.so wrong_clock.c -ldl
  *
- * Preloaded into a process, it adds to the time of day, as Kafka's client asks for it, as many seconds as the
- * file $WRONG_CLOCK_FILE holds when it is asked, so that the clock can be put right while the process runs.
- * What the client waits for until such a time is waited for until the right one.
+ * Preloaded into a process, this library adds the number of seconds in the file $WRONG_CLOCK_FILE to the time of
+ * day that Kafka's client reads. The file is read at each call, so the clock can be corrected while the process
+ * runs. Deadlines that the client computes from the shifted time are shifted back before it waits for them.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -47,7 +47,7 @@ int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until)
     if (!real)
         real = (int (*)(cnd_t *, mtx_t *, const struct timespec *))dlsym(RTLD_NEXT, "cnd_timedwait");
     clock_gettime(CLOCK_REALTIME, &now);
-    if (shift && right.tv_sec >= now.tv_sec + shift / 2) /* nobody waits that long on purpose */
+    if (shift && right.tv_sec >= now.tv_sec + shift / 2) /* too far ahead to be meant: it was computed from the shifted time */
         right.tv_sec -= shift;
     return real(condition, mutex, &right);
 }

@@ -16,19 +16,9 @@ from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceT
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import new_rows
+from testkit.secure_kafka import CREATE, DESCRIBE, PASSWORD, READ, WRITE, NewSecureDeployment
 from testkit.services import SecureKafka
 from testkit.waiting import wait_until
-from tests.integration.test_secure_kafka import (
-    CREATE,
-    DESCRIBE,
-    PASSWORD,
-    READ,
-    WRITE,
-    NewSecureDeployment,
-    new_secure_deployment,
-)
-
-__all__ = ["new_secure_deployment"]  # a fixture
 
 TOPIC, TRANSACTIONAL_ID = ResourceType.TOPIC, ResourceType.TRANSACTIONAL_ID
 

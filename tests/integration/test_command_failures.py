@@ -16,7 +16,7 @@ from relay.cli.session import open_outbox, open_outbox_for_shards
 from testkit import ROOT
 from testkit.command_line import CommandResult, command, expect
 from testkit.databases import NewDatabase
-from testkit.services import Given, Postgres
+from testkit.services import ExternalService, Postgres
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 

@@ -1,4 +1,4 @@
-"""Data at rest: what is made is the owner's alone, whatever the umask of the process."""
+"""SQLite files are created readable by their owner only, whatever the umask."""
 
 import os
 import stat
@@ -21,19 +21,19 @@ from testkit.web_process import WebProcess
 
 @pytest.fixture(autouse=True)
 def open_umask() -> Iterator[None]:
-    """The most careless umask there is, for this process and those that it starts."""
+    """Set the umask to 0, for this process and those it starts."""
     before = os.umask(0)
     yield
     os.umask(before)
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """Name to rights, of every file of a database in the folder."""
+    """Return the mode of each file of the database in the folder."""
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.glob("x.db*")}
 
 
-def test_every_file_of_a_database_is_the_owners_alone(tmp_path: Path) -> None:
-    """The file, and while it is in use the log and the shared memory beside it."""
+def test_every_file_of_a_database_is_private_to_its_owner(tmp_path: Path) -> None:
+    """The database has mode 0600, and so have its log and shared memory while it is open."""
     migrate(f"sqlite:///{tmp_path}/x.db", 1)
     assert modes(tmp_path) == {"x.db": 0o600}
     engine = create_outbox_engine(f"sqlite:///{tmp_path}/x.db")
@@ -45,37 +45,37 @@ def test_every_file_of_a_database_is_the_owners_alone(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_a_file_behind_a_link_is_the_owners_alone(tmp_path: Path) -> None:
-    """A link that leads nowhere yet: what SQLite makes is its target."""
+def test_the_target_of_a_symbolic_link_is_private_to_its_owner(tmp_path: Path) -> None:
+    """If the database is a dangling link, its target is created with mode 0600."""
     (tmp_path / "link.db").symlink_to(tmp_path / "x.db")
     migrate(f"sqlite:///{tmp_path}/link.db", 1)
     assert modes(tmp_path) == {"x.db": 0o600}
 
 
-def test_the_web_process_makes_no_file_for_others(tmp_path: Path) -> None:
-    """Started before the migration, it meets an empty database of its own making."""
+def test_the_web_process_creates_no_file_for_others(tmp_path: Path) -> None:
+    """A web process that starts before the migration answers 503, and any file it creates has mode 0600."""
     web = WebProcess({"DATABASE_URL": f"sqlite:///{tmp_path}/x.db"}, tmp_path / "web.log")
     try:
         assert web.post({"id": "1", "channel": "voice"}).status_code == 503
     finally:
         web.stop()
-    assert set(modes(tmp_path).values()) <= {0o600}
+    assert {name: mode for name, mode in modes(tmp_path).items() if mode != 0o600} == {}
 
 
-def test_alembic_makes_no_file_for_others(tmp_path: Path) -> None:
-    """Developers migrate with it."""
+def test_alembic_creates_no_file_for_others(tmp_path: Path) -> None:
+    """``alembic upgrade`` creates the database with mode 0600, as ``relay migrate`` does."""
     environ = {**os.environ, "DATABASE_URL": f"sqlite:///{tmp_path}/x.db"}
     subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT, env=environ, check=True)
     assert modes(tmp_path) == {"x.db": 0o600}
 
 
-def test_a_check_warns_of_a_file_that_others_can_read(new_sqlite: NewDatabase) -> None:
-    """Made by an earlier release, or copied: with the command that closes it."""
+def test_check_warns_of_a_file_that_others_can_read(new_sqlite: NewDatabase) -> None:
+    """The warning has the mode and the command that restricts it."""
     url = new_sqlite()
     path = Path(url.removeprefix("sqlite:///"))
-    closed = command({"DATABASE_URL": url}, "check")
-    assert f"database file: {path} is the owner's alone" in closed.stdout
+    private = command({"DATABASE_URL": url}, "check")
+    assert f"database file: {path} is the owner's alone" in private.stdout
     path.chmod(0o644)
-    opened = command({"DATABASE_URL": url}, "check")
-    assert f"warning  database file: others than the owner have rights on {path} (mode 0644)" in opened.stdout
-    assert f"remedy: chmod 600 {path}" in opened.stdout
+    readable = command({"DATABASE_URL": url}, "check")
+    assert f"warning  database file: others than the owner have rights on {path} (mode 0644)" in readable.stdout
+    assert f"cure: chmod 600 {path}" in readable.stdout

@@ -14,7 +14,7 @@ import requests
 from testkit import ROOT
 from testkit.command_line import expect
 from testkit.deployment import Deployment, settings_for
-from testkit.services import Given, Kafka, Postgres, Registry
+from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 from testkit.web_process import SECRET

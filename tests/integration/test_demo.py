@@ -35,7 +35,7 @@ def cluster(request: pytest.FixtureRequest) -> dict[str, str]:
     """Return settings for the mock cluster (none) or for a real broker."""
     if request.param == "mock":
         return {}
-    kafka: Kafka | Given = request.getfixturevalue("kafka")
+    kafka: Kafka | ExternalService = request.getfixturevalue("kafka")
     return {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers}
 
 

@@ -15,7 +15,7 @@ from testkit.databases import NewDatabase
 from testkit.deployment import settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row
-from testkit.services import Given, Kafka, Registry
+from testkit.services import ExternalService, Kafka, Registry
 from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
 

@@ -19,7 +19,7 @@ from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_rows
-from testkit.services import Given, Kafka, Registry
+from testkit.services import ExternalService, Kafka, Registry
 from testkit.waiting import wait_until
 
 NO_SERVICES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}

@@ -12,7 +12,7 @@ from testkit.command_line import command
 from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
-from testkit.services import Given, Kafka, Registry
+from testkit.services import ExternalService, Kafka, Registry
 
 HTML = b"<!doctype html><title>Not here</title>"
 
@@ -54,8 +54,8 @@ def web_server(status: int, body: bytes, endless: bool = False) -> Iterator[str]
 @pytest.fixture
 def sqlite_deployment(
     new_sqlite: NewDatabase,
-    kafka: Kafka | Given,
-    registry: Registry | Given,
+    kafka: Kafka | ExternalService,
+    registry: Registry | ExternalService,
     tmp_path: Path,
     deployments: list[Deployment],
 ) -> Deployment:

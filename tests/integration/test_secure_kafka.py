@@ -1,75 +1,16 @@
 """A broker with SASL_SSL, SCRAM-SHA-512 and ACLs: the documented rights are enough, and each is needed."""
 
 import json
-import uuid
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import pytest
-from confluent_kafka.admin import (
-    AclOperation,
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewTopic,
-    ResourceType,
-)
+from confluent_kafka.admin import AclOperation, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from testkit.command_line import command, expect
 from testkit.deployment import Deployment, settings_for
 from testkit.rows import new_rows
-from testkit.services import Registry, SecureKafka
+from testkit.secure_kafka import DESCRIBE, PASSWORD, READ, WRITE, NewSecureDeployment
+from testkit.services import SecureKafka
 from testkit.waiting import wait_until
-
-WRITE, READ, DESCRIBE, CREATE = AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE, AclOperation.CREATE
-PASSWORD = "relay-password-canary"
-
-
-NewSecureDeployment = Callable[..., tuple[Deployment, str]]
-
-
-@pytest.fixture
-def new_secure_deployment(
-    secure_kafka: SecureKafka,
-    registry: Registry,
-    new_sqlite: Callable[[], str],
-    tmp_path: Path,
-    deployments: list[Deployment],
-) -> NewSecureDeployment:
-    """Makes worlds on the broker with ACLs."""
-    return partial(_secure_deployment, secure_kafka, registry, new_sqlite(), tmp_path, deployments)
-
-
-def _secure_deployment(
-    kafka: SecureKafka,
-    registry: Registry,
-    url: str,
-    folder: Path,
-    deployments: list[Deployment],
-    *,
-    create_topics: bool,
-) -> tuple[Deployment, str]:
-    """A world whose relay logs in as a user without rights yet; the user's name."""
-    user = f"relay-{uuid.uuid4().hex[:6]}"
-    kafka.add_user(user, PASSWORD)
-    settings = settings_for(kafka, registry, url) | {
-        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-        "KAFKA_SASL_USERNAME": user,
-        "KAFKA_SASL_PASSWORD": PASSWORD,
-        "KAFKA_SSL_CA_LOCATION": kafka.ca_location,
-    }
-    if create_topics:
-        admin = AdminClient(kafka.client_config)
-        topics = [
-            NewTopic(settings["KAFKA_TOPIC"], 4, 1),
-            NewTopic(settings["KAFKA_PROGRESS_TOPIC"], 1, 1, config={"cleanup.policy": "compact"}),
-        ]
-        for future in admin.create_topics(topics).values():
-            future.result(10)
-    deployments.append(Deployment(url, settings, kafka.client_config, folder))
-    return deployments[-1], user
 
 
 def test_the_documented_rights_suffice_and_each_missing_one_is_named(

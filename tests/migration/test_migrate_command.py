@@ -38,7 +38,7 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of a database without tables; the test runs once for each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/new.db"
-    server: Postgres | Given = request.getfixturevalue("postgres")
+    server: Postgres | ExternalService = request.getfixturevalue("postgres")
     return server.create_database(f"migrate_{uuid.uuid4().hex[:8]}")
 
 

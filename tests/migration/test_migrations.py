@@ -19,7 +19,7 @@ from outbox.store import Store
 from testkit import ROOT
 from testkit.databases import NewDatabase, migrate
 from testkit.rows import new_row
-from testkit.services import Given, Postgres
+from testkit.services import ExternalService, Postgres
 
 
 def test_head_equals_the_metadata(engine: Engine) -> None:
@@ -100,7 +100,7 @@ def new_empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of a database without tables; the test runs once for each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/empty.db"
-    server: Postgres | Given = request.getfixturevalue("postgres")
+    server: Postgres | ExternalService = request.getfixturevalue("postgres")
     url = server.create_database(f"empty_{uuid.uuid4().hex[:8]}")
     return url.replace("postgresql://", "postgresql+psycopg://")
 

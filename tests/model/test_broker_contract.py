@@ -25,7 +25,7 @@ from relay.kafka.progress import (
     ref_of,
 )
 from testkit.services import Kafka
-from testkit.services.fixtures import started
+from testkit.services.fixtures import run_service
 from testkit.waiting import wait_until
 from tests.model.ports import EXPIRATION_SECONDS, SECONDS, Port, in_memory, real
 

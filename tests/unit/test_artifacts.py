@@ -35,5 +35,5 @@ def test_another_file_is_refused_by_name(fetched: tuple[Path, Path], name: str, 
     """One that was changed, exchanged or added ends the start of the services."""
     folder, listed = fetched
     (folder / name).write_bytes(content)
-    with pytest.raises(ServiceError, match=f"{name} was downloaded with the SHA-256"):
+    with pytest.raises(ServiceError, match=f"{name} has the SHA-256"):
         verify(folder, listed)

@@ -1,51 +1,51 @@
-"""The soak's verdicts: what counts as growth, and as delivered exactly once."""
+"""What the soak benchmark counts as growth, and as delivered exactly once."""
 
 import pytest
 
 from bench.soak import delivery
-from bench.trend import Limit, Sample, judge
+from bench.trend import Limit, Sample, assess_growth
 
 LIMITS = {"memory": Limit(0.0, 4.0), "rows": Limit(0.1, 0.0)}
 
 
 def _samples(memory: float = 0.0, rows: float = 0.0) -> list[Sample]:
-    """A run of half an hour whose figures rise by so much in each half, on top of the teeth of a saw."""
-    saw = [(second, second % 30) for second in range(0, 1801, 5)]
+    """Return samples of half an hour: a sawtooth whose mean rises by these amounts in each half."""
+    sawtooth = [(second, second % 30) for second in range(0, 1801, 5)]
     return [
         (second, {"memory": 100 + memory * second / 900 + tooth / 30, "rows": 1000 + rows * second / 900 + 10 * tooth})
-        for second, tooth in saw
+        for second, tooth in sawtooth
     ]
 
 
-def test_a_saw_that_stays_level_does_not_grow() -> None:
-    """Teeth are no growth, however high."""
-    assert judge(_samples(), LIMITS)["verdict"] == "nothing grows"
+def test_a_level_sawtooth_does_not_grow() -> None:
+    """Periodic rises and falls are no growth."""
+    assert assess_growth(_samples(), LIMITS)["verdict"] == "nothing grows"
 
 
 @pytest.mark.parametrize(("memory", "rows", "named"), [(6, 0, "memory"), (0, 200, "rows"), (6, 200, "memory, rows")])
 def test_a_rise_beyond_its_limit_is_named(memory: float, rows: float, named: str) -> None:
-    """With what it was, and what was allowed."""
-    judged = judge(_samples(memory, rows), LIMITS)
-    assert judged["verdict"] == f"grows: {named}"
-    assert judged["memory"]["allowed"] == 4.0
-    assert judged["memory"]["rise"] == pytest.approx(memory, abs=0.2)
+    """The verdict names each figure that rises too much; its rise and the allowed rise are reported."""
+    assessed = assess_growth(_samples(memory, rows), LIMITS)
+    assert assessed["verdict"] == f"grows: {named}"
+    assert assessed["memory"]["allowed rise"] == 4.0
+    assert assessed["memory"]["rise"] == pytest.approx(memory, abs=0.2)
 
 
-def test_a_rise_that_ended_before_half_time_is_none() -> None:
-    """A process fills its caches once."""
+def test_a_rise_in_the_first_half_is_not_growth() -> None:
+    """Only the second half counts, since caches fill at the start."""
     samples: list[Sample] = [(second, {"memory": min(second, 600.0), "rows": 0}) for second in range(0, 1801, 5)]
-    assert judge(samples, LIMITS)["verdict"] == "nothing grows"
+    assert assess_growth(samples, LIMITS)["verdict"] == "nothing grows"
 
 
 @pytest.mark.parametrize(
-    ("arrived", "told"),
+    ("arrived", "description"),
     [
-        ([3, 1, 2], "3 rows accepted, each delivered exactly once"),
-        ([3, 1, 2, 4], "3 rows accepted, each delivered exactly once, and 1 whose answer was not 202"),
-        ([3, 1], "NOT exactly once: of 3 rows accepted 1 are missing, 0 came again"),
-        ([3, 1, 2, 2, 2], "NOT exactly once: of 3 rows accepted 0 are missing, 2 came again"),
+        ([3, 1, 2], "3 accepted rows, each delivered exactly once"),
+        ([3, 1, 2, 4], "3 accepted rows, each delivered exactly once, and 1 more that were not answered with 202"),
+        ([3, 1], "NOT exactly once: of 3 accepted rows 1 are lost; 0 duplicates"),
+        ([3, 1, 2, 2, 2], "NOT exactly once: of 3 accepted rows 0 are lost; 2 duplicates"),
     ],
 )
-def test_lost_and_doubled_rows_are_told(arrived: list[int], told: str) -> None:
-    """A row that arrived without an answer of 202 is neither."""
-    assert delivery([1, 2, 3], arrived) == told
+def test_lost_and_duplicate_rows_are_counted(arrived: list[int], description: str) -> None:
+    """A row that arrived without having been answered with 202 is neither lost nor a duplicate."""
+    assert delivery([1, 2, 3], arrived) == description

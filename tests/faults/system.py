@@ -1,4 +1,4 @@
-"""A whole product on services of its own that may be harmed, under load and watched by a consumer."""
+"""The system under fault injection: the product, its own services behind proxies, and a consumer."""
 
 import logging
 import threading
@@ -6,18 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from time import time
 
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from testkit.deployment import Deployment
 from testkit.proxied_services import ProxiedKafka, ProxiedPostgres
 from testkit.relay_process import RelayProcess
+from testkit.topic import create_topics
 from testkit.web_process import WebProcess
 
 LEASE_SECONDS = 3
 TRANSACTION_SECONDS = 5
 PARTITIONS = 4
 RELAYS = 2
-"""On SQLite the second one is a standby."""
+"""On SQLite the second relay is a standby."""
 SETTINGS = {
     "RELAY_BATCH_SIZE": "50",
     "RELAY_LEASE_SECONDS": str(LEASE_SECONDS),
@@ -25,88 +26,79 @@ SETTINGS = {
 }
 
 
-class Stage:
-    """One product: its web process, its relays, and the services behind proxies.
+class SystemUnderTest:
+    """The web process and relays of one deployment, and the services that they reach through proxies.
 
     Args:
-        world: the outbox and its topics.
+        deployment: the outbox and its topics.
         kafka: the broker.
-        postgres: the database server, or None with SQLite.
-        relays: how many.
+        postgres: the database server, or None for SQLite.
+        relays: number of relays.
     """
 
     def __init__(
         self, deployment: Deployment, kafka: ProxiedKafka, postgres: ProxiedPostgres | None, relays: int
     ) -> None:
         self.deployment, self.kafka, self._postgres = deployment, kafka, postgres
-        self._product = {"DATABASE_URL": postgres.proxied(deployment.url) if postgres else deployment.url}
-        # A service is started by threads that live as long as it: the kernel ends it with the one that started it.
-        self.threads = ThreadPoolExecutor(2)
+        self._database = {"DATABASE_URL": postgres.proxied_url(deployment.url) if postgres else deployment.url}
+        # The kernel kills a service when the thread that started it ends, so these threads outlive the services.
+        self.fault_threads = ThreadPoolExecutor(2)
         self.relays: list[RelayProcess] = []
-        topic = NewTopic(deployment.topic, PARTITIONS, 1)
-        admin = AdminClient(deployment.client_config)
-        admin.create_topics([topic])[topic.topic].result(30)
-        self.audience = Audience(deployment)
+        create_topics(deployment.client_config, NewTopic(deployment.topic, PARTITIONS, 1))
+        self.consumer = ArrivalRecorder(deployment)
         self.start_web()
-        for place in range(relays):
-            self.start_relay(place)
+        for index in range(relays):
+            self.start_relay(index)
 
     @property
     def web(self) -> WebProcess:
-        """The one that serves now."""
+        """The current web process."""
         return self.deployment.webs[-1]
 
     @property
     def database(self) -> ProxiedPostgres:
-        """The database server."""
+        """The database server; PostgreSQL only."""
         assert self._postgres is not None, "SQLite has no server"
         return self._postgres
 
     def start_web(self) -> None:
-        """Start a web process, in place of the one before."""
-        self.deployment.web(**self._product)
+        """Start a web process that replaces the current one."""
+        self.deployment.web(**self._database)
 
-    def start_relay(self, place: int) -> None:
-        """Start a relay, in place of the one before."""
-        self.relays[place : place + 1] = [self.deployment.relay(**self._product)]  # type: ignore[arg-type] # all are texts
+    def start_relay(self, index: int) -> None:
+        """Start a relay that replaces the one at this index."""
+        self.relays[index : index + 1] = [self.deployment.relay(**self._database)]  # type: ignore[arg-type] # all are strings
 
     def close(self) -> None:
-        """End all that was started here."""
-        self.audience.stop()
-        self.threads.shutdown()
-        for relay in self.deployment.relays:
-            relay.kill()
-        for web in self.deployment.webs:
-            web.kill()
-        self.deployment.engine.dispose()
+        """Stop the consumer and every process."""
+        self.consumer.stop()
+        self.fault_threads.shutdown()
+        self.deployment.close()
 
 
-class Audience:
-    """A ``read_committed`` consumer that notes when records arrive.
-
-    Args:
-        world: whose topic it reads.
-    """
+class ArrivalRecorder:
+    """A ``read_committed`` consumer that records when each record of the deployment's topic arrives."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.arrivals: list[float] = []
+        """Arrival times, in seconds since the epoch."""
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
                 **deployment.client_config,
-                "group.id": "audience",
+                "group.id": "arrivals",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "reconnect.backoff.max.ms": 500,
             },
-            logger=logging.getLogger("audience"),
+            logger=logging.getLogger("arrivals"),
         )
         self._consumer.assign([TopicPartition(deployment.topic, number, 0) for number in range(PARTITIONS)])
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread = threading.Thread(target=self._consume, daemon=True)
         self._thread.start()
 
-    def _listen(self) -> None:
+    def _consume(self) -> None:
         while not self._stop.is_set():
             message = self._consumer.poll(0.2)
             if message is not None and message.error() is None:
@@ -114,6 +106,6 @@ class Audience:
         self._consumer.close()
 
     def stop(self) -> None:
-        """Leave."""
+        """Stop consuming."""
         self._stop.set()
         self._thread.join()
