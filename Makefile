@@ -30,7 +30,7 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 
 .PHONY: help install tools demo up test torture attack lint format simulator services model bench lock clean
 
-help: ## list the targets
+help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: .venv/installed ## create .venv with the package and its tools
