@@ -28,10 +28,10 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 	apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing: $(3) will not run. Install $(2) (apt-get, brew), or run make tools INSTALL=1 on Debian"
 
-.PHONY: help install tools demo up test torture attack lint format simulator services model bench lock clean
+.PHONY: help install tools demo up test torture attack lint format docs-configuration simulator services model bench lock clean
 
-help: ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 install: .venv/installed ## create .venv with the package and its tools
 
@@ -85,6 +85,9 @@ lint: install ## check format, style, types, spelling and import rules
 format: install ## format the code
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
+
+docs-configuration: install ## write the tables of docs/configuration.md from the settings classes
+	@$(BIN)/python -m testkit.settings_reference
 
 simulator: install ## simulate CXone and a scoring endpoint until Ctrl-C
 	@$(BIN)/python -m testkit.simulator
