@@ -6,6 +6,8 @@ from tests.model.configurations import MUTATIONS, QUICK, Mutation
 from tests.model.explore import explore
 from tests.model.states import LIMIT, Config
 
+pytestmark = pytest.mark.no_cover  # explores the model, none of the product's code, and tracing would double its time
+
 
 @pytest.mark.parametrize("config", QUICK, ids=lambda config: config.name.replace(" ", "-"))
 def test_every_invariant_holds(config: Config) -> None:

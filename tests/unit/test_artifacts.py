@@ -1,4 +1,4 @@
-"""What the tests download: used only if each file is the one that was listed."""
+"""Downloads of the tests are used only if their hashes are listed."""
 
 import hashlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from testkit.services.java import verify
 
 @pytest.fixture
 def fetched(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder with two files, and the list of their hashes."""
+    """A folder with two files, and a list of their hashes."""
     folder, listed = tmp_path / "jars", tmp_path / "artifacts.sha256"
     folder.mkdir()
     lines = []
@@ -22,8 +22,8 @@ def fetched(tmp_path: Path) -> tuple[Path, Path]:
     return folder, listed
 
 
-def test_listed_files_are_taken(fetched: tuple[Path, Path]) -> None:
-    """Each has the hash of its own line; one that is listed need not be there."""
+def test_listed_files_are_accepted(fetched: tuple[Path, Path]) -> None:
+    """Each file has its listed hash; a listed file may be absent."""
     folder, listed = fetched
     verify(folder, listed)
     (folder / "a.jar").unlink()
@@ -31,8 +31,8 @@ def test_listed_files_are_taken(fetched: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.jar", b"b c.jar"), ("a.jar", b""), ("c.jar", b"a.jar")])
-def test_another_file_is_refused_by_name(fetched: tuple[Path, Path], name: str, content: bytes) -> None:
-    """One that was changed, exchanged or added ends the start of the services."""
+def test_an_unlisted_file_is_refused_by_name(fetched: tuple[Path, Path], name: str, content: bytes) -> None:
+    """A changed, exchanged or added file stops the services from starting."""
     folder, listed = fetched
     (folder / name).write_bytes(content)
     with pytest.raises(ServiceError, match=f"{name} has the SHA-256"):
