@@ -18,7 +18,6 @@ from outbox.models import PendingRow
 from outbox.store import Store
 from relay.kafka.encoder import Encoder
 from relay.kafka.producer import Publisher
-from relay.kafka.progress import ProgressDestination
 from relay.kafka.record import Record
 from testkit.relay_process import RelayProcess
 from testkit.waiting import wait_until

@@ -24,7 +24,7 @@ CALLS_TIMEOUT_SECONDS = 3_600
 
 CALLS = text(f"""
     INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
-    SELECT id, interaction_id, :now + CASE WHEN nonce % :per_interaction = 1 THEN 0 ELSE {BEHIND_MS} END
+    SELECT id, interaction_id, :now + CASE WHEN nonce % :per_interaction = 1 THEN 0 ELSE {BLOCKED_DELAY_MS} END
     FROM outbox WHERE id BETWEEN :first AND :last
 """)
 """Like marking sent rows: the first call of each interaction is due at once, those behind it later. Ids start at 1."""

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, make_url
 from bench.sampling import Sampler
 from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.store import Store
-from testkit.databases import identify, migrate
+from testkit.databases import assign_new_outbox_id, migrate
 from testkit.deployment import Deployment, settings_for
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_rows
@@ -92,7 +92,7 @@ class Environment:
         else:
             copied = self.postgres.create_database(name, source)
             copied = copied.replace("postgresql://", "postgresql+psycopg://")
-        identify(copied)
+        assign_new_outbox_id(copied)
         return copied
 
     def drop(self, url: str) -> None:

@@ -5,7 +5,7 @@ from outbox.models import Identity
 from relay.settings import RelaySettings
 
 
-def differences(settings: RelaySettings, identity: Identity, cluster_id: str | None) -> list[str]:
+def changed_settings(settings: RelaySettings, identity: Identity, cluster_id: str | None) -> list[str]:
     """What differs from the settings that the outbox was used with; empty if nothing does, or it was never used.
 
     Args:
@@ -30,7 +30,7 @@ def ensure_same_identity(settings: RelaySettings, identity: Identity, cluster_id
     Args:
         settings: of the relay.
         identity: of the outbox.
-        cluster_id: as of ``differences``.
+        cluster_id: as of ``changed_settings``.
 
     Raises:
         OutboxMismatchError: the outbox was used with other settings.

@@ -19,7 +19,7 @@ from pydantic import (
 
 from config.settings import BaseSettings, BindHost, Shards, ValueFormat
 from config.values import bootstrap_servers, http_url, topic_name
-from outbox.network import is_loopback
+from outbox.db.tls import is_loopback
 
 FORBIDDEN_KAFKA_CONFIG = frozenset(
     {

@@ -51,14 +51,14 @@ def new_sqlite(tmp_path: Path) -> NewDatabase:
             if building:
                 migrate(f"sqlite:///{building}/outbox.db", shards)
         shutil.copy(template / "outbox.db", path)
-        identify(f"sqlite:///{path}")
+        assign_new_outbox_id(f"sqlite:///{path}")
         return f"sqlite:///{path}"
 
     return make
 
 
 @pytest.fixture
-def new_postgresql(postgres: Postgres | Given) -> NewDatabase:
+def new_postgresql(postgres: Postgres | ExternalService) -> NewDatabase:
     """Return a function that clones a migrated PostgreSQL database with ``shards`` shards and returns its URL."""
 
     def make(shards: int = 1) -> str:
@@ -69,13 +69,13 @@ def new_postgresql(postgres: Postgres | Given) -> NewDatabase:
                 migrate(postgres.create_database(template), shards)
         url = postgres.create_database(f"outbox_{uuid.uuid4().hex[:12]}", template)
         url = url.replace("postgresql://", "postgresql+psycopg://")
-        identify(url)
+        assign_new_outbox_id(url)
         return url
 
     return make
 
 
-def identify(url: str) -> None:
+def assign_new_outbox_id(url: str) -> None:
     """Give a copy of a template its own identity, as it is another outbox."""
     engine = create_outbox_engine(url)
     with engine.begin() as connection:

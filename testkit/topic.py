@@ -70,7 +70,7 @@ def _pairs(headers: Any) -> list[tuple[str, Any]]:
     return list(headers or [])
 
 
-def exactly_once(records: Sequence[ConsumedRecord], ids: Sequence[int]) -> None:
+def assert_exactly_once(records: Sequence[ConsumedRecord], ids: Sequence[int]) -> None:
     """Assert that each row is in the topic exactly once, and nothing else, with each interaction in id order."""
     counts = Counter(record.outbox_id for record in records)
     duplicates = sorted(number for number, count in counts.items() if count > 1)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from outbox.network import is_loopback
+from outbox.db.tls import is_loopback
 from relay.check.finding import Finding, failure, ok, warning
 from relay.kafka.client import LIBRDKAFKA_LOG, REQUEST_TIMEOUT_SECONDS
 from relay.kafka.errors import REMEDIES, describe
-from relay.settings import RelaySettings, kafka_client_config, kafka_hosts
+from relay.settings import RelaySettings, kafka_client_config, remote_kafka_hosts
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 CONCLUSIVE = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION})  # noqa: SLF001
@@ -138,7 +138,9 @@ def judge_cluster(settings: RelaySettings, cluster: Cluster, errors: Sequence[st
 def _tls(settings: RelaySettings, config: dict[str, Any], cluster: Cluster) -> Finding:
     if config["security.protocol"].upper().endswith("SSL"):
         return ok("broker TLS", "the broker's certificate is verified")
-    if not kafka_hosts(settings.kafka_bootstrap_servers) and all(is_loopback(host) for host, _ in cluster.brokers):
+    if not remote_kafka_hosts(settings.kafka_bootstrap_servers) and all(
+        is_loopback(host) for host, _ in cluster.brokers
+    ):
         return ok("broker TLS", "off, on this machine")
     remedy = "set KAFKA_SECURITY_PROTOCOL=SASL_SSL and KAFKA_SSL_CA_LOCATION"
     return warning("broker TLS", "off: interactions and the login can be read in transit", remedy)

@@ -3,11 +3,11 @@
 from urllib.parse import urlsplit
 
 from relay.check.finding import Finding, failure, ok, warning
-from relay.enrichment.enricher import ask_for, told_by
+from relay.enrichment.enricher import read_fields, request_interaction
 from relay.enrichment.oauth import TokenError, fetch_token
 from relay.enrichment.response import ThrottledError
 from relay.errors import UnavailableError
-from relay.http_client import Client
+from relay.http_client import HttpClient
 from relay.settings import RelaySettings
 
 NO_INTERACTION = "0"
@@ -29,10 +29,10 @@ def check_oauth(settings: RelaySettings) -> list[Finding]:
 
 def _check_enrichment(settings: RelaySettings, token: str) -> Finding:
     host = urlsplit(settings.cxone_enrich_url or "").hostname or ""
-    answer = ask_for(NO_INTERACTION, Client(1, ca_location=settings.http_ca_location), settings, token)
+    answer = request_interaction(NO_INTERACTION, HttpClient(1, ca_location=settings.http_ca_location), settings, token)
     detail = f"{host} answers {answer.status}" if answer.status else f"{host} does not answer ({answer.error})"
     try:
-        told_by(answer, settings)
+        read_fields(answer, settings)
     except UnavailableError as error:
         finding = warning if isinstance(error, ThrottledError) else failure
         return finding("enrichment", detail, str(error))

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 from relay.check.finding import Finding, failure, ok, warning
 from relay.check.http_service import no_answer
 from relay.errors import MisconfiguredError
-from relay.http_client import Client
-from relay.inference.worker import insist_on_allowed_host
+from relay.http_client import HttpClient
+from relay.inference.worker import require_allowed_host
 from relay.settings import RelaySettings
 
 SUBJECT = "inference"
@@ -21,12 +21,12 @@ def check_inference(settings: RelaySettings) -> list[Finding]:
         return [ok(SUBJECT, "INFERENCE_URL is not set: no calls are made")]
     host = urlsplit(url).hostname or ""
     try:
-        insist_on_allowed_host(url, settings.inference_allowed_hosts)
+        require_allowed_host(url, settings.inference_allowed_hosts)
     except MisconfiguredError as error:
         return [failure(SUBJECT, str(error), "add the host to INFERENCE_ALLOWED_HOSTS, or correct INFERENCE_URL")]
     token = settings.inference_token
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-    answer = Client(1, headers, ANSWER_TIMEOUT_SECONDS, settings.http_ca_location).request("OPTIONS", url)
+    answer = HttpClient(1, headers, ANSWER_TIMEOUT_SECONDS, settings.http_ca_location).request("OPTIONS", url)
     if answer.status is None:
         return [no_answer(SUBJECT, host, answer.error or "", "INFERENCE_URL")]
     return [judge_inference(host, answer.status)]

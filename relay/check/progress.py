@@ -13,7 +13,7 @@ from relay.check.finding import Finding, failure, ok, unknown, warning
 from relay.errors import RelayError
 from relay.kafka.progress import ProgressReader
 from relay.settings import RelaySettings, kafka_client_config
-from relay.shard.recovery import ShardInspection, inspect_shard
+from relay.shard.recovery import ShardInspection
 
 SUBJECT = "progress"
 
@@ -32,29 +32,29 @@ def check_progress(admin: AdminClient, settings: RelaySettings, identity: Identi
         engine.dispose()
 
 
-def judge_progress(shards: list[ShardLook]) -> list[Finding]:
+def judge_progress(shards: list[ShardInspection]) -> list[Finding]:
     """A finding for each shard that is not in order, otherwise one for all."""
     findings = [finding for each in shards if (finding := _judge(each))]
     return findings or [ok(SUBJECT, f"Kafka holds what the database has acknowledged, in {len(shards)} shard(s)")]
 
 
-def _judge(each: ShardLook) -> Finding | None:
+def _judge(each: ShardInspection) -> Finding | None:
     subject = f"{SUBJECT} of shard {each.shard}"
     acknowledged = f"transaction {each.row.acknowledged_sequence} is acknowledged"
-    if each.verdict is Verdict.KAFKA_WENT_BACK and each.found:
+    if each.verdict is ProgressVerdict.KAFKA_WENT_BACK and each.found:
         ref = each.found.ref
         detail = (
             f"{KAFKA_WENT_BACK}: {acknowledged}, but the last progress record is of transaction {ref.sequence}, at "
             f"offset {ref.offset}"
         )
         return failure(subject, detail, "relay reconcile, or relay reconcile --accept-loss")
-    if each.verdict is Verdict.DATABASE_WENT_BACK and each.found:
+    if each.verdict is ProgressVerdict.DATABASE_WENT_BACK and each.found:
         detail = (
             f"the database went back in time: {acknowledged}, but the last progress record is of transaction "
             f"{each.found.ref.sequence}"
         )
         return failure(subject, detail, "relay reconcile --since TIME, or relay reconcile --accept-duplicates")
-    if each.verdict is Verdict.PROGRESS_LOST:
+    if each.verdict is ProgressVerdict.PROGRESS_LOST:
         detail = f"{acknowledged}, but there is no progress record: the progress topic was lost"
         remedy = f"none, the relay continues; if the rows' topic was lost as well: relay reconcile --shard {each.shard}"
         return warning(subject, detail, remedy)

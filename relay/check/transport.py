@@ -4,7 +4,7 @@ from sqlalchemy import make_url
 
 from outbox.db.tls import remote_hosts, sslmode, tls_arguments
 from relay.check.finding import Finding, ok, warning
-from relay.settings import RelaySettings, plaintext_host
+from relay.settings import RelaySettings
 
 VERIFIED = "verify-full"
 ENCRYPTED = frozenset({"require", "verify-ca", VERIFIED})

@@ -5,8 +5,7 @@ import sys
 
 import click
 
-from outbox.models import AuditEntry
-from outbox.operators.audit import ChainReport
+from outbox.operators.audit import AuditEntry, ChainReport
 from relay.cli.options import JSON
 from relay.cli.output import ExitCode, escape, format_actor, format_time, plural, print_lines, to_json
 from relay.cli.param_types import RowIdParam

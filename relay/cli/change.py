@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from outbox.errors import OutboxError
-from outbox.models import FoundRow, Plan, PlannedRow, RowFilter
 from outbox.operators.change import Operations
+from outbox.operators.plan import Plan
+from outbox.operators.rows import FoundRow, PlannedRow, RowFilter
 from relay.cli.options import ChangeOptions, confirm
 from relay.cli.output import ExitCode, escape, format_command, format_row, plural
 

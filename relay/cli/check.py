@@ -36,10 +36,10 @@ def check(*, json_lines: bool) -> None:
         if json_lines:
             click.echo(to_json(as_json(finding)))
             continue
-        verdict = click.style(f"{finding.verdict:<{WIDTH}}", fg=COLOURS[finding.verdict])
-        click.echo(f"{verdict} {escape(finding.subject)}: {escape(finding.seen)}")
-        if finding.cure:
-            click.echo(f"{'':<{WIDTH}} remedy: {escape(finding.cure)}")
+        status = click.style(f"{finding.status:<{WIDTH}}", fg=COLOURS[finding.status])
+        click.echo(f"{status} {escape(finding.subject)}: {escape(finding.detail)}")
+        if finding.remedy:
+            click.echo(f"{'':<{WIDTH}} remedy: {escape(finding.remedy)}")
     warnings = plural(counts[Status.WARNING] + counts[Status.UNKNOWN], "warning")
     failures = plural(counts[Status.FAILURE], "failure")
     click.echo(f"{counts[Status.OK]} ok, {warnings}, {failures}", err=True)

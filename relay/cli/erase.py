@@ -70,7 +70,9 @@ def _explain_empty(operations: Operations, rows: RowFilter) -> str:
 
 
 def _consequences(operations: Operations, plan: Plan, email: str | None) -> tuple[str, ...]:
-    with_address = sum((operations.count_with_address(chunk) for chunk in plan.chunks(COUNTED_IDS)), Counter[str]())
+    with_address = sum(
+        (operations.count_with_address(chunk) for chunk in plan.chunks(MAX_COUNTED_ROWS)), Counter[str]()
+    )
     removed = "the customer's address and the received body are" if with_address else "the received body is"
     sentences = [
         *(() if email is None else (SEARCHED,)),

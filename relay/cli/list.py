@@ -2,7 +2,7 @@
 
 import click
 
-from outbox.models import ErrorGroup
+from outbox.operators.rows import ErrorGroup
 from outbox.states import RowState
 from relay.cli.options import JSON, RowSelection, row_filters
 from relay.cli.output import escape, format_age, format_rows, format_time, print_lines, to_json

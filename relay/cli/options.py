@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from outbox.models import RowFilter
+from outbox.operators.rows import RowFilter
 from outbox.states import RowState
 from relay.cli.output import ExitCode, format_time
 from relay.cli.param_types import IntegerParam, NonEmptyParam, ReasonParam, RowIdParam, TextParam, TimeParam, Timestamp

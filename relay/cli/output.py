@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import click
 
-from outbox.models import AuditEntry, FoundRow
+from outbox.operators.audit import AuditEntry
+from outbox.operators.rows import FoundRow
 
 MAX_EXACT_INTEGER = 2**53 - 1
 """JSON readers that store numbers as doubles (jq, JavaScript) lose digits beyond it."""

@@ -9,7 +9,7 @@ import click
 
 from outbox.models import INT64_MAX
 from relay.cli import times
-from relay.settings import seconds_of
+from relay.settings import parse_age
 
 MAX_TEXT_CHARACTERS = 1_000
 """Longest text that goes into the audit log."""
@@ -141,7 +141,7 @@ class DurationParam(click.ParamType[float]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse the duration."""
-        seconds = seconds_of(value)
+        seconds = parse_age(value)
         if not seconds:
             self.fail(f"{value!r} is not a duration: expected one such as 90s, 30m, 1h30m or 2d", param, ctx)
         return seconds
@@ -165,7 +165,7 @@ class IntervalParam(click.ParamType[float]):
         try:
             seconds = float(value)
         except ValueError:
-            seconds = seconds_of(str(value)) or 0.0
+            seconds = parse_age(str(value)) or 0.0
         if not self._shortest <= seconds <= self._longest:
             self.fail(f"{value!r} is not a number of seconds from {self._shortest} to {self._longest}", param, ctx)
         return seconds

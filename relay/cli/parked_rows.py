@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import click
 
-from outbox.models import AuditContext, PlannedRow, RowFilter
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
+from outbox.operators.rows import PlannedRow, RowFilter
 from outbox.states import RowState
 from relay.cli.change import PlannedChange, explain_empty, find_rows, run_change, until_now
 from relay.cli.options import ChangeOptions, RowSelection, filter_arguments
@@ -35,7 +36,7 @@ def change_parked(
         context = audit_context(options, settings, rows)
         continuation = (command, *filter_arguments(until_now(rows)))
         plan = find_rows(operations.find(rows))
-        behind = operations.count_behind(rows) if plan else 0
+        behind = operations.count_blocked(rows) if plan else 0
         change = PlannedChange(
             command,
             plan,

@@ -10,14 +10,14 @@ import click
 from rich.console import Console
 from sqlalchemy import Engine
 
-from outbox.models import AuditContext
+from outbox.operators.audit import AuditContext
 from outbox.operators.reconcile import unsent_before
 from relay.cli.options import SHARD, ChangeOptions, confirm_or_exit, plan_options
 from relay.cli.output import ExitCode, escape, exit_nothing_matched, format_shards, format_time, plural
 from relay.cli.param_types import TimeParam, Timestamp
 from relay.cli.session import audit_context, open_outbox_for_shards
 from relay.process import lost_rows
-from relay.process.lost_rows import Loss
+from relay.process.lost_rows import ShardLoss
 from relay.process.maintenance import ShardMaintenance, maintain_shards
 from relay.process.reconcile import (
     DatabaseReconcilePlan,
@@ -166,25 +166,25 @@ def _reconcile_kafka(run: _Reconciliation, shards: tuple[int, ...], *, accept_lo
         )
     if not plan.losses:
         exit_nothing_matched("no shard waits because Kafka went back: Kafka holds every acknowledged transaction")
-    losses = {loss.look.shard: loss for loss in plan.losses}
+    losses = {loss.inspection.shard: loss for loss in plan.losses}
     if not accept_loss:
         with _reading_progress() as progress:
-            lost_rows.find(run.engine, run.maintenance, plan.losses, progress)
+            lost_rows.find_lost_rows(run.engine, run.maintenance, plan.losses, progress)
     for loss in plan.losses:
         _print_loss(loss, accept_loss=accept_loss)
     confirm_or_exit(f"reconcile {format_shards(list(losses))}?", run.options)
     verb = "accept the loss of" if accept_loss else "reconcile"
     done = run.for_each(
         losses,
-        lambda shard: lost_rows.repair(run.engine, run.maintenance, losses[shard], run.context, verb),
+        lambda shard: lost_rows.resend_lost_rows(run.engine, run.maintenance, losses[shard], run.context, verb),
     )
     pending = sum(len(losses[shard].missing) for shard in done)
     click.echo(f"reconcile: {plural(pending, 'row')} pending again, resumed {format_shards(done)}")
     return ExitCode.DONE if plan.is_complete(done, shards) else ExitCode.PARTLY_DONE
 
 
-def _print_loss(loss: Loss, *, accept_loss: bool) -> None:
-    shard, row, found, _ = loss.look
+def _print_loss(loss: ShardLoss, *, accept_loss: bool) -> None:
+    shard, row, found, _ = loss.inspection
     last = found.ref.sequence if found else "none"
     click.echo(
         f"reconcile shard {shard}: the last acknowledged transaction is {row.acknowledged_sequence}, "

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 import click
 
-from outbox.models import AuditContext, FoundRow, RowFilter
-from outbox.operators.change import COUNTED_IDS, Operations, call_again_verb, replay_verb
+from outbox.operators.audit import AuditContext
+from outbox.operators.change import Operations, call_again_verb, replay_verb
+from outbox.operators.rows import MAX_COUNTED_ROWS, FoundRow, RowFilter
 from outbox.states import RowState
 from relay.cli.change import PlannedChange, explain_empty, find_rows, run_change, until_now
 from relay.cli.options import ChangeOptions, RowSelection, change_options, filter_arguments, row_filters
@@ -80,7 +81,7 @@ def _plan_records(operations: Operations, context: AuditContext, name: str, topi
     """Plan to send rows to Kafka again."""
     rows = context.rows
     plan = find_rows(operations.replayable(rows, name))
-    replayed = sum(operations.count_replayed(chunk) for chunk in plan.chunks(COUNTED_IDS))
+    replayed = sum(operations.count_replayed(chunk) for chunk in plan.chunks(MAX_COUNTED_ROWS))
     target = f"topic {topic}" if topic else "the default topic"
     consequences = [f"each is sent again to {target} with the header replay-of, under {_label(name)}"]
     if replayed:

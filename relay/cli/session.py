@@ -14,9 +14,9 @@ from config.settings import BaseSettings, load
 from outbox.db import rights
 from outbox.db.engine import ANSWER_SECONDS, LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.errors import OutboxError, UnsafeDatabaseError
-from outbox.models import AuditContext, RowFilter
-from outbox.operators.audit import os_user
+from outbox.operators.audit import AuditContext, os_user
 from outbox.operators.change import Operations
+from outbox.operators.rows import RowFilter
 from relay.cli.options import ChangeOptions
 from relay.cli.param_types import MAX_TEXT_CHARACTERS
 from relay.settings import DAY_SECONDS, RelaySettings, Retention, Topics
@@ -67,7 +67,7 @@ def open_outbox(kind: type[S], *, answer_seconds: float = ANSWER_SECONDS) -> Ite
         _require_file(engine)
         yield engine, settings
     except OutboxError as error:
-        raise rights.named(engine, rights.OPERATOR, error) from None
+        raise rights.name_missing(engine, rights.OPERATOR, error) from None
     finally:
         engine.dispose()
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from outbox.models import RowFilter
 from outbox.operators.row_history import RowHistories, RowHistory, StoredRow
+from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from relay.cli.history_text import format_history
 from relay.cli.options import ACTOR, JSON, ChangeOptions

@@ -78,7 +78,7 @@ def _watch(store: Store, seconds: float) -> NoReturn:
     with Live(auto_refresh=False, vertical_overflow="visible") as live:  # never hide a problem
 
         def update() -> None:
-            live.update(render_status(store.status(), store.calls_left(), console.width), refresh=True)
+            live.update(render_status(store.status(), store.count_calls(), console.width), refresh=True)
 
         _repeat(update, seconds)
 
@@ -87,7 +87,7 @@ def _print_table(store: Store, heading: str | None = None) -> None:
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:  # a pipe or a file has no width
         console.width = UNWRAPPED_COLUMNS
-    table = render_status(store.status(), store.calls_left(), console.width)
+    table = render_status(store.status(), store.count_calls(), console.width)
     if heading:
         click.echo(heading)
     console.print(table)

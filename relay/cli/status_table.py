@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from outbox.models import CallsLeft, ShardStatus
+from outbox.models import CallCounts, ShardStatus
 from relay.cli.output import escape, format_shards, format_time, plural
 
 COUNTS = ("pending", "waiting", "parked", "discarded")
@@ -36,7 +36,7 @@ def _drain_seconds(rows: int, rate: float) -> int | None:
     return round(rows / rate) if rate else None
 
 
-def render_status(shards: list[ShardStatus], calls: CallsLeft, width: int) -> Group:
+def render_status(shards: list[ShardStatus], calls: CallCounts, width: int) -> Group:
     """Render the shards and their total; below, their owners and problems.
 
     The table fits 80 columns: owners and problems, which may be long, have lines of their own. On a narrower

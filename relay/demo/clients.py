@@ -14,7 +14,7 @@ import requests
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from relay.demo.processes import DemoProcesses
-from relay.kafka.encoder import SCHEMA_TEXT
+from relay.kafka.avro import SCHEMA_TEXT
 
 SENDERS = 16
 MAX_ATTEMPTS = 10

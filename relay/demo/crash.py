@@ -1,8 +1,8 @@
 """Run a relay that kills itself (-9) at a step: ``python -m relay.demo.crash STEP OCCURRENCE``.
 
-The demo and the tests of exactly-once delivery use it. The steps are those of ``relay.shard.worker``: leased, fenced,
-read_back, settled, selected, encoded, committed, marked, parked; and of ``relay.inference.worker``: claimed,
-called, calls_settled.
+The demo and the tests of exactly-once delivery use it. The steps are those of the shards: leased, fenced,
+read_back, acknowledged, selected, encoded, committed, marked, parked; and of ``relay.inference.worker``: claimed,
+called, results_recorded.
 """
 
 import os

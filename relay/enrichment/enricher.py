@@ -92,7 +92,9 @@ class Enricher:
             return rows
         known = self._look_up(interactions)
         answered = [row for row in rows if row.incomplete and row.interaction_id in known]
-        completed = {row.id: row for row in self._store.learn([(row, known[row.interaction_id]) for row in answered])}
+        completed = {
+            row.id: row for row in self._store.store_enrichment([(row, known[row.interaction_id]) for row in answered])
+        }
         given_up = self._give_up(interactions)
         if given_up and not self._send_on_outage:
             at_fault = [row for row in rows if row.incomplete and row.interaction_id in given_up]
@@ -139,7 +141,7 @@ class Enricher:
 
     def _report_id(self) -> None:
         """Count an id that is not requested. Log it once: senders choose ids, and could flood the log."""
-        self._metrics.not_asked.inc()
+        self._metrics.enrichment_skipped.inc()
         if not self._warned_of_id:
             self._warned_of_id = True
             log.warning(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cachetools import TTLCache
 
-from relay.backoff import jittered
+from relay.backoff import jittered_delay
 
 MAX_REMEMBERED = 10_000
 
@@ -61,7 +61,7 @@ def next_failure(
         random: source of jitter.
     """
     failures = 0 if previous is None else previous.failures + (successes > previous.successes_before)
-    pause = jittered(max(1, failures), random, policy.pause_seconds, policy.max_pause_seconds)
+    pause = jittered_delay(max(1, failures), random, policy.pause_seconds, policy.max_pause_seconds)
     return Failure(failures, now + pause, successes, reason)
 
 

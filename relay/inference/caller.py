@@ -10,7 +10,7 @@ from typing import NamedTuple
 import structlog
 
 from outbox.models import CallResult, InferenceCall
-from outbox.sql.inference_queue import BEHIND_MS
+from outbox.sql.inference_queue import BLOCKED_DELAY_MS
 from outbox.states import CallState
 from relay.drain_signal import DrainSignal
 from relay.health import INFERENCE
@@ -95,7 +95,7 @@ class Caller:
             result = self._call(call, probe=batch.probe)
             self._step("called", 0)
             if result.state == CallState.DUE:
-                blocked = [_untried(left, BEHIND_MS) for left in remaining]
+                blocked = [_untried(left, BLOCKED_DELAY_MS) for left in remaining]
                 self._finished.put(Finished([result, *blocked], batch_ended=True))
                 return
             self._finished.put(Finished([result], batch_ended=not remaining))

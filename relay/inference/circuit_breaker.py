@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from time import monotonic
 
-from relay.backoff import jittered
+from relay.backoff import jittered_delay
 from relay.health import INFERENCE, Health
 from relay.http_client import HttpResult, Outcome, classify
 from relay.metrics import RelayMetrics
@@ -62,7 +62,7 @@ def after_failure(
     pauses = state.pauses + 1
     # Only half of the pause is jittered, so an endpoint that is just starting is not probed at once.
     pause = min(MAX_PAUSE_SECONDS, PAUSE_SECONDS * 2.0 ** min(pauses - 1, 32)) / 2
-    pause += jittered(pauses, random, PAUSE_SECONDS / 2, MAX_PAUSE_SECONDS / 2)
+    pause += jittered_delay(pauses, random, PAUSE_SECONDS / 2, MAX_PAUSE_SECONDS / 2)
     return CircuitState(failures, since, pauses, now + max(pause, retry_after_seconds or 0.0))
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from outbox.states import CallState
-from relay.backoff import jittered
+from relay.backoff import jittered_delay
 from relay.errors import MisconfiguredError
 from relay.http_client import HttpResult, Outcome, classify
 
@@ -46,7 +46,7 @@ def decide(
     attempts += charged
     if charged and attempts >= max_attempts:
         return CallDecision(CallState.PARKED, attempts)
-    wait = jittered(max(1, attempts), random, RETRY_SECONDS, MAX_RETRY_SECONDS)
+    wait = jittered_delay(max(1, attempts), random, RETRY_SECONDS, MAX_RETRY_SECONDS)
     return CallDecision(CallState.DUE, attempts, wait)
 
 

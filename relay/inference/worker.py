@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
-from outbox.inference_queue import CLAIM_MS, RUN, InferenceQueue
+from outbox.inference_queue import CLAIM_MS, MAX_BATCH_CALLS, InferenceQueue
 from outbox.models import CallResult
 from relay.backoff import Backoff, pause_after
 from relay.drain_signal import DrainSignal
@@ -137,7 +137,7 @@ class InferenceWorker:
             return False
         deadline = monotonic() + CLAIM_MS / 1000 - self._max_call_seconds
         room = target - self._batches_held
-        claimed = self._queue.claim(room, 1 if probe else RUN)
+        claimed = self._queue.claim(room, 1 if probe else MAX_BATCH_CALLS)
         if claimed:
             self._step("claimed", 0)
         self._batches_held += len(claimed)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from relay.errors import UnavailableError
-from relay.http_client import RETRIED_CLIENT_ERRORS, Client, HttpResult, json_of
+from relay.http_client import RETRIED_CLIENT_ERRORS, HttpClient, HttpResult, parse_json
 from relay.kafka.avro import SCHEMA_TEXT
 from relay.settings import RelaySettings
 
@@ -133,7 +133,7 @@ class SchemaRegistry:
             password = settings.schema_registry_password
             self._login = (settings.schema_registry_username, password.get_secret_value() if password else "")
         headers = {"Accept": CONTENT_TYPE, "Content-Type": CONTENT_TYPE}
-        self._client = Client(1, headers, ANSWER_TIMEOUT_SECONDS, settings.http_ca_location)
+        self._client = HttpClient(1, headers, ANSWER_TIMEOUT_SECONDS, settings.http_ca_location)
 
     def register(self, subject: str) -> int:
         """Register the relay's schema unless it is registered; its id. Raises as ``_request``."""
@@ -176,7 +176,7 @@ class SchemaRegistry:
         if not 200 <= answer.status < 300:
             raise self._error(answer.status, _error_code(answer))
         try:
-            return extract(json_of(answer))
+            return extract(parse_json(answer))
         except (ValueError, KeyError, TypeError):
             raise self._not_a_registry(answer.status, "without the fields of a registry's answer") from None
 

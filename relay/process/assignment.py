@@ -63,7 +63,7 @@ def plan_rebalance(
     free = [
         a.shard
         for a in open_shards.values()
-        if a.shard not in mine and (a.owner in (None, me) or not a.held or a.owner in dead)
+        if a.shard not in mine and (a.owner in (None, me) or not a.leased or a.owner in dead)
     ]
     if free:  # relays that decide at the same moment begin at different shards
         rank = next((n for n, m in enumerate(live) if m.owner == me), 0)

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
-from outbox.operators.audit import Heads
+from outbox.operators.audit import AuditHead
 from relay.process.periodic import repeat
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ class AuditLog:
         repeat("audit log", self._log_head, self._stop, pause=lambda _: PAUSE_SECONDS, unavailable=_unavailable)
 
     def _log_head(self) -> None:
-        before, now, rewritten = self._heads.look()
+        before, now, rewritten = self._heads.read()
         if rewritten:
             log.error(
                 "the audit trail was rewritten: entry %d had hash %s", before.id, before.hash,

@@ -14,7 +14,7 @@ from outbox.progress import ProgressVerdict
 from relay.errors import UnavailableError
 from relay.kafka import progress
 from relay.kafka.progress import Progress, StoredProgress
-from relay.kafka.topic_scan import committed_since, kept_since
+from relay.kafka.topic_scan import committed_since, complete_since
 from relay.process.maintenance import ShardMaintenance
 from relay.settings import kafka_client_config
 from relay.shard.recovery import ShardInspection, ensure_in_order
@@ -78,7 +78,7 @@ def find_lost_rows(
         admin, records = maintenance.admin, 0
         config, topics = kafka_client_config(maintenance.settings), maintenance.settings.kafka_topics
         since = min(received) - SLACK_MS
-        kept_ms = max(kept_since(admin, topic, since) for topic in topics)
+        kept_ms = max(complete_since(admin, topic, since) for topic in topics)
         for page in chain.from_iterable(committed_since(config, maintenance.admin, topic, since) for topic in topics):
             for known in reconcile.match_records(engine, page):
                 not_found.get(known.shard, {}).pop(known.id, None)
@@ -132,7 +132,7 @@ def resend_lost_rows(
     if found != loss.inspection.found:  # earlier producers are fenced, so it cannot change any more
         raise UnavailableError(f"shard {shard} sent rows meanwhile and is left unchanged: run the command again")
     outcome, ref = acknowledge(services, owned.lease, found), found.ref if found else None
-    if outcome.verdict is Verdict.DATABASE_WENT_BACK:
+    if outcome.verdict is ProgressVerdict.DATABASE_WENT_BACK:
         ensure_in_order(outcome, ref)
     for start in range(0, len(loss.missing), CHUNK_ROWS):
         reconcile.send_again(engine, owned.lease, loss.missing[start : start + CHUNK_ROWS], context)

@@ -14,7 +14,6 @@ import structlog
 from config.logging import configure_logging, frames
 from config.settings import SettingsError, load, unknown_names
 from outbox.errors import OutboxError
-from relay.enrichment.failures import FailurePolicy
 from relay.errors import RelayError
 from relay.settings import RelaySettings
 from relay.shard.services import ignore_steps

@@ -7,7 +7,6 @@ import structlog
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
-from outbox.operators import prune
 from relay.health import Health
 from relay.process.periodic import repeat
 

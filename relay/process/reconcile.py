@@ -10,18 +10,19 @@ from typing import TypeVar
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
-from outbox.models import AuditContext, RowRef
+from outbox.models import RowRef
+from outbox.operators.audit import AuditContext
 from outbox.operators.reconcile import KnownRow, TopicRecord, advance_sequence, mark_published, match_records
+from outbox.progress import ProgressVerdict
 from outbox.states import RowState
 from outbox.store import Store
-from outbox.verdicts import Verdict
 from relay.errors import RelayError, UnavailableError
 from relay.kafka.progress import StoredProgress
-from relay.kafka.topic_scan import OPEN_TRANSACTION_SECONDS, committed_since, cut_short
-from relay.process.lost_rows import Loss, bound_of
+from relay.kafka.topic_scan import OPEN_TRANSACTION_TIMEOUT_SECONDS, committed_since, truncated_partitions
+from relay.process.lost_rows import ShardLoss, last_kept_sequence
 from relay.process.maintenance import ShardMaintenance
 from relay.settings import kafka_client_config
-from relay.shard.recovery import ShardLook, look
+from relay.shard.recovery import ShardInspection, inspect_shard
 
 CHUNK_ROWS = 500
 SAMPLE_RECORDS = 5
@@ -78,11 +79,13 @@ def plan_database_reconcile(
         report_progress: called with the number of records read so far.
     """
     # The progress records come first: the topic then holds every record that they count.
-    looks = {shard: _inspect(maintenance, Store(engine), shard) for shard in _all_shards(maintenance)}
-    shards = selected or [shard for shard, each in looks.items() if each.verdict is Verdict.DATABASE_WENT_BACK]
-    if kafka := [shard for shard in shards if looks[shard].verdict is Verdict.KAFKA_WENT_BACK]:
+    inspections = {shard: _inspect(maintenance, Store(engine), shard) for shard in _all_shards(maintenance)}
+    shards = selected or [
+        shard for shard, each in inspections.items() if each.verdict is ProgressVerdict.DATABASE_WENT_BACK
+    ]
+    if kafka := [shard for shard in shards if inspections[shard].verdict is ProgressVerdict.KAFKA_WENT_BACK]:
         return DatabaseReconcilePlan({}, kafka_went_back=kafka)
-    plan = DatabaseReconcilePlan({shard: _sequence(looks[shard].found) for shard in shards})
+    plan = DatabaseReconcilePlan({shard: _sequence(inspections[shard].found) for shard in shards})
     if since_ms is not None and plan.sequences:
         _read_topics(engine, maintenance, plan, since_ms, report_progress)
     return plan
@@ -95,11 +98,10 @@ def _read_topics(
     since_ms: int,
     report_progress: Callable[[int], None],
 ) -> None:
-    services = maintenance.services
-    config, topics = kafka_client_config(services.settings), services.settings.kafka_topics
-    truncated = {topic: cut_short(services.admin, topic, since_ms) for topic in topics}
+    config, topics = kafka_client_config(maintenance.settings), maintenance.settings.kafka_topics
+    truncated = {topic: truncated_partitions(maintenance.admin, topic, since_ms) for topic in topics}
     plan.truncated = {topic: partitions for topic, partitions in truncated.items() if partitions}
-    pages = (committed_since(config, services.admin, topic, since_ms) for topic in topics)
+    pages = (committed_since(config, maintenance.admin, topic, since_ms) for topic in topics)
     for page in chain.from_iterable(pages):
         plan.add(page, match_records(engine, page))
         report_progress(plan.records)
@@ -126,13 +128,13 @@ def reconcile_database(
     Raises:
         RelayError, OutboxError: also if the shard was sent since the plan was made.
     """
-    _, owned = maintenance.take(shard)
-    record = _read_closed(lambda: maintenance.shard_services.read_back(shard))
+    owned = maintenance.take(shard)
+    record = _read_closed(lambda: maintenance.read_back(shard))
     if _sequence(record) != plan.sequences[shard]:  # the producer is fenced, so from here on it cannot change
         raise UnavailableError(f"shard {shard} was sent since the plan and is left unchanged: run the command again")
     refs = sorted(plan.published[shard])
     for start in range(0, len(refs), CHUNK_ROWS):
-        chunk, inference = refs[start : start + CHUNK_ROWS], maintenance.shard_services.inference
+        chunk, inference = refs[start : start + CHUNK_ROWS], maintenance.services.inference
         mark_published(engine, owned.lease, plan.sequences[shard], chunk, context, inference=inference)
         maintenance.renew()
     advance_sequence(engine, owned.lease, record.ref if record else None, verb, context)
@@ -145,8 +147,8 @@ def reconcile_database(
 class KafkaReconcilePlan:
     """Shards for which Kafka went back in time."""
 
-    losses: list[Loss]
-    """What each may have lost; ``lost_rows.find`` completes it."""
+    losses: list[ShardLoss]
+    """What each may have lost; ``lost_rows.find_lost_rows`` completes it."""
     database_went_back: list[int]
     """Shards for which the database went back instead."""
 
@@ -171,12 +173,14 @@ def plan_kafka_reconcile(engine: Engine, maintenance: ShardMaintenance, selected
         selected: shards of which every row is checked, because the topic may have lost more than the progress
             topic shows; empty: those for which Kafka went back.
     """
-    looks = [_inspect(maintenance, Store(engine), shard) for shard in selected or _all_shards(maintenance)]
-    database = [each.shard for each in looks if each.verdict is Verdict.DATABASE_WENT_BACK]
+    inspections = [_inspect(maintenance, Store(engine), shard) for shard in selected or _all_shards(maintenance)]
+    database = [each.shard for each in inspections if each.verdict is ProgressVerdict.DATABASE_WENT_BACK]
     affected = [
-        each for each in looks if each.verdict is Verdict.KAFKA_WENT_BACK or (selected and each.shard not in database)
+        each
+        for each in inspections
+        if each.verdict is ProgressVerdict.KAFKA_WENT_BACK or (selected and each.shard not in database)
     ]
-    losses = [Loss(each, 0 if selected else bound_of(each, maintenance.read_back)) for each in affected]
+    losses = [ShardLoss(each, 0 if selected else last_kept_sequence(each, maintenance.read_back)) for each in affected]
     return KafkaReconcilePlan(losses, database)
 
 
@@ -211,16 +215,16 @@ def unknown_shards(maintenance: ShardMaintenance, selected: Sequence[int]) -> li
 
 
 def _all_shards(maintenance: ShardMaintenance) -> list[int]:
-    return list(maintenance.shard_services.leases.owners())
+    return list(maintenance.services.leases.owners())
 
 
-def _inspect(maintenance: ShardMaintenance, store: Store, shard: int) -> ShardLook:
-    return _read_closed(lambda: look(store, maintenance.shard_services.read_back, shard))
+def _inspect(maintenance: ShardMaintenance, store: Store, shard: int) -> ShardInspection:
+    return _read_closed(lambda: inspect_shard(store, maintenance.services.read_back, shard))
 
 
 def _read_closed(read: Callable[[], T]) -> T:
     """Retry until the open transaction of a dead producer, which may not be fenced yet, has timed out."""
-    deadline = monotonic() + OPEN_TRANSACTION_SECONDS
+    deadline = monotonic() + OPEN_TRANSACTION_TIMEOUT_SECONDS
     while True:
         try:
             return read()

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import Engine
 
-from outbox.models import AuditContext, ShardStatus
+from outbox.models import ShardStatus
+from outbox.operators.audit import AuditContext
 from outbox.operators.reshard import reshard_rows
-from relay.kafka.topics import grow_progress_topic
+from relay.kafka.progress_topic import grow_progress_topic
 from relay.process.maintenance import ShardMaintenance
 
 
@@ -31,19 +32,19 @@ def reshard_outbox(engine: Engine, maintenance: ShardMaintenance, old: int, new:
         Number of rows moved.
     """
     for shard in range(old):
-        worker, owned = maintenance.take(shard)
-        worker.settle(owned)
+        maintenance.take(shard)
+        maintenance.recover(shard)
         maintenance.renew()
     acknowledged = _acknowledged(maintenance, old, new) if new > old else {}
-    return reshard_rows(engine, list(maintenance.leases.values()), acknowledged, new, context)
+    return reshard_rows(engine, maintenance.leases, acknowledged, new, context)
 
 
 def _acknowledged(maintenance: ShardMaintenance, old: int, new: int) -> dict[int, int]:
     """Return the last sequence of each new shard, which may have been a shard before."""
-    partitions = grow_progress_topic(maintenance.services.admin, maintenance.services.settings, new)
+    partitions = grow_progress_topic(maintenance.admin, maintenance.settings, new)
     sequences = {}
     for shard in range(old, min(new, partitions)):
-        record = maintenance.shard_services.read_back(shard)
+        record = maintenance.read_back(shard)
         sequences[shard] = record.ref.sequence if record else 0
         maintenance.renew()
     return sequences

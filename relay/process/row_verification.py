@@ -8,11 +8,11 @@ from outbox.errors import OutboxMismatchError
 from outbox.models import Identity
 from outbox.operators.row_history import StoredRow
 from outbox.states import RowState
-from relay import identity as outbox_identity
 from relay.errors import MisconfiguredError, UnavailableError
+from relay.identity import ensure_same_identity
 from relay.kafka import record_lookup
-from relay.kafka.schema_registry import Registry
-from relay.kafka.topics import cluster_of
+from relay.kafka.schema_registry import SchemaRegistry
+from relay.kafka.topics import cluster_id_of
 from relay.settings import RelaySettings, kafka_client_config
 
 
@@ -45,24 +45,24 @@ def look_up_record(environ: Mapping[str, str], row: StoredRow, identity: Identit
         settings = load(RelaySettings, environ)
     except SettingsError as error:
         return KafkaRecord(not_seen=f"not looked up: {error}".replace("\n", "; "))
-    transactional_id = f"{settings.kafka_transactional_id_prefix}{row.shard + 1:02d}"
+    producer_id = transactional_id(settings.kafka_transactional_id_prefix, row.shard)
     topic = row.topic or settings.kafka_topic
     try:
-        outbox_identity.insist(settings, identity)  # needs no broker, so it comes first
-        outbox_identity.insist(settings, identity, cluster_of(settings))
-        found, records = record_lookup.find(kafka_client_config(settings), topic, row)
+        ensure_same_identity(settings, identity)  # needs no broker, so it comes first
+        ensure_same_identity(settings, identity, cluster_id_of(settings))
+        found, records = record_lookup.find_record(kafka_client_config(settings), topic, row)
     except (UnavailableError, MisconfiguredError, OutboxMismatchError) as error:
-        return KafkaRecord(transactional_id, not_seen=f"not looked up: {error}")
+        return KafkaRecord(producer_id, not_seen=f"not looked up: {error}")
     if found is None:
         message = f"not in {topic}: searched {records} record{'' if records == 1 else 's'} since it was received"
-        return KafkaRecord(transactional_id, not_seen=message, looked_up=True)
+        return KafkaRecord(producer_id, not_seen=message, looked_up=True)
     fields = {"topic": topic, **found._asdict(), "value": f"{len(found.value)} bytes"}
     fields["key"] = found.key.decode(errors="replace")
-    result = KafkaRecord(transactional_id, fields, looked_up=True)
+    result = KafkaRecord(producer_id, fields, looked_up=True)
     if not compare:
         return result
     try:
-        return result._replace(differences=record_lookup.differences(Registry(settings), row, found))
+        return result._replace(differences=record_lookup.compare_record(SchemaRegistry(settings), row, found))
     except UnavailableError as error:
         return result._replace(not_compared=str(error))
 

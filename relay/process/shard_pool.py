@@ -112,7 +112,7 @@ class ShardPool:
         """Read who is there and who owns what, decide, and start or stop shards."""
         self._forget_ended()
         self._heartbeat()
-        members, assignments = self._leases.shared()
+        members, assignments = self._leases.relays_and_shards()
         me = self._leases.owner
         if not any(m.owner == me and m.live for m in members):
             self._last_heartbeat = None  # ours expired meanwhile, and others have taken our share

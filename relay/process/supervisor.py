@@ -19,7 +19,7 @@ from outbox.leases import Leases
 from outbox.store import Store
 from relay.backoff import Backoff, pause_after
 from relay.enrichment.enricher import Enricher
-from relay.enrichment.failures import FailurePolicy, FailureRecord
+from relay.enrichment.failures import FailurePolicy
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference.worker import InferenceWorker

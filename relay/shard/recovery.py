@@ -6,7 +6,7 @@ from typing import NamedTuple
 import structlog
 
 from outbox.models import Lease, RecordRef
-from outbox.progress import KAFKA_WENT_BACK, Acknowledgement, ProgressVerdict, ShardProgress, judge_progress
+from outbox.progress import KAFKA_WENT_BACK, Acknowledgement, ProgressVerdict, ShardProgress
 from outbox.store import Store
 from relay.errors import DatabaseWentBackError, KafkaWentBackError
 from relay.kafka.progress import StoredProgress
@@ -26,7 +26,7 @@ class ShardInspection(NamedTuple):
     verdict: ProgressVerdict
 
 
-def inspect_shard(store: Store, read_back: Callable[[int], StoredProgress | None], shard: int) -> ShardInspection:
+def inspection(store: Store, read_back: Callable[[int], StoredProgress | None], shard: int) -> ShardInspection:
     """Compare a shard's row with its last progress record. A shard that sends rows meanwhile is in order.
 
     Args:
@@ -35,20 +35,20 @@ def inspect_shard(store: Store, read_back: Callable[[int], StoredProgress | None
         shard: its number, from 0.
     """
     for _ in range(INSPECTION_ATTEMPTS):
-        row, found = store.progress_of(shard), read_back(shard)
-        if store.progress_of(shard) == row:
+        row, found = store.read_progress(shard), read_back(shard)
+        if store.read_progress(shard) == row:
             return ShardInspection(shard, row, found, judge(row, found.ref if found else None))
-    return ShardInspection(shard, row, found, Verdict.IN_ORDER)
+    return ShardInspection(shard, row, found, ProgressVerdict.IN_ORDER)
 
 
-def recovery_label(outcome: Settlement) -> str:
+def recovery_label(outcome: Acknowledgement) -> str:
     """The label of ``outbox_recoveries_total``."""
-    if outcome.verdict is Verdict.IN_ORDER:
+    if outcome.verdict is ProgressVerdict.IN_ORDER:
         return "marked" if outcome.marked else "nothing_to_mark"
     return str(outcome.verdict)
 
 
-def report(subject: str, lease: Lease, outcome: Settlement, record: StoredProgress | None) -> None:
+def report(subject: str, lease: Lease, outcome: Acknowledgement, record: StoredProgress | None) -> None:
     """Log what the progress record showed. A service that went back in time is raised, not logged.
 
     Args:
@@ -60,14 +60,14 @@ def report(subject: str, lease: Lease, outcome: Settlement, record: StoredProgre
     fields = {
         "shard": lease.shard, "epoch": lease.epoch, "verdict": recovery_label(outcome), "marked": outcome.marked,
     }  # fmt: skip
-    if outcome.verdict is Verdict.PROGRESS_LOST:
+    if outcome.verdict is ProgressVerdict.PROGRESS_LOST:
         log.error(
             "%s has no progress record although it has sent transactions: the progress topic was lost or replaced. "
             "Rows that were committed but not yet marked are sent twice. If the topic of the rows lost records as "
             "well, run relay reconcile --shard %d",
             subject, lease.shard, action="progress_lost", **fields,
         )  # fmt: skip
-    elif outcome.verdict in {Verdict.DATABASE_WENT_BACK, Verdict.KAFKA_WENT_BACK}:
+    elif outcome.verdict in {ProgressVerdict.DATABASE_WENT_BACK, ProgressVerdict.KAFKA_WENT_BACK}:
         return
     elif record and _is_new(record, lease) and outcome.marked < len(record.progress.refs):
         log.warning(
@@ -84,7 +84,7 @@ def _is_new(record: StoredProgress, lease: Lease) -> bool:
     return record.ref.sequence == lease.acknowledged_sequence + 1
 
 
-def ensure_in_order(outcome: Settlement, record: RecordRef | None) -> None:
+def ensure_in_order(outcome: Acknowledgement, record: RecordRef | None) -> None:
     """Raise if the database or Kafka went back in time.
 
     Args:
@@ -94,14 +94,14 @@ def ensure_in_order(outcome: Settlement, record: RecordRef | None) -> None:
     Raises:
         DatabaseWentBackError, KafkaWentBackError: with the commands that resolve it.
     """
-    if record and outcome.verdict is Verdict.DATABASE_WENT_BACK:
+    if record and outcome.verdict is ProgressVerdict.DATABASE_WENT_BACK:
         raise DatabaseWentBackError(
             f"Kafka has transaction {record.sequence} of this shard, the database only "
             f"{outcome.shard.acknowledged_sequence}: it was restored, or failed over to a stale replica. Nothing is "
             "sent until an operator runs relay reconcile --since TIME (a time before the restored one; marks the rows "
             "that the topic has), or relay reconcile --accept-duplicates (sends them again)"
         )
-    if record and outcome.verdict is Verdict.KAFKA_WENT_BACK:
+    if record and outcome.verdict is ProgressVerdict.KAFKA_WENT_BACK:
         known = outcome.shard.record
         acknowledged = f"transaction {outcome.shard.acknowledged_sequence}" + (
             f" at offset {known.offset}" if known else ""

@@ -10,7 +10,7 @@ import structlog
 
 from outbox.errors import OutboxError, OutboxMismatchError
 from outbox.models import Lease, RecordRef
-from outbox.store import Settlement
+from outbox.progress import Acknowledgement
 from relay.kafka.producer import Publisher
 from relay.kafka.progress import StoredProgress
 from relay.shard import recovery
@@ -101,7 +101,7 @@ class Takeover:
             )
 
 
-def acknowledge(services: ShardServices, lease: Lease, record: StoredProgress | None) -> Settlement:
+def acknowledge(services: ShardServices, lease: Lease, record: StoredProgress | None) -> Acknowledgement:
     """Mark the rows that a progress record proves to be committed.
 
     Args:
@@ -110,9 +110,9 @@ def acknowledge(services: ShardServices, lease: Lease, record: StoredProgress | 
         record: the shard's last one; None if there is none.
     """
     ref, refs = (record.ref, record.progress.refs) if record else (None, ())
-    return services.store.settle_record(lease, ref, refs, inference=services.inference)
+    return services.store.acknowledge_record(lease, ref, refs, inference=services.inference)
 
 
-def acknowledged_sequence(outcome: Settlement, record: RecordRef | None) -> int:
+def acknowledged_sequence(outcome: Acknowledgement, record: RecordRef | None) -> int:
     """The shard's last acknowledged sequence after ``acknowledge``."""
     return max(outcome.shard.acknowledged_sequence, record.sequence if record else 0)

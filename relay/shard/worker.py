@@ -14,7 +14,7 @@ import structlog
 
 from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxError, OutboxMismatchError
 from outbox.models import Lease, PendingRow, RecordRef, RowRef
-from outbox.verdicts import Verdict
+from outbox.progress import ProgressVerdict
 from relay.backoff import Backoff, pause_after
 from relay.errors import (
     BatchRefusedError,
@@ -261,7 +261,7 @@ class ShardWorker:
     def _mark(self, owned: OwnedShard, record: RecordRef, refs: list[RowRef]) -> None:
         """Mark what was committed, unless the lease is lost: then only the next read-back shows what was."""
         outcome = self._services.store.mark_sent(owned.lease, record, refs, inference=self._services.inference)
-        if outcome.verdict is Verdict.KAFKA_WENT_BACK:
+        if outcome.verdict is ProgressVerdict.KAFKA_WENT_BACK:
             self._services.metrics.recoveries.labels(str(outcome.verdict)).inc()
             recovery.ensure_in_order(outcome, record)
         owned.record = record

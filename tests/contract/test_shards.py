@@ -30,6 +30,13 @@ from relay.kafka.progress import Progress, StoredProgress
 from relay.metrics import RelayMetrics
 from relay.process import lost_rows
 from relay.process.maintenance import ShardMaintenance
+from relay.process.reconcile import (
+    DatabaseReconcilePlan,
+    for_each_shard,
+    plan_database_reconcile,
+    plan_kafka_reconcile,
+    reconcile_database,
+)
 from relay.shard.services import ignore_steps
 from relay.shard.worker import ShardWorker
 from testkit.databases import NewDatabase
@@ -280,8 +287,12 @@ def maintenance_of(engine: Engine, read_back: Callable[[int], StoredProgress | N
     return ShardMaintenance(settings, services, 0)
 
 
+def ignore(_value: object) -> None:
+    """Report to nobody."""
+
+
 def test_a_shard_that_is_being_sent_need_not_be_reconciled(store: Store, engine: Engine) -> None:
-    """However far a relay gets while Kafka is read; a shard that is behind Kafka does need it."""
+    """A relay may get ahead while Kafka is read; only a shard behind Kafka needs a reconcile."""
     last = itertools.count(1)
 
     def sent_meanwhile(shard: int) -> StoredProgress:
@@ -289,68 +300,74 @@ def test_a_shard_that_is_being_sent_need_not_be_reconciled(store: Store, engine:
             mark(store, sequence, (), shard=shard)
         return stored(shard, sequence)
 
-    assert _plan(engine, maintenance_of(engine, sent_meanwhile), (), None).sequences == {}
+    sending = maintenance_of(engine, sent_meanwhile)
+    assert plan_database_reconcile(engine, sending, (), None, ignore).sequences == {}
     ahead = maintenance_of(engine, lambda shard: stored(shard, 17))
-    assert _plan(engine, ahead, (), None).sequences == {0: 17}
+    assert plan_database_reconcile(engine, ahead, (), None, ignore).sequences == {0: 17}
 
 
-def test_a_reconciled_shard_is_released_at_once(four_shards: Engine) -> None:
-    """A relay that takes it then does not stop the reconciling of the others."""
+def test_a_reconciled_shard_can_be_sent_while_others_are_reconciled(four_shards: Engine) -> None:
+    """It is given back at once; that a relay takes it does not disturb the rest."""
     store = Store(four_shards)
     store.record(new_rows(20, interactions=20))
-    maintenance = maintenance_of(four_shards, lambda shard: stored(shard, 5))
-    plan = ReconcilePlan({0: 5, 1: 5})
+    held_shards = maintenance_of(four_shards, lambda shard: stored(shard, 5))
+    plan = DatabaseReconcilePlan({0: 5, 1: 5})
     (lease,) = [lease for lease in take_all(four_shards, 2) if lease.shard == 1]
-    plan.marks[1] = {row.ref for row in store.pending(lease, 20)}
+    plan.published[1] = {row.ref for row in store.pending(lease, 20)}
     Leases(four_shards, "operator", 60).release(lease)
-    assert _act(four_shards, maintenance, plan, 0, CONTEXT, 0)
     relay = Leases(four_shards, "relay", 60)
-    assert relay.take(0) is not None
-    assert _act(four_shards, maintenance, plan, 1, CONTEXT, 0)
+    taken_meanwhile = []
+
+    def reconcile_shard(shard: int) -> None:
+        reconcile_database(four_shards, held_shards, plan, shard, CONTEXT, "reconcile")
+        taken_meanwhile.append(shard == 0 or relay.take(0) is not None)
+
+    assert for_each_shard(held_shards, [0, 1], reconcile_shard, ignore) == [0, 1]
+    assert taken_meanwhile == [True, True]
     assert relay.take(1) is not None
     assert [s.acknowledged_sequence for s in store.status()] == [5, 5, 0, 0]
 
 
-@pytest.mark.parametrize(("named", "above"), [((), 3), ((0,), 0)])
-def test_every_row_of_a_named_shard_is_searched(
-    store: Store, engine: Engine, capsys: pytest.CaptureFixture[str], named: tuple[int, ...], above: int
+@pytest.mark.parametrize(("selected", "above"), [((), 3), ((0,), 0)])
+def test_every_row_of_a_selected_shard_is_searched(
+    store: Store, engine: Engine, selected: tuple[int, ...], above: int
 ) -> None:
-    """A topic may have lost more than the progress topic: an operator who knows names the shard."""
+    """The topic may have lost more than the progress topic shows, so an operator can select any shard."""
     for sequence in range(1, 6):
         mark(store, sequence, ())
-    with pytest.raises(SystemExit) as ended:
-        _send_lost_rows_again(
-            engine,
-            maintenance_of(engine, lambda shard: stored(shard, 3)),
-            named,
-            CONTEXT,
-            accept=False,
-            dry_run=True,
-            yes=True,
-        )
-    assert ended.value.code == 0
-    assert f"transactions above {above}," in capsys.readouterr().err
+    plan = plan_kafka_reconcile(engine, maintenance_of(engine, lambda shard: stored(shard, 3)), selected)
+    assert [(loss.inspection.shard, loss.above) for loss in plan.losses] == [(0, above)]
 
 
-def test_a_named_shard_that_needs_another_remedy_is_skipped(four_shards: Engine) -> None:
-    """There the database went back, not Kafka: the other shard is reconciled, and the exit code shows it."""
-    maintenance = maintenance_of(four_shards, lambda shard: stored(shard, 7) if shard == 0 else None)
-    with pytest.raises(SystemExit) as ended:
-        _send_lost_rows_again(four_shards, maintenance, (0, 1), CONTEXT, accept=True, dry_run=False, yes=True)
-    assert ended.value.code == 5
+def test_a_selected_shard_whose_database_went_back_is_left_incomplete(four_shards: Engine) -> None:
+    """The other shard, for which Kafka may have lost rows, is reconciled."""
+    held_shards = maintenance_of(four_shards, lambda shard: stored(shard, 7) if shard == 0 else None)
+    plan = plan_kafka_reconcile(four_shards, held_shards, (0, 1))
+    assert plan.database_went_back == [0]
+    (loss,) = plan.losses
+
+    def accept_loss(_shard: int) -> None:
+        lost_rows.resend_lost_rows(four_shards, held_shards, loss, CONTEXT, "accept the loss of")
+
+    assert for_each_shard(held_shards, [loss.inspection.shard], accept_loss, ignore) == [1]
+    assert not plan.is_complete([1], (0, 1))
+    assert plan.is_complete([1], (1,))
     assert [s.acknowledged_sequence for s in Store(four_shards).status()] == [0, 0, 0, 0]
     done = [entry.verb for entry in Operations(four_shards).audit()]
     assert done == ["accept the loss of shard 1, settled 0 to 0"]
 
 
-def test_a_shard_that_was_sent_since_it_was_planned_is_left_alone(store: Store, engine: Engine) -> None:
-    """Rows of a transaction that the plan does not know would be duplicated; the next plan knows it."""
+def test_a_shard_that_was_sent_since_the_plan_is_left_unchanged(store: Store, engine: Engine) -> None:
+    """The plan does not know the rows of the new transaction, which would be sent twice; the next plan does."""
     store.record(new_rows(2))
     (lease,) = take_all(engine, 1)
     plan = DatabaseReconcilePlan({0: 5})
     plan.published[0] = {row.ref for row in store.pending(lease, 10)}
     Leases(engine, "operator", 60).release(lease)
-    assert not _act(engine, maintenance_of(engine, lambda shard: stored(shard, 6)), plan, 0, CONTEXT, 0)
+    held_shards = maintenance_of(engine, lambda shard: stored(shard, 6))
+    with pytest.raises(UnavailableError, match="shard 0 was sent since the plan"):
+        reconcile_database(engine, held_shards, plan, 0, CONTEXT, "reconcile")
+    held_shards.give_all_back()
     (status,) = store.status()
     assert (status.acknowledged_sequence, status.pending, status.owner) == (0, 2, None)
 

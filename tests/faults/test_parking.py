@@ -7,7 +7,7 @@ from confluent_kafka.admin import NewTopic
 from relay.shard.bisector import MAX_PARKED_IN_A_ROW
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
-from testkit.rows import culprit, new_row, new_rows
+from testkit.rows import incompressible, new_row, new_rows
 from testkit.topic import alter_topic, assert_exactly_once, create_topics
 from testkit.waiting import wait_until
 
@@ -94,7 +94,7 @@ def test_when_every_row_is_rejected_only_a_few_are_parked(deployment: Deployment
 def test_consecutive_rejected_rows_are_all_parked_if_another_row_is_accepted(deployment: Deployment) -> None:
     """More rejected rows than make the relay suspect the topic: another row is accepted, so all of them are parked."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
-    culprits = [new_row(f"bad-{number}", **incompressible()) for number in range(2 * MOST_PARKED)]
+    culprits = [new_row(f"bad-{number}", **incompressible()) for number in range(2 * MAX_PARKED_IN_A_ROW)]
     bad = deployment.record(culprits)
     ids = deployment.record(new_rows(20, interactions=20))
     deployment.relay()

@@ -14,7 +14,11 @@ from testkit.waiting import wait_until
 
 
 def new_deployment(
-    url: str, kafka: Kafka | Given, registry: Registry | Given, folder: Path, deployments: list[Deployment]
+    url: str,
+    kafka: Kafka | ExternalService,
+    registry: Registry | ExternalService,
+    folder: Path,
+    deployments: list[Deployment],
 ) -> Deployment:
     """A deployment on services that the test may stop."""
     config = {"bootstrap.servers": kafka.bootstrap_servers}

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import make_url
 
 from outbox.db.engine import sqlite
-from relay.kafka.topic_scan import complete_since, truncated_partitions
+from relay.kafka.topic_scan import complete_since
 from testkit.command_line import command
 from testkit.databases import NewDatabase
 from testkit.deployment import Deploy, Deployment, NewDeployment

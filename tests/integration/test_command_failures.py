@@ -97,7 +97,7 @@ def test_an_unusable_database_is_one_line(name: str, state: str, message: str, t
 
 @pytest.mark.parametrize("name", [*READING, *CHANGING])
 @pytest.mark.parametrize("target", ["outbox@{host}/none", "nobody@{host}/postgres", "outbox@{host}/postgres"])
-def test_a_missing_postgresql_outbox_is_one_line(name: str, target: str, postgres: Postgres | Given) -> None:
+def test_a_missing_postgresql_outbox_is_one_line(name: str, target: str, postgres: Postgres | ExternalService) -> None:
     """The database or the role is missing, or the database has no outbox."""
     host = postgres.url.rpartition("@")[2].partition("/")[0]
     expect_one_line(run(name, f"postgresql://{target.format(host=host)}"))
@@ -114,7 +114,7 @@ def test_a_locked_database_is_one_line(new_sqlite: NewDatabase) -> None:
 
 
 def test_only_shard_commands_wait_long_for_the_database(
-    postgres: Postgres | Given, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres | ExternalService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reshard may take minutes; any other command reports a silent database within 20 seconds."""
     monkeypatch.setenv("DATABASE_URL", postgres.url)

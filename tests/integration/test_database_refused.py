@@ -25,7 +25,9 @@ LIST = (sys.executable, "-m", "relay", "list", "--all")
 
 
 @pytest.fixture
-def environ(kafka: Kafka | Given, registry: Registry | Given, postgres: Postgres | Given) -> dict[str, str]:
+def environ(
+    kafka: Kafka | ExternalService, registry: Registry | ExternalService, postgres: Postgres | ExternalService
+) -> dict[str, str]:
     """Return settings for every process, with a database that does not exist."""
     url = f"{postgres.url.rsplit('/', 1)[0]}/missing_{uuid.uuid4().hex[:8]}"
     settings = settings_for(kafka, registry, url.replace("postgresql://", "postgresql+psycopg://"))
@@ -35,7 +37,7 @@ def environ(kafka: Kafka | Given, registry: Registry | Given, postgres: Postgres
 @pytest.mark.parametrize("command", [WEB, RELAY, LIST], ids=["web", "relay", "list"])
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
 def test_a_database_with_another_encoding_is_refused(
-    encoding: str, command: tuple[str, ...], environ: dict[str, str], postgres: Postgres | Given
+    encoding: str, command: tuple[str, ...], environ: dict[str, str], postgres: Postgres | ExternalService
 ) -> None:
     """Each process exits with 1 and one line that names the encoding."""
     name = environ["DATABASE_URL"].rsplit("/", 1)[1]
@@ -67,7 +69,7 @@ def test_a_missing_database_is_named(environ: dict[str, str], tmp_path: Path, de
     assert answer.status_code == 503
     assert "schema" not in answer.text
     relay.wait_degraded("database", missing)
-    logged = {"not_committed", "readiness", "backlog_not_counted"}
+    logged = {"commit_failed", "readiness", "backlog_count_failed"}
     wait_until(lambda: logged <= actions(web.log.read_text(), missing), "post, readiness and backlog are logged")
     shown = subprocess.run(LIST, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
     expect(shown, 1, stderr=missing)

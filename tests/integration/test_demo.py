@@ -17,7 +17,7 @@ from config.setting_names import KNOWN_NAMES
 from relay.demo.stubs import Stubs
 from testkit import ROOT
 from testkit.command_line import expect
-from testkit.services import Given, Kafka
+from testkit.services import ExternalService, Kafka
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 

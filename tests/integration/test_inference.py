@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from outbox.inference_queue import CLAIM_MS, WINDOW
 from outbox.leases import Leases
 from outbox.store import Store
-from relay.drain_signal import DEFER_SECONDS, DrainSignal
+from relay.drain_signal import DrainSignal
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.http_client import MAX_REQUEST_SECONDS, HttpClient
@@ -376,7 +376,7 @@ def test_calls_are_throttled_while_a_backlog_is_drained(new_harness: NewHarness,
     harness.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 6, "some calls are made")
     assert len(simulator.requests["score"]) <= 1 + 4 * (time.monotonic() - began)
-    harness.drain_signal.keeps_up(0)
+    harness.drain_signal.caught_up(0)
     harness.wait_for(done=300)
 
 

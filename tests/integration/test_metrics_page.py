@@ -70,7 +70,7 @@ def test_the_page_describes_the_metrics_of_web(new_sqlite: NewDatabase, tmp_path
 
 
 def test_the_page_describes_the_metrics_of_the_relay(
-    new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given, tmp_path: Path
+    new_sqlite: NewDatabase, kafka: Kafka | ExternalService, registry: Registry | ExternalService, tmp_path: Path
 ) -> None:
     """While inference and CXone are down; the delivery histogram counts every row."""
     environ = {

@@ -17,7 +17,7 @@ from confluent_kafka.admin import NewTopic
 from fastavro import parse_schema, schemaless_reader
 
 from relay.cli.output import plural
-from relay.kafka.encoder import SCHEMA_TEXT
+from relay.kafka.avro import SCHEMA_TEXT
 from testkit import ROOT
 from testkit.command_line import command, expect
 from testkit.deployment import Deployment, NewDeployment
@@ -121,12 +121,12 @@ def test_inference_calls_can_be_retried_and_replayed(deployment: Deployment, end
     endpoint.status = 503
     expect(command(deployment.environ, "replay", "--id", str(ids[1]), "--inference-only", *REASON), 0)
     wait_until(
-        lambda: "inference: the endpoint fails (HTTP 503)" in command(deployment.environ, "status").stdout,
+        lambda: "inference: the endpoint is failing (HTTP 503)" in command(deployment.environ, "status").stdout,
         "the status shows it",
     )
     endpoint.status = 200
     wait_until(
-        lambda: "endpoint fails" not in command(deployment.environ, "status").stdout, "the status is clean again"
+        lambda: "endpoint is failing" not in command(deployment.environ, "status").stdout, "the status is clean again"
     )
     assert "inference: 0 calls due, 2 parked" in command(deployment.environ, "status").stdout
     assert len(deployment.seen()) == 4

@@ -109,7 +109,7 @@ def test_the_main_loop_runs_while_services_are_down(new_sqlite: NewDatabase) -> 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its clients end with its process
 def test_the_main_loop_runs_while_shards_are_sent(
-    new_sqlite: NewDatabase, kafka: Kafka | Given, registry: Registry | Given
+    new_sqlite: NewDatabase, kafka: Kafka | ExternalService, registry: Registry | ExternalService
 ) -> None:
     """``/healthz`` follows the loop that assigns shards."""
     environ = settings_for(kafka, registry, new_sqlite())

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from confluent_kafka.admin import AclOperation, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from testkit.command_line import command, expect
-from testkit.deployment import Deployment, settings_for
+from testkit.command_line import command
 from testkit.rows import new_rows
 from testkit.secure_kafka import DESCRIBE, PASSWORD, READ, WRITE, NewSecureDeployment
 from testkit.services import SecureKafka

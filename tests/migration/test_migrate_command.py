@@ -13,7 +13,7 @@ from migrations.run import head
 from outbox.db.engine import create_outbox_engine
 from testkit import ROOT
 from testkit.command_line import expect
-from testkit.services import Given, Postgres
+from testkit.services import ExternalService, Postgres
 
 Relay = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -97,7 +97,7 @@ def test_a_schema_of_a_later_release_is_left_alone(relay: Relay, empty_database:
         assert "newer than this version's" in done.stdout
 
 
-def test_a_lock_that_is_held_is_reported(relay: Relay, postgres: Postgres | Given) -> None:
+def test_a_lock_that_is_held_is_reported(relay: Relay, postgres: Postgres | ExternalService) -> None:
     """The migration fails within seconds, so that inserts do not queue behind it."""
     url = postgres.create_database(f"locked_{uuid.uuid4().hex[:8]}").replace("postgresql://", "postgresql+psycopg://")
     assert relay("migrate", DATABASE_URL=url).returncode == 0

@@ -43,7 +43,7 @@ def test_head_has_the_same_checks_as_the_metadata(engine: Engine) -> None:
     assert found == {(table, str(name)) for table, name in declared}
 
 
-def test_concurrent_migrations_run_once(postgres: Postgres | Given) -> None:
+def test_concurrent_migrations_run_once(postgres: Postgres | ExternalService) -> None:
     """One process migrates, the other finds the work done."""
     url = postgres.create_database(f"twice_{uuid.uuid4().hex[:8]}")
     with ThreadPoolExecutor(2) as pool:

@@ -5,7 +5,9 @@ import sys
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from outbox.models import AuditContext, RowFilter, RowRef
+from outbox.models import RowRef
+from outbox.operators.audit import AuditContext
+from outbox.operators.rows import RowFilter
 from relay.process.lost_rows import ShardLoss, resend_lost_rows
 from relay.shard.recovery import inspect_shard
 from relay.shard.worker import PROGRESS_CHECK_SECONDS

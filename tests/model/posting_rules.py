@@ -10,7 +10,7 @@ from outbox.db.engine import BEGIN
 from outbox.insert import as_json
 from outbox.models import Accepted, KeyReused, NewRow, new_nonce
 from outbox.operators.change import Operations
-from outbox.sql.flow import RECORD_POSTGRESQL
+from outbox.sql.insert import INSERT_POSTGRESQL
 from outbox.store import Store
 from testkit.rows import new_row
 from tests.model.broker import Broker
@@ -66,7 +66,7 @@ class PostingRules(RuleBasedStateMachine):
         driver: Any = connection.driver_connection
         driver.execute(BEGIN["postgresql"])
         driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")  # the test decides when it is committed
-        ((_, outbox_id),) = driver.execute(RECORD_POSTGRESQL, (as_json([row], [new_nonce()]),))
+        ((_, outbox_id),) = driver.execute(INSERT_POSTGRESQL, (as_json([row], [new_nonce()]),))
         self.slow = connection, self._accepted(Accepted(outbox_id, row.interaction_id, duplicate=False), row)
 
     @precondition(lambda self: self.slow is not None)

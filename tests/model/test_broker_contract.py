@@ -13,19 +13,16 @@ from confluent_kafka import KafkaError, KafkaException
 
 from outbox.models import RowRef
 from relay.errors import BatchRefusedError, MisconfiguredError, TransactionFailedError, UnavailableError
-from relay.kafka.consumer import CommittedReader
 from relay.kafka.producer import Publisher
 from relay.kafka.progress import (
     STALL_TIMEOUT_SECONDS,
     Progress,
-    ProgressReader,
     StoredProgress,
     destination,
     encode,
     ref_of,
 )
 from testkit.services import Kafka
-from testkit.services.fixtures import run_service
 from testkit.waiting import wait_until
 from tests.model.ports import EXPIRATION_SECONDS, SECONDS, Port, in_memory, real
 

@@ -119,11 +119,11 @@ def test_a_check_does_not_disturb_a_shard_that_is_in_order(scene: Scene) -> None
 def test_a_running_relay_notices_a_restored_broker_at_its_next_transaction(scene: Scene) -> None:
     """The rows of that transaction are marked, but its sequence is not acknowledged."""
     scene.send(2)
-    before = scene.store.progress_of(0)
+    before = scene.store.read_progress(0)
     scene.restore_broker()
     scene.store.record(new_rows(1))
     scene.run_until(scene.reports_loss)
-    assert scene.store.progress_of(0) == before
+    assert scene.store.read_progress(0) == before
     assert scene.store.status()[0].pending == 0
     loss = scene.loss()
     assert (loss.above, [ref.id for ref in loss.missing]) == (1, [3, 4])
@@ -185,7 +185,7 @@ def test_an_interrupted_reconcile_can_be_repeated(scene: Scene, interrupted: str
         scene.run_until("waits")
     again = scene.loss()
     assert again.missing == []
-    if again.inspection.verdict is Verdict.KAFKA_WENT_BACK:
+    if again.inspection.verdict is ProgressVerdict.KAFKA_WENT_BACK:
         scene.reconcile(again)
     scene.send(2)
     assert set(scene.sent().values()) == {1}
@@ -236,7 +236,7 @@ def test_a_relay_without_the_lease_marks_nothing(scene: Scene) -> None:
 
 def test_a_row_whose_record_may_have_expired_does_not_count_as_lost() -> None:
     """It is counted as undecided and stays marked sent."""
-    loss = ShardLoss(ShardInspection(0, ShardRecord(5, None), None, Verdict.PROGRESS_LOST), 0)
+    loss = ShardLoss(ShardInspection(0, ShardProgress(5, None), None, ProgressVerdict.PROGRESS_LOST), 0)
     classify_missing(loss, {1: SentRow(1, 7, 1_000, None), 2: SentRow(2, 8, 2_000, None)}, 2_000, (TOPIC,))
     assert (loss.missing, loss.undecided) == ([RowRef(2, 8)], 1)
 
@@ -247,7 +247,7 @@ def test_a_row_in_a_topic_that_was_not_read_does_not_count_as_lost(scene: Scene)
         connection.execute(text("UPDATE outbox SET topic = 'models' WHERE id = 1"))
         connection.execute(text("UPDATE outbox SET topic = 'audit' WHERE id = 2"))
     rows = {row.id: row for row in sent_above(scene.engine, 0, 0)}
-    loss = ShardLoss(ShardInspection(0, ShardRecord(1, None), None, Verdict.PROGRESS_LOST), 0)
+    loss = ShardLoss(ShardInspection(0, ShardProgress(1, None), None, ProgressVerdict.PROGRESS_LOST), 0)
     classify_missing(loss, rows, 0, (TOPIC, "models"))
     assert (loss.missing, loss.undecided) == ([rows[1].ref], 1)
 

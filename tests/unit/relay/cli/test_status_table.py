@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from outbox.models import CallsLeft, ShardStatus
+from outbox.models import CallCounts, ShardStatus
 from relay.cli.status_table import render_status
 from testkit.command_line import command
 from testkit.databases import NewDatabase
@@ -22,7 +22,7 @@ def rendered(width: int) -> list[str]:
     output = StringIO()
     shards = [STATUS._replace(shard=number) for number in range(8)]
     console = Console(width=width, file=output, color_system=None)
-    console.print(render_status(shards, CallsLeft(1_000, 2), width))
+    console.print(render_status(shards, CallCounts(1_000, 2), width))
     return output.getvalue().splitlines()
 
 

@@ -94,19 +94,19 @@ def test_the_shards_of_a_dead_process_are_free() -> None:
 
 def test_a_shard_whose_lease_expired_is_free() -> None:
     """Whoever owned it."""
-    expired = ShardAssignment(0, "old", held=False, paused_by=None, paused_reason=None)
+    expired = ShardAssignment(0, "old", leased=False, paused_by=None, paused_reason=None)
     assert plan_rebalance("me", members("me"), [expired], (), ()) == ([0], [])
 
 
 def test_a_paused_shard_is_given_back() -> None:
     """It counts in no share."""
-    paused = ShardAssignment(0, "me", held=True, paused_by="ann", paused_reason="drill")
+    paused = ShardAssignment(0, "me", leased=True, paused_by="ann", paused_reason="drill")
     assert plan_rebalance("me", members("me"), [paused], [0], ()) == ([], [0])
 
 
 def test_a_paused_shard_is_not_taken_over() -> None:
     """Even if it has no owner."""
-    paused = ShardAssignment(0, None, held=False, paused_by="ann", paused_reason="drill")
+    paused = ShardAssignment(0, None, leased=False, paused_by="ann", paused_reason="drill")
     assert plan_rebalance("me", members("me"), [paused], (), ()) == ([], [])
 
 

@@ -15,7 +15,7 @@ from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.process.http_server import MAX_CONNECTIONS, STALLED_SECONDS, MetricsServer
 from testkit.waiting import wait_until
-from testkit.web_process import RawResponse, read_response
+from testkit.web_process import read_response
 
 
 class Clock:
