@@ -23,14 +23,7 @@ class RateLimit:
 
     def allows(self) -> bool:
         """Take a token; returns whether there was one."""
-        with self._lock:
-            now = self._clock()
-            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_second)
-            self._at = now
-            if self._tokens < 1:
-                return False
-            self._tokens -= 1
-            return True
+        return self._bucket.try_take()
 
 
 class BacklogLimit:

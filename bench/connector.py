@@ -15,7 +15,7 @@ from bench.latency import Figures, at_rates, in_groups
 from outbox.db.engine import create_outbox_engine
 from outbox.models import PendingRow
 from relay.kafka.encoder import Encoder
-from relay.kafka.producer import Record
+from relay.kafka.record import Record
 from testkit.topic import assert_exactly_once, read_topic
 from testkit.waiting import wait_until
 

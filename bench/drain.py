@@ -18,6 +18,7 @@ from outbox.models import PendingRow
 from outbox.store import Store
 from relay.kafka.encoder import Encoder
 from relay.kafka.producer import Publisher
+from relay.kafka.progress import ProgressDestination
 from relay.kafka.record import Record
 from testkit.relay_process import RelayProcess
 from testkit.waiting import wait_until
@@ -135,7 +136,7 @@ def _raw_producer_rate(environment: Environment, records: list[Record], batch: i
     name = f"raw-{uuid.uuid4().hex[:8]}"
     environment.topics({"KAFKA_TOPIC": name, "KAFKA_PROGRESS_TOPIC": f"{name}-progress"}, 1)
     config = {**environment.client_config, "linger.ms": 5}
-    publisher = Publisher(config, name, name, (f"{name}-progress", 0, b"key"), lambda: False)
+    publisher = Publisher(config, name, name, ProgressDestination(f"{name}-progress", 0, b"key"), lambda: False)
     consumer = environment.consumer(name)
     publisher.fence()
     publisher.publish(records[:1], b"")

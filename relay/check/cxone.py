@@ -3,9 +3,9 @@
 from urllib.parse import urlsplit
 
 from relay.check.finding import Finding, failure, ok, warning
-from relay.enrichment.enricher import read_fields, request_interaction
 from relay.enrichment.oauth import TokenError, fetch_token
-from relay.enrichment.response import ThrottledError
+from relay.enrichment.request import request_interaction
+from relay.enrichment.response import ThrottledError, read_fields
 from relay.errors import UnavailableError
 from relay.http_client import HttpClient
 from relay.settings import RelaySettings

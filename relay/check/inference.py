@@ -7,7 +7,7 @@ from relay.check.finding import Finding, failure, ok, warning
 from relay.check.http_service import no_answer
 from relay.errors import MisconfiguredError
 from relay.http_client import HttpClient
-from relay.inference.worker import require_allowed_host
+from relay.inference.policy import require_allowed_host
 from relay.settings import RelaySettings
 
 SUBJECT = "inference"

@@ -13,7 +13,7 @@ from relay.check.finding import Finding, failure, ok, unknown, warning
 from relay.errors import RelayError
 from relay.kafka.progress import ProgressReader
 from relay.settings import RelaySettings, kafka_client_config
-from relay.shard.recovery import ShardInspection
+from relay.shard.recovery import ShardInspection, inspect_shard
 
 SUBJECT = "progress"
 
@@ -25,7 +25,7 @@ def check_progress(admin: AdminClient, settings: RelaySettings, identity: Identi
     )
     engine = create_outbox_engine(settings.database_url.get_secret_value())
     try:
-        return judge_progress(list(map(partial(look, Store(engine), reader.last), range(identity.shards))))
+        return judge_progress(list(map(partial(inspect_shard, Store(engine), reader.last), range(identity.shards))))
     except (RelayError, OutboxError) as error:
         return [unknown(SUBJECT, str(error), "correct this, then run the check again")]
     finally:

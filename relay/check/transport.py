@@ -4,7 +4,7 @@ from sqlalchemy import make_url
 
 from outbox.db.tls import remote_hosts, sslmode, tls_arguments
 from relay.check.finding import Finding, ok, warning
-from relay.settings import RelaySettings
+from relay.settings import RelaySettings, plaintext_host
 
 VERIFIED = "verify-full"
 ENCRYPTED = frozenset({"require", "verify-ca", VERIFIED})
@@ -27,12 +27,11 @@ def check_database_transport(database_url: str) -> list[Finding]:
 
 def check_http_transport(settings: RelaySettings) -> list[Finding]:
     """Check for logins that are sent unencrypted, and for services whose answers could be changed in transit."""
-    credentials = [line.partition(": takes ") for line in settings.plaintext_credentials()]
     remedy = "unset ALLOW_PLAINTEXT_CREDENTIALS and use TLS; HTTP_CA_LOCATION adds a private authority"
-    findings = [warning("unencrypted login", detail, remedy) for detail, _, _ in credentials]
+    findings = [warning("unencrypted login", detail, remedy) for detail, _ in settings.plaintext_credentials()]
     registries = [("SCHEMA_REGISTRY_URL", url.strip()) for url in settings.schema_registry_url.split(",")]
     for name, url in (*registries, ("INFERENCE_URL", settings.inference_url or "")):
-        if url and (host := plain_host(url)) is not None:
+        if url and (host := plaintext_host(url)) is not None:
             detail = f"{name}: requests to {host} and its answers can be read and changed in transit"
             findings.append(warning("unencrypted HTTP", detail, f"set {name} to an https URL"))
     return findings or [ok("HTTP TLS", "every service on another machine is called over TLS")]

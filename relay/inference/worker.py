@@ -175,7 +175,7 @@ class InferenceWorker:
     def _record(self) -> None:
         if not self._results:
             return
-        self._queue.settle(self._results)
+        self._queue.record_results(self._results)
         latencies = [result.latency_ms for result in self._results if result.latency_ms is not None]
         if latencies:
             self._latency_seconds = sum(latencies) / len(latencies) / 1000

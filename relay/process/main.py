@@ -14,6 +14,7 @@ import structlog
 from config.logging import configure_logging, frames
 from config.settings import SettingsError, load, unknown_names
 from outbox.errors import OutboxError
+from relay.enrichment.failures import FailurePolicy
 from relay.errors import RelayError
 from relay.settings import RelaySettings
 from relay.shard.services import ignore_steps
@@ -25,11 +26,12 @@ OBJECTS_BETWEEN_COLLECTIONS = 50_000
 objects, garbage collection takes as long as encoding them."""
 
 
-def run_relay(step: Callable[[str, int], None] = ignore_steps) -> int:
+def run_relay(step: Callable[[str, int], None] = ignore_steps, failure_policy: FailurePolicy | None = None) -> int:
     """Run the relay in this process until a signal. Returns the exit code.
 
     Args:
         step: called at each step of each shard (see ``ShardServices``).
+        failure_policy: when enrichment gives an interaction up.
     """
     try:
         settings = load(RelaySettings, os.environ)
@@ -41,7 +43,7 @@ def run_relay(step: Callable[[str, int], None] = ignore_steps) -> int:
         log.warning(warning, action="unknown_setting")
     gc.freeze()
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
-    if not _supervise(settings, _stop_at_signal(), step):
+    if not _supervise(settings, _stop_at_signal(), step, failure_policy):
         return 1
     sys.stdout.flush()
     sys.stderr.flush()
@@ -63,7 +65,12 @@ def _stop_at_signal() -> threading.Event:
     return stop
 
 
-def _supervise(settings: RelaySettings, stop: threading.Event, step: Callable[[str, int], None]) -> bool:
+def _supervise(
+    settings: RelaySettings,
+    stop: threading.Event,
+    step: Callable[[str, int], None],
+    failure_policy: FailurePolicy | None,
+) -> bool:
     """Run the supervisor until the stop; False if it ended with an error."""
     from relay.process.supervisor import Supervisor
 

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
@@ -12,6 +11,7 @@ from outbox.leases import Leases
 from outbox.models import Lease
 from relay.errors import UnavailableError
 from relay.health import Health
+from relay.kafka.client import AdminClient
 from relay.kafka.encoder import Encoder
 from relay.kafka.progress import StoredProgress
 from relay.metrics import RelayMetrics

@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy import Engine
 
 from outbox.errors import OutboxError
+from outbox.operators.prune import old_rows, prune_rows
 from relay.health import Health
 from relay.process.periodic import repeat
 
@@ -50,8 +51,8 @@ class Pruner:
     def _pass(self) -> int:
         """Prune what is old; returns the number of rows."""
         total, began = 0, monotonic()
-        for rows in self._pruning.old_rows(self._age_ms):
-            pruned = self._pruning.prune(rows) if rows else 0
+        for rows in old_rows(self._engine, self._age_ms):
+            pruned = prune_rows(self._engine, rows) if rows else 0
             if pruned is None:  # another relay prunes
                 break
             total += pruned

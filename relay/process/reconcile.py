@@ -219,7 +219,7 @@ def _all_shards(maintenance: ShardMaintenance) -> list[int]:
 
 
 def _inspect(maintenance: ShardMaintenance, store: Store, shard: int) -> ShardInspection:
-    return _read_closed(lambda: inspect_shard(store, maintenance.services.read_back, shard))
+    return _read_closed(lambda: inspect_shard(store, maintenance.read_back, shard))
 
 
 def _read_closed(read: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ from relay.errors import MisconfiguredError, UnavailableError
 from relay.identity import ensure_same_identity
 from relay.kafka import record_lookup
 from relay.kafka.schema_registry import SchemaRegistry
+from relay.kafka.shard_clients import transactional_id
 from relay.kafka.topics import cluster_id_of
 from relay.settings import RelaySettings, kafka_client_config
 

@@ -19,7 +19,7 @@ from outbox.leases import Leases
 from outbox.store import Store
 from relay.backoff import Backoff, pause_after
 from relay.enrichment.enricher import Enricher
-from relay.enrichment.failures import FailurePolicy
+from relay.enrichment.failures import FailurePolicy, FailureRecord
 from relay.errors import MisconfiguredError, StoppedError, UnavailableError
 from relay.health import Health
 from relay.inference.worker import InferenceWorker
@@ -50,6 +50,7 @@ class Supervisor:
         stop: ends it.
         step: called at each step of each shard (see ``ShardServices``).
         health: of the process.
+        failure_policy: when enrichment gives an interaction up.
     """
 
     def __init__(
@@ -102,7 +103,8 @@ class Supervisor:
         services = connect_services(settings, engine, leases, self._health, self._metrics, self._retry)
         services = replace(services, step=self._step)
         if settings.cxone_enrich_url:
-            enricher = Enricher(settings, services.store, self._stop, self._health, self._metrics)
+            failures = FailureRecord(Random(), self._failure_policy)  # noqa: S311 - jitter, not cryptography
+            enricher = Enricher(settings, services.store, self._stop, self._health, self._metrics, failures=failures)
             services = replace(services, enrich=enricher.complete)
         return services
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import structlog
 
 from outbox.models import Lease, RecordRef
-from outbox.progress import KAFKA_WENT_BACK, Acknowledgement, ProgressVerdict, ShardProgress
+from outbox.progress import KAFKA_WENT_BACK, Acknowledgement, ProgressVerdict, ShardProgress, judge_progress
 from outbox.store import Store
 from relay.errors import DatabaseWentBackError, KafkaWentBackError
 from relay.kafka.progress import StoredProgress
@@ -26,7 +26,7 @@ class ShardInspection(NamedTuple):
     verdict: ProgressVerdict
 
 
-def inspection(store: Store, read_back: Callable[[int], StoredProgress | None], shard: int) -> ShardInspection:
+def inspect_shard(store: Store, read_back: Callable[[int], StoredProgress | None], shard: int) -> ShardInspection:
     """Compare a shard's row with its last progress record. A shard that sends rows meanwhile is in order.
 
     Args:
@@ -37,7 +37,7 @@ def inspection(store: Store, read_back: Callable[[int], StoredProgress | None], 
     for _ in range(INSPECTION_ATTEMPTS):
         row, found = store.read_progress(shard), read_back(shard)
         if store.read_progress(shard) == row:
-            return ShardInspection(shard, row, found, judge(row, found.ref if found else None))
+            return ShardInspection(shard, row, found, judge_progress(row, found.ref if found else None))
     return ShardInspection(shard, row, found, ProgressVerdict.IN_ORDER)
 
 

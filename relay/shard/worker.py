@@ -27,8 +27,8 @@ from relay.errors import (
 )
 from relay.health import report_unexpected
 from relay.kafka import progress
-from relay.kafka.producer import Record
 from relay.kafka.progress import Progress
+from relay.kafka.record import Record
 from relay.shard import recovery
 from relay.shard.batch_size import BatchSize
 from relay.shard.bisector import BatchBisector

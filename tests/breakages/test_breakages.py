@@ -154,7 +154,7 @@ BREAKAGES = [
         "            shard = progress.read_shard(connection, lease.shard)\n"
         "            verdict = progress.acknowledge(connection, lease.shard, shard, record)\n"
         "            marked = progress.mark_rows(",
-        f"{LOST}::test_a_commit_that_is_marked_too_late_is_read_back_by_whoever_has_the_shard[sqlite]",
+        f"{LOST}::test_a_relay_without_the_lease_marks_nothing[sqlite]",
     ),
     Breakage(
         "a record older than the acknowledged one is accepted",
@@ -259,7 +259,7 @@ BREAKAGES = [
         "relay/shard/worker.py",
         "if rejected is not None:\n            self._rejected = {rejected.ref: reason}",
         "if rows:\n            self._rejected = {row.ref: reason for row in rows}",
-        "tests/faults/test_parking.py::test_a_kill_on_the_way_to_parking_parks_the_same_row[sqlite]",
+        "tests/faults/test_parking.py::test_a_relay_killed_before_it_parks_leaves_the_right_row_to_be_parked[sqlite]",
     ),
     Breakage(
         "a shard keeps parking rows although the topic accepts none",
@@ -273,7 +273,7 @@ BREAKAGES = [
         "relay/kafka/producer.py",
         "if topic == self._progress.topic:",
         "if False:",
-        "tests/faults/test_parking.py::test_a_refused_progress_record_parks_nobody[sqlite]",
+        "tests/faults/test_parking.py::test_a_rejected_progress_record_parks_no_row[sqlite]",
     ),
     Breakage(
         "a metadata request makes the broker create a topic",
@@ -288,7 +288,7 @@ BREAKAGES = [
         "            if not committing:\n                self._abort()",
         "            if not committing:\n                self._abort()\n"
         "                self.publish(records, progress)\n                return",
-        "tests/faults/test_parking.py::test_with_the_pass_policy_nothing_waits[sqlite]",
+        "tests/faults/test_parking.py::test_with_the_skip_policy_no_row_waits_behind_a_parked_one[sqlite]",
     ),
     Breakage(
         "a mark does not make inference calls due",
@@ -346,7 +346,7 @@ BREAKAGES = [
         "customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent),\n"
         "        enriched_at = CAST((julianday",
         "customer_email = r.email, agent_id = r.agent,\n        enriched_at = CAST((julianday",
-        "tests/integration/test_enrichment.py::test_learning_names_the_row_and_is_done_once[sqlite]",
+        "tests/integration/test_enrichment.py::test_fields_are_stored_once[sqlite]",
     ),
     Breakage(
         "an outage of inference counts against calls",
@@ -453,8 +453,7 @@ BREAKAGES = [
         "outbox/sql/flow.py",
         "WHERE topic IS NULL AND outbox_id = :outbox_id",
         "WHERE topic IS NULL AND :outbox_id <> ''",
-        "tests/faults/test_time_travel.py"
-        "::test_an_outbox_made_anew_under_a_running_relay_is_left_to_the_next_one[sqlite]",
+        "tests/faults/test_time_travel.py::test_a_relay_leaves_an_outbox_replaced_under_it_to_the_next_relay[sqlite]",
     ),
     Breakage(
         "a row is pruned while its inference call is due",
@@ -524,7 +523,7 @@ BREAKAGES = [
         "outbox/db/private_file.py",
         "0o600",
         "0o644",
-        "tests/integration/test_data_at_rest.py::test_every_file_of_a_database_is_the_owners_alone",
+        "tests/integration/test_data_at_rest.py::test_every_file_of_a_database_is_private_to_its_owner",
     ),
     Breakage(
         "a replay goes to a topic that is not allowed",
@@ -558,7 +557,7 @@ BREAKAGES = [
         "            owned.publisher = self._services.clients.publisher(self.shard, self._stop.is_set)\n"
         "            owned.publisher.fence()\n"
         "            offset = self._commit(owned, batch, value)\n",
-        "tests/faults/test_unknown_outcomes.py::test_the_commit_is_not_answered_for_longer_than_patience_lasts"
+        "tests/faults/test_unknown_outcomes.py::test_a_relay_recovers_from_a_commit_that_is_not_answered_in_time"
         "[before-its-answer-comes-back]",
     ),
     Breakage(
@@ -566,22 +565,21 @@ BREAKAGES = [
         "relay/kafka/shard_clients.py",
         'return f"{prefix}{shard + 1:02d}"',
         'return f"{prefix}{shard + 1:02d}{__import__("os").getpid()}"',
-        "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_wakes_up_after_the_take_over"
-        "[sqlite-encoded]",
+        "tests/faults/test_frozen_owner.py::test_an_owner_frozen_in_its_cycle_resumes_after_a_takeover[sqlite-encoded]",
     ),
     Breakage(
         "a commit is not synced to disk",
         "outbox/db/engine.py",
         '"synchronous": 2',
         '"synchronous": 0',
-        "tests/faults/test_lost_cache.py::test_what_was_accepted_survives_a_lost_page_cache[all_lost]",
+        "tests/faults/test_lost_cache.py::test_accepted_rows_survive_a_lost_page_cache[all_lost]",
     ),
     Breakage(
         "a commit is synced to disk only at the next checkpoint",
         "outbox/db/engine.py",
         '"synchronous": 2',
         '"synchronous": 1',
-        "tests/faults/test_lost_cache.py::test_what_was_accepted_survives_a_lost_page_cache[all_lost]",
+        "tests/faults/test_lost_cache.py::test_accepted_rows_survive_a_lost_page_cache[all_lost]",
     ),
     Breakage(
         "the webhook answers before the commit",

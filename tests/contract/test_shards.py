@@ -275,7 +275,9 @@ def maintenance_of(engine: Engine, read_back: Callable[[int], StoredProgress | N
         check_identity=lambda: None,
         clients=SimpleNamespace(
             outbox_id="o",
-            publisher=lambda _shard, _stopping: publisher,
+            publisher=lambda _shard, _stopping: SimpleNamespace(
+                fence=lambda: None, close=lambda: None, publish=lambda *_: 0
+            ),
             read_back=lambda shard, _stopping, _below: read_back(shard),
         ),
         store=Store(engine),
@@ -393,11 +395,11 @@ def blocked_relay(engine: Engine) -> Iterator[threading.Thread]:
         raise UnavailableError("no broker")
 
     stop = threading.Event()
-    shard_services: Any = SimpleNamespace(
+    services: Any = SimpleNamespace(
         leases=FailingOnceLeases(engine, "relay", 600),
         dead_owner=lambda _shard: None,
         check_identity=lambda: None,
-        clients=SimpleNamespace(publisher=lambda _shard, _stopping: publisher),
+        clients=SimpleNamespace(publisher=lambda _shard, _stopping: SimpleNamespace(fence=fence, close=lambda: None)),
         batch_size=1,
         step=ignore_steps,
         health=Health(),

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from sqlalchemy import make_url
 
 from outbox.db.engine import sqlite
-from relay.kafka.topic_scan import complete_since
+from relay.kafka.topic_scan import complete_since, truncated_partitions
 from testkit.command_line import command
 from testkit.databases import NewDatabase
 from testkit.deployment import Deploy, Deployment, NewDeployment
@@ -130,7 +130,7 @@ def test_partitions_from_which_retention_has_removed_records_are_found(kafka: Ka
     assert producer.flush(20) == 0
     for future in admin.delete_records([TopicPartition(topic, 1, 1), TopicPartition(topic, 2, 3)]).values():
         future.result(10)
-    assert [cut_short(admin, topic, since) for since in (-1, 1_500, 2_500)] == [[1, 2], [1, 2], [2]]
+    assert [truncated_partitions(admin, topic, since) for since in (-1, 1_500, 2_500)] == [[1, 2], [1, 2], [2]]
     # One partition is empty, so records older than its retention of a week may be missing.
     week_ago = (time.time() - 7 * 24 * 3600) * 1000
     assert abs(complete_since(admin, topic, 0) - week_ago) < 3600 * 1000

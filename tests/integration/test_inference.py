@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from outbox.inference_queue import CLAIM_MS, WINDOW
 from outbox.leases import Leases
 from outbox.store import Store
-from relay.drain_signal import DrainSignal
+from relay.drain_signal import DEFER_SECONDS, DrainSignal
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.http_client import MAX_REQUEST_SECONDS, HttpClient
@@ -371,7 +371,7 @@ def test_calls_are_throttled_while_a_backlog_is_drained(new_harness: NewHarness,
     """Four a second, not none."""
     harness = new_harness()
     harness.make_due(*(f"i-{number}" for number in range(300)))
-    harness.drain_signal.marked(0, full=True)
+    harness.drain_signal.rows_sent(0, full_batch=True)
     began = time.monotonic()
     harness.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 6, "some calls are made")
@@ -385,13 +385,13 @@ def test_a_long_drain_gives_calls_their_share(new_harness: NewHarness, simulator
     now, harness = [0.0], new_harness()
     harness.drain_signal = DrainSignal(lambda: now[0])
     harness.make_due(*(f"i-{number}" for number in range(800)))
-    harness.drain_signal.marked(0, full=True)
+    harness.drain_signal.rows_sent(0, full_batch=True)
     harness.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 3, "some calls are made")
     assert harness.states()["due"] > 700
-    while now[0] < HELD_SECONDS:
+    while now[0] < DEFER_SECONDS:
         now[0] += 1
-        harness.drain_signal.marked(0, full=True)
+        harness.drain_signal.rows_sent(0, full_batch=True)
         draining = harness.drain_signal.is_draining()
     assert not draining
     harness.wait_for(done=800)
@@ -421,7 +421,7 @@ def test_a_stop_gives_back_throttled_calls(new_harness: NewHarness, simulator: S
     """Calls that wait during a drain are not made any more."""
     harness = new_harness()
     harness.make_due(*(f"i-{number}" for number in range(20)))
-    harness.drain_signal.marked(0, full=True)
+    harness.drain_signal.rows_sent(0, full_batch=True)
     harness.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 1, "a call is made")
     harness.stop()

@@ -14,6 +14,7 @@ import pytest
 from outbox.leases import Leases
 from outbox.operators.audit import AuditContext
 from outbox.operators.pause import pause_shards, resume_shards
+from outbox.operators.rows import RowFilter
 from testkit import ROOT
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment

@@ -29,8 +29,8 @@ def test_a_command_hides_an_unencoded_password(line: str, url: str) -> None:
     ended = command({**RELAY, "DATABASE_URL": url}, *line.split())
     printed = ended.stdout + ended.stderr
     assert ended.returncode == (4 if line == "check" else 1), printed
-    assert "DATABASE_URL=***: takes " in printed
-    assert "@ is written %40" in printed
+    assert "DATABASE_URL=***: expected " in printed
+    assert "@ as %40" in printed
     assert not re.search("qzx|zqx", printed), printed
 
 
@@ -61,6 +61,6 @@ def test_the_web_process_hides_an_unencoded_password(url: str) -> None:
     )
     expect(done, 1)
     assert done.stdout == ""
-    assert done.stderr.startswith("DATABASE_URL=***: takes ")
+    assert done.stderr.startswith("DATABASE_URL=***: expected ")
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert not re.search("qzx|zqx", done.stderr), done.stderr

@@ -71,7 +71,7 @@ def test_a_check_creates_no_database(relay: Relay, tmp_path: Path) -> None:
     [
         ({"DATABASE_URL": "sqlite:///missing/folder/x.db"}, "does not exist: create it"),
         ({"DATABASE_URL": "postgres://outbox:canary@127.0.0.1:9/none"}, "refused"),
-        ({"DATABASE_URL": "postgres://outbox:can@ary@127.0.0.1/none"}, "@ is written %40"),
+        ({"DATABASE_URL": "postgres://outbox:can@ary@127.0.0.1/none"}, "@ as %40"),
         ({"DATABASE_URL": "sqlite:///x.db", "RELAY_SHARDS": "100"}, "RELAY_SHARDS='100'"),
     ],
 )

@@ -211,14 +211,14 @@ class Producer:
 class Message(NamedTuple):
     """``confluent_kafka.Message``: a record, or an event."""
 
-    partition: Partition
+    place: Partition
     position: int
     record: BrokerRecord | None
     event: KafkaError | None
 
     def topic(self) -> str:
         """Name of its topic."""
-        return self.partition[0]
+        return self.place[0]
 
     def partition(self) -> int:
         """Number of its partition."""

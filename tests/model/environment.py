@@ -11,7 +11,7 @@ from outbox.store import Store
 from testkit.rows import new_row
 from tests.model.broker import BrokerRecord
 from tests.model.reference import DeliveredRecord, StoredRow
-from tests.model.simulated_relay import UNENCODABLE, Clock
+from tests.model.simulated_relay import UNENCODABLE
 from tests.model.snapshot import DatabaseSnapshot
 
 LIMIT_BYTES = 1000
@@ -33,12 +33,10 @@ class Environment:
 
     Args:
         url: of the database.
-        clock: of the relays.
     """
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str) -> None:
         self.engine, *self.relay_engines = (create_outbox_engine(url) for _ in range(3))
-        self.clock = clock
         self._empty = DatabaseSnapshot(self.engine)
 
     def reset(self) -> None:

@@ -8,13 +8,9 @@ from typing import Any
 
 import confluent_kafka
 import confluent_kafka.admin
-import pytest
 from confluent_kafka import IsolationLevel, KafkaError, TopicPartition
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
-import relay.kafka.errors
-import relay.kafka.producer
-import relay.kafka.progress
 from testkit.waiting import wait_until
 from tests.model import clients
 from tests.model.broker import Broker
@@ -35,6 +31,7 @@ class Port:
     """Creates a topic with one partition, and optionally with a maximum batch size in bytes."""
     wait: Callable[[float], None]
     """Lets seconds pass."""
+    clock: Callable[[], float] = monotonic
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     """Tests that run in parallel on one broker must not fence each other."""
 
@@ -102,21 +99,18 @@ class Port:
         return seen
 
 
-def in_memory(monkeypatch: pytest.MonkeyPatch) -> Port:
-    """The in-memory broker; the relay's modules use its clients and its clock."""
+def in_memory() -> Port:
+    """The in-memory broker, with its clients and its clock."""
     broker = Broker(EXPIRATION_SECONDS)
     config = {clients.LINK: clients.Link(broker)}
-    monkeypatch.setattr(relay.kafka.producer, "Producer", clients.Producer)
-    monkeypatch.setattr(relay.kafka.errors, "Consumer", clients.Consumer)
-    for module in (relay.kafka.producer, relay.kafka.progress):
-        monkeypatch.setattr(module, "monotonic", lambda: broker.now)
 
     def create(topic: str, max_message_bytes: int | None) -> None:
         broker.create(topic)
         if max_message_bytes:
             broker.limits[topic] = max_message_bytes
 
-    return Port(config, clients.Producer, clients.Consumer, clients.AdminClient(config), create, broker.pass_time)
+    admin = clients.AdminClient(config)
+    return Port(config, clients.Producer, clients.Consumer, admin, create, broker.pass_time, lambda: broker.now)
 
 
 def real(bootstrap_servers: str) -> Port:

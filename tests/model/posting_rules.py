@@ -34,7 +34,7 @@ class PostingRules(RuleBasedStateMachine):
         super().__init__()
         self.environment, self.engine = environment, environment.engine
         self.store, self.operations = Store(self.engine), Operations(self.engine)
-        self.broker = environment.clock.broker = Broker()
+        self.broker = Broker()
         self.reference = Reference(block_behind_parked=True)
         self.serial = 0
         self.slow: tuple[PoolProxiedConnection, AcceptedRow] | None = None
@@ -66,7 +66,7 @@ class PostingRules(RuleBasedStateMachine):
         driver: Any = connection.driver_connection
         driver.execute(BEGIN["postgresql"])
         driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")  # the test decides when it is committed
-        ((_, outbox_id),) = driver.execute(INSERT_POSTGRESQL, (as_json([row], [new_nonce()]),))
+        ((_, outbox_id),) = driver.execute(INSERT_POSTGRESQL, (as_json([(row, new_nonce())]),))
         self.slow = connection, self._accepted(Accepted(outbox_id, row.interaction_id, duplicate=False), row)
 
     @precondition(lambda self: self.slow is not None)

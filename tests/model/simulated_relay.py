@@ -1,20 +1,15 @@
 """A relay built from the product's own classes, on an in-memory broker, that a test runs step by step."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from time import monotonic
 from typing import Any
 
-import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-import relay.kafka.errors
-import relay.kafka.producer
-import relay.kafka.progress
 from outbox.db.engine import READ_ONLY
 from outbox.leases import Leases
 from outbox.models import Identity, PendingRow
@@ -24,7 +19,7 @@ from relay.drain_signal import DrainSignal
 from relay.errors import RowsAtFaultError
 from relay.health import Health
 from relay.kafka.encoder import Encoder
-from relay.kafka.producer import Record
+from relay.kafka.record import Record
 from relay.kafka.shard_clients import ShardClients
 from relay.metrics import RelayMetrics
 from relay.process.maintenance import ShardMaintenance
@@ -201,34 +196,27 @@ class SimulatedRelay:
             send_slots=FairSemaphore(),
             enrich=self.enrich,
             step=lambda name, _shard: self._stop_at(name),
-            clock=lambda: self._broker.now,
+            clock=self._clock,
         )
 
     def _clients(self, link: Link) -> ShardClients:
         config: dict[str, object] = {LINK: link}
         make_admin: Any = AdminClient
         outbox_id = Store(self._engine).identity().outbox_id
-        return ShardClients(outbox_id, TOPIC, PROGRESS_TOPIC, PREFIX, config, config, make_admin)
+        new_producer: Any = clients.Producer
+        new_consumer: Any = clients.Consumer
+        return ShardClients(
+            outbox_id,
+            TOPIC,
+            PROGRESS_TOPIC,
+            PREFIX,
+            config,
+            config,
+            make_admin,
+            new_producer,
+            new_consumer,
+            self._clock,
+        )
 
-
-class Clock:
-    """The clock of the broker in use, for the relay's modules."""
-
-    def __init__(self) -> None:
-        self.broker = Broker()
-
-    def __call__(self) -> float:
-        """Seconds."""
-        return self.broker.now
-
-
-@contextmanager
-def in_memory_clients() -> Iterator[Clock]:
-    """Inside the block, the relay's modules use the in-memory clients, and the clock of their broker."""
-    clock = Clock()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay.kafka.producer, "Producer", clients.Producer)
-        patch.setattr(relay.kafka.errors, "Consumer", clients.Consumer)
-        for module in (relay.kafka.producer, relay.kafka.progress):
-            patch.setattr(module, "monotonic", clock)
-        yield clock
+    def _clock(self) -> float:
+        return self._broker.now

@@ -13,16 +13,19 @@ from confluent_kafka import KafkaError, KafkaException
 
 from outbox.models import RowRef
 from relay.errors import BatchRefusedError, MisconfiguredError, TransactionFailedError, UnavailableError
+from relay.kafka.consumer import CommittedReader
 from relay.kafka.producer import Publisher
 from relay.kafka.progress import (
     STALL_TIMEOUT_SECONDS,
     Progress,
+    ProgressReader,
     StoredProgress,
     destination,
     encode,
     ref_of,
 )
 from testkit.services import Kafka
+from testkit.services.fixtures import run_service
 from testkit.waiting import wait_until
 from tests.model.ports import EXPIRATION_SECONDS, SECONDS, Port, in_memory, real
 
@@ -43,12 +46,12 @@ def port(request: pytest.FixtureRequest) -> Port:
 
 
 @pytest.fixture(params=["memory", "real"])
-def expiring_port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Port]:
+def expiring_port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Port]:
     """Either broker, with transactional ids that expire within seconds."""
     if request.param == "memory":
         yield in_memory()
         return
-    for kafka in started(Kafka(tmp_path / "kafka", EXPIRING)):
+    for kafka in run_service(Kafka(tmp_path / "kafka", EXPIRING)):
         yield real(kafka.bootstrap_servers)
 
 
@@ -228,8 +231,20 @@ class Shard:
         self, below: int | None = None, stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS
     ) -> StoredProgress | None:
         """The last progress record; with ``below``, the last one of a smaller sequence."""
-        partition, key = (self.progress_topic, 0), key_of("outbox", 0)
-        return relay.kafka.progress.read_back(self.port.config, self.port.admin, partition, key, lambda: False, below)
+
+        def open_reader(config: dict[str, Any]) -> CommittedReader:
+            return CommittedReader(config, self.port.consumer, self.port.clock)
+
+        reader = ProgressReader(
+            self.port.config,
+            self.port.admin,
+            self.progress_topic,
+            "outbox",
+            lambda: False,
+            open_reader,
+            stall_timeout_seconds,
+        )
+        return reader.last(0, below)
 
 
 @pytest.fixture
@@ -295,11 +310,8 @@ def test_a_refused_row_and_a_refused_progress_record_raise_different_errors(shar
     assert shard.port.read(shard.topic) == []
 
 
-def test_a_read_back_fails_behind_an_open_transaction_of_another_producer(
-    shard: Shard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_back_fails_behind_an_open_transaction_of_another_producer(shard: Shard) -> None:
     """It cannot know the records behind it, so it must not report that there is none."""
-    monkeypatch.setattr(relay.kafka.progress, "PATIENCE_SECONDS", 3.0)
     publisher = shard.publisher()
     foreign = shard.port.transactional("foreign")
     foreign.begin_transaction()

@@ -1,7 +1,6 @@
 """One cycle of a shard, on an in-memory broker: what remains to be sent, and when it drains a backlog."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,7 +14,7 @@ from relay.shard.worker import Remaining, ShardWorker
 from testkit.rows import new_rows
 from tests.model.broker import Broker
 from tests.model.clients import Fault
-from tests.model.simulated_relay import PROGRESS_TOPIC, TOPIC, SimulatedRelay, in_memory_clients
+from tests.model.simulated_relay import PROGRESS_TOPIC, TOPIC, SimulatedRelay
 
 BATCH = 10
 
@@ -52,12 +51,12 @@ class Shard:
 
 
 @pytest.fixture
-def shard(engine: Engine) -> Iterator[Shard]:
+def shard(engine: Engine) -> Shard:
     """An owned shard of an empty outbox; the test runs once for each database."""
-    with in_memory_clients() as clock:
-        for topic in (TOPIC, PROGRESS_TOPIC):
-            clock.broker.create(topic)
-        yield Shard(engine, clock.broker)
+    broker = Broker()
+    for topic in (TOPIC, PROGRESS_TOPIC):
+        broker.create(topic)
+    return Shard(engine, broker)
 
 
 def test_no_rows_remain_after_a_batch_that_was_not_full(shard: Shard) -> None:

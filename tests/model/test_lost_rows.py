@@ -23,7 +23,7 @@ from relay.shard.worker import PROGRESS_CHECK_SECONDS
 from testkit.rows import new_rows
 from tests.model.broker import Broker
 from tests.model.clients import Fault
-from tests.model.simulated_relay import PROGRESS_TOPIC, TOPIC, SimulatedRelay, in_memory_clients
+from tests.model.simulated_relay import PROGRESS_TOPIC, TOPIC, SimulatedRelay
 
 CONTEXT = AuditContext("ann", "an older disk", RowFilter())
 STEPS = 300
@@ -86,12 +86,12 @@ class Scene:
 @pytest.fixture
 def scene(engine: Engine) -> Iterator[Scene]:
     """A scene; the test runs once for each database."""
-    with in_memory_clients() as clock:
-        for topic in (TOPIC, PROGRESS_TOPIC):
-            clock.broker.create(topic)
-        scene = Scene(engine, clock.broker)
-        yield scene
-        scene.relay.close()
+    broker = Broker()
+    for topic in (TOPIC, PROGRESS_TOPIC):
+        broker.create(topic)
+    scene = Scene(engine, broker)
+    yield scene
+    scene.relay.close()
 
 
 def test_an_idle_shard_checks_its_last_record_about_once_a_minute(scene: Scene) -> None:

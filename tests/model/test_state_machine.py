@@ -16,7 +16,6 @@ from structlog.testing import capture_logs
 from testkit.databases import NewDatabase
 from tests.model.delivery_machine import DeliveryMachine
 from tests.model.environment import Environment
-from tests.model.simulated_relay import in_memory_clients
 
 BOUNDED = settings(
     derandomize=True,
@@ -33,9 +32,9 @@ DEEP = settings(BOUNDED, derandomize=False, max_examples=1000, stateful_step_cou
 
 @pytest.fixture
 def environment(new_database: NewDatabase) -> Iterator[Environment]:
-    """A database of either kind; the relay's modules use the in-memory broker."""
-    with in_memory_clients() as clock, capture_logs():
-        environment = Environment(new_database(), clock)
+    """A database of either kind."""
+    with capture_logs():
+        environment = Environment(new_database())
         yield environment
         environment.close()
 

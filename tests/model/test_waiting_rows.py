@@ -10,7 +10,7 @@ from outbox.store import Store
 from testkit.rows import new_row
 from tests.model.broker import Broker
 from tests.model.clients import Fault
-from tests.model.simulated_relay import PROGRESS_TOPIC, TOPIC, SimulatedRelay, in_memory_clients
+from tests.model.simulated_relay import PROGRESS_TOPIC, TOPIC, SimulatedRelay
 
 BATCH_ROWS = 8
 STEPS = 400
@@ -31,13 +31,13 @@ class Enriching(SimulatedRelay):
 @pytest.fixture
 def enriching(engine: Engine) -> Iterator[Enriching]:
     """A running relay; the test runs once for each database."""
-    with in_memory_clients() as clock:
-        for topic in (TOPIC, PROGRESS_TOPIC):
-            clock.broker.create(topic)
-        relay = Enriching(engine, clock.broker)
-        relay.start()
-        yield relay
-        relay.close()
+    broker = Broker()
+    for topic in (TOPIC, PROGRESS_TOPIC):
+        broker.create(topic)
+    relay = Enriching(engine, broker)
+    relay.start()
+    yield relay
+    relay.close()
 
 
 def test_a_waiting_row_does_not_block_a_small_batch(enriching: Enriching, engine: Engine) -> None:

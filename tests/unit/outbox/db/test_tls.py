@@ -36,8 +36,8 @@ def test_tls_is_required_for_another_machine(rest: str) -> None:
     """However the URL names it, also beside this one."""
     assert tls_arguments(make_url(f"postgresql+psycopg://{rest}")) == REQUIRED
     (finding,) = check_database_transport(f"postgresql+psycopg://{rest}")
-    assert finding.verdict is Status.WARNING
-    assert "sslmode=verify-full" in finding.cure
+    assert finding.status is Status.WARNING
+    assert "sslmode=verify-full" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_configured_sslmode_is_kept_and_checked(mode: str, verdict: Status, se
     url = f"postgresql+psycopg://u:canary@db.example/name?sslmode={mode}"
     assert tls_arguments(make_url(url)) == {}
     (finding,) = check_database_transport(url)
-    assert finding.verdict is verdict
-    assert seen in finding.seen
+    assert finding.status is verdict
+    assert seen in finding.detail
     assert "canary" not in str(finding)
 
 

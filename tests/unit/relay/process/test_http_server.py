@@ -15,7 +15,7 @@ from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.process.http_server import MAX_CONNECTIONS, STALLED_SECONDS, MetricsServer
 from testkit.waiting import wait_until
-from testkit.web_process import read_response
+from testkit.web_process import RawResponse, read_response
 
 
 class Clock:
@@ -40,7 +40,7 @@ class Served(NamedTuple):
         """Open a connection."""
         return socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
 
-    def request(self, path: str, method: str = "GET", **headers: str) -> Answer:
+    def request(self, path: str, method: str = "GET", **headers: str) -> RawResponse:
         """Send one request."""
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         with self.connect() as connection:
