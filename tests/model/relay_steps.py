@@ -107,7 +107,7 @@ class RelaySteps:
         r = s.relays[a]
         if self.mutation == "batch kept at the next takeover":
             changes["refs"] = r.refs
-        return self._leave(s, a, **{"rejected": r.rejected, "narrow": r.bisecting, **changes})
+        return self._leave(s, a, **{"rejected": r.rejected, "bisecting": r.bisecting, **changes})
 
     def _lease(self, s: State, a: int, at: int) -> State:
         """Step 1: a new epoch, which invalidates every other lease."""
@@ -348,9 +348,9 @@ class RelaySteps:
             return
         if self.mutation == "mark before commit":
             yield from self._mark(s, a, r)
-        commit_requested = tuple(sorted(t._replace(commit_requested=True) if t.owner == a else t for t in s.kafka.txns))
-        asking = with_relay(s, a, r._replace(at=COMMITTING), kafka=s.kafka._replace(txns=commit_requested))
-        yield (f"relay {a}: requests the commit",), True, asking
+        requested = tuple(sorted(t._replace(commit_requested=True) if t.owner == a else t for t in s.kafka.txns))
+        committing = with_relay(s, a, r._replace(at=COMMITTING), kafka=s.kafka._replace(txns=requested))
+        yield (f"relay {a}: requests the commit",), True, committing
 
     def _await_commit(self, s: State, a: int, r: Relay) -> Iterator[Step]:
         """No answer means that the outcome is unknown, never that it was aborted."""
