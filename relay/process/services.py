@@ -48,11 +48,7 @@ def connect_services(
     """Connect to each service, and bind this outbox to the topics that the settings name.
 
     Args:
-        settings: of the relay.
-        engine: of the outbox.
-        leases: of this process.
-        health: of this process.
-        metrics: of this process.
+        settings, engine, leases, health, metrics: of this process.
         retry_policy: makes each attempt.
         encoder: makes the encoder of rows.
 

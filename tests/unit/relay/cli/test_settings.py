@@ -33,7 +33,7 @@ def test_a_retention_has_a_unit(given: str, seconds: float | None) -> None:
 @pytest.mark.parametrize("given", ["7", "0", "0d", "59s", "-1d", "7 d", "1y", "30m1h", "soon"])
 def test_an_ambiguous_retention_is_refused(given: str) -> None:
     """A number without a unit, less than a minute, an unknown unit."""
-    with pytest.raises(SettingsError, match=r"OUTBOX_RETENTION=.*takes an age of a minute or more"):
+    with pytest.raises(SettingsError, match=r"OUTBOX_RETENTION=.*expected an age of a minute or more"):
         load(RelaySettings, {**NEEDED, "OUTBOX_RETENTION": given})
 
 
