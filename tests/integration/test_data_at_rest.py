@@ -78,4 +78,4 @@ def test_check_warns_of_a_file_that_others_can_read(new_sqlite: NewDatabase) -> 
     path.chmod(0o644)
     readable = command({"DATABASE_URL": url}, "check")
     assert f"warning  database file: others than the owner have rights on {path} (mode 0644)" in readable.stdout
-    assert f"cure: chmod 600 {path}" in readable.stdout
+    assert f"remedy: chmod 600 {path}" in readable.stdout
