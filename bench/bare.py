@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from flask import Flask, Response, request
 
+from app.dependencies import EXTENSION
 from app.group_commit import GroupCommitter
 from outbox.db.engine import create_outbox_engine
 from outbox.models import Accepted, NewRow, RecordOutcome
@@ -47,11 +48,11 @@ def one_commit_per_request() -> Flask:
     return _webhook(_SingleCommitter(Store(create_outbox_engine(os.environ["DATABASE_URL"], may_create=False))))
 
 
-def _webhook(recorder: GroupCommitter) -> Flask:
+def _webhook(committer: GroupCommitter) -> Flask:
     from app.factory import create_app_from_environ
 
     webhook = create_app_from_environ()
-    webhook.extensions["door"] = replace(webhook.extensions["door"], recorder=recorder)
+    webhook.extensions[EXTENSION] = replace(webhook.extensions[EXTENSION], committer=committer)
     return webhook
 
 
