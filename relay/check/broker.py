@@ -16,7 +16,7 @@ from relay.kafka.errors import REMEDIES, describe
 from relay.settings import RelaySettings, kafka_client_config, remote_kafka_hosts
 
 CONNECT_TIMEOUT_SECONDS = 3.0
-CONCLUSIVE = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION})  # noqa: SLF001
+CONCLUSIVE = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION})
 """Errors after which waiting for an answer is useless."""
 CHECK_PROTOCOL = "check KAFKA_SECURITY_PROTOCOL, the listener may use another one; also check that the broker responds"
 
@@ -37,7 +37,7 @@ class ClientErrors:
 
     def __call__(self, error: KafkaError) -> None:
         """Add an error, unless it says only that all brokers are down."""
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._errors.append(error)
 
     @property
@@ -114,12 +114,12 @@ def judge_no_answer(settings: RelaySettings, error: KafkaError | None) -> Findin
         detail = f"connected with {kafka_client_config(settings)['security.protocol']}, but no answer"
         return failure("broker protocol", detail, CHECK_PROTOCOL)
     detail, text = describe(error), error.str()
-    if error.code() == KafkaError._AUTHENTICATION:  # noqa: SLF001
+    if error.code() == KafkaError._AUTHENTICATION:
         return failure("broker login", detail, REMEDIES[error.code()])
     if "PLAINTEXT broker listener" in text or "security.protocol" in text:
         return failure("broker protocol", detail, CHECK_PROTOCOL)
-    if error.code() == KafkaError._SSL or "SSL handshake" in text:  # noqa: SLF001
-        return failure("broker TLS", detail, REMEDIES[KafkaError._SSL])  # noqa: SLF001
+    if error.code() == KafkaError._SSL or "SSL handshake" in text:
+        return failure("broker TLS", detail, REMEDIES[KafkaError._SSL])
     return failure("broker protocol", detail, REMEDIES.get(error.code(), CHECK_PROTOCOL))
 
 

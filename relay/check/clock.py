@@ -31,7 +31,7 @@ def check_clock(settings: RelaySettings) -> Finding:
     except KafkaException as exception:
         return judge_clock(exception.args[0])
     if undelivered and not refused:
-        return judge_clock(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+        return judge_clock(KafkaError(KafkaError._TIMED_OUT))
     return judge_clock(refused[0] if refused else None)
 
 

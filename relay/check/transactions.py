@@ -67,7 +67,7 @@ def judge_transactions(settings: RelaySettings, error: KafkaError, cause: KafkaE
         return failure("transactions", describe(error), remedy)
     if code == KafkaError.INVALID_TRANSACTION_TIMEOUT:
         return failure("transactions", f"{describe(error)}: transaction.max.timeout.ms is too low", REMEDIES[code])
-    if code == KafkaError._TIMED_OUT:  # noqa: SLF001
+    if code == KafkaError._TIMED_OUT:
         before = f"; before that: {describe(cause)}" if cause else ""
         return failure("transactions", f"no transaction coordinator{before}", CHECK_STATE_TOPIC)
     return unknown("transactions", describe(error), REMEDIES.get(code, SEE_BROKER_LOG))

@@ -92,7 +92,7 @@ def read_topic(config: dict[str, Any], topic: str) -> list[ConsumedRecord]:
             headers = dict(message.headers() or [])
             value = fastavro.schemaless_reader(io.BytesIO((message.value() or b"")[5:]), _SCHEMA, None)
             found.append(ConsumedRecord(int(headers["outbox-id"] or 0), value))  # type: ignore[arg-type]
-        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+        elif error.code() == KafkaError._PARTITION_EOF:
             unread.discard(message.partition() or 0)
     consumer.close()
     return found

@@ -21,7 +21,7 @@ LIBRDKAFKA_LOG.addHandler(logging.NullHandler())
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 """How long a broker may take to answer one request."""
-MISSING_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})  # noqa: SLF001
+MISSING_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
 
 
 class OffsetRange(NamedTuple):
@@ -51,7 +51,7 @@ def wait_for(future: "Future[T]") -> T:
     try:
         return future.result(REQUEST_TIMEOUT_SECONDS * 2)
     except TimeoutError:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None  # noqa: SLF001
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
 
 
 def topic_metadata(admin: AdminClient, topic: str, last_error: LastError) -> ClusterMetadata:

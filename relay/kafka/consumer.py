@@ -94,7 +94,7 @@ class CommittedReader:
         error, number = message.error(), message.partition() or 0
         if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
             return False  # the client asks for the group's coordinator although nobody joins; it needs no such right
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
             _raise_for(message, error)
         if number not in positions:
             return False

@@ -21,8 +21,8 @@ REMEDIES: dict[int, str] = {
     ),
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant Write on the TransactionalId prefix",
     KafkaError.SASL_AUTHENTICATION_FAILED: CHECK_LOGIN,
-    KafkaError._AUTHENTICATION: CHECK_LOGIN,  # noqa: SLF001
-    KafkaError._SSL: "check KAFKA_SSL_CA_LOCATION and the broker's certificate",  # noqa: SLF001
+    KafkaError._AUTHENTICATION: CHECK_LOGIN,
+    KafkaError._SSL: "check KAFKA_SSL_CA_LOCATION and the broker's certificate",
     KafkaError.INVALID_TIMESTAMP: (
         "the clocks of this host and of the broker differ by more than the topic's message.timestamp.before.max.ms or "
         "message.timestamp.after.max.ms (one hour): synchronize both hosts with NTP"
@@ -31,8 +31,8 @@ REMEDIES: dict[int, str] = {
         "raise the broker's transaction.max.timeout.ms, or lower transaction.timeout.ms in KAFKA_CONFIG"
     ),
     KafkaError.UNKNOWN_TOPIC_OR_PART: CREATE_TOPIC,
-    KafkaError._UNKNOWN_TOPIC: CREATE_TOPIC,  # noqa: SLF001
-    KafkaError._TIMED_OUT: (  # noqa: SLF001
+    KafkaError._UNKNOWN_TOPIC: CREATE_TOPIC,
+    KafkaError._TIMED_OUT: (
         "the relay retries, and first finds out what was committed; if commits keep timing out, bring back the brokers "
         "that hold __transaction_state (transaction.state.log.min.isr), or lower RELAY_BATCH_SIZE"
     ),
@@ -56,7 +56,7 @@ class LastError:
 
     def __call__(self, error: KafkaError) -> None:
         """Remember an error. Pass this object to the client as its ``error_cb``."""
-        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self.text:  # noqa: SLF001 - it follows the actual cause
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self.text:
             self.text = explain(error)
 
     def add_to(self, reason: str) -> str:
@@ -70,7 +70,7 @@ def describe(error: KafkaError) -> str:
     The value of a refused setting is masked, because it may be a secret.
     """
     message = _COUNTERS.sub("", error.str())
-    if error.code() == KafkaError._INVALID_ARG:  # noqa: SLF001
+    if error.code() == KafkaError._INVALID_ARG:
         message = _VALUE.sub("value ***", message)
     return f"{message.strip()} ({error.name()})"
 

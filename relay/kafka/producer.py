@@ -29,7 +29,7 @@ RECORD_ERRORS = frozenset(
 """Errors that a record causes, not the state of a service."""
 TRANSACTION_ERRORS = frozenset({KafkaError.INVALID_TIMESTAMP})
 """Errors reported with a record that are not its fault: its timestamp comes from this host's clock."""
-INCOMPLETE = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})  # noqa: SLF001
+INCOMPLETE = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})
 """Errors of a call that has not completed: in time, or because the broker is still ending the previous transaction."""
 
 POLL_SECONDS = 1.0

@@ -34,7 +34,7 @@ PERMANENT_ERRORS = frozenset(
         KafkaError.POLICY_VIOLATION,
         KafkaError.INVALID_CONFIG,
         KafkaError.UNSUPPORTED_VERSION,
-        KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001
+        KafkaError._UNSUPPORTED_FEATURE,
     }
 )
 """Refusals that last until an administrator acts."""

@@ -109,34 +109,3 @@ def alembic(url: str, revision: str) -> None:
     """Migrate a database to a revision, as developers do."""
     environ = {**os.environ, "DATABASE_URL": url, "RELAY_SHARDS": "1", "LOG_LEVEL": "WARNING"}
     subprocess.run([sys.executable, "-m", "alembic", "upgrade", revision], cwd=ROOT, env=environ, check=True)
-
-
-OLD_CODE = """
-import sys
-from outbox.engine import create_outbox_engine
-from outbox.leases import Leases
-from outbox.rows import Accepted, NewRow
-from outbox.store import REQUIRED_REVISION, Store
-
-assert ".zip" in __import__("outbox").__file__
-assert REQUIRED_REVISION == "0001"
-engine = create_outbox_engine(sys.argv[1])
-store = Store(engine)
-store.check_writable()
-row = NewRow("key-1", "i-1", "voice", 1, None, None, b"{}")
-(accepted,) = store.record([row])
-assert isinstance(accepted, Accepted)
-lease = Leases(engine, "old", 10).take(0)
-(pending,) = store.pending(lease, 10)
-store.mark_sent(0, 1, [pending.ref], inference=True)
-assert store.status()[0].pending == 0
-"""
-
-
-def test_the_code_of_the_previous_release_runs_on_the_new_schema(new_database: NewDatabase) -> None:
-    """While a release migrates, processes of the previous one continue: record, lease, select, mark, status."""
-    release = ROOT / "tests/migration/previous_release.zip"
-    environ = {**os.environ, "PYTHONPATH": str(release)}
-    command = [sys.executable, "-P", "-c", OLD_CODE, new_database()]
-    done = subprocess.run(command, cwd=release.parent, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
