@@ -7,6 +7,7 @@ pytest_plugins = [
     "testkit.databases",
     "testkit.services.fixtures",
     "testkit.simulator.fixtures",
+    "testkit.web_fixtures",
     "testkit.deployment",
     "testkit.secure_kafka",
     "testkit.wheel",

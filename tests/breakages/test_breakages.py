@@ -558,7 +558,7 @@ BREAKAGES = [
         "            owned.publisher.fence()\n"
         "            offset = self._commit(owned, batch, value)\n",
         "tests/faults/test_unknown_outcomes.py::test_a_relay_recovers_from_a_commit_that_is_not_answered_in_time"
-        "[before-its-answer-comes-back]",
+        "[response-held]",
     ),
     Breakage(
         "a new owner does not fence the one before it",
