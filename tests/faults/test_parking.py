@@ -49,7 +49,7 @@ def test_a_relay_killed_before_it_parks_leaves_the_right_row_to_be_parked(new_de
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record(new_rows(20, interactions=20))
     (bad,) = deployment.record([new_row("bad", **incompressible())])
-    dying = deployment.relay(kill_at="settled", times=3)
+    dying = deployment.relay(kill_at="acknowledged", times=3)
     assert dying.wait() == -signal.SIGKILL
     deployment.relay()
     wait_until(lambda: not deployment.pending(), "the good rows are sent", 120)
