@@ -27,15 +27,18 @@ number of shards, so it cannot race with a reshard."""
 
 
 def insert_sqlite(rows: int) -> str:
-    """Return the same statement for SQLite, with placeholders for this many rows."""
+    """Return the same statement for SQLite, with placeholders for this many rows.
+
+    It begins with INSERT, as Python's own driver counts inserted rows only of statements that do.
+    """
     values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
     return f"""
-    WITH r(nonce, key, hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
-           traceparent) AS (VALUES {values})
     INSERT INTO outbox (
         nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
         traceparent, received_at
     )
+    WITH r(nonce, key, hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
+           traceparent) AS (VALUES {values})
     SELECT r.nonce, r.key, r.hash % (SELECT shards FROM outbox_identity), r.interaction_id, r.channel, r.timestamp_ms,
            r.customer_email, r.agent_id, r.payload, r.payload_digest, r.traceparent,
            CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
