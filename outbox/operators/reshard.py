@@ -13,7 +13,7 @@ from outbox.operators.audit import AuditContext
 from outbox.progress import lock_shard
 from outbox.sql import flow
 from outbox.sql import reshard as sql
-from outbox.sql.statement import bind_rows
+from outbox.sql.statement import Statement, bind_rows
 
 PAGE_ROWS = 5_000
 
@@ -93,14 +93,20 @@ def _unsent(connection: Connection, shards: int) -> Iterator[tuple[int, list[tup
     A row that is moved to a later shard meanwhile is yielded again.
     """
     for shard in range(shards):
-        after, more = -(2**63), True
-        while more:
-            values = {"shard": shard, "after": after, "limit": PAGE_ROWS}
-            page = [(row.id, row.interaction_id) for row in connection.execute(sql.UNSENT.on(connection), values)]
-            if page:
+        for query in sql.UNSENT:
+            for page in _pages(connection, query, shard):
                 yield shard, page
-                after = page[-1][0]
-            more = len(page) == PAGE_ROWS
+
+
+def _pages(connection: Connection, query: Statement, shard: int) -> Iterator[list[tuple[int, str]]]:
+    after, more = -(2**63), True
+    while more:
+        values = {"shard": shard, "after": after, "limit": PAGE_ROWS}
+        page = [(row.id, row.interaction_id) for row in connection.execute(query.on(connection), values)]
+        if page:
+            yield page
+            after = page[-1][0]
+        more = len(page) == PAGE_ROWS
 
 
 def _moves(page: Sequence[tuple[int, str]], shard: int, shards: int) -> list[_Move]:

@@ -57,15 +57,22 @@ EXTEND_PAUSE = statement(
 )
 """Pauses the new shards if every old one is paused."""
 
-UNSENT = statement("""
-    SELECT id, interaction_id FROM outbox WHERE state = 'pending' AND shard = :shard AND id > :after
-    UNION ALL
-    SELECT id, interaction_id FROM outbox WHERE state = 'parked' AND shard = :shard AND id > :after
-    UNION ALL
-    SELECT id, interaction_id FROM outbox WHERE state = 'discarded' AND shard = :shard AND id > :after
-    ORDER BY id LIMIT :limit
-""")
-"""Rows of a shard that are not sent. One branch for each state, so that the partial indexes serve."""
+UNSENT = (
+    statement("""
+    SELECT id, interaction_id FROM outbox
+    WHERE state = 'pending' AND shard = :shard AND id > :after ORDER BY id LIMIT :limit
+    """),
+    statement("""
+    SELECT id, interaction_id FROM outbox
+    WHERE state = 'parked' AND shard = :shard AND id > :after ORDER BY id LIMIT :limit
+    """),
+    statement("""
+    SELECT id, interaction_id FROM outbox
+    WHERE state = 'discarded' AND shard = :shard AND id > :after ORDER BY id LIMIT :limit
+    """),
+)
+"""A page of a shard's rows in each state but ``sent``. One statement for each state: its partial index has the order,
+while of one for all states PostgreSQL sorts what is left for every page, so that the time grows with its square."""
 
 MOVE = statement(
     postgresql="""
