@@ -47,9 +47,8 @@ class DeadlineConnection(psycopg.Connection[Any]):
             return False
         poller = select.poll()
         poller.register(self.fileno(), select.POLLIN)
-        if idle_seconds < IDLE_SECONDS and not poller.poll(
-            0
-        ):  # nothing has arrived, not even the end of the connection
+        nothing_arrived = not poller.poll(0)  # not even the end of the connection
+        if idle_seconds < IDLE_SECONDS and nothing_arrived:
             return True
         usual, self.answer_seconds = self.answer_seconds, min(PING_TIMEOUT_SECONDS, self.answer_seconds)
         try:

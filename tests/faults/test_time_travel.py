@@ -99,13 +99,13 @@ def test_a_restored_database_is_reconciled_without_a_duplicate(deployment: Deplo
     arguments = ("reconcile", "--since", "1h", "--reason", "restored the backup")
     dry_run = command(deployment.environ, *arguments, "--dry-run")
     assert dry_run.returncode == 0, dry_run.stderr
-    assert "of 60 record(s)" in dry_run.stderr
-    assert "30 stand as unsent here and are marked sent" in dry_run.stderr
-    assert "20 record(s) are of rows that this database does not know" in dry_run.stderr
+    assert "of 60 records" in dry_run.stderr
+    assert "30 unsent here are marked sent" in dry_run.stderr
+    assert "20 records of rows that this database does not have" in dry_run.stderr
     assert deployment.pending() == 55
     done = command(deployment.environ, *arguments, "--yes")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "reconcile: 30 row(s) marked, shard(s) 0 go on\n"
+    assert done.stdout == "reconcile: marked 30 rows sent, resumed shard 0\n"
     deployment.wait_drained()
     wait_until(lambda: not running.degraded(), "nothing is degraded")
     sent = arrivals(deployment)
@@ -330,10 +330,10 @@ def test_rows_that_a_restored_broker_has_lost_are_sent_again(
     arguments = ("reconcile", "--reason", "the broker came back with an older disk")
     dry_run = command(deployment.environ, *arguments, "--dry-run")
     assert dry_run.returncode == 0, dry_run.stderr
-    assert "30 are missing in the topic and are sent again. Order is not kept" in dry_run.stderr
+    assert "30 are missing from the topic and are sent again. Order is not kept" in dry_run.stderr
     done = command(deployment.environ, *arguments, "--yes")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "reconcile: 30 row(s) are pending again, shard(s) 0 go on\n"
+    assert done.stdout == "reconcile: 30 rows pending again, resumed shard 0\n"
     deployment.wait_drained()
     wait_until(lambda: not running.degraded(), "nothing is degraded")
     sent = arrivals(deployment)

@@ -204,7 +204,7 @@ def test_a_database_that_may_lose_commits_is_a_failure(
     assert "synchronous_commit" in failures(deployment.environ)["database durability"]
     deployment.execute(f"ALTER DATABASE {deployment.engine.url.database} RESET synchronous_commit")
     deployment.execute(f"ALTER DATABASE {deployment.engine.url.database} SET default_transaction_read_only = on")
-    assert "let DATABASE_URL name the server that takes writes" in failures(deployment.environ)["database"]
+    assert "let DATABASE_URL name the server that accepts writes" in failures(deployment.environ)["database"]
     latin = f"{deployment.engine.url.database}_latin1"
     deployment.engine.dispose()
     with psycopg.connect(plain(deployment.url), autocommit=True) as connection:

@@ -74,8 +74,8 @@ def test_check_warns_of_a_file_that_others_can_read(new_sqlite: NewDatabase) -> 
     url = new_sqlite()
     path = Path(url.removeprefix("sqlite:///"))
     private = command({"DATABASE_URL": url}, "check")
-    assert f"database file: {path} is the owner's alone" in private.stdout
+    assert f"database file: only the owner has access to {path}" in private.stdout
     path.chmod(0o644)
     readable = command({"DATABASE_URL": url}, "check")
-    assert f"warning  database file: others than the owner have rights on {path} (mode 0644)" in readable.stdout
+    assert f"warning  database file: other users than the owner have access to {path} (mode 0644)" in readable.stdout
     assert f"remedy: chmod 600 {path}" in readable.stdout

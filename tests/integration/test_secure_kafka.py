@@ -49,7 +49,7 @@ def test_the_documented_rights_suffice_and_each_missing_one_is_named(
     )
     plan = command(deployment.environ, "reconcile", "--shard", "0", "--since", "1h", "--reason", "drill", "--dry-run")
     assert plan.returncode == 0, plan.stderr
-    assert "of 200 record(s)" in plan.stderr
+    assert "of 200 records" in plan.stderr
 
 
 def test_kafka_config_applies_to_every_client(
