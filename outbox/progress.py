@@ -16,7 +16,7 @@ from outbox.sql import flow as sql
 from outbox.sql import inference_queue
 from outbox.sql.statement import bind_numbers, bind_rows
 
-KAFKA_WENT_BACK = "Kafka went back in time"
+KAFKA_WENT_BACK_PREFIX = "Kafka went back in time"
 """The first words of a shard's condition while it waits for an operator because of this; its rows are not pruned."""
 
 
