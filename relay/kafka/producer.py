@@ -27,6 +27,12 @@ RECORD_ERRORS = frozenset(
     }
 )
 """Errors that a record causes, not the state of a service."""
+RECORD_REMEDIES: dict[int, str] = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic",
+    KafkaError.RECORD_LIST_TOO_LARGE: "raise segment.bytes of the topic",
+    KafkaError.POLICY_VIOLATION: "change the broker's policy for records of the topic",
+}
+"""What to do before the row is sent again, by the error of its record."""
 TRANSACTION_ERRORS = frozenset({KafkaError.INVALID_TIMESTAMP})
 """Errors reported with a record that are not its fault: its timestamp comes from this host's clock."""
 INCOMPLETE = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})
@@ -123,8 +129,9 @@ class Publisher:
         Raises:
             BatchRefusedError: a row's record was refused; nothing is committed.
             MisconfiguredError: the progress record was refused; nothing is committed.
-            UnavailableError: the transaction was refused as a whole; nothing is committed.
-            TransactionFailedError: anything else; the outcome is unknown.
+            TransactionFailedError: the transaction was refused as a whole, or its outcome is unknown; in either case
+                the progress record that is read back shows what was committed.
+            StoppedError
         """
         self._refusals.clear()
         self._progress_offset = NO_OFFSET
@@ -233,7 +240,10 @@ class Publisher:
                     "transaction: raise the topic's max.message.bytes (1048576 is enough for any batch), or lower "
                     "RELAY_BATCH_SIZE"
                 )
-        return BatchRefusedError(f"refused: {explain(self._refusals[0][1])}")
+        error = self._refusals[0][1]
+        remedy = RECORD_REMEDIES.get(error.code())
+        advice = f": {remedy}, then run relay retry, or run relay discard" if remedy else ""
+        return BatchRefusedError(f"refused: {explain(error)}{advice}")
 
     def _abort(self) -> None:
         """Release the topic's readers early. Fencing would abort the transaction as well."""
