@@ -125,7 +125,11 @@ class InferenceWorker:
         return claimed or self._batches_held > 0
 
     def _claim(self) -> bool:
-        """Claim as many batches as there is room for: a single call if it is time to probe, none if not."""
+        """Claim as many batches as there is room for; return whether any call was claimed or deferred.
+
+        While the circuit is open nothing is claimed, except a single call as a probe, when it is time for one and no
+        batch is held.
+        """
         circuit = self._breaker.state
         probe = circuit.may_probe(monotonic())
         if not (circuit.is_closed or (probe and not self._batches_held)):

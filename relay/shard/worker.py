@@ -233,7 +233,7 @@ class ShardWorker:
         self._mark(owned, progress.ref_of(sequence, offset, value), refs)
         self._step("marked")
         self._services.drain_signal.rows_sent(self.shard, full_batch=batch.draining)
-        # If the lease was lost, nothing was marked, and the next select raises.
+        # If the database went back in time, it acknowledged nothing, and the next select raises LeaseLostError.
         owned.lease = owned.lease._replace(acknowledged_sequence=sequence)
         owned.rows_since_renewal += len(batch.rows)
 
@@ -259,7 +259,12 @@ class ShardWorker:
         return offset
 
     def _mark(self, owned: OwnedShard, record: RecordRef, refs: list[RowRef]) -> None:
-        """Mark what was committed, unless the lease is lost: then only the next read-back shows what was."""
+        """Mark what was committed.
+
+        Raises:
+            LeaseLostError: another epoch holds the shard, and only a read-back shows what was committed.
+            KafkaWentBackError: nothing may be sent before an operator reconciles the shard.
+        """
         outcome = self._services.store.mark_sent(owned.lease, record, refs, inference=self._services.inference)
         if outcome.verdict is ProgressVerdict.KAFKA_WENT_BACK:
             self._services.metrics.recoveries.labels(str(outcome.verdict)).inc()
