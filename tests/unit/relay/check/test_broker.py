@@ -4,7 +4,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from relay.check.broker import ClientErrors, Cluster, judge_cluster, judge_no_answer
-from relay.check.clock import judge_clock
+from relay.check.broker_clock import judge_clock
 from relay.check.finding import Status
 from relay.check.transactions import judge_transactions
 from relay.settings import RelaySettings
