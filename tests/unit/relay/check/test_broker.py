@@ -84,14 +84,14 @@ def test_plain_text_is_in_order_only_on_this_machine(server: str, advertised: st
     ],
 )
 def test_each_error_of_transactions_has_its_remedy(code: int, remedy: str) -> None:
-    """Rights, time-out and coordinator."""
+    """Rights, timeout and coordinator."""
     found = judge_transactions(SETTINGS, KafkaError(code), None)
     assert found.status == Status.FAILURE
     assert remedy in found.remedy
 
 
 def test_the_earlier_error_explains_why_there_is_no_coordinator() -> None:
-    """A time-out does not say why."""
+    """A timeout does not say why."""
     cause = KafkaError(KafkaError._TRANSPORT, "connection refused")
     found = judge_transactions(SETTINGS, KafkaError(KafkaError._TIMED_OUT), cause)
     assert found.detail == "no transaction coordinator; before that: connection refused (_TRANSPORT)"
