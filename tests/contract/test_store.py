@@ -21,7 +21,7 @@ from testkit.rows import new_row, new_rows
 
 @pytest.fixture
 def lease(engine: Engine) -> Lease:
-    """Take the shard."""
+    """The lease of shard 0."""
     taken = Leases(engine, "owner-1", 10).take(0)
     assert taken is not None
     return taken
