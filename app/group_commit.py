@@ -29,7 +29,7 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 HUNG_COMMIT_SECONDS = 2.0
 """A commit that takes longer counts as hung: further requests are refused at once if enough others wait for it."""
 LOG_INTERVAL_SECONDS = 1.0
-"""At least this long between two log lines of one outage, each with another reason."""
+"""Minimum time between two log lines of an outage whose reason changes."""
 
 
 class PendingWrite:
@@ -45,7 +45,7 @@ class PendingWrite:
         self.done.acquire()
 
     def finish(self, outcome: RecordOutcome | Exception) -> None:
-        """Wake the request's thread. It returns the outcome, or raises it if it is an error."""
+        """Wake the request's thread, which returns the outcome, or raises it if it is an exception."""
         self.outcome = outcome
         self.done.release()
 

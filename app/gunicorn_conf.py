@@ -63,7 +63,7 @@ later would keep replaced processes from booting, which would end the service.
 workers = _web.processes
 threads = _web.web_threads
 worker_connections = 4096
-"""Most connections of a process; beyond that, the least valuable are closed."""
+"""Maximum number of connections of a process; beyond that, the least valuable are closed."""
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a nameless heartbeat file
 """The heartbeat file is in memory: a disk that stalls must not stall the poller."""
 graceful_timeout = 25

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from app.strict_json import OUT_OF_RANGE, ObjectWithRepeatedKeys, decode
 
 MAX_PROBLEMS = 20
-"""Most problems in one answer: it must not be larger than the request."""
+"""Maximum number of problems in one answer, which must not be larger than the request."""
 MAX_POINTER_NAME = 64
-"""Most characters of a field name in a JSON pointer."""
+"""Maximum number of characters of a field name in a JSON pointer."""
 _BEYOND_64_BITS = "is beyond 64 bits: expected a number from -2^63 to 2^63 - 1"
 _NOT_MILLISECONDS = "expected milliseconds since the epoch: an integer from 0 to 2^63 - 1"
 _SUSPECT_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")

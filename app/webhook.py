@@ -28,6 +28,8 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/")
 PATH = "/webhook/cxone-data-action"
 RETRY_AFTER_SECONDS = 2
+BACKLOG_RETRY_AFTER_SECONDS = 10
+"""A backlog takes longer to shrink than a database to come back."""
 
 Environ = Mapping[str, Any]
 """A WSGI environment. Headers are read from it because Flask's header objects cost more than the commit."""
@@ -71,7 +73,7 @@ def _refuse(outcome: str, response: Response, label: str = "none", pointers: Ite
 
 def _handle(webhook: WebhookDependencies, environ: Environ, label: str) -> Response:
     """Respond to an authenticated request."""
-    refusal = _refuse_unread(webhook, environ)
+    refusal = _early_refusal(webhook, environ)
     if refusal is not None:
         return _refuse(*refusal, label)
     try:
@@ -83,10 +85,10 @@ def _handle(webhook: WebhookDependencies, environ: Environ, label: str) -> Respo
     except BodyMalformedError:
         response = problem(400, "The chunked encoding of the body is not valid HTTP/1.1", close=True)
         return _refuse("not_http", response, label)
-    return _commit(webhook, environ, body, label)
+    return _accept(webhook, environ, body, label)
 
 
-def _commit(webhook: WebhookDependencies, environ: Environ, body: bytes, label: str) -> Response:
+def _accept(webhook: WebhookDependencies, environ: Environ, body: bytes, label: str) -> Response:
     try:
         interaction = parse(body)
         outcome = webhook.committer.record(_row(environ, body, interaction), arrived_at(environ))
@@ -130,7 +132,7 @@ def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
     )
 
 
-def _refuse_unread(webhook: WebhookDependencies, environ: Environ) -> tuple[str, Response] | None:
+def _early_refusal(webhook: WebhookDependencies, environ: Environ) -> tuple[str, Response] | None:
     """The outcome and response of a request that can be refused before its body is read."""
     if webhook.rate_limit is not None and not webhook.rate_limit.allows():
         detail = "The rate exceeds WEBHOOK_RATE_LIMIT: send the request again later"
@@ -146,7 +148,7 @@ def _refuse_unread(webhook: WebhookDependencies, environ: Environ) -> tuple[str,
         )
     if webhook.backlog_limit is not None and webhook.backlog_limit.reached():
         detail = "The backlog has reached WEBHOOK_BACKLOG_LIMIT: send the request again later"
-        return "backlog", problem(503, detail, retry_after_seconds=RETRY_AFTER_SECONDS * 5, close=True)
+        return "backlog", problem(503, detail, retry_after_seconds=BACKLOG_RETRY_AFTER_SECONDS, close=True)
     return None
 
 

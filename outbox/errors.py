@@ -42,7 +42,7 @@ class SchemaOutdatedError(OutboxError):
 
 
 class LeaseLostError(OutboxError):
-    """Another relay holds the shard's lease: take the shard anew, or leave it."""
+    """Another relay holds the shard's lease: take the shard again, or leave it."""
 
 
 class OutboxMismatchError(OutboxError):

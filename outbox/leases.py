@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from outbox.db import transactions
 from outbox.errors import LeaseLostError
 from outbox.models import Lease, RelayMember, ShardAssignment
-from outbox.progress import KAFKA_WENT_BACK
+from outbox.progress import KAFKA_WENT_BACK_PREFIX
 from outbox.sql import shards as sql
 
 
@@ -79,7 +79,7 @@ class Leases:
             "shard": shard,
             "owner": self.owner,
             "condition": condition,
-            "kafka_went_back": f"{KAFKA_WENT_BACK}%",
+            "kafka_went_back": f"{KAFKA_WENT_BACK_PREFIX}%",
         }
         with transactions.write(self._engine) as connection:
             connection.execute(sql.SET_CONDITION.on(connection), parameters)

@@ -16,7 +16,7 @@ from outbox.sql import flow as sql
 from outbox.sql import inference_queue
 from outbox.sql.statement import bind_numbers, bind_rows
 
-KAFKA_WENT_BACK = "Kafka went back in time"
+KAFKA_WENT_BACK_PREFIX = "Kafka went back in time"
 """The first words of a shard's condition while it waits for an operator because of this; its rows are not pruned."""
 
 
@@ -61,17 +61,17 @@ def judge_progress(shard: ShardProgress, found: RecordRef | None) -> ProgressVer
         shard: the progress in the row.
         found: the record; None: there is none.
     """
-    acknowledged, known = shard
+    acknowledged, record = shard
     if found is None:
         return ProgressVerdict.PROGRESS_LOST if acknowledged else ProgressVerdict.NOTHING_SENT
     if found.sequence > acknowledged + 1:
         return ProgressVerdict.DATABASE_WENT_BACK
     if found.sequence < acknowledged:
         return ProgressVerdict.KAFKA_WENT_BACK
-    if known is None:
+    if record is None:
         return ProgressVerdict.IN_ORDER
-    same = found == known if found.sequence == acknowledged else found.offset > known.offset
-    return ProgressVerdict.IN_ORDER if same else ProgressVerdict.KAFKA_WENT_BACK
+    fits = found == record if found.sequence == acknowledged else found.offset > record.offset
+    return ProgressVerdict.IN_ORDER if fits else ProgressVerdict.KAFKA_WENT_BACK
 
 
 def read_shard(connection: Connection, shard: int) -> ShardProgress:
@@ -91,7 +91,7 @@ def lock_shard(connection: Connection, lease: Lease) -> ShardProgress:
 
 
 def require_lease(connection: Connection, lease: Lease) -> None:
-    """Return if the shard's row is as the lease says, without its lock.
+    """Check the lease without locking the shard's row.
 
     Raises:
         LeaseLostError: another epoch holds the shard, or another sequence was acknowledged.
@@ -105,12 +105,12 @@ def require_lease(connection: Connection, lease: Lease) -> None:
         )
 
 
-def acknowledge(connection: Connection, shard: int, known: ShardProgress, found: RecordRef | None) -> ProgressVerdict:
+def acknowledge(connection: Connection, shard: int, before: ShardProgress, found: RecordRef | None) -> ProgressVerdict:
     """Judge a progress record, and store it as the acknowledged one if it is in order. Needs the shard's lock."""
-    verdict = judge_progress(known, found)
+    verdict = judge_progress(before, found)
     if verdict is ProgressVerdict.PROGRESS_LOST:
         connection.execute(sql.FORGET_PROGRESS_RECORD.on(connection), {"shard": shard})
-    elif verdict is ProgressVerdict.IN_ORDER and found is not None and found != known.record:
+    elif verdict is ProgressVerdict.IN_ORDER and found is not None and found != before.record:
         connection.execute(sql.ACKNOWLEDGE.on(connection), {"shard": shard, **found._asdict()})
     return verdict
 
@@ -174,6 +174,6 @@ def _require_epoch(lease: Lease, row: Row[Any]) -> None:
 
 
 def _progress(row: Row[Any]) -> ShardProgress:
-    known = row.progress_sequence is not None and row.progress_sequence == row.acknowledged_sequence
-    record = RecordRef(row.progress_sequence, row.progress_offset, row.progress_digest) if known else None
+    has_record = row.progress_sequence is not None and row.progress_sequence == row.acknowledged_sequence
+    record = RecordRef(row.progress_sequence, row.progress_offset, row.progress_digest) if has_record else None
     return ShardProgress(row.acknowledged_sequence, record)

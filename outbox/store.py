@@ -106,7 +106,7 @@ class Store:
 
         Raises:
             LeaseLostError: another epoch holds the shard, or the acknowledged sequence is not
-                ``lease.acknowledged_sequence``: take the shard anew before sending anything.
+                ``lease.acknowledged_sequence``: take the shard again before sending anything.
         """
         query = sql.SELECT_PENDING_UNBLOCKED if block_behind_parked else sql.SELECT_PENDING
         with transactions.autocommit(self._engine) as connection:
@@ -128,7 +128,8 @@ class Store:
             inference: add an inference call for each row, in the same transaction.
 
         Returns:
-            With ``ProgressVerdict.KAFKA_WENT_BACK`` nothing was acknowledged, and nothing more may be sent.
+            With ``ProgressVerdict.KAFKA_WENT_BACK`` or ``ProgressVerdict.DATABASE_WENT_BACK`` the rows were marked and
+            nothing was acknowledged; then nothing more may be sent.
 
         Raises:
             LeaseLostError: another epoch holds the shard; nothing was marked.

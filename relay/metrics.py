@@ -130,7 +130,7 @@ class RelayMetrics:
         self.inference_calls = counter("outbox_inference_calls", "Inference calls, by outcome.", ["outcome"])
         self.circuit_open = gauge("outbox_inference_circuit_open", "1 while the inference circuit breaker is open.")
         self.token_refreshes = counter("outbox_token_refreshes", "Requests for a CXone token, by outcome.", ["outcome"])
-        self.enrichment_skipped = counter(
+        self.enrichment_not_requested = counter(
             "outbox_enrichment_not_asked",
             "Interactions that are not looked up in CXone: their id is not a single path segment of a URL.",
         )

@@ -52,7 +52,7 @@ AGE_UNITS = {"w": 7 * 86_400, "d": 86_400, "h": 3600, "m": 60, "s": 1}
 AGE = re.compile("(?=.)" + "".join(rf"(?:(\d{{1,6}}){unit})?" for unit in AGE_UNITS), re.IGNORECASE)
 DAY_SECONDS = 86_400.0
 MIN_RETENTION_SECONDS = 60.0
-"""Senders retry within seconds. A retry is recognised as a duplicate only while its row exists."""
+"""Senders retry within seconds. A retry is recognized as a duplicate only while its row exists."""
 
 
 def parse_age(age: str) -> float | None:
@@ -179,7 +179,7 @@ class RelaySettings(BaseSettings):
     relay_shards: Shards | None = None
     """Number of shards. Only the first migration applies it; later it must equal what the outbox has."""
     relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
-    """Most rows in one Kafka transaction. On a slow connection to Kafka the relay uses fewer."""
+    """Maximum number of rows in one Kafka transaction. On a slow connection to Kafka the relay uses fewer."""
     relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10
     """How long a shard stays with a relay that no longer responds."""
     relay_metrics_host: BindHost = "127.0.0.1"

@@ -99,7 +99,9 @@ class Deployment:
 
 
 Deploy = Callable[..., Deployment]
+"""Takes a database URL, a broker, and further settings."""
 NewDeployment = Callable[..., Deployment]
+"""Takes a number of shards, and further settings."""
 
 
 def settings_for(kafka: Kafka | ExternalService, registry: Registry | ExternalService, url: str) -> dict[str, str]:

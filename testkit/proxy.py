@@ -1,6 +1,6 @@
 """A TCP proxy that injects network faults between the product and a service, and can hold back one Kafka commit.
 
-It knows just enough of Kafka's protocol to recognise a commit. Each message starts with its length (4 bytes).
+It knows just enough of Kafka's protocol to recognize a commit. Each message starts with its length (4 bytes).
 A request continues with its API key (2 bytes), API version (2) and correlation id (4); a response continues
 with the correlation id. See https://kafka.apache.org/protocol.
 """

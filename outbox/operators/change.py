@@ -71,7 +71,7 @@ class Operations(RowFinder):
             topic: the topic of the new rows; None: the configured topic.
         """
         with transactions.write(self._engine) as connection:
-            shared = connection.execute(sql.SHARE_ROWS.on(connection), _bind_planned(connection, planned))
+            shared = connection.execute(sql.LOCK_ROWS_FOR_SHARE.on(connection), _bind_planned(connection, planned))
             interactions = {row.id: row.interaction_id for row in shared}
             rows = [
                 _ReplayRow(row.id, row.nonce, new_nonce(), interaction_hash(interactions[row.id]))
@@ -82,7 +82,7 @@ class Operations(RowFinder):
                 return []
             values = {**bind_rows(connection, _ReplayRow._fields, rows), "prefix": replay_prefix(plan), "topic": topic}
             replayed = connection.execute(sql.REPLAY.on(connection), values).scalars().all()
-            return _audited(connection, replay_verb(plan), context, replayed)
+            return _write_audit(connection, replay_verb(plan), context, replayed)
 
     def call_again(self, plan: str, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Make the inference calls of sent rows due again; nothing is sent to Kafka."""
@@ -101,7 +101,7 @@ class Operations(RowFinder):
         """Remove prunable rows, with their inference calls and their deduplication keys."""
         with transactions.write(self._engine) as connection:
             connection.execute(prune_sql.WAIT_FOR_LOCK.on(connection))
-            return _audited(connection, "prune", context, prune.remove(connection, planned, given_up))
+            return _write_audit(connection, "prune", context, prune.remove(connection, planned, given_up))
 
     def _change_under_shard_locks(
         self, verb: str, query: Statement, planned: Sequence[PlannedRow], context: AuditContext, **values: object
@@ -111,16 +111,16 @@ class Operations(RowFinder):
             shards = connection.execute(sql.LOCK_SHARDS.on(connection), bound).scalars().all()
             values |= {**bound, "shards": bind_numbers(connection, shards)}
             changed = connection.execute(query.on(connection), values).scalars().all()
-            return _audited(connection, verb, context, changed)
+            return _write_audit(connection, verb, context, changed)
 
     def _change_calls(
         self, verb: str, query: Statement, planned: Sequence[PlannedRow], context: AuditContext
     ) -> list[int]:
         with transactions.write(self._engine) as connection:
             bound = _bind_planned(connection, planned)
-            connection.execute(sql.SHARE_ROWS.on(connection), bound)  # a call without its row would never end
+            connection.execute(sql.LOCK_ROWS_FOR_SHARE.on(connection), bound)  # a call without its row would never end
             changed = connection.execute(query.on(connection), bound).scalars().all()
-            return _audited(connection, verb, context, changed)
+            return _write_audit(connection, verb, context, changed)
 
     # Audit -----------------------------------------------------------------------------------------
 
@@ -153,7 +153,8 @@ def _bind_planned(connection: Connection, planned: Sequence[PlannedRow]) -> dict
     return {"ids": ids, **bind_rows(connection, PlannedRow._fields, planned)}
 
 
-def _audited(connection: Connection, verb: str, context: AuditContext, changed: Sequence[int]) -> list[int]:
+def _write_audit(connection: Connection, verb: str, context: AuditContext, changed: Sequence[int]) -> list[int]:
+    """Write the audit entry of the changed rows, if there are any; return their ids in order."""
     ids = sorted(changed)
     if ids:
         audit.add(connection, verb, context, ids)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
 from outbox.operators.rows import NONE_GIVEN_UP, PlannedRow
-from outbox.progress import KAFKA_WENT_BACK
+from outbox.progress import KAFKA_WENT_BACK_PREFIX
 from outbox.sql import flow
 from outbox.sql import prune as sql
 from outbox.sql.statement import bind_numbers, bind_rows
@@ -25,7 +25,12 @@ def old_rows(engine: Engine, age_ms: int) -> Iterator[list[PlannedRow]]:
     """
     with transactions.read(engine) as connection:
         before = int(connection.execute(flow.NOW.on(connection)).scalar_one()) - age_ms
-    values = {"before": before, "limit": PAGE_ROWS, "given_up": NONE_GIVEN_UP, "kafka_went_back": f"{KAFKA_WENT_BACK}%"}
+    values = {
+        "before": before,
+        "limit": PAGE_ROWS,
+        "given_up": NONE_GIVEN_UP,
+        "kafka_went_back": f"{KAFKA_WENT_BACK_PREFIX}%",
+    }
     after, more = -1, True
     while more:
         with transactions.read(engine) as connection:

@@ -19,7 +19,7 @@ LOCK_SHARDS = statement(
 """Locks the shards of planned rows, in order, so that two operators cannot deadlock. On SQLite ``BEGIN IMMEDIATE`` has
 locked the database."""
 
-SHARE_ROWS = statement(
+LOCK_ROWS_FOR_SHARE = statement(
     postgresql="""
     SELECT id, interaction_id FROM outbox WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR SHARE
     """,

@@ -19,7 +19,8 @@ SELECT_PENDING = statement("""
       )
     ORDER BY o.id LIMIT :limit
 """)
-"""Pending rows of a shard, in one snapshot with the lease: none, unless the lease is as the caller knows it."""
+"""Pending rows of a shard, in one snapshot with the lease: empty if lease or acknowledged sequence are no longer the
+caller's."""
 
 SELECT_PENDING_UNBLOCKED = statement("""
     SELECT o.id, o.nonce, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
@@ -113,7 +114,7 @@ MARK_SENT = statement(
     WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND outbox.state IN ('pending', 'parked', 'discarded')
     """,
 )
-"""Marks rows sent, whatever their state."""
+"""Marks rows sent that are not sent yet: pending, parked or discarded."""
 
 PARK = statement(
     postgresql="""

@@ -3,7 +3,7 @@
 Two partial indexes hold the calls that are due: by time and by interaction. A claim reads the earliest calls by time
 and takes those that are the first of their interaction. A call that is blocked by an earlier one of its interaction is
 deferred, so that no claim reads it again; when the earlier call ends, the blocked one becomes due. So the cost of a
-claim follows what it takes, not what waits.
+claim follows what it takes, not what waits. Calls have no shard: any relay claims any of them.
 """
 
 from outbox.sql.statement import statement
@@ -103,9 +103,10 @@ CLAIM_FIRST_DUE = statement(
 )
 """Claims the first due call of each interaction among the earliest calls. A claim that expires is due again by itself.
 
-PostgreSQL chooses the calls once, as an array, whatever the plan. ``CASE`` checks the time again under the lock in a
-form that no index matches: otherwise PostgreSQL, where its statistics know of few due calls, reads all of them rather
-than the window. The first call of an interaction is a scalar subquery, which is one index probe in every plan."""
+PostgreSQL chooses the calls once, as an array, whatever the plan. Under the lock the time is checked again. ``CASE``
+hides the condition from the indexes. A plain condition lets PostgreSQL, if it underestimates the due calls, scan them
+all instead of the window. The first call of an interaction is a scalar subquery, which is one index probe in every
+plan."""
 
 DEFER_BLOCKED = statement(
     postgresql="""
@@ -314,9 +315,8 @@ GIVE_BACK = statement(
     RETURNING outbox_inference_call.interaction_id
     """,
 )
-"""Gives back calls that were claimed and not tried. A call waits behind the first of its interaction if that one waits
-too, as ``RECORD_RETRY`` has left it. If that one has ended meanwhile, or another worker has claimed it, its end may
-already have woken the calls behind it: this call is due now."""
+"""Gives back untried calls. A call waits if the first due call of its interaction is unclaimed. Otherwise it is due
+now: whoever finished or claimed that call may not wake it."""
 
 WAKE_NEXT = statement(
     postgresql="""

@@ -9,7 +9,7 @@ from typing import TypeVar
 from config.settings import BaseSettings, SettingsError, load, unknown_names
 from outbox.models import Identity
 from relay.check.broker import check_broker
-from relay.check.clock import check_clock
+from relay.check.broker_clock import check_clock
 from relay.check.cxone import check_oauth
 from relay.check.database import check_database
 from relay.check.finding import Finding, Status, failure, ok, unknown, warning

@@ -7,7 +7,7 @@ from confluent_kafka.admin import AdminClient
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import OutboxError
 from outbox.models import Identity
-from outbox.progress import KAFKA_WENT_BACK, ProgressVerdict
+from outbox.progress import KAFKA_WENT_BACK_PREFIX, ProgressVerdict
 from outbox.store import Store
 from relay.check.finding import Finding, failure, ok, unknown, warning
 from relay.errors import RelayError
@@ -44,8 +44,8 @@ def _judge(each: ShardInspection) -> Finding | None:
     if each.verdict is ProgressVerdict.KAFKA_WENT_BACK and each.found:
         ref = each.found.ref
         detail = (
-            f"{KAFKA_WENT_BACK}: {acknowledged}, but the last progress record is of transaction {ref.sequence}, at "
-            f"offset {ref.offset}"
+            f"{KAFKA_WENT_BACK_PREFIX}: {acknowledged}, but the last progress record is of transaction {ref.sequence}, "
+            f"at offset {ref.offset}"
         )
         return failure(subject, detail, "relay reconcile, or relay reconcile --accept-loss")
     if each.verdict is ProgressVerdict.DATABASE_WENT_BACK and each.found:

@@ -10,7 +10,7 @@ from relay.kafka.client import LIBRDKAFKA_LOG
 from relay.kafka.errors import REMEDIES, describe
 from relay.settings import RelaySettings, kafka_producer_config
 
-TRANSACTION_TIMEOUT_SECONDS = 15.0
+CALL_TIMEOUT_SECONDS = 15.0
 CHECK_STATE_TOPIC = (
     "check that the broker's __transaction_state has its replicas: transaction.state.log.replication.factor and "
     "transaction.state.log.min.isr must not exceed the number of brokers that are up"
@@ -36,7 +36,7 @@ def probe_producer(settings: RelaySettings, **config: Any) -> Producer:
 
 
 def check_transactions(settings: RelaySettings) -> Finding:
-    """Check whether the relay may begin transactions, and the broker accepts their time-out."""
+    """Check whether the relay may begin transactions, and the broker accepts their timeout."""
     errors = ClientErrors()
     try:
         producer = probe_producer(settings, error_cb=errors)
@@ -44,10 +44,10 @@ def check_transactions(settings: RelaySettings) -> Finding:
         remedy = "correct KAFKA_CONFIG: it takes a JSON object of librdkafka's producer settings"
         return failure("transactions", describe(exception.args[0]), remedy)
     try:
-        producer.init_transactions(TRANSACTION_TIMEOUT_SECONDS)
+        producer.init_transactions(CALL_TIMEOUT_SECONDS)
     except KafkaException as exception:
         return judge_transactions(settings, exception.args[0], errors.main)
-    return ok("transactions", "init_transactions succeeds, and the broker accepts the time-out")
+    return ok("transactions", "init_transactions succeeds, and the broker accepts the timeout")
 
 
 def judge_transactions(settings: RelaySettings, error: KafkaError, cause: KafkaError | None) -> Finding:

@@ -46,7 +46,7 @@ class PlannedChange:
 
 
 class Outcome(NamedTuple):
-    """How far a change came."""
+    """How far a change got."""
 
     changed: int
     processed: int

@@ -10,7 +10,7 @@ from relay.cli.options import JSON
 from relay.cli.output import ExitCode, escape, plural, to_json
 
 WIDTH = 8
-COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "failure": "red"}
+COLORS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "failure": "red"}
 
 
 @click.command()
@@ -36,7 +36,7 @@ def check(*, json_lines: bool) -> None:
         if json_lines:
             click.echo(to_json(as_json(finding)))
             continue
-        status = click.style(f"{finding.status:<{WIDTH}}", fg=COLOURS[finding.status])
+        status = click.style(f"{finding.status:<{WIDTH}}", fg=COLORS[finding.status])
         click.echo(f"{status} {escape(finding.subject)}: {escape(finding.detail)}")
         if finding.remedy:
             click.echo(f"{'':<{WIDTH}} remedy: {escape(finding.remedy)}")

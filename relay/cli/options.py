@@ -18,8 +18,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 T = TypeVar("T")
 
-SHARD = IntegerParam(0, 98)
-"""Type of a shard number."""
+SHARD_NUMBER = IntegerParam(0, 98)
+"""Type of a shard number. An outbox has at most 99 shards."""
 
 
 def _option_group(argument: str, kind: type[T], options: tuple[Option, ...]) -> Callable[[Command], Command]:

@@ -3,14 +3,14 @@
 import click
 
 from outbox.operators.pause import pause_shards
-from relay.cli.options import SHARD, ChangeOptions, audit_options
+from relay.cli.options import SHARD_NUMBER, ChangeOptions, audit_options
 from relay.cli.output import exit_nothing_matched, format_shards
 from relay.cli.param_types import DurationParam
 from relay.cli.session import OperatorSettings, audit_context, open_outbox
 
 
 @click.command()
-@click.option("--shard", type=SHARD, help="Pause only this shard [default: all].")
+@click.option("--shard", type=SHARD_NUMBER, help="Pause only this shard [default: all].")
 @click.option("--for", "for_seconds", type=DurationParam(), help="Resume after this time, such as 30m or 1h30m.")
 @audit_options
 def pause(*, shard: int | None, for_seconds: float | None, options: ChangeOptions) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from outbox.operators.audit import AuditContext
 from outbox.operators.reconcile import unsent_before
-from relay.cli.options import SHARD, ChangeOptions, confirm_or_exit, plan_options
+from relay.cli.options import SHARD_NUMBER, ChangeOptions, confirm_or_exit, plan_options
 from relay.cli.output import ExitCode, escape, exit_nothing_matched, format_shards, format_time, plural
 from relay.cli.param_types import TimeParam, Timestamp
 from relay.cli.session import audit_context, open_outbox_for_shards
@@ -38,7 +38,7 @@ from relay.process.reconcile import (
 @click.option(
     "--shard",
     "shards",
-    type=SHARD,
+    type=SHARD_NUMBER,
     multiple=True,
     help="Reconcile this shard; may be repeated [default: all affected].",
 )

@@ -3,13 +3,13 @@
 import click
 
 from outbox.operators.pause import resume_shards
-from relay.cli.options import SHARD, ChangeOptions, audit_options
+from relay.cli.options import SHARD_NUMBER, ChangeOptions, audit_options
 from relay.cli.output import exit_nothing_matched, format_shards
 from relay.cli.session import OperatorSettings, audit_context, open_outbox
 
 
 @click.command()
-@click.option("--shard", type=SHARD, help="Resume only this shard [default: all].")
+@click.option("--shard", type=SHARD_NUMBER, help="Resume only this shard [default: all].")
 @audit_options
 def resume(*, shard: int | None, options: ChangeOptions) -> None:
     """Resume sending after a pause.

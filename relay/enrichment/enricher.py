@@ -32,8 +32,9 @@ from relay.settings import RelaySettings
 log = structlog.get_logger(__name__)
 
 MAX_CYCLE_SECONDS = 2.0
-"""What a cycle spends here at most; a quarter of the lease if that is less."""
-CACHE_SECONDS, MAX_CACHED = 300.0, 10_000
+"""Maximum time per cycle, or a quarter of the lease if that is shorter."""
+CACHE_SECONDS = 300.0
+MAX_CACHED = 10_000
 MIN_WAIT_SECONDS = 0.01
 
 
@@ -41,13 +42,13 @@ class Enricher:
     """Completes rows. Safe to use from the threads of many shards, which share its limits.
 
     Args:
-        settings: ``CXONE_ENRICH_URL`` is set.
+        settings: must contain ``CXONE_ENRICH_URL``.
         store: keeps what CXone answered.
         stop: set when the process is to end.
         health: shows a failing CXone.
         metrics: count failures.
-        throttle: of requests to CXone.
-        failures: of interactions.
+        throttle: limits requests to CXone.
+        failures: counts the failures of each interaction.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class Enricher:
     def complete(self, rows: list[PendingRow]) -> list[PendingRow]:
         """Complete rows of a shard; return those that may be sent now, in order.
 
-        Takes a part of the lease at most. No database transaction is open while CXone is called.
+        Takes at most a quarter of the lease. No database transaction is open while CXone is called.
 
         Raises:
-            RowsAtFaultError: rows of interactions that are given up. An operator's retry requests them anew.
+            RowsAtFaultError: rows of interactions that are given up. An operator's retry requests them again.
         """
         interactions = list(dict.fromkeys(row.interaction_id for row in rows if row.incomplete))
         if not interactions:
@@ -99,8 +100,8 @@ class Enricher:
         if given_up and not self._send_on_outage:
             at_fault = [row for row in rows if row.incomplete and row.interaction_id in given_up]
             raise RowsAtFaultError({row.ref: given_up[row.interaction_id] for row in at_fault})
-        as_they_are = self._send_on_outage and self._throttle.is_down()
-        return sendable([completed.get(row.id, row) for row in rows], given_up, as_they_are=as_they_are)
+        send_all = self._send_on_outage and self._throttle.is_down()
+        return sendable([completed.get(row.id, row) for row in rows], given_up, send_all=send_all)
 
     def _look_up(self, interactions: Sequence[str]) -> dict[str, EnrichedFields]:
         """Return what is known of these, requesting each of the others once, until the cycle's time is over."""
@@ -123,7 +124,7 @@ class Enricher:
     def _partition(self, interactions: Sequence[str]) -> tuple[dict[str, EnrichedFields], deque[str]]:
         """Split into what is known, and what to request or await, requests in progress first.
 
-        Once a cycle only: there may be thousands.
+        Called once per cycle, because there may be thousands of interactions.
         """
         known, in_progress, new = dict[str, EnrichedFields](), list[str](), list[str]()
         with self._lock:
@@ -132,16 +133,16 @@ class Enricher:
                     known[interaction] = fields
                 elif not is_one_segment(interaction):
                     known[interaction] = NOTHING_KNOWN
-                    self._report_id()
+                    self._report_unusable_id()
                 elif interaction in self._requests:
                     in_progress.append(interaction)
                 elif self._failures.may_retry(interaction):
                     new.append(interaction)
         return known, deque(in_progress + new)
 
-    def _report_id(self) -> None:
+    def _report_unusable_id(self) -> None:
         """Count an id that is not requested. Log it once: senders choose ids, and could flood the log."""
-        self._metrics.enrichment_skipped.inc()
+        self._metrics.enrichment_not_requested.inc()
         if not self._warned_of_id:
             self._warned_of_id = True
             log.warning(
@@ -198,14 +199,14 @@ class Enricher:
         reason = error.outcome if isinstance(error, TokenError) else type(error).__name__
         self._metrics.retries.labels(ENRICHMENT, reason).inc()
         retry_after = error.retry_after_seconds if isinstance(error, RetryLaterError) else 0.0
-        works = isinstance(error, ThrottledError)
-        self._throttle.failed(retry_after, works=works)
-        if not works:
+        is_up = isinstance(error, ThrottledError)
+        self._throttle.failed(retry_after, is_up=is_up)
+        if not is_up:
             self._failures.failed(interaction, str(error))
         self._health.degraded(ENRICHMENT, str(error))
 
     def _give_up(self, interactions: Sequence[str]) -> dict[str, str]:
-        """Interactions to give up, and why. They start from the beginning if their rows are parked."""
+        """Interactions to give up, and why. Their failure count restarts once their rows are parked."""
         given_up = {}
         for interaction in interactions:
             if (failure := self._failures.final_failure(interaction)) is not None:
@@ -220,15 +221,15 @@ class Enricher:
         return given_up
 
 
-def sendable(rows: Sequence[PendingRow], given_up: Container[str], *, as_they_are: bool) -> list[PendingRow]:
+def sendable(rows: Sequence[PendingRow], given_up: Container[str], *, send_all: bool) -> list[PendingRow]:
     """Rows that may be sent: all but incomplete ones and those behind them in their interaction.
 
     Args:
         rows: of a shard, in order.
         given_up: interactions whose rows are sent although they are incomplete.
-        as_they_are: send all, complete or not.
+        send_all: send incomplete rows as well.
     """
-    if as_they_are:
+    if send_all:
         return list(rows)
     waiting, ready = set(), []
     for row in rows:

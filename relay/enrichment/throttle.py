@@ -56,18 +56,18 @@ class Throttle:
             self._failing_since, self._backoff_until = None, 0.0
             self._backoff.succeeded()
 
-    def failed(self, retry_after_seconds: float, *, works: bool) -> None:
+    def failed(self, retry_after_seconds: float, *, is_up: bool) -> None:
         """Note that a request failed: back off, and at least as long as asked for.
 
         Args:
             retry_after_seconds: as CXone asked for; 0 if it did not.
-            works: whether CXone works nevertheless, and only limits the rate.
+            is_up: whether CXone is up nevertheless, and only limits the rate.
         """
         with self._lock:
             now = self._clock()
             self._backoff_until = max(self._backoff_until, now + self._backoff.failed())
             self._retry_after_until = max(self._retry_after_until, now + retry_after_seconds)
-            if not works and self._failing_since is None:
+            if not is_up and self._failing_since is None:
                 self._failing_since = now
 
     def is_down(self) -> bool:

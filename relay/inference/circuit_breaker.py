@@ -15,7 +15,8 @@ from relay.health import INFERENCE, Health
 from relay.http_client import HttpResult, Outcome, classify
 from relay.metrics import RelayMetrics
 
-MAX_FAILURES, MIN_FAILING_SECONDS = 5, 10.0
+MAX_FAILURES = 5
+MIN_FAILING_SECONDS = 10.0
 """The circuit opens after this many consecutive failures that span at least this long."""
 MAX_BURST_FAILURES = 50
 """The circuit opens after this many consecutive failures, however quickly they came."""

@@ -11,7 +11,8 @@ from relay.http_client import HttpResult, Outcome, classify
 
 RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 300.0
 """Upper bounds of the first and of every pause before a call is repeated."""
-PREFETCH_SECONDS, MAX_PREFETCH = 0.25, 8.0
+PREFETCH_SECONDS = 0.25
+MAX_PREFETCH = 8.0
 """Batches claimed ahead keep a thread busy for about this long, and are at most this many for each thread."""
 
 

@@ -23,7 +23,7 @@ from relay.health import INFERENCE, Health
 from relay.http_client import MAX_REQUEST_SECONDS
 from relay.inference.caller import Batch, Caller, Finished
 from relay.inference.circuit_breaker import CircuitBreaker, CircuitState
-from relay.inference.policy import PREFETCH_SECONDS, batches_to_hold, require_allowed_host
+from relay.inference.policy import batches_to_hold, require_allowed_host
 from relay.metrics import RelayMetrics
 from relay.process_lock import is_dead
 from relay.settings import RelaySettings
@@ -32,10 +32,14 @@ log = structlog.get_logger(__name__)
 
 IDLE_SECONDS, MAX_IDLE_SECONDS = 0.05, 1.0
 """First and longest pause between two polls for due calls; rows marked by this relay end it early."""
-COLLECT_SECONDS, MAX_COLLECTED_RESULTS = 0.05, 500
+COLLECT_SECONDS = 0.05
+MAX_COLLECTED_RESULTS = 500
 """Results are collected for this long, or up to this many, and recorded in one transaction."""
-DRAIN_BATCHES, DRAIN_COLLECT_SECONDS = 4, 1.0
+DRAIN_BATCHES = 4
+DRAIN_COLLECT_SECONDS = 1.0
 """While a backlog is drained into Kafka, which has priority: few batches are held, and results are recorded rarely."""
+ASSUMED_LATENCY_SECONDS = 0.25
+"""Latency of the endpoint until the first results are recorded."""
 QUEUE_SUBJECT = f"{INFERENCE} calls"
 
 
@@ -43,7 +47,7 @@ class InferenceWorker:
     """Calls the endpoint for due rows.
 
     Args:
-        settings: ``INFERENCE_URL`` is set.
+        settings: must contain ``INFERENCE_URL``.
         engine: of the outbox.
         owner: in whose name calls are claimed.
         stop: set when the process is to end.
@@ -84,7 +88,7 @@ class InferenceWorker:
             settings, self._batches, self._finished, self._breaker, stop, metrics, drain_signal, step
         )  # fmt: skip
         self._dead_claims_released = False
-        self._batches_held, self._results, self._latency_seconds = 0, list[CallResult](), PREFETCH_SECONDS
+        self._batches_held, self._results, self._latency_seconds = 0, list[CallResult](), ASSUMED_LATENCY_SECONDS
 
     def run(self) -> None:
         """Claim calls, have them made and record their results, until the stop."""
@@ -125,7 +129,11 @@ class InferenceWorker:
         return claimed or self._batches_held > 0
 
     def _claim(self) -> bool:
-        """Claim as many batches as there is room for: a single call if it is time to probe, none if not."""
+        """Claim as many batches as there is room for; return whether any call was claimed or deferred.
+
+        While the circuit is open nothing is claimed, except a single call as a probe, when it is time for one and no
+        batch is held.
+        """
         circuit = self._breaker.state
         probe = circuit.may_probe(monotonic())
         if not (circuit.is_closed or (probe and not self._batches_held)):

@@ -32,7 +32,7 @@ class OffsetRange(NamedTuple):
 
 
 def admin_client(config: dict[str, Any], last_error: LastError) -> AdminClient:
-    """Create an admin client. Use it briefly and drop it, so that the next one reads certificates and keys anew.
+    """Create an admin client. Use it briefly and drop it, so that the next one reads certificates and keys again.
 
     Raises:
         MisconfiguredError: the client refuses its settings, or cannot read a file that they name.

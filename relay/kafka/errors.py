@@ -49,7 +49,7 @@ _VALUE = re.compile(r"""value ("[^"]*"|\S+)""")
 
 
 class LastError:
-    """Remembers the client's last error: a later time-out does not say why it happened."""
+    """Remembers the client's last error: a later timeout does not say why it happened."""
 
     def __init__(self) -> None:
         self.text = ""

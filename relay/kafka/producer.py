@@ -27,10 +27,17 @@ RECORD_ERRORS = frozenset(
     }
 )
 """Errors that a record causes, not the state of a service."""
+RECORD_REMEDIES: dict[int, str] = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic",
+    KafkaError.RECORD_LIST_TOO_LARGE: "raise segment.bytes of the topic",
+    KafkaError.POLICY_VIOLATION: "change the broker's policy for records of the topic",
+}
+"""What to do before the row is sent again, by the error of its record."""
 TRANSACTION_ERRORS = frozenset({KafkaError.INVALID_TIMESTAMP})
 """Errors reported with a record that are not its fault: its timestamp comes from this host's clock."""
+REFUSALS = RECORD_ERRORS | TRANSACTION_ERRORS
 INCOMPLETE = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})
-"""Errors of a call that has not completed: in time, or because the broker is still ending the previous transaction."""
+"""The call may be repeated: it timed out, or the broker is still ending the previous transaction."""
 
 POLL_SECONDS = 1.0
 """Longest single call into the client, so that a request to stop is noticed."""
@@ -40,7 +47,7 @@ progress record shows what was committed; giving up late delays the report of an
 TRANSACTION_TIMEOUT_SECONDS = 60.0
 """``transaction.timeout.ms`` unless it is configured."""
 DELIVERY_SHARE = 0.75
-"""Share of the transaction's time-out in which its records must be acknowledged; the rest is left for the commit."""
+"""Share of the transaction's timeout in which its records must be acknowledged; the rest is left for the commit."""
 STOP_GRACE_SECONDS = 5.0
 """How long a commit may still take after a request to stop."""
 ABORT_TIMEOUT_SECONDS = 2.0
@@ -123,8 +130,9 @@ class Publisher:
         Raises:
             BatchRefusedError: a row's record was refused; nothing is committed.
             MisconfiguredError: the progress record was refused; nothing is committed.
-            UnavailableError: the transaction was refused as a whole; nothing is committed.
-            TransactionFailedError: anything else; the outcome is unknown.
+            TransactionFailedError: the transaction was refused as a whole, or its outcome is unknown; in either case
+                the progress record that is read back shows what was committed.
+            StoppedError
         """
         self._refusals.clear()
         self._progress_offset = NO_OFFSET
@@ -167,7 +175,7 @@ class Publisher:
                     except BufferError:
                         self._wait_for_queue()
         except KafkaException as exception:
-            if exception.args[0].code() in RECORD_ERRORS | TRANSACTION_ERRORS:
+            if exception.args[0].code() in REFUSALS:
                 self._refusals.append((topic, exception.args[0]))
             raise
 
@@ -202,7 +210,7 @@ class Publisher:
         self._raise_if_refused()
 
     def _complete(self, call: Callable[[float], None], stop_grace_seconds: float) -> None:
-        """Repeat a call with a short time-out until it completes."""
+        """Repeat a call with a short timeout until it completes."""
         deadline, stop_deadline = self._clock() + ANSWER_TIMEOUT_SECONDS, None
         while not _completes(call, POLL_SECONDS):
             now = self._clock()
@@ -233,7 +241,10 @@ class Publisher:
                     "transaction: raise the topic's max.message.bytes (1048576 is enough for any batch), or lower "
                     "RELAY_BATCH_SIZE"
                 )
-        return BatchRefusedError(f"refused: {explain(self._refusals[0][1])}")
+        error = self._refusals[0][1]
+        remedy = RECORD_REMEDIES.get(error.code())
+        advice = f": {remedy}, then run relay retry, or run relay discard" if remedy else ""
+        return BatchRefusedError(f"refused: {explain(error)}{advice}")
 
     def _abort(self) -> None:
         """Release the topic's readers early. Fencing would abort the transaction as well."""
@@ -247,12 +258,12 @@ class Publisher:
             if message.topic() == self._progress.topic:
                 offset = message.offset()  # None: an answer was lost, and the client's retry found the record there
                 self._progress_offset = NO_OFFSET if offset is None else offset
-        elif error.code() in RECORD_ERRORS | TRANSACTION_ERRORS:
+        elif error.code() in REFUSALS:
             self._refusals.append((message.topic() or "", error))
 
 
 def _completes(call: Callable[[float], None], seconds: float) -> bool:
-    """Whether a call that may be repeated completes within its time-out."""
+    """Whether a call that may be repeated completes within its timeout."""
     try:
         call(seconds)
     except KafkaException as exception:

@@ -123,8 +123,8 @@ class ProgressReader:
     def last(self, shard: int, below: int | None = None) -> StoredProgress | None:
         """The shard's last progress record; None if there is none.
 
-        The partition is read backwards, in growing windows, from its end as uncommitted readers see it: the last
-        stable offset may stop short of the record that matters.
+        Reads the last 1,000 offsets, then the last 10,000, and so on until it finds a record: it is usually near the
+        end. Each time it reads up to the high watermark: the last stable offset may be before the record that matters.
 
         Args:
             shard: the shard's number.
@@ -156,7 +156,7 @@ class ProgressReader:
 
 
 def _windows_backwards(low: int, end: int) -> Iterator[OffsetRange]:
-    """Growing windows that all reach to the end."""
+    """Windows of growing size, each of which reaches to the end."""
     size, start = _FIRST_WINDOW_OFFSETS, end
     while start > low:
         start = max(low, end - size)

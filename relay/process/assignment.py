@@ -95,8 +95,8 @@ class Availability:
             workers: for each, when it was last healthy, and whether it owns its shard.
             now: by the same clock.
         """
-        progressing = [owned for at, owned in workers if now - at < self._grace]
-        if any(progressing):
+        progressing = [worker for worker in workers if now - worker[0] < self._grace]
+        if any(owned for _, owned in progressing):
             self._absence = self._back_at = 0.0
         if now < self._back_at:
             return False

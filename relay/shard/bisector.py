@@ -10,8 +10,8 @@ from typing import NamedTuple
 from outbox.models import PendingRow
 from relay.errors import MisconfiguredError
 
-MAX_PARKED_IN_A_ROW = 3
-"""Rows that may be parked with none sent between them. Before another is parked, any other row has to be accepted."""
+MAX_CONSECUTIVE_PARKED = 3
+"""How many rows may be parked consecutively. After that another row must be accepted first."""
 PROBE_WINDOW_ROWS = 500
 """How many rows a probe is chosen from, at least."""
 
@@ -22,14 +22,14 @@ class Bisection(NamedTuple):
     rows: int
     """In each transaction."""
     last_id: int
-    """The rejected row has this id or a lower one."""
+    """Highest id that the rejected row can have."""
 
 
 class BatchBisector:
     """Finds the rows of one shard that Kafka refuses.
 
-    When several rows in a row were parked, the cause is probably not the rows. Then one row is chosen at random and
-    sent alone as a probe: if it is refused as well, nothing more is parked.
+    When several rows were parked consecutively, the cause is probably not the rows. Then one row is chosen at random
+    and sent alone as a probe: if it is refused as well, nothing more is parked.
 
     Args:
         random: chooses the probe.
@@ -38,7 +38,7 @@ class BatchBisector:
     def __init__(self, random: Random) -> None:
         self._random = random
         self._bisection: Bisection | None = None
-        self._parked_in_a_row = 0
+        self._consecutive_parked = 0
 
     @property
     def max_rows(self) -> int | None:
@@ -48,7 +48,7 @@ class BatchBisector:
     @property
     def probing(self) -> bool:
         """Whether the next transaction is a probe."""
-        return self._parked_in_a_row >= MAX_PARKED_IN_A_ROW
+        return self._consecutive_parked >= MAX_CONSECUTIVE_PARKED
 
     def window(self, max_rows: int) -> int:
         """How many rows to select; a probe needs a choice of rows.
@@ -67,7 +67,7 @@ class BatchBisector:
 
     def committed(self, rows: Sequence[PendingRow]) -> None:
         """Record that Kafka accepted these rows."""
-        self._parked_in_a_row = 0
+        self._consecutive_parked = 0
         if self._bisection and rows[-1].id >= self._bisection.last_id:
             self._bisection = None
 
@@ -83,12 +83,12 @@ class BatchBisector:
             return None
         if self.probing:
             raise MisconfiguredError(
-                f"Kafka refused {self._parked_in_a_row} rows in a row, which are parked, and then another row that was "
-                f"sent alone ({reason}): that is not a fault of rows, so no more are parked. Correct the topic's "
-                "settings, then send the parked rows with relay retry"
+                f"Kafka refused {self._consecutive_parked} consecutive rows, which are parked, and then another row "
+                f"that was sent alone ({reason}): that is not a fault of rows, so no more are parked. Correct the "
+                "topic's settings, then send the parked rows with relay retry"
             )
         self._bisection = None
-        self._parked_in_a_row += 1
+        self._consecutive_parked += 1
         return rows[0]
 
     def reset(self) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import structlog
 
 from outbox.models import Lease, RecordRef
-from outbox.progress import KAFKA_WENT_BACK, Acknowledgement, ProgressVerdict, ShardProgress, judge_progress
+from outbox.progress import KAFKA_WENT_BACK_PREFIX, Acknowledgement, ProgressVerdict, ShardProgress, judge_progress
 from outbox.store import Store
 from relay.errors import DatabaseWentBackError, KafkaWentBackError
 from relay.kafka.progress import StoredProgress
@@ -107,9 +107,9 @@ def ensure_in_order(outcome: Acknowledgement, record: RecordRef | None) -> None:
             f" at offset {known.offset}" if known else ""
         )
         raise KafkaWentBackError(
-            f"{KAFKA_WENT_BACK}: the database has acknowledged {acknowledged} of this shard, but the last progress "
-            f"record in Kafka is of transaction {record.sequence} at offset {record.offset}. A broker came back with "
-            "an older copy of its disk, or lost its newest data (unclean leader election). Nothing is sent until an "
-            "operator runs relay reconcile (sends the rows again that the topic lacks, after later rows of their "
-            "interactions that it kept), or relay reconcile --accept-loss (does not)"
+            f"{KAFKA_WENT_BACK_PREFIX}: the database has acknowledged {acknowledged} of this shard, but the last "
+            f"progress record in Kafka is of transaction {record.sequence} at offset {record.offset}. A broker came "
+            "back with an older copy of its disk, or lost its newest data (unclean leader election). Nothing is sent "
+            "until an operator runs relay reconcile (sends the rows again that the topic lacks, after later rows of "
+            "their interactions that it kept), or relay reconcile --accept-loss (does not)"
         )

@@ -4,7 +4,7 @@ The lease decides who owns the shard. The progress record that is read back deci
 """
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -28,7 +28,7 @@ class OwnedShard:
     renewed_at: float
     """When the lease was last renewed, by the services' clock."""
     rows_since_renewal: int = 0
-    record: RecordRef | None = field(default=None)
+    record: RecordRef | None = None
     """The progress record that was acknowledged last."""
 
 

@@ -38,10 +38,12 @@ from relay.shard.takeover import OwnedShard, Takeover
 log = structlog.get_logger(__name__)
 
 PROGRESS_CHECK_SECONDS = (50.0, 70.0)
-"""How long a shard is idle before it compares its last progress record: an idle shard would not notice otherwise that
-Kafka went back in time. Random, so that shards do not keep step."""
-IDLE_SECONDS, MAX_POLL_SECONDS = (0.005, 1.0), 0.1
-"""Shortest and longest pause between two selects, and the longest one while notifications do not work."""
+"""After this long without sending, a shard reads its last progress record and compares it with the acknowledged one: an
+idle shard would not notice otherwise that Kafka went back in time. Random, so that shards do not keep step."""
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.005, 1.0
+"""Between two selects."""
+MAX_POLL_SECONDS = 0.1
+"""Longest pause while notifications do not work."""
 
 
 class Remaining(Enum):
@@ -162,7 +164,7 @@ class ShardWorker:
 
     def _send(self, owned: OwnedShard) -> None:
         """Send until the stop, or until the shard has to be taken over again."""
-        pause = IDLE_SECONDS[0]
+        pause = MIN_PAUSE_SECONDS
         while True:
             self.wake.clear()  # before the select: a later notification announces rows that the select may miss
             if self._stop.is_set():
@@ -174,12 +176,12 @@ class ShardWorker:
                 return
             notified = self._services.listener.is_working
             if left is Remaining.MORE:
-                pause = IDLE_SECONDS[0]
+                pause = MIN_PAUSE_SECONDS
             elif left is Remaining.NONE and notified:
-                self.wake.wait(IDLE_SECONDS[1])
+                self.wake.wait(MAX_PAUSE_SECONDS)
             else:
                 self.wake.wait(pause)
-                pause = min(pause * 2, IDLE_SECONDS[1] if notified else MAX_POLL_SECONDS)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS if notified else MAX_POLL_SECONDS)
 
     def cycle(self, owned: OwnedShard) -> Remaining:
         """Select, encode, commit, mark: one transaction."""
@@ -233,7 +235,7 @@ class ShardWorker:
         self._mark(owned, progress.ref_of(sequence, offset, value), refs)
         self._step("marked")
         self._services.drain_signal.rows_sent(self.shard, full_batch=batch.draining)
-        # If the lease was lost, nothing was marked, and the next select raises.
+        # If the database went back in time, it acknowledged nothing, and the next select raises LeaseLostError.
         owned.lease = owned.lease._replace(acknowledged_sequence=sequence)
         owned.rows_since_renewal += len(batch.rows)
 
@@ -259,7 +261,12 @@ class ShardWorker:
         return offset
 
     def _mark(self, owned: OwnedShard, record: RecordRef, refs: list[RowRef]) -> None:
-        """Mark what was committed, unless the lease is lost: then only the next read-back shows what was."""
+        """Mark what was committed.
+
+        Raises:
+            LeaseLostError: another epoch holds the shard, and only a read-back shows what was committed.
+            KafkaWentBackError: nothing may be sent before an operator reconciles the shard.
+        """
         outcome = self._services.store.mark_sent(owned.lease, record, refs, inference=self._services.inference)
         if outcome.verdict is ProgressVerdict.KAFKA_WENT_BACK:
             self._services.metrics.recoveries.labels(str(outcome.verdict)).inc()
@@ -333,7 +340,8 @@ class ShardWorker:
             self.healthy_at = self._services.clock()
         self._services.metrics.retries.labels("shard", type(error).__name__).inc()
         changed = self._services.health.degraded(self.subject, reason)
-        if changed or not isinstance(error, DatabaseUnavailableError):  # spare a database that is down the second query
+        # A database that is down is not queried a second time.
+        if changed or not isinstance(error, DatabaseUnavailableError):
             self._store_condition(reason)
         self._stop.wait(pause_after(error, self._backoff))
 

@@ -166,14 +166,14 @@ BREAKAGES = [
     Breakage(
         "any record of the acknowledged sequence is accepted as the acknowledged one",
         "outbox/progress.py",
-        "found == known if",
+        "found == record if",
         "True if",
         f"{STORE}::test_a_record_is_compared_with_the_acknowledged_one[sqlite-found4-kafka_went_back]",
     ),
     Breakage(
         "the offset of the next progress record is not compared",
         "outbox/progress.py",
-        "else found.offset > known.offset",
+        "else found.offset > record.offset",
         "else True",
         f"{LOST}::test_a_running_relay_notices_a_restored_broker_at_its_next_transaction[sqlite]",
     ),

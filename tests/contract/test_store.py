@@ -21,22 +21,21 @@ from testkit.rows import new_row, new_rows
 
 @pytest.fixture
 def lease(engine: Engine) -> Lease:
-    """Take the shard."""
+    """The lease of shard 0."""
     taken = Leases(engine, "owner-1", 10).take(0)
     assert taken is not None
     return taken
 
 
-def states(engine: Engine) -> list[str]:
+def states_by_id(engine: Engine) -> list[str]:
     """Return the state of each row, by id."""
     with engine.connect() as connection:
         return [row.state for row in connection.exec_driver_sql("SELECT state FROM outbox ORDER BY id")]
 
 
-def record(store: Store, count: int = 1, interaction: str = "i-1") -> list[RowRef]:
-    """Record rows; return their references."""
-    outcomes = store.record([new_row(interaction) for _ in range(count)])
-    return [RowRef(o.outbox_id, 0) for o in outcomes if isinstance(o, Accepted)]
+def add_rows(store: Store, count: int = 1) -> None:
+    """Record rows of one interaction."""
+    store.record([new_row("i-1") for _ in range(count)])
 
 
 def test_each_row_of_a_batch_has_its_own_outcome(store: Store) -> None:
@@ -87,10 +86,10 @@ def test_a_row_waits_only_behind_a_parked_row_of_its_interaction(store: Store, l
 
 def test_marking_compares_id_and_nonce(store: Store, engine: Engine, lease: Lease) -> None:
     """Another row with the same id, as after a restore, is not marked."""
-    record(store, 2)
+    add_rows(store, 2)
     first, second = store.pending(lease, 10)
     mark(store, 1, [first.ref, RowRef(second.id, second.nonce + 1)])
-    assert states(engine) == ["sent", "pending"]
+    assert states_by_id(engine) == ["sent", "pending"]
 
 
 def test_only_the_next_sequence_is_acknowledged(store: Store, lease: Lease) -> None:
@@ -102,7 +101,7 @@ def test_only_the_next_sequence_is_acknowledged(store: Store, lease: Lease) -> N
 
 def test_rows_are_not_selected_if_another_sequence_is_acknowledged(store: Store, lease: Lease) -> None:
     """A database that failed over to a stale replica shows sent rows as pending: none of them is returned."""
-    record(store)
+    add_rows(store)
     assert mark(store, 1, []) == 1
     with pytest.raises(LeaseLostError, match="database has acknowledged sequence 1, this relay 0"):
         store.pending(lease, 10)
@@ -111,20 +110,20 @@ def test_rows_are_not_selected_if_another_sequence_is_acknowledged(store: Store,
 
 def test_marking_skips_rows_between(store: Store, engine: Engine, lease: Lease) -> None:
     """Rows that were committed late, or wait, have ids between those of a transaction and are not part of it."""
-    record(store, 5)
+    add_rows(store, 5)
     rows = store.pending(lease, 10)
     store.park(lease, {rows[4].ref: "refused"})
     mark(store, 1, [rows[0].ref, rows[2].ref, rows[4].ref])
-    assert states(engine) == ["sent", "pending", "sent", "pending", "sent"]
+    assert states_by_id(engine) == ["sent", "pending", "sent", "pending", "sent"]
 
 
 def test_rows_of_a_progress_record_are_marked_in_every_unsent_state(store: Store, engine: Engine, lease: Lease) -> None:
     """A parked row may be in Kafka; a record at or below the acknowledged one marks its rows, too."""
-    record(store, 3)
+    add_rows(store, 3)
     rows = store.pending(lease, 10)
     store.park(lease, {rows[0].ref: "refused"})
     assert store.acknowledge_record(lease, record_ref(1), [row.ref for row in rows[:2]], inference=True).marked == 2
-    assert states(engine) == ["sent", "sent", "pending"]
+    assert states_by_id(engine) == ["sent", "sent", "pending"]
     assert store.acknowledge_record(lease, record_ref(1), [rows[2].ref], inference=True).marked == 1
     assert store.read_progress(0) == (1, record_ref(1))
     with engine.connect() as connection:
@@ -133,19 +132,19 @@ def test_rows_of_a_progress_record_are_marked_in_every_unsent_state(store: Store
 
 def test_a_record_further_ahead_marks_nothing(store: Store, engine: Engine, lease: Lease) -> None:
     """The database went back in time: nothing is acknowledged, and the caller learns why."""
-    record(store)
+    add_rows(store)
     (row,) = store.pending(lease, 10)
     done = store.acknowledge_record(lease, record_ref(2), [row.ref], inference=False)
     assert done == (ProgressVerdict.DATABASE_WENT_BACK, 0, (0, None))
     assert store.read_progress(0) == (0, None)
-    assert states(engine) == ["pending"]
+    assert states_by_id(engine) == ["pending"]
 
 
 def test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked(
     store: Store, engine: Engine, lease: Lease
 ) -> None:
     """Even if there is nothing to mark: the new owner reads back what Kafka has."""
-    record(store)
+    add_rows(store)
     (row,) = store.pending(lease, 10)
     newer = Leases(engine, "owner-1", 10).take(0)
     assert newer is not None
@@ -158,7 +157,7 @@ def test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked(
         store.park(lease, {row.ref: "refused"})
     with pytest.raises(LeaseLostError):
         store.mark_sent(lease, record_ref(1), [row.ref], inference=False)
-    assert states(engine) == ["pending"]
+    assert states_by_id(engine) == ["pending"]
     assert store.read_progress(0) == (0, None)
 
 
@@ -182,13 +181,13 @@ def test_a_record_is_compared_with_the_acknowledged_one(
 
     Its rows are marked, but nothing is acknowledged, so that the next read finds it again.
     """
-    record(store)
+    add_rows(store)
     for sequence in (1, 2):
         mark(store, sequence, [])
     (row,) = store.pending(lease._replace(acknowledged_sequence=2), 10)
     done = store.acknowledge_record(lease, found, [row.ref], inference=False)
     assert done.verdict is verdict
-    assert states(engine) == ["sent" if done.marked else "pending"]
+    assert states_by_id(engine) == ["sent" if done.marked else "pending"]
     assert done.marked == (found is not None and verdict is not ProgressVerdict.DATABASE_WENT_BACK)
     expected = (
         (found.sequence, found) if found and verdict is ProgressVerdict.IN_ORDER else (2, found and record_ref(2))
@@ -199,11 +198,11 @@ def test_a_record_is_compared_with_the_acknowledged_one(
 def test_marking_acknowledges_nothing_if_kafka_went_back(store: Store, engine: Engine, lease: Lease) -> None:
     """The record's offset is not above the one before: its rows are in Kafka, the acknowledged record is not."""
     mark(store, 1, [])
-    record(store)
+    add_rows(store)
     (row,) = store.pending(lease._replace(acknowledged_sequence=1), 10)
     done = store.mark_sent(lease._replace(acknowledged_sequence=1), RecordRef(2, 2, "x"), [row.ref], inference=False)
     assert (done.verdict, done.marked) == (ProgressVerdict.KAFKA_WENT_BACK, 1)
-    assert states(engine) == ["sent"]
+    assert states_by_id(engine) == ["sent"]
     assert store.read_progress(0) == (1, record_ref(1))
 
 
@@ -223,10 +222,10 @@ def test_a_sequence_of_an_earlier_release_has_no_record(store: Store, engine: En
 
 def test_parking_compares_id_and_nonce(store: Store, engine: Engine, lease: Lease) -> None:
     """Another row with the same id is not parked."""
-    record(store)
+    add_rows(store)
     (row,) = store.pending(lease, 10)
     assert store.park(lease, {RowRef(row.id, row.nonce + 1): "refused"}) == 0
-    assert states(engine) == ["pending"]
+    assert states_by_id(engine) == ["pending"]
 
 
 def test_a_lease_is_exclusive_until_it_expires_or_its_owner_is_dead(engine: Engine) -> None:
@@ -321,7 +320,7 @@ def test_the_shard_is_computed_by_the_insert(new_database: NewDatabase) -> None:
 )
 def test_the_schema_refuses_inconsistent_rows(store: Store, engine: Engine, change: str) -> None:
     """CHECK constraints forbid what the code must never write."""
-    record(store)
+    add_rows(store)
     with pytest.raises(IntegrityError), engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE outbox SET {change}")
 

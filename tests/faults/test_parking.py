@@ -4,7 +4,7 @@ import signal
 
 from confluent_kafka.admin import NewTopic
 
-from relay.shard.bisector import MAX_PARKED_IN_A_ROW
+from relay.shard.bisector import MAX_CONSECUTIVE_PARKED
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import incompressible, new_row, new_rows
@@ -80,7 +80,7 @@ def test_when_every_row_is_rejected_only_a_few_are_parked(deployment: Deployment
     ids = deployment.record(new_rows(50, interactions=50))
     relay = deployment.relay()
     relay.wait_degraded("shard 0", "that is not a fault of rows")
-    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(MAX_PARKED_IN_A_ROW,)]
+    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(MAX_CONSECUTIVE_PARKED,)]
     alter_topic(deployment.client_config, deployment.topic, "max.message.bytes", "1048576")
     wait_until(lambda: not deployment.pending(), "the others are sent")
     retried = command(
@@ -94,7 +94,7 @@ def test_when_every_row_is_rejected_only_a_few_are_parked(deployment: Deployment
 def test_consecutive_rejected_rows_are_all_parked_if_another_row_is_accepted(deployment: Deployment) -> None:
     """More rejected rows than make the relay suspect the topic: another row is accepted, so all of them are parked."""
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
-    culprits = [new_row(f"bad-{number}", **incompressible()) for number in range(2 * MAX_PARKED_IN_A_ROW)]
+    culprits = [new_row(f"bad-{number}", **incompressible()) for number in range(2 * MAX_CONSECUTIVE_PARKED)]
     bad = deployment.record(culprits)
     ids = deployment.record(new_rows(20, interactions=20))
     deployment.relay()

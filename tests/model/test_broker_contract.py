@@ -301,7 +301,7 @@ def test_a_fenced_publisher_fails(shard: Shard) -> None:
 def test_a_refused_row_and_a_refused_progress_record_raise_different_errors(shard: Shard) -> None:
     """Only the first is a row's fault; neither leaves records in the topics."""
     publisher = shard.publisher()
-    with pytest.raises(BatchRefusedError):
+    with pytest.raises(BatchRefusedError, match=r"raise max\.message\.bytes of the topic, then run relay retry"):
         publisher.publish([(b"k", LARGE, [], None)], proof(1)[1])
     other = Shard(shard.port, shard.topic, shard.port.topic(max_message_bytes=80))
     with pytest.raises(MisconfiguredError):

@@ -4,7 +4,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from relay.check.broker import ClientErrors, Cluster, judge_cluster, judge_no_answer
-from relay.check.clock import judge_clock
+from relay.check.broker_clock import judge_clock
 from relay.check.finding import Status
 from relay.check.transactions import judge_transactions
 from relay.settings import RelaySettings
@@ -84,14 +84,14 @@ def test_plain_text_is_in_order_only_on_this_machine(server: str, advertised: st
     ],
 )
 def test_each_error_of_transactions_has_its_remedy(code: int, remedy: str) -> None:
-    """Rights, time-out and coordinator."""
+    """Rights, timeout and coordinator."""
     found = judge_transactions(SETTINGS, KafkaError(code), None)
     assert found.status == Status.FAILURE
     assert remedy in found.remedy
 
 
 def test_the_earlier_error_explains_why_there_is_no_coordinator() -> None:
-    """A time-out does not say why."""
+    """A timeout does not say why."""
     cause = KafkaError(KafkaError._TRANSPORT, "connection refused")
     found = judge_transactions(SETTINGS, KafkaError(KafkaError._TIMED_OUT), cause)
     assert found.detail == "no transaction coordinator; before that: connection refused (_TRANSPORT)"

@@ -12,11 +12,11 @@ def row(number: int, interaction: str, email: str | None) -> PendingRow:
 def test_an_incomplete_row_holds_back_its_interaction_only() -> None:
     """And only what comes after it, unless rows are sent as they are."""
     rows = [row(1, "a", "x@y"), row(2, "a", None), row(3, "b", "x@y"), row(4, "a", "x@y")]
-    assert [each.id for each in sendable(rows, (), as_they_are=False)] == [1, 3]
-    assert sendable(rows, (), as_they_are=True) == rows
+    assert [each.id for each in sendable(rows, (), send_all=False)] == [1, 3]
+    assert sendable(rows, (), send_all=True) == rows
 
 
 def test_interactions_that_are_given_up_are_sent() -> None:
     """Their incomplete rows, and those behind them."""
     rows = [row(1, "a", None), row(2, "b", None), row(3, "a", "x@y"), row(4, "b", "x@y")]
-    assert [each.id for each in sendable(rows, {"a": "why"}, as_they_are=False)] == [1, 3]
+    assert [each.id for each in sendable(rows, {"a": "why"}, send_all=False)] == [1, 3]

@@ -61,7 +61,7 @@ def offsets_read(messages: list[Message | None], end: int) -> list[int]:
 
 
 def test_a_long_partition_is_read_for_as_long_as_it_advances() -> None:
-    """The time-out applies to a reader that does not advance, not to one that has much to read."""
+    """The timeout applies to a reader that does not advance, not to one that has much to read."""
     messages: list[Message | None] = [Message(offset) for offset in range(4)]
     assert offsets_read(messages, 4) == [0, 1, 2, 3]
     with pytest.raises(UnavailableError, match=r"has not advanced for 15 s \(partition 0 at offset 4 of 5\)"):

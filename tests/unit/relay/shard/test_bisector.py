@@ -6,7 +6,7 @@ import pytest
 
 from outbox.models import PendingRow
 from relay.errors import MisconfiguredError
-from relay.shard.bisector import MAX_PARKED_IN_A_ROW, BatchBisector
+from relay.shard.bisector import MAX_CONSECUTIVE_PARKED, BatchBisector
 
 MAX_ROWS = 100
 
@@ -24,7 +24,7 @@ def bisector() -> BatchBisector:
 def probing_bisector() -> BatchBisector:
     """A bisector after several rows were parked with none sent between them."""
     probing = bisector()
-    for row in rows(MAX_PARKED_IN_A_ROW):
+    for row in rows(MAX_CONSECUTIVE_PARKED):
         assert probing.refused([row], "refused") == row
     return probing
 

@@ -3,7 +3,7 @@
 from confluent_kafka import KafkaError, KafkaException
 
 from relay.check.finding import Finding, failure, ok, unknown
-from relay.check.transactions import SEE_BROKER_LOG, TRANSACTION_TIMEOUT_SECONDS, probe_producer
+from relay.check.transactions import CALL_TIMEOUT_SECONDS, SEE_BROKER_LOG, probe_producer
 from relay.kafka.errors import REMEDIES, describe
 from relay.settings import RelaySettings
 
@@ -23,11 +23,11 @@ def check_clock(settings: RelaySettings) -> Finding:
         settings, **timeouts, on_delivery=lambda error, _message: refused.append(error) if error else None
     )
     try:
-        producer.init_transactions(TRANSACTION_TIMEOUT_SECONDS)
+        producer.init_transactions(CALL_TIMEOUT_SECONDS)
         producer.begin_transaction()
         producer.produce(settings.kafka_progress_topic, b"", b"check", 0)
-        undelivered = producer.flush(TRANSACTION_TIMEOUT_SECONDS)
-        producer.abort_transaction(TRANSACTION_TIMEOUT_SECONDS)
+        undelivered = producer.flush(CALL_TIMEOUT_SECONDS)
+        producer.abort_transaction(CALL_TIMEOUT_SECONDS)
     except KafkaException as exception:
         return judge_clock(exception.args[0])
     if undelivered and not refused:
