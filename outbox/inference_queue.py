@@ -26,7 +26,6 @@ class InferenceQueue:
     """The inference calls of one outbox.
 
     Args:
-        engine: of the outbox.
         owner: the name under which calls are claimed.
     """
 

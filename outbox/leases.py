@@ -17,7 +17,6 @@ class Leases:
     """The leases of one relay process.
 
     Args:
-        engine: of the outbox.
         owner: unique for each start of a process, never used again.
         lease_seconds: how long a lease, and the heartbeat, last without renewal.
         paused_too: take paused shards as well; for maintenance that sends nothing.
@@ -49,7 +48,6 @@ class Leases:
         """Renew a lease, and store the shard's rate.
 
         Args:
-            lease: of the shard.
             rows_per_second: since the last renewal.
             condition: why some of its rows or calls wait nevertheless; None: none do.
 

@@ -52,7 +52,6 @@ class Listener:
     Behind a pooler it does not listen: its session would be given to others, and still listen.
 
     Args:
-        engine: of the outbox.
         self_test_timeout_seconds: how long to wait for the listener's own notification.
 
     Attributes:

@@ -100,7 +100,6 @@ class Store:
         """Return the next rows of a shard in id order, in one snapshot with the shard's row.
 
         Args:
-            lease: of the shard.
             limit: maximum number of rows.
             block_behind_parked: leave out rows whose interaction has an earlier parked row.
 
@@ -122,7 +121,6 @@ class Store:
         only that counts. Rows that are sent already, or whose id belongs to another row now, are left alone.
 
         Args:
-            lease: of the shard.
             record: the transaction's progress record.
             refs: the transaction's rows.
             inference: add an inference call for each row, in the same transaction.
@@ -151,7 +149,6 @@ class Store:
         not continue.
 
         Args:
-            lease: of the shard.
             record: as read back; None: there is none.
             refs: its rows.
             inference: add an inference call for each row that is marked.

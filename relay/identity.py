@@ -9,7 +9,6 @@ def changed_settings(settings: RelaySettings, identity: Identity, cluster_id: st
     """What differs from the settings that the outbox was used with; empty if nothing does, or it was never used.
 
     Args:
-        settings: of the relay.
         identity: of the outbox.
         cluster_id: of the Kafka cluster that the settings name; None if it is not known.
     """
@@ -28,7 +27,6 @@ def ensure_same_identity(settings: RelaySettings, identity: Identity, cluster_id
     """Check the settings before anything is concluded from Kafka's contents.
 
     Args:
-        settings: of the relay.
         identity: of the outbox.
         cluster_id: as of ``changed_settings``.
 

@@ -35,7 +35,6 @@ class SqliteFiles:
     """The files of one database, for the connections of one engine.
 
     Args:
-        path: of the database.
         may_create: whether the first connection may create the file.
     """
 

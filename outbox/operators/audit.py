@@ -129,7 +129,6 @@ def verify(engine: Engine, head: str | None = None) -> ChainReport:
     """Check that each entry follows from the one before.
 
     Args:
-        engine: of the outbox.
         head: a hash noted earlier, which an entry must still have.
     """
     previous, count, holds = FIRST_HASH, 0, head is None
@@ -164,11 +163,7 @@ def _recorded_filter(rows: RowFilter, key: bytes | None) -> str:
 
 
 class AuditHead:
-    """Follows the last hash of the chain, for a log that nobody with write access to the table can change.
-
-    Args:
-        engine: of the outbox.
-    """
+    """Follows the last hash of the chain, for a log that nobody with write access to the table can change."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -12,7 +12,6 @@ def pause_shards(engine: Engine, shard: int | None, for_seconds: float | None, c
     """Pause a shard, or every shard; relays release it after the current batch.
 
     Args:
-        engine: of the outbox.
         shard: number of the shard; None: every shard.
         for_seconds: after this time the pause ends by itself; None: it does not.
         context: for the audit.

@@ -80,7 +80,6 @@ def mark_published(
     """Mark rows sent that were found in the topic, under the shard's lock, with an audit entry.
 
     Args:
-        engine: of the outbox.
         lease: of the shard, whose earlier producers are fenced.
         sequence: of the shard's last Kafka transaction; stored with the rows.
         refs: the rows; those that are already sent are left alone.
@@ -118,7 +117,6 @@ def send_again(engine: Engine, lease: Lease, refs: Sequence[RowRef], context: Au
     """Make rows pending again that Kafka has lost, under the shard's lock, with an audit entry.
 
     Args:
-        engine: of the outbox.
         lease: of the shard, whose earlier producers are fenced.
         refs: the rows; those that are no longer marked sent are left alone.
         context: for the audit.
@@ -141,7 +139,6 @@ def advance_sequence(engine: Engine, lease: Lease, record: RecordRef | None, ver
     """Acknowledge a progress record by an operator's decision, unless a later one is; the shard may send again.
 
     Args:
-        engine: of the outbox.
         lease: of the shard, whose earlier producers are fenced.
         record: the shard's last one; None: there is none.
         verb: for the audit.

@@ -52,7 +52,6 @@ def reshard_rows(
     """Change the number of shards in one transaction, during which no row is inserted.
 
     Args:
-        engine: of the outbox.
         leases: of every old shard, whose producers are fenced and whose progress records are acknowledged.
         acknowledged: the last sequence of each new shard that was used before.
         shards: the new number.

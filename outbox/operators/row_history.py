@@ -86,11 +86,7 @@ class RowHistory:
 
 
 class RowHistories:
-    """The rows of one outbox, one at a time.
-
-    Args:
-        engine: of the outbox.
-    """
+    """The rows of one outbox, one at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

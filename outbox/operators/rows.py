@@ -109,11 +109,7 @@ class ErrorGroup(NamedTuple):
 
 
 class RowFinder:
-    """Finds rows in one outbox, of those there are when the search begins.
-
-    Args:
-        engine: of the outbox.
-    """
+    """Finds rows in one outbox, of those there are when the search begins."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -127,7 +127,6 @@ def judge_cluster(settings: RelaySettings, cluster: Cluster, errors: Sequence[st
     """Judge TLS, the login, and whether every broker is reachable at the address that the cluster advertises.
 
     Args:
-        settings: of the relay.
         cluster: the cluster.
         errors: for each broker, why no connection can be made to its advertised address; None if one can.
     """

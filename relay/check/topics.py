@@ -22,7 +22,6 @@ def check_topics(admin: AdminClient, settings: RelaySettings, shards: int | None
 
     Args:
         admin: a client of the cluster.
-        settings: of the relay.
         shards: number of shards of the outbox; None: not known.
         brokers: number of brokers in the cluster.
     """

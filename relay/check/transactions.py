@@ -54,7 +54,6 @@ def judge_transactions(settings: RelaySettings, error: KafkaError, cause: KafkaE
     """Decide why ``init_transactions`` failed.
 
     Args:
-        settings: of the relay.
         error: what the call raised.
         cause: what the client reported before.
     """

@@ -48,7 +48,6 @@ class InferenceWorker:
 
     Args:
         settings: must contain ``INFERENCE_URL``.
-        engine: of the outbox.
         owner: in whose name calls are claimed.
         stop: set when the process is to end.
         health: shows a failing endpoint or outbox.

@@ -41,11 +41,7 @@ PERMANENT_ERRORS = frozenset(
 
 
 class ProgressTopic:
-    """The progress topic of one outbox.
-
-    Args:
-        settings: of the relay.
-    """
+    """The progress topic of one outbox."""
 
     def __init__(self, settings: RelaySettings) -> None:
         self._settings = settings

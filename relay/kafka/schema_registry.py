@@ -118,11 +118,7 @@ class RefusedError(Exception):
 
 
 class SchemaRegistry:
-    """A client of the registry. It tries each request once.
-
-    Args:
-        settings: of the relay.
-    """
+    """A client of the registry. It tries each request once."""
 
     def __init__(self, settings: RelaySettings) -> None:
         self._urls = [url.strip().rstrip("/") for url in settings.schema_registry_url.split(",")]

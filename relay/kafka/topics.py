@@ -30,7 +30,6 @@ class Topics:
     """The topics of one outbox, checked whenever a shard is taken. Safe to use from several threads.
 
     Args:
-        settings: of the relay.
         new_admin: creates an admin client.
     """
 

@@ -23,7 +23,6 @@ class AuditLog:
     """Logs each new last hash of one outbox's audit trail.
 
     Args:
-        engine: of the outbox.
         stop: ends it.
     """
 

@@ -29,7 +29,6 @@ class BacklogMetrics:
         inference_queue: where calls are counted; None without inference.
         owned: returns the shards that this relay owns.
         stop: ends it.
-        metrics: of the process.
     """
 
     def __init__(

@@ -45,7 +45,6 @@ class MetricsServer:
     Args:
         host: address to listen on.
         port: to listen on; 0 chooses a free one.
-        registry: of the metrics.
         health: what ``/readyz`` and ``/healthz`` report.
         token: required for ``/metrics`` and for the reasons in ``/readyz``; None if neither is protected.
 

@@ -63,7 +63,6 @@ def find_lost_rows(
     """Read the topics, and note in each loss which of its rows they lack.
 
     Args:
-        engine: of the outbox.
         maintenance: of the command.
         losses: of the shards.
         on_progress: called now and then with the number of records read.
@@ -117,7 +116,6 @@ def resend_lost_rows(
     acknowledged the shard stays degraded, or finds everything done.
 
     Args:
-        engine: of the outbox.
         maintenance: of the command.
         loss: of the shard.
         context: for the audit trail.

@@ -32,7 +32,6 @@ class ShardMaintenance:
     """The shards that an operator's command owns.
 
     Args:
-        settings: of the command.
         services: of the process.
         timeout_seconds: how long to wait for a shard that a relay is giving back.
     """

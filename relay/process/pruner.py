@@ -24,10 +24,8 @@ class Pruner:
     """Prunes one outbox until the stop. Of several relays one prunes at a time; the others skip the pass.
 
     Args:
-        engine: of the outbox.
         retention_seconds: how long a row is kept after it was sent or discarded.
         stop: ends it after the chunk in hand.
-        health: of the process.
     """
 
     def __init__(self, engine: Engine, retention_seconds: float, stop: threading.Event, health: Health) -> None:

@@ -46,10 +46,8 @@ class Supervisor:
     """One relay process.
 
     Args:
-        settings: of the relay.
         stop: ends it.
         step: called at each step of each shard (see ``ShardServices``).
-        health: of the process.
         failure_policy: when enrichment gives an interaction up.
     """
 

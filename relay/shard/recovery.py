@@ -30,7 +30,6 @@ def inspect_shard(store: Store, read_back: Callable[[int], StoredProgress | None
     """Compare a shard's row with its last progress record. A shard that sends rows meanwhile is in order.
 
     Args:
-        store: of the outbox.
         read_back: reads the last progress record of a shard.
         shard: its number, from 0.
     """

@@ -106,7 +106,6 @@ def acknowledge(services: ShardServices, lease: Lease, record: StoredProgress | 
 
     Args:
         services: of the process.
-        lease: of the shard.
         record: the shard's last one; None if there is none.
     """
     ref, refs = (record.ref, record.progress.refs) if record else (None, ())
