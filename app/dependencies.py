@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.group_commit import GroupCommitter
-from app.limits import BacklogLimit, RateLimit
+from app.limits import BacklogLimit
+from config.token_bucket import TokenBucket
 
 EXTENSION = "webhook"
 """Key of the ``WebhookDependencies`` in ``app.extensions``."""
@@ -17,5 +18,5 @@ class WebhookDependencies:
     secrets: Mapping[str, bytes]
     committer: GroupCommitter
     max_bytes: int
-    rate_limit: RateLimit | None
+    rate_limit: TokenBucket | None
     backlog_limit: BacklogLimit | None

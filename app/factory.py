@@ -18,11 +18,12 @@ from app.dependencies import EXTENSION, WebhookDependencies
 from app.group_commit import REQUEST_TIMEOUT_SECONDS, GroupCommitter
 from app.gunicorn_worker import CloseOnDemand
 from app.health import Readiness
-from app.limits import BacklogLimit, RateLimit
+from app.limits import BacklogLimit
 from app.problem_details import problem
 from app.settings import WebSettings
 from config.logging import configure_logging, frames
 from config.settings import load, unknown_names
+from config.token_bucket import TokenBucket
 from outbox.db.engine import create_outbox_engine
 from outbox.store import Store
 
@@ -48,7 +49,7 @@ def create_app(settings: WebSettings) -> Flask:
         secrets=settings.secrets(),
         committer=GroupCommitter(store, max(1, settings.web_threads - RESERVED_THREADS)),
         max_bytes=settings.webhook_max_bytes,
-        rate_limit=RateLimit(rate / settings.processes) if rate else None,
+        rate_limit=TokenBucket(rate / settings.processes) if rate else None,
         backlog_limit=BacklogLimit(store.pending_at_least, backlog) if backlog else None,
     )
     parsed = make_url(url)

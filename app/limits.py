@@ -1,29 +1,12 @@
-"""Limits from which on requests are refused: a rate, and the size of the backlog."""
+"""The size of the backlog from which requests are refused."""
 
 import threading
 from collections.abc import Callable
 from time import monotonic
 
-from config.token_bucket import TokenBucket
 from outbox.errors import OutboxError
 
 BACKLOG_INTERVAL_SECONDS = 1.0
-
-
-class RateLimit:
-    """A token bucket that allows a burst of one second.
-
-    Args:
-        per_second: Requests a second, of this process.
-        clock: Returns seconds.
-    """
-
-    def __init__(self, per_second: float, clock: Callable[[], float] = monotonic) -> None:
-        self._bucket = TokenBucket(per_second, clock)
-
-    def allows(self) -> bool:
-        """Take a token; returns whether there was one."""
-        return self._bucket.try_take()
 
 
 class BacklogLimit:

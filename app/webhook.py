@@ -134,7 +134,7 @@ def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
 
 def _early_refusal(webhook: WebhookDependencies, environ: Environ) -> tuple[str, Response] | None:
     """The outcome and response of a request that can be refused before its body is read."""
-    if webhook.rate_limit is not None and not webhook.rate_limit.allows():
+    if webhook.rate_limit is not None and not webhook.rate_limit.try_take():
         detail = "The rate exceeds WEBHOOK_RATE_LIMIT: send the request again later"
         return "rate_limited", problem(429, detail, retry_after_seconds=1, close=True)
     if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):

@@ -43,7 +43,8 @@ class SqliteFiles:
         self._names = [f"{path}{suffix}" for suffix in SUFFIXES]
         self._closed_until = 0.0
         self._opened: list[FileId] = []
-        self._arriving: tuple[os.stat_result | None, float] = (None, 0.0)
+        self._arriving: tuple[tuple[int, ...] | None, float] = (None, 0.0)
+        """What a file that replaced another was last seen as, and since when."""
         self._pin: Callable[[], object] | None = None
 
     def open(self, connect: Callable[[str], Any]) -> Any:
@@ -59,15 +60,17 @@ class SqliteFiles:
             raise DatabaseUnavailableError(
                 f"{self._path}: the log was removed; the database is opened again in a moment"
             )
-        before = _identity(self._names[0])
+        found = _stat(self._names[0])
+        before = _file_id(found)
+        replaced = bool(self._opened) and before != self._opened[0]
         if before is None and not self._may_create:
             raise DatabaseUnavailableError(
                 f"DATABASE_URL names {self._path}, which does not exist: run {MIGRATE} for a new outbox, or put the "
                 "file back"
             )
-        if before is not None and not self._may_create:
-            self._require_complete(replaced=bool(self._opened) and before != self._opened[0])
-        if self._opened and before != self._opened[0]:
+        if found is not None and not self._may_create:
+            self._require_complete(found, replaced=replaced)
+        if replaced:
             self._set_logs_aside()
         if before is None:
             create_private(self._path)
@@ -97,17 +100,16 @@ class SqliteFiles:
                 self._closed_until = monotonic() + CLOSED_SECONDS
             raise ConnectionLostError(f"{name} was {'replaced' if now else 'removed or moved'} while it was in use")
 
-    def _require_complete(self, *, replaced: bool) -> None:
+    def _require_complete(self, found: os.stat_result, *, replaced: bool) -> None:
         """Refuse an empty file, and a replaced file that may still be being copied."""
-        found = os.stat(self._names[0])  # noqa: PTH116 - as _identity
         if not found.st_size:
             raise DatabaseUnavailableError(f"{self._path} is empty: put a complete database there, or remove the file")
         if not replaced:
             return
-        before, since = self._arriving
-        if before is None or _version(before) != _version(found):
-            before, since = self._arriving = found, monotonic()
-        if monotonic() - since < UNCHANGED_SECONDS:
+        version = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        if version != self._arriving[0]:
+            self._arriving = version, monotonic()
+        if monotonic() - self._arriving[1] < UNCHANGED_SECONDS:
             raise DatabaseUnavailableError(
                 f"{self._path} was replaced: it is opened after it has not changed for {UNCHANGED_SECONDS:.0f} s"
             )
@@ -131,12 +133,15 @@ _CAN_PIN = hasattr(os, "O_PATH")
 
 
 def _identity(name: str) -> FileId:
+    return _file_id(_stat(name))
+
+
+def _file_id(found: os.stat_result | None) -> FileId:
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _stat(name: str) -> os.stat_result | None:
     try:
-        found = os.stat(name)  # noqa: PTH116 - a Path would take longer than the call
+        return os.stat(name)  # noqa: PTH116 - a Path would take longer than the call
     except OSError:
         return None
-    return found.st_dev, found.st_ino
-
-
-def _version(found: os.stat_result) -> tuple[int, int, int, int]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

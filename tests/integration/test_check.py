@@ -11,13 +11,14 @@ import psycopg
 import pytest
 import requests
 import trustme
-from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
+from confluent_kafka.admin import AclOperation, NewTopic, ResourceType
 
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
 from testkit.rows import new_rows
 from testkit.secure_kafka import CREATE, DESCRIBE, PASSWORD, READ, WRITE, NewSecureDeployment
 from testkit.services import SecureKafka
+from testkit.topic import create_topics
 from testkit.waiting import wait_until
 
 TOPIC, TRANSACTIONAL_ID = ResourceType.TOPIC, ResourceType.TRANSACTIONAL_ID
@@ -46,13 +47,11 @@ def statuses(environ: Mapping[str, str], **further: str) -> dict[str, str]:
 def make_topics(deployment: Deployment, shards: int = 1, **config: dict[str, str]) -> None:
     """Create both topics. ``topic`` and ``progress`` are the settings of each."""
     progress = {"cleanup.policy": "compact", **config.get("progress", {})}
-    topics = [
+    create_topics(
+        deployment.client_config,
         NewTopic(deployment.topic, 2, 1, config=config.get("topic", {})),
         NewTopic(deployment.environ["KAFKA_PROGRESS_TOPIC"], shards, 1, config=progress),
-    ]
-    admin = AdminClient(deployment.client_config)
-    for future in admin.create_topics(topics).values():
-        future.result(10)
+    )
 
 
 def test_each_missing_right_is_named_with_its_remedy(

@@ -15,6 +15,7 @@ from outbox.store import Store
 from relay.health import Health
 from relay.process.supervisor import Supervisor
 from relay.settings import RelaySettings
+from testkit.clock import ManualClock
 from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, settings_for
 from testkit.relay_process import RelayProcess
@@ -69,17 +70,7 @@ def test_hostile_connections_do_not_stop_the_relay(deployment: Deployment) -> No
     deployment.check_exactly_once(ids)
 
 
-class Clock:
-    """A clock that the test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        """Seconds."""
-        return self.now
-
-
-def wait_for_loop(clock: Clock, health: Health) -> None:
+def wait_for_loop(clock: ManualClock, health: Health) -> None:
     """Advance the clock, and wait until the relay's main loop has run since."""
     clock.now += 1000
     wait_until(lambda: health.liveness_age_seconds() == 0, "the main loop runs")
@@ -96,7 +87,7 @@ def run(environ: dict[str, str], health: Health) -> tuple[threading.Event, threa
 
 def test_the_main_loop_runs_while_services_are_down(new_sqlite: NewDatabase) -> None:
     """A relay that waits for its services at the start is alive; a restart would not help."""
-    clock = Clock()
+    clock = ManualClock(0.0)
     health = Health(clock)
     stop, thread = run({**NO_SERVICES, "DATABASE_URL": new_sqlite()}, health)
     try:
@@ -114,7 +105,7 @@ def test_the_main_loop_runs_while_shards_are_sent(
     """``/healthz`` follows the loop that assigns shards."""
     environ = settings_for(kafka, registry, new_sqlite())
     engine = create_outbox_engine(environ["DATABASE_URL"])
-    store, clock = Store(engine), Clock()
+    store, clock = Store(engine), ManualClock(0.0)
     health = Health(clock)
     stop, thread = run(environ, health)
     try:

@@ -1,22 +1,12 @@
 """When the inference calls are throttled because a backlog is being drained."""
 
 from relay.drain_signal import ALLOW_SECONDS, DEFER_SECONDS, DRAIN_SECONDS, DrainSignal
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        """Seconds."""
-        return self.now
+from testkit.clock import ManualClock
 
 
 def test_a_drain_without_end_leaves_the_calls_a_tenth_of_the_time() -> None:
     """They are throttled for most of a minute, then allowed for some seconds; a short gap changes nothing."""
-    clock = Clock()
+    clock = ManualClock(1000.0)
     signal, draining = DrainSignal(clock), []
     for second in range(3 * 60):
         clock.now = 1000.0 + second
@@ -29,7 +19,7 @@ def test_a_drain_without_end_leaves_the_calls_a_tenth_of_the_time() -> None:
 
 def test_a_new_drain_throttles_from_its_beginning() -> None:
     """However long the drain before it was, if the shards caught up in between."""
-    clock = Clock()
+    clock = ManualClock(1000.0)
     signal = DrainSignal(clock)
     for second in (*range(50), 58):
         clock.now = 1000.0 + second
@@ -39,7 +29,7 @@ def test_a_new_drain_throttles_from_its_beginning() -> None:
 
 def test_a_blocked_shard_does_not_throttle_the_calls() -> None:
     """Its last full batch is too long ago."""
-    clock = Clock()
+    clock = ManualClock(1000.0)
     signal = DrainSignal(clock)
     signal.rows_sent(0, full_batch=True)
     clock.now += DRAIN_SECONDS - 1

@@ -14,19 +14,9 @@ from prometheus_client import CollectorRegistry, Gauge
 from relay.errors import MisconfiguredError
 from relay.health import Health
 from relay.process.http_server import MAX_CONNECTIONS, STALLED_SECONDS, MetricsServer
+from testkit.clock import ManualClock
 from testkit.waiting import wait_until
 from testkit.web_process import RawResponse, read_response
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        """Seconds."""
-        return self.now
 
 
 class Served(NamedTuple):
@@ -34,7 +24,7 @@ class Served(NamedTuple):
 
     server: MetricsServer
     health: Health
-    clock: Clock
+    clock: ManualClock
 
     def connect(self) -> socket.socket:
         """Open a connection."""
@@ -53,7 +43,7 @@ TOKEN = "tökénà"
 
 def serve(token: str | None = None) -> Served:
     """A server on a free port."""
-    registry, clock = CollectorRegistry(), Clock()
+    registry, clock = CollectorRegistry(), ManualClock(0.0)
     Gauge("things", "Some.", registry=registry).set(7)
     health = Health(clock)
     return Served(MetricsServer("127.0.0.1", 0, registry, health, token.encode() if token else None), health, clock)
