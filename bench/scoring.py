@@ -68,7 +68,7 @@ class _Server:
         self._calls, self._keys = 0, set[int]()
 
     def run(self) -> None:
-        """Serve for ever."""
+        """Serve until the process ends."""
         while True:
             timeout = self._due[0][0] - time.monotonic() if self._due else 1.0
             for key, _ in self._selector.select(max(0.0, timeout)):

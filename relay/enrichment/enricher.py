@@ -24,7 +24,7 @@ from relay.enrichment.request import is_one_segment, request_interaction
 from relay.enrichment.response import NOTHING_KNOWN, RetryLaterError, ThrottledError, read_fields
 from relay.enrichment.throttle import Throttle
 from relay.errors import RowsAtFaultError, UnavailableError
-from relay.health import ENRICHMENT, Health
+from relay.health import ENRICHMENT, Health, report_unexpected
 from relay.http_client import HttpClient, Outcome, classify
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
@@ -170,9 +170,8 @@ class Enricher:
             fields = self._fetch(interaction)
         except UnavailableError as error:
             self._failed(interaction, error)
-        except Exception:
-            log.exception("unexpected error in a request to CXone", action="unexpected")
-            self._failed(interaction, UnavailableError("unexpected error: see the log; please report it"))
+        except Exception as error:  # noqa: BLE001 - a bug must not end the thread
+            self._failed(interaction, UnavailableError(report_unexpected(log, "request to CXone", error)))
         else:
             with self._lock:
                 self._known[interaction] = fields

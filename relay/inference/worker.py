@@ -19,7 +19,7 @@ from outbox.inference_queue import CLAIM_MS, MAX_BATCH_CALLS, InferenceQueue
 from outbox.models import CallResult
 from relay.backoff import Backoff, pause_after
 from relay.drain_signal import DrainSignal
-from relay.health import INFERENCE, Health
+from relay.health import INFERENCE, Health, report_unexpected
 from relay.http_client import MAX_REQUEST_SECONDS
 from relay.inference.caller import Batch, Caller, Finished
 from relay.inference.circuit_breaker import CircuitBreaker, CircuitState
@@ -101,10 +101,8 @@ class InferenceWorker:
                 self._health.degraded(QUEUE_SUBJECT, str(error))
                 self._stop.wait(pause_after(error, backoff))
                 continue
-            except Exception as error:
-                log.exception("unexpected error in the inference worker", action="unexpected")
-                reason = f"unexpected {type(error).__name__}: see the log; please report it"
-                self._health.degraded(QUEUE_SUBJECT, reason)
+            except Exception as error:  # noqa: BLE001 - a bug must not end the calls
+                self._health.degraded(QUEUE_SUBJECT, report_unexpected(log, QUEUE_SUBJECT, error))
                 self._stop.wait(backoff.failed())
                 continue
             backoff.succeeded()

@@ -74,7 +74,7 @@ def plan_rebalance(
 
 
 class Availability:
-    """Whether this relay is healthy, as it tells the others.
+    """Whether this relay is healthy, as it reports to the others.
 
     A relay that alone cannot reach Kafka must not keep its share. So it is unhealthy when none of its shards makes
     progress, and becomes healthy again after a while, each time after a longer one.

@@ -134,7 +134,7 @@ class ShardPool:
         return {owner for owner in owners - {self._leases.owner} if is_dead(owner)}
 
     def _heartbeat(self) -> None:
-        """Tell the other relays that this one is there, when it is due or its health changed."""
+        """Write this relay's heartbeat when it is due or its health has changed."""
         now = self._services.clock()
         workers = [thread.worker for thread in self._threads.values()]
         healthy = self._availability.judge([(w.healthy_at, w.owned) for w in workers], now)

@@ -81,7 +81,7 @@ class Supervisor:
         except StoppedError:
             log.info("stopped while waiting for a service", action="stopped")
         finally:
-            if ended:  # otherwise the lock file stays, and tells others after our exit that this owner is dead
+            if ended:  # otherwise the lock file stays, by which others see after our exit that this owner is dead
                 lock.close()
             server.close()
 

@@ -244,7 +244,7 @@ class ShardWorker:
         metrics, clock, rows = self._services.metrics, self._services.clock, batch.rows
         began = clock()
         try:
-            offset = owned.publisher.publish(batch.records, value, lambda: self._renew_during_commit(owned))
+            offset = owned.publisher.publish(batch.records, value, lambda: self._renew(owned, force=False))
         except BatchRefusedError as refused:
             metrics.aborts.inc()
             metrics.retries.labels("kafka", "refused").inc()
@@ -318,12 +318,8 @@ class ShardWorker:
         changed = health.degraded(self.subject, slow) if slow else health.recovered(self.subject)
         self._renew(owned, force=changed)
 
-    def _renew_during_commit(self, owned: OwnedShard) -> None:
-        """Keep the lease while Kafka takes more and more of a transaction."""
-        self._renew(owned, force=False)
-
     def _renew(self, owned: OwnedShard, *, force: bool) -> None:
-        """Renew the lease after a third of its time, or at once."""
+        """Renew the lease after a third of its time, or at once. Called also while Kafka takes in a transaction."""
         leases, now = self._services.leases, self._services.clock()
         self.healthy_at = now
         elapsed = now - owned.renewed_at

@@ -36,7 +36,7 @@ LOST = "tests/model/test_lost_rows.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
 
 
-# Texts that tell SQLite's variant of a statement from PostgreSQL's.
+# Texts that occur only in SQLite's variant of a statement.
 _DISCARD = (
     "SET state = 'discarded', changed_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)\n"
     "    FROM (SELECT value ->> 0 AS id, value ->> 1 AS nonce, value ->> 2 AS changed_at FROM json_each(:rows)) AS r\n"

@@ -137,7 +137,7 @@ def cut_at_commit(direction: Direction) -> Callable[[SystemUnderTest, Random], N
 def kill_relays_cleanly(system: SystemUnderTest) -> None:
     """Kill every relay, and wait until the broker has ended their open transactions.
 
-    A single broker that restarts with an open transaction may leave it open for ever (see docs/delivery.md). So
+    A single broker that restarts with an open transaction may leave it open indefinitely (see docs/delivery.md). So
     none is open when the broker stops, and the relays restart while it is down.
     """
     prefix = system.deployment.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"].encode()
@@ -241,7 +241,7 @@ def faults_of(kind: str) -> tuple[Fault, ...]:
 
 
 def schedule(faults: tuple[Fault, ...], rng: Random) -> Iterator[tuple[Fault, ...]]:
-    """Yield faults for ever: each once per round in random order, and two at once after every third."""
+    """Yield faults without end: each once per round in random order, and two at once after every third."""
     while True:
         for number, fault in enumerate(rng.sample(faults, len(faults)), 1):
             yield (fault,)

@@ -83,7 +83,7 @@ def test_degraded_subjects_are_exported() -> None:
     assert samples(registry, "outbox_degraded") == {}
 
 
-def test_no_series_tells_when_it_was_created() -> None:
+def test_there_are_no_creation_time_series() -> None:
     """They would double the number of series."""
     registry = CollectorRegistry()
     metrics = RelayMetrics(registry)

@@ -27,7 +27,7 @@ SETTINGS = RelaySettings(kafka_bootstrap_servers="broker.example:9092", schema_r
     ],
 )
 def test_a_broker_that_does_not_answer(error: KafkaError | None, subject: str, remedy: str) -> None:
-    """The client's error tells which setting to check."""
+    """The client's error determines which setting to check."""
     found = judge_no_answer(SETTINGS, error)
     assert found.status == Status.FAILURE
     assert found.subject == subject
