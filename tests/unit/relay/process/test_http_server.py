@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from relay.errors import MisconfiguredError
 from relay.health import Health
-from relay.process.http_server import MAX_CONNECTIONS, STALLED_SECONDS, MetricsServer
+from relay.process.http_server import ACCEPT_BATCH, MAX_CONNECTIONS, STALLED_SECONDS, MetricsServer
 from testkit.clock import ManualClock
 from testkit.waiting import wait_until
 from testkit.web_process import RawResponse, read_response
@@ -145,6 +145,7 @@ def test_a_thousand_hostile_connections_cost_little(served: Served, kind: str) -
                 connection.sendall(HOSTILE[kind])
             if number % 100 == 99:
                 assert served.request("/healthz").status == 200
+                assert connections_of(served.server) <= MAX_CONNECTIONS + ACCEPT_BATCH
         began = monotonic()
         assert served.request("/metrics").status == 200
         assert monotonic() - began < 2
