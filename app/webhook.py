@@ -1,6 +1,5 @@
 """The webhook: authenticate, validate, commit, respond."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ from app.problem_details import problem
 from app.strict_json import NotJsonError
 from app.validation import Interaction, InvalidInteractionError, Problem, parse, placeholders
 from outbox.errors import OutboxError
-from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome
+from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome, body_digest, chosen_key
 
 blueprint = Blueprint("webhook", __name__)
 
@@ -120,8 +119,7 @@ def _warn_of_mistakes(environ: Environ, interaction: Interaction, label: str) ->
 def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
     return NewRow(
-        # The prefixes keep keys, hashes and replays apart. CXone sends an empty key if its variable is not set.
-        key=f"key:{key}" if key else f"body:{hashlib.sha256(body).hexdigest()}",
+        key=chosen_key(key) if key else body_digest(body),  # CXone sends an empty key if its variable is not set
         interaction_id=interaction.interaction_id,
         channel=interaction.channel,
         timestamp_ms=int(time() * 1000) if interaction.timestamp_ms is None else interaction.timestamp_ms,

@@ -32,7 +32,7 @@ def second_thread() -> Flask:
 
     @waiting.post("/webhook/cxone-data-action")
     def accept() -> Response:
-        committer.record(NewRow("key", "interaction", "voice", 0, None, None, request.get_data()))
+        committer.record(NewRow(b"key", "interaction", "voice", 0, None, None, request.get_data()))
         return Response('{"status": "accepted"}', 202, content_type="application/json")
 
     return waiting

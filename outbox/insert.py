@@ -5,10 +5,9 @@ are one message: after each wait for the database the thread has to queue for th
 answer requests.
 """
 
-import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Dialect, Engine
@@ -16,7 +15,7 @@ from sqlalchemy import Dialect, Engine
 from outbox.db import transactions
 from outbox.db.engine import BEGIN, TRANSACTION_TIMEOUTS
 from outbox.db.errors import Fault, classify
-from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, new_nonce
+from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome, RowRefused, body_digest, new_nonce
 from outbox.partitioner import interaction_hash
 from outbox.sql import insert as sql
 
@@ -25,8 +24,8 @@ NumberedRow = tuple[NewRow, int]
 
 _MAX_ROWS_SQLITE = 1_000
 """Rows of one statement: SQLite binds at most 32,766 values."""
-UNKNOWN_DIGEST = None
-"""Digest of a body that was erased, or stored by a release without digests: a repeated key counts as the same body."""
+NO_DIGEST = None
+"""Digest of a body that was erased, or whose key is its digest: a repeated key counts as the same body."""
 
 
 class _StoredRow(NamedTuple):
@@ -64,7 +63,7 @@ def _record(driver: Any, dialect: Dialect, numbered: Sequence[NumberedRow]) -> l
             return [RowRefused(type(error).__name__)]
         half = len(numbered) // 2  # one bad row must not fail the others
         return [o for part in (numbered[:half], numbered[half:]) for o in _record(driver, dialect, part)]
-    stored = _stored(driver, dialect.name, [row.key for row, nonce in numbered if nonce not in ids])
+    stored = _stored(driver, dialect.name, [row for row, nonce in numbered if nonce not in ids])
     outcomes: list[RecordOutcome] = []
     for row, nonce in numbered:
         if nonce in ids:
@@ -77,24 +76,30 @@ def _record(driver: Any, dialect: Dialect, numbered: Sequence[NumberedRow]) -> l
 
 
 def _outcome_of_known_key(row: NewRow, nonce: int, stored: _StoredRow) -> RecordOutcome:
-    if stored.payload_digest in (_digest(row), UNKNOWN_DIGEST):
+    if stored.payload_digest in (_payload_digest(row), NO_DIGEST):
         return Accepted(stored.id, stored.interaction_id, duplicate=stored.nonce != nonce)
     return KeyReused()
 
 
-def _stored(driver: Any, dialect: str, keys: list[str]) -> dict[str, _StoredRow]:
-    """Read the rows that already have these keys."""
-    if not keys:
+def _stored(driver: Any, dialect: str, rows: Sequence[NewRow]) -> dict[bytes, _StoredRow]:
+    """Read the rows that already have the keys of these."""
+    if not rows:
         return {}
     query = sql.ROWS_BY_KEY_POSTGRESQL if dialect == "postgresql" else sql.ROWS_BY_KEY_SQLITE
     return {
-        key: _StoredRow(row_id, nonce, interaction_id, digest and bytes(digest))
-        for key, row_id, nonce, interaction_id, digest in driver.execute(query, (json.dumps(keys),))
+        bytes(key): _StoredRow(row_id, nonce, interaction_id, digest and bytes(digest))
+        for key, row_id, nonce, interaction_id, digest in driver.execute(query, (_keys_as_json(rows),))
     }
 
 
-def _digest(row: NewRow) -> bytes:
-    return hashlib.sha256(row.payload).digest()
+def _keys_as_json(rows: Iterable[NewRow]) -> str:
+    return json.dumps([row.key.hex() for row in rows])
+
+
+def _payload_digest(row: NewRow) -> bytes | None:
+    """Return the digest of a row's body, unless it is the row's key."""
+    digest = body_digest(row.payload)
+    return digest if digest != row.key else None
 
 
 def _insert_postgresql(driver: Any, numbered: Sequence[NumberedRow]) -> dict[int, int]:
@@ -111,7 +116,7 @@ def as_json(numbered: Sequence[NumberedRow]) -> str:
         [
             {
                 "nonce": nonce,
-                "key": row.key,
+                "key": row.key.hex(),
                 "hash": interaction_hash(row.interaction_id),
                 "interaction_id": row.interaction_id,
                 "channel": row.channel,
@@ -119,7 +124,7 @@ def as_json(numbered: Sequence[NumberedRow]) -> str:
                 "customer_email": row.customer_email,
                 "agent_id": row.agent_id,
                 "payload": b64encode(row.payload).decode(),
-                "payload_digest": _digest(row).hex(),
+                "payload_digest": digest.hex() if (digest := _payload_digest(row)) else None,
                 "traceparent": row.traceparent,
             }
             for row, nonce in numbered
@@ -143,10 +148,11 @@ def _insert_chunk(driver: Any, numbered: Sequence[NumberedRow]) -> dict[int, int
     values: list[object] = []
     for row, nonce in numbered:
         values += (nonce, row.key, interaction_hash(row.interaction_id), row.interaction_id, row.channel)
-        values += (row.timestamp_ms, row.customer_email, row.agent_id, row.payload, _digest(row), row.traceparent)
+        values += (row.timestamp_ms, row.customer_email, row.agent_id, row.payload)
+        values += (_payload_digest(row), row.traceparent)
     cursor = driver.execute(sql.insert_sqlite(len(numbered)), values)
     nonces = [nonce for _, nonce in numbered]
     if cursor.rowcount == len(nonces):  # AUTOINCREMENT: each id is one above the one before, and no one else writes
         return dict(zip(nonces, range(cursor.lastrowid - len(nonces) + 1, cursor.lastrowid + 1), strict=True))
-    keys = [row.key for row, _ in numbered]
-    return dict(driver.execute(sql.INSERTED_SQLITE, (json.dumps(keys), json.dumps(nonces))))
+    keys = _keys_as_json(row for row, _ in numbered)
+    return dict(driver.execute(sql.INSERTED_SQLITE, (keys, json.dumps(nonces))))

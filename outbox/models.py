@@ -1,5 +1,6 @@
 """The values that the outbox exchanges with its users: immutable, without I/O."""
 
+import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,11 +17,27 @@ def shard_of(interaction_id: str, shards: int) -> int:
     return interaction_hash(interaction_id) % shards
 
 
+def body_digest(body: bytes) -> bytes:
+    """Return the SHA-256 of a body, its deduplication key unless its sender chose one."""
+    return hashlib.sha256(body).digest()
+
+
+def chosen_key(key: str) -> bytes:
+    """Return the deduplication key of an ``Idempotency-Key``: 32 bytes, from which the sender's text cannot be read."""
+    return hashlib.sha256(f"key:{key}".encode()).digest()
+
+
+def replay_key(plan: str, row_id: int) -> bytes:
+    """Return the deduplication key of the row that a plan makes of a row: a plan replays a row once."""
+    return hashlib.sha256(f"replay:{plan}:{row_id}".encode()).digest()
+
+
 class NewRow(NamedTuple):
     """A validated interaction on its way into the outbox."""
 
-    key: str
-    """Deduplication key, unique in the outbox."""
+    key: bytes
+    """Deduplication key, unique in the outbox: 32 bytes, from ``body_digest`` or ``chosen_key``. No body has the digest
+    of a chosen key: a body is a JSON object."""
     interaction_id: str
     channel: str
     timestamp_ms: int

@@ -140,8 +140,8 @@ def mark_rows(
     if mostly_pending:
         marked = _mark_pending(connection, shard, sequence, refs)
     if marked < len(refs):
-        values = {"sequence": sequence, **bind_rows(connection, RowRef._fields, refs)}
-        marked += connection.execute(sql.MARK_SENT.on(connection), values).rowcount
+        values = {"shard": shard, "sequence": sequence, **bind_rows(connection, RowRef._fields, refs)}
+        marked += sql.MARK_SENT.run(connection, values).rowcount
     if inference and marked:
         _add_calls(connection, shard, sequence, refs)
     return marked
@@ -155,7 +155,7 @@ def _mark_pending(connection: Connection, shard: int, sequence: int, refs: Seque
         "last_id": max(ref.id for ref in refs),
         "nonces": bind_numbers(connection, (ref.nonce for ref in refs)),
     }
-    return connection.execute(sql.MARK_PENDING_SENT.on(connection), values).rowcount
+    return sql.MARK_PENDING_SENT.run(connection, values).rowcount
 
 
 def _add_calls(connection: Connection, shard: int, sequence: int, refs: Sequence[RowRef]) -> None:
@@ -174,6 +174,5 @@ def _require_epoch(lease: Lease, row: Row[Any]) -> None:
 
 
 def _progress(row: Row[Any]) -> ShardProgress:
-    has_record = row.progress_sequence is not None and row.progress_sequence == row.acknowledged_sequence
-    record = RecordRef(row.progress_sequence, row.progress_offset, row.progress_digest) if has_record else None
-    return ShardProgress(row.acknowledged_sequence, record)
+    sequence, offset, digest = row.acknowledged_sequence, row.progress_offset, row.progress_digest
+    return ShardProgress(sequence, RecordRef(sequence, offset, digest) if offset is not None else None)

@@ -6,13 +6,15 @@
 -- The processes read this file too: `relay check`, the log of the process, and the error of an operator's command name
 -- each missing privilege.
 
--- web: stores interactions; reads no body. It sees the states and times of rows, to count the backlog, but no customer.
+-- web: stores interactions; reads no body. It counts the backlog, but sees no customer.
 GRANT USAGE ON SCHEMA public TO cxone_web;
 GRANT SELECT ON alembic_version TO cxone_web;
 GRANT SELECT, UPDATE (id) ON outbox_identity TO cxone_web;
-GRANT INSERT (nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+GRANT INSERT (nonce, key, interaction_hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
               payload_digest, traceparent, received_at) ON outbox TO cxone_web;
-GRANT SELECT (id, nonce, key, shard, interaction_id, payload_digest, state, received_at, sent_at) ON outbox TO cxone_web;
+GRANT SELECT (id, nonce, key, interaction_hash, interaction_id, payload_digest, received_at) ON outbox TO cxone_web;
+GRANT SELECT, INSERT ON outbox_pending TO cxone_web;
+GRANT SELECT (id, state) ON outbox_parked TO cxone_web;
 GRANT SELECT ON outbox_shard TO cxone_web;
 GRANT SELECT (shard, until) ON outbox_pause TO cxone_web;
 GRANT SELECT (row_id, state, due_at) ON outbox_inference_call TO cxone_web;
@@ -21,11 +23,13 @@ GRANT SELECT (row_id, state, due_at) ON outbox_inference_call TO cxone_web;
 GRANT USAGE ON SCHEMA public TO cxone_relay;
 GRANT SELECT ON alembic_version TO cxone_relay;
 GRANT SELECT, UPDATE (id, topic, progress_topic, transactional_id_prefix, cluster_id) ON outbox_identity TO cxone_relay;
-GRANT SELECT (id, nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent,
-              replay_of, state, error, received_at, sent_at, sequence, enriched_at, topic, changed_at)
-      ON outbox TO cxone_relay;
-GRANT UPDATE (state, error, sent_at, sequence, changed_at, customer_email, agent_id, enriched_at), DELETE
-      ON outbox TO cxone_relay;
+GRANT SELECT (id, nonce, key, interaction_hash, interaction_id, channel, timestamp_ms, customer_email, agent_id,
+              traceparent, replay_of, replay_plan, topic, received_at, enriched_at) ON outbox TO cxone_relay;
+GRANT UPDATE (customer_email, agent_id, enriched_at), DELETE ON outbox TO cxone_relay;
+GRANT SELECT, INSERT, DELETE ON outbox_pending TO cxone_relay;
+GRANT SELECT, INSERT, DELETE ON outbox_sent TO cxone_relay;
+GRANT SELECT, INSERT, DELETE ON outbox_parked TO cxone_relay;
+GRANT SELECT ON outbox_rows TO cxone_relay;
 GRANT SELECT, UPDATE ON outbox_shard TO cxone_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_relay TO cxone_relay;
 GRANT SELECT ON outbox_pause TO cxone_relay;
@@ -37,6 +41,10 @@ GRANT USAGE ON SCHEMA public TO cxone_operator;
 GRANT SELECT ON alembic_version TO cxone_operator;
 GRANT SELECT, UPDATE ON outbox_identity TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pending TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_sent TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_parked TO cxone_operator;
+GRANT SELECT ON outbox_rows TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_shard TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_relay TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pause TO cxone_operator;
@@ -47,8 +55,12 @@ GRANT SELECT, INSERT ON outbox_audit TO cxone_operator;
 GRANT USAGE ON SCHEMA public TO cxone_console_read;
 GRANT SELECT ON alembic_version TO cxone_console_read;
 GRANT SELECT ON outbox_identity TO cxone_console_read;
-GRANT SELECT (id, nonce, key, shard, interaction_id, channel, timestamp_ms, replay_of, state, error, received_at,
-              sent_at, sequence, enriched_at, topic, changed_at) ON outbox TO cxone_console_read;
+GRANT SELECT (id, nonce, key, interaction_hash, interaction_id, channel, timestamp_ms, replay_of, replay_plan, topic,
+              received_at, enriched_at) ON outbox TO cxone_console_read;
+GRANT SELECT ON outbox_pending TO cxone_console_read;
+GRANT SELECT ON outbox_sent TO cxone_console_read;
+GRANT SELECT ON outbox_parked TO cxone_console_read;
+GRANT SELECT ON outbox_rows TO cxone_console_read;
 GRANT SELECT ON outbox_shard TO cxone_console_read;
 GRANT SELECT ON outbox_relay TO cxone_console_read;
 GRANT SELECT ON outbox_pause TO cxone_console_read;
@@ -60,8 +72,11 @@ GRANT USAGE ON SCHEMA public TO cxone_console_act;
 GRANT SELECT ON alembic_version TO cxone_console_act;
 GRANT SELECT, UPDATE (id) ON outbox_identity TO cxone_console_act;
 GRANT SELECT, INSERT, DELETE ON outbox TO cxone_console_act;
-GRANT UPDATE (state, error, changed_at, customer_email, payload, payload_digest, enriched_at)
-      ON outbox TO cxone_console_act;
+GRANT UPDATE (customer_email, payload, payload_digest, enriched_at) ON outbox TO cxone_console_act;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pending TO cxone_console_act;
+GRANT SELECT, DELETE ON outbox_sent TO cxone_console_act;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_parked TO cxone_console_act;
+GRANT SELECT ON outbox_rows TO cxone_console_act;
 GRANT SELECT, UPDATE (condition) ON outbox_shard TO cxone_console_act;
 GRANT SELECT ON outbox_relay TO cxone_console_act;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pause TO cxone_console_act;

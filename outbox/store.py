@@ -31,7 +31,7 @@ from outbox.sql import flow as sql
 from outbox.sql import shards as shard_sql
 from outbox.sql.statement import bind_rows
 
-REQUIRED_REVISION = "0007"
+REQUIRED_REVISION = "0001"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
 
 
@@ -181,8 +181,9 @@ class Store:
         """
         with transactions.write(self._engine) as connection:
             progress.lock_shard(connection, lease)
-            rows = [{**ref._asdict(), "shard": lease.shard, "error": error} for ref, error in errors.items()]
-            return connection.execute(sql.PARK.on(connection), rows).rowcount
+            rows = [(*ref, error) for ref, error in errors.items()]
+            values = {"shard": lease.shard, **bind_rows(connection, ("id", "nonce", "error"), rows)}
+            return sql.PARK.run(connection, values).rowcount
 
     def store_enrichment(self, enriched: Sequence[tuple[PendingRow, EnrichedFields]]) -> list[PendingRow]:
         """Store what CXone returned for pending rows, also if it returned nothing, in one statement.

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from outbox.db.engine import create_outbox_engine
 from outbox.models import Accepted, NewRow
 from outbox.store import Store
+from testkit.outbox import assert_placed
 from testkit.relay_process import RelayProcess
 from testkit.services import ExternalService, Kafka, Registry
 from testkit.topic import ConsumedRecord, assert_exactly_once, read_topic
@@ -76,8 +77,9 @@ class Deployment:
     def check_exactly_once(self, ids: Sequence[int]) -> None:
         """Assert that each row is in the topic exactly once and in order, that no other is, and that all are sent."""
         assert_exactly_once(self.seen(), ids)
-        states = self.query("SELECT state, count(*) FROM outbox GROUP BY state")
+        states = self.query("SELECT state, count(*) FROM outbox_rows GROUP BY state")
         assert states == [("sent", len(ids))]
+        assert_placed(self.engine)
 
     def close(self) -> None:
         """Kill every process and close the database connections."""

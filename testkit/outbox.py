@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from sqlalchemy import Engine, text
 
 from outbox.leases import Leases
-from outbox.models import Accepted, Lease, NewRow, RecordRef, RowRef
+from outbox.models import INT64_MAX, Accepted, Lease, NewRow, RecordRef, RowRef
 from outbox.operators.change import Operations
+from outbox.operators.placement import misplaced_ids
 from outbox.operators.rows import PlannedRow, RowFilter
 from outbox.store import Store
 
@@ -47,7 +48,12 @@ def mark_sent(store: Store, sequence: int, rows: Sequence[PlannedRow], *, infere
 def states(engine: Engine) -> dict[int, str]:
     """Return the state of each row."""
     with engine.connect() as connection:
-        return {row.id: row.state for row in connection.execute(text("SELECT id, state FROM outbox"))}
+        return {row.id: row.state for row in connection.execute(text("SELECT id, state FROM outbox_rows"))}
+
+
+def assert_placed(engine: Engine) -> None:
+    """Assert that the id of each row is in exactly one of the tables of pending, sent and parked rows."""
+    assert misplaced_ids(engine, INT64_MAX) == []
 
 
 def found(operations: Operations, **conditions: object) -> list[int]:

@@ -4,13 +4,13 @@ import secrets
 import uuid
 from typing import Any
 
-from outbox.models import NewRow
+from outbox.models import NewRow, chosen_key
 
 
 def new_row(interaction: str = "i-1", **changes: Any) -> NewRow:
-    """Return a valid row, with a new key unless one is given."""
+    """Return a valid row. Its key is new, unless ``key`` names one as a sender does."""
     values: dict[str, Any] = {
-        "key": f"key:{uuid.uuid4()}",
+        "key": chosen_key(changes.pop("key", str(uuid.uuid4()))),
         "interaction_id": interaction,
         "channel": "voice",
         "timestamp_ms": 1_700_000_000_000,

@@ -1,4 +1,4 @@
-"""Create the outbox, its identity, its shards, and the inference calls."""
+"""Create the outbox, the tables of its rows' states, its shards, the inference calls and the audit log."""
 
 import uuid
 
@@ -10,47 +10,52 @@ down_revision = None
 
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
+AUTOVACUUM = """
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
+    autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02
+"""
+"""Every row leaves a dead entry among the pending ones, and pruning leaves free space: vacuum early."""
+
+ADD_TO_PENDING = """
+    CREATE TRIGGER outbox_row_is_pending AFTER INSERT ON outbox BEGIN
+        INSERT INTO outbox_pending (shard, id, nonce)
+        SELECT NEW.interaction_hash % shards, NEW.id, NEW.nonce FROM outbox_identity;
+    END
+"""
+"""SQLite cannot insert into two tables with one statement, as PostgreSQL does."""
+
+ROWS = """
+    CREATE VIEW outbox_rows AS
+    SELECT o.id, o.nonce, coalesce(w.shard, s.shard, p.shard) AS shard,
+           CASE WHEN w.id IS NOT NULL THEN 'pending' WHEN s.id IS NOT NULL THEN 'sent' ELSE p.state END AS state,
+           o.interaction_id, o.channel, o.timestamp_ms, o.traceparent, o.replay_of, o.replay_plan, o.topic,
+           o.received_at, o.enriched_at, s.sent_at, s.sequence, p.error, p.changed_at
+    FROM outbox_identity AS i
+    CROSS JOIN outbox AS o
+    LEFT JOIN outbox_pending AS w ON w.shard = o.interaction_hash % i.shards AND w.id = o.id
+    LEFT JOIN outbox_sent AS s ON s.id = o.id
+    LEFT JOIN outbox_parked AS p ON p.id = o.id
+"""
+"""Each row with its state, without personal data. Looked up by id, interaction or a range of ids, it reads only what
+it returns."""
+
 
 def upgrade() -> None:
+    _create_identity_and_shards()
     _create_outbox()
-    _create_shards()
+    _create_states()
+    _create_relays_and_pauses()
     _create_inference_calls()
+    _create_audit()
+    op.execute(ROWS)
+    if op.get_bind().dialect.name == "postgresql":
+        for table in ("outbox", "outbox_pending", "outbox_inference_call"):
+            op.execute(f"ALTER TABLE {table} SET ({AUTOVACUUM})")
+    else:
+        op.execute(ADD_TO_PENDING)
 
 
-def _create_outbox() -> None:
-    op.create_table(
-        "outbox",
-        sa.Column("id", _Id, sa.Identity(), primary_key=True),
-        sa.Column("nonce", sa.BigInteger, nullable=False),
-        sa.Column("key", sa.Text, nullable=False),
-        sa.Column("shard", sa.SmallInteger, nullable=False),
-        sa.Column("interaction_id", sa.Text, nullable=False),
-        sa.Column("channel", sa.Text, nullable=False),
-        sa.Column("timestamp_ms", sa.BigInteger, nullable=False),
-        sa.Column("customer_email", sa.Text),
-        sa.Column("agent_id", sa.Text),
-        sa.Column("payload", sa.LargeBinary, nullable=False),
-        sa.Column("traceparent", sa.Text),
-        sa.Column("replay_of", sa.BigInteger),
-        sa.Column("state", sa.Text, nullable=False, server_default="pending"),
-        sa.Column("error", sa.Text),
-        sa.Column("received_at", sa.BigInteger, nullable=False),
-        sa.Column("sent_at", sa.BigInteger),
-        sa.Column("sequence", sa.BigInteger),
-        sa.CheckConstraint("state IN ('pending', 'sent', 'parked', 'discarded')", name=op.f("ck_outbox_state_known")),
-        sa.CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name=op.f("ck_outbox_sent_has_time")),
-        sa.CheckConstraint("(state = 'sent') = (sequence IS NOT NULL)", name=op.f("ck_outbox_sent_has_sequence")),
-        sa.CheckConstraint("state <> 'parked' OR error IS NOT NULL", name=op.f("ck_outbox_parked_has_error")),
-        sa.CheckConstraint("timestamp_ms >= 0", name=op.f("ck_outbox_timestamp_positive")),
-        sqlite_autoincrement=True,
-    )
-    op.create_index("ix_outbox_key", "outbox", ["key"], unique=True)
-    _partial_index("ix_outbox_pending", "outbox", ["shard", "id"], "state = 'pending'")
-    _partial_index("ix_outbox_parked", "outbox", ["shard", "interaction_id", "id"], "state = 'parked'")
-    _partial_index("ix_outbox_discarded", "outbox", ["shard"], "state = 'discarded'")
-
-
-def _create_shards() -> None:
+def _create_identity_and_shards() -> None:
     shards = op.get_context().opts["shards"]
     identity = op.create_table(
         "outbox_identity",
@@ -74,13 +79,96 @@ def _create_shards() -> None:
         sa.Column("acknowledged_sequence", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("rows_per_second", sa.Float, nullable=False, server_default="0"),
         sa.Column("condition", sa.Text),
+        sa.Column("progress_offset", sa.BigInteger),
+        sa.Column("progress_digest", sa.Text),
     )
     op.bulk_insert(shard, [{"shard": number} for number in range(shards)])
 
 
-def _create_inference_calls() -> None:
+def _create_outbox() -> None:
     op.create_table(
-        "outbox_inference_call",
+        "outbox",
+        sa.Column("id", _Id, sa.Identity(), primary_key=True),
+        sa.Column("nonce", sa.BigInteger, nullable=False),
+        sa.Column("key", sa.LargeBinary, nullable=False),
+        sa.Column("interaction_hash", sa.Integer, nullable=False),
+        sa.Column("interaction_id", sa.Text, nullable=False),
+        sa.Column("channel", sa.Text, nullable=False),
+        sa.Column("timestamp_ms", sa.BigInteger, nullable=False),
+        sa.Column("customer_email", sa.Text),
+        sa.Column("agent_id", sa.Text),
+        sa.Column("payload", sa.LargeBinary, nullable=False),
+        sa.Column("payload_digest", sa.LargeBinary),
+        sa.Column("traceparent", sa.Text),
+        sa.Column("replay_of", sa.BigInteger),
+        sa.Column("replay_plan", sa.Text),
+        sa.Column("topic", sa.Text),
+        sa.Column("received_at", sa.BigInteger, nullable=False),
+        sa.Column("enriched_at", sa.BigInteger),
+        sa.CheckConstraint("timestamp_ms >= 0", name=op.f("ck_outbox_timestamp_positive")),
+        sa.CheckConstraint("interaction_hash >= 0", name=op.f("ck_outbox_hash_positive")),
+        sa.CheckConstraint("length(key) = 32", name=op.f("ck_outbox_key_is_digest")),
+        sa.CheckConstraint("(replay_of IS NULL) = (replay_plan IS NULL)", name=op.f("ck_outbox_replay_has_plan")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_outbox_key", "outbox", ["key"], unique=True)
+    op.create_index("ix_outbox_interaction", "outbox", ["interaction_id"])
+    _partial_index("ix_outbox_replay_of", "outbox", ["replay_of"], "replay_of IS NOT NULL")
+
+
+def _create_states() -> None:
+    op.create_table(
+        "outbox_pending",
+        sa.Column("shard", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("nonce", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "outbox_sent",
+        sa.Column("id", _Id, primary_key=True, autoincrement=False),
+        sa.Column("shard", sa.SmallInteger, nullable=False),
+        sa.Column("sequence", sa.BigInteger, nullable=False),
+        sa.Column("sent_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "outbox_parked",
+        sa.Column("id", _Id, primary_key=True, autoincrement=False),
+        sa.Column("nonce", sa.BigInteger, nullable=False),
+        sa.Column("shard", sa.SmallInteger, nullable=False),
+        sa.Column("interaction_id", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("error", sa.Text, nullable=False),
+        sa.Column("changed_at", sa.BigInteger, nullable=False),
+        sa.CheckConstraint("state IN ('parked', 'discarded')", name=op.f("ck_outbox_parked_state_known")),
+    )
+    op.create_index("ix_outbox_parked_state", "outbox_parked", ["shard", "state", "id"])
+    _partial_index(
+        "ix_outbox_parked_interaction", "outbox_parked", ["shard", "interaction_id", "id"], "state = 'parked'"
+    )
+
+
+def _create_relays_and_pauses() -> None:
+    op.create_table(
+        "outbox_relay",
+        sa.Column("owner", sa.Text, primary_key=True),
+        sa.Column("joined_at", sa.BigInteger, nullable=False),
+        sa.Column("expires_at", sa.BigInteger, nullable=False),
+        sa.Column("healthy", sa.SmallInteger, nullable=False),
+    )
+    op.create_table(
+        "outbox_pause",
+        sa.Column("shard", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("until", sa.BigInteger),
+    )
+
+
+def _create_inference_calls() -> None:
+    table = "outbox_inference_call"
+    op.create_table(
+        table,
         sa.Column("row_id", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("interaction_id", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False, server_default="due"),
@@ -95,12 +183,24 @@ def _create_inference_calls() -> None:
             "state <> 'parked' OR error IS NOT NULL", name=op.f("ck_outbox_inference_call_parked_has_error")
         ),
     )
-    _partial_index("ix_outbox_inference_call_due", "outbox_inference_call", ["due_at"], "state = 'due'")
-    _partial_index(
-        "ix_outbox_inference_call_order",
-        "outbox_inference_call",
-        ["interaction_id", "row_id"],
-        "state = 'due'",
+    _partial_index("ix_outbox_inference_call_due", table, ["due_at"], "state = 'due'")
+    _partial_index("ix_outbox_inference_call_order", table, ["interaction_id", "row_id"], "state = 'due'")
+    _partial_index("ix_outbox_inference_call_parked", table, ["row_id"], "state = 'parked'")
+
+
+def _create_audit() -> None:
+    op.create_table(
+        "outbox_audit",
+        sa.Column("id", _Id, sa.Identity(), primary_key=True),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("verb", sa.Text, nullable=False),
+        sa.Column("filter", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("row_ids", sa.Text, nullable=False),
+        sa.Column("hash", sa.Text, nullable=False),
+        sa.Column("os_user", sa.Text),
+        sqlite_autoincrement=True,
     )
 
 

@@ -41,6 +41,8 @@ LONG_ANSWER_SECONDS = 600.0
 MAX_AGE_SECONDS = 300
 """A pooled connection to PostgreSQL is replaced after this time: its host name may resolve to another server."""
 
+HAS_UNHEX = (3, 41)
+"""The first version of SQLite with the function ``unhex``."""
 WAL_SAFE_FROM = (3, 51, 3)
 WAL_SAFE_PATCHES = frozenset({(3, 50, 7), (3, 44, 6)})
 
@@ -195,6 +197,8 @@ def _configure_sqlite(engine: Engine, path: Path, *, may_create: bool) -> None:
             (actual,) = connection.execute(f"PRAGMA {name}").fetchone()
             if actual != value:
                 raise UnsafeDatabaseError(f"{path}: SQLite has {name} = {actual}, the outbox needs {value}")
+        if sqlite.sqlite_version_info < HAS_UNHEX:
+            connection.create_function("unhex", 1, bytes.fromhex, deterministic=True)
         record.info[_REQUIRE_FILES] = files.watch()
 
     @event.listens_for(engine, "checkout")

@@ -1,7 +1,10 @@
 """Tables, CHECK constraints and partial indexes, so that the cost of work follows the backlog, not history.
 
-The migrations build the same schema step by step; a test compares the two. Times are milliseconds since the epoch by
-the database's clock, so that all processes use one clock.
+An interaction is stored once and not updated on its way: the state of a row is which table has its id. The view
+``outbox_rows``, which the migration creates, shows each row with its state.
+
+The migrations build the same schema; a test compares the two. Times are milliseconds since the epoch by the database's
+clock, so that all processes use one clock.
 """
 
 from sqlalchemy import (
@@ -34,75 +37,87 @@ outbox = Table(
     metadata,
     Column("id", _Id, Identity(), primary_key=True),
     Column("nonce", BigInteger, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("shard", SmallInteger, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("interaction_hash", Integer, nullable=False),
     Column("interaction_id", Text, nullable=False),
     Column("channel", Text, nullable=False),
     Column("timestamp_ms", BigInteger, nullable=False),
     Column("customer_email", Text),
     Column("agent_id", Text),
     Column("payload", LargeBinary, nullable=False),
+    Column("payload_digest", LargeBinary),
     Column("traceparent", Text),
     Column("replay_of", BigInteger),
-    Column("state", Text, nullable=False, server_default="pending"),
-    Column("error", Text),
-    Column("received_at", BigInteger, nullable=False),
-    Column("sent_at", BigInteger),
-    Column("sequence", BigInteger),
-    Column("enriched_at", BigInteger),
+    Column("replay_plan", Text),
     Column("topic", Text),
-    Column("changed_at", BigInteger),
-    Column("payload_digest", LargeBinary),
-    CheckConstraint("state IN ('pending', 'sent', 'parked', 'discarded')", name="state_known"),
-    CheckConstraint("(state = 'sent') = (sent_at IS NOT NULL)", name="sent_has_time"),
-    CheckConstraint("(state = 'sent') = (sequence IS NOT NULL)", name="sent_has_sequence"),
-    CheckConstraint("state <> 'parked' OR error IS NOT NULL", name="parked_has_error"),
+    Column("received_at", BigInteger, nullable=False),
+    Column("enriched_at", BigInteger),
     CheckConstraint("timestamp_ms >= 0", name="timestamp_positive"),
+    CheckConstraint("interaction_hash >= 0", name="hash_positive"),
+    CheckConstraint("length(key) = 32", name="key_is_digest"),
+    CheckConstraint("(replay_of IS NULL) = (replay_plan IS NULL)", name="replay_has_plan"),
     Index("ix_outbox_key", "key", unique=True),
-    Index(
-        "ix_outbox_pending",
-        "shard",
-        "id",
-        postgresql_where=text("state = 'pending'"),
-        sqlite_where=text("state = 'pending'"),
-    ),
-    Index(
-        "ix_outbox_parked",
-        "shard",
-        "interaction_id",
-        "id",
-        postgresql_where=text("state = 'parked'"),
-        sqlite_where=text("state = 'parked'"),
-    ),
     Index("ix_outbox_interaction", "interaction_id"),
-    Index(
-        "ix_outbox_parked_order",
-        "shard",
-        "id",
-        postgresql_where=text("state = 'parked'"),
-        sqlite_where=text("state = 'parked'"),
-    ),
     Index(
         "ix_outbox_replay_of",
         "replay_of",
         postgresql_where=text("replay_of IS NOT NULL"),
         sqlite_where=text("replay_of IS NOT NULL"),
     ),
-    Index(
-        "ix_outbox_discarded",
-        "shard",
-        "id",
-        postgresql_where=text("state = 'discarded'"),
-        sqlite_where=text("state = 'discarded'"),
-    ),
     # A pruned table must not assign old ids again.
     sqlite_autoincrement=True,
 )
-"""A row for each interaction, from its acceptance until it is pruned.
+"""A row for each interaction, from its acceptance until it is pruned. Only enrichment and erasure change a row: its
+state is which of the next three tables has its id.
 
-``topic``: the topic of a replay; NULL: the configured topic. ``changed_at``: when the row was last parked, retried or
-discarded. ``payload``: empty after personal data was erased. ``payload_digest``: SHA-256 of the body, which shows
-whether a repeated key has the same body; NULL: erased, or stored by an earlier release."""
+``key``: the deduplication key, a SHA-256 digest (``outbox.models``). ``interaction_hash``: of the interaction's id; the
+shard is its remainder by the number of shards. ``payload``: empty after personal data was erased. ``payload_digest``:
+SHA-256 of the body under a key that the sender chose, which shows whether a repeated key has the same body; NULL: the
+key is that digest itself, or the body was erased. ``topic``: the topic of a replay; NULL: the configured topic."""
+
+outbox_pending = Table(
+    "outbox_pending",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("nonce", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The rows to send. The statement that inserts a row adds it here; on SQLite a trigger does."""
+
+outbox_sent = Table(
+    "outbox_sent",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("shard", SmallInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("sent_at", BigInteger, nullable=False),
+)
+"""The rows that are in the topic, with the shard that sent them and the sequence of their Kafka transaction."""
+
+outbox_parked = Table(
+    "outbox_parked",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("nonce", BigInteger, nullable=False),
+    Column("shard", SmallInteger, nullable=False),
+    Column("interaction_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    CheckConstraint("state IN ('parked', 'discarded')", name="state_known"),
+    Index("ix_outbox_parked_state", "shard", "state", "id"),
+    Index(
+        "ix_outbox_parked_interaction",
+        "shard",
+        "interaction_id",
+        "id",
+        postgresql_where=text("state = 'parked'"),
+        sqlite_where=text("state = 'parked'"),
+    ),
+)
+"""The rows that Kafka or the encoder rejected, until they are retried, and those that an operator discarded.
+``changed_at``: when the row was parked or discarded."""
 
 outbox_identity = Table(
     "outbox_identity",
@@ -129,14 +144,12 @@ outbox_shard = Table(
     Column("acknowledged_sequence", BigInteger, nullable=False, server_default="0"),
     Column("rows_per_second", Float, nullable=False, server_default="0"),
     Column("condition", Text),
-    Column("progress_sequence", BigInteger),
     Column("progress_offset", BigInteger),
     Column("progress_digest", Text),
 )
 """The lease of each shard, and its last Kafka transaction whose rows are marked.
 
-``progress_…``: the progress record of that transaction. It is valid only while ``progress_sequence`` equals
-``acknowledged_sequence``: the previous release updates only the latter."""
+``progress_offset``, ``progress_digest``: of that transaction's progress record; NULL: Kafka has lost it."""
 
 outbox_relay = Table(
     "outbox_relay",

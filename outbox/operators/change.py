@@ -11,11 +11,10 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from outbox.db import transactions
-from outbox.models import ERASED_PAYLOAD, new_nonce
+from outbox.models import ERASED_PAYLOAD, new_nonce, replay_key
 from outbox.operators import audit, prune
 from outbox.operators.audit import AuditContext, AuditEntry, ChainReport
-from outbox.operators.rows import NONE_GIVEN_UP, PlannedRow, RowFinder, replay_prefix
-from outbox.partitioner import interaction_hash
+from outbox.operators.rows import NONE_GIVEN_UP, PlannedRow, RowFinder
 from outbox.sql import audit as audit_sql
 from outbox.sql import change as sql
 from outbox.sql import prune as prune_sql
@@ -38,7 +37,8 @@ class _ReplayRow(NamedTuple):
     id: int
     nonce: int
     new_nonce: int
-    hash: int
+    key: str
+    """In hexadecimal."""
 
 
 class Operations(RowFinder):
@@ -49,15 +49,24 @@ class Operations(RowFinder):
 
     def retry(self, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Make parked rows pending again: they are sent before the rows that wait behind them."""
-        return self._change_under_shard_locks("retry", sql.RETRY, planned, context)
+        with transactions.write(self._engine) as connection:
+            bound = _lock_shards(connection, planned)
+            return _write_audit(connection, "retry", context, sql.RETRY.run(connection, bound).scalars().all())
 
     def discard(self, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Decide that parked rows are not sent: the rows that wait behind them are sent."""
-        return self._change_under_shard_locks("discard", sql.DISCARD, planned, context)
+        with transactions.write(self._engine) as connection:
+            bound = _lock_shards(connection, planned)
+            discarded = connection.execute(sql.DISCARD.on(connection), bound).scalars().all()
+            return _write_audit(connection, "discard", context, discarded)
 
     def erase(self, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Remove the customer's address and the body from rows in any state; the rest stays, and is still sent."""
-        return self._change_under_shard_locks("erase", sql.ERASE, planned, context, erased=ERASED_PAYLOAD)
+        with transactions.write(self._engine) as connection:
+            bound = _bind_planned(connection, planned)
+            connection.execute(sql.LOCK_ROWS.on(connection), bound)
+            erased = connection.execute(sql.ERASE.on(connection), {**bound, "erased": ERASED_PAYLOAD}).scalars().all()
+            return _write_audit(connection, "erase", context, erased)
 
     def replay(
         self, plan: str, planned: Sequence[PlannedRow], context: AuditContext, topic: str | None = None
@@ -71,16 +80,9 @@ class Operations(RowFinder):
             topic: the topic of the new rows; None: the configured topic.
         """
         with transactions.write(self._engine) as connection:
-            shared = connection.execute(sql.LOCK_ROWS_FOR_SHARE.on(connection), _bind_planned(connection, planned))
-            interactions = {row.id: row.interaction_id for row in shared}
-            rows = [
-                _ReplayRow(row.id, row.nonce, new_nonce(), interaction_hash(interactions[row.id]))
-                for row in planned
-                if row.id in interactions
-            ]
-            if not rows:
-                return []
-            values = {**bind_rows(connection, _ReplayRow._fields, rows), "prefix": replay_prefix(plan), "topic": topic}
+            connection.execute(sql.LOCK_ROWS_FOR_SHARE.on(connection), _bind_planned(connection, planned))
+            rows = [_ReplayRow(row.id, row.nonce, new_nonce(), replay_key(plan, row.id).hex()) for row in planned]
+            values = {**bind_rows(connection, _ReplayRow._fields, rows), "plan": plan, "topic": topic}
             replayed = connection.execute(sql.REPLAY.on(connection), values).scalars().all()
             return _write_audit(connection, replay_verb(plan), context, replayed)
 
@@ -102,16 +104,6 @@ class Operations(RowFinder):
         with transactions.write(self._engine) as connection:
             connection.execute(prune_sql.WAIT_FOR_LOCK.on(connection))
             return _write_audit(connection, "prune", context, prune.remove(connection, planned, given_up))
-
-    def _change_under_shard_locks(
-        self, verb: str, query: Statement, planned: Sequence[PlannedRow], context: AuditContext, **values: object
-    ) -> list[int]:
-        with transactions.write(self._engine) as connection:
-            bound = _bind_planned(connection, planned)
-            shards = connection.execute(sql.LOCK_SHARDS.on(connection), bound).scalars().all()
-            values |= {**bound, "shards": bind_numbers(connection, shards)}
-            changed = connection.execute(query.on(connection), values).scalars().all()
-            return _write_audit(connection, verb, context, changed)
 
     def _change_calls(
         self, verb: str, query: Statement, planned: Sequence[PlannedRow], context: AuditContext
@@ -151,6 +143,13 @@ def call_again_verb(plan: str) -> str:
 def _bind_planned(connection: Connection, planned: Sequence[PlannedRow]) -> dict[str, object]:
     ids = bind_numbers(connection, (row.id for row in planned))
     return {"ids": ids, **bind_rows(connection, PlannedRow._fields, planned)}
+
+
+def _lock_shards(connection: Connection, planned: Sequence[PlannedRow]) -> dict[str, object]:
+    """Lock the shards of parked rows; return what a change of these rows binds."""
+    bound = _bind_planned(connection, planned)
+    shards = connection.execute(sql.LOCK_SHARDS.on(connection), bound).scalars().all()
+    return {**bound, "shards": bind_numbers(connection, shards)}
 
 
 def _write_audit(connection: Connection, verb: str, context: AuditContext, changed: Sequence[int]) -> list[int]:

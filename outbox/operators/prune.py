@@ -63,6 +63,6 @@ def remove(connection: Connection, rows: Sequence[PlannedRow], given_up: str) ->
         "locked": bind_numbers(connection, locked),
         "given_up": given_up,
     }
-    removed = list(connection.execute(sql.PRUNE.on(connection), values).scalars())
+    removed = sql.PRUNE.run(connection, values).scalars().all()
     connection.execute(sql.PRUNE_CALLS.on(connection), {"ids": bind_numbers(connection, removed)})
     return sorted(removed)

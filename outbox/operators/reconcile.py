@@ -130,7 +130,7 @@ def send_again(engine: Engine, lease: Lease, refs: Sequence[RowRef], context: Au
     with transactions.write(engine) as connection:
         lock_shard(connection, lease)
         values = bind_rows(connection, RowRef._fields, refs)
-        changed = connection.execute(sql.SEND_AGAIN.on(connection), values).rowcount
+        changed = sql.SEND_AGAIN.run(connection, values).rowcount
         audit.add(connection, f"send lost rows of shard {lease.shard} again", context, sorted(ref.id for ref in refs))
     return changed
 

@@ -1,7 +1,8 @@
 """Finding rows for operators.
 
-A filter selects rows in one of three ways, by what the indexes offer: by id or interaction, with one scan; by a state
-that has a partial index, with one scan for each shard; otherwise by walking over all ids, a window at a time.
+A filter selects rows in one of three ways, by what the indexes offer: by id, interaction or key, with one scan; by a
+state other than ``sent``, with one scan of its table for each shard; otherwise by walking over all ids, a window at a
+time.
 """
 
 import heapq
@@ -47,6 +48,8 @@ class RowFilter:
     interaction_id: str | None = None
     state: str | None = None
     """A ``RowState``."""
+    key: bytes | None = None
+    """The deduplication key; ``outbox.models.chosen_key`` makes it of an ``Idempotency-Key``."""
     channel: str | None = None
     error: str | None = None
     """Part of the row's error, case-insensitive."""
@@ -120,11 +123,11 @@ class RowFinder:
 
     def replayable(self, wanted: RowFilter, plan: str) -> Iterator[FoundRow]:
         """Yield the rows that the named plan has neither replayed nor made."""
-        return self._find(wanted, sql.NOT_REPLAYED_BY_PLAN, prefix=replay_prefix(plan))
+        return self._find(wanted, sql.NOT_REPLAYED_BY_PLAN, plan=plan)
 
     def replayed(self, wanted: RowFilter, plan: str) -> Iterator[FoundRow]:
         """Yield the rows that the named plan has replayed."""
-        return self._find(wanted, sql.REPLAYED_BY_PLAN, prefix=replay_prefix(plan))
+        return self._find(wanted, sql.REPLAYED_BY_PLAN, plan=plan)
 
     def prunable(self, wanted: RowFilter, given_up: str = NONE_GIVEN_UP) -> Iterator[FoundRow]:
         """Yield the rows that may be pruned: discarded ones, and sent ones whose inference call is done.
@@ -144,7 +147,7 @@ class RowFinder:
 
     def parked_calls(self, wanted: RowFilter) -> Iterator[FoundRow]:
         """Yield the rows whose inference call is parked, with the state and the error of the call."""
-        conditions, values = _conditions(replace(wanted, state=None, error=None))
+        conditions, values = _conditions(replace(wanted, error=None))
         if wanted.error is not None:
             conditions, values = [*conditions, sql.CALL_ERROR], {**values, "error": wanted.error}
         query = sql.select_parked_calls(sql.all_of(conditions))
@@ -152,7 +155,7 @@ class RowFinder:
 
     def count_blocked(self, wanted: RowFilter) -> int:
         """Count the pending rows that wait behind the parked rows that a filter selects."""
-        conditions, values = _conditions(replace(wanted, state=RowState.PARKED.value))
+        conditions, values = _conditions(wanted)
         return int(self._query(sql.count_blocked(sql.all_of(conditions)), values)[0][0])
 
     def count_replayed(self, rows: Sequence[PlannedRow]) -> int:
@@ -166,7 +169,7 @@ class RowFinder:
 
     def parked_by_error(self, wanted: RowFilter) -> list[ErrorGroup]:
         """Group the parked rows that a filter selects by their errors without numbers; the largest group first."""
-        conditions, values = _conditions(replace(wanted, state=RowState.PARKED.value))
+        conditions, values = _conditions(wanted)
         errors: dict[str, list[Any]] = defaultdict(list)
         for found in self._query(sql.group_by_error(sql.all_of(conditions)), values):
             errors[re.sub(r"\d+", "#", found.error)].append(found)
@@ -180,14 +183,17 @@ class RowFinder:
         conditions, values = _conditions(wanted)
         conditions, values = [*conditions, *further], {**values, **further_values}
         bounds = self._id_bounds(wanted)
-        if wanted.ids or wanted.interaction_id is not None:
-            return self._pages(sql.select_rows(sql.all_of(conditions)), values, [bounds])
-        if wanted.state in (RowState.PENDING, RowState.PARKED, RowState.DISCARDED):
-            return self._find_by_shard(conditions, values, bounds)
+        state = RowState(wanted.state) if wanted.state else None
+        query = sql.select_rows(sql.all_of(conditions), state)
+        if wanted.ids or wanted.interaction_id is not None or wanted.key is not None:
+            return self._pages(query, values, [bounds])
+        if state not in (None, RowState.SENT):
+            query = sql.select_rows(sql.all_of([*conditions, sql.IN_SHARD]), state)
+            return self._find_by_shard(query, values, bounds)
         step = WINDOW_IDS if wanted.email is None else BODY_WINDOW_IDS
         first, last = bounds
         windows = ((start, min(start + step, last)) for start in range(first, last, step))
-        return self._pages(sql.select_rows(sql.all_of(conditions)), values, windows)
+        return self._pages(query, values, windows)
 
     def _about(self, email: str, rows: Iterator[FoundRow]) -> Iterator[FoundRow]:
         """Yield the rows whose customer has the address, or whose body contains it anywhere."""
@@ -196,11 +202,8 @@ class RowFinder:
             found = {row.id for row in contents if email_match.contains(email, row.customer_email, bytes(row.payload))}
             yield from (row for row in page if row.id in found)
 
-    def _find_by_shard(
-        self, conditions: Sequence[Condition], values: dict[str, Any], bounds: tuple[int, int]
-    ) -> Iterator[FoundRow]:
-        """Scan the partial index once for each shard, as there is none across shards."""
-        query = sql.select_rows(sql.all_of([*conditions, sql.IN_SHARD]))
+    def _find_by_shard(self, query: Statement, values: dict[str, Any], bounds: tuple[int, int]) -> Iterator[FoundRow]:
+        """Scan the index of a state once for each shard, as there is none across shards."""
         shards = range(self._query(flow.IDENTITY, {})[0].shards)
         scans = (self._pages(query, {**values, "shard": shard}, [bounds]) for shard in shards)
         return heapq.merge(*scans, key=lambda row: row.id)
@@ -236,17 +239,10 @@ class RowFinder:
             return connection.execute(query.on(connection), values).all()
 
 
-def replay_prefix(plan: str) -> str:
-    """Return what the keys of the rows that a plan makes begin with."""
-    return f"replay:{plan}:"
-
-
 def _conditions(wanted: RowFilter) -> tuple[list[Condition], dict[str, Any]]:
-    """Return a filter's conditions, and the values that they bind."""
-    values = {name: value for name, value in asdict(wanted).items() if value not in (None, ())}
-    state = values.pop("state", None)
-    conditions = [sql.FILTERS[name] for name in values]
-    return [*conditions, sql.STATES[RowState(state)]] if state else conditions, values
+    """Return a filter's conditions, except that on the state, and the values that they bind."""
+    values = {name: value for name, value in asdict(wanted).items() if name != "state" and value not in (None, ())}
+    return [sql.FILTERS[name] for name in values], values
 
 
 def _first_received_from(connection: Connection, at_ms: int, low: int, high: int) -> int:

@@ -6,17 +6,16 @@ PREFER_INDEX_SCANS = statement(
     postgresql="SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)",
     sqlite="SELECT 1",
 )
-"""Makes PostgreSQL use the partial indexes for the rest of the transaction, whatever its statistics say."""
+"""Makes PostgreSQL use the indexes for the rest of the transaction, whatever its statistics say."""
 
 BACKLOG = statement(
     postgresql="""
     SELECT
-        (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'pending' LIMIT :limit) AS p) AS pending,
-        (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'parked' LIMIT :limit) AS p) AS parked,
+        (SELECT count(*) FROM (SELECT 1 FROM outbox_pending LIMIT :limit) AS p) AS pending,
+        (SELECT count(*) FROM (SELECT 1 FROM outbox_parked WHERE state = 'parked' LIMIT :limit) AS p) AS parked,
         (SELECT max(CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) - (
-             SELECT o.received_at FROM outbox AS o
-             WHERE o.shard BETWEEN s.shard AND s.shard AND o.state = 'pending'
-             ORDER BY o.shard, o.id LIMIT 1
+             SELECT received_at FROM outbox
+             WHERE id = (SELECT w.id FROM outbox_pending AS w WHERE w.shard = s.shard ORDER BY w.id LIMIT 1)
          )) FROM outbox_shard AS s) AS oldest_age_ms,
         (SELECT count(*) FROM (SELECT 1 FROM outbox_inference_call WHERE state = 'due' LIMIT :limit) AS c)
             AS calls_due,
@@ -25,12 +24,11 @@ BACKLOG = statement(
     """,
     sqlite="""
     SELECT
-        (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'pending' LIMIT :limit) AS p) AS pending,
-        (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'parked' LIMIT :limit) AS p) AS parked,
+        (SELECT count(*) FROM (SELECT 1 FROM outbox_pending LIMIT :limit) AS p) AS pending,
+        (SELECT count(*) FROM (SELECT 1 FROM outbox_parked WHERE state = 'parked' LIMIT :limit) AS p) AS parked,
         (SELECT max(CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - (
-             SELECT o.received_at FROM outbox AS o
-             WHERE o.shard BETWEEN s.shard AND s.shard AND o.state = 'pending'
-             ORDER BY o.shard, o.id LIMIT 1
+             SELECT received_at FROM outbox
+             WHERE id = (SELECT w.id FROM outbox_pending AS w WHERE w.shard = s.shard ORDER BY w.id LIMIT 1)
          )) FROM outbox_shard AS s) AS oldest_age_ms,
         (SELECT count(*) FROM (SELECT 1 FROM outbox_inference_call WHERE state = 'due' LIMIT :limit) AS c)
             AS calls_due,
@@ -38,11 +36,10 @@ BACKLOG = statement(
             AS calls_parked
     """,
 )
-"""Counts each kind up to a limit, by its partial index; the oldest row is the first pending one of a shard. The shard
-is compared with a range: with an equality, PostgreSQL may scan the primary key through all of history instead."""
+"""Counts each kind up to a limit; the oldest row is the first pending one of a shard."""
 
 PENDING_UP_TO = statement("""
-    SELECT count(*) FROM (SELECT 1 FROM outbox WHERE state = 'pending' LIMIT :limit) AS pending
+    SELECT count(*) FROM (SELECT 1 FROM outbox_pending LIMIT :limit) AS pending
 """)
 """Counts pending rows up to a limit."""
 

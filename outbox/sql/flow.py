@@ -1,45 +1,55 @@
 """The SQL of ``Store``: selecting, marking, parking and enriching rows, and the identity of the outbox.
 
-Ids are assigned before commits, so a row may appear below ids that were already sent: rows are found by their state,
-never by the last id seen.
+Ids are assigned before commits, so a row may appear below ids that were already sent: rows are found among the pending
+ones, never by the last id seen.
 """
 
-from outbox.sql.statement import statement
+from outbox.sql.statement import move, statement
 
 # Selecting -----------------------------------------------------------------------------------------
 
 SELECT_PENDING = statement("""
     SELECT o.id, o.nonce, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
            o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
-    FROM outbox AS o
-    WHERE o.shard = :shard AND o.state = 'pending'
-      AND EXISTS (
-          SELECT 1 FROM outbox_shard
-          WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND acknowledged_sequence = :acknowledged_sequence
-      )
-    ORDER BY o.id LIMIT :limit
+    FROM (
+        SELECT w.id FROM outbox_pending AS w
+        WHERE w.shard = :shard
+          AND EXISTS (
+              SELECT 1 FROM outbox_shard
+              WHERE shard = :shard AND owner = :owner AND epoch = :epoch
+                AND acknowledged_sequence = :acknowledged_sequence
+          )
+        ORDER BY w.id LIMIT :limit
+    ) AS w
+    JOIN outbox AS o ON o.id = w.id
+    ORDER BY w.id
 """)
 """Pending rows of a shard, in one snapshot with the lease: empty if lease or acknowledged sequence are no longer the
-caller's."""
+caller's. The limit is inside, so that no plan reads more of ``outbox`` than these rows, whatever the statistics say."""
 
 SELECT_PENDING_UNBLOCKED = statement("""
     SELECT o.id, o.nonce, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
            o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
-    FROM outbox AS o
-    WHERE o.shard = :shard AND o.state = 'pending'
-      AND (
-          NOT EXISTS (SELECT 1 FROM outbox WHERE shard = :shard AND state = 'parked')
-          OR NOT EXISTS (
-              SELECT 1 FROM outbox AS p
-              WHERE p.shard = :shard AND p.state = 'parked' AND p.interaction_id = o.interaction_id AND p.id < o.id
+    FROM (
+        SELECT w.id FROM outbox_pending AS w
+        WHERE w.shard = :shard
+          AND (
+              NOT EXISTS (SELECT 1 FROM outbox_parked WHERE shard = :shard AND state = 'parked')
+              OR NOT EXISTS (
+                  SELECT 1 FROM outbox AS r JOIN outbox_parked AS p
+                    ON p.shard = :shard AND p.state = 'parked' AND p.interaction_id = r.interaction_id AND p.id < r.id
+                  WHERE r.id = w.id
+              )
           )
-      )
-      AND EXISTS (
-          SELECT 1 FROM outbox_shard
-          WHERE shard = :shard AND owner = :owner AND epoch = :epoch
-            AND acknowledged_sequence = :acknowledged_sequence
-      )
-    ORDER BY o.id LIMIT :limit
+          AND EXISTS (
+              SELECT 1 FROM outbox_shard
+              WHERE shard = :shard AND owner = :owner AND epoch = :epoch
+                AND acknowledged_sequence = :acknowledged_sequence
+          )
+        ORDER BY w.id LIMIT :limit
+    ) AS w
+    JOIN outbox AS o ON o.id = w.id
+    ORDER BY w.id
 """)
 """The same without rows behind a parked row of their interaction. Whether the shard has parked rows at all is checked
 once, and the check for each row runs only if it has."""
@@ -47,17 +57,17 @@ once, and the check for each row runs only if it has."""
 # A shard's progress --------------------------------------------------------------------------------
 
 READ_SHARD = statement("""
-    SELECT owner, epoch, acknowledged_sequence, progress_sequence, progress_offset, progress_digest
+    SELECT owner, epoch, acknowledged_sequence, progress_offset, progress_digest
     FROM outbox_shard WHERE shard = :shard
 """)
 """The lease of a shard, and its last acknowledged progress record."""
 LOCK_SHARD = statement(
     postgresql="""
-    SELECT owner, epoch, acknowledged_sequence, progress_sequence, progress_offset, progress_digest
+    SELECT owner, epoch, acknowledged_sequence, progress_offset, progress_digest
     FROM outbox_shard WHERE shard = :shard FOR UPDATE
     """,
     sqlite="""
-    SELECT owner, epoch, acknowledged_sequence, progress_sequence, progress_offset, progress_digest
+    SELECT owner, epoch, acknowledged_sequence, progress_offset, progress_digest
     FROM outbox_shard WHERE shard = :shard
     """,
 )
@@ -65,90 +75,147 @@ LOCK_SHARD = statement(
 
 ACKNOWLEDGE = statement("""
     UPDATE outbox_shard
-    SET acknowledged_sequence = :sequence, progress_sequence = :sequence,
-        progress_offset = :offset, progress_digest = :digest
+    SET acknowledged_sequence = :sequence, progress_offset = :offset, progress_digest = :digest
     WHERE shard = :shard
 """)
 """Stores the progress record of the last Kafka transaction whose rows are marked. Needs the shard's lock."""
 
 FORGET_PROGRESS_RECORD = statement("""
-    UPDATE outbox_shard SET progress_sequence = NULL, progress_offset = NULL, progress_digest = NULL
-    WHERE shard = :shard
+    UPDATE outbox_shard SET progress_offset = NULL, progress_digest = NULL WHERE shard = :shard
 """)
 """Keeps the acknowledged sequence without its record, which Kafka has lost."""
 
 # Marking -------------------------------------------------------------------------------------------
 
-MARK_PENDING_SENT = statement(
+MARK_PENDING_SENT = move(
     postgresql="""
-    UPDATE outbox
-    SET state = 'sent', sent_at = CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint), sequence = :sequence,
-        error = NULL
-    WHERE shard = :shard AND state = 'pending' AND id BETWEEN :first_id AND :last_id
-      AND nonce = ANY(CAST(:nonces AS bigint[]))
+    WITH moved AS (
+        DELETE FROM outbox_pending
+        WHERE shard = :shard AND id BETWEEN :first_id AND :last_id AND nonce = ANY(CAST(:nonces AS bigint[]))
+        RETURNING id
+    )
+    INSERT INTO outbox_sent (id, shard, sequence, sent_at)
+    SELECT id, :shard, :sequence, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) FROM moved
     """,
-    sqlite="""
-    UPDATE outbox
-    SET state = 'sent', sent_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), sequence = :sequence,
-        error = NULL
-    WHERE shard = :shard AND state = 'pending' AND id BETWEEN :first_id AND :last_id
-      AND nonce IN (SELECT value FROM json_each(:nonces))
+    sqlite=[
+        """
+    INSERT INTO outbox_sent (id, shard, sequence, sent_at)
+    SELECT id, :shard, :sequence, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) FROM outbox_pending
+    WHERE shard = :shard AND id BETWEEN :first_id AND :last_id AND nonce IN (SELECT value FROM json_each(:nonces))
     """,
+        """
+    DELETE FROM outbox_pending
+    WHERE shard = :shard AND id BETWEEN :first_id AND :last_id AND EXISTS (
+        SELECT 1 FROM outbox_sent AS s WHERE s.id = outbox_pending.id
+    )
+    """,
+    ],
 )
-"""Marks pending rows of a transaction sent, at half the cost of ``MARK_SENT``: one scan of the index of pending rows,
+"""Marks pending rows of a transaction sent, at half the cost of ``MARK_SENT``: one scan of the shard's pending rows,
 which looks each row's nonce up among those of the transaction."""
 
-MARK_SENT = statement(
+MARK_SENT = move(
     postgresql="""
-    UPDATE outbox AS o
-    SET state = 'sent', sent_at = CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint), sequence = :sequence,
-        error = NULL
-    FROM unnest(CAST(:id AS bigint[]), CAST(:nonce AS bigint[])) AS r(id, nonce)
-    WHERE o.id = r.id AND o.nonce = r.nonce AND o.state IN ('pending', 'parked', 'discarded')
+    WITH named AS (
+        SELECT o.id, o.nonce, mod(o.interaction_hash, i.shards) AS shard
+        FROM unnest(CAST(:id AS bigint[]), CAST(:nonce AS bigint[])) AS r(id, nonce)
+        JOIN outbox AS o ON o.id = r.id AND o.nonce = r.nonce
+        CROSS JOIN outbox_identity AS i
+    ),
+    pending AS (
+        DELETE FROM outbox_pending AS w USING named AS n
+        WHERE w.shard = n.shard AND w.id = n.id AND w.nonce = n.nonce
+        RETURNING w.id
+    ),
+    parked AS (
+        DELETE FROM outbox_parked AS p USING named AS n WHERE p.id = n.id AND p.nonce = n.nonce
+        RETURNING p.id
+    )
+    INSERT INTO outbox_sent (id, shard, sequence, sent_at)
+    SELECT id, :shard, :sequence, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+    FROM (SELECT id FROM pending UNION ALL SELECT id FROM parked) AS moved
     """,
-    sqlite="""
-    UPDATE outbox
-    SET state = 'sent', sent_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), sequence = :sequence,
-        error = NULL
+    sqlite=[
+        """
+    INSERT INTO outbox_sent (id, shard, sequence, sent_at)
+    SELECT o.id, :shard, :sequence, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS nonce FROM json_each(:rows)) AS r
-    WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND outbox.state IN ('pending', 'parked', 'discarded')
+    JOIN outbox AS o ON o.id = r.id AND o.nonce = r.nonce
+    CROSS JOIN outbox_identity AS i
+    WHERE EXISTS (SELECT 1 FROM outbox_pending WHERE shard = o.interaction_hash % i.shards AND id = o.id)
+       OR EXISTS (SELECT 1 FROM outbox_parked WHERE id = o.id)
     """,
+        """
+    DELETE FROM outbox_pending
+    WHERE (shard, id) IN (
+        SELECT o.interaction_hash % i.shards, s.id
+        FROM json_each(:rows) AS r
+        JOIN outbox_sent AS s ON s.id = r.value ->> 0
+        JOIN outbox AS o ON o.id = s.id
+        CROSS JOIN outbox_identity AS i
+    )
+    """,
+        """
+    DELETE FROM outbox_parked
+    WHERE id IN (SELECT s.id FROM json_each(:rows) AS r JOIN outbox_sent AS s ON s.id = r.value ->> 0)
+    """,
+    ],
 )
-"""Marks rows sent that are not sent yet: pending, parked or discarded."""
+"""Marks rows sent that are not sent yet: pending, parked or discarded, whichever shard they are in."""
 
-PARK = statement(
+PARK = move(
     postgresql="""
-    UPDATE outbox
-    SET state = 'parked', error = :error, changed_at = CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
-    WHERE id = :id AND nonce = :nonce AND shard = :shard AND state = 'pending'
+    WITH moved AS (
+        DELETE FROM outbox_pending AS w
+        USING unnest(CAST(:id AS bigint[]), CAST(:nonce AS bigint[]), CAST(:error AS text[])) AS r(id, nonce, error)
+        WHERE w.shard = :shard AND w.id = r.id AND w.nonce = r.nonce
+        RETURNING w.id, w.nonce, r.error
+    )
+    INSERT INTO outbox_parked (id, nonce, shard, interaction_id, state, error, changed_at)
+    SELECT m.id, m.nonce, :shard, o.interaction_id, 'parked', m.error,
+           CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+    FROM moved AS m JOIN outbox AS o ON o.id = m.id
     """,
-    sqlite="""
-    UPDATE outbox
-    SET state = 'parked', error = :error, changed_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
-    WHERE id = :id AND nonce = :nonce AND shard = :shard AND state = 'pending'
+    sqlite=[
+        """
+    INSERT INTO outbox_parked (id, nonce, shard, interaction_id, state, error, changed_at)
+    SELECT w.id, w.nonce, w.shard, o.interaction_id, 'parked', r.error,
+           CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS nonce, value ->> 2 AS error FROM json_each(:rows)) AS r
+    JOIN outbox_pending AS w ON w.shard = :shard AND w.id = r.id AND w.nonce = r.nonce
+    JOIN outbox AS o ON o.id = w.id
     """,
+        """
+    DELETE FROM outbox_pending
+    WHERE shard = :shard AND id IN (
+        SELECT p.id FROM json_each(:rows) AS r JOIN outbox_parked AS p ON p.id = r.value ->> 0
+    )
+    """,
+    ],
 )
-"""Parks a pending row."""
+"""Parks pending rows of a shard."""
 
 # Enriching -----------------------------------------------------------------------------------------
 
 STORE_ENRICHMENT = statement(
     postgresql="""
-    UPDATE outbox
-    SET customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent),
+    UPDATE outbox AS o
+    SET customer_email = COALESCE(o.customer_email, r.email), agent_id = COALESCE(o.agent_id, r.agent),
         enriched_at = CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
     FROM unnest(CAST(:id AS bigint[]), CAST(:nonce AS bigint[]), CAST(:email AS text[]), CAST(:agent AS text[]))
-         AS r(id, nonce, email, agent)
-    WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND outbox.state = 'pending' AND enriched_at IS NULL
-    RETURNING outbox.id, customer_email, agent_id, enriched_at
+         AS r(id, nonce, email, agent), outbox_identity AS i
+    WHERE o.id = r.id AND o.nonce = r.nonce AND o.enriched_at IS NULL
+      AND EXISTS (SELECT 1 FROM outbox_pending WHERE shard = mod(o.interaction_hash, i.shards) AND id = o.id)
+    RETURNING o.id, o.customer_email, o.agent_id, o.enriched_at
     """,
     sqlite="""
     UPDATE outbox
     SET customer_email = COALESCE(customer_email, r.email), agent_id = COALESCE(agent_id, r.agent),
         enriched_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS nonce, value ->> 2 AS email, value ->> 3 AS agent
-          FROM json_each(:rows)) AS r
-    WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND outbox.state = 'pending' AND enriched_at IS NULL
+          FROM json_each(:rows)) AS r, outbox_identity AS i
+    WHERE outbox.id = r.id AND outbox.nonce = r.nonce AND enriched_at IS NULL
+      AND EXISTS (SELECT 1 FROM outbox_pending WHERE shard = outbox.interaction_hash % i.shards AND id = outbox.id)
     RETURNING outbox.id, customer_email, agent_id, enriched_at
     """,
 )

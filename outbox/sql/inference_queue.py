@@ -10,27 +10,27 @@ from outbox.sql.statement import statement
 
 BLOCKED_DELAY_MS = 3_600_000
 """By how much a blocked call is deferred. Normally the end of the earlier call makes it due; the delay covers an end
-that did not, as after a restore or under an earlier release."""
+that did not, as after a restore."""
 
 # Adding --------------------------------------------------------------------------------------------
 
 ADD_CALLS = statement(
     postgresql="""
     INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
-    SELECT id, interaction_id,
+    SELECT o.id, o.interaction_id,
            CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
-           + CASE WHEN id = min(id) OVER (PARTITION BY interaction_id) THEN 0 ELSE :blocked_delay_ms END
-    FROM outbox
-    WHERE id = ANY(CAST(:ids AS bigint[])) AND shard = :shard AND state = 'sent' AND sequence = :sequence
+           + CASE WHEN o.id = min(o.id) OVER (PARTITION BY o.interaction_id) THEN 0 ELSE :blocked_delay_ms END
+    FROM outbox_sent AS s JOIN outbox AS o ON o.id = s.id
+    WHERE s.id = ANY(CAST(:ids AS bigint[])) AND s.shard = :shard AND s.sequence = :sequence
     ON CONFLICT (row_id) DO NOTHING
     """,
     sqlite="""
     INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
-    SELECT id, interaction_id,
+    SELECT o.id, o.interaction_id,
            CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
-           + CASE WHEN id = min(id) OVER (PARTITION BY interaction_id) THEN 0 ELSE :blocked_delay_ms END
-    FROM outbox
-    WHERE id IN (SELECT value FROM json_each(:ids)) AND shard = :shard AND state = 'sent' AND sequence = :sequence
+           + CASE WHEN o.id = min(o.id) OVER (PARTITION BY o.interaction_id) THEN 0 ELSE :blocked_delay_ms END
+    FROM outbox_sent AS s JOIN outbox AS o ON o.id = s.id
+    WHERE s.id IN (SELECT value FROM json_each(:ids)) AND s.shard = :shard AND s.sequence = :sequence
     ON CONFLICT (row_id) DO NOTHING
     """,
 )
@@ -349,7 +349,7 @@ WAKE_NEXT = statement(
 # Counting ------------------------------------------------------------------------------------------
 
 OLDEST_DUE_AGE = statement("""
-    SELECT :now - min((SELECT sent_at FROM outbox WHERE id = w.row_id))
+    SELECT :now - min((SELECT sent_at FROM outbox_sent WHERE id = w.row_id))
     FROM (SELECT row_id FROM outbox_inference_call WHERE state = 'due' ORDER BY due_at LIMIT :window) AS w
 """)
 """The age, since its row was sent, of the oldest among the calls that are due next; while all due calls fit into the

@@ -4,44 +4,49 @@ These statements go to the driver itself, so they have the driver's placeholders
 """
 
 INSERT_POSTGRESQL = """
-    INSERT INTO outbox (
-        nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
-        traceparent, received_at
+    WITH added AS (
+        INSERT INTO outbox (
+            nonce, key, interaction_hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+            payload_digest, traceparent, received_at
+        )
+        SELECT r.nonce, decode(r.key, 'hex'), r.hash, r.interaction_id, r.channel, r.timestamp_ms, r.customer_email,
+               r.agent_id, decode(r.payload, 'base64'), decode(r.payload_digest, 'hex'), r.traceparent,
+               CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+        FROM ROWS FROM (json_to_recordset(%s) AS (
+                 nonce bigint, key text, hash integer, interaction_id text, channel text, timestamp_ms bigint,
+                 customer_email text, agent_id text, payload text, payload_digest text, traceparent text
+             )) WITH ORDINALITY
+               AS r(nonce, key, hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+                    payload_digest, traceparent, ordinal)
+        ORDER BY r.ordinal
+        ON CONFLICT (key) DO NOTHING
+        RETURNING id, nonce, interaction_hash
+    ),
+    pending AS (
+        INSERT INTO outbox_pending (shard, id, nonce)
+        SELECT mod(a.interaction_hash, i.shards), a.id, a.nonce FROM added AS a, outbox_identity AS i
     )
-    SELECT r.nonce, r.key, mod(r.hash, i.shards), r.interaction_id, r.channel, r.timestamp_ms, r.customer_email,
-           r.agent_id, decode(r.payload, 'base64'), decode(r.payload_digest, 'hex'), r.traceparent,
-           CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
-    FROM outbox_identity AS i,
-         ROWS FROM (json_to_recordset(%s) AS (
-             nonce bigint, key text, hash bigint, interaction_id text, channel text, timestamp_ms bigint,
-             customer_email text, agent_id text, payload text, payload_digest text, traceparent text
-         )) WITH ORDINALITY
-           AS r(nonce, key, hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
-                payload_digest, traceparent, ordinal)
-    ORDER BY r.ordinal
-    ON CONFLICT (key) DO NOTHING
-    RETURNING nonce, id
+    SELECT nonce, id FROM added
 """
 """Inserts a batch of rows, passed as one JSON text, which costs the driver least. The statement itself reads the
 number of shards, so it cannot race with a reshard."""
 
 
 def insert_sqlite(rows: int) -> str:
-    """Return the same statement for SQLite, with placeholders for this many rows.
+    """Return the same statement for SQLite, with placeholders for this many rows; a trigger makes the rows pending.
 
     It begins with INSERT, as Python's own driver counts inserted rows only of statements that do.
     """
     values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
     return f"""
     INSERT INTO outbox (
-        nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
-        traceparent, received_at
+        nonce, key, interaction_hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
+        payload_digest, traceparent, received_at
     )
     WITH r(nonce, key, hash, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload, payload_digest,
            traceparent) AS (VALUES {values})
-    SELECT r.nonce, r.key, r.hash % (SELECT shards FROM outbox_identity), r.interaction_id, r.channel, r.timestamp_ms,
-           r.customer_email, r.agent_id, r.payload, r.payload_digest, r.traceparent,
-           CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+    SELECT r.nonce, r.key, r.hash, r.interaction_id, r.channel, r.timestamp_ms, r.customer_email, r.agent_id, r.payload,
+           r.payload_digest, r.traceparent, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
     FROM r WHERE true
     ON CONFLICT (key) DO NOTHING
     """
@@ -49,19 +54,19 @@ def insert_sqlite(rows: int) -> str:
 
 INSERTED_SQLITE = """
     SELECT nonce, id FROM outbox
-    WHERE key IN (SELECT value FROM json_each(?)) AND nonce IN (SELECT value FROM json_each(?))
+    WHERE key IN (SELECT unhex(value) FROM json_each(?)) AND nonce IN (SELECT value FROM json_each(?))
 """
 """Of the rows with these keys, those with one of these nonces: the ones that were just inserted."""
 
 ROWS_BY_KEY_POSTGRESQL = """
     SELECT key, id, nonce, interaction_id, payload_digest
-    FROM outbox WHERE key IN (SELECT json_array_elements_text(%s))
+    FROM outbox WHERE key IN (SELECT decode(value, 'hex') FROM json_array_elements_text(%s) AS k(value))
 """
 ROWS_BY_KEY_SQLITE = """
     SELECT key, id, nonce, interaction_id, payload_digest
-    FROM outbox WHERE key IN (SELECT value FROM json_each(?))
+    FROM outbox WHERE key IN (SELECT unhex(value) FROM json_each(?))
 """
-"""The rows that already have the keys of a batch."""
+"""The rows that already have the keys of a batch, which are passed in hexadecimal."""
 
 NOTIFY = """
     SELECT pg_notify('outbox_rows', coalesce(string_agg(DISTINCT CAST(mod(c.hash, i.shards) AS text), ' '), ''))

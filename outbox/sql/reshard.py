@@ -57,33 +57,40 @@ EXTEND_PAUSE = statement(
 )
 """Pauses the new shards if every old one is paused."""
 
-UNSENT = (
-    statement("""
-    SELECT id, interaction_id FROM outbox
-    WHERE state = 'pending' AND shard = :shard AND id > :after ORDER BY id LIMIT :limit
-    """),
-    statement("""
-    SELECT id, interaction_id FROM outbox
-    WHERE state = 'parked' AND shard = :shard AND id > :after ORDER BY id LIMIT :limit
-    """),
-    statement("""
-    SELECT id, interaction_id FROM outbox
-    WHERE state = 'discarded' AND shard = :shard AND id > :after ORDER BY id LIMIT :limit
-    """),
-)
-"""A page of a shard's rows in each state but ``sent``. One statement for each state: its partial index has the order,
-while of one for all states PostgreSQL sorts what is left for every page, so that the time grows with its square."""
-
-MOVE = statement(
+COUNT_MOVING = statement(
     postgresql="""
-    UPDATE outbox AS o SET shard = r.shard
-    FROM unnest(CAST(:id AS bigint[]), CAST(:shard AS int[])) AS r(id, shard)
-    WHERE o.id = r.id AND o.state <> 'sent'
+    SELECT count(*) AS unsent, count(*) FILTER (WHERE u.shard <> mod(o.interaction_hash, :shards)) AS moving
+    FROM (SELECT id, shard FROM outbox_pending UNION ALL SELECT id, shard FROM outbox_parked) AS u
+    JOIN outbox AS o ON o.id = u.id
     """,
     sqlite="""
-    UPDATE outbox SET shard = r.shard
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS shard FROM json_each(:rows)) AS r
-    WHERE outbox.id = r.id AND outbox.state <> 'sent'
+    SELECT count(*) AS unsent, count(*) FILTER (WHERE u.shard <> o.interaction_hash % :shards) AS moving
+    FROM (SELECT id, shard FROM outbox_pending UNION ALL SELECT id, shard FROM outbox_parked) AS u
+    JOIN outbox AS o ON o.id = u.id
     """,
 )
-"""Moves unsent rows to another shard."""
+"""Counts the rows that are not sent, and those of them whose shard would change."""
+
+MOVES = (
+    statement(
+        postgresql="""
+    UPDATE outbox_pending AS w SET shard = mod(o.interaction_hash, :shards)
+    FROM outbox AS o WHERE o.id = w.id AND w.shard <> mod(o.interaction_hash, :shards)
+    """,
+        sqlite="""
+    UPDATE outbox_pending SET shard = o.interaction_hash % :shards
+    FROM outbox AS o WHERE o.id = outbox_pending.id AND outbox_pending.shard <> o.interaction_hash % :shards
+    """,
+    ),
+    statement(
+        postgresql="""
+    UPDATE outbox_parked AS p SET shard = mod(o.interaction_hash, :shards)
+    FROM outbox AS o WHERE o.id = p.id AND p.shard <> mod(o.interaction_hash, :shards)
+    """,
+        sqlite="""
+    UPDATE outbox_parked SET shard = o.interaction_hash % :shards
+    FROM outbox AS o WHERE o.id = outbox_parked.id AND outbox_parked.shard <> o.interaction_hash % :shards
+    """,
+    ),
+)
+"""Move unsent rows to the shards of their interactions. Sent rows keep the shard that sent them."""

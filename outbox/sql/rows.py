@@ -1,6 +1,7 @@
 """The SQL that finds rows for operators.
 
-An operator's filter becomes a list of conditions, which are joined with AND; values are always bound.
+An operator's filter becomes a list of conditions on ``o``, which are joined with AND; values are always bound. ``o`` is
+the view ``outbox_rows``, or, if the filter names a state, the table of that state with its rows of ``outbox``.
 """
 
 from collections.abc import Iterable
@@ -37,6 +38,7 @@ FILTERS = {
         sqlite="o.id IN (SELECT value FROM json_each(:ids))",
     ),
     "interaction_id": _condition("o.interaction_id = :interaction_id"),
+    "key": _condition("o.id = (SELECT k.id FROM outbox AS k WHERE k.key = :key)"),
     "channel": _condition("o.channel = :channel"),
     "error": _condition(
         postgresql="strpos(lower(o.error), lower(:error)) > 0",
@@ -45,18 +47,22 @@ FILTERS = {
     "since_ms": _condition("o.received_at >= :since_ms"),
     "until_ms": _condition("o.received_at < :until_ms"),
     "email": _condition(
-        postgresql="""(
-            lower(o.customer_email) = lower(:email)
-            OR octet_length(o.customer_email) > length(o.customer_email)
-            OR strpos(encode(o.payload, 'escape'), CHR(92)) > 0
-            OR strpos(lower(encode(o.payload, 'escape') COLLATE "C"), lower(:email COLLATE "C")) > 0
+        postgresql="""EXISTS (
+            SELECT 1 FROM outbox AS b WHERE b.id = o.id AND (
+                lower(b.customer_email) = lower(:email)
+                OR octet_length(b.customer_email) > length(b.customer_email)
+                OR strpos(encode(b.payload, 'escape'), CHR(92)) > 0
+                OR strpos(lower(encode(b.payload, 'escape') COLLATE "C"), lower(:email COLLATE "C")) > 0
+            )
         )""",
-        sqlite="""(
-            lower(o.customer_email) = lower(:email)
-            OR length(CAST(o.customer_email AS BLOB)) > length(o.customer_email)
-            OR length(o.payload) > length(CAST(o.payload AS TEXT))
-            OR instr(o.payload, CAST(char(92) AS BLOB)) > 0
-            OR instr(lower(CAST(o.payload AS TEXT)), lower(:email)) > 0
+        sqlite="""EXISTS (
+            SELECT 1 FROM outbox AS b WHERE b.id = o.id AND (
+                lower(b.customer_email) = lower(:email)
+                OR length(CAST(b.customer_email AS BLOB)) > length(b.customer_email)
+                OR length(b.payload) > length(CAST(b.payload AS TEXT))
+                OR instr(b.payload, CAST(char(92) AS BLOB)) > 0
+                OR instr(lower(CAST(b.payload AS TEXT)), lower(:email)) > 0
+            )
         )""",
     ),
 }
@@ -65,13 +71,29 @@ FILTERS = {
 ``email`` selects every row that contains the address in ASCII, in either case, and every row with a backslash or a
 character beyond ASCII, which may spell it differently. PostgreSQL's ``escape`` writes both with a backslash."""
 
-STATES = {
-    RowState.PENDING: _condition("o.state = 'pending'"),
-    RowState.SENT: _condition("o.state = 'sent'"),
-    RowState.PARKED: _condition("o.state = 'parked'"),
-    RowState.DISCARDED: _condition("o.state = 'discarded'"),
+PENDING, SENT, PARKED, DISCARDED = RowState.PENDING, RowState.SENT, RowState.PARKED, RowState.DISCARDED
+_PARKED = """(
+    SELECT p.id, p.nonce, p.shard, p.state, r.interaction_id, r.channel, r.received_at, CAST(NULL AS bigint) AS sent_at,
+           r.replay_of, r.replay_plan, p.error, r.topic, p.changed_at
+    FROM outbox_parked AS p JOIN outbox AS r ON r.id = p.id WHERE p.state = '{state}'
+)"""
+SOURCES = {
+    None: "outbox_rows",
+    PENDING: """(
+        SELECT w.id, w.nonce, w.shard, 'pending' AS state, r.interaction_id, r.channel, r.received_at,
+               CAST(NULL AS bigint) AS sent_at, r.replay_of, r.replay_plan, CAST(NULL AS text) AS error, r.topic,
+               CAST(NULL AS bigint) AS changed_at
+        FROM outbox_pending AS w JOIN outbox AS r ON r.id = w.id
+    )""",
+    SENT: """(
+        SELECT s.id, r.nonce, s.shard, 'sent' AS state, r.interaction_id, r.channel, r.received_at, s.sent_at,
+               r.replay_of, r.replay_plan, CAST(NULL AS text) AS error, r.topic, CAST(NULL AS bigint) AS changed_at
+        FROM outbox_sent AS s JOIN outbox AS r ON r.id = s.id
+    )""",
+    PARKED: _PARKED.format(state="parked"),
+    DISCARDED: _PARKED.format(state="discarded"),
 }
-"""Literals rather than a parameter, so that the partial indexes serve."""
+"""Where the rows of a state are, or (None) all rows."""
 
 CALL_ERROR = _condition(
     postgresql="strpos(lower(c.error), lower(:error)) > 0",
@@ -89,13 +111,17 @@ PRUNABLE = _condition("""
     )
 """)
 """Discarded, or sent with a call that is done or given up."""
-HAS_PERSONAL_DATA = _condition("(o.customer_email IS NOT NULL OR length(o.payload) > 0)")
+HAS_PERSONAL_DATA = _condition("""
+    EXISTS (SELECT 1 FROM outbox AS d WHERE d.id = o.id AND (d.customer_email IS NOT NULL OR length(d.payload) > 0))
+""")
 """Has a customer, or a body."""
-REPLAYED_BY_PLAN = _condition("EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)")
+REPLAYED_BY_PLAN = _condition("""
+    EXISTS (SELECT 1 FROM outbox AS made WHERE made.replay_of = o.id AND made.replay_plan = :plan)
+""")
 """The plan has replayed the row."""
 NOT_REPLAYED_BY_PLAN = _condition("""
-    substr(o.key, 1, length(:prefix)) <> :prefix
-    AND NOT EXISTS (SELECT 1 FROM outbox AS made WHERE made.key = :prefix || o.id)
+    coalesce(o.replay_plan, '') <> :plan
+    AND NOT EXISTS (SELECT 1 FROM outbox AS made WHERE made.replay_of = o.id AND made.replay_plan = :plan)
 """)
 """Neither replayed nor made by the plan."""
 
@@ -103,14 +129,14 @@ NOT_REPLAYED_BY_PLAN = _condition("""
 # Statements ----------------------------------------------------------------------------------------
 
 
-def select_rows(condition: Condition) -> Statement:
-    """Select the rows between two ids that meet a condition, in id order."""
+def select_rows(condition: Condition, state: RowState | None = None) -> Statement:
+    """Select the rows, of a state or of all, between two ids that meet a condition, in id order."""
     return Statement(
         *(
             text(f"""
             SELECT o.id, o.nonce, o.shard, o.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of,
                    o.error, o.topic, coalesce(o.changed_at, 0)
-            FROM outbox AS o
+            FROM {SOURCES[state]} AS o
             WHERE o.id > :after AND o.id <= :last AND {where}
             ORDER BY o.id LIMIT :limit
             """)
@@ -126,7 +152,7 @@ def select_parked_calls(condition: Condition) -> Statement:
             text(f"""
             SELECT o.id, o.nonce, o.shard, c.state, o.interaction_id, o.channel, o.received_at, o.sent_at, o.replay_of,
                    c.error, o.topic, c.due_at
-            FROM outbox_inference_call AS c JOIN outbox AS o ON o.id = c.row_id
+            FROM outbox_inference_call AS c JOIN {SOURCES[SENT]} AS o ON o.id = c.row_id
             WHERE c.state = 'parked' AND c.row_id > :after AND c.row_id <= :last AND {where}
             ORDER BY c.row_id LIMIT :limit
             """)
@@ -136,15 +162,17 @@ def select_parked_calls(condition: Condition) -> Statement:
 
 
 def count_blocked(condition: Condition) -> Statement:
-    """Count the pending rows behind rows of their interaction that meet a condition."""
+    """Count the pending rows behind the first parked row of their interaction that meets a condition."""
     return Statement(
         *(
             text(f"""
-            SELECT count(*) FROM outbox AS w
-            WHERE w.state = 'pending' AND EXISTS (
-                SELECT 1 FROM outbox AS o
-                WHERE o.shard = w.shard AND o.interaction_id = w.interaction_id AND o.id < w.id AND {where}
-            )
+            SELECT count(*)
+            FROM (
+                SELECT o.shard, o.interaction_id, min(o.id) AS id FROM {SOURCES[PARKED]} AS o WHERE {where}
+                GROUP BY o.shard, o.interaction_id
+            ) AS f
+            JOIN outbox AS r ON r.interaction_id = f.interaction_id AND r.id > f.id
+            JOIN outbox_pending AS w ON w.shard = f.shard AND w.id = r.id
             """)
             for where in condition
         )
@@ -152,17 +180,17 @@ def count_blocked(condition: Condition) -> Statement:
 
 
 def group_by_error(condition: Condition) -> Statement:
-    """Count the rows that meet a condition by their error, with the time of the first and the time now."""
+    """Count the parked rows that meet a condition by their error, with the time of the first and the time now."""
     return statement(
         postgresql=f"""
-        SELECT o.error, count(*) AS rows, min(coalesce(o.changed_at, o.received_at)) AS oldest,
+        SELECT o.error, count(*) AS rows, min(o.changed_at) AS oldest,
                CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) AS now
-        FROM outbox AS o WHERE {condition.postgresql} GROUP BY o.error
+        FROM {SOURCES[PARKED]} AS o WHERE {condition.postgresql} GROUP BY o.error
         """,
         sqlite=f"""
-        SELECT o.error, count(*) AS rows, min(coalesce(o.changed_at, o.received_at)) AS oldest,
+        SELECT o.error, count(*) AS rows, min(o.changed_at) AS oldest,
                CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) AS now
-        FROM outbox AS o WHERE {condition.sqlite} GROUP BY o.error
+        FROM {SOURCES[PARKED]} AS o WHERE {condition.sqlite} GROUP BY o.error
         """,
     )
 
@@ -185,12 +213,12 @@ COUNT_REPLAYED = statement(
 """Counts the rows that have replays."""
 COUNT_WITH_ADDRESS = statement(
     postgresql="""
-    SELECT state, count(*) AS rows FROM outbox
-    WHERE id = ANY(CAST(:ids AS bigint[])) AND customer_email IS NOT NULL GROUP BY state
+    SELECT r.state, count(*) AS rows FROM outbox_rows AS r JOIN outbox AS o ON o.id = r.id
+    WHERE o.id = ANY(CAST(:ids AS bigint[])) AND o.customer_email IS NOT NULL GROUP BY r.state
     """,
     sqlite="""
-    SELECT state, count(*) AS rows FROM outbox
-    WHERE id IN (SELECT value FROM json_each(:ids)) AND customer_email IS NOT NULL GROUP BY state
+    SELECT r.state, count(*) AS rows FROM outbox_rows AS r JOIN outbox AS o ON o.id = r.id
+    WHERE o.id IN (SELECT value FROM json_each(:ids)) AND o.customer_email IS NOT NULL GROUP BY r.state
     """,
 )
 """Counts the rows that have a customer's address, by state."""

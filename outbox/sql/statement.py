@@ -4,10 +4,10 @@ Where a statement needs the time, it reads the database's own clock, in millisec
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, CursorResult, TextClause, text
 
 
 class Statement(NamedTuple):
@@ -24,6 +24,32 @@ class Statement(NamedTuple):
 def statement(both: str = "", *, postgresql: str = "", sqlite: str = "") -> Statement:
     """Build a statement from one text for both databases, or from one text for each."""
     return Statement(text(postgresql or both), text(sqlite or both))
+
+
+class Move(NamedTuple):
+    """Moves rows from one table to another, so that an id is always in exactly one.
+
+    On PostgreSQL one statement deletes and inserts. SQLite has no such statement: in the caller's transaction, the
+    first one inserts, the others delete what it inserted.
+    """
+
+    postgresql: TextClause
+    sqlite: tuple[TextClause, ...]
+
+    def run(self, connection: Connection, values: Mapping[str, object]) -> CursorResult[Any]:
+        """Move rows; return the result of the insert, whose ``rowcount`` is the number of rows moved."""
+        if _is_postgresql(connection):
+            return connection.execute(self.postgresql, values)
+        insert, *deletes = self.sqlite
+        moved = connection.execute(insert, values)
+        for delete in deletes:
+            connection.execute(delete, values)
+        return moved
+
+
+def move(*, postgresql: str, sqlite: Sequence[str]) -> Move:
+    """Build a move."""
+    return Move(text(postgresql), tuple(map(text, sqlite)))
 
 
 def bind_numbers(connection: Connection, numbers: Iterable[int]) -> str:

@@ -22,6 +22,7 @@ from outbox.errors import (
 from outbox.models import Identity
 from outbox.store import REQUIRED_REVISION, Store
 from relay.check.finding import Finding, failure, ok, unknown, warning
+from relay.check.placement import check_placement
 
 MIN_POSTGRESQL = (14, 0)
 """Older versions are neither maintained nor tested with."""
@@ -88,7 +89,7 @@ def _check_outbox(engine: Engine) -> tuple[list[Finding], Identity | None]:
         return [schema], None
     findings = [schema, _check_write(engine)]
     try:
-        return findings, Store(engine).identity()
+        return [*findings, check_placement(engine)], Store(engine).identity()
     except OutboxError as error:
         return [*findings, failure("database identity", str(error), MIGRATE)], None
 

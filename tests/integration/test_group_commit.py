@@ -95,13 +95,13 @@ def start_requests(committer: GroupCommitter, rows: Sequence[NewRow]) -> Callabl
     return wait
 
 
-def stored(engine: Engine) -> dict[int, str]:
+def stored(engine: Engine) -> dict[int, bytes]:
     """Keys of the stored rows by id, as another connection sees them."""
     other = create_outbox_engine(engine.url.render_as_string(hide_password=False))
     with other.connect() as connection:
         found: Any = connection.exec_driver_sql("SELECT id, key FROM outbox").all()
     other.dispose()
-    return {row.id: row.key for row in found}
+    return {row.id: bytes(row.key) for row in found}
 
 
 def commit_as_one_batch(engine: Engine, rows: Sequence[NewRow]) -> list[Result]:
@@ -166,7 +166,7 @@ def test_after_a_shared_batch_the_next_one_lingers(engine: Engine) -> None:
 def test_each_request_gets_its_own_outcome(engine: Engine) -> None:
     """New row, duplicate and reused key in one transaction."""
     row = new_row()
-    reused = new_row(key=row.key, payload=b"another")
+    reused = row._replace(payload=b"another")
     one, two, other, last = commit_as_one_batch(engine, [row, row, reused, new_row()])
     assert isinstance(one, Accepted)
     assert isinstance(two, Accepted)

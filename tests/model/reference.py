@@ -40,14 +40,14 @@ class AcceptedRow:
     outbox_id: int
     serial: int
     interaction: str
-    key: str
+    key: bytes
     payload: bytes
     refusable: bool
     after: frozenset[int] = frozenset()
     """Serials of the rows of its interaction that were acknowledged before it was posted."""
     is_replay: bool = False
 
-    def replayed(self, outbox_id: int, key: str) -> "AcceptedRow":
+    def replayed(self, outbox_id: int, key: bytes) -> "AcceptedRow":
         """The new row that repeats this one."""
         return replace(self, outbox_id=outbox_id, key=key, after=frozenset(), is_replay=True)
 
@@ -89,7 +89,7 @@ class Reference:
         """Serials of an interaction's rows in the database."""
         return frozenset(r.serial for r in self.rows.values() if r.interaction == interaction and not r.is_replay)
 
-    def by_key(self, key: str) -> AcceptedRow | None:
+    def by_key(self, key: bytes) -> AcceptedRow | None:
         """The row with a deduplication key."""
         return next((row for row in self.rows.values() if row.key == key), None)
 
