@@ -8,6 +8,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -15,8 +16,10 @@ import pytest
 from sqlalchemy import Engine
 
 from outbox.db.engine import create_outbox_engine
+from outbox.errors import OutboxError
 from outbox.store import Store
 from testkit import ROOT
+from testkit.outbox import assert_placed
 from testkit.services import ExternalService, Postgres
 from testkit.services.java import cached
 
@@ -92,9 +95,14 @@ def new_database(request: pytest.FixtureRequest) -> NewDatabase:
 
 @pytest.fixture
 def engine(new_database: NewDatabase) -> Iterator[Engine]:
-    """Return an engine on a fresh database with one shard; the test runs once for each kind."""
+    """Return an engine on a fresh database with one shard; the test runs once for each kind.
+
+    After the test each row has exactly one state, unless the test left the database unusable.
+    """
     engine = create_outbox_engine(new_database())
     yield engine
+    with suppress(OutboxError):
+        assert_placed(engine)
     engine.dispose()
 
 

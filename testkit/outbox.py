@@ -9,6 +9,7 @@ from outbox.models import INT64_MAX, Accepted, Lease, NewRow, RecordRef, RowRef
 from outbox.operators.change import Operations
 from outbox.operators.placement import misplaced_ids
 from outbox.operators.rows import PlannedRow, RowFilter
+from outbox.states import RowState
 from outbox.store import Store
 
 
@@ -49,6 +50,37 @@ def states(engine: Engine) -> dict[int, str]:
     """Return the state of each row."""
     with engine.connect() as connection:
         return {row.id: row.state for row in connection.execute(text("SELECT id, state FROM outbox_rows"))}
+
+
+_INSERTS = {
+    RowState.PENDING: "INSERT INTO outbox_pending (shard, id, nonce) VALUES (:shard, :id, :nonce)",
+    RowState.SENT: "INSERT INTO outbox_sent (id, shard, sequence, sent_at) VALUES (:id, :shard, 1, 1)",
+    RowState.PARKED: """
+        INSERT INTO outbox_parked (id, nonce, shard, interaction_id, state, error, changed_at)
+        VALUES (:id, :nonce, :shard, :interaction_id, 'parked', :error, 1)
+    """,
+    RowState.DISCARDED: """
+        INSERT INTO outbox_parked (id, nonce, shard, interaction_id, state, error, changed_at)
+        VALUES (:id, :nonce, :shard, :interaction_id, 'discarded', :error, 1)
+    """,
+}
+
+
+def set_state(engine: Engine, where: str, state: str, error: str = "refused") -> None:
+    """Give rows a state directly, without the product; what is sent, parked or discarded gets the time 1.
+
+    Args:
+        engine: of the outbox.
+        where: condition on ``outbox_rows``.
+        state: a ``RowState``.
+        error: of parked and discarded rows.
+    """
+    with engine.begin() as connection:
+        query = f"SELECT id, nonce, shard, interaction_id FROM outbox_rows WHERE {where}"
+        values = [{**row._mapping, "error": error} for row in connection.execute(text(query))]
+        for table in ("outbox_pending", "outbox_sent", "outbox_parked"):
+            connection.execute(text(f"DELETE FROM {table} WHERE id = :id"), values)
+        connection.execute(text(_INSERTS[RowState(state)]), values)
 
 
 def assert_placed(engine: Engine) -> None:

@@ -199,7 +199,7 @@ def _create_audit() -> None:
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("row_ids", sa.Text, nullable=False),
         sa.Column("hash", sa.Text, nullable=False),
-        sa.Column("os_user", sa.Text),
+        sa.Column("os_user", sa.Text, nullable=False),
         sqlite_autoincrement=True,
     )
 

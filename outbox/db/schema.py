@@ -221,9 +221,8 @@ outbox_audit = Table(
     Column("reason", Text, nullable=False),
     Column("row_ids", Text, nullable=False),
     Column("hash", Text, nullable=False),
-    Column("os_user", Text),
+    Column("os_user", Text, nullable=False),
     sqlite_autoincrement=True,
 )
 """What operators did; each entry is written in the transaction of its change. ``hash`` covers the entry and the hash
-before it. ``actor`` is a name that the operator gave, ``os_user`` the user of the process; NULL: an earlier release
-wrote the entry."""
+before it. ``actor`` is a name that the operator gave, ``os_user`` the user of the process."""

@@ -55,8 +55,8 @@ class AuditEntry(NamedTuple):
     row_ids: str
     """JSON list of the rows that were changed."""
     hash: str
-    os_user: str | None = None
-    """The user of the process that wrote it, independent of the actor; None: an earlier release wrote it."""
+    os_user: str
+    """The user of the process that wrote it, independent of the actor."""
 
 
 class ChainReport(NamedTuple):
@@ -140,9 +140,8 @@ def verify(engine: Engine, head: str | None = None) -> ChainReport:
 
 
 def _covered(entry: AuditEntry) -> list[str]:
-    """Return the values that the entry's hash covers; entries of earlier releases have no user."""
-    covered = [entry.actor, entry.verb, entry.filter, entry.reason, entry.row_ids]
-    return covered if entry.os_user is None else [*covered, entry.os_user]
+    """Return the values that the entry's hash covers."""
+    return [entry.actor, entry.verb, entry.filter, entry.reason, entry.row_ids, entry.os_user]
 
 
 def chain_hash(previous: str, at_ms: int, covered: Sequence[str]) -> str:

@@ -250,7 +250,9 @@ def test_the_oldest_due_call_is_the_one_whose_row_was_sent_first(engine: Engine,
     first, second, third = make_due(engine, "a", "a", "b")
     with engine.begin() as connection:
         for row_id, minutes in ((first, 30), (second, 60), (third, 10)):
-            connection.exec_driver_sql(f"UPDATE outbox SET sent_at = sent_at - {minutes * 60_000} WHERE id = {row_id}")
+            connection.exec_driver_sql(
+                f"UPDATE outbox_sent SET sent_at = sent_at - {minutes * 60_000} WHERE id = {row_id}"
+            )
     assert round((calls.oldest_age_ms() or 0) / 60_000) == 60
     (one, two), (three,) = sorted(calls.claim(2), key=len, reverse=True)
     assert round((calls.oldest_age_ms() or 0) / 60_000) == 60

@@ -205,7 +205,7 @@ def test_a_missing_table_or_column_asks_for_a_migration(engine: Engine, administ
     with pytest.raises(SchemaOutdatedError, match=r"topic.*relay migrate"):
         store.identity()
     with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE outbox_identity")
+        connection.exec_driver_sql("DROP TABLE outbox_identity CASCADE")
     with pytest.raises(SchemaOutdatedError, match=r"outbox_identity.*relay migrate"):
         store.record([new_row()])
 

@@ -31,8 +31,9 @@ def operations(engine: Engine) -> Operations:
 def age(engine: Engine, hours: int = 2) -> None:
     """Make all rows older."""
     with engine.begin() as connection:
-        for column in ("received_at", "sent_at", "changed_at"):
-            connection.execute(text(f"UPDATE outbox SET {column} = {column} - {hours * HOUR_MS}"))
+        columns = {"outbox": "received_at", "outbox_sent": "sent_at", "outbox_parked": "changed_at"}
+        for table, column in columns.items():
+            connection.execute(text(f"UPDATE {table} SET {column} = {column} - {hours * HOUR_MS}"))
 
 
 def prune(engine: Engine) -> int:

@@ -65,7 +65,7 @@ def take_all(engine: Engine, shards: int) -> list[Lease]:
 def shards_of(engine: Engine) -> list[tuple[str, int, str]]:
     """Return interaction, shard and state of each row."""
     with engine.connect() as connection:
-        query = "SELECT interaction_id, shard, state FROM outbox ORDER BY id"
+        query = "SELECT interaction_id, shard, state FROM outbox_rows ORDER BY id"
         return [tuple(row) for row in connection.exec_driver_sql(query)]
 
 

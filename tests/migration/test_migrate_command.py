@@ -102,12 +102,9 @@ def test_a_lock_that_is_held_is_reported(relay: Relay, postgres: Postgres | Exte
     url = postgres.create_database(f"locked_{uuid.uuid4().hex[:8]}").replace("postgresql://", "postgresql+psycopg://")
     assert relay("migrate", DATABASE_URL=url).returncode == 0
     engine = create_outbox_engine(url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0004'")
-        connection.exec_driver_sql("ALTER TABLE outbox DROP COLUMN enriched_at")
     with engine.connect() as holder, holder.begin():
         holder.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-        holder.exec_driver_sql("SELECT count(*) FROM outbox")
+        holder.exec_driver_sql("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
         blocked = relay("migrate", DATABASE_URL=url)
     engine.dispose()
     assert blocked.returncode == 1

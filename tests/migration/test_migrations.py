@@ -1,24 +1,19 @@
 """The migrations build the schema that the code declares."""
 
-import os
 import subprocess
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from outbox.db.engine import create_outbox_engine
 from outbox.db.schema import metadata
-from outbox.models import Accepted, KeyReused
-from outbox.store import Store
 from testkit import ROOT
 from testkit.databases import NewDatabase, migrate
-from testkit.rows import new_row
 from testkit.services import ExternalService, Postgres
 
 
@@ -61,7 +56,7 @@ def test_the_large_tables_are_vacuumed_early(new_postgresql: NewDatabase) -> Non
         early = connection.exec_driver_sql(
             "SELECT relname FROM pg_class WHERE 'autovacuum_vacuum_scale_factor=0.02' = ANY(reloptions)"
         ).scalars()
-        assert sorted(early) == ["outbox", "outbox_inference_call"]
+        assert sorted(early) == ["outbox", "outbox_inference_call", "outbox_pending"]
     engine.dispose()
 
 
@@ -73,39 +68,3 @@ def test_an_invalid_number_of_shards_stops_the_migration(shards: str, tmp_path: 
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode
     assert f"RELAY_SHARDS='{shards}'" in done.stderr
-
-
-def test_a_key_stored_before_digests_still_accepts_one_body(new_empty_database: str) -> None:
-    """A sender that chose the key gets 409 for another body, also for rows of an earlier release."""
-    alembic(new_empty_database, "0005")
-    engine = create_outbox_engine(new_empty_database)
-    stored = [new_row(key=f"key:{n}", payload=b'{"id": %d}' % n) for n in range(3)]
-    insert = text(
-        "INSERT INTO outbox (nonce, key, shard, interaction_id, channel, timestamp_ms, payload, received_at)"
-        " VALUES (1, :key, 0, 'i', 'voice', 1, :payload, 1)"
-    )
-    with engine.begin() as connection:
-        connection.execute(insert, [{"key": row.key, "payload": row.payload} for row in stored])
-        connection.execute(text("UPDATE outbox SET payload = '' WHERE key = 'key:2'"))  # as erased
-    migrate(new_empty_database, 1)
-    same, other, erased = Store(engine).record([stored[0], *(row._replace(payload=b"{}") for row in stored[1:])])
-    assert isinstance(same, Accepted)
-    assert isinstance(erased, Accepted)
-    assert (same.duplicate, other, erased.duplicate) == (True, KeyReused(), True)
-    engine.dispose()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def new_empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of a database without tables; the test runs once for each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/empty.db"
-    server: Postgres | ExternalService = request.getfixturevalue("postgres")
-    url = server.create_database(f"empty_{uuid.uuid4().hex[:8]}")
-    return url.replace("postgresql://", "postgresql+psycopg://")
-
-
-def alembic(url: str, revision: str) -> None:
-    """Migrate a database to a revision, as developers do."""
-    environ = {**os.environ, "DATABASE_URL": url, "RELAY_SHARDS": "1", "LOG_LEVEL": "WARNING"}
-    subprocess.run([sys.executable, "-m", "alembic", "upgrade", revision], cwd=ROOT, env=environ, check=True)
