@@ -1,15 +1,16 @@
 """A shard's progress: comparing its row with its progress record in Kafka, and marking what the record proves.
 
-The comparison shows whether the database or Kafka went back in time. Everything else here runs in a transaction that
-holds the shard's lock.
+The comparison shows whether the database or Kafka went back in time. ``mark_next`` is the ordinary case; everything
+else runs in a transaction that holds the shard's lock.
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Engine, Row
 
+from outbox.db import transactions
 from outbox.errors import LeaseLostError
 from outbox.models import Lease, RecordRef, RowRef
 from outbox.sql import flow as sql
@@ -115,15 +116,38 @@ def acknowledge(connection: Connection, shard: int, before: ShardProgress, found
     return verdict
 
 
-def mark_rows(
-    connection: Connection,
-    shard: int,
-    sequence: int,
-    refs: Sequence[RowRef],
-    *,
-    inference: bool,
-    mostly_pending: bool = False,
-) -> int:
+def mark_next(engine: Engine, lease: Lease, record: RecordRef, refs: Sequence[RowRef], *, inference: bool) -> int:
+    """Acknowledge a progress record and mark its rows sent, if the lease is ours and the record is the next.
+
+    On PostgreSQL this is a single statement, so one round trip.
+
+    Args:
+        engine: of the outbox.
+        lease: of the shard.
+        record: of a committed Kafka transaction.
+        refs: the rows of the transaction; at least one.
+        inference: add an inference call for each row that is marked.
+
+    Returns:
+        How many rows were marked. If not all: nothing was done, or some rows were not pending any more.
+    """
+    ids = [ref.id for ref in refs]
+    begin = transactions.autocommit if engine.dialect.name == "postgresql" else transactions.write
+    with begin(engine) as connection:
+        values = {
+            **lease._asdict(),
+            **record._asdict(),
+            "first_id": min(ids),
+            "last_id": max(ids),
+            "ids": bind_numbers(connection, ids),
+            "nonces": bind_numbers(connection, (ref.nonce for ref in refs)),
+            "inference": inference,
+            "blocked_delay_ms": inference_queue.BLOCKED_DELAY_MS,
+        }
+        return sql.ACKNOWLEDGE_AND_MARK.run(connection, values).rowcount
+
+
+def mark_rows(connection: Connection, shard: int, sequence: int, refs: Sequence[RowRef], *, inference: bool) -> int:
     """Mark rows sent; return how many. Needs the shard's lock.
 
     Args:
@@ -132,30 +156,14 @@ def mark_rows(
         sequence: of their Kafka transaction.
         refs: the rows. Rows that are sent already, or whose id belongs to another row now, are left alone.
         inference: add an inference call for each row that is marked.
-        mostly_pending: try the faster statement for pending rows first.
     """
     if not refs:
         return 0
-    marked = 0
-    if mostly_pending:
-        marked = _mark_pending(connection, shard, sequence, refs)
-    if marked < len(refs):
-        values = {"shard": shard, "sequence": sequence, **bind_rows(connection, RowRef._fields, refs)}
-        marked += sql.MARK_SENT.run(connection, values).rowcount
+    values = {"shard": shard, "sequence": sequence, **bind_rows(connection, RowRef._fields, refs)}
+    marked = sql.MARK_SENT.run(connection, values).rowcount
     if inference and marked:
         _add_calls(connection, shard, sequence, refs)
     return marked
-
-
-def _mark_pending(connection: Connection, shard: int, sequence: int, refs: Sequence[RowRef]) -> int:
-    values = {
-        "shard": shard,
-        "sequence": sequence,
-        "first_id": min(ref.id for ref in refs),
-        "last_id": max(ref.id for ref in refs),
-        "nonces": bind_numbers(connection, (ref.nonce for ref in refs)),
-    }
-    return sql.MARK_PENDING_SENT.run(connection, values).rowcount
 
 
 def _add_calls(connection: Connection, shard: int, sequence: int, refs: Sequence[RowRef]) -> None:

@@ -132,12 +132,13 @@ class Store:
         Raises:
             LeaseLostError: another epoch holds the shard; nothing was marked.
         """
+        marked = progress.mark_next(self._engine, lease, record, refs, inference=inference) if refs else 0
+        if refs and marked == len(refs):
+            return Acknowledgement(ProgressVerdict.IN_ORDER, marked, ShardProgress(record.sequence - 1, None))
         with transactions.write(self._engine) as connection:
             shard = progress.lock_shard(connection, lease)
             verdict = progress.acknowledge(connection, lease.shard, shard, record)
-            marked = progress.mark_rows(
-                connection, lease.shard, record.sequence, refs, inference=inference, mostly_pending=True
-            )
+            marked += progress.mark_rows(connection, lease.shard, record.sequence, refs, inference=inference)
             return Acknowledgement(verdict, marked, shard)
 
     def acknowledge_record(

@@ -46,7 +46,7 @@ def read(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def autocommit(engine: Engine) -> Iterator[Connection]:
-    """Open a connection for single statements that read. Raises the errors of ``write``.
+    """Open a connection for single statements that read, or for one move. Raises the errors of ``write``.
 
     On PostgreSQL each statement is its own transaction, which saves two round trips. The server's timeouts, which are
     set in transactions, do not apply; the connection's own does.

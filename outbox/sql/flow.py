@@ -87,12 +87,29 @@ FORGET_PROGRESS_RECORD = statement("""
 
 # Marking -------------------------------------------------------------------------------------------
 
-MARK_PENDING_SENT = move(
+ACKNOWLEDGE_AND_MARK = move(
     postgresql="""
-    WITH moved AS (
+    WITH acknowledged AS (
+        UPDATE outbox_shard
+        SET acknowledged_sequence = :sequence, progress_offset = :offset, progress_digest = :digest
+        WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND acknowledged_sequence = :sequence - 1
+          AND (progress_offset IS NULL OR progress_offset < :offset)
+        RETURNING shard
+    ),
+    moved AS (
         DELETE FROM outbox_pending
-        WHERE shard = :shard AND id BETWEEN :first_id AND :last_id AND nonce = ANY(CAST(:nonces AS bigint[]))
+        WHERE shard = (SELECT shard FROM acknowledged) AND id BETWEEN :first_id AND :last_id
+          AND nonce = ANY(CAST(:nonces AS bigint[]))
         RETURNING id
+    ),
+    calls AS (
+        INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
+        SELECT o.id, o.interaction_id,
+               CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+               + CASE WHEN o.id = min(o.id) OVER (PARTITION BY o.interaction_id) THEN 0 ELSE :blocked_delay_ms END
+        FROM moved AS m JOIN outbox AS o ON o.id = m.id
+        WHERE CAST(:inference AS boolean)
+        ON CONFLICT (row_id) DO NOTHING
     )
     INSERT INTO outbox_sent (id, shard, sequence, sent_at)
     SELECT id, :shard, :sequence, CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) FROM moved
@@ -102,6 +119,11 @@ MARK_PENDING_SENT = move(
     INSERT INTO outbox_sent (id, shard, sequence, sent_at)
     SELECT id, :shard, :sequence, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) FROM outbox_pending
     WHERE shard = :shard AND id BETWEEN :first_id AND :last_id AND nonce IN (SELECT value FROM json_each(:nonces))
+      AND EXISTS (
+          SELECT 1 FROM outbox_shard
+          WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND acknowledged_sequence = :sequence - 1
+            AND (progress_offset IS NULL OR progress_offset < :offset)
+      )
     """,
         """
     DELETE FROM outbox_pending
@@ -109,10 +131,26 @@ MARK_PENDING_SENT = move(
         SELECT 1 FROM outbox_sent AS s WHERE s.id = outbox_pending.id
     )
     """,
+        """
+    INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
+    SELECT o.id, o.interaction_id,
+           CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+           + CASE WHEN o.id = min(o.id) OVER (PARTITION BY o.interaction_id) THEN 0 ELSE :blocked_delay_ms END
+    FROM outbox_sent AS s JOIN outbox AS o ON o.id = s.id
+    WHERE :inference AND s.id IN (SELECT value FROM json_each(:ids)) AND s.shard = :shard AND s.sequence = :sequence
+    ON CONFLICT (row_id) DO NOTHING
+    """,
+        """
+    UPDATE outbox_shard
+    SET acknowledged_sequence = :sequence, progress_offset = :offset, progress_digest = :digest
+    WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND acknowledged_sequence = :sequence - 1
+      AND (progress_offset IS NULL OR progress_offset < :offset)
+    """,
     ],
 )
-"""Marks pending rows of a transaction sent, at half the cost of ``MARK_SENT``: one scan of the shard's pending rows,
-which looks each row's nonce up among those of the transaction."""
+"""Marks the pending rows of a transaction sent, adds their inference calls and acknowledges its progress record, if the
+lease is the caller's and the record is the next: all that a cycle writes, at once. One scan of the shard's pending rows
+looks each row's nonce up among those of the transaction."""
 
 MARK_SENT = move(
     postgresql="""
@@ -161,7 +199,8 @@ MARK_SENT = move(
     """,
     ],
 )
-"""Marks rows sent that are not sent yet: pending, parked or discarded, whichever shard they are in."""
+"""Marks rows sent that are not sent yet: pending, parked or discarded, in whichever shard they are. Needs the lock of
+the shard."""
 
 PARK = move(
     postgresql="""
