@@ -1,7 +1,7 @@
 """Moves of rows between the tables of states: which rows move, and that each id is always in exactly one table."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from outbox.db.engine import BEGIN, create_outbox_engine
+from outbox.errors import LeaseLostError
 from outbox.insert import as_json
 from outbox.leases import Leases
 from outbox.models import EnrichedFields, Lease, RowRef, new_nonce, shard_of
@@ -128,26 +129,24 @@ def outbox(new_database: NewDatabase) -> Iterator[Outbox]:
     outbox.engine.dispose()
 
 
+MOVES: dict[str, dict[RowState, RowState | None]] = {
+    "mark": {PENDING: SENT, PARKED: SENT, DISCARDED: SENT},
+    "acknowledge": {PENDING: SENT, PARKED: SENT, DISCARDED: SENT},
+    "park": {PENDING: PARKED},
+    "retry": {PARKED: PENDING},
+    "discard": {PARKED: DISCARDED},
+    "send_again": {SENT: PENDING},
+    "prune": {SENT: None, DISCARDED: None},
+}
+"""The states that each move starts from, and the state of the row afterwards; None: it is gone."""
 NAMED_BY_TIME = ("retry", "discard", "prune")
 """Moves that name the time of a row's last change as well."""
 
 
-@pytest.mark.parametrize(
-    ("move", "changes"),
-    [
-        ("mark", {PENDING: SENT, PARKED: SENT, DISCARDED: SENT}),
-        ("acknowledge", {PENDING: SENT, PARKED: SENT, DISCARDED: SENT}),
-        ("park", {PENDING: PARKED}),
-        ("retry", {PARKED: PENDING}),
-        ("discard", {PARKED: DISCARDED}),
-        ("send_again", {SENT: PENDING}),
-        ("prune", {SENT: None, DISCARDED: None}),
-    ],
-)
-def test_a_move_takes_the_rows_that_it_names(
-    outbox: Outbox, move: str, changes: Mapping[RowState, RowState | None]
-) -> None:
+@pytest.mark.parametrize("move", MOVES)
+def test_a_move_takes_the_rows_that_it_names(outbox: Outbox, move: str) -> None:
     """No row in another state, with another nonce or, of a plan, changed at another time; repeated, it moves none."""
+    changes = MOVES[move]
     named: list[PlannedRow] = []
     expected: dict[int, RowState | None] = {}
     for state in RowState:
@@ -164,6 +163,23 @@ def test_a_move_takes_the_rows_that_it_names(
     before = entries(outbox.engine)
     assert run(named) == 0
     assert entries(outbox.engine) == before
+
+
+@pytest.mark.parametrize("block_behind_parked", [True, False])
+@pytest.mark.parametrize(
+    "changed", [{"owner": "other"}, {"epoch": 2}, {"acknowledged_sequence": 1}], ids=["owner", "epoch", "sequence"]
+)
+def test_rows_are_selected_only_under_the_lease(
+    outbox: Outbox,
+    changed: dict[str, Any],
+    block_behind_parked: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """With the owner, the epoch and the acknowledged sequence of the shard, whatever the policy for parked rows."""
+    outbox.in_state(PENDING, 2)
+    (lease,) = outbox.leases
+    assert len(outbox.store.pending(lease, 10, block_behind_parked=block_behind_parked)) == 2
+    with pytest.raises(LeaseLostError):
+        outbox.store.pending(lease._replace(**changed), 10, block_behind_parked=block_behind_parked)
 
 
 @pytest.mark.parametrize(("move", "start"), [("mark", PENDING), ("acknowledge", PARKED)])
