@@ -25,10 +25,21 @@ WAIT_FOR_LOCK = statement(postgresql=f"SELECT pg_advisory_xact_lock({_LOCK})", s
 """Let one transaction at a time prune; on SQLite ``BEGIN IMMEDIATE`` has locked the database."""
 
 LOCK_ROWS = statement(
-    postgresql="SELECT id FROM outbox WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE SKIP LOCKED",
+    postgresql="""
+    WITH sent AS (
+        SELECT o.id FROM outbox AS o JOIN outbox_sent AS s ON s.id = o.id
+        WHERE o.id = ANY(CAST(:ids AS bigint[])) FOR UPDATE SKIP LOCKED
+    ),
+    discarded AS (
+        SELECT o.id FROM outbox AS o JOIN outbox_parked AS p ON p.id = o.id
+        WHERE o.id = ANY(CAST(:ids AS bigint[])) AND p.state = 'discarded' FOR UPDATE SKIP LOCKED
+    )
+    SELECT id FROM sent UNION ALL SELECT id FROM discarded
+    """,
     sqlite="SELECT id FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))",
 )
-"""Locks rows, except those that another transaction has locked."""
+"""Locks sent and discarded rows and their states, except those that another transaction has locked: pruning never waits
+for a row, so it cannot deadlock with those who lock rows in another order."""
 PRUNE = move(
     postgresql="""
     WITH planned AS (

@@ -5,12 +5,13 @@ import sys
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from outbox.models import RowRef
+from outbox.models import RowRef, replay_key
 from outbox.operators.audit import AuditContext
 from outbox.operators.rows import RowFilter
 from relay.process.lost_rows import ShardLoss, resend_lost_rows
 from relay.shard.recovery import inspect_shard
 from relay.shard.worker import PROGRESS_CHECK_SECONDS
+from testkit.outbox import assert_placed
 from tests.model.broker import DiskCopy
 from tests.model.clients import Fault
 from tests.model.environment import DATABASE, KAFKA, LIMIT_BYTES, Environment, delivered_records
@@ -299,12 +300,12 @@ class DeliveryMachine(PostingRules):
         if not found:
             return
         row = found[pick % len(found)]
-        known, key = self.reference.rows[row.id], f"replay:{plan}:{row.id}"
-        once = self.reference.by_key(key) is None and not known.key.startswith(f"replay:{plan}:")
+        known, key = self.reference.rows[row.id], replay_key(plan, row.id)
+        once = self.reference.by_key(key) is None and known.plan != plan
         assert self.operations.replay(plan, [row.planned], CONTEXT) == ([row.id] if once else [])
         if once:
             (new,) = [row for row in self.environment.rows() if row.id not in self.reference.rows]
-            self.reference.accept(known.replayed(new.id, key))
+            self.reference.accept(known.replayed(new.id, key, plan))
 
     def _repair(self) -> None:
         """Let topic and encoders accept every row, and retry the parked rows."""
@@ -320,6 +321,7 @@ class DeliveryMachine(PostingRules):
         """Database and topic agree with the reference, and no relay had an unexpected error."""
         if not self.relays:
             return
+        assert_placed(self.engine)
         records = delivered_records(self.broker.committed((TOPIC, 0)))
         self.reference.check(
             self.environment.rows(), records, [record for record in records if record.offset not in self.seen]

@@ -24,7 +24,7 @@ WENT_BACK = {DATABASE: "it was restored", KAFKA: "Kafka went back in time"}
 _ROWS = text("""
     SELECT o.id, o.nonce, o.traceparent, o.interaction_id, o.state, o.replay_of IS NOT NULL AS is_replay,
            EXISTS (SELECT 1 FROM outbox_inference_call AS c WHERE c.row_id = o.id) AS has_call
-    FROM outbox AS o ORDER BY o.id
+    FROM outbox_rows AS o ORDER BY o.id
 """)
 
 
@@ -76,7 +76,7 @@ def row_for(serial: int, interaction: str, kind: str) -> NewRow:
     """A row that carries its serial number; Kafka may refuse ``LARGE`` ones, the encoder ``UNENCODABLE`` ones."""
     email = "x" * LIMIT_BYTES if kind == LARGE else None
     channel = UNENCODABLE if kind == UNENCODABLE else "voice"
-    return new_row(interaction, key=f"key:{serial}", traceparent=str(serial), channel=channel, customer_email=email)
+    return new_row(interaction, key=str(serial), traceparent=str(serial), channel=channel, customer_email=email)
 
 
 def delivered_records(records: Sequence[tuple[int, BrokerRecord]]) -> list[DeliveredRecord]:

@@ -54,7 +54,7 @@ class PostingRules(RuleBasedStateMachine):
         """Post a key again: with the same body it is a duplicate, with another it is refused."""
         known = list(self.reference.rows.values())[pick % len(self.reference.rows)]
         payload = b"{}" if other else known.payload
-        (answer,) = self.store.record([new_row(known.interaction, key=known.key, payload=payload)])
+        (answer,) = self.store.record([new_row(known.interaction, payload=payload)._replace(key=known.key)])
         assert answer == (KeyReused() if other else Accepted(known.outbox_id, known.interaction, duplicate=True))
 
     @precondition(lambda self: self.slow is None and self.engine.dialect.name == "postgresql")

@@ -45,11 +45,17 @@ class AcceptedRow:
     refusable: bool
     after: frozenset[int] = frozenset()
     """Serials of the rows of its interaction that were acknowledged before it was posted."""
-    is_replay: bool = False
+    plan: str | None = None
+    """Of a replay."""
 
-    def replayed(self, outbox_id: int, key: bytes) -> "AcceptedRow":
+    @property
+    def is_replay(self) -> bool:
+        """Whether it repeats another row."""
+        return self.plan is not None
+
+    def replayed(self, outbox_id: int, key: bytes, plan: str) -> "AcceptedRow":
         """The new row that repeats this one."""
-        return replace(self, outbox_id=outbox_id, key=key, after=frozenset(), is_replay=True)
+        return replace(self, outbox_id=outbox_id, key=key, after=frozenset(), plan=plan)
 
 
 @dataclass

@@ -24,6 +24,7 @@ class DatabaseSnapshot:
         with engine.begin() as connection:
             for table in TABLES:
                 connection.execute(table.delete())
+            for table in TABLES:  # outbox first: without an identity, SQLite's trigger makes no row pending
                 if rows := self._rows[table.name]:
                     connection.execute(table.insert(), rows)
             for statement in self._next_ids:
