@@ -216,7 +216,8 @@ def test_a_relay_leaves_an_outbox_replaced_under_it_to_the_next_relay(new_deploy
     old = deployment.relay()
     deployment.wait_drained()
     # As if an empty outbox had been restored under the running relay.
-    deployment.execute("DELETE FROM outbox")
+    for table in ("outbox", "outbox_pending", "outbox_sent", "outbox_parked"):
+        deployment.execute(f"DELETE FROM {table}")
     deployment.execute(
         "UPDATE outbox_shard SET owner = NULL, epoch = 0, lease_expires_at = 0, acknowledged_sequence = 0"
     )

@@ -107,7 +107,7 @@ def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
         2 * DRAIN_SECONDS,
     )
     accounted_for = deployment.query(
-        "SELECT id FROM outbox WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
+        "SELECT id FROM outbox_rows WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
         " (SELECT shard FROM outbox_shard WHERE condition IS NOT NULL)"
     )
     return Observations(

@@ -179,7 +179,7 @@ def test_unsuitable_settings_of_topics_are_failures(new_deployment: NewDeploymen
 def test_an_outdated_schema_is_a_failure(deployment: Deployment) -> None:
     """A schema that is not at the newest revision, and a missing one, with the command that migrates it."""
     make_topics(deployment)
-    deployment.execute("UPDATE alembic_version SET version_num = '0001'")
+    deployment.execute("UPDATE alembic_version SET version_num = '0000'")
     assert "relay migrate" in failures(deployment.environ)["database schema"]
     deployment.execute("DROP TABLE alembic_version")
     assert "no migration has run" in failures(deployment.environ)["database schema"]

@@ -34,7 +34,7 @@ def test_a_parked_row_is_found_and_retried(deployment: Deployment) -> None:
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record([new_row("i-1"), new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-2")])
     deployment.relay()
-    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[1],)], "it is parked")
+    wait_until(lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[1],)], "it is parked")
     assert [shard.waiting for shard in deployment.store.status()] == [1]
     groups = command(deployment.environ, "list", "--group-by", "error", "--json")
     assert json.loads(groups.stdout)["rows"] == 1
@@ -62,12 +62,12 @@ def test_a_discard_unblocks_the_interaction(deployment: Deployment) -> None:
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record([new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-1")])
     deployment.relay()
-    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    wait_until(lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[0],)], "it is parked")
     done = command(deployment.environ, "discard", "--interaction", "i-1", "--reason", "a test call", "--yes")
     expect(done, 0)
     deployment.wait_drained()
     assert [record.outbox_id for record in deployment.seen()] == ids[1:]
-    assert deployment.query("SELECT state FROM outbox ORDER BY id") == [("discarded",), ("sent",), ("sent",)]
+    assert deployment.query("SELECT state FROM outbox_rows ORDER BY id") == [("discarded",), ("sent",), ("sent",)]
 
 
 def test_a_replay_sends_rows_again(deployment: Deployment) -> None:
@@ -195,7 +195,7 @@ def test_a_prune_without_a_filter_applies_the_retention(store: Store, engine: En
     operations.discard(planned(operations), AuditContext("ann", "test calls", RowFilter()))
     with engine.begin() as connection:
         connection.execute(text("UPDATE outbox SET received_at = 1"))
-        connection.execute(text(f"UPDATE outbox SET changed_at = 1 WHERE id = {ids[0]}"))
+        connection.execute(text(f"UPDATE outbox_parked SET changed_at = 1 WHERE id = {ids[0]}"))
     done = command(environ, "prune", "--reason", "disk is short", "--yes")
     expect(done, 0, stdout="prune: 1 row done\n")
     assert list(states(engine)) == ids[1:]
