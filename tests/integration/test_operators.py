@@ -237,6 +237,21 @@ def test_data_cannot_control_the_terminal(store: Store, engine: Engine) -> None:
     assert "a\\x1b[2Jb\\u202ec\\u200fd\\x9be voice\\x07: too large\\x1b[31m" in shown[0].stdout
 
 
+def test_a_row_is_found_by_its_idempotency_key(store: Store, engine: Engine) -> None:
+    """The outbox has only the digest of a sender's key; whoever has the text finds the row, alone or in its state."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    ids = record(store, [new_row("i-1", key="order-4711"), new_row("i-1", key="order-4712"), new_row("i-1")])
+    found = command(environ, "list", "--idempotency-key", "order-4712", "--json")
+    assert [json.loads(line)["id"] for line in found.stdout.splitlines()] == [ids[1]]
+    assert "order-471" not in found.stdout
+    for none in (("order-4713",), ("order-4712", "--state", "parked"), ("ORDER-4712",)):
+        expect(command(environ, "list", "--idempotency-key", *none), 3, stderr="list: no row matches")
+    park(store, engine, {ids[0]: "too large", ids[2]: "too large"})
+    grouped = command(environ, "list", "--group-by", "error", "--idempotency-key", "order-4711", "--json")
+    assert json.loads(grouped.stdout)["rows"] == 1
+    expect(command(environ, "list", "--idempotency-key", ""), 2, stderr="must not be empty")
+
+
 def test_64_bit_fields_are_text_in_json(store: Store, engine: Engine) -> None:
     """A reader that stores numbers as doubles loses no digit of a row's nonce or of a sender's timestamp."""
     environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
