@@ -139,11 +139,11 @@ def test_a_senders_key_is_recorded_as_a_pseudonym(operations: Operations, store:
     ids = record(store, [new_row(key="order-4711"), new_row()])
     park(store, engine, dict.fromkeys(ids, "too large"))
     wanted = RowFilter(key=chosen_key("order-4711"))
-    (row,) = operations.find(wanted)
-    assert row.id == ids[0]
-    operations.retry([row.planned], replace(CONTEXT, rows=wanted))
-    (row,) = planned(operations, state="parked")
-    operations.retry([row], replace(CONTEXT, rows=wanted, pseudonym_key=b"a" * 16))
+    (first,) = planned(operations, key=chosen_key("order-4711"))
+    assert first.id == ids[0]
+    operations.retry([first], replace(CONTEXT, rows=wanted))
+    (second,) = planned(operations, state="parked")
+    operations.retry([second], replace(CONTEXT, rows=wanted, pseudonym_key=b"a" * 16))
     without, pseudonym = (json.loads(entry.filter)["key"] for entry in operations.audit())
     assert without == "not recorded"
     assert pseudonym == audit.pseudonym(b"a" * 16, chosen_key("order-4711"))

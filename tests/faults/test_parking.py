@@ -7,6 +7,7 @@ from confluent_kafka.admin import NewTopic
 from relay.shard.bisector import MAX_CONSECUTIVE_PARKED
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
+from testkit.outbox import assert_placed
 from testkit.rows import incompressible, new_row, new_rows
 from testkit.topic import alter_topic, assert_exactly_once, create_topics
 from testkit.waiting import wait_until
@@ -30,6 +31,7 @@ def test_only_the_rejected_row_is_parked(deployment: Deployment) -> None:
     assert status.parked == 1
     assert status.waiting == len(waiting)
     assert_exactly_once(deployment.seen(), sorted(set(ids + after) - waiting))
+    assert_placed(deployment.engine)
 
 
 def test_with_the_skip_policy_no_row_waits_behind_a_parked_one(deployment: Deployment) -> None:
@@ -41,6 +43,7 @@ def test_with_the_skip_policy_no_row_waits_behind_a_parked_one(deployment: Deplo
     wait_until(lambda: not deployment.pending(), "the rows behind are sent")
     assert deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(bad,)]
     assert_exactly_once(deployment.seen(), ids)
+    assert_placed(deployment.engine)
 
 
 def test_a_relay_killed_before_it_parks_leaves_the_right_row_to_be_parked(new_deployment: NewDeployment) -> None:
@@ -55,6 +58,7 @@ def test_a_relay_killed_before_it_parks_leaves_the_right_row_to_be_parked(new_de
     wait_until(lambda: not deployment.pending(), "the good rows are sent", 120)
     assert deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(bad,)]
     assert_exactly_once(deployment.seen(), ids)
+    assert_placed(deployment.engine)
 
 
 def test_a_rejected_progress_record_parks_no_row(deployment: Deployment) -> None:
@@ -99,5 +103,8 @@ def test_consecutive_rejected_rows_are_all_parked_if_another_row_is_accepted(dep
     ids = deployment.record(new_rows(20, interactions=20))
     deployment.relay()
     wait_until(lambda: not deployment.pending(), "the good rows are sent and the bad ones parked", 120)
-    assert deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked' ORDER BY id") == [(row_id,) for row_id in bad]
+    assert deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked' ORDER BY id") == [
+        (row_id,) for row_id in bad
+    ]
     assert_exactly_once(deployment.seen(), ids)
+    assert_placed(deployment.engine)

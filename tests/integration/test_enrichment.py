@@ -164,7 +164,9 @@ def send_others_until(deployment: Deployment, condition: Callable[[], object], w
     def send_another() -> object:
         ids.extend(deployment.record(lacking(f"other-{len(ids)}")))
         last = ids[-1]
-        wait_until(lambda: deployment.query(f"SELECT state FROM outbox_rows WHERE id = {last}") == [("sent",)], "it is sent")
+        wait_until(
+            lambda: deployment.query(f"SELECT state FROM outbox_rows WHERE id = {last}") == [("sent",)], "it is sent"
+        )
         return condition()
 
     wait_until(send_another, what)

@@ -34,7 +34,9 @@ def test_a_parked_row_is_found_and_retried(deployment: Deployment) -> None:
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record([new_row("i-1"), new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-2")])
     deployment.relay()
-    wait_until(lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[1],)], "it is parked")
+    wait_until(
+        lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[1],)], "it is parked"
+    )
     assert [shard.waiting for shard in deployment.store.status()] == [1]
     groups = command(deployment.environ, "list", "--group-by", "error", "--json")
     assert json.loads(groups.stdout)["rows"] == 1
@@ -62,7 +64,9 @@ def test_a_discard_unblocks_the_interaction(deployment: Deployment) -> None:
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record([new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-1")])
     deployment.relay()
-    wait_until(lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    wait_until(
+        lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[0],)], "it is parked"
+    )
     done = command(deployment.environ, "discard", "--interaction", "i-1", "--reason", "a test call", "--yes")
     expect(done, 0)
     deployment.wait_drained()

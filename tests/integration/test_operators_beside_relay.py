@@ -139,7 +139,9 @@ def test_an_erased_row_is_sent_without_the_address(deployment: Deployment) -> No
     email = person["customer_email"]
     ids = deployment.record([new_row("i-1", **person), new_row("i-1", customer_email=email), new_row("i-2")])
     deployment.relay()
-    wait_until(lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    wait_until(
+        lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[0],)], "it is parked"
+    )
     planned = command(deployment.environ, "erase", "--email", email, "--dry-run", "--reason", "looking")
     expect(planned, 0, stderr="1 of them are pending")
     done = command(deployment.environ, "erase", "--email", email, *REASON)
