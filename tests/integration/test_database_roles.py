@@ -14,12 +14,18 @@ from psycopg.errors import InsufficientPrivilege
 from outbox.db import rights
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import NotAllowedError
+from outbox.leases import Leases
 from outbox.models import Accepted, KeyReused, NewRow
+from outbox.operators import reconcile
+from outbox.operators.audit import AuditContext
+from outbox.operators.reshard import reshard_rows
+from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from testkit import ROOT
 from testkit.command_line import Ended, command
 from testkit.databases import migrate
 from testkit.deployment import settings_for
+from testkit.outbox import states
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row
 from testkit.services import ExternalService, Kafka, Postgres, Registry
@@ -250,6 +256,26 @@ def test_the_operator_role_suffices_for_every_command_and_cannot_change_the_audi
                       "TRUNCATE outbox_audit", "LOCK TABLE outbox_audit IN EXCLUSIVE MODE"):  # fmt: skip
         with pytest.raises(InsufficientPrivilege):
             roles.query(forbidden, role="operator")
+
+
+def test_the_operator_role_suffices_to_reconcile_and_to_reshard(roles: Roles) -> None:
+    """It marks rows sent that the topic has, makes rows pending again that it lacks, and moves unsent rows."""
+    record(roles, *(new_row(f"i-{n}") for n in range(6)))
+    engine, relay = create_outbox_engine(roles.url("operator")), create_outbox_engine(roles.url("relay"))
+    lease, other = (Leases(engine, "an operator", 10).take(shard) for shard in range(2))
+    assert lease is not None
+    assert other is not None
+    pending, parked, *_ = rows = [row.ref for row in Store(engine).pending(lease, 10, block_behind_parked=True)]
+    Store(relay).park(lease, {parked: "too large"})
+    context = AuditContext("ann", "restored", RowFilter())
+    assert reconcile.mark_published(engine, lease, 1, [pending, parked], context, inference=True) == 2
+    assert states(engine)[parked.id] == "sent"
+    assert reconcile.send_again(engine, lease, [parked], context) == 1
+    assert {states(engine)[ref.id] for ref in rows} == {"pending", "sent"}
+    Store(relay).park(lease, {parked: "too large"})
+    assert reshard_rows(engine, [lease, other], {}, 3, context) > 0
+    engine.dispose()
+    relay.dispose()
 
 
 def test_a_right_that_the_operator_role_lacks_is_in_the_error(roles: Roles) -> None:
