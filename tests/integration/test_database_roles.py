@@ -295,7 +295,7 @@ def test_the_console_roles_cannot_read_bodies_or_change_shards(roles: Roles) -> 
     ids = record(roles, *(new_row(f"i-{n}") for n in range(3)))
     roles.admin(PARK_ALL)
     first, second, third = ids
-    for read in ("status", "list --all", "list --group-by error", "audit"):
+    for read in ("status", "list --all", "list --group-by error", "list --idempotency-key k", "audit"):
         ended = roles.command("console_read", *read.split())
         assert ended.returncode in (0, 3), (read, ended)
     refused = roles.command("console_read", "retry", "--all", "--reason", "a test", "--yes")
