@@ -24,7 +24,7 @@ from outbox.sql import flow
 PAGE_ENTRIES = 1000
 FIRST_HASH = ""
 """What the first entry follows."""
-PERSONAL = ("interaction_id", "email")
+PERSONAL = ("interaction_id", "key", "email")
 """Conditions that may identify a person."""
 NOT_RECORDED = "not recorded"
 """Replaces the value of such a condition where there is no key for pseudonyms."""
@@ -149,11 +149,12 @@ def chain_hash(previous: str, at_ms: int, covered: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([previous, at_ms, *covered]).encode()).hexdigest()
 
 
-def pseudonym(key: bytes | None, value: str) -> str:
+def pseudonym(key: bytes | None, value: str | bytes) -> str:
     """Return how a value that may identify a person is recorded: with key and value, the entry can be found."""
     if key is None:
         return NOT_RECORDED
-    return f"hmac-sha256:{hmac.new(key, value.encode(), hashlib.sha256).hexdigest()}"
+    given = value.encode() if isinstance(value, str) else value
+    return f"hmac-sha256:{hmac.new(key, given, hashlib.sha256).hexdigest()}"
 
 
 def _recorded_filter(rows: RowFilter, key: bytes | None) -> str:

@@ -3,6 +3,7 @@
 from sqlalchemy import Engine
 
 from outbox.db import transactions
+from outbox.models import INT64_MAX
 from outbox.sql import placement as sql
 from outbox.sql.reshard import RAISE_TIMEOUTS
 from outbox.sql.rows import ID_BOUNDS
@@ -28,4 +29,6 @@ def misplaced_ids(engine: Engine, newest: int) -> list[int]:
             span = {"after": after, "last": min(after + WINDOW_IDS, last)}
             for query in (sql.MISPLACED, sql.UNKNOWN_SENT):
                 found.update(connection.execute(query.on(connection), span).scalars())
+        above = {"after": last, "last": INT64_MAX}  # an id that a new row will get
+        found.update(connection.execute(sql.UNKNOWN_SENT.on(connection), above).scalars())
     return sorted(found)

@@ -89,9 +89,10 @@ def _check_outbox(engine: Engine) -> tuple[list[Finding], Identity | None]:
         return [schema], None
     findings = [schema, _check_write(engine)]
     try:
-        return [*findings, check_placement(engine)], Store(engine).identity()
+        identity = Store(engine).identity()
     except OutboxError as error:
         return [*findings, failure("database identity", str(error), MIGRATE)], None
+    return [*findings, check_placement(engine)], identity
 
 
 def _check_file(engine: Engine) -> list[Finding]:

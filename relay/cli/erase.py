@@ -17,8 +17,8 @@ from relay.cli.session import audit_context, open_operations
 
 SEARCHED = (
     "searched for the address: customer address and all text of the body, ignoring case and JSON escapes. "
-    "Not searched: interaction ids, agent ids, channels and Idempotency-Keys, which are kept (--interaction "
-    "erases by interaction id), and other encodings in the body, such as base64"
+    "Not searched: interaction ids, agent ids and channels, which are kept (--interaction erases by interaction id), "
+    "and other encodings in the body, such as base64"
 )
 
 

@@ -6,10 +6,16 @@ from outbox.operators.rows import ErrorGroup
 from outbox.states import RowState
 from relay.cli.options import JSON, RowSelection, row_filters
 from relay.cli.output import escape, format_age, format_rows, format_time, print_lines, to_json
+from relay.cli.param_types import NonEmptyParam
 from relay.cli.session import open_operations
 
 
 @click.command("list")
+@click.option(
+    "--idempotency-key",
+    type=NonEmptyParam(),
+    help="Select the row that was sent with this Idempotency-Key.",
+)
 @row_filters
 @click.option(
     "--group-by",
@@ -27,6 +33,7 @@ def list_rows(*, selection: RowSelection, group_by: str | None, json_lines: bool
     Examples:
       relay list --state parked --since 2h
       relay list --group-by error --since 1d
+      relay list --idempotency-key order-4711
     """
     if group_by:
         if selection.state not in (None, RowState.PARKED):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from outbox.models import chosen_key
 from outbox.operators.rows import RowFilter
 from outbox.states import RowState
 from relay.cli.output import ExitCode, format_time
@@ -61,6 +62,8 @@ class RowSelection:
     since: Timestamp | None
     until: Timestamp | None
     all_rows: bool
+    idempotency_key: str | None = None
+    """Only ``relay list`` has it: it finds one row, which other commands select by its id."""
 
     @property
     def is_empty(self) -> bool:
@@ -82,6 +85,7 @@ class RowSelection:
             ids=self.ids,
             interaction_id=self.interaction,
             state=self.state,
+            key=None if self.idempotency_key is None else chosen_key(self.idempotency_key),
             channel=self.channel,
             error=self.error,
             since_ms=self.since.ms if self.since else None,

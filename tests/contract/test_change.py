@@ -8,6 +8,7 @@ from sqlalchemy import Engine, text
 
 from outbox.db.engine import create_outbox_engine
 from outbox.leases import Leases
+from outbox.models import chosen_key
 from outbox.operators import audit
 from outbox.operators.audit import AuditContext, os_user
 from outbox.operators.change import Operations
@@ -130,6 +131,23 @@ def test_a_pseudonym_depends_on_a_key_outside_the_database(
     assert first == same != other
     identity = store.identity().outbox_id
     assert first == audit.pseudonym(b"a" * 16, "i-1") != audit.pseudonym(identity.encode(), "i-1")
+    assert operations.verify().broken is None
+
+
+def test_a_senders_key_is_recorded_as_a_pseudonym(operations: Operations, store: Store, engine: Engine) -> None:
+    """Neither the key's text nor its digest is recorded: a guess of the text could be tested against the digest."""
+    ids = record(store, [new_row(key="order-4711"), new_row()])
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    wanted = RowFilter(key=chosen_key("order-4711"))
+    (first,) = planned(operations, key=chosen_key("order-4711"))
+    assert first.id == ids[0]
+    operations.retry([first], replace(CONTEXT, rows=wanted))
+    (second,) = planned(operations, state="parked")
+    operations.retry([second], replace(CONTEXT, rows=wanted, pseudonym_key=b"a" * 16))
+    without, pseudonym = (json.loads(entry.filter)["key"] for entry in operations.audit())
+    assert without == "not recorded"
+    assert pseudonym == audit.pseudonym(b"a" * 16, chosen_key("order-4711"))
+    assert chosen_key("order-4711").hex() not in pseudonym
     assert operations.verify().broken is None
 
 

@@ -33,6 +33,8 @@ class Observations(NamedTuple):
     """The topic, as a ``read_committed`` consumer sees it."""
     arrivals: Sequence[float]
     """Arrival times at a consumer that ran throughout, in order."""
+    misplaced: frozenset[int]
+    """Ids that are in none of the tables of pending, sent and parked rows, or in two."""
 
 
 class FaultSummary(NamedTuple):
@@ -45,18 +47,28 @@ class FaultSummary(NamedTuple):
     duplicated: int
     out_of_order: int
     accounted_for: int
+    misplaced: int
     longest_pause: float
     """Longest time without an arrival between the start of a fault and its recovery, in seconds."""
 
     @property
     def exact(self) -> bool:
         """Whether every row was delivered exactly once and in order, and delivery recovered from each fault."""
-        return not (
-            self.lost or self.duplicated or self.out_of_order or self.accounted_for or isinf(self.longest_pause)
-        )
+        wrong = (self.lost, self.duplicated, self.out_of_order, self.accounted_for, self.misplaced)
+        return not any(wrong) and not isinf(self.longest_pause)
 
 
-HEADINGS = ("fault", "times", "rows", "lost", "duplicated", "out of order", "accounted for", "longest pause")
+HEADINGS = (
+    "fault",
+    "times",
+    "rows",
+    "lost",
+    "duplicated",
+    "out of order",
+    "accounted for",
+    "misplaced",
+    "longest pause",
+)
 
 
 def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> list[FaultSummary]:
@@ -75,6 +87,7 @@ def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> 
             duplicated=sum(copies[row] - 1 for row in rows if copies[row] > 1),
             out_of_order=len(rows & out_of_order),
             accounted_for=len(missing & observed.accounted_for),
+            misplaced=len(rows & observed.misplaced),
             longest_pause=max(
                 (longest_pause(observed.arrivals, each.began, each.recovered) for each in faults), default=0
             ),
@@ -85,7 +98,7 @@ def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> 
     # Records of unknown rows count as duplicates.
     unknown = sum(count for row, count in copies.items() if row not in received)
     total = summarize("all", set(received), injected)
-    return [*summaries, total._replace(duplicated=total.duplicated + unknown)]
+    return [*summaries, total._replace(duplicated=total.duplicated + unknown, misplaced=len(observed.misplaced))]
 
 
 def _rows_by_fault(injected: Sequence[InjectedFault], received: Mapping[int, float]) -> dict[str, set[int]]:
@@ -119,7 +132,7 @@ def longest_pause(arrivals: Sequence[float], began: float, ended: float) -> floa
 def markdown_table(summaries: Sequence[FaultSummary]) -> str:
     """Format summaries as a Markdown table."""
     cells = [
-        [each.fault, *(f"{number:,}" for number in each[1:7]), f"{each.longest_pause:.1f} s"] for each in summaries
+        [each.fault, *(f"{number:,}" for number in each[1:8]), f"{each.longest_pause:.1f} s"] for each in summaries
     ]
     rows = [list(HEADINGS), ["---"] + ["---:"] * (len(HEADINGS) - 1), *cells]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

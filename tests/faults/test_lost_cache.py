@@ -12,6 +12,7 @@ from outbox.db.engine import create_outbox_engine, sqlite, wal_is_safe
 from testkit import ROOT
 from testkit.databases import NewDatabase
 from testkit.load import LoadGenerator
+from testkit.outbox import assert_placed
 from testkit.preload import build_preload_library
 from testkit.services import ServiceError
 from testkit.services.fixtures import skip_or_fail
@@ -78,5 +79,6 @@ def test_accepted_rows_survive_a_lost_page_cache(
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
         kept = {row_id for (row_id,) in connection.exec_driver_sql("SELECT id FROM outbox")}
+    assert_placed(engine)
     engine.dispose()
     assert {each.outbox_id for each in accepted} - kept == set()

@@ -34,26 +34,29 @@ def record(outbox_id: int, key: str = "a", partition: int = 0) -> ConsumedRecord
 
 
 def test_faults_are_charged_with_the_rows_received_after_they_began() -> None:
-    """Lost, duplicated, out-of-order and accounted-for rows count for the last fault that began before them."""
+    """Each row that is lost, duplicated or otherwise wrong counts for the last fault that began before it."""
     observed = Observations(
         accepted={1: 10.5, 2: 11.0, 3: 20.5, 4: 21.0, 5: 22.0},
         committed={1: 10.4, 2: 10.9, 3: 20.4, 5: 21.9, 6: 22.5},
         accounted_for=frozenset({5}),
         records=[record(2), record(1), record(6, "b"), record(6, "b"), record(99, "c")],
         arrivals=[9.0, 12.0, 20.0, 26.0],
+        misplaced=frozenset({4, 99}),
     )
     first, second, total = check_outcome(
         [InjectedFault("kill", 10.0, 12.0), InjectedFault("cut", 20.0, 26.0)], observed
     )
-    assert first == ("kill", 1, 2, 0, 0, 1, 0, 3.0)
-    assert second == ("cut", 1, 4, 2, 1, 0, 1, 6.0)
-    assert total == ("all", 2, 6, 2, 2, 1, 1, 6.0), "a record of an unknown row counts as a duplicate"
+    assert first == ("kill", 1, 2, 0, 0, 1, 0, 0, 3.0)
+    assert second == ("cut", 1, 4, 2, 1, 0, 1, 1, 6.0)
+    assert total == ("all", 2, 6, 2, 2, 1, 1, 2, 6.0), "a record of an unknown row counts as a duplicate"
     assert not total.exact
 
 
 def test_an_outcome_without_recovery_is_not_exact() -> None:
     """If no record arrives after a fault, the run fails even though no row is missing."""
-    _, total = check_outcome([InjectedFault("kill", 10.0, inf)], Observations({}, {}, frozenset(), [], [9.0]))
+    _, total = check_outcome(
+        [InjectedFault("kill", 10.0, inf)], Observations({}, {}, frozenset(), [], [9.0], frozenset())
+    )
     assert total.longest_pause == inf
     assert not total.exact
 

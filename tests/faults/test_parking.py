@@ -7,6 +7,7 @@ from confluent_kafka.admin import NewTopic
 from relay.shard.bisector import MAX_CONSECUTIVE_PARKED
 from testkit.command_line import command
 from testkit.deployment import Deployment, NewDeployment
+from testkit.outbox import assert_placed
 from testkit.rows import incompressible, new_row, new_rows
 from testkit.topic import alter_topic, assert_exactly_once, create_topics
 from testkit.waiting import wait_until
@@ -23,13 +24,14 @@ def test_only_the_rejected_row_is_parked(deployment: Deployment) -> None:
     }
     deployment.relay(RELAY_BATCH_SIZE="400")
     wait_until(lambda: deployment.pending() == len(waiting), "all rows but those behind the parked row are sent", 120)
-    ((parked, error),) = deployment.query("SELECT id, error FROM outbox WHERE state = 'parked'")
+    ((parked, error),) = deployment.query("SELECT id, error FROM outbox_rows WHERE state = 'parked'")
     assert parked == bad
     assert "MSG_SIZE_TOO_LARGE" in error
     (status,) = deployment.store.status()
     assert status.parked == 1
     assert status.waiting == len(waiting)
     assert_exactly_once(deployment.seen(), sorted(set(ids + after) - waiting))
+    assert_placed(deployment.engine)
 
 
 def test_with_the_skip_policy_no_row_waits_behind_a_parked_one(deployment: Deployment) -> None:
@@ -39,8 +41,9 @@ def test_with_the_skip_policy_no_row_waits_behind_a_parked_one(deployment: Deplo
     ids = deployment.record([new_row("i-1"), new_row("i-1")])
     deployment.relay(OUTBOX_ON_PARKED="skip")
     wait_until(lambda: not deployment.pending(), "the rows behind are sent")
-    assert deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(bad,)]
+    assert deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(bad,)]
     assert_exactly_once(deployment.seen(), ids)
+    assert_placed(deployment.engine)
 
 
 def test_a_relay_killed_before_it_parks_leaves_the_right_row_to_be_parked(new_deployment: NewDeployment) -> None:
@@ -53,8 +56,9 @@ def test_a_relay_killed_before_it_parks_leaves_the_right_row_to_be_parked(new_de
     assert dying.wait() == -signal.SIGKILL
     deployment.relay()
     wait_until(lambda: not deployment.pending(), "the good rows are sent", 120)
-    assert deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(bad,)]
+    assert deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(bad,)]
     assert_exactly_once(deployment.seen(), ids)
+    assert_placed(deployment.engine)
 
 
 def test_a_rejected_progress_record_parks_no_row(deployment: Deployment) -> None:
@@ -65,7 +69,7 @@ def test_a_rejected_progress_record_parks_no_row(deployment: Deployment) -> None
     ids = deployment.record(new_rows(50))
     relay = deployment.relay()
     relay.wait_degraded("shard 0", "the progress record is refused")
-    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(0,)]
+    assert deployment.query("SELECT count(*) FROM outbox_rows WHERE state = 'parked'") == [(0,)]
     alter_topic(deployment.client_config, topic.topic, "max.message.bytes", "1048576")
     deployment.wait_drained()
     deployment.check_exactly_once(ids)
@@ -80,7 +84,7 @@ def test_when_every_row_is_rejected_only_a_few_are_parked(deployment: Deployment
     ids = deployment.record(new_rows(50, interactions=50))
     relay = deployment.relay()
     relay.wait_degraded("shard 0", "that is not a fault of rows")
-    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(MAX_CONSECUTIVE_PARKED,)]
+    assert deployment.query("SELECT count(*) FROM outbox_rows WHERE state = 'parked'") == [(MAX_CONSECUTIVE_PARKED,)]
     alter_topic(deployment.client_config, deployment.topic, "max.message.bytes", "1048576")
     wait_until(lambda: not deployment.pending(), "the others are sent")
     retried = command(
@@ -99,5 +103,8 @@ def test_consecutive_rejected_rows_are_all_parked_if_another_row_is_accepted(dep
     ids = deployment.record(new_rows(20, interactions=20))
     deployment.relay()
     wait_until(lambda: not deployment.pending(), "the good rows are sent and the bad ones parked", 120)
-    assert deployment.query("SELECT id FROM outbox WHERE state = 'parked' ORDER BY id") == [(row_id,) for row_id in bad]
+    assert deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked' ORDER BY id") == [
+        (row_id,) for row_id in bad
+    ]
     assert_exactly_once(deployment.seen(), ids)
+    assert_placed(deployment.engine)

@@ -16,6 +16,7 @@ from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, NewDeployment
 from testkit.file_faults import delete, delete_alone, delete_folder
 from testkit.load import LoadGenerator
+from testkit.outbox import assert_placed
 from testkit.rows import new_rows
 from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
@@ -83,6 +84,7 @@ def test_no_interaction_is_accepted_while_the_file_is_missing(
     assert relay.running()
     with closing(sqlite.connect(file_of(deployment))) as connection:
         assert connection.execute("SELECT count(*) FROM outbox").fetchone()[0] >= len(ids) + 20
+    assert_placed(deployment.engine)
 
 
 def test_each_reason_of_an_outage_is_logged_once(new_deployment: NewDeployment) -> None:

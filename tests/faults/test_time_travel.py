@@ -19,6 +19,7 @@ from relay.kafka.topic_scan import complete_since, truncated_partitions
 from testkit.command_line import command
 from testkit.databases import NewDatabase
 from testkit.deployment import Deploy, Deployment, NewDeployment
+from testkit.outbox import assert_placed
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row, new_rows
 from testkit.services import ExternalService, Kafka
@@ -112,6 +113,7 @@ def test_a_restored_database_is_reconciled_without_a_duplicate(deployment: Deplo
     assert set(sent.values()) == {1}
     assert rows_of(deployment) - set(sent) == set()
     assert len(sent) == 85
+    assert_placed(deployment.engine)
     verbs = [verb for (verb,) in deployment.query("SELECT verb FROM outbox_audit ORDER BY id")]
     assert verbs == ["reconcile shard 0", f"reconcile shard 0, settled 1 to {verbs[-1].rsplit(' ', 1)[-1]}"]
     verify = command(deployment.environ, "audit", "--verify")
@@ -154,6 +156,7 @@ def test_duplicates_are_sent_only_if_the_operator_accepts_them(deployment: Deplo
     assert rows_of(deployment) - set(sent) == set()
     assert 0 < sum(count - 1 for count in sent.values()) <= 30
     assert max(sent.values()) == 2
+    assert_placed(deployment.engine)
     ((verb, reason),) = deployment.query("SELECT verb, reason FROM outbox_audit")
     assert verb.split(",")[0] == "accept duplicates of shard 0"
     assert reason == "agreed with the consumers"
@@ -177,6 +180,7 @@ def test_a_database_is_restored_under_a_running_relay(
     deployment.wait_drained()
     assert set(arrivals(deployment).values()) == {1}
     assert set(arrivals(deployment)) == rows_of(deployment)
+    assert_placed(deployment.engine)
 
 
 def test_a_deleted_progress_topic_is_logged_as_an_error(deployment: Deployment) -> None:
@@ -207,6 +211,7 @@ def test_a_new_outbox_ignores_the_progress_of_the_old_one(new_deployment: NewDep
     sent = arrivals(new)
     assert set(sent.values()) == {1}
     assert set(sent) == rows_of(old) | rows_of(new)
+    assert_placed(new.engine)
 
 
 def test_a_relay_leaves_an_outbox_replaced_under_it_to_the_next_relay(new_deployment: NewDeployment) -> None:
@@ -216,7 +221,8 @@ def test_a_relay_leaves_an_outbox_replaced_under_it_to_the_next_relay(new_deploy
     old = deployment.relay()
     deployment.wait_drained()
     # As if an empty outbox had been restored under the running relay.
-    deployment.execute("DELETE FROM outbox")
+    for table in ("outbox", "outbox_pending", "outbox_sent", "outbox_parked"):
+        deployment.execute(f"DELETE FROM {table}")
     deployment.execute(
         "UPDATE outbox_shard SET owner = NULL, epoch = 0, lease_expires_at = 0, acknowledged_sequence = 0"
     )
@@ -233,6 +239,7 @@ def test_a_relay_leaves_an_outbox_replaced_under_it_to_the_next_relay(new_deploy
     assert new.running()
     assert len(read_topic(deployment.client_config, other)) == 10
     assert len(deployment.seen()) == 10
+    assert_placed(deployment.engine)
 
 
 @pytest.mark.parametrize("name", ["KAFKA_TOPIC", "KAFKA_PROGRESS_TOPIC", "KAFKA_TRANSACTIONAL_ID_PREFIX"])
@@ -340,6 +347,7 @@ def test_rows_that_a_restored_broker_has_lost_are_sent_again(
     assert set(sent.values()) == {1}
     assert set(sent) == rows_of(deployment)
     assert len(sent) == 55
+    assert_placed(deployment.engine)
     verbs = [verb for (verb,) in deployment.query("SELECT verb FROM outbox_audit ORDER BY id")]
     assert verbs[0] == "send lost rows of shard 0 again"
     assert verbs[1].startswith("reconcile shard 0, settled")
@@ -365,5 +373,6 @@ def test_an_idle_shard_detects_a_restored_broker_within_about_a_minute(
     deployment.wait_drained()
     wait_until(lambda: not running.degraded(), "nothing is degraded")
     assert len(deployment.seen()) == 25
+    assert_placed(deployment.engine)
     ((verb,),) = deployment.query("SELECT verb FROM outbox_audit")
     assert verb.startswith("accept the loss of shard 0, settled")

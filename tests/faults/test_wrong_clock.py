@@ -45,7 +45,7 @@ def test_a_wrong_clock_parks_no_row(
     )  # fmt: skip
     assert check.returncode == 4, check.stdout
     assert "NTP" in check.stdout.split("broker clock:")[1].splitlines()[1], check.stdout
-    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'parked'") == [(0,)]
+    assert deployment.query("SELECT count(*) FROM outbox_rows WHERE state = 'parked'") == [(0,)]
     clock.write_text("0")
     deployment.wait_drained()
     wait_until(lambda: not relay.degraded(), "nothing is degraded")

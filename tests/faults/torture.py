@@ -2,7 +2,8 @@
 
 Run the product under load, on its own services, and inject faults. Afterwards every interaction that was
 answered with 202 must be in the topic exactly once and in order. Prints a table. The exit code is 1 if a row
-is lost, duplicated, out of order or left over, or if no record arrives within two minutes after a fault.
+is lost, duplicated, out of order, left over or misplaced (its state is in no table, or in two), or if no record
+arrives within two minutes after a fault.
 
 A seed repeats the order and duration of the faults, but not the timing of threads and processes.
 """
@@ -19,6 +20,8 @@ from pathlib import Path
 from random import Random
 from time import monotonic, time
 
+from outbox.models import INT64_MAX
+from outbox.operators.placement import misplaced_ids
 from testkit.databases import migrate
 from testkit.deployment import Deployment, settings_for
 from testkit.load import LoadGenerator
@@ -107,7 +110,7 @@ def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
         2 * DRAIN_SECONDS,
     )
     accounted_for = deployment.query(
-        "SELECT id FROM outbox WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
+        "SELECT id FROM outbox_rows WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
         " (SELECT shard FROM outbox_shard WHERE condition IS NOT NULL)"
     )
     return Observations(
@@ -116,6 +119,7 @@ def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
         accounted_for=frozenset(row for (row,) in accounted_for),
         records=deployment.seen(),
         arrivals=system.consumer.arrivals,
+        misplaced=frozenset(misplaced_ids(deployment.engine, INT64_MAX)),
     )
 
 

@@ -33,7 +33,7 @@ SECRETS = {
     "LOG_LEVEL": "DEBUG",
 }
 ERRORS = (
-    "SELECT error FROM outbox WHERE error IS NOT NULL",
+    "SELECT error FROM outbox_rows WHERE error IS NOT NULL",
     "SELECT condition FROM outbox_shard WHERE condition IS NOT NULL",
     "SELECT error FROM outbox_inference_call WHERE error IS NOT NULL",
     "SELECT filter FROM outbox_audit",

@@ -12,10 +12,20 @@ import pytest
 import requests
 import trustme
 from confluent_kafka.admin import AclOperation, NewTopic, ResourceType
+from sqlalchemy import Engine
 
+from outbox.db.engine import create_outbox_engine
+from outbox.leases import Leases
+from outbox.operators.audit import AuditContext
+from outbox.operators.change import Operations
+from outbox.operators.placement import misplaced_ids
+from outbox.operators.rows import RowFilter
+from outbox.store import Store
 from testkit.command_line import command
+from testkit.databases import NewDatabase
 from testkit.deployment import Deployment, NewDeployment
-from testkit.rows import new_rows
+from testkit.outbox import mark, planned, record, states
+from testkit.rows import new_row, new_rows
 from testkit.secure_kafka import CREATE, DESCRIBE, PASSWORD, READ, WRITE, NewSecureDeployment
 from testkit.services import SecureKafka
 from testkit.topic import create_topics
@@ -179,10 +189,68 @@ def test_unsuitable_settings_of_topics_are_failures(new_deployment: NewDeploymen
 def test_an_outdated_schema_is_a_failure(deployment: Deployment) -> None:
     """A schema that is not at the newest revision, and a missing one, with the command that migrates it."""
     make_topics(deployment)
-    deployment.execute("UPDATE alembic_version SET version_num = '0001'")
+    deployment.execute("UPDATE alembic_version SET version_num = '0000'")
     assert "relay migrate" in failures(deployment.environ)["database schema"]
     deployment.execute("DROP TABLE alembic_version")
     assert "no migration has run" in failures(deployment.environ)["database schema"]
+
+
+@pytest.fixture
+def placed(new_database: NewDatabase) -> Iterator[tuple[Engine, list[int]]]:
+    """An outbox of two shards with rows in every state, and the ids of two pending, a sent and a parked row."""
+    engine = create_outbox_engine(new_database(2))
+    store, operations = Store(engine), Operations(engine)
+    pending, sent, parked, discarded = (record(store, [new_row(f"i-{n}") for n in range(2)]) for _ in range(4))
+    rows = {row.id: row for row in operations.find(RowFilter())}
+    for shard in range(2):
+        own = [row_id for row_id in sent if rows[row_id].shard == shard]
+        mark(store, 1, [rows[row_id].ref for row_id in own], shard=shard)
+        lease = Leases(engine, "relay-1", 10).take(shard)
+        assert lease is not None
+        store.park(lease, {rows[i].ref: "too large" for i in parked + discarded if rows[i].shard == shard})
+    operations.discard(planned(operations, ids=tuple(discarded)), AuditContext("ann", "a test", RowFilter()))
+    yield engine, [*pending, sent[0], parked[0]]
+    engine.dispose()
+
+
+def rows_finding(engine: Engine) -> dict[str, str]:
+    """What the check says about the rows; it needs no broker for that."""
+    url = engine.url.render_as_string(hide_password=False)
+    environ = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9/"}
+    (found,) = (each for each in run_check({"DATABASE_URL": url, **environ})[1] if each["subject"] == "rows")
+    return found
+
+
+def test_a_row_without_exactly_one_state_is_a_failure(placed: tuple[Engine, list[int]]) -> None:
+    """Ids in no table, in two, in the wrong shard, under another nonce or without a row; a sound outbox is ok."""
+    engine, (first, second, sent, parked) = placed
+    assert states(engine)[first] == "pending"
+    assert (states(engine)[sent], states(engine)[parked]) == ("sent", "parked")
+    assert rows_finding(engine)["verdict"] == "ok"
+    wanted: set[int] = set()
+    for damage, misplaced in (
+        (f"DELETE FROM outbox_pending WHERE id = {first}", {first}),
+        (f"INSERT INTO outbox_pending (shard, id, nonce) SELECT shard, id, nonce FROM outbox_rows WHERE id = {sent}",
+         {sent}),
+        (f"UPDATE outbox_pending SET shard = 1 - shard WHERE id = {second}", {second}),
+        (f"UPDATE outbox_parked SET nonce = nonce - 1 WHERE id = {parked}", {parked}),
+        ("INSERT INTO outbox_pending (shard, id, nonce) VALUES (0, 1001, 1)", {1001}),
+        ("INSERT INTO outbox_sent (id, shard, sequence, sent_at) VALUES (1002, 0, 1, 1)", {1002}),
+    ):  # fmt: skip
+        wanted |= misplaced
+        with engine.begin() as connection:
+            connection.exec_driver_sql(damage)
+        assert misplaced_ids(engine, 1_000) == sorted(wanted), damage
+    found = rows_finding(engine)
+    assert found["verdict"] == "failure"
+    assert (
+        f"6 ids are in none of the tables of states, in two, or without a fitting row: {first}, {second}, {sent}, "
+        in found["seen"]
+    )
+    assert "restore all tables of the outbox from one backup" in found["cure"]
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE outbox_parked RENAME TO elsewhere")
+    assert rows_finding(engine)["verdict"] == "unknown"
 
 
 def plain(url: str) -> str:

@@ -31,6 +31,7 @@ from relay.health import Health
 from relay.kafka.avro import SCHEMA_TEXT
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
+from testkit.command_line import command
 from testkit.deployment import Deployment
 from testkit.jitter import MaxJitter
 from testkit.outbox import mark
@@ -163,7 +164,9 @@ def send_others_until(deployment: Deployment, condition: Callable[[], object], w
     def send_another() -> object:
         ids.extend(deployment.record(lacking(f"other-{len(ids)}")))
         last = ids[-1]
-        wait_until(lambda: deployment.query(f"SELECT state FROM outbox WHERE id = {last}") == [("sent",)], "it is sent")
+        wait_until(
+            lambda: deployment.query(f"SELECT state FROM outbox_rows WHERE id = {last}") == [("sent",)], "it is sent"
+        )
         return condition()
 
     wait_until(send_another, what)
@@ -175,7 +178,7 @@ def test_an_interaction_that_cxone_keeps_failing_on_is_parked(enriched: Deployme
     simulator.contacts = {"bad": 500}
     bad, *behind = enriched.record([*lacking("bad"), new_row("bad")])
     relay = hasty_relay(enriched)
-    parked = "SELECT error FROM outbox WHERE state = 'parked'"
+    parked = "SELECT error FROM outbox_rows WHERE state = 'parked'"
     others = send_others_until(enriched, lambda: enriched.query(parked), "it is parked")
     ((error,),) = enriched.query(parked)
     assert "CXone failed 2 times for this interaction and answered for others meanwhile" in error
@@ -183,7 +186,8 @@ def test_an_interaction_that_cxone_keeps_failing_on_is_parked(enriched: Deployme
     assert [shard.waiting for shard in enriched.store.status()] == [1]
     wait_until(lambda: not relay.degraded(), "nothing is degraded any more")
     requests = simulator.requested_contacts().count("bad")
-    enriched.execute(f"UPDATE outbox SET state = 'pending', error = NULL WHERE id = {bad}")
+    retried = command(enriched.environ, "retry", "--id", str(bad), "--reason", "CXone is repaired", "--yes")
+    assert retried.returncode == 0, retried.stderr
     wait_until(lambda: simulator.requested_contacts().count("bad") > requests, "it is requested again")
     simulator.contacts = {}
     enriched.wait_drained()
@@ -209,7 +213,7 @@ def test_an_interaction_that_is_given_up_can_be_sent_incomplete(enriched: Deploy
     simulator.contacts = {"bad": 500}
     ids = enriched.record([*lacking("bad"), new_row("bad")])
     hasty_relay(enriched, CXONE_ENRICH_ON_OUTAGE="send")
-    sent = "SELECT count(*) FROM outbox WHERE state = 'sent' AND interaction_id = 'bad'"
+    sent = "SELECT count(*) FROM outbox_rows WHERE state = 'sent' AND interaction_id = 'bad'"
     ids += send_others_until(enriched, lambda: enriched.query(sent) == [(2,)], "they are sent")
     requests = simulator.requested_contacts().count("bad")
     ids += enriched.record(lacking("bad"))

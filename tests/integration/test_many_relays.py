@@ -260,7 +260,7 @@ def test_resharding_marks_what_a_dead_relay_committed(new_deployment: NewDeploym
     assert "of 200 unsent rows move to another shard" in planned.stderr
     done = command(deployment.environ, "reshard", "5", "--reason", "size", "--yes")
     assert done.returncode == 0, done.stderr
-    assert deployment.query("SELECT count(*) FROM outbox WHERE state = 'sent'") != [(0,)]
+    assert deployment.query("SELECT count(*) FROM outbox_rows WHERE state = 'sent'") != [(0,)]
     resume_shards(deployment.engine, None, CONTEXT)
     deployment.relay()
     deployment.wait_drained()

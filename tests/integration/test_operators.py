@@ -34,7 +34,9 @@ def test_a_parked_row_is_found_and_retried(deployment: Deployment) -> None:
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record([new_row("i-1"), new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-2")])
     deployment.relay()
-    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[1],)], "it is parked")
+    wait_until(
+        lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[1],)], "it is parked"
+    )
     assert [shard.waiting for shard in deployment.store.status()] == [1]
     groups = command(deployment.environ, "list", "--group-by", "error", "--json")
     assert json.loads(groups.stdout)["rows"] == 1
@@ -62,12 +64,14 @@ def test_a_discard_unblocks_the_interaction(deployment: Deployment) -> None:
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record([new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-1")])
     deployment.relay()
-    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    wait_until(
+        lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[0],)], "it is parked"
+    )
     done = command(deployment.environ, "discard", "--interaction", "i-1", "--reason", "a test call", "--yes")
     expect(done, 0)
     deployment.wait_drained()
     assert [record.outbox_id for record in deployment.seen()] == ids[1:]
-    assert deployment.query("SELECT state FROM outbox ORDER BY id") == [("discarded",), ("sent",), ("sent",)]
+    assert deployment.query("SELECT state FROM outbox_rows ORDER BY id") == [("discarded",), ("sent",), ("sent",)]
 
 
 def test_a_replay_sends_rows_again(deployment: Deployment) -> None:
@@ -195,7 +199,7 @@ def test_a_prune_without_a_filter_applies_the_retention(store: Store, engine: En
     operations.discard(planned(operations), AuditContext("ann", "test calls", RowFilter()))
     with engine.begin() as connection:
         connection.execute(text("UPDATE outbox SET received_at = 1"))
-        connection.execute(text(f"UPDATE outbox SET changed_at = 1 WHERE id = {ids[0]}"))
+        connection.execute(text(f"UPDATE outbox_parked SET changed_at = 1 WHERE id = {ids[0]}"))
     done = command(environ, "prune", "--reason", "disk is short", "--yes")
     expect(done, 0, stdout="prune: 1 row done\n")
     assert list(states(engine)) == ids[1:]
@@ -235,6 +239,21 @@ def test_data_cannot_control_the_terminal(store: Store, engine: Engine) -> None:
         expect(ended, 0)
         assert not set("\x1b\u202e\u200f\x9b\x07") & set(ended.stdout + ended.stderr), ended
     assert "a\\x1b[2Jb\\u202ec\\u200fd\\x9be voice\\x07: too large\\x1b[31m" in shown[0].stdout
+
+
+def test_a_row_is_found_by_its_idempotency_key(store: Store, engine: Engine) -> None:
+    """The outbox has only the digest of a sender's key; whoever has the text finds the row, alone or in its state."""
+    environ = {"DATABASE_URL": engine.url.render_as_string(hide_password=False)}
+    ids = record(store, [new_row("i-1", key="order-4711"), new_row("i-1", key="order-4712"), new_row("i-1")])
+    found = command(environ, "list", "--idempotency-key", "order-4712", "--json")
+    assert [json.loads(line)["id"] for line in found.stdout.splitlines()] == [ids[1]]
+    assert "order-471" not in found.stdout
+    for none in (("order-4713",), ("order-4712", "--state", "parked"), ("ORDER-4712",)):
+        expect(command(environ, "list", "--idempotency-key", *none), 3, stderr="list: no row matches")
+    park(store, engine, {ids[0]: "too large", ids[2]: "too large"})
+    grouped = command(environ, "list", "--group-by", "error", "--idempotency-key", "order-4711", "--json")
+    assert json.loads(grouped.stdout)["rows"] == 1
+    expect(command(environ, "list", "--idempotency-key", ""), 2, stderr="must not be empty")
 
 
 def test_64_bit_fields_are_text_in_json(store: Store, engine: Engine) -> None:

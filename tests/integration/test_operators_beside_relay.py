@@ -92,8 +92,8 @@ def test_a_replay_goes_only_to_an_allowed_topic(deployment: Deployment) -> None:
         deployment.environ, "replay", "--id", str(ids[0]), "--topic", other, *REASON, KAFKA_REPLAY_TOPICS=other
     )
     expect(lenient, 0)
-    wait_until(lambda: deployment.query("SELECT 1 FROM outbox WHERE state = 'parked'"), "it is parked")
-    ((error,),) = deployment.query("SELECT error FROM outbox WHERE state = 'parked'")
+    wait_until(lambda: deployment.query("SELECT 1 FROM outbox_rows WHERE state = 'parked'"), "it is parked")
+    ((error,),) = deployment.query("SELECT error FROM outbox_rows WHERE state = 'parked'")
     assert f"topic {other} is not in KAFKA_REPLAY_TOPICS" in error
 
 
@@ -139,7 +139,9 @@ def test_an_erased_row_is_sent_without_the_address(deployment: Deployment) -> No
     email = person["customer_email"]
     ids = deployment.record([new_row("i-1", **person), new_row("i-1", customer_email=email), new_row("i-2")])
     deployment.relay()
-    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    wait_until(
+        lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[0],)], "it is parked"
+    )
     planned = command(deployment.environ, "erase", "--email", email, "--dry-run", "--reason", "looking")
     expect(planned, 0, stderr="1 of them are pending")
     done = command(deployment.environ, "erase", "--email", email, *REASON)
@@ -161,7 +163,8 @@ def test_the_relay_prunes_while_it_sends(deployment: Deployment) -> None:
     first = deployment.relay()
     deployment.wait_drained()
     first.stop()
-    deployment.execute("UPDATE outbox SET received_at = received_at - 3600000, sent_at = sent_at - 3600000")
+    deployment.execute("UPDATE outbox SET received_at = received_at - 3600000")
+    deployment.execute("UPDATE outbox_sent SET sent_at = sent_at - 3600000")
     new = deployment.record(new_rows(50))
     deployment.relay(OUTBOX_RETENTION="30m")
     deployment.wait_drained()

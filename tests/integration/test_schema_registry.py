@@ -125,7 +125,7 @@ def test_a_relay_waits_while_the_registry_refuses_its_schema(
         running = deployment.relay(SCHEMA_REGISTRY_URL=url)
         running.wait_degraded("schema registry", reason)
         assert running.running()
-    assert deployment.query("SELECT state FROM outbox") == [("pending",)]
+    assert deployment.query("SELECT state FROM outbox_rows") == [("pending",)]
 
 
 def test_a_registry_without_its_path_is_not_a_registry(sqlite_deployment: Deployment) -> None:

@@ -29,9 +29,9 @@ def test_several_shards_share_the_rows(new_deployment: NewDeployment) -> None:
     deployment.relay(RELAY_BATCH_SIZE="200")
     deployment.wait_drained()
     deployment.check_exactly_once(ids)
-    assert len(deployment.query("SELECT DISTINCT shard FROM outbox")) == 4
+    assert len(deployment.query("SELECT DISTINCT shard FROM outbox_rows")) == 4
     assert not deployment.query(
-        "SELECT interaction_id FROM outbox GROUP BY interaction_id HAVING count(DISTINCT shard) > 1"
+        "SELECT interaction_id FROM outbox_rows GROUP BY interaction_id HAVING count(DISTINCT shard) > 1"
     )
 
 

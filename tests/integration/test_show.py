@@ -42,7 +42,9 @@ def test_a_sent_row_is_found_in_the_topic(deployment: Deployment) -> None:
     as_text = command(deployment.environ, "show", str(ids[150]), "--verify")
     expect(as_text, 0, stdout=f"partition {record.partition}, offset {record.offset}")
     expect(as_text, 0, stdout="the record matches the row")
-    deployment.execute(f"UPDATE outbox SET sent_at = sent_at + 7200000 WHERE id = {ids[150]}")  # as after a long outage
+    deployment.execute(
+        f"UPDATE outbox_sent SET sent_at = sent_at + 7200000 WHERE id = {ids[150]}"
+    )  # as after a long outage
     assert shown(deployment, ids[150])["kafka"]["record"] == found
 
 
@@ -81,7 +83,9 @@ def test_a_parked_row_and_the_rows_behind_it_name_each_other(deployment: Deploym
     create_topics(deployment.client_config, NewTopic(deployment.topic, 2, 1, config={"max.message.bytes": "500"}))
     ids = deployment.record([new_row("i-1", **incompressible()), new_row("i-1"), new_row("i-1"), new_row("i-2")])
     deployment.relay()
-    wait_until(lambda: deployment.query("SELECT id FROM outbox WHERE state = 'parked'") == [(ids[0],)], "it is parked")
+    wait_until(
+        lambda: deployment.query("SELECT id FROM outbox_rows WHERE state = 'parked'") == [(ids[0],)], "it is parked"
+    )
     parked, waiting = shown(deployment, ids[0]), shown(deployment, ids[2])
     assert parked["behind"] == 2
     assert "MSG_SIZE_TOO_LARGE" in parked["error"]
@@ -94,7 +98,7 @@ def test_a_chain_of_replays_is_shown_at_both_ends(deployment: Deployment) -> Non
     deployment.relay()
     deployment.wait_drained()
     for condition in ("", "replay_of IS NOT NULL AND "):
-        ((row_id,),) = deployment.query(f"SELECT max(id) FROM outbox WHERE {condition} state = 'sent'")
+        ((row_id,),) = deployment.query(f"SELECT max(id) FROM outbox_rows WHERE {condition} state = 'sent'")
         expect(command(deployment.environ, "replay", "--id", str(row_id), "--reason", "again", "--yes"), 0)
         deployment.wait_drained()
     (_, second, third) = [row_id for (row_id,) in deployment.query("SELECT id FROM outbox ORDER BY id")]

@@ -227,6 +227,7 @@ def test_prometheus_multiproc_dir_is_ignored(new_sqlite: NewDatabase, start_web:
     for directory in (folder, damaged, tmp_path / "missing", "/proc", "/dev/full"):
         with engine_of(url) as engine, engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM outbox")
+            connection.exec_driver_sql("DELETE FROM outbox_pending")
         web = start_web(url, WEB_CONCURRENCY="2", PROMETHEUS_MULTIPROC_DIR=str(directory))
         assert web.post({"id": "i", "channel": "voice"}).status_code == 202
         assert web.metric(ACCEPTED) == 1
