@@ -86,7 +86,7 @@ def calls_done(engine: Engine) -> int:
 
 
 def _make_due(engine: Engine, count: int) -> None:
-    add_history(engine, count, shards=1, per_interaction=CALLS_PER_INTERACTION)
+    add_history(engine, count, per_interaction=CALLS_PER_INTERACTION)
     now = round(time.time() * 1000)
     for first in range(1, count + 1, CHUNK):
         with engine.begin() as connection:
