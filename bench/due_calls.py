@@ -37,7 +37,7 @@ def memory(environment: Environment, database: str, due: int, seconds: float) ->
         _make_due(outbox.engine, due)
         process = environment.relay(with_inference(outbox, scoring.url).settings)
         try:
-            process.wait_degraded("inference", "fails")
+            process.wait_degraded("inference", "failing")
             down = _sample_memory(process, seconds)
             scoring.start()
             wait_until(lambda: scoring.counts()["keys"], "a call arrives", 120)  # type: ignore[index]
