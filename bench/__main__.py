@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import backlog, debezium, drain, growth, ingest, latency, scale, soak, workers
+from bench import backlog, debezium, drain, growth, ingest, latency, mark, scale, soak, workers
 from bench.environment import BATCH, Environment, open_environment
 from bench.report import machine, table
 
@@ -46,6 +46,10 @@ BENCHMARKS = {
     "growth": Benchmark(
         "latency and drain with a long history of sent rows",
         lambda env, db, shards, o: growth.measure(env, db, o.rows, o.history, o.rounds, shards, o.seconds),
+    ),
+    "mark": Benchmark(
+        "what the database spends to insert, select and mark a row",
+        lambda env, db, shards, o: mark.measure(env, db, o.rows, o.history, o.rounds, shards),
     ),
     "backlog": Benchmark(
         "memory and start-up of a relay with a long backlog",
@@ -113,7 +117,7 @@ def _parse_options() -> argparse.Namespace:
     add("--rows", type=int, default=200_000, help="rows of the backlog to drain (default: %(default)s)")
     add("--rates", nargs="+", type=int, default=[100, 1_000], help="latency, debezium: requests a second")
     add("--processes", type=int, default=2, help="ingest: gunicorn processes of each side (default: %(default)s)")
-    add("--history", nargs="+", type=int, default=[0, 1_000_000], help="growth: rows already sent")
+    add("--history", nargs="+", type=int, default=[0, 1_000_000], help="growth, mark: rows already sent")
     add("--backlog", nargs="+", type=int, default=[1_000_000], help="backlog: pending rows")
     add("--minutes", type=float, default=30.0, help="soak: duration (default: %(default)s)")
     add("--rate", type=float, help="soak: requests a second (default: half of the maximum)")

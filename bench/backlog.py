@@ -19,7 +19,7 @@ def measure(
     figures = {}
     for size in backlogs:
         with environment.outbox(database, shards) as outbox:
-            add_backlog(outbox.engine, size, shards)
+            add_backlog(outbox.engine, size)
             vacuum(outbox.engine)
             figures[f"{size:,} rows pending"] = _drain_partly(environment, outbox, seconds)
     return figures

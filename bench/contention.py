@@ -22,7 +22,7 @@ _WAITS_SQL = """
 _COUNTERS_SQL = """
     SELECT CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS "writing transactions",
            d.deadlocks AS deadlocks,
-           (SELECT CAST(coalesce(sum(n_tup_upd), 0) AS bigint) FROM pg_stat_user_tables) AS "row updates"
+           (SELECT CAST(coalesce(sum(n_tup_upd + n_tup_del), 0) AS bigint) FROM pg_stat_user_tables) AS "row changes"
     FROM pg_stat_database AS d WHERE d.datname = current_database()
 """
 """Transactions of the whole server. Reads are not counted, since the benchmark itself polls the outbox."""

@@ -37,7 +37,7 @@ def memory(environment: Environment, database: str, due: int, seconds: float) ->
         _make_due(outbox.engine, due)
         process = environment.relay(with_inference(outbox, scoring.url).settings)
         try:
-            process.wait_degraded("inference", "fails")
+            process.wait_degraded("inference", "failing")
             down = _sample_memory(process, seconds)
             scoring.start()
             wait_until(lambda: scoring.counts()["keys"], "a call arrives", 120)  # type: ignore[index]
@@ -86,7 +86,7 @@ def calls_done(engine: Engine) -> int:
 
 
 def _make_due(engine: Engine, count: int) -> None:
-    add_history(engine, count, shards=1, per_interaction=CALLS_PER_INTERACTION)
+    add_history(engine, count, per_interaction=CALLS_PER_INTERACTION)
     now = round(time.time() * 1000)
     for first in range(1, count + 1, CHUNK):
         with engine.begin() as connection:

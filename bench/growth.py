@@ -22,7 +22,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return the figures for each length of history, and ratios to the first."""
     figures: dict[int, dict[str, list[float]]] = {size: {} for size in history}
-    urls = {size: _create_history(environment, database, shards, size) for size in history}
+    urls = {size: create_history(environment, database, shards, size) for size in history}
     for _ in range(rounds):
         for size in history:
             with environment.outbox(database, shards, urls[size]) as outbox:
@@ -37,10 +37,11 @@ def measure(
     }
 
 
-def _create_history(environment: Environment, database: str, shards: int, size: int) -> str:
+def create_history(environment: Environment, database: str, shards: int, size: int) -> str:
+    """Create an outbox with sent rows and return its URL."""
     url = environment.make(database, shards)
     engine = create_outbox_engine(url, answer_seconds=LONG_ANSWER_SECONDS)
-    add_history(engine, size, shards)
+    add_history(engine, size)
     engine.dispose()
     return url
 

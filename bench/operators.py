@@ -20,7 +20,8 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from outbox.db.engine import create_outbox_engine
+from bench.rows import add_history, without_timeout
+from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.operators.change import Operations
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
@@ -28,19 +29,28 @@ from testkit import ROOT
 from testkit.databases import migrate
 from testkit.services import Postgres
 
-CHUNK = 50_000
 FIRST_ROWS = 50
 TIMES = 7
 INTERVAL_MS = 20
 """Time between the receipt of two rows."""
 
-HISTORY = text("""
-    INSERT INTO outbox (nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
-                        state, received_at, sent_at, sequence)
-    WITH RECURSIVE numbers(n) AS (SELECT CAST(:first AS bigint) UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)
-    SELECT n, 'key:' || n, n / 3 % :shards, 'interaction-' || (n / 3), 'voice', n, 'someone@example.com', 'agent-7',
-           :payload, 'sent', :began + n * :interval, :began + n * :interval, 1 FROM numbers
-""")
+MOVES = (
+    """
+    INSERT INTO outbox_parked (id, nonce, shard, interaction_id, state, error, changed_at)
+    SELECT o.id, o.nonce, s.shard, o.interaction_id,
+           CASE WHEN s.id % :step = 0 THEN 'parked' ELSE 'discarded' END, 'refused: too large', o.received_at
+    FROM outbox_sent AS s JOIN outbox AS o ON o.id = s.id
+    WHERE s.id <= :last - 1000 AND s.id % :step IN (0, 1)
+    """,
+    """
+    INSERT INTO outbox_pending (shard, id, nonce)
+    SELECT s.shard, o.id, o.nonce FROM outbox_sent AS s JOIN outbox AS o ON o.id = s.id WHERE s.id > :last - 1000
+    """,
+    """
+    DELETE FROM outbox_sent WHERE id IN (SELECT id FROM outbox_pending UNION ALL SELECT id FROM outbox_parked)
+    """,
+)
+"""Of each ``:step`` rows one becomes parked and one discarded, and the last thousand become pending."""
 
 
 def main() -> None:
@@ -68,7 +78,9 @@ def main() -> None:
 
 def _measure(url: str, rows: int) -> dict[str, Any]:
     migrate(url, 1)
-    engine = create_outbox_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    engine = create_outbox_engine(
+        url.replace("postgresql://", "postgresql+psycopg://"), answer_seconds=LONG_ANSWER_SECONDS
+    )
     began = _build(engine, rows)
     operations, store = Operations(engine), Store(engine)
     late, half = began + rows * INTERVAL_MS - 60_000, began + rows // 2 * INTERVAL_MS
@@ -76,7 +88,7 @@ def _measure(url: str, rows: int) -> dict[str, Any]:
         "list --state parked": RowFilter(state="parked"),
         "list --state pending": RowFilter(state="pending"),
         "list --state discarded": RowFilter(state="discarded"),
-        "list --interaction": RowFilter(interaction_id=f"interaction-{rows // 6}"),
+        "list --interaction": RowFilter(interaction_id=f"h-{rows // 6}"),
         "list --since (last minute)": RowFilter(since_ms=late),
         "list --since (half of the history)": RowFilter(since_ms=half),
         "list --state parked --since (half of the history)": RowFilter(state="parked", since_ms=half),
@@ -98,24 +110,12 @@ def _measure(url: str, rows: int) -> dict[str, Any]:
 def _build(engine: Engine, rows: int) -> int:
     """Create a history that ends now, and return when it began, in milliseconds."""
     began = round(time.time() * 1000) - rows * INTERVAL_MS
-    values = {"shards": 1, "payload": b'{"id": "x", "channel": "voice"}', "began": began, "interval": INTERVAL_MS}
-    for first in range(1, rows + 1, CHUNK):
-        with engine.begin() as connection:
-            connection.execute(HISTORY, {**values, "first": first, "last": min(first + CHUNK - 1, rows)})
-    step = max(4, rows // 1000)
+    add_history(engine, rows, per_interaction=3, began_ms=began, interval_ms=INTERVAL_MS)
+    with without_timeout(engine) as connection:
+        for move in MOVES:
+            connection.execute(text(move), {"step": max(4, rows // 1000), "last": rows})
     with engine.begin() as connection:
-        for offset, (state, error) in enumerate((("parked", "'refused: too large'"), ("discarded", "'refused'"))):
-            connection.execute(
-                text(
-                    f"UPDATE outbox SET state = '{state}', error = {error}, sent_at = NULL, sequence = NULL, "
-                    f"changed_at = received_at WHERE id % {step} = {offset}"
-                )
-            )
-        connection.execute(
-            text(f"UPDATE outbox SET state = 'pending', sent_at = NULL, sequence = NULL WHERE id > {rows - 1000}")
-        )
-    with engine.begin() as connection:
-        connection.exec_driver_sql("ANALYZE outbox" if engine.dialect.name == "postgresql" else "ANALYZE")
+        connection.exec_driver_sql("ANALYZE")
     return began
 
 

@@ -1,99 +1,134 @@
 """Create millions of rows in minutes, with SQL that generates them in the database."""
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
 from bench.environment import Outbox
 from outbox import notifications
 from outbox.db.engine import AUTOCOMMIT
-from outbox.models import shard_of
+from outbox.partitioner import interaction_hash
+from outbox.sql.statement import Statement, bind_numbers, statement
 
 CHUNK = 500_000
 """Rows per transaction."""
 DAY_MS = 86_400_000
 INTERACTIONS = 10_000
-"""Number of interactions of a backlog. The database cannot compute their shards, so a table maps them."""
+"""Number of interactions of a backlog."""
 PAYLOAD = (
     '{"id": "i-1000", "channel": "voice", "customer": {"email": "someone@example.com"}, "agent": {"id": "agent-7"},'
     ' "timestamp": 1700000000000, "skill": "billing", "queue": "first-level", "duration": 184}'
 )
 
-_NUMBERS = {
-    "postgresql": "generate_series(CAST(:first AS bigint), :last) AS n(n)",
-    "sqlite": """(WITH RECURSIVE c(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM c WHERE n < :last)
-                  SELECT n FROM c) AS n""",
-}
-_HASH = {
-    "postgresql": "replace(concat(gen_random_uuid(), gen_random_uuid()), '-', '')",
-    "sqlite": "lower(hex(randomblob(32)))",
-}
-_ROWS = """
-    INSERT INTO outbox (nonce, key, shard, interaction_id, channel, timestamp_ms, customer_email, agent_id, payload,
-                        state, received_at, sent_at, sequence)
-    SELECT n, 'body:' || {hash}, {shard}, {interaction}, 'voice', n, 'someone@example.com', 'agent-7',
-           CAST(:payload AS {blob}), :state, :at, CAST(:sent_at AS bigint), CAST(:sequence AS bigint)
-    FROM {numbers} {join}
-"""
+INSERT = statement(
+    postgresql="""
+    INSERT INTO outbox (nonce, key, interaction_hash, interaction_id, channel, timestamp_ms, customer_email, agent_id,
+                        payload, received_at)
+    SELECT :before + r.n, sha256(uuid_send(gen_random_uuid())), r.hash,
+           :prefix || ((:before + r.n - 1) / :per_interaction % :interactions), 'voice', :before + r.n,
+           'someone@example.com', 'agent-7', CAST(:payload AS bytea), :at + (:before + r.n) * :interval
+    FROM unnest(CAST(:hashes AS integer[])) WITH ORDINALITY AS r(hash, n) ORDER BY r.n
+    """,
+    sqlite="""
+    INSERT INTO outbox (nonce, key, interaction_hash, interaction_id, channel, timestamp_ms, customer_email, agent_id,
+                        payload, received_at)
+    SELECT :before + r.key + 1, randomblob(32), r.value,
+           :prefix || ((:before + r.key) / :per_interaction % :interactions), 'voice', :before + r.key + 1,
+           'someone@example.com', 'agent-7', CAST(:payload AS BLOB), :at + (:before + r.key + 1) * :interval
+    FROM json_each(:hashes) AS r
+    """,
+)
+"""Inserts a row for each hash of an interaction id: the database cannot compute them. A trigger of SQLite makes the
+rows pending."""
+MAKE_PENDING = statement(
+    postgresql="""
+    INSERT INTO outbox_pending (shard, id, nonce)
+    SELECT mod(o.interaction_hash, i.shards), o.id, o.nonce
+    FROM outbox AS o, outbox_identity AS i WHERE o.id > :after
+    """,
+    sqlite="SELECT 1",
+)
+MAKE_SENT = statement("""
+    INSERT INTO outbox_sent (id, shard, sequence, sent_at)
+    SELECT o.id, o.interaction_hash % i.shards, 0, o.received_at
+    FROM outbox AS o, outbox_identity AS i WHERE o.id > :after
+""")
+REMOVE_SENT_FROM_PENDING = statement(postgresql="SELECT 1", sqlite="DELETE FROM outbox_pending WHERE id > :after")
+LAST_ID = text("SELECT coalesce(max(id), 0) FROM outbox")
 
 
-def add_history(engine: Engine, count: int, shards: int, per_interaction: int = 1) -> None:
-    """Add rows that were sent a day ago, which no relay prunes yet."""
-    then = round(time.time() * 1000) - DAY_MS
+def add_history(
+    engine: Engine, count: int, per_interaction: int = 1, began_ms: int | None = None, interval_ms: int = 0
+) -> None:
+    """Add rows that were sent when they were received.
+
+    Args:
+        engine: of the outbox.
+        count: number of rows, which also number their nonces, from 1.
+        per_interaction: how many consecutive rows belong to an interaction: ``h-0``, ``h-1`` and so on.
+        began_ms: when row 0 would have been received; None for a day ago, so that no relay prunes the rows yet.
+        interval_ms: time between the receipt of two rows.
+    """
     values = {
-        "shards": shards,
+        "prefix": "h-",
         "per_interaction": per_interaction,
-        "state": "sent",
-        "at": then,
-        "sent_at": then,
-        "sequence": 0,
+        "interactions": count + 1,
+        "at": round(time.time() * 1000) - DAY_MS if began_ms is None else began_ms,
+        "interval": interval_ms,
     }
-    _add(engine, count, values, shard="n % :shards", interaction="'h-' || ((n - 1) / :per_interaction)", join="")
+    _add(engine, count, values, (MAKE_SENT, REMOVE_SENT_FROM_PENDING))
     vacuum(engine)
 
 
-def add_backlog(engine: Engine, count: int, shards: int) -> None:
+def add_backlog(engine: Engine, count: int) -> None:
     """Add pending rows; up to ``CHUNK`` of them become visible at once."""
-    now = round(time.time() * 1000)
-    values = {"interactions": INTERACTIONS, "state": "pending", "at": now, "sent_at": None, "sequence": None}
-    join = "JOIN bench_interaction AS i ON i.number = n % :interactions"
-    _add(engine, count, values, shard="i.shard", interaction="i.name", join=join, of_shards=shards)
+    values = {
+        "prefix": "i-",
+        "per_interaction": 1,
+        "interactions": INTERACTIONS,
+        "at": round(time.time() * 1000),
+        "interval": 0,
+    }
+    _add(engine, count, values, (MAKE_PENDING,))
+
+
+@contextmanager
+def without_timeout(engine: Engine) -> Iterator[Connection]:
+    """Run the block in one transaction whose statements may take any time."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        yield connection
 
 
 def vacuum(engine: Engine) -> None:
     """Vacuum on PostgreSQL, as autovacuum would have if the rows had arrived one by one."""
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(**AUTOCOMMIT) as connection:
-            connection.execute(text("VACUUM (ANALYZE) outbox, outbox_inference_call"))
+            connection.execute(text("VACUUM (ANALYZE) outbox, outbox_pending, outbox_sent, outbox_inference_call"))
 
 
 def commit_backlog(outbox: Outbox, count: int) -> None:
     """Commit a backlog of at most ``CHUNK`` rows at once, and notify running relays."""
-    add_backlog(outbox.engine, count, outbox.shards)
+    add_backlog(outbox.engine, count)
     notifications.notify(outbox.engine, (f"i-{number}" for number in range(INTERACTIONS)))
 
 
-def _add(engine: Engine, count: int, values: dict[str, object], of_shards: int = 0, **parts: str) -> None:
-    dialect = engine.dialect.name
-    blob = "bytea" if dialect == "postgresql" else "BLOB"
-    statement = text(_ROWS.format(hash=_HASH[dialect], numbers=_NUMBERS[dialect], blob=blob, **parts))
-    payload = PAYLOAD.encode() if dialect == "postgresql" else PAYLOAD
-    for start in range(0, count, CHUNK):
-        with engine.begin() as connection:
-            if dialect == "postgresql":
-                connection.execute(text("SET LOCAL statement_timeout = 0"))
-            if of_shards:
-                _name_interactions(connection, of_shards)
-            span = {"first": start + 1, "last": min(start + CHUNK, count)}
-            connection.execute(statement, {**values, **span, "payload": payload})
-            if of_shards:
-                connection.execute(text("DROP TABLE bench_interaction"))
+def _add(engine: Engine, count: int, values: dict[str, Any], placements: Sequence[Statement]) -> None:
+    for before in range(0, count, CHUNK):
+        size = min(CHUNK, count - before)
+        hashes = [interaction_hash(_interaction(values, before + number)) for number in range(size)]
+        with without_timeout(engine) as connection:
+            after = {"after": connection.execute(LAST_ID).scalar_one()}
+            span = {"before": before, "hashes": bind_numbers(connection, hashes)}
+            connection.execute(INSERT.on(connection), {**values, **span, "payload": PAYLOAD.encode()})
+            for placement in placements:
+                connection.execute(placement.on(connection), after)
 
 
-def _name_interactions(connection: Connection, shards: int) -> None:
-    connection.execute(
-        text("CREATE TEMPORARY TABLE bench_interaction (number bigint PRIMARY KEY, name text, shard int)")
-    )
-    names = [f"i-{number}" for number in range(INTERACTIONS)]
-    rows = [{"n": number, "name": name, "shard": shard_of(name, shards)} for number, name in enumerate(names)]
-    connection.execute(text("INSERT INTO bench_interaction VALUES (:n, :name, :shard)"), rows)
+def _interaction(values: dict[str, Any], number: int) -> str:
+    """Return the interaction of a row, as ``INSERT`` names it."""
+    return f"{values['prefix']}{number // values['per_interaction'] % values['interactions']}"

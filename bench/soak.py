@@ -185,7 +185,8 @@ def _size_postgresql(engine: Engine) -> dict[str, float]:
     with engine.connect() as connection:
         rows, size, wal = connection.execute(
             text(
-                "SELECT count(*), pg_total_relation_size('outbox'), (SELECT sum(size) FROM pg_ls_waldir()) FROM outbox"
+                "SELECT count(*), pg_database_size(current_database()), (SELECT sum(size) FROM pg_ls_waldir()) "
+                "FROM outbox"
             )
         ).one()
     return {"rows": rows, "database MB": size / 2**20, "WAL MB": float(wal) / 2**20}

@@ -184,9 +184,11 @@ class RowFinder:
         conditions, values = [*conditions, *further], {**values, **further_values}
         bounds = self._id_bounds(wanted)
         state = RowState(wanted.state) if wanted.state else None
-        query = sql.select_rows(sql.all_of(conditions), state)
         if wanted.ids or wanted.interaction_id is not None or wanted.key is not None:
-            return self._pages(query, values, [bounds])
+            if state:
+                conditions, values = [*conditions, sql.IN_STATE], {**values, "state": state.value}
+            return self._pages(sql.select_rows(sql.all_of(conditions)), values, [bounds])
+        query = sql.select_rows(sql.all_of(conditions), state)
         if state not in (None, RowState.SENT):
             query = sql.select_rows(sql.all_of([*conditions, sql.IN_SHARD]), state)
             return self._find_by_shard(query, values, bounds)

@@ -221,7 +221,7 @@ PARK = move(
     SELECT w.id, w.nonce, w.shard, o.interaction_id, 'parked', r.error,
            CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS nonce, value ->> 2 AS error FROM json_each(:rows)) AS r
-    JOIN outbox_pending AS w ON w.shard = :shard AND w.id = r.id AND w.nonce = r.nonce
+    CROSS JOIN outbox_pending AS w ON w.shard = :shard AND w.id = r.id AND w.nonce = r.nonce
     JOIN outbox AS o ON o.id = w.id
     """,
         """
@@ -232,7 +232,7 @@ PARK = move(
     """,
     ],
 )
-"""Parks pending rows of a shard."""
+"""Parks pending rows of a shard. ``CROSS JOIN`` makes SQLite begin with the rows to park, not with all pending ones."""
 
 # Enriching -----------------------------------------------------------------------------------------
 

@@ -105,6 +105,8 @@ CALL_ERROR = _condition(
 
 IN_SHARD = _condition("o.shard = :shard")
 """Limits a scan to one shard."""
+IN_STATE = _condition("o.state = :state")
+"""Checks the state of rows that are found by other means."""
 PRUNABLE = _condition("""
     o.state IN ('sent', 'discarded') AND NOT EXISTS (
         SELECT 1 FROM outbox_inference_call AS c WHERE c.row_id = o.id AND c.state NOT IN ('done', :given_up)
@@ -166,13 +168,15 @@ def count_blocked(condition: Condition) -> Statement:
     return Statement(
         *(
             text(f"""
-            SELECT count(*)
+            SELECT coalesce(sum((
+                SELECT count(*) FROM outbox AS r
+                WHERE r.interaction_id = f.interaction_id AND r.id > f.id
+                  AND EXISTS (SELECT 1 FROM outbox_pending AS w WHERE w.shard = f.shard AND w.id = r.id)
+            )), 0)
             FROM (
                 SELECT o.shard, o.interaction_id, min(o.id) AS id FROM {SOURCES[PARKED]} AS o WHERE {where}
                 GROUP BY o.shard, o.interaction_id
             ) AS f
-            JOIN outbox AS r ON r.interaction_id = f.interaction_id AND r.id > f.id
-            JOIN outbox_pending AS w ON w.shard = f.shard AND w.id = r.id
             """)
             for where in condition
         )
