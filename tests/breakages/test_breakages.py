@@ -219,11 +219,44 @@ BREAKAGES = [
         "outbox/store.py",
         "            shard = progress.lock_shard(connection, lease)\n"
         "            verdict = progress.acknowledge(connection, lease.shard, shard, record)\n"
-        "            marked = progress.mark_rows(",
+        "            marked += progress.mark_rows(",
         "            shard = progress.read_shard(connection, lease.shard)\n"
         "            verdict = progress.acknowledge(connection, lease.shard, shard, record)\n"
-        "            marked = progress.mark_rows(",
+        "            marked += progress.mark_rows(",
         f"{LOST}::test_a_relay_without_the_lease_marks_nothing[sqlite]",
+    ),
+    Breakage(
+        "the statement that marks needs no lease",
+        "outbox/sql/flow.py",
+        "          SELECT 1 FROM outbox_shard\n"
+        "          WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND acknowledged_sequence = :sequence - 1\n",
+        "          SELECT 1 FROM outbox_shard WHERE shard = :shard\n",
+        f"{STORE}::test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked[sqlite]",
+    ),
+    Breakage(
+        "the statement that marks needs no lease on PostgreSQL",
+        "outbox/sql/flow.py",
+        "        WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND acknowledged_sequence = :sequence - 1\n"
+        "          AND (progress_offset IS NULL OR progress_offset < :offset)\n"
+        "        RETURNING shard\n",
+        "        WHERE shard = :shard AND acknowledged_sequence = :sequence - 1\n"
+        "          AND (progress_offset IS NULL OR progress_offset < :offset)\n"
+        "        RETURNING shard\n",
+        f"{STORE}::test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked[postgresql]",
+    ),
+    Breakage(
+        "the statement that marks acknowledges a record whose offset is not higher on PostgreSQL",
+        "outbox/sql/flow.py",
+        "          AND (progress_offset IS NULL OR progress_offset < :offset)\n        RETURNING shard\n",
+        "        RETURNING shard\n",
+        f"{STORE}::test_marking_acknowledges_nothing_if_kafka_went_back[postgresql]",
+    ),
+    Breakage(
+        "the statement that marks makes no inference calls due on PostgreSQL",
+        "outbox/sql/flow.py",
+        "WHERE CAST(:inference AS boolean)",
+        "WHERE false",
+        f"{CALLS}::test_calls_are_added_only_for_the_marked_rows[postgresql]",
     ),
     Breakage(
         "a record older than the acknowledged one is accepted",
