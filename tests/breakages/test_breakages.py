@@ -256,7 +256,7 @@ BREAKAGES = [
         "outbox/sql/flow.py",
         "WHERE CAST(:inference AS boolean)",
         "WHERE false",
-        f"{CALLS}::test_calls_are_added_only_for_the_marked_rows[postgresql]",
+        f"{CALLS}::test_blocked_calls_are_deferred[postgresql]",
     ),
     Breakage(
         "a record older than the acknowledged one is accepted",
