@@ -164,14 +164,16 @@ def select_parked_calls(condition: Condition) -> Statement:
 
 
 def count_blocked(condition: Condition) -> Statement:
-    """Count the pending rows behind the first parked row of their interaction that meets a condition."""
+    """Count the pending rows behind the first parked row of their interaction that meets a condition.
+
+    As in ``outbox.sql.shards.STATUS``, the subqueries keep every plan from reading all rows.
+    """
     return Statement(
         *(
             text(f"""
             SELECT coalesce(sum((
-                SELECT count(*) FROM outbox AS r
-                WHERE r.interaction_id = f.interaction_id AND r.id > f.id
-                  AND EXISTS (SELECT 1 FROM outbox_pending AS w WHERE w.shard = f.shard AND w.id = r.id)
+                SELECT count((SELECT w.id FROM outbox_pending AS w WHERE w.shard = f.shard AND w.id = r.id))
+                FROM outbox AS r WHERE r.interaction_id = f.interaction_id AND r.id + 0 > f.id
             )), 0)
             FROM (
                 SELECT o.shard, o.interaction_id, min(o.id) AS id FROM {SOURCES[PARKED]} AS o WHERE {where}
