@@ -24,7 +24,22 @@ ADD_TO_PENDING = """
 """
 """SQLite cannot insert into two tables with one statement, as PostgreSQL does."""
 
-ROWS = """
+ROWS = {
+    "postgresql": """
+    CREATE VIEW outbox_rows AS
+    SELECT o.id, o.nonce, coalesce(w.shard, s.shard, p.shard) AS shard,
+           CASE WHEN w.id IS NOT NULL THEN 'pending' WHEN s.id IS NOT NULL THEN 'sent' ELSE p.state END AS state,
+           o.interaction_id, o.channel, o.timestamp_ms, o.traceparent, o.replay_of, o.replay_plan, o.topic,
+           o.received_at, o.enriched_at, s.sent_at, s.sequence, p.error, p.changed_at
+    FROM outbox AS o
+    LEFT JOIN LATERAL (
+        SELECT shard, id FROM outbox_pending
+        WHERE shard = o.interaction_hash % (SELECT shards FROM outbox_identity) AND id = o.id LIMIT 1
+    ) AS w ON true
+    LEFT JOIN LATERAL (SELECT * FROM outbox_sent WHERE id = o.id LIMIT 1) AS s ON true
+    LEFT JOIN LATERAL (SELECT * FROM outbox_parked WHERE id = o.id LIMIT 1) AS p ON true
+    """,
+    "sqlite": """
     CREATE VIEW outbox_rows AS
     SELECT o.id, o.nonce, coalesce(w.shard, s.shard, p.shard) AS shard,
            CASE WHEN w.id IS NOT NULL THEN 'pending' WHEN s.id IS NOT NULL THEN 'sent' ELSE p.state END AS state,
@@ -35,10 +50,11 @@ ROWS = """
       ON w.shard = o.interaction_hash % (SELECT shards FROM outbox_identity) AND w.id = o.id
     LEFT JOIN outbox_sent AS s ON s.id = o.id
     LEFT JOIN outbox_parked AS p ON p.id = o.id
-"""
+    """,
+}
 """Each row with its state, without personal data. Looked up by id, interaction or a range of ids, it reads only what
-it returns. A join with the identity instead of the subquery would make SQLite sort whole ranges to return their first
-rows in order."""
+it returns: each row's state is looked up by its id. PostgreSQL would otherwise merge the tables from their beginning,
+whichever range is asked for, and SQLite, if it joined the identity, would sort a range to return its first rows."""
 
 
 def upgrade() -> None:
@@ -48,7 +64,7 @@ def upgrade() -> None:
     _create_relays_and_pauses()
     _create_inference_calls()
     _create_audit()
-    op.execute(ROWS)
+    op.execute(ROWS[op.get_bind().dialect.name])
     if op.get_bind().dialect.name == "postgresql":
         for table in ("outbox", "outbox_pending", "outbox_inference_call"):
             op.execute(f"ALTER TABLE {table} SET ({AUTOVACUUM})")

@@ -71,6 +71,7 @@ def match_records(engine: Engine, records: Sequence[TopicRecord]) -> list[KnownR
 def unsent_before(engine: Engine, moment_ms: int) -> int:
     """Count the rows that are not sent and were received before this time."""
     with transactions.read(engine) as connection:
+        connection.execute(RAISE_TIMEOUTS.on(connection))
         return int(connection.execute(sql.UNSENT_BEFORE.on(connection), {"moment_ms": moment_ms}).scalar_one())
 
 

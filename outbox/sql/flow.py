@@ -8,7 +8,24 @@ from outbox.sql.statement import move, statement
 
 # Selecting -----------------------------------------------------------------------------------------
 
-SELECT_PENDING = statement("""
+SELECT_PENDING = statement(
+    postgresql="""
+    SELECT o.id, o.nonce, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
+           o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
+    FROM (
+        SELECT w.id FROM outbox_pending AS w
+        WHERE (w.shard, w.id) > (:shard, 0) AND (w.shard, w.id) < (:shard + 1, 0)
+          AND EXISTS (
+              SELECT 1 FROM outbox_shard
+              WHERE shard = :shard AND owner = :owner AND epoch = :epoch
+                AND acknowledged_sequence = :acknowledged_sequence
+          )
+        ORDER BY w.shard, w.id LIMIT :limit
+    ) AS w
+    JOIN outbox AS o ON o.id = w.id
+    ORDER BY w.id
+    """,
+    sqlite="""
     SELECT o.id, o.nonce, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
            o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
     FROM (
@@ -23,11 +40,40 @@ SELECT_PENDING = statement("""
     ) AS w
     JOIN outbox AS o ON o.id = w.id
     ORDER BY w.id
-""")
+    """,
+)
 """Pending rows of a shard, in one snapshot with the lease: empty if lease or acknowledged sequence are no longer the
-caller's. The limit is inside, so that no plan reads more of ``outbox`` than these rows, whatever the statistics say."""
+caller's. The limit is inside, so that no plan reads more of ``outbox`` than these rows, whatever the statistics say.
+The range of (shard, id) makes PostgreSQL follow the primary key and stop at the limit. With ``shard = :shard`` and no
+statistics it expects few rows, reads all pending ones of the shard and sorts them, for every batch."""
 
-SELECT_PENDING_UNBLOCKED = statement("""
+SELECT_PENDING_UNBLOCKED = statement(
+    postgresql="""
+    SELECT o.id, o.nonce, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
+           o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
+    FROM (
+        SELECT w.id FROM outbox_pending AS w
+        WHERE (w.shard, w.id) > (:shard, 0) AND (w.shard, w.id) < (:shard + 1, 0)
+          AND (
+              NOT EXISTS (SELECT 1 FROM outbox_parked WHERE shard = :shard AND state = 'parked')
+              OR (
+                  SELECT p.id FROM outbox_parked AS p
+                  WHERE p.shard = :shard AND p.state = 'parked' AND p.id < w.id
+                    AND p.interaction_id = (SELECT r.interaction_id FROM outbox AS r WHERE r.id = w.id)
+                  LIMIT 1
+              ) IS NULL
+          )
+          AND EXISTS (
+              SELECT 1 FROM outbox_shard
+              WHERE shard = :shard AND owner = :owner AND epoch = :epoch
+                AND acknowledged_sequence = :acknowledged_sequence
+          )
+        ORDER BY w.shard, w.id LIMIT :limit
+    ) AS w
+    JOIN outbox AS o ON o.id = w.id
+    ORDER BY w.id
+    """,
+    sqlite="""
     SELECT o.id, o.nonce, o.interaction_id, o.channel, o.timestamp_ms, o.customer_email, o.agent_id,
            o.traceparent, o.replay_of, o.received_at, o.enriched_at, o.topic
     FROM (
@@ -35,11 +81,12 @@ SELECT_PENDING_UNBLOCKED = statement("""
         WHERE w.shard = :shard
           AND (
               NOT EXISTS (SELECT 1 FROM outbox_parked WHERE shard = :shard AND state = 'parked')
-              OR NOT EXISTS (
-                  SELECT 1 FROM outbox AS r JOIN outbox_parked AS p
-                    ON p.shard = :shard AND p.state = 'parked' AND p.interaction_id = r.interaction_id AND p.id < r.id
-                  WHERE r.id = w.id
-              )
+              OR (
+                  SELECT p.id FROM outbox_parked AS p
+                  WHERE p.shard = :shard AND p.state = 'parked' AND p.id < w.id
+                    AND p.interaction_id = (SELECT r.interaction_id FROM outbox AS r WHERE r.id = w.id)
+                  LIMIT 1
+              ) IS NULL
           )
           AND EXISTS (
               SELECT 1 FROM outbox_shard
@@ -50,9 +97,11 @@ SELECT_PENDING_UNBLOCKED = statement("""
     ) AS w
     JOIN outbox AS o ON o.id = w.id
     ORDER BY w.id
-""")
+    """,
+)
 """The same without rows behind a parked row of their interaction. Whether the shard has parked rows at all is checked
-once, and the check for each row runs only if it has."""
+once, and the check for each row runs only if it has. It compares the result of a subquery, since PostgreSQL may turn
+``NOT EXISTS`` into a table of all rows behind parked ones, which can read through history."""
 
 # A shard's progress --------------------------------------------------------------------------------
 

@@ -26,15 +26,15 @@ UNKNOWN_SENT = statement("""
 
 UNKNOWN_UNSENT = statement("""
     SELECT w.id FROM outbox_pending AS w CROSS JOIN outbox_identity AS i
-    WHERE NOT EXISTS (
-        SELECT 1 FROM outbox AS o
+    WHERE (
+        SELECT o.id FROM outbox AS o
         WHERE o.id = w.id AND o.nonce = w.nonce AND w.shard = o.interaction_hash % i.shards
-    )
+    ) IS NULL
     UNION ALL
     SELECT p.id FROM outbox_parked AS p CROSS JOIN outbox_identity AS i
-    WHERE NOT EXISTS (
-        SELECT 1 FROM outbox AS o
+    WHERE (
+        SELECT o.id FROM outbox AS o
         WHERE o.id = p.id AND o.nonce = p.nonce AND p.shard = o.interaction_hash % i.shards
-    )
+    ) IS NULL
 """)
 """Pending and parked ids without a row, with another row's nonce, or in a shard that is not their interaction's."""

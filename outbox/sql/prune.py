@@ -5,10 +5,8 @@ from outbox.sql.statement import move, statement
 SELECT_OLD = statement("""
     SELECT o.id, o.nonce, coalesce(o.changed_at, 0) AS changed_at_ms, o.received_at < :before AS old,
            o.state IN ('sent', 'discarded')
-           AND NOT EXISTS (
-               SELECT 1 FROM outbox_inference_call AS c
-               WHERE c.row_id = o.id AND c.state NOT IN ('done', :given_up)
-           )
+           AND coalesce((SELECT c.state FROM outbox_inference_call AS c WHERE c.row_id = o.id), 'done')
+               IN ('done', :given_up)
            AND coalesce(o.sent_at, o.changed_at, o.received_at) < :before
            AND NOT EXISTS (
                SELECT 1 FROM outbox_shard AS s WHERE s.shard = o.shard AND s.condition LIKE :kafka_went_back
@@ -16,7 +14,8 @@ SELECT_OLD = statement("""
     FROM outbox_rows AS o WHERE o.id > :after ORDER BY o.id LIMIT :limit
 """)
 """A page of rows by id: whether each is old, and whether it may be pruned. Rows of a shard that waits because Kafka
-went back in time are not prunable: they may be all that is left of what Kafka has lost."""
+went back in time are not prunable: they may be all that is left of what Kafka has lost. The call is a scalar subquery:
+for ``NOT EXISTS`` PostgreSQL reads all calls for each page."""
 
 _LOCK = 0x6F757462_6F780002
 """Advisory lock of pruning ("outbox", 2); any number that nothing else in the database uses."""

@@ -19,10 +19,8 @@ MATCH_RECORDS = statement(
 """Finds the rows of these records. The id alone would not do: a restored database assigns ids again."""
 
 UNSENT_BEFORE = statement("""
-    SELECT count(*) FROM (
-        SELECT id FROM outbox_pending UNION ALL SELECT id FROM outbox_parked
-    ) AS u JOIN outbox AS o ON o.id = u.id
-    WHERE o.received_at < :moment_ms
+    SELECT count(*) FROM (SELECT id FROM outbox_pending UNION ALL SELECT id FROM outbox_parked) AS u
+    WHERE (SELECT received_at FROM outbox WHERE id = u.id) < :moment_ms
 """)
 """Counts the rows that are not sent and were received before a time."""
 

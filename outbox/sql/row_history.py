@@ -21,8 +21,8 @@ FIRST_PARKED_BEFORE = statement("""
 """)
 """The first parked row of the interaction before a row."""
 COUNT_PENDING_BEHIND = statement("""
-    SELECT count(*) FROM outbox AS o JOIN outbox_pending AS w ON w.shard = :shard AND w.id = o.id
-    WHERE o.interaction_id = :interaction_id AND o.id > :id
+    SELECT count((SELECT w.id FROM outbox_pending AS w WHERE w.shard = :shard AND w.id = o.id))
+    FROM outbox AS o WHERE o.interaction_id = :interaction_id AND o.id + 0 > :id
 """)
 """Counts the pending rows of the interaction behind a row."""
 COUNT_PENDING_BEFORE = statement("SELECT count(*) FROM outbox_pending WHERE shard = :shard AND id < :id")
