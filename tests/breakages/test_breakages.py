@@ -229,7 +229,8 @@ BREAKAGES = [
         "the statement that marks needs no lease",
         "outbox/sql/flow.py",
         "          SELECT 1 FROM outbox_shard\n"
-        "          WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND acknowledged_sequence = :sequence - 1\n",
+        "          WHERE shard = :shard AND owner = :owner AND epoch = :epoch "
+        "AND acknowledged_sequence = :sequence - 1\n",
         "          SELECT 1 FROM outbox_shard WHERE shard = :shard\n",
         f"{STORE}::test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked[sqlite]",
     ),
