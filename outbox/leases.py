@@ -11,6 +11,7 @@ from outbox.errors import LeaseLostError
 from outbox.models import Lease, RelayMember, ShardAssignment
 from outbox.progress import KAFKA_WENT_BACK_PREFIX
 from outbox.sql import shards as sql
+from outbox.sql.statement import Statement
 
 
 class Leases:
@@ -54,14 +55,20 @@ class Leases:
         Raises:
             LeaseLostError: another epoch holds the shard.
         """
-        parameters = {
-            **_identify(lease),
-            "lease_ms": self._lease_ms,
-            "rows_per_second": rows_per_second,
-            "condition": condition,
-        }
+        self._renew(sql.RENEW_LEASE, lease, rows_per_second=rows_per_second, condition=condition)
+
+    def extend(self, lease: Lease) -> None:
+        """Renew a lease for maintenance: the condition that an operator is about to remedy stays until it is remedied.
+
+        Raises:
+            LeaseLostError: another epoch holds the shard.
+        """
+        self._renew(sql.EXTEND_LEASE, lease)
+
+    def _renew(self, query: Statement, lease: Lease, **values: object) -> None:
         with transactions.write(self._engine) as connection:
-            if not connection.execute(sql.RENEW_LEASE.on(connection), parameters).rowcount:
+            parameters = {**_identify(lease), "lease_ms": self._lease_ms, **values}
+            if not connection.execute(query.on(connection), parameters).rowcount:
                 raise LeaseLostError(
                     f"the lease of shard {lease.shard} (epoch {lease.epoch}) was taken by another relay"
                 )

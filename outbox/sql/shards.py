@@ -51,6 +51,19 @@ RENEW_LEASE = statement(
     """,
 )
 """Extends a lease, and stores the rate and the condition of its shard."""
+EXTEND_LEASE = statement(
+    postgresql="""
+    UPDATE outbox_shard
+    SET lease_expires_at = CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) + :lease_ms
+    WHERE shard = :shard AND owner = :owner AND epoch = :epoch
+    """,
+    sqlite="""
+    UPDATE outbox_shard
+    SET lease_expires_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + :lease_ms
+    WHERE shard = :shard AND owner = :owner AND epoch = :epoch
+    """,
+)
+"""Extends a lease; the condition of its shard stays."""
 RELEASE_LEASE = statement("""
     UPDATE outbox_shard SET owner = NULL, lease_expires_at = 0, rows_per_second = 0
     WHERE shard = :shard AND owner = :owner AND epoch = :epoch

@@ -101,7 +101,7 @@ class ShardMaintenance:
             LeaseLostError: another process took a shard over.
         """
         for lease in self.leases:
-            self.services.leases.renew(lease, 0.0)
+            self.services.leases.extend(lease)
 
     def give_back(self, shard: int) -> None:
         """Give a shard back; does nothing if it was not taken."""

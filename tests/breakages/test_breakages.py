@@ -229,7 +229,8 @@ BREAKAGES = [
         "the statement that marks needs no lease",
         "outbox/sql/flow.py",
         "          SELECT 1 FROM outbox_shard\n"
-        "          WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND acknowledged_sequence = :sequence - 1\n",
+        "          WHERE shard = :shard AND owner = :owner AND epoch = :epoch "
+        "AND acknowledged_sequence = :sequence - 1\n",
         "          SELECT 1 FROM outbox_shard WHERE shard = :shard\n",
         f"{STORE}::test_without_the_lease_nothing_is_selected_acknowledged_marked_or_parked[sqlite]",
     ),
@@ -306,6 +307,13 @@ BREAKAGES = [
         "    record = _commit_record(maintenance, owned, acknowledged_sequence(outcome, ref))\n",
         "    record = progress.ref_of(acknowledged_sequence(outcome, ref), 99, b'')\n",
         f"{LOST}::test_a_reconcile_marks_what_the_last_record_proves[sqlite]",
+    ),
+    Breakage(
+        "a reconcile clears the condition of its shard before it is done",
+        "relay/process/maintenance.py",
+        "self.services.leases.extend(lease)",
+        "self.services.leases.renew(lease, 0.0)",
+        f"{LOST}::test_an_interrupted_reconcile_can_be_repeated[sqlite-idle-sent_again]",
     ),
     Breakage(
         "a reconcile does not mark the rows in the last progress record",

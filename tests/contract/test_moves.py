@@ -288,7 +288,7 @@ def race(new_postgresql: NewDatabase) -> Iterator[Race]:
 
 
 EXCLUSIVE = [
-    (PENDING, "mark", "park"),
+    (PENDING, "acknowledge", "park"),
     (PARKED, "retry", "discard"),
     (PARKED, "retry", "acknowledge"),
     (PARKED, "discard", "acknowledge"),

@@ -370,7 +370,7 @@ class RelaySteps:
 
     def _mark(self, s: State, a: int, r: Relay) -> Iterator[Step]:
         """Mark the rows under the shard row's lock. Without the lease nothing is marked: the next owner reads back what
-        Kafka has, and only that is a fact.
+        Kafka has, and only that is a fact. Rows that are not pending are marked in a transaction of their own.
         """
         sequence, label = r.acknowledged_sequence + 1, (f"relay {a}: marks", r.refs)
         if not r.has_lease and self.mutation != "no lease check on the mark":
@@ -380,9 +380,11 @@ class RelaySteps:
         if sequence == s.db.acknowledged_sequence + 1 and self._kafka_went_back(s.db, record):
             yield from self._block_after_loss(s, a, r, mine)
             return
-        new = self._mark_rows(s, sequence, mine, label)
-        if sequence == s.db.acknowledged_sequence + 1 and r.offset:
-            new = new._replace(offset=r.offset, last=r.refs)
+        pending = tuple(ref for ref in mine if s.db.state[ref % self.n] == PENDING)
+        if pending != mine and sequence == s.db.acknowledged_sequence + 1:
+            first = self._acknowledge_and_mark(s, r, pending, label)
+            yield (*label, "those that are pending"), False, with_relay(s, a, r, db=first)
+        new = self._acknowledge_and_mark(s, r, mine, label)
         if self.mutation == "mark raises the acknowledged sequence":
             new = new._replace(acknowledged_sequence=max(s.db.acknowledged_sequence, sequence))
         if self.mutation == "floor computed before the lock":
@@ -394,3 +396,11 @@ class RelaySteps:
         done = Relay(READY, r.has_lease, r.producer, sequence, had_lease_at_backup=r.had_lease_at_backup)
         yield label, True, with_relay(s, a, done, db=new)
         yield (*label, "answer lost"), False, with_relay(s, a, r, db=new)
+
+    def _acknowledge_and_mark(self, s: State, r: Relay, refs: Refs, label: Label) -> Db:
+        """One database transaction, which also stores the progress record if it is the next."""
+        sequence = r.acknowledged_sequence + 1
+        new = self._mark_rows(s, sequence, refs, label)
+        if sequence == s.db.acknowledged_sequence + 1 and r.offset:
+            new = new._replace(offset=r.offset, last=r.refs)
+        return new

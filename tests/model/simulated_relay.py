@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-from outbox.db.engine import READ_ONLY
+from outbox.db.engine import AUTOCOMMIT, READ_ONLY
 from outbox.leases import Leases
 from outbox.models import Identity, PendingRow
 from outbox.notifications import Listener
@@ -56,25 +56,50 @@ class RefusingEncoder(Encoder):
 
 
 class CommitFault:
-    """Loses the request or the answer of an engine's next commit."""
+    """Loses the request or the answer of an engine's next commit, or of a statement that commits itself."""
 
     def __init__(self, engine: Engine) -> None:
         self.next: Fault | None = None
+        self._listeners = {
+            "commit": self._at_commit,
+            "before_cursor_execute": self._before_statement,
+            "after_cursor_execute": self._after_statement,
+        }
         self._engine = engine
-        event.listen(engine, "commit", self._at_commit)
+        for name, listener in self._listeners.items():
+            event.listen(engine, name, listener)
 
     def remove(self) -> None:
         """Leave the engine as it was."""
-        event.remove(self._engine, "commit", self._at_commit)
+        for name, listener in self._listeners.items():
+            event.remove(self._engine, name, listener)
 
     def _at_commit(self, connection: Connection) -> None:
         if self.next is None or connection.get_execution_options().items() >= READ_ONLY.items():
             return
-        fault, self.next = self.next, None
-        if fault is Fault.ANSWER_LOST:
+        if self.next is Fault.ANSWER_LOST:
             raw: Any = connection.connection.dbapi_connection
             raw.commit()
-        raise OperationalError("COMMIT", {}, Exception(fault.name))
+        self._fail()
+
+    def _before_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if self.next is Fault.REQUEST_LOST and _commits(connection, statement):
+            self._fail()
+
+    def _after_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if self.next is Fault.ANSWER_LOST and _commits(connection, statement):
+            self._fail()
+
+    def _fail(self) -> None:
+        fault, self.next = self.next, None
+        raise OperationalError("COMMIT", {}, Exception(fault))
+
+
+def _commits(connection: Connection, statement: str) -> bool:
+    """Whether a statement that writes is a transaction of its own."""
+    options = connection.get_execution_options()
+    postgresql = connection.dialect.name == "postgresql"
+    return postgresql and options.items() >= AUTOCOMMIT.items() and "INSERT INTO" in statement
 
 
 class SimulatedRelay:

@@ -174,7 +174,7 @@ def test_an_outage_does_not_replace_the_condition_that_kafka_went_back(scene: Sc
 @pytest.mark.parametrize("interrupted", ["sent_again", "recorded"])
 @pytest.mark.parametrize("more", [0, 1], ids=["idle", "sending"])
 def test_an_interrupted_reconcile_can_be_repeated(scene: Scene, interrupted: str, more: int) -> None:
-    """Wherever it was interrupted, each row is in the topic once in the end, and the shard sends again."""
+    """Until it is done the shard reports the loss; in the end each row is in the topic once, and the shard sends."""
     scene.send(4)
     scene.restore_broker()
     scene.store.record(new_rows(more))
@@ -182,6 +182,7 @@ def test_an_interrupted_reconcile_can_be_repeated(scene: Scene, interrupted: str
     scene.run_until(scene.reports_loss)
     with pytest.raises(InterruptedError):
         scene.reconcile(scene.loss(), interrupted)
+    assert scene.reports_loss()
     for _ in range(10):
         scene.run_until("waits")
     again = scene.loss()
