@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from bench import backlog, debezium, drain, growth, ingest, latency, mark, scale, soak, workers
 from bench.environment import BATCH, Environment, open_environment
 from bench.report import machine, table
+from config.settings import DEFAULT_SHARDS
 
-SHARDS = {"sqlite": 1, "postgresql": 8}
-"""Default number of shards of a new outbox."""
+DATABASES = ("sqlite", "postgresql")
 
 
 class Benchmark(NamedTuple):
@@ -90,9 +90,8 @@ def main() -> None:
         with open_environment(folder) as environment:
             for database in options.database:
                 for what in options.what:
-                    shards = options.shards or SHARDS[database]
                     name = f"{what} {database}"
-                    results[name] = BENCHMARKS[what].measure(environment, database, shards, options)
+                    results[name] = BENCHMARKS[what].measure(environment, database, options.shards, options)
                     sys.stderr.write(table({name: results[name]}))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -110,8 +109,8 @@ def _parse_options() -> argparse.Namespace:
     add = parser.add_argument
     add("--what", nargs="+", choices=BENCHMARKS, default=list(DEFAULT_BENCHMARKS), metavar="NAME",
         help=f"benchmarks to run (default: {' '.join(DEFAULT_BENCHMARKS)})")  # fmt: skip
-    add("--database", nargs="+", choices=SHARDS, default=list(SHARDS), help="databases to run on (default: both)")
-    add("--shards", type=int, help="number of shards (default: 1 on SQLite, 8 on PostgreSQL)")
+    add("--database", nargs="+", choices=DATABASES, default=list(DATABASES), help="databases to run on (default: both)")
+    add("--shards", type=int, default=DEFAULT_SHARDS, help="number of shards (default: %(default)s)")
     add("--rounds", type=int, default=3, help="rounds of each benchmark (default: %(default)s)")
     add("--seconds", type=float, default=10.0, help="seconds of load for each side and round (default: %(default)s)")
     add("--rows", type=int, default=200_000, help="rows of the backlog to drain (default: %(default)s)")

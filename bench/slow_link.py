@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.environment import open_environment
+from config.settings import DEFAULT_SHARDS
 from testkit.deployment import Deployment
 from testkit.proxied_services import ProxiedKafka
 from testkit.rows import large_rows
@@ -29,21 +30,21 @@ def main() -> None:
     parser.add_argument("--mbit", type=float, default=4.0, help="bandwidth in Mbit/s (default: %(default)s)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="outbox-slow-link-"))
-    sys.stdout.write("| database | shards | rows | bytes per record | seconds | share of the bandwidth |\n")
-    sys.stdout.write("|---|---|---|---|---|---|\n")
+    sys.stdout.write("| database | rows | bytes per record | seconds | share of the bandwidth |\n")
+    sys.stdout.write("|---|---|---|---|---|\n")
     with open_environment(folder) as environment:
         kafka = ProxiedKafka(folder / "kafka", BROKER_DEFAULTS).start()
         kafka.proxy.bytes_per_second = options.mbit * 1_000_000 / 8
         proxied = {"KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers}
         try:
-            for database, shards in (("sqlite", 1), ("postgresql", 8)):
-                deployment = replace(environment, kafka=kafka).deployment(database, shards, **proxied)
-                _measure(deployment, database, shards, options)
+            for database in ("sqlite", "postgresql"):
+                deployment = replace(environment, kafka=kafka).deployment(database, DEFAULT_SHARDS, **proxied)
+                _measure(deployment, database, options)
         finally:
             kafka.stop()
 
 
-def _measure(deployment: Deployment, database: str, shards: int, options: argparse.Namespace) -> None:
+def _measure(deployment: Deployment, database: str, options: argparse.Namespace) -> None:
     ids = deployment.record(large_rows(options.rows, 1_000))
     relay = deployment.relay()
     try:
@@ -59,7 +60,7 @@ def _measure(deployment: Deployment, database: str, shards: int, options: argpar
     headers = sum(len(name) + len(value) for record in records for name, value in record.headers.items())
     size = headers + sum(len(record.key) + len(record.value) for record in records)
     share = size * left / len(ids) / seconds / (options.mbit * 1_000_000 / 8)
-    sys.stdout.write(f"| {database} | {shards} | {left:,} | {size / len(ids):.0f} | {seconds:.1f} | {share:.2f} |\n")
+    sys.stdout.write(f"| {database} | {left:,} | {size / len(ids):.0f} | {seconds:.1f} | {share:.2f} |\n")
     sys.stdout.flush()
 
 

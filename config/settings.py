@@ -130,6 +130,8 @@ class BaseSettings(BaseModel):
 S = TypeVar("S", bound=BaseSettings)
 PositiveInt = Annotated[int, Field(ge=1)]
 Shards = Annotated[int, Field(ge=1, le=99)]
+DEFAULT_SHARDS = 2
+"""Number of shards of a new outbox."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 BindHost = Annotated[str, AfterValidator(bind_host), ValueFormat("address or host name")]
 """An address or host name to listen on; ``config.values.join_host_port`` joins it with a port."""

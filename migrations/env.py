@@ -33,7 +33,7 @@ def migrate() -> None:
             connection=connection,
             target_metadata=metadata,
             transactional_ddl=True,  # also on SQLite, as the driver begins no transactions
-            shards=settings.relay_shards or (8 if engine.dialect.name == "postgresql" else 1),
+            shards=settings.relay_shards,
         )
         with context.begin_transaction():
             if engine.dialect.name == "postgresql":

@@ -177,7 +177,7 @@ class RelaySettings(BaseSettings):
     cxone_enrich_on_outage: Literal["wait", "send"] = "wait"
     """While CXone is unavailable, let rows wait, or publish them without enrichment."""
     relay_shards: Shards | None = None
-    """Number of shards. Only the first migration applies it; later it must equal what the outbox has."""
+    """Number of shards that the outbox must have. Unset: any. The first migration takes it from here, too."""
     relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
     """Maximum number of rows in one Kafka transaction. On a slow connection to Kafka the relay uses fewer."""
     relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10

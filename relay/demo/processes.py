@@ -64,7 +64,7 @@ class DemoProcesses:
         self.environ = {
             **_inherited(os.environ, mock=self.mock),
             "DATABASE_URL": f"sqlite:///{self.database}",
-            "RELAY_SHARDS": "1",
+            "RELAY_SHARDS": "1",  # a kill must not leave another shard's transaction open: the mock would show its rows
             "CXONE_WEBHOOK_SECRETS": f"demo={self.secret}",
             "WEB_HOST": "127.0.0.1",
             "PORT": str(self.port),

@@ -169,12 +169,12 @@ class ShardWorker:
             self.wake.clear()  # before the select: a later notification announces rows that the select may miss
             if self._stop.is_set():
                 return
+            notified = self._services.listener.is_working  # before the select, as above
             with self._services.send_slots.slot():
-                left = self.cycle(owned)
+                left = self.cycle(owned, notified=notified)
             self._report_healthy(owned)
             if self._services.clock() >= self._check_at and self._progress_changed(owned):
                 return
-            notified = self._services.listener.is_working
             if left is Remaining.MORE:
                 pause = MIN_PAUSE_SECONDS
             elif left is Remaining.NONE and notified:
@@ -183,16 +183,19 @@ class ShardWorker:
                 self.wake.wait(pause)
                 pause = min(pause * 2, MAX_PAUSE_SECONDS if notified else MAX_POLL_SECONDS)
 
-    def cycle(self, owned: OwnedShard) -> Remaining:
-        """Select, encode, commit, mark: one transaction."""
+    def cycle(self, owned: OwnedShard, *, notified: bool) -> Remaining:
+        """Select, encode, commit, mark: one transaction.
+
+        Args:
+            owned: the shard.
+            notified: whether the shard is notified of rows that are committed during the cycle.
+        """
         services = self._services
         limit = min(self._size.rows, self._bisector.max_rows or self._size.rows)
-        notified = services.listener.is_working  # before the select
         window = self._bisector.window(services.batch_size)
         rows = services.store.pending(owned.lease, window, block_behind_parked=services.block_behind_parked)
-        if len(rows) < limit:
-            services.drain_signal.caught_up(self.shard)
         if not rows:
+            services.drain_signal.caught_up(self.shard)
             self._bisector.reset()
             return Remaining.NONE
         self._step("selected")
@@ -214,13 +217,11 @@ class ShardWorker:
             RowsAtFaultError: rows that can never be sent.
         """
         sendable = self._services.enrich(rows)
-        draining = is_draining(len(rows), len(sendable), limit)
-        if not draining:
-            self._services.drain_signal.caught_up(self.shard)
         if not sendable:
+            self._services.drain_signal.caught_up(self.shard)
             return None
         chosen = self._bisector.choose(sendable, limit)
-        return Batch(chosen, self._services.encoder.records(chosen), draining)
+        return Batch(chosen, self._services.encoder.records(chosen), is_draining(len(rows), len(sendable), limit))
 
     def _commit_and_mark(self, owned: OwnedShard, batch: Batch) -> None:
         """Commit the batch with its progress record in Kafka, then mark its rows sent."""

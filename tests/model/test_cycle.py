@@ -26,28 +26,26 @@ class Shard:
         relay = SimulatedRelay(engine, broker, set(), BATCH, block_behind_parked=True)
         self.link = relay.link
         self.store, self.drain_signal, self.sendable = Store(engine), DrainSignal(), BATCH
-        self.services = replace(
-            relay.services(), drain_signal=self.drain_signal, enrich=lambda rows: rows[: self.sendable]
-        )
-        self.services.listener.is_working = True
+        services = replace(relay.services(), drain_signal=self.drain_signal, enrich=lambda rows: rows[: self.sendable])
         stop = threading.Event()
-        self._worker = ShardWorker(0, self.services, stop)
-        owned = Takeover(0, self.services, stop).take()
+        self._worker = ShardWorker(0, services, stop)
+        owned = Takeover(0, services, stop).take()
         assert owned is not None
         self._owned = owned
         self._worker.recover(owned)
 
-    def cycle(self, new: int, sendable: int = BATCH) -> Remaining:
+    def cycle(self, new: int, sendable: int = BATCH, *, notified: bool = True) -> Remaining:
         """Run a cycle.
 
         Args:
             new: rows that are accepted before it.
             sendable: how many rows do not wait for CXone.
+            notified: whether the shard is notified of further rows.
         """
         if new:
             self.store.record(new_rows(new))
         self.sendable = sendable
-        return self._worker.cycle(self._owned)
+        return self._worker.cycle(self._owned, notified=notified)
 
 
 @pytest.fixture
@@ -67,8 +65,7 @@ def test_no_rows_remain_after_a_batch_that_was_not_full(shard: Shard) -> None:
 
 def test_rows_may_remain_if_notifications_do_not_work(shard: Shard) -> None:
     """Nothing announces rows that are accepted during the cycle."""
-    shard.services.listener.is_working = False
-    assert [shard.cycle(1), shard.cycle(0)] == [Remaining.MORE, Remaining.NONE]
+    assert [shard.cycle(1, notified=False), shard.cycle(0, notified=False)] == [Remaining.MORE, Remaining.NONE]
 
 
 def test_rows_that_wait_for_cxone_remain(shard: Shard) -> None:
