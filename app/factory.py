@@ -16,7 +16,6 @@ from app import health, metrics, webhook
 from app.backlog_metrics import BacklogMetrics
 from app.dependencies import EXTENSION, WebhookDependencies
 from app.group_commit import REQUEST_TIMEOUT_SECONDS, GroupCommitter
-from app.gunicorn_worker import CloseOnDemand
 from app.health import Readiness
 from app.limits import BacklogLimit
 from app.problem_details import problem
@@ -65,7 +64,7 @@ def create_app(settings: WebSettings) -> Flask:
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(openapi, content_type="application/json"))
     app.register_error_handler(HTTPException, _handle_http_error)
     app.register_error_handler(Exception, _handle_unexpected)
-    app.wsgi_app = _ExactPaths(CloseOnDemand(app.wsgi_app))  # type: ignore[method-assign]
+    app.wsgi_app = _ExactPaths(_CloseOnDemand(app.wsgi_app))  # type: ignore[method-assign]
     return app
 
 
@@ -102,3 +101,21 @@ class _ExactPaths:
         if path.startswith("//") or "%" in target.partition("?")[0] or "#" in target:
             environ["PATH_INFO"] = "/no/such/resource"
         return self._app(environ, start_response)
+
+
+class _CloseOnDemand:
+    """WSGI middleware: close the connection after a response with ``Connection: close``, which gunicorn would drop."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Handle a request."""
+
+        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            response = getattr(start_response, "__self__", None)
+            if ("Connection", "close") in headers and response is not None:
+                response.force_close()
+            return start_response(status, headers, *exc_info)
+
+        return self._app(environ, start)
