@@ -36,7 +36,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
 from resource import RLIMIT_NOFILE, getrlimit
 from selectors import EVENT_READ, EVENT_WRITE
@@ -250,7 +250,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             return
         self._take(connection)
 
-    @property
+    @cached_property
     def _webhook(self) -> WebhookDependencies | None:
         """None if another application runs, all of whose requests count as authenticated."""
         found: WebhookDependencies | None = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
@@ -258,6 +258,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _take(self, connection: Connection) -> None:
         connection.state = State.HANDLING
+        webhook = self._webhook if connection.is_authenticated else None
+        connection.arrival = webhook.committer.expect(connection.arrived) if webhook else None
         self._complete.append(connection)
 
     def _start_threads(self) -> None:
@@ -307,6 +309,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         except Exception as error:  # noqa: BLE001 - the thread must survive every error
             connection.unsent.clear()
             self._respond_to_error(connection, error)
+        if self._webhook and connection.arrival:
+            self._webhook.committer.dismiss(connection.arrival)
         connection.received[:0] = unreader.take_buffered()
         self._hand_back(connection)
 
