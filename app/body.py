@@ -1,10 +1,11 @@
 """Read a request body, limited in size and time."""
 
 from collections.abc import Mapping
-from time import monotonic
 from typing import Any
 
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+
+from app.group_commit import Arrival
 
 
 class BodyTooLargeError(Exception):
@@ -24,10 +25,10 @@ def declared_length(environ: Mapping[str, Any]) -> int | None:
     return int(environ["CONTENT_LENGTH"]) if "CONTENT_LENGTH" in environ else None
 
 
-def arrived_at(environ: Mapping[str, Any]) -> float:
-    """When the first byte of the request arrived, by ``time.monotonic``; now, if the server is not ours."""
-    arrived: float = getattr(environ.get("gunicorn.socket"), "arrived", None) or monotonic()
-    return arrived
+def arrival_of(environ: Mapping[str, Any]) -> Arrival | None:
+    """When the request arrived; None if the server is not ours."""
+    arrival: Arrival | None = getattr(environ.get("gunicorn.socket"), "arrival", None)
+    return arrival
 
 
 def read_body(environ: Mapping[str, Any], max_bytes: int) -> bytes:

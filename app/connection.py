@@ -11,6 +11,8 @@ from contextlib import suppress
 from enum import IntEnum
 from time import monotonic
 
+from app.group_commit import Arrival
+
 HEAD_TIMEOUT_SECONDS = 3.0
 """For a request's head, from the connect or, on a connection that was kept open, from the head's first byte."""
 REQUEST_TIMEOUT_SECONDS = 10.0
@@ -64,6 +66,8 @@ class Connection:
         self.state = State.HEAD
         self.arrived = monotonic()
         """When the first byte of the request arrived."""
+        self.arrival: Arrival | None = None
+        """The request that is handled, if its row may join a batch."""
         self.deadline = self.arrived + HEAD_TIMEOUT_SECONDS
         self.is_authenticated = False
         """Whether the request has a live secret. Only then its body is awaited, and the connection kept open."""

@@ -16,9 +16,9 @@ from app import health, metrics, webhook
 from app.backlog_metrics import BacklogMetrics
 from app.dependencies import EXTENSION, WebhookDependencies
 from app.group_commit import REQUEST_TIMEOUT_SECONDS, GroupCommitter
-from app.gunicorn_worker import CloseOnDemand
 from app.health import Readiness
 from app.limits import BacklogLimit
+from app.notifier import Notifier
 from app.problem_details import problem
 from app.settings import WebSettings
 from config.logging import configure_logging, frames
@@ -29,9 +29,6 @@ from outbox.store import Store
 
 log = structlog.get_logger(__name__)
 
-RESERVED_THREADS = 2
-"""Threads that refuse requests while the others wait for a hung commit."""
-
 
 def create_app(settings: WebSettings) -> Flask:
     """Create the application.
@@ -40,6 +37,8 @@ def create_app(settings: WebSettings) -> Flask:
         UnsafeDatabaseError: The database cannot be used as it is configured.
     """
     url = settings.database_url.get_secret_value()
+    parsed = make_url(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"  # there relays watch the file
     store = Store(create_outbox_engine(url, answer_seconds=REQUEST_TIMEOUT_SECONDS, may_create=False))
     app = Flask("app", static_folder=None)
     app.url_map.merge_slashes = False  # a POST must not be redirected
@@ -47,14 +46,12 @@ def create_app(settings: WebSettings) -> Flask:
     rate, backlog = settings.webhook_rate_limit, settings.webhook_backlog_limit
     app.extensions[EXTENSION] = WebhookDependencies(
         secrets=settings.secrets(),
-        committer=GroupCommitter(store, max(1, settings.web_threads - RESERVED_THREADS)),
+        committer=GroupCommitter(store, settings.web_threads, None if is_sqlite else Notifier(store)),
         max_bytes=settings.webhook_max_bytes,
         rate_limit=TokenBucket(rate / settings.processes) if rate else None,
         backlog_limit=BacklogLimit(store.pending_at_least, backlog) if backlog else None,
     )
-    parsed = make_url(url)
-    is_file = parsed.get_backend_name() == "sqlite" and parsed.database is not None
-    app.extensions["readiness"] = Readiness(store, Path(parsed.database or "") if is_file else None)
+    app.extensions["readiness"] = Readiness(store, Path(parsed.database or "") if is_sqlite else None)
     backlog_metrics = BacklogMetrics(url)
     app.extensions["own_metrics"] = own_metrics = CollectorRegistry()
     own_metrics.register(backlog_metrics)
@@ -65,7 +62,7 @@ def create_app(settings: WebSettings) -> Flask:
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(openapi, content_type="application/json"))
     app.register_error_handler(HTTPException, _handle_http_error)
     app.register_error_handler(Exception, _handle_unexpected)
-    app.wsgi_app = _ExactPaths(CloseOnDemand(app.wsgi_app))  # type: ignore[method-assign]
+    app.wsgi_app = _ExactPaths(_CloseOnDemand(app.wsgi_app))  # type: ignore[method-assign]
     return app
 
 
@@ -102,3 +99,21 @@ class _ExactPaths:
         if path.startswith("//") or "%" in target.partition("?")[0] or "#" in target:
             environ["PATH_INFO"] = "/no/such/resource"
         return self._app(environ, start_response)
+
+
+class _CloseOnDemand:
+    """WSGI middleware: close the connection after a response with ``Connection: close``, which gunicorn would drop."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Handle a request."""
+
+        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            response = getattr(start_response, "__self__", None)
+            if ("Connection", "close") in headers and response is not None:
+                response.force_close()
+            return start_response(status, headers, *exc_info)
+
+        return self._app(environ, start)

@@ -1,17 +1,18 @@
 """Group commit: concurrent requests share one database transaction and one fsync.
 
-One thread in each process writes. While it commits, further requests queue up and become the next batch. A lone
-request is committed at once. After a batch of several requests the writer waits briefly, so that the next batch grows.
+One thread in each process writes. While it commits, further requests queue up and become the next batch. The server
+announces each request that has arrived completely. As long as such requests are on their way to the queue, a batch
+waits briefly for them; if all of them wait already, as a lone request does, it is committed at once.
 """
 
 import threading
-from collections.abc import Callable
-from queue import Empty, SimpleQueue
-from time import monotonic, perf_counter, sleep
+from collections import deque
+from time import monotonic, perf_counter
 
 import structlog
 
 from app.metrics import COMMIT_SECONDS
+from app.notifier import Notifier
 from config.logging import frames
 from outbox.errors import DatabaseUnavailableError, OutboxError
 from outbox.models import NewRow, RecordOutcome
@@ -21,15 +22,31 @@ log = structlog.get_logger(__name__)
 
 MAX_BATCH_ROWS = 500
 MAX_BATCH_BYTES = 8 * 2**20
-LINGER_SECONDS = 0.002
-"""Each batch costs about 0.5 ms of GIL time whatever its size, so a short wait for more rows leaves more time to the
-request threads."""
+RESERVED_THREADS = 2
+"""Threads that refuse requests while the others wait for a hung commit."""
+LINGER_SECONDS = 0.005
+"""How long a batch waits for requests under way, at most: they need only CPU, but one may be slow. Each batch costs
+about 0.5 ms of GIL time whatever its size, so larger ones leave more time to the request threads."""
 REQUEST_TIMEOUT_SECONDS = 10.0
 """How long after its arrival a request is answered, committed or not. A retry finds the row if it was committed."""
 HUNG_COMMIT_SECONDS = 2.0
 """A commit that takes longer counts as hung: further requests are refused at once if enough others wait for it."""
 LOG_INTERVAL_SECONDS = 1.0
 """Minimum time between two log lines of an outage whose reason changes."""
+
+
+class Arrival:
+    """A request that has arrived.
+
+    Attributes:
+        time: Of its first byte, by ``time.monotonic``.
+        is_under_way: Whether the next batch waits for its row.
+    """
+
+    __slots__ = ("is_under_way", "time")
+
+    def __init__(self, time: float, *, is_under_way: bool = False) -> None:
+        self.time, self.is_under_way = time, is_under_way
 
 
 class PendingWrite:
@@ -55,41 +72,68 @@ class GroupCommitter:
 
     Args:
         store: Where rows are committed.
-        max_waiting: Number of requests that may wait for a hung commit. It is smaller than the number of threads, so
-            that the remaining threads can refuse further requests at once. None: no limit.
-        linger: Waits for the given seconds while the next batch grows.
+        threads: Number of request threads. All but ``RESERVED_THREADS`` may wait for a hung commit. None: no limit.
+        notifier: Is told what was committed. None: relays are not notified.
+        linger_seconds: How long a batch waits for requests under way.
     """
 
-    def __init__(self, store: Store, max_waiting: int | None = None, linger: Callable[[float], object] = sleep) -> None:
+    def __init__(
+        self,
+        store: Store,
+        threads: int | None = None,
+        notifier: Notifier | None = None,
+        linger_seconds: float = LINGER_SECONDS,
+    ) -> None:
         self.store = store
-        self._max_waiting, self._linger = max_waiting, linger
-        self._queue: SimpleQueue[PendingWrite] = SimpleQueue()
+        self._threads, self._notifier, self._linger_seconds = threads, notifier, linger_seconds
+        self._changed = threading.Condition()
+        """Guards ``_queue`` and ``_under_way``."""
+        self._queue: deque[PendingWrite] = deque()
+        self._under_way = 0
+        """Number of requests that have arrived completely, and do not wait yet."""
         self._start = threading.Lock()
         self._writer: threading.Thread | None = None
-        self._last_batch_shared = False
-        """Whether the last batch was of several requests."""
         self._committing: list[PendingWrite] = []
         self._committing_since = 0.0
         self._failed_rows = 0
         """Rows not committed since the last success."""
         self._logged_reason, self._logged_at = "", 0.0
 
-    def record(self, row: NewRow, arrived: float | None = None) -> RecordOutcome:
+    def expect(self, arrived: float) -> Arrival:
+        """Announce a request that has arrived completely: a batch waits for its row until it is dismissed.
+
+        Args:
+            arrived: When its first byte arrived, by ``time.monotonic``.
+        """
+        with self._changed:
+            self._under_way += 1
+        return Arrival(arrived, is_under_way=True)
+
+    def dismiss(self, arrival: Arrival) -> None:
+        """Expect no row of this request any more; does nothing if it was recorded, or dismissed before."""
+        if arrival.is_under_way:
+            with self._changed:
+                self._leave(arrival)
+
+    def record(self, row: NewRow, arrival: Arrival | None = None) -> RecordOutcome:
         """Commit a row.
 
         Args:
             row: The row.
-            arrived: When its request arrived, by ``time.monotonic``. None: now.
+            arrival: Of its request. None: it has just arrived.
 
         Raises:
             OutboxError: It is unknown whether the row was committed; a retry is safe.
         """
-        seconds = self._seconds_left(monotonic() if arrived is None else arrived)
+        arrival = arrival or Arrival(monotonic())
+        seconds = self._seconds_left(arrival.time)
         if seconds <= 0:
             raise DatabaseUnavailableError("the database does not commit in time")
         self._ensure_writer()
         pending = PendingWrite(row)
-        self._queue.put(pending)
+        with self._changed:
+            self._queue.append(pending)
+            self._leave(arrival)
         if not pending.done.acquire(timeout=seconds):
             pending.abandoned = True  # the writer skips it, unless it is already committing it
             raise DatabaseUnavailableError("the database did not commit in time")
@@ -100,16 +144,28 @@ class GroupCommitter:
     @property
     def queued(self) -> int:
         """Number of rows that wait for the next batch."""
-        return self._queue.qsize()
+        return len(self._queue)
 
     def _seconds_left(self, arrived: float) -> float:
         """How long a request may wait for its commit."""
         now = monotonic()
         left = arrived + REQUEST_TIMEOUT_SECONDS - now
-        if self._max_waiting is None or self.queued + len(self._committing) < self._max_waiting:
+        if self._threads is None or self.queued + len(self._committing) < max(1, self._threads - RESERVED_THREADS):
             return left
         is_hung = bool(self._committing) and now - self._committing_since > HUNG_COMMIT_SECONDS
         return 0.0 if is_hung else min(left, HUNG_COMMIT_SECONDS)
+
+    def _leave(self, arrival: Arrival) -> None:
+        """Count a request as no longer under way; the caller holds the lock."""
+        if arrival.is_under_way:
+            arrival.is_under_way = False
+            self._under_way -= 1
+        if len(self._queue) == 1 or self._is_complete():
+            self._changed.notify()
+
+    def _is_complete(self) -> bool:
+        """Whether no further request can join the batch: none is under way, or all threads wait."""
+        return self._under_way == 0 or (self._threads is not None and len(self._queue) >= self._threads)
 
     def _ensure_writer(self) -> None:
         """Start the writer with the first request, not earlier: threads do not survive a fork."""
@@ -126,17 +182,14 @@ class GroupCommitter:
                 self._commit(batch)
 
     def _next_batch(self) -> list[PendingWrite]:
-        batch = [self._queue.get()]
-        if self._last_batch_shared:
-            self._linger(LINGER_SECONDS)
-        size = len(batch[0].row.payload)
-        while len(batch) < MAX_BATCH_ROWS and size < MAX_BATCH_BYTES:
-            try:
-                batch.append(self._queue.get_nowait())
-            except Empty:
-                break
-            size += len(batch[-1].row.payload)
-        self._last_batch_shared = len(batch) > 1
+        batch: list[PendingWrite] = []
+        size = 0
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue)
+            self._changed.wait_for(self._is_complete, self._linger_seconds)
+            while self._queue and len(batch) < MAX_BATCH_ROWS and size < MAX_BATCH_BYTES:
+                batch.append(self._queue.popleft())
+                size += len(batch[-1].row.payload)
         return batch
 
     def _commit(self, batch: list[PendingWrite]) -> None:
@@ -155,7 +208,8 @@ class GroupCommitter:
             self._failed_rows, self._logged_reason = 0, ""
         for pending, outcome in zip(batch, outcomes, strict=True):
             pending.finish(outcome)
-        self.store.notify(outcomes)
+        if self._notifier is not None:
+            self._notifier.notify(outcomes)
 
     def _fail(self, batch: list[PendingWrite], error: Exception) -> None:
         if not isinstance(error, OutboxError):  # its message is not logged: it may quote a row

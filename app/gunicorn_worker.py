@@ -12,7 +12,8 @@ Overridden in ``ThreadWorker``:
 
 - ``init_process``, ``get_thread_pool``: two thread pools instead of one.
 - ``accept``: the connection goes to the poller; if there are too many, others are closed.
-- ``wait_for_and_dispatch_events``: returns at least four times a second, so that deadlines are checked.
+- ``wait_for_and_dispatch_events``: returns at least four times a second, so that deadlines are checked, and hands
+  complete requests to the threads.
 - ``murder_keepalived``, ``_cap_keepalive``: apply to every connection, whatever it waits for.
 - ``handle``: turns one complete request into a response.
 
@@ -23,8 +24,8 @@ Used unchanged:
   ``wsgi``.
 - of the HTTP parser: ``Request``, ``SocketUnreader.take_buffered``, the classes in ``http.errors`` (in ``app/body.py``,
   too).
-- of WSGI: ``start_response`` is a method of a ``Response`` with ``force_close``; the connection is
-  ``environ["gunicorn.socket"]`` (in ``app/body.py``).
+- of WSGI: ``start_response`` is a method of a ``Response`` with ``force_close`` (in ``app/factory.py``); the
+  connection is ``environ["gunicorn.socket"]`` (in ``app/body.py``).
 - ``glogging.Logger.setup`` and ``error_log``.
 
 Not used: ``TConn``, ``Parser``, HTTP/2.
@@ -33,8 +34,9 @@ Not used: ``TConn``, ``Parser``, HTTP/2.
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections import deque
+from collections.abc import Callable
+from functools import cached_property, partial
 from http import HTTPStatus
 from resource import RLIMIT_NOFILE, getrlimit
 from selectors import EVENT_READ, EVENT_WRITE
@@ -86,6 +88,11 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self._connections: set[Connection] = set()
         self._paused: list[Connection] = []
         """Trickling connections, not read again before the next tick."""
+        self._complete: list[Connection] = []
+        """With a complete request. The threads get it after the poller's work, or they would compete for the GIL."""
+        self._answered: deque[Connection] = deque()
+        """With a response to send."""
+        self._is_poller_called = False
         self._ready_callback = partial(self._guard, self._on_ready)
         self._server_addresses: dict[socket.socket, object] = {}
         self._next_tick = 0.0
@@ -139,6 +146,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for events, at most until the next tick, and handle them."""
         super().wait_for_and_dispatch_events(min(timeout, TICK_SECONDS) if self._connections else timeout)
+        self._start_threads()
 
     def murder_keepalived(self, force: bool = False) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
         """Handle connections whose deadline has passed; with ``force``, close all."""
@@ -155,6 +163,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
                 self._close(connection)
             elif connection.deadline <= now and connection.state is not State.HANDLING:
                 self._guard(self._on_deadline, connection)
+        self._start_threads()
 
     def _resume_paused(self) -> None:
         paused, self._paused = self._paused, []
@@ -214,7 +223,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self._paused.append(connection)
 
     def _advance(self, connection: Connection) -> None:
-        """Submit the request if it is complete."""
+        """Take the request if it is complete."""
         head = connection.head()
         if len(connection.received if head is None else head) > MAX_HEAD_BYTES:
             CLOSED.labels("head_too_large").inc()
@@ -225,7 +234,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             if connection.input_ended:
                 self._close(connection)
             elif b"\n\n" in connection.received:  # lines end in LF alone: the parser will refuse them
-                self._submit(connection)
+                self._take(connection)
             return
         webhook = self._webhook
         secret = secret_header(head)
@@ -239,18 +248,25 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             if connection.state is not State.BODY:
                 connection.begin_body(head)
             return
-        self._submit(connection)
+        self._take(connection)
 
-    @property
+    @cached_property
     def _webhook(self) -> WebhookDependencies | None:
         """None if another application runs, all of whose requests count as authenticated."""
         found: WebhookDependencies | None = getattr(self.wsgi, "extensions", {}).get(EXTENSION)
         return found
 
-    def _submit(self, connection: Connection) -> None:
+    def _take(self, connection: Connection) -> None:
         connection.state = State.HANDLING
-        pool = self.tpool if connection.is_authenticated else self._unauthenticated_pool
-        pool.submit(self.handle, connection)
+        webhook = self._webhook if connection.is_authenticated else None
+        connection.arrival = webhook.committer.expect(connection.arrived) if webhook else None
+        self._complete.append(connection)
+
+    def _start_threads(self) -> None:
+        for connection in self._complete:
+            pool = self.tpool if connection.is_authenticated else self._unauthenticated_pool
+            pool.submit(self.handle, connection)
+        self._complete.clear()
 
     def _on_deadline(self, connection: Connection) -> None:
         if connection.state is State.HEAD:
@@ -260,7 +276,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
                 return
         if connection.state is State.BODY:  # the application responds that it is incomplete
             connection.input_ended = True
-            self._submit(connection)
+            self._take(connection)
         elif connection.state is State.HEAD and connection.received.strip(b"\r\n"):  # an empty line is no request
             CLOSED.labels("head_too_slow").inc()
             self._refuse(connection, HTTPStatus.REQUEST_TIMEOUT, "The head did not arrive completely in time")
@@ -293,15 +309,28 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         except Exception as error:  # noqa: BLE001 - the thread must survive every error
             connection.unsent.clear()
             self._respond_to_error(connection, error)
+        if self._webhook and connection.arrival:
+            self._webhook.committer.dismiss(connection.arrival)
         connection.received[:0] = unreader.take_buffered()
-        connection.flush()
-        self.method_queue.defer(self._guard, self._on_response, connection)
+        self._hand_back(connection)
+
+    def _hand_back(self, connection: Connection) -> None:
+        """Leave the connection to the poller. One call is enough for all that are answered until it is followed."""
+        self._answered.append(connection)
+        if not self._is_poller_called:
+            self._is_poller_called = True
+            self.method_queue.defer(self._take_answered)
+
+    def _take_answered(self) -> None:
+        self._is_poller_called = False  # first: whoever is answered from now on calls again
+        while self._answered:
+            self._guard(self._on_response, self._answered.popleft())
 
     def _on_response(self, connection: Connection) -> None:
-        """Send the rest of a response, then wait for the next request or the close; runs in the poller."""
+        """Send a response, then wait for the next request or the close; runs in the poller."""
         if connection not in self._connections:
             return
-        if connection.unsent:
+        if not connection.flush():
             if connection.state is not State.SENDING:
                 connection.begin_sending()
                 self._watch(connection, EVENT_WRITE)
@@ -328,10 +357,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self._log_unexpected(error)
 
     def _refuse(self, connection: Connection, status: HTTPStatus, detail: str) -> None:
-        """Respond to a request that is not submitted."""
+        """Respond to a request that no thread gets."""
         connection.keep_alive = False
         connection.sendall(_problem_response(status, detail))
-        connection.flush()
         self._on_response(connection)
 
     def _log_limited(self, action: str, message: str) -> None:
@@ -352,24 +380,6 @@ def _problem_response(status: HTTPStatus, detail: str) -> bytes:
         f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
-
-
-class CloseOnDemand:
-    """WSGI middleware: close the connection after a response with ``Connection: close``, which gunicorn would drop."""
-
-    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
-        self._app = app
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Handle a request."""
-
-        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            response = getattr(start_response, "__self__", None)
-            if ("Connection", "close") in headers and response is not None:
-                response.force_close()
-            return start_response(status, headers, *exc_info)
-
-        return self._app(environ, start)
 
 
 class RoutedLogger(glogging.Logger):  # type: ignore[misc] # gunicorn has no types

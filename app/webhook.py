@@ -10,7 +10,7 @@ from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.authentication import matching_label
-from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, arrived_at, declared_length, read_body
+from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, arrival_of, declared_length, read_body
 from app.bounded_log import BoundedLog, EventKind
 from app.dependencies import EXTENSION, WebhookDependencies
 from app.metrics import FORM_LABELLED, PLACEHOLDERS, request_counter
@@ -90,7 +90,7 @@ def _handle(webhook: WebhookDependencies, environ: Environ, label: str) -> Respo
 def _accept(webhook: WebhookDependencies, environ: Environ, body: bytes, label: str) -> Response:
     try:
         interaction = parse(body)
-        outcome = webhook.committer.record(_row(environ, body, interaction), arrived_at(environ))
+        outcome = webhook.committer.record(_row(environ, body, interaction), arrival_of(environ))
     except NotJsonError as error:
         return _refuse("not_json", problem(400, str(error)), label)
     except InvalidInteractionError as error:

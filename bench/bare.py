@@ -11,7 +11,7 @@ from dataclasses import replace
 from flask import Flask, Response, request
 
 from app.dependencies import EXTENSION
-from app.group_commit import GroupCommitter
+from app.group_commit import Arrival, GroupCommitter
 from outbox.db.engine import create_outbox_engine
 from outbox.models import Accepted, NewRow, RecordOutcome
 from outbox.store import Store
@@ -63,7 +63,7 @@ class _SingleCommitter(GroupCommitter):
         super().__init__(store)
         self._record = store.record
 
-    def record(self, row: NewRow, arrived: float | None = None) -> RecordOutcome:  # noqa: ARG002 - as in the base
+    def record(self, row: NewRow, arrival: Arrival | None = None) -> RecordOutcome:  # noqa: ARG002 - as in the base
         """Commit one row."""
         (outcome,) = self._record([row])
         return outcome
@@ -78,6 +78,3 @@ class _DiscardingStore(Store):
     def record(self, rows: Sequence[NewRow]) -> list[RecordOutcome]:
         """Accept each row as new."""
         return [Accepted(1, row.interaction_id, duplicate=False) for row in rows]
-
-    def notify(self, outcomes: Sequence[RecordOutcome]) -> None:
-        """Notify nobody."""

@@ -19,6 +19,7 @@ from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
 SECRET = "a-secret-of-the-tests"
+APPLICATION = "app.factory:create_app_from_environ()"
 PATH = "/webhook/cxone-data-action"
 
 
@@ -41,9 +42,10 @@ class WebProcess:
     Args:
         environ: Settings in addition to those that the tests need.
         log: File for its output.
+        application: The WSGI application, as gunicorn takes it.
     """
 
-    def __init__(self, environ: Mapping[str, str], log: Path) -> None:
+    def __init__(self, environ: Mapping[str, str], log: Path, application: str = APPLICATION) -> None:
         self.port, self.log = free_port(), log
         self.base = f"http://127.0.0.1:{self.port}"
         settings = {
@@ -53,10 +55,7 @@ class WebProcess:
         }
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf"),
-                    "app.factory:create_app_from_environ()",
-                ],
+                [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", application],
                 cwd=ROOT,
                 env={**os.environ, **settings, **environ, "PORT": str(self.port), "LOG_FORMAT": "json"},
                 stdout=file,

@@ -805,10 +805,24 @@ BREAKAGES = [
     Breakage(
         "the webhook answers before the commit",
         "app/group_commit.py",
-        "        self._queue.put(pending)",
-        "        self._queue.put(pending)\n"
-        "        return __import__('outbox.models').models.Accepted(1, row.interaction_id, False)",
+        "        if not pending.done.acquire(timeout=seconds):",
+        "        return __import__('outbox.models').models.Accepted(1, row.interaction_id, False)\n"
+        "        if not pending.done.acquire(timeout=seconds):",
         "tests/integration/test_webhook.py::test_a_locked_database_answers_503_and_recovers",
+    ),
+    Breakage(
+        "a batch waits for requests that were refused",
+        "app/gunicorn_worker.py",
+        "            self._webhook.committer.dismiss(connection.arrival)",
+        "            pass",
+        "tests/integration/test_under_way.py::test_a_refused_request_is_not_waited_for[invalid]",
+    ),
+    Breakage(
+        "a batch does not wait for requests under way",
+        "app/group_commit.py",
+        "            self._changed.wait_for(self._is_complete, self._linger_seconds)\n",
+        "",
+        "tests/integration/test_group_commit.py::test_a_batch_waits_for_requests_under_way[sqlite]",
     ),
     Breakage(
         "an unanswered commit counts as committed",

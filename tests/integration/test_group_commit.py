@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from app.group_commit import REQUEST_TIMEOUT_SECONDS, GroupCommitter
+from app.group_commit import REQUEST_TIMEOUT_SECONDS, RESERVED_THREADS, Arrival, GroupCommitter
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError, OutboxError
 from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome, RowRefused
@@ -18,6 +18,8 @@ from testkit.databases import NewDatabase
 from testkit.rows import new_row
 from testkit.waiting import wait_until
 
+A_TEST = 600.0
+"""Longer than any test."""
 BIG = b'{"id": "%s"}' % (b"x" * 20_000)
 
 
@@ -49,38 +51,30 @@ def writers_blocked(engine: Engine) -> Iterator[None]:
 
 
 class ObservedStore(Store):
-    """A store that counts its batches and notifications."""
+    """A store that counts its batches."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self.batches: list[int] = []
-        self.notified = 0
 
     def record(self, rows: Sequence[NewRow]) -> list[RecordOutcome]:
         """Count, and do it."""
         self.batches.append(len(rows))
         return super().record(rows)
 
-    def notify(self, outcomes: Sequence[RecordOutcome]) -> None:
-        """Count, and do it."""
-        super().notify(outcomes)
-        self.notified += 1
-
-    def wait_notified(self) -> None:
-        """Wait for the notifications, which follow the outcomes: the test must not dispose of the engine earlier."""
-        wait_until(lambda: self.notified == len(self.batches), "relays were notified of every batch")
-
 
 Result = RecordOutcome | OutboxError
 
 
-def start_requests(committer: GroupCommitter, rows: Sequence[NewRow]) -> Callable[[], list[Result]]:
+def start_requests(
+    committer: GroupCommitter, rows: Sequence[NewRow], arrivals: Sequence[Arrival] = ()
+) -> Callable[[], list[Result]]:
     """Start a request for each row; the returned function waits for the results, in the order of the rows."""
     results: dict[int, Result] = {}
 
     def request(number: int, row: NewRow) -> None:
         try:
-            results[number] = committer.record(row)
+            results[number] = committer.record(row, arrivals[number] if arrivals else None)
         except OutboxError as error:
             results[number] = error
 
@@ -116,17 +110,15 @@ def commit_as_one_batch(engine: Engine, rows: Sequence[NewRow]) -> list[Result]:
         wait_until(lambda: committer.queued == len(rows), "the others are queued", seconds=4)
     assert isinstance(first()[0], Accepted)
     outcomes = rest()
-    store.wait_notified()
     assert store.batches[:2] == [1, len(rows)]
     return outcomes
 
 
 def test_a_lone_request_is_committed_at_once(engine: Engine, commits: Callable[[], int]) -> None:
-    """Three requests one after the other are three transactions."""
-    store = ObservedStore(engine)
-    committer = GroupCommitter(store)
-    assert [type(committer.record(new_row())) for _ in range(3)] == [Accepted] * 3
-    store.wait_notified()
+    """Three requests one after the other are three transactions, none of which waits for anything."""
+    committer = GroupCommitter(Store(engine), linger_seconds=A_TEST)
+    outcomes = [committer.record(new_row(), committer.expect(monotonic())) for _ in range(3)]
+    assert [type(outcome) for outcome in outcomes] == [Accepted] * 3
     assert commits() == 3
 
 
@@ -140,28 +132,64 @@ def test_concurrent_requests_share_one_transaction(engine: Engine, commits: Call
     ]
 
 
-def test_after_a_shared_batch_the_next_one_lingers(engine: Engine) -> None:
-    """A row that arrives while the writer lingers is part of the batch; after a lone request it does not linger."""
+def test_a_batch_waits_for_requests_under_way(engine: Engine) -> None:
+    """Two have arrived: the first row is not committed before the second."""
     store = ObservedStore(engine)
-    late: list[Callable[[], list[Result]]] = []
+    committer = GroupCommitter(store, linger_seconds=A_TEST)
+    one, two = committer.expect(monotonic()), committer.expect(monotonic())
+    first = start_requests(committer, [new_row()], [one])
+    wait_until(lambda: committer.queued == 1, "the first waits")
+    assert isinstance(committer.record(new_row(), two), Accepted)
+    assert isinstance(first()[0], Accepted)
+    assert store.batches == [2]
 
-    def linger(_seconds: float) -> None:
-        late.append(start_requests(committer, [new_row()]))
-        wait_until(lambda: committer.queued == 1, "one more is queued")
 
-    committer = GroupCommitter(store, linger=linger)
-    with writers_blocked(engine):
-        first = start_requests(committer, [new_row()])
-        wait_until(lambda: store.batches, "the writer has taken the first row")
-        others = start_requests(committer, [new_row(), new_row()])
-        wait_until(lambda: committer.queued == 2, "two are queued", seconds=4)
-    first(), others()
-    assert store.batches == [1, 2]
-    assert not late
-    committer.record(new_row())
-    assert isinstance(late[0]()[0], Accepted)
-    store.wait_notified()
-    assert store.batches == [1, 2, 2]
+def test_a_batch_does_not_wait_for_a_request_that_ends_otherwise(engine: Engine) -> None:
+    """One is refused before its commit, and dismissed twice: only the one that remains is waited for."""
+    store = ObservedStore(engine)
+    committer = GroupCommitter(store, linger_seconds=A_TEST)
+    one, two, refused = (committer.expect(monotonic()) for _ in range(3))
+    first = start_requests(committer, [new_row()], [one])
+    wait_until(lambda: committer.queued == 1, "the first waits")
+    committer.dismiss(refused)
+    committer.dismiss(refused)
+    assert isinstance(committer.record(new_row(), two), Accepted)
+    assert isinstance(first()[0], Accepted)
+    committer.dismiss(two)
+    assert isinstance(committer.record(new_row()), Accepted)
+    last = committer.expect(monotonic())
+    second = start_requests(committer, [new_row()])
+    wait_until(lambda: committer.queued == 1, "the second waits")
+    committer.dismiss(last)
+    assert isinstance(second()[0], Accepted)
+    assert store.batches == [2, 1, 1]
+
+
+def test_a_request_that_came_too_late_is_not_waited_for(engine: Engine) -> None:
+    """It is refused because it arrived ten seconds ago, and dismissed as every request is in the end."""
+    committer = GroupCommitter(Store(engine), linger_seconds=A_TEST)
+    late = committer.expect(monotonic() - REQUEST_TIMEOUT_SECONDS)
+    with pytest.raises(DatabaseUnavailableError):
+        committer.record(new_row(), late)
+    committer.dismiss(late)
+    assert isinstance(committer.record(new_row()), Accepted)
+
+
+def test_a_batch_waits_only_briefly(engine: Engine) -> None:
+    """A request that is under way for long does not hold up others."""
+    committer = GroupCommitter(Store(engine))
+    committer.expect(monotonic())
+    assert isinstance(committer.record(new_row()), Accepted)
+
+
+def test_a_batch_does_not_wait_if_every_thread_waits(engine: Engine) -> None:
+    """A third request has arrived, but there are two threads."""
+    store = ObservedStore(engine)
+    committer = GroupCommitter(store, threads=2, linger_seconds=A_TEST)
+    arrivals = [committer.expect(monotonic()) for _ in range(3)]
+    outcomes = start_requests(committer, [new_row(), new_row()], arrivals[:2])()
+    assert [type(outcome) for outcome in outcomes] == [Accepted] * 2
+    assert store.batches == [2]
 
 
 def test_each_request_gets_its_own_outcome(engine: Engine) -> None:
@@ -224,7 +252,7 @@ def test_commits_recover_after_a_failure(new_sqlite: NewDatabase) -> None:
 def test_only_max_waiting_requests_wait_for_a_hung_commit(engine: Engine) -> None:
     """One more waits until the commit counts as hung; further requests are refused at once."""
     store = ObservedStore(engine)
-    committer = GroupCommitter(store, max_waiting=3)
+    committer = GroupCommitter(store, threads=3 + RESERVED_THREADS)
     with writers_blocked(engine):
         first = start_requests(committer, [new_row()])
         wait_until(lambda: store.batches, "the writer has taken the first row")
@@ -241,7 +269,6 @@ def test_only_max_waiting_requests_wait_for_a_hung_commit(engine: Engine) -> Non
         assert monotonic() - began < 1
     assert [type(outcome) for outcome in (*first(), *others())] == [Accepted] * 3
     assert isinstance(committer.record(new_row()), Accepted)
-    store.wait_notified()
 
 
 def test_the_timeout_counts_from_the_arrival(engine: Engine) -> None:
@@ -250,13 +277,12 @@ def test_the_timeout_counts_from_the_arrival(engine: Engine) -> None:
     committer = GroupCommitter(store)
     row = new_row()
     with pytest.raises(DatabaseUnavailableError):
-        committer.record(row, arrived=monotonic() - REQUEST_TIMEOUT_SECONDS)
+        committer.record(row, Arrival(monotonic() - REQUEST_TIMEOUT_SECONDS))
     assert row.key not in stored(engine).values()
     with writers_blocked(engine):
         waiting = start_requests(committer, [new_row()])
         began = monotonic()
         with pytest.raises(DatabaseUnavailableError):
-            committer.record(new_row(), arrived=monotonic() - REQUEST_TIMEOUT_SECONDS + 0.5)
+            committer.record(new_row(), Arrival(monotonic() - REQUEST_TIMEOUT_SECONDS + 0.5))
         assert monotonic() - began < 4
     assert isinstance(waiting()[0], Accepted)
-    store.wait_notified()
