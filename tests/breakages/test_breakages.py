@@ -48,7 +48,9 @@ _LEASE = """
 """
 _SELECT = "WHERE w.shard = :shard\n          AND EXISTS ("
 """Occurs only in the statement that selects rows behind parked ones as well."""
-_SELECT_UNBLOCKED = "              )\n          )\n          AND EXISTS ("
+_SELECT_UNBLOCKED = "              ) IS NULL\n          )\n          AND EXISTS ("
+_IN_ORDER_SQLITE = "          )\n        ORDER BY w.id LIMIT"
+"""Ends SQLite's variant of the statement that leaves rows behind parked ones out."""
 _PAUSED_SQLITE = (
     "          SELECT 1 FROM outbox_pause AS p\n          WHERE p.shard = :shard\n"
     "            AND (p.until IS NULL OR p.until > CAST((julianday"
@@ -133,15 +135,15 @@ BREAKAGES = [
     Breakage(
         "the select statement ignores the acknowledged sequence",
         "outbox/sql/flow.py",
-        _SELECT_UNBLOCKED + _LEASE,
-        _SELECT_UNBLOCKED + _LEASE.replace("AND acknowledged_sequence = :acknowledged_sequence", ""),
+        _SELECT_UNBLOCKED + _LEASE + _IN_ORDER_SQLITE,
+        _SELECT_UNBLOCKED + _LEASE.replace("AND acknowledged_sequence = :acknowledged_sequence", "") + _IN_ORDER_SQLITE,
         f"{STORE}::test_rows_are_not_selected_if_another_sequence_is_acknowledged[sqlite]",
     ),
     Breakage(
         "the select statement ignores the epoch",
         "outbox/sql/flow.py",
-        _SELECT_UNBLOCKED + _LEASE,
-        _SELECT_UNBLOCKED + _LEASE.replace("AND epoch = :epoch", ""),
+        _SELECT_UNBLOCKED + _LEASE + _IN_ORDER_SQLITE,
+        _SELECT_UNBLOCKED + _LEASE.replace("AND epoch = :epoch", "") + _IN_ORDER_SQLITE,
         f"{SELECTED}[sqlite-epoch-True]",
     ),
     Breakage(
@@ -360,8 +362,8 @@ BREAKAGES = [
     Breakage(
         "rows are selected although an earlier row of their interaction is parked",
         "outbox/sql/flow.py",
-        "AND p.id < r.id",
-        "AND p.id < r.id AND false",
+        "WHERE w.shard = :shard\n          AND (\n              NOT EXISTS (",
+        "WHERE w.shard = :shard\n          AND (\n              true OR NOT EXISTS (",
         f"{STORE}::test_a_row_waits_only_behind_a_parked_row_of_its_interaction[sqlite]",
     ),
     Breakage(
