@@ -13,8 +13,10 @@ PING_TIMEOUT_SECONDS = 3.0
 
 _SETTINGS = """
     SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('server_encoding'),
-           current_setting('transaction_read_only'), pg_is_in_recovery()
+           current_setting('transaction_read_only'), pg_is_in_recovery(), current_setting('transaction_isolation')
 """
+_READ_COMMITTED = ("read committed", "read uncommitted")
+"""Isolation levels in which each statement sees what was committed before it; to PostgreSQL the two are the same."""
 
 
 class DeadlineConnection(psycopg.Connection[Any]):
@@ -59,17 +61,22 @@ class DeadlineConnection(psycopg.Connection[Any]):
             self.answer_seconds = usual
 
     def require_safe_server(self) -> None:
-        """Return if commits are durable, the encoding stores every character, and the server accepts writes.
+        """Return if commits are durable and seen, every character can be stored, and the server accepts writes.
 
         Raises:
             UnsafeDatabaseError: waiting does not help.
             DatabaseUnavailableError: the server accepts no writes now.
         """
-        fsync, synchronous_commit, encoding, read_only, standby = self.execute(_SETTINGS).fetchall()[0]
+        fsync, synchronous_commit, encoding, read_only, standby, isolation = self.execute(_SETTINGS).fetchall()[0]
         if fsync != "on" or synchronous_commit == "off":
             raise UnsafeDatabaseError(
                 f"PostgreSQL runs with fsync = {fsync} and synchronous_commit = {synchronous_commit}: it may lose "
                 "committed rows. Set fsync = on, and synchronous_commit to anything but off"
+            )
+        if isolation not in _READ_COMMITTED:
+            raise UnsafeDatabaseError(
+                f"PostgreSQL runs with default_transaction_isolation = {isolation}: a statement that waited for a lock "
+                "would not see what changed meanwhile. Set it to read committed"
             )
         if encoding != "UTF8":
             raise UnfitEncodingError(

@@ -62,12 +62,12 @@ class RowFilter:
 
 
 class PlannedRow(NamedTuple):
-    """A row as it was when it was planned. After a change by an operator it no longer matches."""
+    """A row as it was when it was planned. A row that was parked or discarded since no longer matches."""
 
     id: int
     nonce: int
     changed_at_ms: int
-    """0: it was never parked, retried or discarded."""
+    """When it was parked or discarded; 0: it is neither."""
 
 
 class FoundRow(NamedTuple):
@@ -86,7 +86,7 @@ class FoundRow(NamedTuple):
     topic: str | None
     """The topic of a replay; None: the configured topic."""
     changed_at_ms: int
-    """When it was last parked, retried or discarded; 0: never."""
+    """When it was parked or discarded; 0: it is neither."""
 
     @property
     def ref(self) -> RowRef:

@@ -76,6 +76,19 @@ def test_sqlite_without_a_plain_file_is_refused(path: str) -> None:
         create_outbox_engine(f"sqlite://{path}")
 
 
+def test_postgresql_with_another_isolation_level_is_refused(new_postgresql: NewDatabase) -> None:
+    """A row inserted during a reshard would get its old shard, and no relay would send it."""
+    url = new_postgresql()
+    engine = create_outbox_engine(url)
+    with engine.begin() as connection:
+        name = engine.url.database
+        connection.exec_driver_sql(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'")
+    engine.dispose()
+    with pytest.raises(UnsafeDatabaseError, match="Set it to read committed"), engine.connect():
+        pass
+    engine.dispose()
+
+
 def test_postgresql_with_synchronous_commit_off_is_refused(new_postgresql: NewDatabase) -> None:
     """The first connection raises an error with the remedy."""
     url = new_postgresql()

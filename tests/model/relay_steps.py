@@ -264,6 +264,9 @@ class RelaySteps:
         if r.rejected:
             yield from self._park_rejected(s, a, r)
             return
+        if not r.has_lease and self.mutation != "select does not compare the lease":
+            yield (f"relay {a}: lease lost, does not select",), True, self._take_over_again(s, a)
+            return
         if (
             db.acknowledged_sequence != r.acknowledged_sequence
             and self.mutation != "select does not compare the acknowledged sequence"

@@ -60,7 +60,7 @@ class CommitFault:
 
     def __init__(self, engine: Engine) -> None:
         self.next: Fault | None = None
-        self._listeners = {
+        self._listeners: dict[str, Callable[..., None]] = {
             "commit": self._at_commit,
             "before_cursor_execute": self._before_statement,
             "after_cursor_execute": self._after_statement,
