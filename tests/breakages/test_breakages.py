@@ -601,7 +601,7 @@ BREAKAGES = [
         "app/group_commit.py",
         "            self._changed.wait_for(self._is_complete, self._linger_seconds)\n",
         "",
-        "tests/integration/test_group_commit.py::test_a_batch_waits_for_requests_under_way",
+        "tests/integration/test_group_commit.py::test_a_batch_waits_for_requests_under_way[sqlite]",
     ),
     Breakage(
         "an unanswered commit counts as committed",

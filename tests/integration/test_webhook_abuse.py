@@ -6,6 +6,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -316,6 +317,8 @@ def test_a_refused_body_is_never_parsed_as_a_request(web: WebProcess) -> None:
         (head("X-CXone-Webhook-Secret: canary\0", "Content-Length: 0"), 400),
         (head("Content-Length: canary"), 400),
         (head("Content-Length: 0", first=f"POST {PATH}?canary HTTP/9"), 400),
+        (head("Content-Length: 0", first="POST  /canary HTTP/1.1"), 400),
+        (head("Content-Length: 0", first="POST /canary  HTTP/1.1"), 400),
         (head("Content-Length: 0", first=f"POST /{'canary' * 1000} HTTP/1.1"), 414),
         (head(f"X-Long: {'canary' * 2000}", "Content-Length: 0"), 431),
         (head(*(f"X-{number}: canary" for number in range(200))), 431),
@@ -366,3 +369,12 @@ def test_a_header_with_underscores_is_dropped(web: WebProcess) -> None:
     """In the WSGI environment it would have the same name as the real one."""
     secret = f"X_CXone_Webhook_Secret: {SECRET}"
     assert web.raw(head(secret, f"Content-Length: {len(BODY)}") + BODY).status == 401
+
+
+def test_another_parser_is_not_used_even_if_it_is_installed(
+    new_sqlite: NewDatabase, start_web: StartWeb, tmp_path: Path
+) -> None:
+    """Gunicorn prefers its parser in C, with which nothing here was tested."""
+    (tmp_path / "gunicorn_h1c.py").write_text("raise RuntimeError('loaded')\n")
+    web = start_web(new_sqlite(), PYTHONPATH=str(tmp_path))
+    assert web.post(BODY).status_code == 202
