@@ -71,8 +71,8 @@ graceful_timeout = 25
 timeout = 60
 keepalive = _web.web_keepalive_seconds
 http_parser = "python"
-"""By default gunicorn uses its parser in C if that happens to be installed. It is less strict (version 0.6.10 accepts
-two spaces in the request line), and the protections are tested with this one.
+"""By default gunicorn uses its parser in C if that happens to be installed, which is less strict: its version 0.6.10
+accepts two spaces in the request line. The protections are tested with this one.
 """
 limit_request_fields = 100
 limit_request_field_size = 8190
