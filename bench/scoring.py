@@ -36,9 +36,10 @@ class ScoringEndpoint:
         wait_until(lambda: self.counts() is not None, "the endpoint answers")
 
     def stop(self) -> None:
-        """Kill the process."""
-        self._process.kill()
-        self._process.join()
+        """Kill the process, if it was started."""
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
 
     def counts(self) -> dict[str, int] | None:
         """Return the number of ``calls`` with a key and of distinct ``keys``, or None if it does not answer."""
