@@ -188,6 +188,9 @@ class RowFinder:
             if state:
                 conditions, values = [*conditions, sql.IN_STATE], {**values, "state": state.value}
             return self._pages(sql.select_rows(sql.all_of(conditions)), values, [bounds])
+        if state is None and wanted.error is not None:  # only these have an error
+            states = (replace(wanted, state=only.value) for only in (RowState.PARKED, RowState.DISCARDED))
+            return heapq.merge(*(self._find(one, *further, **further_values) for one in states), key=lambda row: row.id)
         query = sql.select_rows(sql.all_of(conditions), state)
         if state not in (None, RowState.SENT):
             query = sql.select_rows(sql.all_of([*conditions, sql.IN_SHARD]), state)

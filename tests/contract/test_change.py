@@ -38,6 +38,9 @@ def test_each_filter_finds_its_rows(operations: Operations, store: Store, engine
     assert found(operations, channel="chat") == [ids[-1]]
     assert found(operations, state="parked") == [ids[3], ids[13]]
     assert found(operations, state="parked", error="NOT ENC") == [ids[13]]
+    operations.discard(planned(operations, ids=(ids[3],)), CONTEXT)
+    assert found(operations, error="o") == [ids[3], ids[13]]
+    assert found(operations, error="too", channel="voice") == [ids[3]]
     assert found(operations, state="sent") == []
     (first,) = operations.find(RowFilter(ids=(ids[0],)))
     assert found(operations, until_ms=first.received_at_ms) == []
