@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.notifier import Notifier
 from bench.connect import CONNECT_VERSION, DEBEZIUM_VERSION, Connect
 from bench.connector import Debezium
 from bench.drain import drain, encoded
@@ -100,11 +101,12 @@ def _latency(environment: Environment, shards: int, rates: list[int], seconds: f
     """Measure a relay that is notified of each commit, as by the webhook."""
     with environment.outbox("postgresql", shards) as outbox:
         store = Store(outbox.engine)
+        notifier = Notifier(store)
 
         def commit(interactions: list[str]) -> float:
             outcomes = store.record([new_row(interaction) for interaction in interactions])
             committed = time.perf_counter()
-            store.notify(outcomes)
+            notifier.notify(outcomes)
             return committed
 
         relay, consumer = environment.relay(outbox.settings), environment.consumer(outbox.topic)

@@ -25,6 +25,12 @@ LEASE_SECONDS = 3_600
 SESSION = text("SELECT pg_backend_pid(), pg_current_wal_insert_lsn() - '0/0'")
 """The process id of the session's server process, and the position in the write-ahead log."""
 
+SIZE = {
+    "postgresql": text("SELECT pg_total_relation_size('outbox') + pg_total_relation_size('outbox_sent')"),
+    "sqlite": text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"),
+}
+"""Bytes on disk: of the tables that keep a sent row, with their indexes; on SQLite of the file."""
+
 Usage = Counter[str]
 """What was used so far: CPU in microseconds, and bytes of write-ahead log."""
 
@@ -48,7 +54,7 @@ def measure(
 
 def _round(outbox: Outbox, count: int) -> dict[str, float]:
     engine = outbox.engine
-    before = _used(engine)
+    size, before = _size(engine), _used(engine)
     fill(engine, count)
     steps = {"insert": _used(engine) - before, "select": Usage(), "mark": Usage()}
     vacuum(engine)
@@ -57,9 +63,10 @@ def _round(outbox: Outbox, count: int) -> dict[str, float]:
         lease = leases.take(shard)
         assert lease is not None
         _send(engine, lease, steps)
-    return {
+    figures = {
         f"{step}, {name} per row": value / count for step, used in steps.items() for name, value in sorted(used.items())
     }
+    return {**figures, "bytes on disk per row": (_size(engine) - size) / count}
 
 
 def _send(engine: Engine, lease: Lease, steps: dict[str, Usage]) -> None:
@@ -76,6 +83,11 @@ def _send(engine: Engine, lease: Lease, steps: dict[str, Usage]) -> None:
         store.mark_sent(lease, RecordRef(sequence, sequence, "digest"), [row.ref for row in rows], inference=False)
         steps["mark"] += _used(engine) - selected
         lease = lease._replace(acknowledged_sequence=sequence)
+
+
+def _size(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(SIZE[engine.dialect.name]).scalar_one())
 
 
 def _used(engine: Engine) -> Usage:
