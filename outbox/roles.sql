@@ -4,7 +4,7 @@
 --   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f outbox/roles.sql
 --
 -- The processes read this file too: `relay check`, the log of the process, and the error of an operator's command name
--- each missing privilege.
+-- each missing privilege. UPDATE (id) only serves to lock rows.
 
 -- web: stores interactions; reads no body. It counts the backlog, but sees no customer.
 GRANT USAGE ON SCHEMA public TO cxone_web;
@@ -27,8 +27,8 @@ GRANT SELECT (id, nonce, interaction_hash, interaction_id, channel, timestamp_ms
               replay_of, topic, received_at, enriched_at) ON outbox TO cxone_relay;
 GRANT UPDATE (customer_email, agent_id, enriched_at), DELETE ON outbox TO cxone_relay;
 GRANT SELECT, DELETE ON outbox_pending TO cxone_relay;
-GRANT SELECT, INSERT, DELETE ON outbox_sent TO cxone_relay;
-GRANT SELECT, INSERT, DELETE ON outbox_parked TO cxone_relay;
+GRANT SELECT, INSERT, UPDATE (id), DELETE ON outbox_sent TO cxone_relay;
+GRANT SELECT, INSERT, UPDATE (id), DELETE ON outbox_parked TO cxone_relay;
 GRANT SELECT ON outbox_rows TO cxone_relay;
 GRANT SELECT, UPDATE ON outbox_shard TO cxone_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_relay TO cxone_relay;
@@ -42,7 +42,7 @@ GRANT SELECT ON alembic_version TO cxone_operator;
 GRANT SELECT, UPDATE ON outbox_identity TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE (shard), DELETE ON outbox_pending TO cxone_operator;
-GRANT SELECT, INSERT, DELETE ON outbox_sent TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE (id), DELETE ON outbox_sent TO cxone_operator;
 GRANT SELECT, UPDATE (shard, state, changed_at), DELETE ON outbox_parked TO cxone_operator;
 GRANT SELECT ON outbox_rows TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_shard TO cxone_operator;
@@ -74,7 +74,7 @@ GRANT SELECT, UPDATE (id) ON outbox_identity TO cxone_console_act;
 GRANT SELECT, INSERT, DELETE ON outbox TO cxone_console_act;
 GRANT UPDATE (customer_email, payload, payload_digest, enriched_at) ON outbox TO cxone_console_act;
 GRANT SELECT, INSERT ON outbox_pending TO cxone_console_act;
-GRANT SELECT, DELETE ON outbox_sent TO cxone_console_act;
+GRANT SELECT, UPDATE (id), DELETE ON outbox_sent TO cxone_console_act;
 GRANT SELECT, UPDATE (state, changed_at), DELETE ON outbox_parked TO cxone_console_act;
 GRANT SELECT ON outbox_rows TO cxone_console_act;
 GRANT SELECT, UPDATE (condition) ON outbox_shard TO cxone_console_act;

@@ -141,8 +141,8 @@ def test_an_unexpected_error_is_one_line(new_sqlite: NewDatabase) -> None:
     """It names the type, not the text, which may contain data; LOG_LEVEL=DEBUG adds where it happened."""
     url = new_sqlite()
     database = sqlite.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    database.execute("INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash)"
-                     " VALUES (1, 'ann', 'retry', '{', 'canary', '[1', 'x')")  # fmt: skip
+    database.execute("INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash, os_user)"
+                     " VALUES (1, 'ann', 'retry', '{', 'canary', '[1', 'x', 'root')")  # fmt: skip
     database.close()
     done = run("audit", url)
     expect_one_line(done, "unexpected JSONDecodeError")
