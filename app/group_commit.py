@@ -73,7 +73,7 @@ class GroupCommitter:
     Args:
         store: Where rows are committed.
         threads: Number of request threads. All but ``RESERVED_THREADS`` may wait for a hung commit. None: no limit.
-        notifier: Is told what was committed. None: relays are not notified.
+        notifier: Notifies relays of committed rows. None: they are not notified.
         linger_seconds: How long a batch waits for requests under way.
     """
 

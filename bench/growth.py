@@ -4,6 +4,7 @@ Each history is created once, and every round uses a copy. The relay is warm bef
 once. ``bench.operators`` measures operators' commands with a long history, ``bench.backlog`` a long backlog.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from bench.drain import time_relays
@@ -21,13 +22,14 @@ def measure(
     environment: Environment, database: str, count: int, history: list[int], rounds: int, shards: int, seconds: float
 ) -> dict[str, Any]:
     """Return the figures for each length of history, and ratios to the first."""
-    figures: dict[int, dict[str, list[float]]] = {size: {} for size in history}
-    urls = {size: create_history(environment, database, shards, size) for size in history}
-    for _ in range(rounds):
-        for size in history:
-            with environment.outbox(database, shards, urls[size]) as outbox:
-                for name, value in _round(environment, outbox, min(count, CHUNK), seconds).items():
-                    figures[size].setdefault(name, []).append(value)
+    figures = by_history(
+        environment,
+        database,
+        shards,
+        history,
+        rounds,
+        lambda outbox: _round(environment, outbox, min(count, CHUNK), seconds),
+    )
     return {
         f"{size:,} rows of history": {
             **{name: spread(values, 1) for name, values in measured.items()},
@@ -37,7 +39,26 @@ def measure(
     }
 
 
-def create_history(environment: Environment, database: str, shards: int, size: int) -> str:
+def by_history(
+    environment: Environment,
+    database: str,
+    shards: int,
+    history: list[int],
+    rounds: int,
+    measure_round: Callable[[Outbox], dict[str, float]],
+) -> dict[int, dict[str, list[float]]]:
+    """Return the figures of every round by name, for each length of history."""
+    figures: dict[int, dict[str, list[float]]] = {size: {} for size in history}
+    urls = {size: _create_history(environment, database, shards, size) for size in history}
+    for _ in range(rounds):
+        for size in history:
+            with environment.outbox(database, shards, urls[size]) as outbox:
+                for name, value in measure_round(outbox).items():
+                    figures[size].setdefault(name, []).append(value)
+    return figures
+
+
+def _create_history(environment: Environment, database: str, shards: int, size: int) -> str:
     """Create an outbox with sent rows and return its URL."""
     url = environment.make(database, shards)
     engine = create_outbox_engine(url, answer_seconds=LONG_ANSWER_SECONDS)

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from bench.environment import BATCH, Environment, Outbox, fill
-from bench.growth import create_history
+from bench.growth import by_history
 from bench.report import spread
 from bench.rows import vacuum
 from outbox.leases import Leases
@@ -39,13 +39,7 @@ def measure(
     environment: Environment, database: str, count: int, history: list[int], rounds: int, shards: int
 ) -> dict[str, Any]:
     """Return the cost per row of insert, select and mark for each length of history."""
-    figures: dict[int, dict[str, list[float]]] = {size: {} for size in history}
-    urls = {size: create_history(environment, database, shards, size) for size in history}
-    for _ in range(rounds):
-        for size in history:
-            with environment.outbox(database, shards, urls[size]) as outbox:
-                for name, value in _round(outbox, count).items():
-                    figures[size].setdefault(name, []).append(value)
+    figures = by_history(environment, database, shards, history, rounds, lambda outbox: _round(outbox, count))
     return {
         f"{size:,} rows of history": {name: spread(values, 1) for name, values in measured.items()}
         for size, measured in figures.items()

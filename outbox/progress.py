@@ -132,19 +132,21 @@ def mark_next(engine: Engine, lease: Lease, record: RecordRef, refs: Sequence[Ro
         How many rows were marked. If not all: nothing was done, or some rows were not pending any more.
     """
     ids = [ref.id for ref in refs]
-    begin = transactions.autocommit if engine.dialect.name == "postgresql" else transactions.write
-    with begin(engine) as connection:
+    is_one_statement = engine.dialect.name == "postgresql"
+    with (transactions.autocommit if is_one_statement else transactions.write)(engine) as connection:
         values = {
             **lease._asdict(),
             **record._asdict(),
             "first_id": min(ids),
             "last_id": max(ids),
-            "ids": bind_numbers(connection, ids),
             "nonces": bind_numbers(connection, (ref.nonce for ref in refs)),
             "inference": inference,
             "blocked_delay_ms": inference_queue.BLOCKED_DELAY_MS,
         }
-        return sql.ACKNOWLEDGE_AND_MARK.run(connection, values).rowcount
+        marked = sql.ACKNOWLEDGE_AND_MARK.run(connection, values).rowcount
+        if inference and marked and not is_one_statement:
+            _add_calls(connection, lease.shard, record.sequence, refs)
+        return marked
 
 
 def mark_rows(connection: Connection, shard: int, sequence: int, refs: Sequence[RowRef], *, inference: bool) -> int:

@@ -182,19 +182,20 @@ class RowFinder:
     def _find(self, wanted: RowFilter, *further: Condition, **further_values: Any) -> Iterator[FoundRow]:
         conditions, values = _conditions(wanted)
         conditions, values = [*conditions, *further], {**values, **further_values}
-        bounds = self._id_bounds(wanted)
         state = RowState(wanted.state) if wanted.state else None
-        if wanted.ids or wanted.interaction_id is not None or wanted.key is not None:
+        by_index = bool(wanted.ids) or wanted.interaction_id is not None or wanted.key is not None
+        if state is None and wanted.error is not None and not by_index:  # only these have an error
+            states = (replace(wanted, state=only.value) for only in (RowState.PARKED, RowState.DISCARDED))
+            return heapq.merge(*(self._find(one, *further, **further_values) for one in states), key=lambda row: row.id)
+        bounds = self._id_bounds(wanted)
+        if by_index:
             if state:
                 conditions, values = [*conditions, sql.IN_STATE], {**values, "state": state.value}
             return self._pages(sql.select_rows(sql.all_of(conditions)), values, [bounds])
-        if state is None and wanted.error is not None:  # only these have an error
-            states = (replace(wanted, state=only.value) for only in (RowState.PARKED, RowState.DISCARDED))
-            return heapq.merge(*(self._find(one, *further, **further_values) for one in states), key=lambda row: row.id)
-        query = sql.select_rows(sql.all_of(conditions), state)
         if state not in (None, RowState.SENT):
             query = sql.select_rows(sql.all_of([*conditions, sql.IN_SHARD]), state)
             return self._find_by_shard(query, values, bounds)
+        query = sql.select_rows(sql.all_of(conditions), state)
         step = WINDOW_IDS if wanted.email is None else BODY_WINDOW_IDS
         first, last = bounds
         windows = ((start, min(start + step, last)) for start in range(first, last, step))

@@ -181,15 +181,6 @@ ACKNOWLEDGE_AND_MARK = move(
     )
     """,
         """
-    INSERT INTO outbox_inference_call (row_id, interaction_id, due_at)
-    SELECT o.id, o.interaction_id,
-           CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
-           + CASE WHEN o.id = min(o.id) OVER (PARTITION BY o.interaction_id) THEN 0 ELSE :blocked_delay_ms END
-    FROM outbox_sent AS s JOIN outbox AS o ON o.id = s.id
-    WHERE :inference AND s.id IN (SELECT value FROM json_each(:ids)) AND s.shard = :shard AND s.sequence = :sequence
-    ON CONFLICT (row_id) DO NOTHING
-    """,
-        """
     UPDATE outbox_shard
     SET acknowledged_sequence = :sequence, progress_offset = :offset, progress_digest = :digest
     WHERE shard = :shard AND owner = :owner AND epoch = :epoch AND acknowledged_sequence = :sequence - 1
@@ -197,9 +188,10 @@ ACKNOWLEDGE_AND_MARK = move(
     """,
     ],
 )
-"""Marks the pending rows of a transaction sent, adds their inference calls and acknowledges its progress record, if the
-lease is the caller's and the record is the next: all that a cycle writes, at once. One scan of the shard's pending rows
-looks each row's nonce up among those of the transaction."""
+"""Marks the pending rows of a transaction sent and acknowledges its progress record, if the lease is the caller's and
+the record is the next. On PostgreSQL it adds the inference calls, too, so that one statement is all that a cycle
+writes; on SQLite ``ADD_CALLS`` follows. One scan of the shard's pending rows looks each row's nonce up among those of
+the transaction."""
 
 MARK_SENT = move(
     postgresql="""

@@ -57,40 +57,18 @@ EXTEND_PAUSE = statement(
 )
 """Pauses the new shards if every old one is paused."""
 
-COUNT_MOVING = statement(
-    postgresql="""
-    SELECT count(*) AS unsent, count(*) FILTER (WHERE u.shard <> mod(o.interaction_hash, :shards)) AS moving
-    FROM (SELECT id, shard FROM outbox_pending UNION ALL SELECT id, shard FROM outbox_parked) AS u
-    JOIN outbox AS o ON o.id = u.id
-    """,
-    sqlite="""
+COUNT_MOVING = statement("""
     SELECT count(*) AS unsent, count(*) FILTER (WHERE u.shard <> o.interaction_hash % :shards) AS moving
     FROM (SELECT id, shard FROM outbox_pending UNION ALL SELECT id, shard FROM outbox_parked) AS u
     JOIN outbox AS o ON o.id = u.id
-    """,
-)
+""")
 """Counts the rows that are not sent, and those of them whose shard would change."""
 
-MOVES = (
-    statement(
-        postgresql="""
-    UPDATE outbox_pending AS w SET shard = mod(o.interaction_hash, :shards)
-    FROM outbox AS o WHERE o.id = w.id AND w.shard <> mod(o.interaction_hash, :shards)
-    """,
-        sqlite="""
-    UPDATE outbox_pending SET shard = o.interaction_hash % :shards
-    FROM outbox AS o WHERE o.id = outbox_pending.id AND outbox_pending.shard <> o.interaction_hash % :shards
-    """,
-    ),
-    statement(
-        postgresql="""
-    UPDATE outbox_parked AS p SET shard = mod(o.interaction_hash, :shards)
-    FROM outbox AS o WHERE o.id = p.id AND p.shard <> mod(o.interaction_hash, :shards)
-    """,
-        sqlite="""
-    UPDATE outbox_parked SET shard = o.interaction_hash % :shards
-    FROM outbox AS o WHERE o.id = outbox_parked.id AND outbox_parked.shard <> o.interaction_hash % :shards
-    """,
-    ),
+MOVES = tuple(
+    statement(f"""
+    UPDATE {table} SET shard = o.interaction_hash % :shards
+    FROM outbox AS o WHERE o.id = {table}.id AND {table}.shard <> o.interaction_hash % :shards
+    """)
+    for table in ("outbox_pending", "outbox_parked")
 )
 """Move unsent rows to the shards of their interactions. Sent rows keep the shard that sent them."""
