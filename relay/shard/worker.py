@@ -32,6 +32,7 @@ from relay.kafka.record import Record
 from relay.shard import recovery
 from relay.shard.batch_size import BatchSize
 from relay.shard.bisector import BatchBisector
+from relay.shard.pacing import Pacing
 from relay.shard.services import ShardServices
 from relay.shard.takeover import OwnedShard, Takeover
 
@@ -108,6 +109,7 @@ class ShardWorker:
         self._random = Random()  # noqa: S311 - jitter, not cryptography
         self._backoff = Backoff(self._random)
         self._size = BatchSize(services.batch_size)
+        self._pacing = Pacing(services.clock)
         self._bisector = BatchBisector(self._random)
         self._rejected: dict[RowRef, str] = {}
         """Rows to park, with their errors, as soon as no transaction is open."""
@@ -178,6 +180,7 @@ class ShardWorker:
             if left is Remaining.MORE:
                 pause = MIN_PAUSE_SECONDS
             elif left is Remaining.NONE and notified:
+                self._stop.wait(self._pacing.pause_seconds())
                 self.wake.wait(MAX_PAUSE_SECONDS)
             else:
                 self.wake.wait(pause)
@@ -193,6 +196,7 @@ class ShardWorker:
         services = self._services
         limit = min(self._size.rows, self._bisector.max_rows or self._size.rows)
         window = self._bisector.window(services.batch_size)
+        self._pacing.selecting()
         rows = services.store.pending(owned.lease, window, block_behind_parked=services.block_behind_parked)
         if not rows:
             services.drain_signal.caught_up(self.shard)
@@ -257,6 +261,7 @@ class ShardWorker:
             raise
         seconds = clock() - began
         self._size.committed(len(rows), seconds)
+        self._pacing.sent(len(rows))
         self._bisector.committed(rows)
         metrics.committed([row.received_at_ms for row in rows], seconds, int(time() * 1000))
         return offset
