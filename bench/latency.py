@@ -4,20 +4,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from http.client import HTTPConnection
 from typing import NamedTuple
 
 from confluent_kafka import Consumer
 
 from bench.environment import Environment, Outbox
+from bench.load import post_evenly
 from bench.report import percentiles
 from testkit.relay_process import RelayProcess
-from testkit.web_process import PATH, SECRET, WebProcess
+from testkit.web_process import WebProcess
 
-SENDERS = 16
 BODY = '{"id": "%s", "channel": "voice", "customer": {"email": "someone@example.com"}, "timestamp": %d}'
 TIMEOUT_SECONDS = 60
 WARM_UP_RATE, WARM_UP_FACTOR, MAX_WARM_UP_SECONDS = 100, 3, 30.0
@@ -83,24 +81,8 @@ def _at_rate(send: Send, consumer: Consumer, rate: int, seconds: float) -> Figur
 
 def _post_evenly(port: int, interactions: list[str], rate: int) -> dict[str, float]:
     """Post interactions to the webhook and return when each was answered."""
-    answered: dict[str, float] = {}
-    began = time.perf_counter()
-
-    def send(first: int) -> None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=30)
-        for number in range(first, len(interactions), SENDERS):
-            time.sleep(max(0.0, began + number / rate - time.perf_counter()))
-            interaction = interactions[number]
-            headers = {"X-CXone-Webhook-Secret": SECRET, "Content-Type": "application/json"}
-            connection.request("POST", PATH, BODY % (interaction, number), headers)
-            response = connection.getresponse()
-            response.read()
-            assert response.status == 202, response.status
-            answered[interaction] = time.perf_counter()
-
-    with ThreadPoolExecutor(SENDERS) as pool:
-        list(pool.map(send, range(SENDERS)))
-    return answered
+    bodies = [(BODY % (interaction, number)).encode() for number, interaction in enumerate(interactions)]
+    return dict(zip(interactions, post_evenly(port, bodies, rate), strict=True))
 
 
 def in_groups(commit: Callable[[list[str]], float], interactions: list[str], rate: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ import resource
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.pool import AsyncResult
 from typing import Any, NamedTuple
@@ -21,9 +21,9 @@ _BODY = b'{"id": "i-%d", "channel": "voice", "customer": {"email": "someone@exam
 _FIRST = 10**12
 _HEAD = (
     f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-CXone-Webhook-Secret: {SECRET}\r\n"
-    f"Content-Type: application/json\r\nContent-Length: {len(_BODY % (100, _FIRST))}\r\n\r\n"
+    "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 ).encode()
-_TEMPLATE = _HEAD + _BODY
+_TEMPLATE = _HEAD % len(_BODY % (100, _FIRST)) + _BODY
 _numbers = itertools.count(_FIRST + time.time_ns() // 1000 % 10**11)
 
 
@@ -52,6 +52,17 @@ class LoadResult(NamedTuple):
         return self.latencies_ms[min(len(self.latencies_ms) - 1, int(share * len(self.latencies_ms)))]
 
 
+class _Sent(NamedTuple):
+    """A request and when it was due."""
+
+    due: float
+    request: bytes
+
+
+OnResponse = Callable[[_Sent, tuple[bytes, bytes]], None]
+"""Called with a request, and the status and body of its response."""
+
+
 def closed_loop(port: int, connections: int, seconds: float) -> LoadResult:
     """Send a connection's next request when its response arrives; measures the server's maximum."""
     return _run_in_process(_closed, port, connections, seconds)
@@ -60,6 +71,16 @@ def closed_loop(port: int, connections: int, seconds: float) -> LoadResult:
 def open_loop(port: int, per_second: int, seconds: float) -> LoadResult:
     """Send requests at a fixed rate, independent of responses; measures latency."""
     return _run_in_process(_open, port, per_second, seconds)
+
+
+def post_evenly(port: int, bodies: list[bytes], per_second: float) -> list[float]:
+    """Post bodies at a fixed rate, each of which must be accepted.
+
+    Returns:
+        When each was answered, by ``time.perf_counter``.
+    """
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(_post, (port, bodies, per_second))
 
 
 @contextmanager
@@ -106,58 +127,80 @@ def _closed(port: int, connections: int, seconds: float) -> LoadResult:
 
 
 def _open(port: int, per_second: float, seconds: float) -> LoadResult:
-    count = int(per_second * seconds)
-    pool, began, sent = _ConnectionPool(port), time.perf_counter(), 0
-    while sent < count or pool.in_flight:
-        while sent < count and (due := began + sent / per_second) <= time.perf_counter():
-            pool.send(due, _request())
-            sent += 1
-        timeout = max(0.0, began + sent / per_second - time.perf_counter())
-        pool.receive(timeout if sent < count else None)
-    return pool.responses.result()
+    responses = _Responses()
+    requests = (_request() for _ in range(int(per_second * seconds)))
+    _send_evenly(port, requests, per_second, lambda sent, response: responses.add(response, _since(sent.due)))
+    return responses.result()
+
+
+def _post(port: int, bodies: list[bytes], per_second: float) -> list[float]:
+    answered: dict[bytes, float] = {}
+
+    def record(sent: _Sent, response: tuple[bytes, bytes]) -> None:
+        assert response[0] == b"202", response
+        answered[sent.request] = time.perf_counter()
+
+    requests = [_HEAD % len(body) + body for body in bodies]
+    _send_evenly(port, requests, per_second, record)
+    return [answered[request] for request in requests]
+
+
+def _send_evenly(port: int, requests: Iterable[bytes], per_second: float, on_response: OnResponse) -> None:
+    """Send requests at a fixed rate, and wait until all are answered."""
+    pool, began = _ConnectionPool(port, on_response), time.perf_counter()
+    for number, request in enumerate(requests):
+        due = began + number / per_second
+        while (left := due - time.perf_counter()) > 0:
+            pool.receive(left)
+        pool.send(_Sent(due, request))
+        pool.receive(0)
+    while pool.in_flight:
+        pool.receive(None)
+
+
+def _since(moment: float) -> float:
+    return time.perf_counter() - moment
 
 
 class _ConnectionPool:
     """Connections that are opened as needed, each with at most one request in flight."""
 
-    def __init__(self, port: int) -> None:
-        self._port, self._selector = port, selectors.DefaultSelector()
+    def __init__(self, port: int, on_response: OnResponse) -> None:
+        self._port, self._on_response, self._selector = port, on_response, selectors.DefaultSelector()
         self._idle: list[socket.socket] = []
-        self.in_flight: dict[socket.socket, tuple[float, bytes]] = {}
-        """When each request was due, and the request."""
-        self.responses = _Responses()
+        self.in_flight: dict[socket.socket, _Sent] = {}
 
-    def send(self, due: float, request: bytes) -> None:
+    def send(self, sent: _Sent) -> None:
         if not self._idle:
             self._idle.append(_connect(self._port))
             self._selector.register(self._idle[0], selectors.EVENT_READ, self._idle[0])
         connection = self._idle.pop()
-        self.in_flight[connection] = due, request
+        self.in_flight[connection] = sent
         with suppress(ConnectionError):  # just closed by the server; `receive` then sends it again
-            connection.sendall(request)
+            connection.sendall(sent.request)
 
     def receive(self, timeout: float | None) -> None:
         """Read the responses that have arrived; wait for one until the timeout."""
         for key, _ in self._selector.select(timeout):
             connection = key.data
-            request = self.in_flight.pop(connection, None)
+            sent = self.in_flight.pop(connection, None)
             try:
                 response = _read_response(connection)
             except ConnectionError:
-                self._replace(connection, request)
+                self._replace(connection, sent)
                 continue
-            if request is not None:
-                self.responses.add(response, time.perf_counter() - request[0])
+            if sent is not None:
+                self._on_response(sent, response)
                 self._idle.append(connection)
 
-    def _replace(self, connection: socket.socket, request: tuple[float, bytes] | None) -> None:
+    def _replace(self, connection: socket.socket, sent: _Sent | None) -> None:
         """Close a connection that the server has closed, and send its request again, which creates no second row."""
         self._selector.unregister(connection)
         connection.close()
-        if request is None:
+        if sent is None:
             self._idle.remove(connection)
         else:
-            self.send(*request)
+            self.send(sent)
 
 
 def _read_response(connection: socket.socket) -> tuple[bytes, bytes]:

@@ -1,9 +1,9 @@
 """Mark: what the database spends on a row, without a relay and without Kafka.
 
-A backlog is inserted, selected and marked in batches through ``Store``, by one session, with histories of different
-length in alternation. On PostgreSQL the CPU time is that of the session's server process, so other load on the machine
-hardly matters; the write-ahead log is the server's, so nothing else should write. On SQLite the database works within
-this process, whose CPU time includes the product's own.
+A backlog is inserted, selected and marked in batches through ``Store``, and as many of the oldest rows are pruned as by
+a relay, by one session, with histories of different length in alternation. On PostgreSQL the CPU time is that of the
+session's server process, so other load on the machine hardly matters; the write-ahead log is the server's, so nothing
+else should write. On SQLite the database works within this process, whose CPU time includes the product's own.
 """
 
 import time
@@ -19,6 +19,7 @@ from bench.report import spread
 from bench.rows import vacuum
 from outbox.leases import Leases
 from outbox.models import Lease, RecordRef
+from outbox.operators.prune import old_rows, prune_rows
 from outbox.store import Store
 
 LEASE_SECONDS = 3_600
@@ -38,7 +39,7 @@ Usage = Counter[str]
 def measure(
     environment: Environment, database: str, count: int, history: list[int], rounds: int, shards: int
 ) -> dict[str, Any]:
-    """Return the cost per row of insert, select and mark for each length of history."""
+    """Return the cost per row of insert, select, mark and prune for each length of history."""
     figures = by_history(environment, database, shards, history, rounds, lambda outbox: _round(outbox, count))
     return {
         f"{size:,} rows of history": {name: spread(values, 1) for name, values in measured.items()}
@@ -57,10 +58,12 @@ def _round(outbox: Outbox, count: int) -> dict[str, float]:
         lease = leases.take(shard)
         assert lease is not None
         _send(engine, lease, steps)
+    stored = _size(engine) - size
+    steps["prune"] = _prune(engine, count)
     figures = {
         f"{step}, {name} per row": value / count for step, used in steps.items() for name, value in sorted(used.items())
     }
-    return {**figures, "bytes on disk per row": (_size(engine) - size) / count}
+    return {**figures, "bytes on disk per row": stored / count}
 
 
 def _send(engine: Engine, lease: Lease, steps: dict[str, Usage]) -> None:
@@ -77,6 +80,16 @@ def _send(engine: Engine, lease: Lease, steps: dict[str, Usage]) -> None:
         store.mark_sent(lease, RecordRef(sequence, sequence, "digest"), [row.ref for row in rows], inference=False)
         steps["mark"] += _used(engine) - selected
         lease = lease._replace(acknowledged_sequence=sequence)
+
+
+def _prune(engine: Engine, count: int) -> Usage:
+    """Prune this many of the oldest rows, and return what that took."""
+    before, left = _used(engine), count
+    for rows in old_rows(engine, -1):
+        left -= prune_rows(engine, rows[:left]) or 0
+        if not left:
+            break
+    return _used(engine) - before
 
 
 def _size(engine: Engine) -> int:

@@ -1,7 +1,8 @@
 """``python -m bench.operators [--rows N]``: time operators' commands with a long history.
 
 Creates N sent rows, and a thousand rows each that are parked, pending and discarded, on both databases. Times the
-first rows of ``list`` for common filters, and ``status``, in this process; and one whole ``relay status`` process.
+first rows of ``list`` for common filters, ``show`` without Kafka, and ``status``, in this process; and one whole
+``relay status`` process.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from sqlalchemy import Engine, text
 from bench.rows import add_history, without_timeout
 from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.operators.change import Operations
+from outbox.operators.row_history import RowHistories
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from testkit import ROOT
@@ -82,7 +84,7 @@ def _measure(url: str, rows: int) -> dict[str, Any]:
         url.replace("postgresql://", "postgresql+psycopg://"), answer_seconds=LONG_ANSWER_SECONDS
     )
     began = _build(engine, rows)
-    operations, store = Operations(engine), Store(engine)
+    operations, histories, store = Operations(engine), RowHistories(engine), Store(engine)
     late, half = began + rows * INTERVAL_MS - 60_000, began + rows // 2 * INTERVAL_MS
     filters = {
         "list --state parked": RowFilter(state="parked"),
@@ -99,6 +101,9 @@ def _measure(url: str, rows: int) -> dict[str, Any]:
         for name, wanted in filters.items()
     }
     calls["list --group-by error"] = lambda: operations.parked_by_error(RowFilter())
+    for state in ("sent", "parked", "pending"):
+        row_id = next(operations.find(RowFilter(state=state, since_ms=half))).id
+        calls[f"show, a {state} row"] = lambda row_id=row_id: histories.get(row_id)  # type: ignore[misc]
     calls["status"] = store.status
     figures = {name: _time(call) for name, call in calls.items()}
     figures["list without a match or an index"] = _time(lambda: list(operations.find(RowFilter(channel="no"))), 1)
