@@ -63,6 +63,14 @@ def select_parked_calls_down(condition: Condition) -> Statement:
     )
 
 
+CUSTOMER = statement("SELECT customer_email FROM outbox WHERE id = :id")
+"""The customer's address of a row."""
+IDS_OF_CUSTOMER = statement("""
+    SELECT id FROM outbox
+    WHERE id > :first AND id < :before AND lower(customer_email) = lower(:email) ORDER BY id DESC LIMIT :limit
+""")
+"""The rows between two ids whose customer has an address, the newest first. No index has addresses."""
+
 COUNT_BEHIND_ERRORS = statement(
     postgresql="""
     SELECT f.number, CAST(coalesce(sum((

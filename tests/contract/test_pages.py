@@ -1,7 +1,5 @@
 """Pages of rows, calls and audit entries on both databases: the newest first, in bounded steps."""
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import Engine, text
 
@@ -133,12 +131,12 @@ def test_parked_calls_have_pages_and_problems(reader: PageReader, store: Store, 
 
 
 @pytest.fixture
-def five_entries(engine: Engine) -> Iterator[list[int]]:
+def five_entries(engine: Engine) -> list[int]:
     """Add five audit entries; return their ids."""
     with engine.begin() as connection:
         for number in range(5):
             audit.add(connection, "retry", AuditContext("ann", f"reason {number}", RowFilter()), [number + 1])
-    yield [entry.id for entry in audit.entries(engine)]
+    return [entry.id for entry in audit.entries(engine)]
 
 
 def test_the_newest_audit_entries_come_first(reader: PageReader, five_entries: list[int]) -> None:
@@ -154,3 +152,21 @@ def test_a_full_page_is_the_last_one_if_nothing_follows(reader: PageReader, stor
     """No empty page is offered."""
     record(store, new_rows(PAGE_ROWS))
     assert reader.rows(RowFilter()).before is None
+
+
+def test_rows_like_a_row_share_its_interaction(reader: PageReader, store: Store) -> None:
+    """The row stands for its interaction, which then needs not be named."""
+    ids = record(store, new_rows(30))
+    wanted = reader.like(ids[3])
+    assert wanted == RowFilter(interaction_id="i-3")
+    assert ids_of(reader.rows(wanted)) == [ids[23], ids[13], ids[3]]
+    assert reader.like(ids[-1] + 1) is None
+
+
+def test_rows_of_a_customer_are_found_by_the_address_or_by_a_row(reader: PageReader, store: Store) -> None:
+    """The case of the address is ignored, and it must be complete."""
+    ids = record(store, [new_row("i-1"), new_row("i-2", customer_email="Ann@Example.com"), new_row("i-3")])
+    assert ids_of(reader.of_customer("ann@example.com")) == [ids[1]]
+    assert ids_of(reader.of_customer("ann@example")) == []
+    assert ids_of(reader.of_same_customer(ids[0])) == [ids[2], ids[0]]
+    assert ids_of(reader.of_same_customer(ids[2] + 1)) == []
