@@ -5,10 +5,11 @@ from relay.cli.output import format_actor, format_age, format_command, format_sh
 from relay.cli.status_table import shard_fields
 from relay.cli.times import EXPECTED as EXPECTED_TIME
 from relay.cli.times import parse_time
-from relay.process.row_verification import look_up_record
+from relay.process.row_verification import KafkaRecord, look_up_record
 
 __all__ = [
     "EXPECTED_TIME",
+    "KafkaRecord",
     "filter_arguments",
     "format_actor",
     "format_age",

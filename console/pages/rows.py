@@ -1,14 +1,16 @@
 """``/rows`` and ``/rows/4711``: rows by filter, and the life of one row."""
 
 import os
+import threading
 from dataclasses import replace
 
-from flask import Blueprint, Response, redirect, request, url_for
+from flask import Blueprint, Response, current_app, redirect, request, url_for
+from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.wrappers import Response as AnyResponse
 
 from console.access import Role, requires
 from console.dependencies import dependencies
-from console.pages.adapters import look_up_record
+from console.pages.adapters import KafkaRecord, look_up_record
 from console.pages.query import Query, parse_row_id, row_filter
 from console.pages.render import list_command, live_page, page
 from console.pages.timeline import timeline
@@ -22,8 +24,17 @@ blueprint = Blueprint("rows", __name__)
 FILTERS = ("state", "channel", "error", "since", "until", "like", "by")
 STATES = [state.value for state in RowState]
 INTERACTION, ADDRESS = "interaction", "address"
+SEARCHES = "kafka_searches"
+"""Name of the limit of searches in Kafka among the extensions of the application."""
+MAX_SEARCHES = 2
 NO_INTERACTION = "no row has this interaction id"
 NO_ADDRESS = "none of the newest rows has this address"
+
+
+@blueprint.record_once
+def add_searches(state: BlueprintSetupState) -> None:
+    """Add the limit of searches to the application."""
+    state.app.extensions[SEARCHES] = threading.BoundedSemaphore(MAX_SEARCHES)
 
 
 @blueprint.get("/rows")
@@ -94,9 +105,18 @@ def show_record(typed_id: str) -> Response:
     history = _history(typed_id)
     if isinstance(history, Response):
         return history
-    compare = "verify" in request.args
-    kafka = look_up_record(os.environ, history.row, dependencies().store.identity(), compare=compare)
-    return live_page("record", row=history.row, kafka=kafka)
+    return live_page("record", row=history.row, kafka=_look_up(history, compare="verify" in request.args))
+
+
+def _look_up(history: RowHistory, *, compare: bool) -> KafkaRecord:
+    """Find a row's record, unless as many searches run as may: each may hold a thread for some time limits of Kafka."""
+    searches: threading.BoundedSemaphore = current_app.extensions[SEARCHES]
+    if not searches.acquire(blocking=False):
+        return KafkaRecord(not_seen="not looked up: other searches in Kafka are under way; try again in some seconds")
+    try:
+        return look_up_record(os.environ, history.row, dependencies().store.identity(), compare=compare)
+    finally:
+        searches.release()
 
 
 def _history(typed_id: str) -> RowHistory | Response:
