@@ -10,13 +10,16 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, event, text
 from werkzeug.test import TestResponse
 
+from config.settings import load
+from console.factory import create_app
+from console.pages.overview import SAMPLER
+from console.settings import ConsoleSettings
 from outbox.leases import Leases
 from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.pause import pause_shards
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
-from testkit.console import sign_in, start_console
 from testkit.outbox import park, park_calls, planned, record, set_state
 from testkit.rows import new_row, new_rows
 
@@ -29,6 +32,15 @@ HOSTILE = (
     "javascript:alert(1)",
     "&lt;b&gt;&#60;",
 )
+SECRET = "of the proxy, 16 bytes or more"
+BEHIND_PROXY = {
+    "CONSOLE_AUTH": "proxy",
+    "CONSOLE_SECRET_KEY": "k" * 32,
+    "CONSOLE_PROXY_USER_HEADER": "X-User",
+    "CONSOLE_PROXY_ROLES": "ann=viewer",
+    "CONSOLE_PROXY_SECRET": SECRET,
+    "CONSOLE_PROXY_PEERS": "127.0.0.1",
+}
 PERSONAL = ("someone@example.com", "agent-7", "secret-body")
 PAGES = ("/", "/problems", "/rows", "/rows/1", "/rows/1/kafka", "/calls", "/shards", "/audit", "/check")
 VOID = frozenset({"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"})
@@ -51,10 +63,12 @@ class Console(NamedTuple):
 @pytest.fixture
 def console(engine: Engine) -> Iterator[Console]:
     """Return a console on a fresh database with one shard."""
-    with start_console(engine.url.render_as_string(hide_password=False)) as app:
-        client = app.test_client()
-        sign_in(client)
-        yield Console(client, engine, Store(engine), Operations(engine))
+    url = engine.url.render_as_string(hide_password=False)
+    app = create_app(load(ConsoleSettings, {**BEHIND_PROXY, "DATABASE_URL": url}))
+    client = app.test_client()
+    client.environ_base |= {"HTTP_X_USER": "ann", "HTTP_X_CONSOLE_PROXY_SECRET": SECRET}
+    yield Console(client, engine, Store(engine), Operations(engine))
+    app.extensions[SAMPLER].stop()
 
 
 def read(response: TestResponse, status: int = 200) -> str:
