@@ -14,10 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from outbox.errors import OutboxError
 from outbox.operators.change import Operations
+from outbox.operators.commands import format_command
+from outbox.operators.format import escape, plural
 from outbox.operators.plan import Plan
 from outbox.operators.rows import FoundRow, PlannedRow, RowFilter
 from relay.cli.options import ChangeOptions, confirm
-from relay.cli.output import ExitCode, escape, format_command, format_row, plural
+from relay.cli.output import ExitCode, format_row
 
 CHUNK_ROWS = 500
 MAX_SLEEP_SECONDS = 0.1

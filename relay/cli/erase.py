@@ -6,12 +6,14 @@ from collections import Counter
 import click
 
 from outbox.operators.change import Operations
+from outbox.operators.commands import filter_arguments
+from outbox.operators.format import plural
 from outbox.operators.plan import Plan
 from outbox.operators.rows import MAX_COUNTED_ROWS, RowFilter
 from outbox.states import RowState
 from relay.cli.change import PlannedChange, find_rows, run_change
-from relay.cli.options import ChangeOptions, change_options, filter_arguments
-from relay.cli.output import ExitCode, plural
+from relay.cli.options import ChangeOptions, change_options
+from relay.cli.output import ExitCode
 from relay.cli.param_types import EmailParam, NonEmptyParam
 from relay.cli.session import audit_context, open_operations
 

@@ -22,7 +22,7 @@ def report(error: Exception) -> int:
 
 def _print_error(error: Exception) -> None:
     from config.logging import frames
-    from relay.cli.output import escape
+    from outbox.operators.format import escape
 
     for line in _message(error).rstrip("\n").split("\n"):
         click.echo(escape(line), err=True)

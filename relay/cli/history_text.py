@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from outbox.operators.format import format_actor, format_time, plural
 from outbox.operators.row_history import RowHistory, StoredRow
 from outbox.states import CallState, RowState
-from relay.cli.output import format_actor, format_time, plural
 from relay.process.row_verification import KafkaRecord
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import click
 
+from outbox.operators.commands import filter_arguments
 from outbox.operators.rows import RowFilter
 from outbox.states import RowState
 from relay.cli.change import PlannedChange, find_rows, run_change, until_now
 from relay.cli.command_group import Group
-from relay.cli.options import JSON, ChangeOptions, RowSelection, change_options, filter_arguments, row_filters
+from relay.cli.options import JSON, ChangeOptions, RowSelection, change_options, row_filters
 from relay.cli.output import format_rows, print_lines
 from relay.cli.session import audit_context, open_operations
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import click
 
 from outbox.models import INT64_MAX
-from relay.cli import times
-from relay.settings import parse_age
+from outbox.operators import times
+from outbox.operators.times import parse_age
 
 MAX_TEXT_CHARACTERS = 1_000
 """Longest text that goes into the audit log."""

@@ -7,10 +7,11 @@ import click
 
 from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
+from outbox.operators.commands import filter_arguments
 from outbox.operators.rows import PlannedRow, RowFilter
 from outbox.states import RowState
 from relay.cli.change import PlannedChange, explain_empty, find_rows, run_change, until_now
-from relay.cli.options import ChangeOptions, RowSelection, filter_arguments
+from relay.cli.options import ChangeOptions, RowSelection
 from relay.cli.output import ExitCode
 from relay.cli.session import audit_context, open_operations
 

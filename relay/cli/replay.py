@@ -10,11 +10,12 @@ import click
 
 from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations, call_again_verb, replay_verb
+from outbox.operators.commands import filter_arguments
+from outbox.operators.format import format_time, plural
 from outbox.operators.rows import MAX_COUNTED_ROWS, FoundRow, RowFilter
 from outbox.states import RowState
 from relay.cli.change import PlannedChange, explain_empty, find_rows, run_change, until_now
-from relay.cli.options import ChangeOptions, RowSelection, change_options, filter_arguments, row_filters
-from relay.cli.output import format_time, plural
+from relay.cli.options import ChangeOptions, RowSelection, change_options, row_filters
 from relay.cli.parked_rows import in_state
 from relay.cli.session import OperatorSettings, audit_context, open_operations
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from outbox.models import CallCounts, ShardStatus
-from relay.cli.output import escape, format_shards, format_time, plural
+from outbox.operators.format import escape, format_duration, format_shards, format_time, plural
 
 COUNTS = ("pending", "waiting", "parked", "discarded")
 HEADINGS = ("shard", "epoch", "lease", *COUNTS, "oldest", "rows/s", "drained in")
@@ -75,9 +75,9 @@ def _cells(shard: dict[str, Any]) -> list[str]:
         str(shard["epoch"]),
         f"{shard['lease_remaining_ms'] / 1000:.0f}s" if shard["owner"] else "-",
         *(f"{shard[name]:,}" for name in COUNTS),
-        _duration(None if shard["oldest_age_ms"] is None else shard["oldest_age_ms"] / 1000),
+        format_duration(None if shard["oldest_age_ms"] is None else shard["oldest_age_ms"] / 1000),
         f"{shard['rows_per_second']:,.0f}" if shard["owner"] else "-",
-        _duration(shard["drained_in_seconds"]),
+        format_duration(shard["drained_in_seconds"]),
     ]
 
 
@@ -90,9 +90,9 @@ def _total_cells(shards: list[dict[str, Any]]) -> list[str]:
         "",
         "",
         *(f"{sum(shard[name] for shard in shards):,}" for name in COUNTS),
-        _duration(oldest_ms / 1000 or None),
+        format_duration(oldest_ms / 1000 or None),
         f"{sum(shard['rows_per_second'] for shard in shards):,.0f}" if owned else "-",
-        _duration(None if None in drains else max(drains, default=0)),
+        format_duration(None if None in drains else max(drains, default=0)),
     ]
 
 
@@ -116,10 +116,3 @@ def _problem(shard: dict[str, Any]) -> str:
     until = f" until {format_time(shard['paused_until_ms'])}" if shard["paused_until_ms"] is not None else ""
     pause = f"paused by {shard['paused_by']}{until}: {shard['paused_reason']}"
     return f"{pause}; {shard['condition']}" if shard["condition"] else pause
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}h {minutes % 60:02}m" if minutes >= 60 else f"{minutes}m {seconds:02}s"

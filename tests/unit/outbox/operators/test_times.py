@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.cli.output import format_time
-from relay.cli.times import parse_time
+from outbox.operators.format import format_time
+from outbox.operators.times import parse_time
 
 
 @pytest.fixture(autouse=True)

@@ -4,17 +4,25 @@ import re
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from relay.settings import parse_age
-
 EXPECTED = (
     "expected ISO 8601 (2026-01-31T08:00, local unless it ends in Z, +01:00 or a zone such as Europe/Berlin), "
     "a time of day (21:00), today, yesterday, an age (30m, 1h30m, 2d, 1w), "
     "or seconds or milliseconds since 1970 (10 or 13 digits)"
 )
+_AGE_UNITS = {"w": 7 * 86_400, "d": 86_400, "h": 3600, "m": 60, "s": 1}
+_AGE = re.compile("(?=.)" + "".join(rf"(?:(\d{{1,6}}){unit})?" for unit in _AGE_UNITS), re.IGNORECASE)
 _EPOCH = re.compile(r"(?P<seconds>\d{10})((?P<milliseconds>\d{3})|\.\d+)?")
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 _DAYS_BACK = {"today": 0, "yesterday": 1}
 _ZONE = re.compile(r"\s*\[?(?P<zone>UTC|GMT|[A-Za-z_]+/[A-Za-z0-9_+/-]+)\]?$")
+
+
+def parse_age(age: str) -> float | None:
+    """Seconds of an age such as ``90s``, ``1h30m``, ``2d`` or ``1w``, larger units first; None if it is malformed."""
+    found = _AGE.fullmatch(age)
+    if found is None:
+        return None
+    return float(sum(int(number or 0) * size for number, size in zip(found.groups(), _AGE_UNITS.values(), strict=True)))
 
 
 def parse_time(text: str, now: datetime) -> datetime:
