@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from outbox.models import CallCounts, ShardStatus
+from outbox.operators.format import format_shards
 
 START_RELAY = "start a relay, or look into its log for the reason why it does not take the shard"
 RUN_CHECK = "if this names no remedy, run the checks"
@@ -66,15 +67,15 @@ def _of_shards(shards: Sequence[ShardStatus]) -> Iterator[Reason]:
         if shard.condition:
             conditions[shard.condition].append(shard.shard)
     for condition, numbers in conditions.items():
-        yield Reason(name_shards(numbers), condition, RUN_CHECK, link="check.show")
+        yield Reason(format_shards(numbers), condition, RUN_CHECK, link="check.show")
     unowned = [s.shard for s in shards if not is_live(s) and s.paused_by is None and not s.condition]
     if unowned:
-        yield Reason(name_shards(unowned), "no relay sends the rows", START_RELAY, ("run",), "check.show")
+        yield Reason(format_shards(unowned), "no relay sends the rows", START_RELAY, ("run",), "check.show")
     for shard in shards:
         if shard.paused_by is not None:
             resume = ("resume", "--shard", str(shard.shard), "--reason", "WHY")
             text = f"paused by {shard.paused_by}: {shard.paused_reason}"
-            yield Reason(name_shards([shard.shard]), text, "resume it when the reason is gone", resume, "shards.show")
+            yield Reason(format_shards([shard.shard]), text, "resume it when the reason is gone", resume, "shards.show")
 
 
 def _of_rows(shards: Sequence[ShardStatus], calls: CallCounts) -> Iterator[Reason]:
@@ -85,8 +86,3 @@ def _of_rows(shards: Sequence[ShardStatus], calls: CallCounts) -> Iterator[Reaso
     if calls.parked:
         remedy = "remove the cause, then make them again"
         yield Reason("inference calls", f"{calls.parked:,} parked", remedy, link="calls.show")
-
-
-def name_shards(numbers: Sequence[int]) -> str:
-    """Name shards, such as ``shard 3`` or ``shards 0, 1``."""
-    return f"shard{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"

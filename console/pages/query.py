@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from console.pages.adapters import EXPECTED_TIME, parse_time
 from console.pages.render import LAST_MS
 from outbox.models import INT64_MAX
 from outbox.operators.rows import RowFilter
+from outbox.operators.times import parse_time
 from outbox.states import RowState
 
 MAX_TEXT_CHARACTERS = 1_000
+TIME_FORMS = "2026-01-31T08:00 (UTC unless it says otherwise), 21:00, yesterday, or an age such as 2h"
 
 
 class Query:
@@ -57,9 +58,9 @@ class Query:
         if not typed:
             return None
         try:
-            at_ms = round(parse_time(typed, now).timestamp() * 1000)
+            at_ms = round(parse_time(typed, now, UTC).timestamp() * 1000)
         except (ValueError, OverflowError):
-            return self._refuse(name, f"not a time: {EXPECTED_TIME}")
+            return self._refuse(name, f"expected a time: {TIME_FORMS}")
         return at_ms if 0 <= at_ms <= LAST_MS else self._refuse(name, "expected a time from 1970 to 9999")
 
     def _refuse(self, name: str, message: str) -> None:

@@ -10,8 +10,9 @@ from urllib.parse import quote, urlencode
 from flask import Blueprint, Response, make_response, render_template, request
 from markupsafe import Markup
 
-from console.pages.adapters import filter_arguments, format_actor, format_age, format_command
 from console.pages.health import is_live
+from outbox.operators.commands import filter_arguments, format_command
+from outbox.operators.format import escape, format_actor, format_age
 from outbox.operators.rows import RowFilter
 
 blueprint = Blueprint("render", __name__)
@@ -52,6 +53,7 @@ def page(name: str, status: int = 200, **values: Any) -> Response:
     return make_response(render_template(f"pages/{name}.html", **values), status)
 
 
+blueprint.add_app_template_filter(escape, "visible")
 blueprint.add_app_template_filter(format_age, "duration")
 blueprint.add_app_template_filter(format_actor, "actor")
 blueprint.add_app_template_filter(is_live, "live")
@@ -71,12 +73,6 @@ def list_command(wanted: RowFilter, *group: str) -> str:
         group: the command's group, such as ``inference``.
     """
     return format_command(*group, "list", *(filter_arguments(wanted) or ["--all"]))
-
-
-@blueprint.app_template_filter("visible")
-def visible(value: object) -> str:
-    """Show characters that cannot be seen, or that turn the direction of a text, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
 @blueprint.app_template_filter("iso")

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from console.pages.adapters import plural
+from outbox.operators.format import plural
 from outbox.operators.row_history import RowHistory
 from outbox.states import RowState
 

@@ -1,7 +1,7 @@
 """Parse the times that operators type: ISO 8601, a time of day, a day, an age, or a number since 1970."""
 
 import re
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 EXPECTED = (
@@ -25,23 +25,24 @@ def parse_age(age: str) -> float | None:
     return float(sum(int(number or 0) * size for number, size in zip(found.groups(), _AGE_UNITS.values(), strict=True)))
 
 
-def parse_time(text: str, now: datetime) -> datetime:
+def parse_time(text: str, now: datetime, zone: tzinfo | None = None) -> datetime:
     """Parse a time.
 
     Args:
         text: in a format of ``EXPECTED``; case does not matter, and an age may end in "ago".
         now: the local time with its offset. Ages and days count back from it; a time of day is the last one before it.
+        zone: of times without an offset or a zone; None: this machine's.
 
     Raises:
         ValueError: the text has another format.
     """
     try:
-        return _parse(text.strip(), now)
+        return _parse(text.strip(), now, zone)
     except (ZoneInfoNotFoundError, OverflowError) as error:
         raise ValueError(str(error)) from None
 
 
-def _parse(text: str, now: datetime) -> datetime:
+def _parse(text: str, now: datetime, zone: tzinfo | None) -> datetime:
     seconds = parse_age(re.sub(r"\s|ago$", "", text.lower()))
     if seconds is not None:
         return now - timedelta(seconds=seconds)
@@ -51,28 +52,30 @@ def _parse(text: str, now: datetime) -> datetime:
         return now
     day, _, clock = text.partition(" ")
     if day.lower() in _DAYS_BACK:
-        return _at(now, _DAYS_BACK[day.lower()], clock or "00:00")
+        return _at(now, _DAYS_BACK[day.lower()], clock or "00:00", zone)
     if _TIME_OF_DAY.fullmatch(text):
-        today = _at(now, 0, text)
-        return today if today <= now else _at(now, 1, text)
-    return _iso(text)
+        today = _at(now, 0, text, zone)
+        return today if today <= now else _at(now, 1, text, zone)
+    return _iso(text, zone)
 
 
-def _at(now: datetime, days_back: int, clock: str) -> datetime:
+def _at(now: datetime, days_back: int, clock: str, zone: tzinfo | None) -> datetime:
     """Return a time of day, that many days before today."""
     hour, _, rest = clock.partition(":")
     moment = time.fromisoformat(f"{hour:0>2}:{rest}")
-    return _localized(datetime.combine(now.date() - timedelta(days=days_back), moment))
+    return _localized(datetime.combine(now.date() - timedelta(days=days_back), moment), zone)
 
 
-def _iso(text: str) -> datetime:
-    zone = _ZONE.search(text)
-    if zone is None:
-        return _localized(datetime.fromisoformat(text))
-    moment = datetime.fromisoformat(text[: zone.start()])
-    return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone["zone"]))
+def _iso(text: str, zone: tzinfo | None) -> datetime:
+    named = _ZONE.search(text)
+    if named is None:
+        return _localized(datetime.fromisoformat(text), zone)
+    moment = datetime.fromisoformat(text[: named.start()])
+    return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(named["zone"]))
 
 
-def _localized(moment: datetime) -> datetime:
-    """Add this machine's offset to a time without one."""
-    return moment if moment.tzinfo else moment.astimezone()
+def _localized(moment: datetime, zone: tzinfo | None) -> datetime:
+    """Add the offset of a zone, or of this machine, to a time without one."""
+    if moment.tzinfo:
+        return moment
+    return moment.astimezone() if zone is None else moment.replace(tzinfo=zone)
