@@ -16,7 +16,7 @@ from structlog.typing import EventDict, ExcInfo, Processor
 from config.settings import BaseSettings
 
 MAX_CAUSES = 10
-OWN_PACKAGES = ("app", "config", "migrations", "outbox", "relay")
+OWN_PACKAGES = ("app", "config", "console", "migrations", "outbox", "relay")
 
 
 def configure_logging(settings: BaseSettings) -> None:

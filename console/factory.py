@@ -114,7 +114,7 @@ def _authentication(settings: ConsoleSettings, clock: Callable[[], float]) -> ac
 
 
 def _secret(value: SecretStr | None) -> str | None:
-    return value and value.get_secret_value()
+    return None if value is None else value.get_secret_value()
 
 
 def _shown_around_pages() -> dict[str, Any]:

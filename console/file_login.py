@@ -58,7 +58,7 @@ class FileLogin:
             if kept["id"] in self._ended:
                 return True
         is_old = now - kept["seen"] > IDLE_SECONDS or now - kept["since"] > MAX_SECONDS
-        return is_old or kept["mark"] != line.mark
+        return bool(is_old or kept["mark"] != line.mark)
 
     def refuse(self) -> Response:
         """Send to the login, and afterwards back to the page."""

@@ -1,6 +1,7 @@
 """A console for tests, with a user of each role."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,11 +17,12 @@ from werkzeug.test import TestResponse
 from config.settings import load
 from console.dependencies import EXTENSION
 from console.factory import create_app
+from console.pages.overview import SAMPLER
 from console.settings import ConsoleSettings
 
 PASSWORD = "a password of the tests"
 KEY = "k" * 32
-FAST = "scrypt:16:8:1"
+FAST = "scrypt:1024:8:1"
 """Little work, for tests."""
 
 
@@ -59,7 +61,16 @@ def start_console(url: str, clock: Callable[[], float] = time, **environ: str) -
         try:
             yield app
         finally:
+            _stop_sampling(app)
             app.extensions[EXTENSION].engine.dispose()
+
+
+def _stop_sampling(app: Flask) -> None:
+    """End the thread that counts the backlog, so that it holds no connection."""
+    app.extensions[SAMPLER].stop()
+    for thread in threading.enumerate():
+        if thread.name == "backlog sampler":
+            thread.join(10)
 
 
 def sign_in(client: FlaskClient, name: str = "viewer", password: str = PASSWORD, path: str = "/login") -> TestResponse:
