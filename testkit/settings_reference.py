@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from app.settings import WebSettings
 from config.settings import BaseSettings, is_secret, value_format
 from migrations.settings import ReleaseSettings
-from relay.cli.session import OperatorSettings
+from relay.operator_settings import OperatorSettings
 from relay.settings import RelaySettings
 from testkit import ROOT
 

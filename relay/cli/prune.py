@@ -10,7 +10,8 @@ from outbox.operators.commands import filter_arguments
 from outbox.operators.rows import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP, FoundRow, RowFilter
 from relay.cli.change import PlannedChange, explain_empty, find_rows, run_change, until_now
 from relay.cli.options import ChangeOptions, RowSelection, change_options, row_filters
-from relay.cli.session import OperatorSettings, audit_context, open_operations
+from relay.cli.session import audit_context, open_operations
+from relay.operator_settings import OperatorSettings
 
 
 @click.command()

@@ -17,7 +17,8 @@ from outbox.states import RowState
 from relay.cli.change import PlannedChange, explain_empty, find_rows, run_change, until_now
 from relay.cli.options import ChangeOptions, RowSelection, change_options, row_filters
 from relay.cli.parked_rows import in_state
-from relay.cli.session import OperatorSettings, audit_context, open_operations
+from relay.cli.session import audit_context, open_operations
+from relay.operator_settings import OperatorSettings
 
 UNNAMED = ""
 """Plan of a dry run without ``--plan`` and ``--reason``: nothing was ever replayed under it."""
