@@ -75,7 +75,7 @@ def audit_context(options: ChangeOptions, settings: OperatorSettings, rows: RowF
     Args:
         options: reason and actor as given.
         settings: the defaults.
-        rows: the rows that were selected; None: the change is not of rows.
+        rows: the rows that were selected, unless the change is planned and so has its filter.
 
     Raises:
         click.UsageError: nobody can be named.
