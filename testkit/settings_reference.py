@@ -16,7 +16,7 @@ from app.settings import WebSettings
 from config.settings import BaseSettings, is_secret, value_format
 from console.settings import ConsoleSettings
 from migrations.settings import ReleaseSettings
-from relay.cli.session import OperatorSettings
+from relay.operator_settings import OperatorSettings
 from relay.settings import RelaySettings
 from testkit import ROOT
 

@@ -4,7 +4,7 @@ import pytest
 
 from outbox.operators.row_history import StoredRow
 from outbox.states import RowState
-from relay.process.row_verification import KafkaRecord, topic_agrees
+from relay.kafka.row_verification import KafkaRecord, topic_agrees
 
 FOUND = KafkaRecord(record={"partition": 0}, looked_up=True, differences={})
 MISSING = KafkaRecord(not_seen="not in interactions", looked_up=True)
