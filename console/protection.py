@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Flask, Response, abort, request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -53,13 +52,13 @@ def _is_same_origin() -> bool:
         return False
     if origin in (None, "null"):
         return origin is None or site is not None
-    return urlsplit(origin).netloc == request.host
+    return origin in (f"http://{request.host}", f"https://{request.host}")
 
 
 def add_headers(response: Response) -> Response:
-    """Add the headers of every response. Pages are not kept by any cache."""
+    """Add the headers of every response. No cache keeps a page."""
     response.headers.update(HEADERS)
-    if request.endpoint != "static":
+    if request.endpoint != "static" or response.status_code >= 400:
         response.headers["Cache-Control"] = "no-store"
     return response
 
