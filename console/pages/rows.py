@@ -10,7 +10,6 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from console.access import Role, requires
 from console.dependencies import dependencies
-from console.pages.adapters import KafkaRecord, look_up_record
 from console.pages.query import Query, parse_row_id, row_filter
 from console.pages.render import list_command, live_page, page
 from console.pages.timeline import timeline
@@ -19,6 +18,7 @@ from outbox.operators.pages import RowPage
 from outbox.operators.row_history import RowHistory
 from outbox.operators.rows import RowFilter
 from outbox.states import RowState
+from relay.kafka.row_verification import KafkaRecord, look_up_record
 
 blueprint = Blueprint("rows", __name__)
 FILTERS = ("state", "channel", "error", "since", "until", "like", "by")

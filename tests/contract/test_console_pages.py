@@ -10,16 +10,13 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, event, text
 from werkzeug.test import TestResponse
 
-from config.settings import load
-from console.factory import create_app
-from console.pages.overview import SAMPLER
-from console.settings import ConsoleSettings
 from outbox.leases import Leases
 from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.pause import pause_shards
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
+from testkit.console import form_token, sign_in, start_console
 from testkit.outbox import park, park_calls, planned, record, set_state
 from testkit.rows import new_row, new_rows
 
@@ -32,15 +29,6 @@ HOSTILE = (
     "javascript:alert(1)",
     "&lt;b&gt;&#60;",
 )
-SECRET = "of the proxy, 16 bytes or more"
-BEHIND_PROXY = {
-    "CONSOLE_AUTH": "proxy",
-    "CONSOLE_SECRET_KEY": "k" * 32,
-    "CONSOLE_PROXY_USER_HEADER": "X-User",
-    "CONSOLE_PROXY_ROLES": "ann=viewer",
-    "CONSOLE_PROXY_SECRET": SECRET,
-    "CONSOLE_PROXY_PEERS": "127.0.0.1",
-}
 PERSONAL = ("someone@example.com", "agent-7", "secret-body")
 PAGES = ("/", "/problems", "/rows", "/rows/1", "/rows/1/kafka", "/calls", "/shards", "/audit", "/check")
 VOID = frozenset({"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"})
@@ -64,11 +52,10 @@ class Console(NamedTuple):
 def console(engine: Engine) -> Iterator[Console]:
     """Return a console on a fresh database with one shard."""
     url = engine.url.render_as_string(hide_password=False)
-    app = create_app(load(ConsoleSettings, {**BEHIND_PROXY, "DATABASE_URL": url}))
-    client = app.test_client()
-    client.environ_base |= {"HTTP_X_USER": "ann", "HTTP_X_CONSOLE_PROXY_SECRET": SECRET}
-    yield Console(client, engine, Store(engine), Operations(engine))
-    app.extensions[SAMPLER].stop()
+    with start_console(url) as app:
+        client = app.test_client()
+        sign_in(client)
+        yield Console(client, engine, Store(engine), Operations(engine))
 
 
 def read(response: TestResponse, status: int = 200) -> str:
@@ -261,9 +248,7 @@ def test_a_search_puts_no_personal_data_into_the_address(console: Console) -> No
 
 def post(console: Console, path: str, **fields: str) -> TestResponse:
     """Send a form as a page sends it."""
-    page = console.client.get(path).get_data(as_text=True)
-    (token,) = set(re.findall(r'name="csrf_token" value="([^"]+)"', page))
-    return console.client.post(path, data={"csrf_token": token, **fields})
+    return console.client.post(path, data={"csrf_token": form_token(console.client, path), **fields})
 
 
 def test_a_row_shows_its_life(console: Console) -> None:
