@@ -9,7 +9,7 @@ import socket
 import sys
 from typing import Any
 
-from gunicorn import glogging
+from gunicorn import glogging  # type: ignore[import-untyped]
 
 from config.logging import configure_logging
 from config.settings import SettingsError, load
