@@ -5,7 +5,9 @@ from flask import Flask, Response, make_response, render_template
 from werkzeug.exceptions import HTTPException
 
 from config.logging import frames
+from console.dependencies import dependencies
 from console.users import UsersFileError
+from outbox.db import rights
 from outbox.errors import OutboxError, SchemaOutdatedError
 
 log = structlog.get_logger(__name__)
@@ -43,7 +45,8 @@ def _handle_http_error(error: HTTPException) -> Response:
 
 
 def _handle_database_error(error: OutboxError) -> Response:
-    log.error("the database cannot be used: %s", error, action="database")
+    named = rights.name_missing(dependencies().engine, rights.CONSOLE, error)
+    log.error("the database cannot be used: %s", named, action="database")
     if isinstance(error, SchemaOutdatedError):
         return _page(503, "The database schema is older than the console: run relay migrate.")
     response = _page(503, "The database cannot be used now; the log says why. Nothing was changed by this request.")
