@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import quote
 
-from flask import Flask, Response, abort, request
+from flask import Flask, Response, abort, render_template, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 MAX_BODY_BYTES = 64 * 2**10
@@ -28,6 +29,7 @@ def protect(app: Flask, prefix: str | None) -> None:
         prefix: path below which a proxy serves it.
     """
     app.before_request(check_request)
+    app.before_request(come_again)
     app.after_request(add_headers)
     if prefix:
         app.wsgi_app = _Prefix(app.wsgi_app, prefix)  # type: ignore[method-assign]
@@ -39,6 +41,24 @@ def check_request() -> None:
         raise RequestEntityTooLarge
     if request.method not in ("GET", "HEAD", "OPTIONS") and not _is_same_origin():
         abort(403, "The form was sent by a page of another origin. A proxy in front must pass the Host header on.")
+
+
+def come_again() -> str | None:
+    """Answer a link on another site's page, such as an alert's, with a page that leads to the same address.
+
+    Browsers do not send the session's cookie with such a link, so it would look as if nobody were signed in, and a new
+    cookie would end the session.
+    """
+    is_link = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+    if not is_link or request.headers.get("Sec-Fetch-Site") != "cross-site" or request.cookies:
+        return None
+    return render_template("come_again.html", address=own_address())
+
+
+def own_address() -> str:
+    """Return the address that was requested, below the console's own."""
+    query = request.query_string.decode("latin-1")
+    return quote(request.script_root + request.path) + (f"?{query}" if query else "")
 
 
 def _is_same_origin() -> bool:

@@ -1,5 +1,6 @@
 """What protects the pages: tokens, origins, headers, cookies, roles, sizes, and error pages that tell nothing."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from flask.testing import FlaskClient
 
 from console.access import Role, User, requires
 from console.protection import HEADERS
+from testkit import ROOT
 from testkit.console import PASSWORD, form_token, sign_in, start_console
 from testkit.databases import NewDatabase
 
@@ -196,7 +198,7 @@ def test_without_its_database_the_console_says_so(tmp_path: object, lines: list[
 
 
 def test_metrics_need_the_token_if_there_is_one(new_sqlite: NewDatabase) -> None:
-    """They count requests by page, without addresses, and logins by outcome."""
+    """They count requests by page, without addresses, and logins by outcome; docs/metrics.md lists them."""
     with start_console(new_sqlite(), METRICS_TOKEN="t0ken") as app:
         client = app.test_client()
         sign_in(client, "viewer", "wrong")
@@ -205,6 +207,10 @@ def test_metrics_need_the_token_if_there_is_one(new_sqlite: NewDatabase) -> None
         assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert client.get("/metrics", headers={"Authorization": "Bearer other"}).status_code == 401
         text = client.get("/metrics", headers={"Authorization": "Bearer t0ken"}).get_data(as_text=True)
+    described = (ROOT / "docs/metrics.md").read_text().split("\n## Console\n")[1].split("\n## ")[0]
+    assert set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)) == set(
+        re.findall(r"^\| `(\w+)`", described, re.MULTILINE)
+    )
     assert 'outbox_console_logins_total{outcome="refused"} 1.0' in text
     assert 'outbox_console_logins_total{outcome="accepted"} 1.0' in text
     assert 'outbox_console_requests_total{page="login.sign_in",status="303"} 1.0' in text
@@ -229,3 +235,16 @@ def test_pages_without_a_user_show_no_navigation(client: FlaskClient) -> None:
     page = client.get("/no-such-page").get_data(as_text=True)
     assert "<nav" not in page
     assert 'href="#content"' in page
+
+
+def test_a_link_from_another_site_keeps_the_session(client: FlaskClient) -> None:
+    """Browsers send no cookie with it: the page leads to the same address, and sets no cookie over the session's."""
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    answer = client.get("/problems?error=a%22%3E%26b&x=1", headers=link)
+    assert answer.status_code == 200
+    assert "Set-Cookie" not in answer.headers
+    assert 'content="0; url=/problems?error=a%22%3E%26b&amp;x=1"' in answer.get_data(as_text=True)
+    again = client.get("/problems?error=a%22%3E%26b&x=1", headers={**link, "Sec-Fetch-Site": "same-origin"})
+    assert again.location == "/login"
+    sign_in(client)
+    assert client.get("/problems", headers=link).status_code == 200
