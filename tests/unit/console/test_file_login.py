@@ -8,6 +8,8 @@ from flask.testing import FlaskClient
 
 from console.access import Role
 from console.file_login import IDLE_SECONDS, MAX_SECONDS
+from console.login import EXTENSION as LOGIN
+from console.login import MAX_AT_ONCE, LoginLimits
 from console.users import UsersFile, UsersFileError
 from testkit.clock import ManualClock
 from testkit.console import KEY, PASSWORD, form_token, sign_in, start_console, user_line
@@ -111,7 +113,11 @@ def test_a_session_ends_after_a_working_day(client: FlaskClient, clock: ManualCl
     assert not is_signed_in(client)
 
 
-@pytest.mark.parametrize("line", ["", user_line("viewer", "operator"), user_line("viewer", password="another one")])
+@pytest.mark.parametrize(
+    "line",
+    ["", user_line("viewer", "operator"), user_line("viewer", password="another one")],
+    ids=["no line", "another role", "another password"],
+)
 def test_a_changed_line_ends_its_sessions(new_sqlite: NewDatabase, tmp_path: Path, line: str) -> None:
     """At the next request: a removed user, another role, another password. Others stay signed in."""
     users = tmp_path / "users"
@@ -149,6 +155,18 @@ def test_tries_are_limited_by_name_and_address(app: Flask, clock: ManualClock) -
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
     assert sign_in(app.test_client(), "operator").status_code == 303
     clock.now += int(refused.headers["Retry-After"])
+    assert sign_in(client).status_code == 303
+
+
+def test_few_passwords_are_checked_at_a_time(app: Flask) -> None:
+    """Each takes memory and a core: further tries have to wait, and the other threads answer pages."""
+    limits: LoginLimits = app.extensions[LOGIN]
+    client = app.test_client()
+    for _ in range(MAX_AT_ONCE):
+        assert limits.at_once.acquire(blocking=False)
+    busy = sign_in(client)
+    assert (busy.status_code, busy.headers["Retry-After"]) == (429, "1")
+    limits.at_once.release()
     assert sign_in(client).status_code == 303
 
 
