@@ -1,6 +1,32 @@
 // Keeps the live part of a page current. Every page works without this file: it then shows the time at which it was made.
 "use strict";
 
+// A switch between UTC and the reader's own time zone.
+(() => {
+  const main = document.getElementById("content");
+  if (!main || !main.querySelector("time[datetime]")) return;
+  let local = localStorage.getItem("times") === "local";
+  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "long" });
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "secondary";
+  const show = () => {
+    button.textContent = local ? "Show times in UTC" : "Show local times";
+    for (const time of main.querySelectorAll("time[datetime]")) {
+      time.dataset.utc ??= time.textContent;
+      time.textContent = local ? format.format(new Date(time.dateTime)) : time.dataset.utc;
+    }
+  };
+  button.addEventListener("click", () => {
+    local = !local;
+    localStorage.setItem("times", local ? "local" : "utc");
+    show();
+  });
+  document.body.addEventListener("htmx:afterSwap", show);
+  main.append(button);
+  show();
+})();
+
 (() => {
   const live = document.getElementById("live");
   if (!live) return;
