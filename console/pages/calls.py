@@ -22,7 +22,7 @@ def show() -> Response:
     if query.errors:
         return page("calls", 400, **values)
     using = dependencies()
-    found, counts = using.pages.parked_calls(wanted, after), using.store.count_calls()
+    found, counts = using.pages.calls(wanted, after), using.store.count_calls()
     following = {name: request.args[name] for name in FILTERS if request.args.get(name)}
     command = list_command(wanted, "inference")
     return live_page("calls", found=found, counts=counts, following=following, command=command, **values)

@@ -32,9 +32,11 @@ class Query:
         """Return a text; None: none was given."""
         value = self._typed.get(name, "")
         if "\0" in value:
-            return self._refuse(name, "the character NUL cannot be stored, so no row has it")
+            self.errors[name] = "the character NUL cannot be stored, so no row has it"
+            return None
         if len(value) > MAX_TEXT_CHARACTERS:
-            return self._refuse(name, f"{len(value):,} characters are too many: at most {MAX_TEXT_CHARACTERS:,}")
+            self.errors[name] = f"{len(value):,} characters are too many: at most {MAX_TEXT_CHARACTERS:,}"
+            return None
         return value or None
 
     def row_id(self, name: str) -> int | None:
@@ -43,13 +45,16 @@ class Query:
         if not typed:
             return None
         number = parse_row_id(typed)
-        return number or self._refuse(name, "expected an outbox id: a number such as 4711")
+        if number is None:
+            self.errors[name] = "expected an outbox id: a number such as 4711"
+        return number
 
     def choice(self, name: str, choices: Sequence[str]) -> str | None:
         """Return one of some words; None: none was given."""
         typed = self._typed.get(name, "").strip()
         if typed and typed not in choices:
-            return self._refuse(name, f"expected {' or '.join(choices)}")
+            self.errors[name] = f"expected {' or '.join(choices)}"
+            return None
         return typed or None
 
     def time_ms(self, name: str, now: datetime) -> int | None:
@@ -60,11 +65,12 @@ class Query:
         try:
             at_ms = round(parse_time(typed, now, UTC).timestamp() * 1000)
         except (ValueError, OverflowError):
-            return self._refuse(name, f"expected a time: {TIME_FORMS}")
-        return at_ms if 0 <= at_ms <= LAST_MS else self._refuse(name, "expected a time from 1970 to 9999")
-
-    def _refuse(self, name: str, message: str) -> None:
-        self.errors[name] = message
+            self.errors[name] = f"expected a time: {TIME_FORMS}"
+            return None
+        if 0 <= at_ms <= LAST_MS:
+            return at_ms
+        self.errors[name] = "expected a time from 1970 to 9999"
+        return None
 
 
 def parse_row_id(typed: str) -> int | None:

@@ -103,7 +103,7 @@ class PageReader(RowFinder):
 
         return _walk(read, first, min(before, last + 1))
 
-    def parked_calls(self, wanted: RowFilter, before: int = INT64_MAX) -> RowPage:
+    def calls(self, wanted: RowFilter, before: int = INT64_MAX) -> RowPage:
         """Return the newest rows below an id whose inference call is parked, with the state and error of the call."""
         conditions, values = conditions_of(replace(wanted, error=None))
         if wanted.error is not None:

@@ -51,7 +51,7 @@ def test_an_empty_outbox_has_one_empty_page(reader: PageReader) -> None:
     assert reader.rows(RowFilter()) == RowPage([], None)
     assert reader.rows(RowFilter(state="parked")) == RowPage([], None)
     assert reader.rows(RowFilter(interaction_id="i-1")) == RowPage([], None)
-    assert reader.parked_calls(RowFilter()) == RowPage([], None)
+    assert reader.calls(RowFilter()) == RowPage([], None)
     assert reader.problems() == reader.call_problems() == []
 
 
@@ -122,11 +122,11 @@ def test_parked_calls_have_pages_and_problems(reader: PageReader, store: Store, 
             text("INSERT INTO outbox_inference_call (row_id, interaction_id, due_at) SELECT id, 'i', 1 FROM outbox")
         )
     park_calls(engine, ids[:55], 1)
-    first = reader.parked_calls(RowFilter())
+    first = reader.calls(RowFilter())
     assert (ids_of(first), first.before) == (ids[54:4:-1], ids[5])
     assert {row.error for row in first.rows} == {"HTTP 422"}
-    assert ids_of(reader.parked_calls(RowFilter(), ids[5])) == ids[4::-1]
-    assert reader.parked_calls(RowFilter(error="refused")).rows == []
+    assert ids_of(reader.calls(RowFilter(), ids[5])) == ids[4::-1]
+    assert reader.calls(RowFilter(error="refused")).rows == []
     assert [(p.group.error, p.group.rows, p.waiting) for p in reader.call_problems("http")] == [("HTTP #", 55, 0)]
 
 

@@ -1,5 +1,7 @@
 """The word for the outbox: a decision over what the database shows."""
 
+from typing import Any
+
 import pytest
 
 from console.pages.health import HealthWord, judge
@@ -9,7 +11,7 @@ NO_CALLS = CallCounts(0, 0)
 QUIET = ShardStatus(0, "relay-1", 1, 5_000, 7, 0.0, None, 0, 0, 0, 0, None, None, None, None)
 
 
-def shard(**changes: object) -> ShardStatus:
+def shard(**changes: Any) -> ShardStatus:
     """Return an owned shard without rows, with some values changed."""
     return QUIET._replace(**changes)
 
