@@ -49,15 +49,13 @@ def apply_change(
         rate: rows per second; None: as fast as possible.
         stopped: whether to end before the next chunk.
         report: called after each chunk with the number of rows processed.
-        clock: in seconds.
         wait: waits for a number of seconds, or less if the change is stopped meanwhile.
 
     Raises:
         OutboxError: the first chunk failed, so that nothing was changed.
     """
     context = replace(context, rows=change.rows)
-    changed = processed = 0
-    started = clock()
+    changed, processed, started = 0, 0, clock()
     for chunk in change.plan.chunks(min(CHUNK_ROWS, rate or CHUNK_ROWS)):
         if stopped():
             return Outcome(changed, processed, INTERRUPTED)
@@ -70,7 +68,6 @@ def apply_change(
         processed += len(chunk)
         report(processed)
         if rate and processed < len(change.plan):
-            due = started + processed / rate
-            while (remaining := due - clock()) > 0 and not stopped():
+            while (remaining := started + processed / rate - clock()) > 0 and not stopped():
                 wait(min(MAX_WAIT_SECONDS, remaining))
     return Outcome(changed, processed, "")
