@@ -23,17 +23,15 @@ def check_text(text: str) -> str:
     return text
 
 
-def check_reason(reason: str) -> str:
+def check_reason(text: str) -> str:
     """Return a reason unchanged. The audit log is kept, so a reason must not contain an e-mail address.
 
     Raises:
         InvalidRequestError: it does, or it is not a text that ``check_text`` accepts.
     """
-    if _EMAIL.search(check_text(reason)):
-        raise InvalidRequestError(
-            "the audit log is kept: identify rows by their outbox id, not by an e-mail address",
-        )
-    return reason
+    if _EMAIL.search(check_text(text)):
+        raise InvalidRequestError("the audit log is kept: identify rows by their outbox id, not by an e-mail address")
+    return text
 
 
 def choose_actor(given: str | None, configured: str | None, *, audited: bool) -> str:
