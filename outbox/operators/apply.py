@@ -44,23 +44,23 @@ def apply_change(
     """Apply a planned change to its rows, until it is stopped or the database fails.
 
     Args:
-        change: the change.
-        context: who makes it, and why; the filter recorded is that of the change.
+        change: with the filter that goes on record.
+        context: who makes it, and why.
         rate: rows per second; None: as fast as possible.
         stopped: whether to end before the next chunk.
         report: called after each chunk with the number of rows processed.
+        clock: in seconds.
         wait: waits for a number of seconds, or less if the change is stopped meanwhile.
 
     Raises:
         OutboxError: the first chunk failed, so that nothing was changed.
     """
-    context = replace(context, rows=change.rows)
     changed, processed, started = 0, 0, clock()
     for chunk in change.plan.chunks(min(CHUNK_ROWS, rate or CHUNK_ROWS)):
         if stopped():
             return Outcome(changed, processed, INTERRUPTED)
         try:
-            changed += len(change.apply(chunk, context))
+            changed += len(change.apply(chunk, replace(context, rows=change.rows)))
         except OutboxError as error:
             if not processed:
                 raise
@@ -68,6 +68,12 @@ def apply_change(
         processed += len(chunk)
         report(processed)
         if rate and processed < len(change.plan):
-            while (remaining := started + processed / rate - clock()) > 0 and not stopped():
-                wait(min(MAX_WAIT_SECONDS, remaining))
+            _wait_until(started + processed / rate, stopped, clock, wait)
     return Outcome(changed, processed, "")
+
+
+def _wait_until(
+    due: float, stopped: Callable[[], bool], clock: Callable[[], float], wait: Callable[[float], object]
+) -> None:
+    while (remaining := due - clock()) > 0 and not stopped():
+        wait(min(MAX_WAIT_SECONDS, remaining))

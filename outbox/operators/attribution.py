@@ -30,9 +30,7 @@ def check_reason(text: str) -> str:
         InvalidRequestError: it does, or it is not a text that ``check_text`` accepts.
     """
     if _EMAIL.search(check_text(text)):
-        raise InvalidRequestError(
-            "the audit log is kept: identify rows by their outbox id, not by an e-mail address",
-        )
+        raise InvalidRequestError("the audit log is kept: identify rows by their outbox id, not by an e-mail address")
     return text
 
 
