@@ -33,7 +33,7 @@ from outbox.sql.statement import Statement, bind_rows
 from outbox.states import RowState
 
 PAGE_ROWS = 50
-MAX_WINDOWS = 4
+MAX_WINDOWS = 2
 """Windows of ids that one page walks over where no index serves."""
 MAX_PROBLEMS = 50
 """Errors whose waiting rows are counted."""

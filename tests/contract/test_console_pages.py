@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from typing import NamedTuple
 
 import pytest
+from flask import render_template
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, event, text
 from werkzeug.test import TestResponse
@@ -14,8 +15,10 @@ from outbox.leases import Leases
 from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.pause import pause_shards
+from outbox.operators.row_history import RowHistories
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
+from relay.kafka.row_verification import KafkaRecord
 from testkit.console import form_token, sign_in, start_console
 from testkit.outbox import park, park_calls, planned, record, set_state
 from testkit.rows import new_row, new_rows
@@ -286,6 +289,37 @@ def test_without_kafka_the_record_is_not_looked_up(console: Console) -> None:
     fragment = console.client.get("/rows/1/kafka", headers={"HX-Request": "true"}).get_data(as_text=True)
     assert "not looked up" in fragment
     assert "<html" not in fragment
+
+
+def test_a_record_is_shown_with_its_comparison(console: Console) -> None:
+    """Partition, offset and headers as text; what differs is named, without the values."""
+    (row_id,) = record(console.store, [new_row("i-1")])
+    history = RowHistories(console.engine).get(row_id)
+    assert history is not None
+    headers = {"outbox-id": "1", "traceparent": "<b>"}
+    record_fields = {
+        "topic": "t",
+        "partition": 3,
+        "offset": 7,
+        "timestamp_ms": 1,
+        "value": "9 bytes",
+        "headers": headers,
+    }
+    found = KafkaRecord("relay-01", record_fields, looked_up=True)
+    shown = {
+        "compare the record with the row": found,
+        "the record matches the row": found._replace(differences={}),
+        "different in channel": found._replace(differences={"channel": ("voice", "chat")}),
+        "not compared: the registry is away": found._replace(not_compared="the registry is away"),
+    }
+    with console.client.application.test_request_context("/rows/1/kafka"):
+        for text_shown, kafka in shown.items():
+            body = render_template("pages/_record.html", row=history.row, kafka=kafka)
+            WellFormed().check(body)
+            assert "partition 3, offset 7" in part(body, "kafka")
+            assert text_shown in part(body, "kafka")
+            assert "&lt;b&gt;" in body
+            assert "chat" not in body
 
 
 @pytest.mark.parametrize(("path", "status"), [("/rows/7", 404), ("/rows/x", 400), (f"/rows/{10**30}", 400)])
