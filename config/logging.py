@@ -16,7 +16,7 @@ from structlog.typing import EventDict, ExcInfo, Processor
 from config.settings import BaseSettings
 
 MAX_CAUSES = 10
-OWN_PACKAGES = ("app", "config", "migrations", "outbox", "relay")
+OWN_PACKAGES = ("app", "config", "console", "migrations", "outbox", "relay")
 
 
 def configure_logging(settings: BaseSettings) -> None:
@@ -49,6 +49,7 @@ def configure_logging(settings: BaseSettings) -> None:
     )
     for name in ("httpx", "httpx2"):  # they log the URL of each request
         logging.getLogger(name).setLevel("WARNING")
+    logging.getLogger("alembic.runtime.plugins").setLevel("WARNING")  # loaded with the module, it lists itself
     logging.getLogger("urllib3").setLevel("ERROR")  # its warnings quote URLs and responses
 
 

@@ -4,6 +4,18 @@ KNOWN_NAMES = frozenset(
     [
         "ALLOW_PLAINTEXT_CREDENTIALS",
         "AUDIT_PSEUDONYM_KEY",
+        "CONSOLE_AUTH",
+        "CONSOLE_HOST",
+        "CONSOLE_PORT",
+        "CONSOLE_PREFIX",
+        "CONSOLE_PROXY_PEERS",
+        "CONSOLE_PROXY_ROLES",
+        "CONSOLE_PROXY_SECRET",
+        "CONSOLE_PROXY_SECRET_HEADER",
+        "CONSOLE_PROXY_USER_HEADER",
+        "CONSOLE_SECRET_KEY",
+        "CONSOLE_THREADS",
+        "CONSOLE_USERS_FILE",
         "CXONE_ACCESS_KEY_ID",
         "CXONE_ACCESS_KEY_SECRET",
         "CXONE_CLIENT_ID",
@@ -68,6 +80,8 @@ KNOWN_NAMES = frozenset(
 SECRET_NAMES = frozenset(
     [
         "AUDIT_PSEUDONYM_KEY",
+        "CONSOLE_PROXY_SECRET",
+        "CONSOLE_SECRET_KEY",
         "CXONE_ACCESS_KEY_SECRET",
         "CXONE_CLIENT_SECRET",
         "CXONE_WEBHOOK_SECRET",

@@ -44,6 +44,7 @@ PREFIXES = (
     "OUTBOX_",
     "METRICS_",
     "AUDIT_",
+    "CONSOLE_",
 )
 """A variable that starts with one of these and is no setting is reported as unknown."""
 PLATFORM_NAMES = re.compile(

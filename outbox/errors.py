@@ -45,5 +45,12 @@ class LeaseLostError(OutboxError):
     """Another relay holds the shard's lease: take the shard again, or leave it."""
 
 
+class InvalidRequestError(OutboxError):
+    """A person asked for what the rules of the operation do not allow: the message says what is expected.
+
+    Nothing was read or changed. The person corrects the request.
+    """
+
+
 class OutboxMismatchError(OutboxError):
     """This outbox was used with another topic, prefix, cluster or number of shards."""

@@ -1,7 +1,6 @@
 """Settings of the relay process and the Kafka client configuration that follows from them."""
 
 import json
-import re
 import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,6 +19,7 @@ from pydantic import (
 from config.settings import BaseSettings, BindHost, Shards, ValueFormat
 from config.values import bootstrap_servers, http_url, topic_name
 from outbox.db.tls import is_loopback
+from outbox.operators.times import parse_age
 
 FORBIDDEN_KAFKA_CONFIG = frozenset(
     {
@@ -48,19 +48,9 @@ FORBIDDEN_KAFKA_PREFIXES = (
 FORBIDDEN_KAFKA_SUFFIX = "_cb"
 """Callbacks are code, not settings."""
 
-AGE_UNITS = {"w": 7 * 86_400, "d": 86_400, "h": 3600, "m": 60, "s": 1}
-AGE = re.compile("(?=.)" + "".join(rf"(?:(\d{{1,6}}){unit})?" for unit in AGE_UNITS), re.IGNORECASE)
 DAY_SECONDS = 86_400.0
 MIN_RETENTION_SECONDS = 60.0
 """Senders retry within seconds. A retry is recognized as a duplicate only while its row exists."""
-
-
-def parse_age(age: str) -> float | None:
-    """Seconds of an age such as ``90s``, ``1h30m``, ``2d`` or ``1w``, larger units first; None if it is malformed."""
-    found = AGE.fullmatch(age)
-    if found is None:
-        return None
-    return float(sum(int(number or 0) * size for number, size in zip(found.groups(), AGE_UNITS.values(), strict=True)))
 
 
 def _retention(value: object) -> object:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from testkit import ROOT
 
-PRODUCT = ("app", "config", "outbox", "relay", "migrations/run.py")
+PRODUCT = ("app", "config", "console", "outbox", "relay", "migrations/run.py")
 MAX_FUNCTION_LINES = 40
 MAX_MODULE_LINES = 400
 

@@ -14,8 +14,9 @@ from pydantic_core import PydanticUndefined
 
 from app.settings import WebSettings
 from config.settings import BaseSettings, is_secret, value_format
+from console.settings import ConsoleSettings
 from migrations.settings import ReleaseSettings
-from relay.cli.session import OperatorSettings
+from relay.operator_settings import OperatorSettings
 from relay.settings import RelaySettings
 from testkit import ROOT
 
@@ -38,6 +39,7 @@ SECTIONS = (
     Section("Web process", WebSettings, (BaseSettings,)),
     Section("Relay process, and commands that connect to Kafka", RelaySettings, (BaseSettings,)),
     Section("`relay migrate`", ReleaseSettings, (BaseSettings,)),
+    Section("Console", ConsoleSettings, (BaseSettings, WebSettings)),
     Section("Commands that read or change rows", OperatorSettings, (BaseSettings, RelaySettings)),
 )
 

@@ -11,7 +11,7 @@ import pytest
 
 from testkit import ROOT
 
-SOURCES = ("app", "config", "migrations", "outbox", "relay", "pyproject.toml", "README.md")
+SOURCES = ("app", "config", "console", "migrations", "outbox", "relay", "pyproject.toml", "README.md")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from outbox.db import transactions
 from outbox.errors import NotAllowedError, OutboxError
 from outbox.sql.statement import statement
 
-WEB, RELAY, OPERATOR = "web", "relay", "operator"
+WEB, RELAY, OPERATOR, CONSOLE = "web", "relay", "operator", "console_act"
 """Roles in ``roles.sql``, without their prefix."""
 _PREFIX = "cxone_"
 _GRANT = re.compile(r"GRANT\s+(?P<privileges>[^;]+?)\s+ON\s+(?P<object>[^;]+?)\s+TO\s+(?P<role>\w+);")

@@ -147,7 +147,7 @@ class RowFinder:
 
     def parked_calls(self, wanted: RowFilter) -> Iterator[FoundRow]:
         """Yield the rows whose inference call is parked, with the state and the error of the call."""
-        conditions, values = _conditions(replace(wanted, error=None))
+        conditions, values = conditions_of(replace(wanted, error=None))
         if wanted.error is not None:
             conditions, values = [*conditions, sql.CALL_ERROR], {**values, "error": wanted.error}
         query = sql.select_parked_calls(sql.all_of(conditions))
@@ -155,7 +155,7 @@ class RowFinder:
 
     def count_blocked(self, wanted: RowFilter) -> int:
         """Count the pending rows that wait behind the parked rows that a filter selects."""
-        conditions, values = _conditions(wanted)
+        conditions, values = conditions_of(wanted)
         return int(self._query(sql.count_blocked(sql.all_of(conditions)), values)[0][0])
 
     def count_replayed(self, rows: Sequence[PlannedRow]) -> int:
@@ -169,18 +169,11 @@ class RowFinder:
 
     def parked_by_error(self, wanted: RowFilter) -> list[ErrorGroup]:
         """Group the parked rows that a filter selects by their errors without numbers; the largest group first."""
-        conditions, values = _conditions(wanted)
-        errors: dict[str, list[Any]] = defaultdict(list)
-        for found in self._query(sql.group_by_error(sql.all_of(conditions)), values):
-            errors[re.sub(r"\d+", "#", found.error)].append(found)
-        groups = []
-        for error, parts in errors.items():
-            oldest = min(part.oldest for part in parts)
-            groups.append(ErrorGroup(error, sum(part.rows for part in parts), oldest, max(0, parts[0].now - oldest)))
-        return sorted(groups, key=lambda group: -group.rows)
+        conditions, values = conditions_of(wanted)
+        return group_errors(self._query(sql.group_by_error(sql.all_of(conditions)), values))
 
     def _find(self, wanted: RowFilter, *further: Condition, **further_values: Any) -> Iterator[FoundRow]:
-        conditions, values = _conditions(wanted)
+        conditions, values = conditions_of(wanted)
         conditions, values = [*conditions, *further], {**values, **further_values}
         state = RowState(wanted.state) if wanted.state else None
         by_index = bool(wanted.ids) or wanted.interaction_id is not None or wanted.key is not None
@@ -245,7 +238,28 @@ class RowFinder:
             return connection.execute(query.on(connection), values).all()
 
 
-def _conditions(wanted: RowFilter) -> tuple[list[Condition], dict[str, Any]]:
+def group_errors(found: Sequence[Any]) -> list[ErrorGroup]:
+    """Group errors that differ only in numbers; the largest group first.
+
+    Args:
+        found: for each error how often it was found, since when, and the time now.
+    """
+    errors: dict[str, list[Any]] = defaultdict(list)
+    for each in found:
+        errors[without_numbers(each.error)].append(each)
+    groups = []
+    for error, parts in errors.items():
+        oldest = min(part.oldest for part in parts)
+        groups.append(ErrorGroup(error, sum(part.rows for part in parts), oldest, max(0, parts[0].now - oldest)))
+    return sorted(groups, key=lambda group: -group.rows)
+
+
+def without_numbers(error: str) -> str:
+    """Return an error with ``#`` in place of numbers, which differ from row to row."""
+    return re.sub(r"\d+", "#", error)
+
+
+def conditions_of(wanted: RowFilter) -> tuple[list[Condition], dict[str, Any]]:
     """Return a filter's conditions, except that on the state, and the values that they bind."""
     values = {name: value for name, value in asdict(wanted).items() if name != "state" and value not in (None, ())}
     return [sql.FILTERS[name] for name in values], values

@@ -22,6 +22,11 @@ ENTRIES = statement("""
     WHERE id > :after ORDER BY id LIMIT :limit
 """)
 """A page of entries."""
+ENTRIES_DOWN = statement("""
+    SELECT id, at, actor, verb, filter, reason, row_ids, hash, os_user FROM outbox_audit
+    WHERE id < :before ORDER BY id DESC LIMIT :limit
+""")
+"""A page of entries, the newest first."""
 ENTRIES_OF_ROW = statement(
     postgresql="""
     SELECT id, at, actor, verb, filter, reason, row_ids, hash, os_user FROM outbox_audit

@@ -6,8 +6,9 @@ import sys
 import click
 
 from outbox.operators.audit import AuditEntry, ChainReport
+from outbox.operators.format import escape, format_actor, format_time, plural
 from relay.cli.options import JSON
-from relay.cli.output import ExitCode, escape, format_actor, format_time, plural, print_lines, to_json
+from relay.cli.output import ExitCode, print_lines, to_json
 from relay.cli.param_types import RowIdParam
 from relay.cli.session import open_operations
 

@@ -6,8 +6,9 @@ from collections import Counter
 
 import click
 
+from outbox.operators.format import escape, plural
 from relay.cli.options import JSON
-from relay.cli.output import ExitCode, escape, plural, to_json
+from relay.cli.output import ExitCode, to_json
 
 WIDTH = 8
 COLORS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "failure": "red"}

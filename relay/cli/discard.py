@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from outbox.operators.change import Operations
+from outbox.operators.planned_change import Verb, plan_discard
 from relay.cli.options import ChangeOptions, RowSelection, change_options, row_filters
 from relay.cli.parked_rows import change_parked
 
@@ -22,5 +22,4 @@ def discard(*, selection: RowSelection, options: ChangeOptions) -> None:
       relay discard --id 4711 --reason "test call, agreed with the integrator"
       relay discard --interaction abc-1 --dry-run
     """
-    consequence = "they are never sent; the rows waiting behind them ({} now) are"
-    sys.exit(change_parked("discard", Operations.discard, consequence, selection, options))
+    sys.exit(change_parked(Verb.DISCARD, plan_discard, selection, options))

@@ -2,13 +2,25 @@
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import StringIO
 
 import click
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """Errors of a full disk, a quota or a closed terminal. Click ends silently on a closed pipe."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Report a request that breaks a rule of the operations as a usage error. Also a decorator."""
+    from outbox.errors import InvalidRequestError
+
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def report(error: Exception) -> int:
@@ -22,7 +34,7 @@ def report(error: Exception) -> int:
 
 def _print_error(error: Exception) -> None:
     from config.logging import frames
-    from relay.cli.output import escape
+    from outbox.operators.format import escape
 
     for line in _message(error).rstrip("\n").split("\n"):
         click.echo(escape(line), err=True)

@@ -1,15 +1,14 @@
 """``relay inference``: inference calls that the endpoint refused, or that failed too often."""
 
 import sys
-from dataclasses import replace
 
 import click
 
-from outbox.operators.rows import RowFilter
-from outbox.states import RowState
-from relay.cli.change import PlannedChange, find_rows, run_change, until_now
+from outbox.operators.planned_change import Verb, plan_retry_calls, restrict
+from relay.cli.change import find_rows, run_change
 from relay.cli.command_group import Group
-from relay.cli.options import JSON, ChangeOptions, RowSelection, change_options, filter_arguments, row_filters
+from relay.cli.errors import usage_errors
+from relay.cli.options import JSON, ChangeOptions, RowSelection, change_options, row_filters
 from relay.cli.output import format_rows, print_lines
 from relay.cli.session import audit_context, open_operations
 
@@ -25,6 +24,7 @@ def inference() -> None:
 @inference.command("list")
 @row_filters
 @JSON
+@usage_errors()
 def list_calls(*, selection: RowSelection, json_lines: bool) -> None:
     """List rows whose inference call is parked.
 
@@ -35,7 +35,7 @@ def list_calls(*, selection: RowSelection, json_lines: bool) -> None:
       relay inference list --all
       relay inference list --error "HTTP 422" --since 1d --json
     """
-    rows = _parked(selection)
+    rows = restrict(Verb.RETRY_CALLS, selection.require())
     with open_operations() as (operations, _):
         lines = format_rows(operations.parked_calls(rows), json_lines=json_lines)
         print_lines(lines, "inference list: no parked call matches")
@@ -44,6 +44,7 @@ def list_calls(*, selection: RowSelection, json_lines: bool) -> None:
 @inference.command("retry")
 @row_filters
 @change_options
+@usage_errors()
 def retry_calls(*, selection: RowSelection, options: ChangeOptions) -> None:
     """Call the inference endpoint again for parked calls.
 
@@ -54,22 +55,7 @@ def retry_calls(*, selection: RowSelection, options: ChangeOptions) -> None:
       relay inference retry --error "HTTP 422" --reason "model 7 takes these"
       relay inference retry --since 2h --dry-run
     """
-    rows = _parked(selection)
+    rows = restrict(Verb.RETRY_CALLS, selection.require())
     with open_operations() as (operations, settings):
-        context = audit_context(options, settings, rows)
-        change = PlannedChange(
-            "inference retry",
-            find_rows(operations.parked_calls(rows)),
-            lambda chunk: operations.retry_calls(chunk, context),
-            ("the endpoint is called again for each, with the same Idempotency-Key",),
-            ("inference", "retry", *filter_arguments(until_now(rows))),
-            "no row matches whose inference call is parked",
-        )
-        sys.exit(run_change(change, options))
-
-
-def _parked(selection: RowSelection) -> RowFilter:
-    rows = selection.require()
-    if rows.state not in (None, RowState.PARKED):
-        raise click.UsageError(f"this command takes parked calls only, not {rows.state} ones")
-    return replace(rows, state=RowState.PARKED.value)
+        context = audit_context(options, settings)
+        sys.exit(run_change(plan_retry_calls(operations, rows, find_rows), options, context))

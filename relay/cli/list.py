@@ -2,10 +2,11 @@
 
 import click
 
+from outbox.operators.format import escape, format_age, format_time
 from outbox.operators.rows import ErrorGroup
 from outbox.states import RowState
 from relay.cli.options import JSON, RowSelection, row_filters
-from relay.cli.output import escape, format_age, format_rows, format_time, print_lines, to_json
+from relay.cli.output import format_rows, print_lines, to_json
 from relay.cli.param_types import NonEmptyParam
 from relay.cli.session import open_operations
 

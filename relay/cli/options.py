@@ -3,16 +3,17 @@
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, TypeVar
 
 import click
 
 from outbox.models import chosen_key
+from outbox.operators.commands import change_arguments
+from outbox.operators.format import format_time
 from outbox.operators.rows import RowFilter
 from outbox.states import RowState
-from relay.cli.output import ExitCode, format_time
+from relay.cli.output import ExitCode
 from relay.cli.param_types import IntegerParam, NonEmptyParam, ReasonParam, RowIdParam, TextParam, TimeParam, Timestamp
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -140,30 +141,6 @@ row_filters = _option_group(
 )
 """Adds the filters of every command that selects rows: ``selection: RowSelection``."""
 
-_FILTER_OPTIONS = {
-    "interaction_id": "--interaction",
-    "state": "--state",
-    "channel": "--channel",
-    "error": "--error",
-    "email": "--email",
-}
-
-
-def filter_arguments(rows: RowFilter) -> list[str]:
-    """Return a filter as command line arguments that select the same rows at any later time.
-
-    Times are absolute. An e-mail address becomes ``-``, which reads it again.
-    """
-    arguments = [part for row_id in rows.ids for part in ("--id", str(row_id))]
-    for name, option in _FILTER_OPTIONS.items():
-        if (value := getattr(rows, name)) is not None:
-            arguments += [option, "-" if name == "email" else value]
-    for option, at_ms in (("--since", rows.since_ms), ("--until", rows.until_ms)):
-        if at_ms is not None:
-            arguments += [option, datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")]
-    return arguments
-
-
 # How to change something ---------------------------------------------------------------------------
 
 
@@ -180,8 +157,7 @@ class ChangeOptions:
 
     def as_arguments(self) -> list[str]:
         """Return rate, actor and reason as command line arguments."""
-        values = (("--rate", self.rate and str(self.rate)), ("--as", self.actor), ("--reason", self.reason))
-        return [part for option, value in values if value for part in (option, value)]
+        return change_arguments(self.reason, self.actor, self.rate)
 
 
 def _require_reason_unless_dry_run(ctx: click.Context, _param: click.Parameter, value: str | None) -> str:

@@ -7,13 +7,11 @@ from typing import NamedTuple
 
 import click
 
+from outbox.errors import InvalidRequestError
 from outbox.models import INT64_MAX
-from relay.cli import times
-from relay.settings import parse_age
-
-MAX_TEXT_CHARACTERS = 1_000
-"""Longest text that goes into the audit log."""
-_EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
+from outbox.operators import times
+from outbox.operators.attribution import check_reason, check_text
+from outbox.operators.times import parse_age
 
 
 class Timestamp(NamedTuple):
@@ -84,28 +82,23 @@ class RowIdParam(click.ParamType[int]):
 
 
 class TextParam(click.ParamType[str]):
-    """One line of printable text, not blank, of at most ``MAX_TEXT_CHARACTERS``."""
+    """Text for the audit log."""
 
     name = "text"
+    _check = staticmethod(check_text)
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text unchanged."""
-        if len(value) > MAX_TEXT_CHARACTERS:
-            self.fail(f"{len(value)} characters are too many: the maximum is {MAX_TEXT_CHARACTERS}", param, ctx)
-        if not value.strip() or not value.isprintable():
-            self.fail(f"{value!r} is blank or contains non-printable characters", param, ctx)
-        return value
+        try:
+            return self._check(value)
+        except InvalidRequestError as error:
+            self.fail(str(error), param, ctx)
 
 
 class ReasonParam(TextParam):
-    """A reason for the audit log. The log is kept, so a reason must not contain an e-mail address."""
+    """A reason for the audit log."""
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text unchanged."""
-        super().convert(value, param, ctx)
-        if _EMAIL.search(value):
-            self.fail("the audit log is kept: identify rows by their outbox id, not by an e-mail address", param, ctx)
-        return value
+    _check = staticmethod(check_reason)
 
 
 class NonEmptyParam(click.ParamType[str]):

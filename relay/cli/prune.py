@@ -1,15 +1,14 @@
 """``relay prune``: remove rows that are finished."""
 
 import sys
-from collections.abc import Callable
-from time import time
 
 import click
 
-from outbox.operators.rows import NONE_GIVEN_UP, PARKED_CALLS_GIVEN_UP, FoundRow, RowFilter
-from relay.cli.change import PlannedChange, explain_empty, find_rows, run_change, until_now
-from relay.cli.options import ChangeOptions, RowSelection, change_options, filter_arguments, row_filters
-from relay.cli.session import OperatorSettings, audit_context, open_operations
+from outbox.operators.planned_change import plan_prune
+from relay.cli.change import find_rows, run_change
+from relay.cli.errors import usage_errors
+from relay.cli.options import ChangeOptions, RowSelection, change_options, row_filters
+from relay.cli.session import audit_context, open_operations
 
 
 @click.command()
@@ -20,6 +19,7 @@ from relay.cli.session import OperatorSettings, audit_context, open_operations
     is_flag=True,
     help="Also remove rows whose inference call is parked; the call can no longer be retried.",
 )
+@usage_errors()
 def prune(*, selection: RowSelection, options: ChangeOptions, parked_calls: bool) -> None:
     """Remove finished rows.
 
@@ -31,33 +31,9 @@ def prune(*, selection: RowSelection, options: ChangeOptions, parked_calls: bool
       relay prune --reason "disk is short"
       relay prune --until 2d --dry-run
     """
-    given_up = PARKED_CALLS_GIVEN_UP if parked_calls else NONE_GIVEN_UP
-    by_retention = selection.is_empty
-    selected = None if by_retention else selection.require()
+    rows = None if selection.is_empty else selection.require()
     with open_operations() as (operations, settings):
-        rows = selected or _expired(settings)
-        context = audit_context(options, settings, rows)
-        found = operations.prunable(rows, given_up)
-        plan = find_rows(filter(_finished_before(rows.until_ms or 0), found) if by_retention else found)
-        filters = () if by_retention else filter_arguments(until_now(rows))
-        change = PlannedChange(
-            "prune",
-            plan,
-            lambda chunk: operations.prune(chunk, context, given_up),
-            ("they are removed for good: a repeated delivery of one of them would become a new row",),
-            ("prune", *filters, *(("--parked-calls",) if parked_calls else ())),
-            "" if plan else explain_empty(operations, rows, "finished"),
-        )
-        sys.exit(run_change(change, options))
-
-
-def _expired(settings: OperatorSettings) -> RowFilter:
-    """Select the rows that are older than the retention."""
-    if settings.outbox_retention is None:
-        raise click.UsageError("OUTBOX_RETENTION is off: select rows by a filter such as --until 30d")
-    return RowFilter(until_ms=round((time() - settings.outbox_retention) * 1000))
-
-
-def _finished_before(time_ms: int) -> Callable[[FoundRow], bool]:
-    """Return a test of a row's last change: a row that was discarded recently can still be replayed."""
-    return lambda row: (row.sent_at_ms or row.changed_at_ms or row.received_at_ms) < time_ms
+        context = audit_context(options, settings)
+        retention = settings.outbox_retention
+        change = plan_prune(operations, rows, retention, parked_calls=parked_calls, collect=find_rows)
+        sys.exit(run_change(change, options, context))

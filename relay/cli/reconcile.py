@@ -11,9 +11,10 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from outbox.operators.audit import AuditContext
+from outbox.operators.format import escape, format_shards, format_time, plural
 from outbox.operators.reconcile import unsent_before
 from relay.cli.options import SHARD_NUMBER, ChangeOptions, confirm_or_exit, plan_options
-from relay.cli.output import ExitCode, escape, exit_nothing_matched, format_shards, format_time, plural
+from relay.cli.output import ExitCode, exit_nothing_matched
 from relay.cli.param_types import TimeParam, Timestamp
 from relay.cli.session import audit_context, open_outbox_for_shards
 from relay.process import lost_rows

@@ -4,10 +4,11 @@ import sys
 
 import click
 
+from outbox.operators.format import plural
 from outbox.operators.reshard import plan_reshard
 from outbox.store import Store
 from relay.cli.options import ChangeOptions, confirm_or_exit, plan_options
-from relay.cli.output import ExitCode, exit_nothing_matched, plural
+from relay.cli.output import ExitCode, exit_nothing_matched
 from relay.cli.param_types import IntegerParam
 from relay.cli.session import audit_context, open_outbox_for_shards
 from relay.process.maintenance import maintain_shards

@@ -2,10 +2,12 @@
 
 import click
 
+from outbox.operators.format import format_shards
 from outbox.operators.pause import resume_shards
 from relay.cli.options import SHARD_NUMBER, ChangeOptions, audit_options
-from relay.cli.output import exit_nothing_matched, format_shards
-from relay.cli.session import OperatorSettings, audit_context, open_outbox
+from relay.cli.output import exit_nothing_matched
+from relay.cli.session import audit_context, open_outbox
+from relay.operator_settings import OperatorSettings
 
 
 @click.command()

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from outbox.operators.change import Operations
+from outbox.operators.planned_change import Verb, plan_retry
 from relay.cli.options import ChangeOptions, RowSelection, change_options, row_filters
 from relay.cli.parked_rows import change_parked
 
@@ -22,5 +22,4 @@ def retry(*, selection: RowSelection, options: ChangeOptions) -> None:
       relay retry --id 4711 --reason "topic limit raised"
       relay retry --error MSG_SIZE_TOO_LARGE --since 2h --dry-run
     """
-    consequence = "each is sent before the rows waiting behind it ({} now)"
-    sys.exit(change_parked("retry", Operations.retry, consequence, selection, options))
+    sys.exit(change_parked(Verb.RETRY, plan_retry, selection, options))

@@ -6,47 +6,22 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import click
-from pydantic import SecretStr, field_validator
 from sqlalchemy import Engine
 
 from config.settings import BaseSettings, load
 from outbox.db import rights
 from outbox.db.engine import ANSWER_SECONDS, LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.errors import OutboxError, UnsafeDatabaseError
-from outbox.operators.audit import AuditContext, os_user
+from outbox.operators.attribution import choose_actor
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.rows import RowFilter
+from relay.cli.errors import usage_errors
 from relay.cli.options import ChangeOptions
-from relay.cli.param_types import MAX_TEXT_CHARACTERS
-from relay.settings import DAY_SECONDS, RelaySettings, Retention, Topics
+from relay.operator_settings import OperatorSettings
+from relay.settings import RelaySettings
 
 S = TypeVar("S", bound=BaseSettings)
-MIN_KEY_BYTES = 16
-
-
-class OperatorSettings(BaseSettings):
-    """Settings of the commands that read and change rows."""
-
-    relay_actor: str | None = None
-    """Name recorded in the audit as the actor. Unset: the OS user."""
-    audit_pseudonym_key: SecretStr | None = None
-    """Key that turns ids and addresses in recorded filters into pseudonyms, 16 bytes or more; see
-    [AUDIT_PSEUDONYM_KEY](#audit_pseudonym_key). Unset: they are not recorded."""
-    kafka_replay_topics: Topics = ()
-    outbox_retention: Retention = 7 * DAY_SECONDS
-
-    @field_validator("audit_pseudonym_key")
-    @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and len(value.get_secret_value().encode()) < MIN_KEY_BYTES:
-            raise ValueError(f"expected {MIN_KEY_BYTES} bytes or more; generate it with openssl rand -hex 32")
-        return value
-
-    @property
-    def pseudonym_key(self) -> bytes | None:
-        """The key as bytes."""
-        return self.audit_pseudonym_key.get_secret_value().encode() if self.audit_pseudonym_key else None
 
 
 class ShardSettings(RelaySettings, OperatorSettings):
@@ -93,32 +68,17 @@ def _require_file(engine: Engine) -> None:
         )
 
 
+@usage_errors()
 def audit_context(options: ChangeOptions, settings: OperatorSettings, rows: RowFilter | None = None) -> AuditContext:
     """Return who acts and why, for the audit log.
 
     Args:
         options: reason and actor as given.
         settings: the defaults.
-        rows: the rows that were selected; None: the change is not of rows.
+        rows: the rows that were selected, unless the change is planned and so has its filter.
 
     Raises:
         click.UsageError: nobody can be named.
     """
-    actor = _actor(options, settings)
+    actor = choose_actor(options.actor, settings.relay_actor, audited=not options.dry_run)
     return AuditContext(actor, options.reason, rows or RowFilter(), settings.pseudonym_key)
-
-
-def _actor(options: ChangeOptions, settings: OperatorSettings) -> str:
-    """Return ``--as``, ``RELAY_ACTOR`` or the OS user. A dry run is not audited, so it accepts any user."""
-    if options.actor:
-        return options.actor.strip()
-    if actor := (settings.relay_actor or "").strip():
-        if len(actor) > MAX_TEXT_CHARACTERS or not actor.isprintable():
-            raise click.UsageError(
-                f"RELAY_ACTOR is longer than {MAX_TEXT_CHARACTERS} characters or contains non-printable ones"
-            )
-        return actor
-    user = os_user()
-    if (user == "root" or user.startswith("uid ")) and not options.dry_run:
-        raise click.UsageError(f"this runs as {user}: name yourself with --as NAME or RELAY_ACTOR")
-    return user

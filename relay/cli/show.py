@@ -7,15 +7,17 @@ from typing import Any
 
 import click
 
+from outbox.operators.format import escape
 from outbox.operators.row_history import RowHistories, RowHistory, StoredRow
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from relay.cli.history_text import format_history
 from relay.cli.options import ACTOR, JSON, ChangeOptions
-from relay.cli.output import ExitCode, escape, exit_nothing_matched, to_json
+from relay.cli.output import ExitCode, exit_nothing_matched, to_json
 from relay.cli.param_types import ReasonParam, RowIdParam
-from relay.cli.session import OperatorSettings, audit_context, open_outbox
-from relay.process.row_verification import KafkaRecord, look_up_record, topic_agrees
+from relay.cli.session import audit_context, open_outbox
+from relay.kafka.row_verification import KafkaRecord, look_up_record, topic_agrees
+from relay.operator_settings import OperatorSettings
 
 MASK = "***"
 PERSONAL = ("customer_email", "agent_id")

@@ -12,12 +12,14 @@ from rich.live import Live
 
 from config.settings import BaseSettings
 from outbox.errors import OutboxError
+from outbox.operators.format import escape, format_time
+from outbox.operators.shard_status import shard_fields
 from outbox.store import Store
 from relay.cli.options import JSON
-from relay.cli.output import escape, format_time, to_json
+from relay.cli.output import to_json
 from relay.cli.param_types import IntervalParam
 from relay.cli.session import open_outbox
-from relay.cli.status_table import render_status, shard_fields
+from relay.cli.status_table import render_status
 
 WATCH_SECONDS = 2.0
 """Default of ``--watch``."""

@@ -1,7 +1,6 @@
-"""The status of shards, as JSON fields and as a table."""
+"""The status of shards as a table."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group
@@ -9,31 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from outbox.models import CallCounts, ShardStatus
-from relay.cli.output import escape, format_shards, format_time, plural
+from outbox.operators.format import escape, format_duration, plural
+from outbox.operators.shard_status import COUNTS, by_shards, format_owner, format_problem, shard_fields, total_fields
 
-COUNTS = ("pending", "waiting", "parked", "discarded")
 HEADINGS = ("shard", "epoch", "lease", *COUNTS, "oldest", "rows/s", "drained in")
 TOTAL = "total"
-
-
-def shard_fields(shard: ShardStatus) -> dict[str, Any]:
-    """Return a shard's status as the fields of its JSON. A shard whose lease has expired has no owner."""
-    live = shard.owner is not None and shard.lease_remaining_ms > 0
-    rate = shard.rows_per_second if live else 0.0
-    return {
-        **shard._asdict(),
-        "owner": shard.owner if live else None,
-        "owner_live": live,
-        "lease_remaining_ms": shard.lease_remaining_ms if live else 0,
-        "rows_per_second": rate,
-        "drained_in_seconds": _drain_seconds(shard.pending - shard.waiting, rate),
-    }
-
-
-def _drain_seconds(rows: int, rate: float) -> int | None:
-    if not rows:
-        return 0
-    return round(rows / rate) if rate else None
 
 
 def render_status(shards: list[ShardStatus], calls: CallCounts, width: int) -> Group:
@@ -46,7 +25,7 @@ def render_status(shards: list[ShardStatus], calls: CallCounts, width: int) -> G
     rows = [*map(_cells, fields), _total_cells(fields)]
     widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
     table = _table(rows) if sum(widths) + len(widths) - 1 <= width else Text("\n".join(_blocks(rows)))
-    lines = [*_by_shards(fields, _owner), *_by_shards(fields, _problem)]
+    lines = [*by_shards(fields, format_owner), *by_shards(fields, format_problem)]
     if calls.due or calls.parked:
         due = plural(calls.due, "call")
         lines.append(f"inference: {due} due, {calls.parked:,} parked (relay inference list --all)")
@@ -75,51 +54,20 @@ def _cells(shard: dict[str, Any]) -> list[str]:
         str(shard["epoch"]),
         f"{shard['lease_remaining_ms'] / 1000:.0f}s" if shard["owner"] else "-",
         *(f"{shard[name]:,}" for name in COUNTS),
-        _duration(None if shard["oldest_age_ms"] is None else shard["oldest_age_ms"] / 1000),
+        format_duration(None if shard["oldest_age_ms"] is None else shard["oldest_age_ms"] / 1000),
         f"{shard['rows_per_second']:,.0f}" if shard["owner"] else "-",
-        _duration(shard["drained_in_seconds"]),
+        format_duration(shard["drained_in_seconds"]),
     ]
 
 
 def _total_cells(shards: list[dict[str, Any]]) -> list[str]:
-    owned = any(shard["owner"] for shard in shards)
-    drains = [shard["drained_in_seconds"] for shard in shards]
-    oldest_ms = max((shard["oldest_age_ms"] or 0 for shard in shards), default=0)
+    total = total_fields(shards)
     return [
         TOTAL,
         "",
         "",
-        *(f"{sum(shard[name] for shard in shards):,}" for name in COUNTS),
-        _duration(oldest_ms / 1000 or None),
-        f"{sum(shard['rows_per_second'] for shard in shards):,.0f}" if owned else "-",
-        _duration(None if None in drains else max(drains, default=0)),
+        *(f"{total[name]:,}" for name in COUNTS),
+        format_duration((total["oldest_age_ms"] or 0) / 1000 or None),
+        f"{total['rows_per_second']:,.0f}" if total["owner_live"] else "-",
+        format_duration(total["drained_in_seconds"]),
     ]
-
-
-def _by_shards(shards: list[dict[str, Any]], describe: Callable[[dict[str, Any]], str]) -> Iterator[str]:
-    """Yield each distinct description once, with the shards that it applies to."""
-    numbers: dict[str, list[int]] = defaultdict(list)
-    for shard in shards:
-        numbers[describe(shard)].append(shard["shard"])
-    for description, described in numbers.items():
-        if description:
-            yield f"{format_shards(described)}: {description}"
-
-
-def _owner(shard: dict[str, Any]) -> str:
-    return f"owned by {shard['owner']}" if shard["owner"] else "no owner"
-
-
-def _problem(shard: dict[str, Any]) -> str:
-    if shard["paused_by"] is None:
-        return shard["condition"] or ""
-    until = f" until {format_time(shard['paused_until_ms'])}" if shard["paused_until_ms"] is not None else ""
-    pause = f"paused by {shard['paused_by']}{until}: {shard['paused_reason']}"
-    return f"{pause}; {shard['condition']}" if shard["condition"] else pause
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}h {minutes % 60:02}m" if minutes >= 60 else f"{minutes}m {seconds:02}s"

@@ -20,6 +20,7 @@ from testkit.services import ExternalService, Kafka, Registry
 COPIED = (
     "app",
     "config",
+    "console",
     "outbox",
     "relay",
     "migrations",
@@ -32,6 +33,7 @@ COPIED = (
 OPERATIONS, RETENTION = "tests/contract/test_change.py", "tests/contract/test_retention.py"
 SHARDS = "tests/contract/test_shards.py"
 CALLS = "tests/contract/test_inference_queue.py"
+CONSOLE = "tests/unit/console"
 MACHINE = "tests/model/test_state_machine.py::test_every_row_is_delivered_exactly_once"
 LOST = "tests/model/test_lost_rows.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
@@ -840,6 +842,41 @@ BREAKAGES = [
         "            if committing:\n                return\n"
         "            if not committing:\n                self._abort()",
         f"{MACHINE}[sqlite]",
+    ),
+    Breakage(
+        "the console checks no role",
+        "console/access.py",
+        "if user.role < role:",
+        "if user.role < Role.VIEWER:",
+        f"{CONSOLE}/test_protection.py::test_a_role_is_checked_at_the_action[2]",
+    ),
+    Breakage(
+        "a session outlives its user's line",
+        "console/file_login.py",
+        'is_old or kept["mark"] != line.mark',
+        "is_old",
+        f"{CONSOLE}/test_file_login.py::test_a_changed_line_ends_its_sessions[another password]",
+    ),
+    Breakage(
+        "polling keeps a session alive",
+        "console/file_login.py",
+        'is_polled = request.method == "GET" and "HX-Request" in request.headers',
+        "is_polled = False",
+        f"{CONSOLE}/test_file_login.py::test_polling_does_not_keep_a_session_alive",
+    ),
+    Breakage(
+        "the console accepts forms of other origins",
+        "console/protection.py",
+        'return origin in (f"http://{request.host}", f"https://{request.host}")',
+        "return True",
+        f"{CONSOLE}/test_protection.py::test_a_form_of_another_origin_does_nothing[headers10-403]",
+    ),
+    Breakage(
+        "the console believes whoever knows the proxy's secret",
+        "console/proxy_login.py",
+        "return hmac.compare_digest(given, self._secret) and peer_is_listed(self._peers)",
+        "return hmac.compare_digest(given, self._secret)",
+        f"{CONSOLE}/test_proxy_login.py::test_anybody_else_is_refused[changed0-10.2.0.1]",
     ),
 ]
 

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event
 
 from outbox.db.engine import create_outbox_engine
 from outbox.operators.change import Operations
+from outbox.operators.pages import PageReader
 from outbox.operators.prune import old_rows
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
@@ -81,3 +82,18 @@ def test_a_state_does_not_widen_a_search(engine: Engine, wanted: RowFilter) -> N
     """Rows that are found by interaction or id have their state checked; the rows of the state are not scanned."""
     steps = steps_of(engine, lambda: list(Operations(engine).find(wanted)))
     assert [step for step in steps if step.startswith("SCAN w")] == []
+
+
+@pytest.mark.parametrize(
+    "wanted", [RowFilter(), RowFilter(state="sent"), RowFilter(state="pending"), RowFilter(state="parked")], ids=str
+)
+def test_pages_are_read_down_in_order(engine: Engine, wanted: RowFilter) -> None:
+    """A page of the newest rows ends the search: no rows below it are read to sort them."""
+    steps = steps_of(engine, lambda: PageReader(engine).rows(wanted))
+    assert [step for step in steps if "ORDER BY" in step] == [], steps
+
+
+def test_rows_of_an_interaction_are_looked_up(engine: Engine) -> None:
+    """The rest of history is not read, however few rows the interaction has."""
+    steps = steps_of(engine, lambda: PageReader(engine).rows(RowFilter(interaction_id="i-1")))
+    assert "SEARCH o USING INDEX ix_outbox_interaction (interaction_id=?)" in steps, steps

@@ -39,7 +39,7 @@ CHANGING: dict[str, tuple[str, ...]] = {
     "reshard": ("2", *CONFIRMED),
     "reconcile": ("--since", "1h", *CONFIRMED),
 }
-OTHERS = {"run", "check", "demo", "migrate"}
+OTHERS = {"run", "check", "demo", "migrate", "console-password"}
 """They start, diagnose or create what the other commands need."""
 
 

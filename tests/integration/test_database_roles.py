@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
+from structlog.testing import capture_logs
 
 from outbox.db import rights
 from outbox.db.engine import create_outbox_engine
@@ -23,6 +24,7 @@ from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from testkit import ROOT
 from testkit.command_line import Ended, command
+from testkit.console import sign_in, start_console
 from testkit.databases import migrate
 from testkit.deployment import settings_for
 from testkit.outbox import states
@@ -374,3 +376,19 @@ def test_the_web_role_distinguishes_a_repeated_key_from_a_reused_one(roles: Role
     assert isinstance(same, Accepted)
     assert same.duplicate
     assert other == KeyReused()
+
+
+def test_the_consoles_role_suffices_for_its_pages(roles: Roles) -> None:
+    """Each page is shown; a missing right is named in the log, and the page says that the database cannot be used."""
+    (row_id,) = record(roles, new_row("i-1"))
+    roles.admin(PARK_ALL)
+    with start_console(roles.url("console_act")) as app:
+        client = app.test_client()
+        sign_in(client)
+        for path in ("/", "/problems", "/rows", f"/rows/{row_id}", "/calls", "/shards", "/audit", "/check", "/readyz"):
+            assert client.get(path).status_code == 200, path
+        roles.admin(f"REVOKE SELECT ON outbox_audit FROM {roles.role('console_act')}")
+        with capture_logs() as lines:
+            assert client.get("/audit").status_code == 503
+    assert f"{roles.role('console_act')} lacks SELECT ON outbox_audit" in repr(lines)
+    assert roles.password not in repr(lines)

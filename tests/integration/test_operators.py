@@ -17,9 +17,9 @@ from sqlalchemy import Engine, text
 
 from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
+from outbox.operators.format import plural
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
-from relay.cli.output import plural
 from testkit import ROOT
 from testkit.command_line import command, expect
 from testkit.deployment import Deployment

@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka.admin import NewTopic
 from fastavro import parse_schema, schemaless_reader
 
-from relay.cli.output import plural
+from outbox.operators.format import plural
 from relay.kafka.avro import SCHEMA_TEXT
 from testkit import ROOT
 from testkit.command_line import command, expect

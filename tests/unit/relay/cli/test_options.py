@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from outbox.operators.planned_replay import plan_name
 from relay.cli.options import ChangeOptions, RowSelection
 from relay.cli.param_types import Timestamp
-from relay.cli.replay import plan_name
 from testkit.command_line import command, expect
 from testkit.databases import NewDatabase
 
@@ -162,10 +162,14 @@ def test_a_replay_is_named_after_what_was_typed() -> None:
     """The same filters, topic and reason give the same name later; how the change is done does not matter."""
     earlier = RowSelection((), None, None, "voice", None, Timestamp(1_000, "2h"), None, all_rows=False)
     later = RowSelection((), None, None, "voice", None, Timestamp(9_000, "2h"), None, all_rows=False)
-    name = plan_name(None, earlier, "lost")
+    name = plan_name(None, earlier.as_typed(), "lost")
     assert re.fullmatch(r"[0-9a-f]{12}", name)
-    assert plan_name(None, later, "lost") == name
-    others = [plan_name("topic", earlier, "lost"), plan_name(None, NO_ROWS, "lost"), plan_name(None, earlier, "late")]
+    assert plan_name(None, later.as_typed(), "lost") == name
+    others = [
+        plan_name("topic", earlier.as_typed(), "lost"),
+        plan_name(None, NO_ROWS.as_typed(), "lost"),
+        plan_name(None, earlier.as_typed(), "late"),
+    ]
     assert len({name, *others}) == 4
 
 

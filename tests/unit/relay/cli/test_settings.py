@@ -3,7 +3,7 @@
 import pytest
 
 from config.settings import SettingsError, load
-from relay.cli.session import OperatorSettings
+from relay.operator_settings import OperatorSettings
 from relay.settings import RelaySettings
 
 NEEDED = {"KAFKA_BOOTSTRAP_SERVERS": "localhost:1", "SCHEMA_REGISTRY_URL": "http://localhost:2"}

@@ -1,11 +1,13 @@
 """Find a row's record in Kafka, and decide whether the topic agrees with the outbox."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from config.settings import SettingsError, load
 from outbox.errors import OutboxMismatchError
 from outbox.models import Identity
+from outbox.operators.format import format_time
+from outbox.operators.row_facts import Fact
 from outbox.operators.row_history import StoredRow
 from outbox.states import RowState
 from relay.errors import MisconfiguredError, UnavailableError
@@ -74,3 +76,31 @@ def topic_agrees(row: StoredRow, kafka: KafkaRecord) -> bool | None:
         return None
     is_sent = row.state == RowState.SENT
     return not kafka.differences and is_sent == (kafka.record is not None)
+
+
+def record_facts(row: StoredRow, kafka: KafkaRecord, *, revealed: bool) -> Iterator[Fact]:
+    """Yield what is known about a row's record in Kafka.
+
+    Args:
+        row: the row.
+        kafka: what was found.
+        revealed: whether values that differ may be shown.
+    """
+    if row.sequence is not None:
+        name = f" ({kafka.transactional_id})" if kafka.transactional_id else ""
+        yield "transaction", f"{row.sequence} of shard {row.shard}{name}"
+    if kafka.record is None:
+        yield "in Kafka", kafka.not_seen or ""
+        return
+    record = kafka.record
+    headers = " ".join(f"{name}={value}" for name, value in record["headers"].items())
+    yield "in Kafka", f"{record['topic']}, partition {record['partition']}, offset {record['offset']}"
+    yield "record", f"{format_time(record['timestamp_ms'])}, {record['value']}, {headers}"
+    if kafka.not_compared:
+        yield "comparison", f"not compared: {kafka.not_compared}"
+    elif kafka.differences is not None:
+        names = ", ".join(sorted(kafka.differences))
+        yield "comparison", f"DIFFERENT in {names}" if names else "the record matches the row"
+        if revealed:
+            for name, (ours, theirs) in sorted(kafka.differences.items()):
+                yield "", f"{name}: the row has {ours!r}, the record {theirs!r}"

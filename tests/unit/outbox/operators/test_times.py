@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.cli.output import format_time
-from relay.cli.times import parse_time
+from outbox.operators.format import format_time
+from outbox.operators.times import parse_time
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +77,11 @@ def test_a_printed_time_has_its_offset_and_can_be_parsed(at_ms: int, text: str) 
     """``--since`` accepts what commands print."""
     assert format_time(at_ms) == text
     assert parse_time(text, now()).timestamp() == at_ms // 1000
+
+
+def test_times_without_an_offset_may_be_of_another_zone() -> None:
+    """Pages that show UTC read what is typed as UTC, whatever this machine's zone is."""
+    now = datetime(2026, 1, 31, 20, 0, tzinfo=UTC)
+    assert parse_time("21:00", now, UTC) == datetime(2026, 1, 30, 21, 0, tzinfo=UTC)
+    assert parse_time("2026-01-31T08:00", now, UTC) == datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
+    assert parse_time("2026-01-31T08:00+01:00", now, UTC) == datetime(2026, 1, 31, 7, 0, tzinfo=UTC)

@@ -1,0 +1,99 @@
+"""``/login`` and ``/logout``."""
+
+import threading
+from collections.abc import Sequence
+
+import structlog
+from flask import Blueprint, Response, abort, current_app, make_response, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from console.access import authentication, current_user
+from console.file_login import FileLogin
+from console.metrics import metrics
+from console.peers import client_address
+from console.settings import Network
+from console.tries import Tries
+
+log = structlog.get_logger(__name__)
+blueprint = Blueprint("login", __name__)
+EXTENSION = "console_login"
+MAX_CHARACTERS = 256
+"""Longest name and password."""
+MAX_AT_ONCE = 2
+"""Passwords checked at the same time: each takes memory and a core."""
+REFUSED = "This name and password do not match."
+
+
+class LoginLimits:
+    """Bounds what trying passwords may cost.
+
+    Args:
+        tries: of each name and address.
+        proxies: peers that are believed about addresses.
+    """
+
+    def __init__(self, tries: Tries, proxies: Sequence[Network]) -> None:
+        self.tries, self.proxies = tries, proxies
+        self.at_once = threading.BoundedSemaphore(MAX_AT_ONCE)
+
+
+@blueprint.get("/login")
+def show() -> AnyResponse:
+    """Show the form."""
+    if current_user() is not None:
+        return redirect(url_for("overview.show"), 303)
+    _file_login()
+    return _form()
+
+
+@blueprint.post("/login")
+def sign_in() -> AnyResponse:
+    """Begin a session, or say that name and password do not match."""
+    login = _file_login()
+    limits: LoginLimits = current_app.extensions[EXTENSION]
+    name, password = (request.form.get(field, "")[: MAX_CHARACTERS + 1] for field in ("username", "password"))
+    key = (name, client_address(limits.proxies))
+    if seconds := limits.tries.seconds_to_wait(key):
+        return _refuse_for_now("throttled", seconds)
+    if not limits.at_once.acquire(blocking=False):
+        return _refuse_for_now("busy", 1)
+    try:
+        line = login.users.check(name, password)
+    finally:
+        limits.at_once.release()
+    if line is None or len(password) > MAX_CHARACTERS:
+        metrics().logins.labels("refused").inc()
+        log.warning("a login was refused", action="login")
+        return _form(REFUSED, 401)
+    limits.tries.forget(key)
+    metrics().logins.labels("accepted").inc()
+    log.info("%s has signed in", line.user.name, action="login", role=line.user.role.word)
+    target = login.sign_in(line)
+    return redirect(request.script_root + target, 303)
+
+
+@blueprint.post("/logout")
+def sign_out() -> AnyResponse:
+    """End the session."""
+    _file_login().sign_out()
+    return redirect(url_for("login.show"), 303)
+
+
+def _file_login() -> FileLogin:
+    """Return what signs users in; where a proxy does, there is no such page."""
+    found = authentication()
+    if not isinstance(found, FileLogin):
+        abort(404, "The proxy in front of the console signs users in.")
+    return found
+
+
+def _refuse_for_now(outcome: str, seconds: int) -> Response:
+    metrics().logins.labels(outcome).inc()
+    log.warning("a login was not checked: %s", outcome, action="login")
+    response = _form(f"Too many tries. Wait {seconds} s.", 429)
+    response.headers["Retry-After"] = str(seconds)
+    return response
+
+
+def _form(message: str | None = None, status: int = 200) -> Response:
+    return make_response(render_template("login.html", message=message), status)

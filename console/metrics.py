@@ -1,0 +1,53 @@
+"""``/metrics``: the console's own."""
+
+import hmac
+
+from flask import Blueprint, Response, current_app, request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, disable_created_metrics, generate_latest
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Unauthorized
+
+blueprint = Blueprint("metrics", __name__)
+EXTENSION = "console_metrics"
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # they double the number of series
+
+
+class ConsoleMetrics:
+    """Counts requests and logins of one application."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "outbox_console_requests", "Requests, by page and status.", ["page", "status"], registry=self.registry
+        )
+        self.logins = Counter(
+            "outbox_console_logins",
+            "Tries to sign in, by outcome: accepted, refused, throttled, busy.",
+            ["outcome"],
+            registry=self.registry,
+        )
+
+
+def metrics() -> ConsoleMetrics:
+    """Return those of the application that handles the request."""
+    found: ConsoleMetrics = current_app.extensions[EXTENSION]
+    return found
+
+
+def count(response: Response) -> Response:
+    """Count a request."""
+    metrics().requests.labels(request.endpoint or "none", str(response.status_code)).inc()
+    return response
+
+
+@blueprint.get("/metrics")
+def show() -> Response:
+    """Show the metrics, protected by ``METRICS_TOKEN`` if it is set."""
+    token: str | None = current_app.config["METRICS_TOKEN"]
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if token is not None:
+        is_token = hmac.compare_digest(given.strip(" ").encode("latin-1", "replace"), token.encode())
+        if not is_token or scheme.lower() != "bearer":
+            raise Unauthorized("Send METRICS_TOKEN as a bearer token.", www_authenticate=WWWAuthenticate("bearer"))
+    return Response(generate_latest(metrics().registry), content_type=CONTENT_TYPE_LATEST)

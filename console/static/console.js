@@ -1,0 +1,95 @@
+// Keeps the live part of a page current. Every page works without this file: it then shows the time at which it was made.
+"use strict";
+
+// A switch between UTC and the reader's own time zone.
+(() => {
+  const main = document.getElementById("content");
+  if (!main || !main.querySelector("time[datetime]")) return;
+  let local = localStorage.getItem("times") === "local";
+  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "long" });
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "secondary";
+  const show = () => {
+    button.textContent = local ? "Show times in UTC" : "Show local times";
+    for (const time of main.querySelectorAll("time[datetime]")) {
+      time.dataset.utc ??= time.textContent;
+      time.textContent = local ? format.format(new Date(time.dateTime)) : time.dataset.utc;
+    }
+  };
+  button.addEventListener("click", () => {
+    local = !local;
+    localStorage.setItem("times", local ? "local" : "utc");
+    show();
+  });
+  document.body.addEventListener("htmx:afterSwap", show);
+  main.append(button);
+  show();
+})();
+
+(() => {
+  const live = document.getElementById("live");
+  if (!live) return;
+  const message = document.getElementById("poll-message");
+  let etag = live.dataset.etag;
+  let paused = false;
+  let seen = Date.now();
+
+  const isPoll = (event) => event.detail.elt === live;
+  const showAsOf = (time) => {
+    const shown = live.querySelector("[data-as-of]");
+    if (shown) shown.textContent = `${time.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+  };
+  const say = (text) => {
+    if (message.textContent !== text) message.textContent = text;
+  };
+  const fail = () => say(`no answer: last seen ${Math.round((Date.now() - seen) / 1000)} s ago`);
+
+  const button = document.createElement("button");
+  button.type = "button";
+  button.id = "pause-polling";
+  button.className = "secondary";
+  const label = () => {
+    button.textContent = paused ? "Continue updating" : "Pause updating";
+    button.setAttribute("aria-pressed", String(paused));
+  };
+  button.addEventListener("click", () => {
+    paused = !paused;
+    label();
+    say(paused ? "updates are paused" : "");
+  });
+  label();
+  message.before(button);
+
+  document.body.addEventListener("htmx:beforeRequest", (event) => {
+    if (isPoll(event) && (paused || document.hidden)) event.preventDefault();
+  });
+  document.body.addEventListener("htmx:configRequest", (event) => {
+    if (isPoll(event) && etag) event.detail.headers["If-None-Match"] = etag;
+  });
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    if (!isPoll(event)) return;
+    const { xhr } = event.detail;
+    if (xhr.responseURL && new URL(xhr.responseURL).pathname !== location.pathname) {
+      location.reload(); // the session has ended: show the login
+      event.detail.shouldSwap = false;
+      return;
+    }
+    if (xhr.status !== 200 && xhr.status !== 304) return;
+    seen = Date.now();
+    say("");
+    if (xhr.status === 304) {
+      event.detail.shouldSwap = false;
+      event.detail.isError = false;
+      const date = xhr.getResponseHeader("Date");
+      showAsOf(date ? new Date(date) : new Date());
+    } else {
+      etag = xhr.getResponseHeader("ETag");
+    }
+  });
+  for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
+    document.body.addEventListener(name, (event) => {
+      if (isPoll(event)) fail();
+    });
+  }
+})();

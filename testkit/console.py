@@ -1,0 +1,86 @@
+"""A console for tests, with a user of each role."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import time
+
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.security import generate_password_hash
+from werkzeug.test import TestResponse
+
+from config.settings import load
+from console.dependencies import EXTENSION
+from console.factory import create_app
+from console.pages.overview import SAMPLER
+from console.settings import ConsoleSettings
+
+PASSWORD = "a password of the tests"
+KEY = "k" * 32
+FAST = "scrypt:1024:8:1"
+"""Little work, for tests."""
+
+
+@cache
+def user_line(name: str, role: str | None = None, password: str = PASSWORD) -> str:
+    """Return a line of the file of users."""
+    return f"{name}:{role or name}:{generate_password_hash(password, FAST)}\n"
+
+
+def write_users(folder: Path) -> Path:
+    """Write a file of users with one of each role, named as the role."""
+    path = folder / "users"
+    path.write_text("".join(map(user_line, ("viewer", "operator", "custodian"))))
+    return path
+
+
+@contextmanager
+def start_console(url: str, clock: Callable[[], float] = time, **environ: str) -> Iterator[Flask]:
+    """Create a console.
+
+    Args:
+        url: of the database.
+        clock: for sessions.
+        environ: further settings.
+    """
+    with TemporaryDirectory() as folder:
+        users = write_users(Path(folder))
+        settings = {
+            "DATABASE_URL": url,
+            "ALLOW_PLAINTEXT_CREDENTIALS": "true",
+            "CONSOLE_AUTH": "file",
+            "CONSOLE_USERS_FILE": str(users),
+            "CONSOLE_SECRET_KEY": KEY,
+        }
+        app = create_app(load(ConsoleSettings, {**settings, **environ}), clock)
+        try:
+            yield app
+        finally:
+            _stop_sampling(app)
+            app.extensions[EXTENSION].engine.dispose()
+
+
+def _stop_sampling(app: Flask) -> None:
+    """End the thread that counts the backlog, so that it holds no connection."""
+    app.extensions[SAMPLER].stop()
+    for thread in threading.enumerate():
+        if thread.name == "backlog sampler":
+            thread.join(10)
+
+
+def sign_in(client: FlaskClient, name: str = "viewer", password: str = PASSWORD, path: str = "/login") -> TestResponse:
+    """Sign in through the form."""
+    token = form_token(client, path)
+    return client.post(path, data={"csrf_token": token, "username": name, "password": password})
+
+
+def form_token(client: FlaskClient, path: str = "/login") -> str:
+    """Return the token of a page's forms."""
+    page = client.get(path).get_data(as_text=True)
+    (token,) = set(re.findall(r'name="csrf_token" value="([^"]+)"', page))
+    return str(token)
