@@ -31,6 +31,7 @@ COPIED = (
     "README.md",
 )
 OPERATIONS, RETENTION = "tests/contract/test_change.py", "tests/contract/test_retention.py"
+PLANNED = "tests/contract/test_planned_change.py"
 SHARDS = "tests/contract/test_shards.py"
 CALLS = "tests/contract/test_inference_queue.py"
 CONSOLE = "tests/unit/console"
@@ -545,6 +546,20 @@ BREAKAGES = [
         '"row_ids": json.dumps(ids)',
         '"row_ids": "[]"',
         f"{OPERATIONS}::test_a_row_that_changed_since_it_was_planned_is_left_alone[sqlite]",
+    ),
+    Breakage(
+        "the audit does not record the filter of a plan",
+        "outbox/operators/apply.py",
+        "replace(context, rows=change.rows)",
+        "replace(context)",
+        f"{PLANNED}::test_a_prune_takes_finished_rows[sqlite]",
+    ),
+    Breakage(
+        "a stopped change goes on with the next chunk",
+        "outbox/operators/apply.py",
+        "if stopped():",
+        "if False:",
+        f"{PLANNED}::test_a_change_stops_between_chunks[sqlite]",
     ),
     Breakage(
         "a relay takes a paused shard",
