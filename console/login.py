@@ -53,11 +53,11 @@ def sign_in() -> AnyResponse:
     limits: LoginLimits = current_app.extensions[EXTENSION]
     name, password = (request.form.get(field, "")[: MAX_CHARACTERS + 1] for field in ("username", "password"))
     key = (name, client_address(limits.proxies))
-    if seconds := limits.tries.seconds_to_wait(key):
-        return _refuse_for_now("throttled", seconds)
     if not limits.at_once.acquire(blocking=False):
-        return _refuse_for_now("busy", 1)
+        return _refuse_for_now("busy", 1)  # not counted: free tries with other names would push counted ones out
     try:
+        if seconds := limits.tries.seconds_to_wait(key):
+            return _refuse_for_now("throttled", seconds)
         line = login.users.check(name, password)
     finally:
         limits.at_once.release()

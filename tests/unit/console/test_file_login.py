@@ -170,6 +170,18 @@ def test_few_passwords_are_checked_at_a_time(app: Flask) -> None:
     assert sign_in(client).status_code == 303
 
 
+def test_a_try_that_checks_no_password_is_not_counted(app: Flask) -> None:
+    """Such tries cost nothing, so with many names they would push those counted out of memory."""
+    limits: LoginLimits = app.extensions[LOGIN]
+    client = app.test_client()
+    for _ in range(MAX_AT_ONCE):
+        assert limits.at_once.acquire(blocking=False)
+    for _ in range(6):
+        assert sign_in(client).headers["Retry-After"] == "1"
+    limits.at_once.release()
+    assert sign_in(client).status_code == 303
+
+
 def test_addresses_behind_a_listed_proxy_are_told_apart(new_sqlite: NewDatabase) -> None:
     """Nobody can lock an operator out from elsewhere; from an unlisted peer the header is not believed."""
     with start_console(new_sqlite(), CONSOLE_PROXY_PEERS="127.0.0.1") as app:
