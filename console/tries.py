@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from math import ceil
 from time import monotonic
 
 from cachetools import TTLCache
@@ -30,7 +31,7 @@ class Tries:
             now, times = self._clock(), self._tries.get(key, [])
             recent = [at for at in times if at > now - WINDOW_SECONDS]
             if len(recent) >= MAX_TRIES:
-                return max(1, round(recent[0] + WINDOW_SECONDS - now))
+                return max(1, ceil(recent[0] + WINDOW_SECONDS - now))
             self._tries[key] = [*recent, now]
             return 0
 
