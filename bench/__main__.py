@@ -48,7 +48,7 @@ BENCHMARKS = {
         lambda env, db, shards, o: growth.measure(env, db, o.rows, o.history, o.rounds, shards, o.seconds),
     ),
     "mark": Benchmark(
-        "what the database spends to insert, select and mark a row",
+        "what the database spends to insert, select, mark and prune a row",
         lambda env, db, shards, o: mark.measure(env, db, o.rows, o.history, o.rounds, shards),
     ),
     "backlog": Benchmark(
