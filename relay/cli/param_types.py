@@ -13,6 +13,9 @@ from outbox.operators import times
 from outbox.operators.attribution import check_reason, check_text
 from outbox.operators.times import parse_age
 
+MAX_DURATION_SECONDS = 52 * 7 * 86_400
+"""A year. The end of what lasts longer could be a time that cannot be shown."""
+
 
 class Timestamp(NamedTuple):
     """A time as the operator typed it."""
@@ -128,7 +131,7 @@ class EmailParam(NonEmptyParam):
 
 
 class DurationParam(click.ParamType[float]):
-    """A duration such as ``90s``, ``1h30m`` or ``2d``, in seconds."""
+    """A duration such as ``90s``, ``1h30m`` or ``2d``, in seconds, of at most ``MAX_DURATION_SECONDS``."""
 
     name = "duration"
 
@@ -137,6 +140,8 @@ class DurationParam(click.ParamType[float]):
         seconds = parse_age(value)
         if not seconds:
             self.fail(f"{value!r} is not a duration: expected one such as 90s, 30m, 1h30m or 2d", param, ctx)
+        if seconds > MAX_DURATION_SECONDS:
+            self.fail(f"{value!r} is too long: at most 52w, or leave the option out", param, ctx)
         return seconds
 
 

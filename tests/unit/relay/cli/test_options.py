@@ -109,6 +109,13 @@ def test_a_pause_has_a_positive_duration(tmp_path: Path, duration: str) -> None:
     expect(ended, 2, stderr="is not a duration: expected one such as 90s")
 
 
+@pytest.mark.parametrize(("duration", "code"), [("52w", 1), ("52w1s", 2), ("999999w", 2)])
+def test_a_pause_ends_within_a_year(tmp_path: Path, duration: str, code: int) -> None:
+    """A later end could be a time that ``relay status`` cannot show."""
+    ended = command(missing_outbox(tmp_path), "pause", "--for", duration, "--reason", "looking", RELAY_ACTOR="ann")
+    expect(ended, code, stderr="does not exist" if code == 1 else "at most 52w")
+
+
 def test_any_interaction_id_of_a_sender_can_be_selected(new_sqlite: NewDatabase) -> None:
     """The webhook accepts blank ids and control characters, so the filter does, too."""
     environ = {"DATABASE_URL": new_sqlite()}
