@@ -1,0 +1,113 @@
+"""Plans that were shown and not yet confirmed: in memory, for some minutes, each for one session."""
+
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from outbox.errors import InvalidRequestError
+from outbox.operators.plan import Plan
+from outbox.operators.planned_change import PlannedChange
+from outbox.operators.rows import FoundRow
+
+LIFETIME_SECONDS = 15 * 60
+MAX_ROWS = 1_000_000
+MAX_BYTES = 64 * 2**20
+ROW_BYTES, PLAN_BYTES = 24, 8 * 2**10
+"""What a row takes, and a plan besides its rows."""
+
+
+class Owner(NamedTuple):
+    """Who may see and confirm a plan."""
+
+    session: str
+    user: str
+
+
+@dataclass(frozen=True)
+class KeptPlan:
+    """A change that waits for its confirmation."""
+
+    change: PlannedChange
+    owner: Owner
+    typed: Mapping[str, tuple[str, ...]]
+    """The fields that asked for it, to plan again."""
+    at: float
+    """In seconds since the epoch."""
+
+    @property
+    def size(self) -> int:
+        """Memory that it takes, in bytes."""
+        return PLAN_BYTES + ROW_BYTES * len(self.change.plan)
+
+
+class Plans:
+    """Keeps plans until they are confirmed or too old. Threads may share it.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._kept: dict[str, KeptPlan] = {}
+        self._lock = threading.Lock()
+
+    def add(self, change: PlannedChange, owner: Owner, typed: Mapping[str, tuple[str, ...]]) -> str:
+        """Keep a plan and return its id. Where memory lacks, older plans of its owner make room.
+
+        Raises:
+            InvalidRequestError: the plans of others take too much memory.
+        """
+        kept = KeptPlan(change, owner, typed, self._clock())
+        with self._lock:
+            self._forget_old()
+            own = [plan_id for plan_id, other in self._kept.items() if other.owner == owner]
+            while own and not self._has_room(kept):
+                del self._kept[own.pop(0)]
+            if not self._has_room(kept):
+                raise InvalidRequestError("other plans take all memory for plans: narrow the filter, or wait 15 min")
+            plan_id = secrets.token_urlsafe(16)
+            self._kept[plan_id] = kept
+        return plan_id
+
+    def find(self, plan_id: str, owner: Owner) -> KeptPlan | None:
+        """Return a plan of this owner; None: there is none any more."""
+        with self._lock:
+            self._forget_old()
+            kept = self._kept.get(plan_id)
+        return kept if kept is not None and kept.owner == owner else None
+
+    def take(self, plan_id: str, owner: Owner) -> KeptPlan | None:
+        """Return a plan of this owner and forget it, so that one confirmation gets it; None: there is none any more."""
+        with self._lock:
+            self._forget_old()
+            kept = self._kept.get(plan_id)
+            if kept is None or kept.owner != owner:
+                return None
+            return self._kept.pop(plan_id)
+
+    def _has_room(self, more: KeptPlan) -> bool:
+        return more.size + sum(kept.size for kept in self._kept.values()) <= MAX_BYTES
+
+    def _forget_old(self) -> None:
+        oldest = self._clock() - LIFETIME_SECONDS
+        for plan_id in [plan_id for plan_id, kept in self._kept.items() if kept.at < oldest]:
+            del self._kept[plan_id]
+
+
+def collect(rows: Iterable[FoundRow]) -> Plan:
+    """Make a plan of at most ``MAX_ROWS`` rows.
+
+    Raises:
+        InvalidRequestError: there are more.
+    """
+    return Plan(_bounded(rows))
+
+
+def _bounded(rows: Iterable[FoundRow]) -> Iterator[FoundRow]:
+    for count, row in enumerate(rows, 1):
+        if count > MAX_ROWS:
+            raise InvalidRequestError(f"more than {MAX_ROWS:,} rows: narrow the filter, or use the command line")
+        yield row

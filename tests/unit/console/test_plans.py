@@ -1,0 +1,50 @@
+"""Plans in memory: whose they are, how long they live, and that each is used once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from console.plans import LIFETIME_SECONDS, Owner, Plans
+from outbox.operators.plan import Plan
+from outbox.operators.planned_change import PlannedChange, Verb
+from outbox.operators.rows import RowFilter
+
+ANN = Owner("session", "ann")
+CHANGE = PlannedChange(Verb.RETRY, RowFilter(), Plan([]), lambda _chunk, _context: [], (), ())
+
+
+def test_a_plan_is_taken_once() -> None:
+    """Of many confirmations at the same time, one gets the plan."""
+    plans = Plans(lambda: 0.0)
+    plan_id = plans.add(CHANGE, ANN, {})
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: plans.take(plan_id, ANN), range(50)))
+    assert sum(kept is not None for kept in taken) == 1
+    assert plans.find(plan_id, ANN) is None
+
+
+def test_a_plan_is_of_one_session() -> None:
+    """Neither another session of the user nor another user gets it; it stays for its owner."""
+    plans = Plans(lambda: 0.0)
+    plan_id = plans.add(CHANGE, ANN, {})
+    for other in (Owner("other", "ann"), Owner("session", "bob")):
+        assert plans.find(plan_id, other) is None
+        assert plans.take(plan_id, other) is None
+    assert plans.take(plan_id, ANN) is not None
+
+
+def test_a_plan_expires() -> None:
+    """After its life it cannot be confirmed."""
+    now = [0.0]
+    plans = Plans(lambda: now[0])
+    plan_id = plans.add(CHANGE, ANN, {})
+    now[0] = LIFETIME_SECONDS
+    assert plans.find(plan_id, ANN) is not None
+    now[0] += 0.001
+    assert plans.take(plan_id, ANN) is None
+
+
+def test_plans_of_one_session_make_room_for_its_next() -> None:
+    """The memory for plans is bounded: the oldest plan of the session goes first."""
+    plans = Plans(lambda: 0.0)
+    ids = [plans.add(CHANGE, ANN, {}) for _ in range(8_193)]
+    assert plans.find(ids[0], ANN) is None
+    assert plans.find(ids[1], ANN) is not None
