@@ -18,7 +18,7 @@ from console.errors import handle_errors
 from console.file_login import FileLogin
 from console.login import LoginLimits
 from console.metrics import ConsoleMetrics
-from console.pages import BLUEPRINTS
+from console.pages import BLUEPRINTS, plans
 from console.protection import MAX_BODY_BYTES, protect
 from console.proxy_login import ProxyLogin
 from console.settings import ConsoleSettings
@@ -70,6 +70,7 @@ def create_app(settings: ConsoleSettings, clock: Callable[[], float] = time.time
     handle_errors(app)
     for blueprint in (*BLUEPRINTS, login.blueprint, probes.blueprint, metrics.blueprint):
         app.register_blueprint(blueprint)
+    app.register_blueprint(plans.blueprint, clock=clock)
     app.context_processor(_shown_around_pages)
     return app
 

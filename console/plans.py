@@ -47,10 +47,11 @@ class Plans:
 
     Args:
         clock: seconds since the epoch.
+        max_bytes: memory that all plans may take together.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], max_bytes: int = MAX_BYTES) -> None:
+        self._clock, self._max_bytes = clock, max_bytes
         self._kept: dict[str, KeptPlan] = {}
         self._lock = threading.Lock()
 
@@ -89,7 +90,7 @@ class Plans:
             return self._kept.pop(plan_id)
 
     def _has_room(self, more: KeptPlan) -> bool:
-        return more.size + sum(kept.size for kept in self._kept.values()) <= MAX_BYTES
+        return more.size + sum(kept.size for kept in self._kept.values()) <= self._max_bytes
 
     def _forget_old(self) -> None:
         oldest = self._clock() - LIFETIME_SECONDS

@@ -2,7 +2,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from console.plans import LIFETIME_SECONDS, Owner, Plans
+import pytest
+
+from console.plans import LIFETIME_SECONDS, PLAN_BYTES, Owner, Plans
+from outbox.errors import InvalidRequestError
 from outbox.operators.plan import Plan
 from outbox.operators.planned_change import PlannedChange, Verb
 from outbox.operators.rows import RowFilter
@@ -44,7 +47,8 @@ def test_a_plan_expires() -> None:
 
 def test_plans_of_one_session_make_room_for_its_next() -> None:
     """The memory for plans is bounded: the oldest plan of the session goes first."""
-    plans = Plans(lambda: 0.0)
-    ids = [plans.add(CHANGE, ANN, {}) for _ in range(8_193)]
-    assert plans.find(ids[0], ANN) is None
-    assert plans.find(ids[1], ANN) is not None
+    plans = Plans(lambda: 0.0, 2 * PLAN_BYTES)
+    ids = [plans.add(CHANGE, ANN, {}) for _ in range(3)]
+    assert [plans.find(plan_id, ANN) is not None for plan_id in ids] == [False, True, True]
+    with pytest.raises(InvalidRequestError, match="other plans take all memory"):
+        plans.add(CHANGE, Owner("other", "bob"), {})

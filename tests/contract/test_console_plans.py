@@ -1,0 +1,103 @@
+"""Plans over HTTP, on both databases: what they show, whose they are, and that they change nothing."""
+
+from collections.abc import Iterator
+from time import time
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import Engine
+from werkzeug.test import TestResponse
+
+from outbox.operators.change import Operations
+from outbox.operators.rows import RowFilter
+from outbox.store import Store
+from testkit.console import form_token, sign_in, start_console
+from testkit.outbox import park, record
+from testkit.rows import new_row
+
+ERROR = "<b>too large</b>"
+
+
+@pytest.fixture
+def now() -> list[float]:
+    """Return the time of the console."""
+    return [time()]
+
+
+@pytest.fixture
+def console(engine: Engine, now: list[float]) -> Iterator[Flask]:
+    """Return a console on an outbox with two parked rows, one of them with a row waiting behind it."""
+    store = Store(engine)
+    ids = record(store, [new_row("i-1"), new_row("i-1"), new_row("i-2")])
+    park(store, engine, {ids[0]: ERROR, ids[2]: "other"})
+    with start_console(engine.url.render_as_string(hide_password=False), lambda: now[0]) as app:
+        yield app
+
+
+def signed_in(app: Flask, name: str = "viewer") -> FlaskClient:
+    """Return a browser of a user who is signed in."""
+    client = app.test_client()
+    sign_in(client, name)
+    return client
+
+
+def plan(client: FlaskClient, **fields: str) -> TestResponse:
+    """Send the form of a plan."""
+    return client.post("/plans", data={"csrf_token": form_token(client, "/"), **fields})
+
+
+@pytest.mark.parametrize("verb", ["retry", "discard"])
+def test_a_plan_shows_what_would_happen(console: Flask, engine: Engine, verb: str) -> None:
+    """Count, rows, consequences and the command; texts stay texts, and no row changes."""
+    client = signed_in(console)
+    answer = plan(client, verb=verb, state="parked", error="too large")
+    assert answer.status_code == 303
+    body = client.get(answer.location).get_data(as_text=True)
+    assert '<strong data-testid="plan-count">1</strong>' in body
+    assert "(1 now)" in body
+    assert f"relay {verb} --state parked --error" in body
+    assert ERROR not in body
+    assert [row.state for row in Operations(engine).find(RowFilter(state="parked"))] == ["parked"] * 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"verb": "retry"}, "nothing is selected"),
+        ({"ids": "1"}, "choose what to do"),
+        ({"verb": "erase", "ids": "1"}, "expected retry"),
+        ({"verb": "retry", "ids": "x"}, "outbox ids"),
+        ({"verb": "retry", "ids": "999"}, "no row matches"),
+        ({"verb": "retry", "state": "sent"}, "retry takes parked rows only"),
+        ({"verb": "retry", "error": "a\0"}, "NUL"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(console: Flask, fields: dict[str, str], message: str) -> None:
+    """A page with the reason, never an empty plan."""
+    answer = plan(signed_in(console), **fields)
+    assert answer.status_code == 400
+    assert message in answer.get_data(as_text=True)
+
+
+def test_a_plan_is_of_its_session(console: Flask) -> None:
+    """Another session of the same user does not see it, and is told what to do."""
+    address = plan(signed_in(console), verb="retry", state="parked").location
+    answer = signed_in(console).get(address)
+    assert answer.status_code == 404
+    assert "plan again" in answer.get_data(as_text=True)
+
+
+def test_an_old_plan_is_gone(console: Flask, now: list[float]) -> None:
+    """After 15 minutes the page says so."""
+    client = signed_in(console)
+    address = plan(client, verb="retry", state="parked").location
+    now[0] += 15 * 60 + 1
+    assert client.get(address).status_code == 404
+
+
+def test_parked_rows_offer_plans(console: Flask) -> None:
+    """The list and the row's page do; a list of other rows does not."""
+    client = signed_in(console)
+    for path, offered in (("/rows?state=parked", 2), ("/rows/1", 2), ("/rows?state=pending", 0), ("/rows/2", 0)):
+        assert client.get(path).get_data(as_text=True).count('action="/plans"') == offered, path
