@@ -893,6 +893,20 @@ BREAKAGES = [
         "return hmac.compare_digest(given, self._secret)",
         f"{CONSOLE}/test_proxy_login.py::test_anybody_else_is_refused[changed0-10.2.0.1]",
     ),
+    Breakage(
+        "a plan of the console can be taken twice",
+        "console/plans.py",
+        "return self._kept.pop(plan_id)",
+        "return kept",
+        f"{CONSOLE}/test_plans.py::test_a_plan_is_taken_once",
+    ),
+    Breakage(
+        "a plan of the console is shown to other sessions",
+        "console/plans.py",
+        "return kept if kept is not None and kept.owner == owner else None",
+        "return kept",
+        f"{CONSOLE}/test_plans.py::test_a_plan_is_of_one_session",
+    ),
 ]
 
 
