@@ -6,12 +6,12 @@ Requests wait for the group commit in threads, so ``WEB_THREADS`` limits how man
 
 import os
 import resource
-import socket
 import sys
 from typing import Any
 
 from app.settings import WebSettings
 from app.shared_metrics import SharedSlots
+from config.gunicorn import require_address
 from config.logging import configure_logging
 from config.settings import SettingsError, load
 from outbox.db.engine import create_outbox_engine
@@ -24,22 +24,12 @@ def _load_settings() -> WebSettings:
     try:
         settings = load(WebSettings, os.environ)
         configure_logging(settings)
-        _check_address(settings.web_host)
+        require_address("WEB_HOST", settings.web_host, "0.0.0.0, :: or 127.0.0.1")
         refuse_unsafe(create_outbox_engine(settings.database_url.get_secret_value(), may_create=False))
     except (SettingsError, OutboxError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
     return settings
-
-
-def _check_address(host: str) -> None:
-    """Fail if this machine does not have the address: gunicorn would retry, and not name the setting."""
-    try:
-        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as error:
-        raise SettingsError(
-            f"WEB_HOST={host}: expected an address of this machine, such as 0.0.0.0, :: or 127.0.0.1 ({error.strerror})"
-        ) from None
 
 
 def _raise_descriptor_limit() -> None:
@@ -54,7 +44,7 @@ _slots = SharedSlots(4 * _web.processes + 8)  # during a reload, old and new pro
 
 bind = _web.bind
 worker_class = "app.gunicorn_worker.Worker"
-logger_class = "app.gunicorn_worker.RoutedLogger"
+logger_class = "config.gunicorn.RoutedLogger"
 loglevel = _web.log_level.lower()
 preload_app = True
 """The application is created once, before the fork. If each process read the settings, a secret's file that is missing

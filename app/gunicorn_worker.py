@@ -32,7 +32,6 @@ Not used: ``TConn``, ``Parser``, HTTP/2.
 """
 
 import errno
-import logging
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -41,10 +40,8 @@ from http import HTTPStatus
 from resource import RLIMIT_NOFILE, getrlimit
 from selectors import EVENT_READ, EVENT_WRITE
 from time import monotonic
-from typing import Any
 
 import structlog
-from gunicorn import glogging  # type: ignore[import-untyped]
 from gunicorn.http import errors  # type: ignore[import-untyped]
 from gunicorn.http.message import Request  # type: ignore[import-untyped]
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
@@ -380,17 +377,3 @@ def _problem_response(status: HTTPStatus, detail: str) -> bytes:
         f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
-
-
-class RoutedLogger(glogging.Logger):  # type: ignore[misc] # gunicorn has no types
-    """Sends gunicorn's log lines to the root logger.
-
-    Never below INFO: its debug lines quote what clients send, secrets included.
-    """
-
-    def setup(self, cfg: Any) -> None:
-        """Remove gunicorn's own handlers."""
-        super().setup(cfg)
-        self.error_log.handlers.clear()
-        self.error_log.propagate = True
-        self.error_log.setLevel(max(self.error_log.level, logging.INFO))

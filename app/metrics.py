@@ -1,6 +1,5 @@
 """Metrics of the web process; ``shared_metrics`` adds up those of several processes."""
 
-import hmac
 from functools import cache
 
 from flask import Blueprint, Response, current_app, request
@@ -18,6 +17,7 @@ from prometheus_client import (
 
 from app.problem_details import problem
 from app.shared_metrics import SharedMetrics, SharedSlots
+from config.bearer import is_bearer
 
 for _collector in (GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR):
     REGISTRY.unregister(_collector)  # they describe whichever process answers, not the service
@@ -71,11 +71,7 @@ def publish() -> None:
 def has_token() -> bool:
     """Whether the request has ``METRICS_TOKEN``, or no token is set."""
     token: str | None = current_app.config["METRICS_TOKEN"]
-    if token is None:
-        return True
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    is_token = hmac.compare_digest(given.strip(" ").encode("latin-1", "replace"), token.encode())
-    return is_token and scheme.lower() == "bearer"
+    return token is None or is_bearer(request.headers.get("Authorization", ""), token.encode())
 
 
 @blueprint.get("/metrics")

@@ -49,7 +49,7 @@ def measure(
 @contextmanager
 def running_pipeline(environment: Environment, outbox: Outbox) -> Iterator[Pipeline]:
     """Run web, relay and consumer for the block."""
-    environ = {"DATABASE_URL": outbox.url, "LOG_LEVEL": "WARNING", "WEB_CONCURRENCY": "1"}
+    environ = {"DATABASE_URL": outbox.url, "LOG_LEVEL": "WARNING"}
     with ExitStack() as ending:
         web = WebProcess(environ, environment.folder / "web.log")
         ending.callback(web.stop)

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from cachetools import TTLCache
 from flask import redirect, request, session, url_for
 from werkzeug.wrappers import Response
@@ -13,7 +12,6 @@ from werkzeug.wrappers import Response
 from console.access import User
 from console.users import Line, UsersFile
 
-log = structlog.get_logger(__name__)
 IDLE_SECONDS = 30 * 60
 MAX_SECONDS = 8 * 60 * 60
 NOTED_EVERY_SECONDS = 60

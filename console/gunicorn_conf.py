@@ -3,14 +3,10 @@
 One process with threads: what the console keeps in memory, such as tries to sign in, has to be in one place.
 """
 
-import logging
 import os
-import socket
 import sys
-from typing import Any
 
-from gunicorn import glogging  # type: ignore[import-untyped]
-
+from config.gunicorn import require_address
 from config.logging import configure_logging
 from config.settings import SettingsError, load
 from console.settings import ConsoleSettings
@@ -20,23 +16,12 @@ from outbox.db.transactions import refuse_unsafe
 from outbox.errors import OutboxError
 
 
-class RoutedLogger(glogging.Logger):  # type: ignore[misc] # gunicorn has no types
-    """Sends gunicorn's log lines to the root logger, and never those below INFO, which quote what clients send."""
-
-    def setup(self, cfg: Any) -> None:
-        """Remove gunicorn's own handlers."""
-        super().setup(cfg)
-        self.error_log.handlers.clear()
-        self.error_log.propagate = True
-        self.error_log.setLevel(max(self.error_log.level, logging.INFO))
-
-
 def _load_settings() -> ConsoleSettings:
     """Load the settings and check what they name, before the process is forked."""
     try:
         settings = load(ConsoleSettings, os.environ)
         configure_logging(settings)
-        _check_address(settings.console_host)
+        require_address("CONSOLE_HOST", settings.console_host, "127.0.0.1 or ::1")
         refuse_unsafe(create_outbox_engine(settings.database_url.get_secret_value(), may_create=False))
         if settings.console_users_file is not None and settings.console_auth == "file":
             UsersFile(settings.console_users_file)
@@ -46,21 +31,11 @@ def _load_settings() -> ConsoleSettings:
     return settings
 
 
-def _check_address(host: str) -> None:
-    """Fail if this machine does not have the address: gunicorn would retry, and not name the setting."""
-    try:
-        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as error:
-        raise SettingsError(
-            f"CONSOLE_HOST={host}: expected an address of this machine, such as 127.0.0.1 or ::1 ({error.strerror})"
-        ) from None
-
-
 _console = _load_settings()
 
 bind = _console.bind
 worker_class = "gthread"
-logger_class = RoutedLogger
+logger_class = "config.gunicorn.RoutedLogger"
 loglevel = _console.log_level.lower()
 accesslog = None
 """Addresses of pages are not logged."""

@@ -1,11 +1,11 @@
 """``/metrics``: the console's own."""
 
-import hmac
-
 from flask import Blueprint, Response, current_app, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
+
+from config.bearer import is_bearer
 
 blueprint = Blueprint("metrics", __name__)
 EXTENSION = "console_metrics"
@@ -45,9 +45,6 @@ def count(response: Response) -> Response:
 def show() -> Response:
     """Show the metrics, protected by ``METRICS_TOKEN`` if it is set."""
     token: str | None = current_app.config["METRICS_TOKEN"]
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if token is not None:
-        is_token = hmac.compare_digest(given.strip(" ").encode("latin-1", "replace"), token.encode())
-        if not is_token or scheme.lower() != "bearer":
-            raise Unauthorized("Send METRICS_TOKEN as a bearer token.", www_authenticate=WWWAuthenticate("bearer"))
+    if token is not None and not is_bearer(request.headers.get("Authorization", ""), token.encode()):
+        raise Unauthorized("Send METRICS_TOKEN as a bearer token.", www_authenticate=WWWAuthenticate("bearer"))
     return Response(generate_latest(metrics().registry), content_type=CONTENT_TYPE_LATEST)

@@ -182,6 +182,11 @@ class ShardStatus(NamedTuple):
     paused_until_ms: int | None
     """When the pause ends by itself, in milliseconds since the epoch; None: it does not."""
 
+    @property
+    def is_owned(self) -> bool:
+        """Whether a relay owns it: a shard whose lease has expired has no owner."""
+        return self.owner is not None and self.lease_remaining_ms > 0
+
 
 class CallCounts(NamedTuple):
     """The number of inference calls that are not done."""

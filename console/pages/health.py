@@ -50,14 +50,9 @@ def judge(shards: Sequence[ShardStatus], calls: CallCounts) -> Health:
     return Health(HealthWord.DEGRADED if reasons else HealthWord.OK, reasons)
 
 
-def is_live(shard: ShardStatus) -> bool:
-    """Return whether a relay owns the shard."""
-    return shard.owner is not None and shard.lease_remaining_ms > 0
-
-
 def moves(shard: ShardStatus) -> bool:
     """Return whether a relay sends the shard's rows, as far as its owner says."""
-    return is_live(shard) and shard.paused_by is None and (not shard.condition or shard.rows_per_second > 0)
+    return shard.is_owned and shard.paused_by is None and (not shard.condition or shard.rows_per_second > 0)
 
 
 def _of_shards(shards: Sequence[ShardStatus]) -> Iterator[Reason]:
@@ -68,7 +63,7 @@ def _of_shards(shards: Sequence[ShardStatus]) -> Iterator[Reason]:
             conditions[shard.condition].append(shard.shard)
     for condition, numbers in conditions.items():
         yield Reason(format_shards(numbers), condition, RUN_CHECK, link="check.show")
-    unowned = [s.shard for s in shards if not is_live(s) and s.paused_by is None and not s.condition]
+    unowned = [s.shard for s in shards if not s.is_owned and s.paused_by is None and not s.condition]
     if unowned:
         yield Reason(format_shards(unowned), "no relay sends the rows", START_RELAY, ("run",), "check.show")
     for shard in shards:

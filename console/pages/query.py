@@ -1,12 +1,10 @@
 """What a reader typed into the address or a form: values, and a message next to each that cannot be used."""
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from console.pages.render import LAST_MS
-from outbox.models import INT64_MAX
-from outbox.operators.rows import RowFilter
+from outbox.operators.rows import RowFilter, parse_row_id
 from outbox.operators.times import parse_time
 from outbox.states import RowState
 
@@ -71,14 +69,6 @@ class Query:
             return at_ms
         self.errors[name] = "expected a time from 1970 to 9999"
         return None
-
-
-def parse_row_id(typed: str) -> int | None:
-    """Return an outbox id written ``4711`` or ``#4711``; None: it is none."""
-    digits = typed.removeprefix("#")
-    if not re.fullmatch(r"[0-9]{1,19}", digits) or not 1 <= int(digits) <= INT64_MAX:
-        return None
-    return int(digits)
 
 
 def row_filter(query: Query, *, state: bool = True) -> RowFilter:

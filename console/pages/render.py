@@ -10,7 +10,6 @@ from urllib.parse import quote, urlencode
 from flask import Blueprint, Response, make_response, render_template, request
 from markupsafe import Markup
 
-from console.pages.health import is_live
 from outbox.operators.commands import filter_arguments, format_command
 from outbox.operators.format import escape, format_actor, format_age
 from outbox.operators.rows import RowFilter
@@ -56,7 +55,6 @@ def page(name: str, status: int = 200, **values: Any) -> Response:
 blueprint.add_app_template_filter(escape, "visible")
 blueprint.add_app_template_filter(format_age, "duration")
 blueprint.add_app_template_filter(format_actor, "actor")
-blueprint.add_app_template_filter(is_live, "live")
 
 
 @blueprint.app_template_filter("relay_command")

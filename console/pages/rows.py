@@ -10,13 +10,13 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from console.access import Role, requires
 from console.dependencies import dependencies
-from console.pages.query import Query, parse_row_id, row_filter
+from console.pages.query import Query, row_filter
 from console.pages.render import list_command, live_page, page
 from console.pages.timeline import timeline
 from outbox.models import INT64_MAX
 from outbox.operators.pages import RowPage
 from outbox.operators.row_history import RowHistory
-from outbox.operators.rows import RowFilter
+from outbox.operators.rows import RowFilter, parse_row_id
 from outbox.states import RowState
 from relay.kafka.row_verification import KafkaRecord, look_up_record
 

@@ -44,7 +44,7 @@ def apply_change(
     """Apply a planned change to its rows, until it is stopped or the database fails.
 
     Args:
-        change: with the filter that goes on record.
+        change: the plan, with the filter that the audit records.
         context: who makes it, and why.
         rate: rows per second; None: as fast as possible.
         stopped: whether to end before the next chunk.

@@ -5,7 +5,6 @@ A page reads a bounded part of history. Where no index serves its filter it may 
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from outbox.operators.rows import (
     FoundRow,
     RowFilter,
     RowFinder,
+    call_conditions_of,
     conditions_of,
     group_errors,
     without_numbers,
@@ -105,9 +105,7 @@ class PageReader(RowFinder):
 
     def calls(self, wanted: RowFilter, before: int = INT64_MAX) -> RowPage:
         """Return the newest rows below an id whose inference call is parked, with the state and error of the call."""
-        conditions, values = conditions_of(replace(wanted, error=None))
-        if wanted.error is not None:
-            conditions, values = [*conditions, rows_sql.CALL_ERROR], {**values, "error": wanted.error}
+        conditions, values = call_conditions_of(wanted)
         first, last = self._id_bounds(wanted)
         query = sql.select_parked_calls_down(rows_sql.all_of(conditions))
         return _page(self._read(query, values, first, min(before, last + 1)), None)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine
 
 from outbox.db import transactions
-from outbox.models import RowRef
+from outbox.models import INT64_MAX, RowRef
 from outbox.operators import email_match
 from outbox.sql import flow
 from outbox.sql import rows as sql
@@ -59,6 +59,14 @@ class RowFilter:
     """Received before this time."""
     email: str | None = None
     """The customer's address, or one anywhere in the body; only for ``Operations.erasable``."""
+
+
+def parse_row_id(typed: str) -> int | None:
+    """Return an outbox id written ``4711`` or ``#4711``; None: it is none."""
+    digits = typed.removeprefix("#")
+    if not re.fullmatch(r"[0-9]{1,19}", digits) or not 1 <= int(digits) <= INT64_MAX:
+        return None
+    return int(digits)
 
 
 class PlannedRow(NamedTuple):
@@ -147,9 +155,7 @@ class RowFinder:
 
     def parked_calls(self, wanted: RowFilter) -> Iterator[FoundRow]:
         """Yield the rows whose inference call is parked, with the state and the error of the call."""
-        conditions, values = conditions_of(replace(wanted, error=None))
-        if wanted.error is not None:
-            conditions, values = [*conditions, sql.CALL_ERROR], {**values, "error": wanted.error}
+        conditions, values = call_conditions_of(wanted)
         query = sql.select_parked_calls(sql.all_of(conditions))
         return self._pages(query, values, [self._id_bounds(wanted)])
 
@@ -263,6 +269,14 @@ def conditions_of(wanted: RowFilter) -> tuple[list[Condition], dict[str, Any]]:
     """Return a filter's conditions, except that on the state, and the values that they bind."""
     values = {name: value for name, value in asdict(wanted).items() if name != "state" and value not in (None, ())}
     return [sql.FILTERS[name] for name in values], values
+
+
+def call_conditions_of(wanted: RowFilter) -> tuple[list[Condition], dict[str, Any]]:
+    """Return the same for parked inference calls, whose error is that of the call."""
+    conditions, values = conditions_of(replace(wanted, error=None))
+    if wanted.error is None:
+        return conditions, values
+    return [*conditions, sql.CALL_ERROR], {**values, "error": wanted.error}
 
 
 def _first_received_from(connection: Connection, at_ms: int, low: int, high: int) -> int:

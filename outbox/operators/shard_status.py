@@ -13,7 +13,7 @@ COUNTS = ("pending", "waiting", "parked", "discarded")
 
 def shard_fields(shard: ShardStatus) -> dict[str, Any]:
     """Return a shard's status as the fields of its JSON. A shard whose lease has expired has no owner."""
-    live = shard.owner is not None and shard.lease_remaining_ms > 0
+    live = shard.is_owned
     rate = shard.rows_per_second if live else 0.0
     return {
         **shard._asdict(),

@@ -1,6 +1,5 @@
 """Click parameter types shared by the commands."""
 
-import re
 import sys
 from datetime import datetime
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from outbox.errors import InvalidRequestError
 from outbox.models import INT64_MAX
 from outbox.operators import times
 from outbox.operators.attribution import check_reason, check_text
+from outbox.operators.rows import parse_row_id
 from outbox.operators.times import parse_age
 
 MAX_DURATION_SECONDS = 52 * 7 * 86_400
@@ -74,14 +74,14 @@ class RowIdParam(click.ParamType[int]):
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse the id."""
-        digits = str(value).removeprefix("#")
-        if not re.fullmatch(r"[0-9]{1,19}", digits) or not 1 <= int(digits) <= INT64_MAX:
+        row_id = parse_row_id(str(value))
+        if row_id is None:
             self.fail(
                 f"{value!r} is not an outbox id: expected a number such as 4711, the webhook's outboxId",
                 param,
                 ctx,
             )
-        return int(digits)
+        return row_id
 
 
 class TextParam(click.ParamType[str]):

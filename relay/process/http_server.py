@@ -9,7 +9,6 @@ a connection that takes too long is closed, and when there are too many the olde
 
 import asyncio
 import errno
-import hmac
 import http.client
 import io
 import json
@@ -21,6 +20,7 @@ from time import monotonic
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from config.bearer import is_bearer
 from relay.errors import MisconfiguredError
 from relay.health import Health
 
@@ -108,10 +108,7 @@ class MetricsServer:
         return self._rendered
 
     def _authorized(self, authorization: str) -> bool:
-        if self._token is None:
-            return True
-        scheme, _, given = authorization.partition(" ")
-        return hmac.compare_digest(given.strip(" ").encode("latin-1"), self._token) and scheme.lower() == "bearer"
+        return self._token is None or is_bearer(authorization, self._token)
 
     def _liveness(self) -> tuple[HTTPStatus, str, bytes]:
         seconds = self._health.liveness_age_seconds()

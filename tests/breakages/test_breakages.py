@@ -555,7 +555,7 @@ BREAKAGES = [
         f"{PLANNED}::test_a_prune_takes_finished_rows[sqlite]",
     ),
     Breakage(
-        "a stopped change goes on with the next chunk",
+        "a stopped change continues with the next chunk",
         "outbox/operators/apply.py",
         "if stopped():",
         "if False:",

@@ -1,4 +1,4 @@
-"""What protects the pages: tokens, origins, headers, cookies, roles, sizes, and error pages that tell nothing."""
+"""What protects the pages: tokens, origins, headers, cookies, roles, sizes, and error pages that reveal nothing."""
 
 import re
 from collections.abc import Iterator
@@ -121,7 +121,7 @@ def test_the_cookie_is_for_https_unless_only_this_machine_connects(
 
 @pytest.mark.parametrize("needed", list(Role))
 def test_a_role_is_checked_at_the_action(app: Flask, needed: Role) -> None:
-    """A lower role is told which one is needed."""
+    """The refusal of a lower role names the role that is needed."""
 
     @requires(needed)
     def act() -> Response:

@@ -56,6 +56,6 @@ def test_roles_and_networks_are_parsed() -> None:
 
 
 def test_it_listens_on_this_machine_only() -> None:
-    """Unless told otherwise."""
+    """By default only this machine can connect."""
     settings = load(ConsoleSettings, FILE)
     assert (settings.bind, settings.is_local) == ("127.0.0.1:8080", True)
