@@ -75,17 +75,29 @@ def current_user() -> User | None:
     return user
 
 
+def may(role: Role) -> bool:
+    """Return whether whoever sent the request has this role or a higher one."""
+    user = current_user()
+    return user is not None and user.role >= role
+
+
+def require_role(role: Role) -> User:
+    """Return who sent the request; anybody with a lower role than this is refused."""
+    user = current_user()
+    if user is None or user.role < role:
+        abort(403, f"This needs the role {role.word}; yours is {user.role.word if user else 'none'}.")
+    return user
+
+
 def requires(role: Role) -> Callable[[Callable[P, R]], Callable[P, R | Response]]:
     """Let a view be used with this role or a higher one only."""
 
     def decorate(view: Callable[P, R]) -> Callable[P, R | Response]:
         @wraps(view)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R | Response:
-            user = current_user()
-            if user is None:
+            if current_user() is None:
                 return authentication().refuse()
-            if user.role < role:
-                abort(403, f"This needs the role {role.word}; yours is {user.role.word}.")
+            require_role(role)
             return view(*args, **kwargs)
 
         return checked

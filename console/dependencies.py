@@ -9,6 +9,7 @@ from outbox.operators.change import Operations
 from outbox.operators.pages import PageReader
 from outbox.operators.row_history import RowHistories
 from outbox.store import Store
+from relay.operator_settings import OperatorSettings
 
 EXTENSION = "console"
 """Key of the ``ConsoleDependencies`` in ``app.extensions``."""
@@ -19,6 +20,7 @@ class ConsoleDependencies:
     """The operations that the pages call, the same ones as the commands."""
 
     engine: Engine
+    settings: OperatorSettings
     operations: Operations
     store: Store
     histories: RowHistories

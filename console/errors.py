@@ -1,7 +1,8 @@
 """The pages that say what went wrong, without tracebacks and without what somebody sent."""
 
 import structlog
-from flask import Flask, Response, make_response, render_template
+from flask import Flask, Response, make_response, render_template, request
+from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 
 from config.logging import frames
@@ -12,6 +13,12 @@ from outbox.errors import OutboxError, SchemaOutdatedError
 
 log = structlog.get_logger(__name__)
 RETRY_AFTER_SECONDS = "5"
+UNAUTHORIZED = 401
+OLD_FORM = (
+    "The form is not of your present session, which may have ended: nothing was done. "
+    "Sign in if you are asked to, open the page again, and send it once more."
+)
+NOT_SHOWN_AGAIN = ("csrf_token", "username", "password")
 TITLES = {
     400: "This request cannot be used",
     401: "Sign in",
@@ -37,7 +44,8 @@ def _handle_http_error(error: HTTPException) -> Response:
     code = error.code or 500
     if error.response is not None or code < 400:  # a redirect
         return make_response(error.get_response())
-    response = _page(code, error.description or "")
+    is_old_form = isinstance(error, CSRFError)
+    response = _page(code, OLD_FORM if is_old_form else error.description or "", is_old_form or code == UNAUTHORIZED)
     for name, value in error.get_headers():
         if name not in ("Content-Type", "Content-Length"):
             response.headers[name] = value
@@ -65,6 +73,10 @@ def _handle_unexpected(error: Exception) -> Response:
     return _page(500, "An unexpected error; the log says where it happened.")
 
 
-def _page(code: int, message: str) -> Response:
+def _page(code: int, message: str, shows_typed: bool = False) -> Response:
+    """Make a page; one that refuses a form because of the session shows what was typed into it, to be copied."""
     title = TITLES.get(code, "This request cannot be used")
-    return make_response(render_template("error.html", code=code, title=title, message=message), code)
+    typed = {
+        name: value for name, value in request.form.items() if shows_typed and value and name not in NOT_SHOWN_AGAIN
+    }
+    return make_response(render_template("error.html", code=code, title=title, message=message, typed=typed), code)

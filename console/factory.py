@@ -18,7 +18,7 @@ from console.errors import handle_errors
 from console.file_login import FileLogin
 from console.login import LoginLimits
 from console.metrics import ConsoleMetrics
-from console.pages import BLUEPRINTS, plans
+from console.pages import BLUEPRINTS
 from console.protection import MAX_BODY_BYTES, protect
 from console.proxy_login import ProxyLogin
 from console.settings import ConsoleSettings
@@ -29,6 +29,7 @@ from outbox.operators.change import Operations
 from outbox.operators.pages import PageReader
 from outbox.operators.row_history import RowHistories
 from outbox.store import Store
+from relay.operator_settings import OperatorSettings
 
 log = structlog.get_logger(__name__)
 NAVIGATION = (
@@ -40,13 +41,15 @@ NAVIGATION = (
     ("audit.show", "Audit"),
     ("check.show", "Check"),
 )
+CUSTODIANS_NAVIGATION = (("plans.erase", "Erase"), ("plans.prune", "Prune"))
 
 
-def create_app(settings: ConsoleSettings, clock: Callable[[], float] = time.time) -> Flask:
+def create_app(settings: ConsoleSettings, operators: OperatorSettings, clock: Callable[[], float] = time.time) -> Flask:
     """Create the application.
 
     Args:
         settings: of the console.
+        operators: of what operators do, here and with commands.
         clock: seconds since the epoch, for sessions and tries to sign in.
 
     Raises:
@@ -59,7 +62,7 @@ def create_app(settings: ConsoleSettings, clock: Callable[[], float] = time.time
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.config.update(_config(settings))
     app.extensions[EXTENSION] = ConsoleDependencies(
-        engine, Operations(engine), Store(engine), RowHistories(engine), PageReader(engine)
+        engine, operators, Operations(engine), Store(engine), RowHistories(engine), PageReader(engine)
     )
     app.extensions[access.EXTENSION] = _authentication(settings, clock)
     app.extensions[login.EXTENSION] = LoginLimits(Tries(clock), settings.console_proxy_peers)
@@ -69,8 +72,7 @@ def create_app(settings: ConsoleSettings, clock: Callable[[], float] = time.time
     CSRFProtect(app)
     handle_errors(app)
     for blueprint in (*BLUEPRINTS, login.blueprint, probes.blueprint, metrics.blueprint):
-        app.register_blueprint(blueprint)
-    app.register_blueprint(plans.blueprint, clock=clock)
+        app.register_blueprint(blueprint, clock=clock)
     app.context_processor(_shown_around_pages)
     return app
 
@@ -81,7 +83,7 @@ def create_app_from_environ() -> Flask:
     configure_logging(settings)
     for warning in unknown_names(os.environ):
         log.warning(warning, action="unknown_setting")
-    return create_app(settings)
+    return create_app(settings, load(OperatorSettings, os.environ))
 
 
 def _config(settings: ConsoleSettings) -> dict[str, Any]:
@@ -121,4 +123,7 @@ def _secret(value: SecretStr | None) -> str | None:
 def _shown_around_pages() -> dict[str, Any]:
     """What ``base.html`` shows. It asks nobody: the page may be one that says that nobody can be asked."""
     signs_out = isinstance(access.authentication(), FileLogin)
-    return {"user": g.get("user"), "user_signs_out": signs_out, "navigation": NAVIGATION}
+    user: access.User | None = g.get("user")
+    is_custodian = user is not None and user.role >= access.Role.CUSTODIAN
+    navigation = (*NAVIGATION, *CUSTODIANS_NAVIGATION) if is_custodian else NAVIGATION
+    return {"user": user, "user_signs_out": signs_out, "navigation": navigation}

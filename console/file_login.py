@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cachetools import TTLCache
-from flask import redirect, request, session, url_for
+from flask import abort, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
 from console.access import User
@@ -59,9 +59,11 @@ class FileLogin:
         return bool(is_old or kept["mark"] != line.mark)
 
     def refuse(self) -> Response:
-        """Send to the login, and afterwards back to the page."""
+        """Send to the login, and afterwards back to the page. A form would be lost that way, so its page says so."""
+        if request.method not in ("GET", "HEAD"):
+            abort(401, "Your session has ended: nothing was done. Sign in, and send it once more.")
         address = request.full_path.rstrip("?")
-        if request.method == "GET" and "HX-Request" not in request.headers and len(address) <= MAX_TARGET:
+        if "HX-Request" not in request.headers and len(address) <= MAX_TARGET:
             session[TARGET] = address
         return redirect(url_for("login.show"), 303)
 

@@ -14,12 +14,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # they double the num
 
 
 class ConsoleMetrics:
-    """Counts requests and logins of one application."""
+    """Counts requests, changes and logins of one application."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "outbox_console_requests", "Requests, by page and status.", ["page", "status"], registry=self.registry
+        )
+        self.changes = Counter(
+            "outbox_console_changes", "Changes that were confirmed, by verb.", ["verb"], registry=self.registry
         )
         self.logins = Counter(
             "outbox_console_logins",

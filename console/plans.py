@@ -2,17 +2,15 @@
 
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from console.planner import PlanRequest
 from outbox.errors import InvalidRequestError
-from outbox.operators.plan import Plan
 from outbox.operators.planned_change import PlannedChange
-from outbox.operators.rows import FoundRow
 
 LIFETIME_SECONDS = 15 * 60
-MAX_ROWS = 1_000_000
 MAX_BYTES = 64 * 2**20
 ROW_BYTES, PLAN_BYTES = 24, 8 * 2**10
 """What a row takes, and a plan besides its rows."""
@@ -29,12 +27,16 @@ class Owner(NamedTuple):
 class KeptPlan:
     """A change that waits for its confirmation."""
 
+    asked: PlanRequest
     change: PlannedChange
     owner: Owner
-    typed: Mapping[str, tuple[str, ...]]
-    """The fields that asked for it, to plan again."""
     at: float
     """In seconds since the epoch."""
+
+    @property
+    def at_ms(self) -> int:
+        """When it was made, in milliseconds since the epoch."""
+        return round(self.at * 1000)
 
     @property
     def size(self) -> int:
@@ -55,13 +57,13 @@ class Plans:
         self._kept: dict[str, KeptPlan] = {}
         self._lock = threading.Lock()
 
-    def add(self, change: PlannedChange, owner: Owner, typed: Mapping[str, tuple[str, ...]]) -> str:
+    def add(self, asked: PlanRequest, change: PlannedChange, owner: Owner) -> str:
         """Keep a plan and return its id. Where memory lacks, older plans of its owner make room.
 
         Raises:
             InvalidRequestError: the plans of others take too much memory.
         """
-        kept = KeptPlan(change, owner, typed, self._clock())
+        kept = KeptPlan(asked, change, owner, self._clock())
         with self._lock:
             self._forget_old()
             own = [plan_id for plan_id, other in self._kept.items() if other.owner == owner]
@@ -96,19 +98,3 @@ class Plans:
         oldest = self._clock() - LIFETIME_SECONDS
         for plan_id in [plan_id for plan_id, kept in self._kept.items() if kept.at < oldest]:
             del self._kept[plan_id]
-
-
-def collect(rows: Iterable[FoundRow]) -> Plan:
-    """Make a plan of at most ``MAX_ROWS`` rows.
-
-    Raises:
-        InvalidRequestError: there are more.
-    """
-    return Plan(_bounded(rows))
-
-
-def _bounded(rows: Iterable[FoundRow]) -> Iterator[FoundRow]:
-    for count, row in enumerate(rows, 1):
-        if count > MAX_ROWS:
-            raise InvalidRequestError(f"more than {MAX_ROWS:,} rows: narrow the filter, or use the command line")
-        yield row

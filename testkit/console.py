@@ -19,6 +19,7 @@ from console.dependencies import EXTENSION
 from console.factory import create_app
 from console.pages.overview import SAMPLER
 from console.settings import ConsoleSettings
+from relay.operator_settings import OperatorSettings
 
 PASSWORD = "a password of the tests"
 KEY = "k" * 32
@@ -57,7 +58,8 @@ def start_console(url: str, clock: Callable[[], float] = time, **environ: str) -
             "CONSOLE_USERS_FILE": str(users),
             "CONSOLE_SECRET_KEY": KEY,
         }
-        app = create_app(load(ConsoleSettings, {**settings, **environ}), clock)
+        environ = {**settings, **environ}
+        app = create_app(load(ConsoleSettings, environ), load(OperatorSettings, environ), clock)
         try:
             yield app
         finally:

@@ -1,6 +1,20 @@
 """The pages of the console. Each module has the views of one page."""
 
-from console.pages import audit, calls, check, overview, problems, render, rows, shards
+from console.pages import (
+    audit,
+    calls,
+    changes,
+    check,
+    overview,
+    plans,
+    problems,
+    record_search,
+    render,
+    rows,
+    shards,
+)
 
-BLUEPRINTS = tuple(module.blueprint for module in (render, overview, problems, rows, calls, shards, audit, check))
-"""In the order of the navigation."""
+BLUEPRINTS = tuple(
+    module.blueprint
+    for module in (render, record_search, overview, problems, rows, calls, plans, changes, shards, audit, check)
+)

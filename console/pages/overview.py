@@ -4,9 +4,11 @@ from flask import Blueprint, Response, current_app
 from flask.sansio.blueprints import BlueprintSetupState
 
 from console.access import Role, requires
+from console.changes import Changes
 from console.dependencies import EXTENSION, ConsoleDependencies, dependencies
 from console.pages.curve import BacklogSampler, draw
 from console.pages.health import judge
+from console.pages.plans import CHANGES
 from console.pages.render import live_page, now_ms
 from outbox.operators.shard_status import shard_fields, total_fields
 
@@ -37,6 +39,7 @@ def show() -> Response:
     using = dependencies()
     shards, calls = using.store.status(), using.store.count_calls()
     sampler: BacklogSampler = current_app.extensions[SAMPLER]
+    changes: Changes = current_app.extensions[CHANGES]
     return live_page(
         "overview",
         health=judge(shards, calls),
@@ -44,5 +47,6 @@ def show() -> Response:
         total=total_fields(list(map(shard_fields, shards))),
         calls=calls,
         curve=draw(sampler.samples(), now_ms()),
+        changes=changes.running(),
         entries=using.pages.audit(limit=SHOWN_ENTRIES).entries,
     )

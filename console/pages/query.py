@@ -1,5 +1,6 @@
 """What a reader typed into the address or a form: values, and a message next to each that cannot be used."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -36,6 +37,16 @@ class Query:
             self.errors[name] = f"{len(value):,} characters are too many: at most {MAX_TEXT_CHARACTERS:,}"
             return None
         return value or None
+
+    def number(self, name: str) -> int | None:
+        """Return a positive number, thousands separated or not; None: none was given."""
+        typed = self._typed.get(name, "").strip()
+        if not typed:
+            return None
+        if not re.fullmatch(r"[0-9]{1,3}(,[0-9]{3}){1,4}|[0-9]{1,15}", typed) or not int(typed.replace(",", "")):
+            self.errors[name] = "expected a positive number such as 500"
+            return None
+        return int(typed.replace(",", ""))
 
     def row_id(self, name: str) -> int | None:
         """Return an outbox id; None: none was given."""

@@ -1,16 +1,14 @@
 """``/rows`` and ``/rows/4711``: rows by filter, and the life of one row."""
 
-import os
-import threading
 from dataclasses import replace
 
-from flask import Blueprint, Response, current_app, redirect, request, url_for
-from flask.sansio.blueprints import BlueprintSetupState
+from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from console.access import Role, requires
 from console.dependencies import dependencies
 from console.pages.query import Query, row_filter
+from console.pages.record_search import look_up
 from console.pages.render import list_command, live_page, page
 from console.pages.timeline import timeline
 from outbox.models import INT64_MAX
@@ -18,23 +16,15 @@ from outbox.operators.pages import RowPage
 from outbox.operators.row_history import RowHistory
 from outbox.operators.rows import RowFilter, parse_row_id
 from outbox.states import RowState
-from relay.kafka.row_verification import KafkaRecord, look_up_record
 
 blueprint = Blueprint("rows", __name__)
 FILTERS = ("state", "channel", "error", "since", "until", "like", "by")
+ACTED_ON = (RowState.PARKED, RowState.SENT, RowState.DISCARDED)
+"""States whose rows can be changed."""
 STATES = [state.value for state in RowState]
 INTERACTION, ADDRESS = "interaction", "address"
-SEARCHES = "kafka_searches"
-"""Name of the limit of searches in Kafka among the extensions of the application."""
-MAX_SEARCHES = 2
 NO_INTERACTION = "no row has this interaction id"
 NO_ADDRESS = "none of the newest rows has this address"
-
-
-@blueprint.record_once
-def add_searches(state: BlueprintSetupState) -> None:
-    """Add the limit of searches to the application."""
-    state.app.extensions[SEARCHES] = threading.BoundedSemaphore(MAX_SEARCHES)
 
 
 @blueprint.get("/rows")
@@ -47,6 +37,7 @@ def show_all() -> Response:
     if by is not None and like is None and not query.errors:
         query.errors["like"] = "expected the outbox id of a row"
     values = {"states": STATES, "typed": request.args, "errors": query.errors, "like": like, "by": by}
+    values |= {"acts": wanted.state in ACTED_ON, "topics": dependencies().settings.kafka_replay_topics}
     if query.errors:
         return page("rows", 400, **values)
     found, command = _find(wanted, like, by, after)
@@ -95,7 +86,8 @@ def show(typed_id: str) -> Response:
     history = _history(typed_id)
     if isinstance(history, Response):
         return history
-    return live_page("row", history=history, row=history.row, events=timeline(history))
+    topics = dependencies().settings.kafka_replay_topics
+    return live_page("row", history=history, row=history.row, events=timeline(history), topics=topics)
 
 
 @blueprint.get("/rows/<typed_id>/kafka")
@@ -105,18 +97,7 @@ def show_record(typed_id: str) -> Response:
     history = _history(typed_id)
     if isinstance(history, Response):
         return history
-    return live_page("record", row=history.row, kafka=_look_up(history, compare="verify" in request.args))
-
-
-def _look_up(history: RowHistory, *, compare: bool) -> KafkaRecord:
-    """Find a row's record, unless as many searches run as may: each may hold a thread for some time limits of Kafka."""
-    searches: threading.BoundedSemaphore = current_app.extensions[SEARCHES]
-    if not searches.acquire(blocking=False):
-        return KafkaRecord(not_seen="not looked up: other searches in Kafka are under way; try again in some seconds")
-    try:
-        return look_up_record(os.environ, history.row, dependencies().store.identity(), compare=compare)
-    finally:
-        searches.release()
+    return live_page("record", row=history.row, kafka=look_up(history.row, compare="verify" in request.args))
 
 
 def _history(typed_id: str) -> RowHistory | Response:
