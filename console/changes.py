@@ -38,7 +38,7 @@ class Change:
 
     Attributes:
         asked: what was planned.
-        planned_at_ms: when.
+        last_received_ms: when the newest of its rows was received.
         confirmation: who confirmed it.
         total: number of rows.
         sample: ids of its first rows.
@@ -50,7 +50,7 @@ class Change:
     def __init__(self, kept: KeptPlan, confirmation: Confirmation, now: float) -> None:
         plan = kept.change.plan
         self.asked: PlanRequest = kept.asked
-        self.planned_at_ms, self.confirmation = kept.at_ms, confirmation
+        self.last_received_ms, self.confirmation = plan.last_received_ms, confirmation
         self.total, self.sample = len(plan), [row.id for row in plan.sample]
         self.arguments = (*kept.change.arguments, *change_arguments(confirmation.reason, rate=confirmation.rate))
         self.began, self.ended = now, 0.0

@@ -45,7 +45,8 @@ def _handle_http_error(error: HTTPException) -> Response:
     if error.response is not None or code < 400:  # a redirect
         return make_response(error.get_response())
     is_old_form = isinstance(error, CSRFError)
-    response = _page(code, OLD_FORM if is_old_form else error.description or "", is_old_form or code == UNAUTHORIZED)
+    message = OLD_FORM if is_old_form else error.description or ""
+    response = _page(code, message, shows_typed=is_old_form or code == UNAUTHORIZED)
     for name, value in error.get_headers():
         if name not in ("Content-Type", "Content-Length"):
             response.headers[name] = value
@@ -73,10 +74,9 @@ def _handle_unexpected(error: Exception) -> Response:
     return _page(500, "An unexpected error; the log says where it happened.")
 
 
-def _page(code: int, message: str, shows_typed: bool = False) -> Response:
+def _page(code: int, message: str, *, shows_typed: bool = False) -> Response:
     """Make a page; one that refuses a form because of the session shows what was typed into it, to be copied."""
     title = TITLES.get(code, "This request cannot be used")
-    typed = {
-        name: value for name, value in request.form.items() if shows_typed and value and name not in NOT_SHOWN_AGAIN
-    }
+    form = request.form if shows_typed else {}
+    typed = {name: value for name, value in form.items() if value and name not in NOT_SHOWN_AGAIN}
     return make_response(render_template("error.html", code=code, title=title, message=message, typed=typed), code)

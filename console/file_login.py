@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cachetools import TTLCache
-from flask import abort, redirect, request, session, url_for
+from flask import abort, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
 from console.access import User
@@ -45,6 +45,7 @@ class FileLogin:
         line, now = self.users.find(kept["name"]), self._clock()
         if line is None or self._has_ended(kept, line, now):
             session.clear()
+            g.session_has_ended = True
             return None
         is_polled = request.method == "GET" and "HX-Request" in request.headers
         if not is_polled and now - kept["seen"] >= NOTED_EVERY_SECONDS:
@@ -59,11 +60,11 @@ class FileLogin:
         return bool(is_old or kept["mark"] != line.mark)
 
     def refuse(self) -> Response:
-        """Send to the login, and afterwards back to the page. A form would be lost that way, so its page says so."""
-        if request.method not in ("GET", "HEAD"):
+        """Send to the login, and afterwards back to the page; what was typed into a form would be lost that way."""
+        if request.method not in ("GET", "HEAD") and g.get("session_has_ended"):
             abort(401, "Your session has ended: nothing was done. Sign in, and send it once more.")
         address = request.full_path.rstrip("?")
-        if "HX-Request" not in request.headers and len(address) <= MAX_TARGET:
+        if request.method == "GET" and "HX-Request" not in request.headers and len(address) <= MAX_TARGET:
             session[TARGET] = address
         return redirect(url_for("login.show"), 303)
 

@@ -78,7 +78,7 @@ def plan_rest(change_id: str) -> AnyResponse:
     if change is None:
         return _gone()
     require_role(role_for(change.asked.verb))
-    return plan(Query({}), change.asked.until(change.planned_at_ms))
+    return plan(Query({}), change.asked.until(change.last_received_ms + 1))
 
 
 @blueprint.get("/changes/<change_id>/proof")

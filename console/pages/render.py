@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import markupsafe
 from flask import Blueprint, Response, make_response, render_template, request
 from markupsafe import Markup
 
@@ -55,6 +56,13 @@ def page(name: str, status: int = 200, **values: Any) -> Response:
 blueprint.add_app_template_filter(escape, "visible")
 blueprint.add_app_template_filter(format_age, "duration")
 blueprint.add_app_template_filter(format_actor, "actor")
+
+
+@blueprint.app_template_filter("attribute")
+def attribute(text: str) -> Markup:
+    """Return a text that a sender wrote as the value of an attribute, which submits it unchanged."""
+    escaped = str(markupsafe.escape(text))
+    return Markup("".join(each if each.isprintable() else f"&#{ord(each)};" for each in escaped))  # noqa: S704 - escaped
 
 
 @blueprint.app_template_filter("relay_command")

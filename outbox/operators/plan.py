@@ -17,6 +17,7 @@ class Plan:
         sample: the first rows.
         states: number of rows in each state.
         replays: number of rows that are themselves replays.
+        last_received_ms: when the newest of the rows was received, in milliseconds since the epoch; 0: there is none.
     """
 
     SAMPLE_ROWS = 5
@@ -25,7 +26,7 @@ class Plan:
         self._columns = tuple(array("q") for _ in PlannedRow._fields)
         self.sample: list[FoundRow] = []
         self.states: Counter[str] = Counter()
-        self.replays = 0
+        self.replays = self.last_received_ms = 0
         for row in rows:
             for column, value in zip(self._columns, row.planned, strict=True):
                 column.append(value)
@@ -33,6 +34,7 @@ class Plan:
                 self.sample.append(row)
             self.states[row.state] += 1
             self.replays += row.replay_of is not None
+            self.last_received_ms = max(self.last_received_ms, row.received_at_ms)
 
     def __len__(self) -> int:
         return len(self._columns[0])

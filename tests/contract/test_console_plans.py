@@ -66,7 +66,11 @@ def test_a_plan_shows_what_would_happen(console: Flask, engine: Engine, verb: st
     [
         ({"verb": "retry"}, "nothing is selected"),
         ({"ids": "1"}, "choose what to do"),
-        ({"verb": "erase", "ids": "1"}, "expected retry"),
+        ({"verb": "drop", "ids": "1"}, "expected retry"),
+        ({"verb": "retry", "ids": "", "state": "parked"}, "nothing is selected"),
+        ({"verb": "replay", "state": "sent", "topic": "other"}, "is not in KAFKA_REPLAY_TOPICS"),
+        ({"verb": "replay", "ids": "1", "plan": "a b"}, "letters, digits, hyphens"),
+        ({"verb": "retry", "like": "999"}, "the outbox has no row 999"),
         ({"verb": "retry", "ids": "x"}, "outbox ids"),
         ({"verb": "retry", "ids": "999"}, "no row matches"),
         ({"verb": "retry", "state": "sent"}, "retry takes parked rows only"),
@@ -96,8 +100,31 @@ def test_an_old_plan_is_gone(console: Flask, now: list[float]) -> None:
     assert client.get(address).status_code == 404
 
 
-def test_parked_rows_offer_plans(console: Flask) -> None:
-    """The list and the row's page do; a list of other rows does not."""
+def test_pages_offer_what_the_state_permits(console: Flask) -> None:
+    """The list and the row's page offer verbs for parked rows, and none for pending ones."""
     client = signed_in(console)
-    for path, offered in (("/rows?state=parked", 2), ("/rows/1", 2), ("/rows?state=pending", 0), ("/rows/2", 0)):
-        assert client.get(path).get_data(as_text=True).count('action="/plans"') == offered, path
+    for path, offered in (("/rows?state=parked", 2), ("/rows/1", 1), ("/rows?state=pending", 0), ("/rows/2", 0)):
+        body = client.get(path).get_data(as_text=True)
+        for verb in ("retry", "discard"):
+            assert body.count(f'name="verb" value="{verb}"') == offered, path
+        assert 'value="replay"' not in body, path
+
+
+def test_rows_are_selected_by_their_boxes(console: Flask) -> None:
+    """A plan has the rows that were ticked and no others."""
+    client = signed_in(console)
+    assert 'type="checkbox" id="select-3"' in client.get("/rows?state=parked").get_data(as_text=True)
+    answer = client.post(
+        "/plans", data={"csrf_token": form_token(client, "/"), "verb": "retry", "ids": ["", "3"], "state": "parked"}
+    )
+    body = client.get(answer.location).get_data(as_text=True)
+    assert '<strong data-testid="plan-count">1</strong>' in body
+    assert 'data-testid="row-3"' in body
+
+
+def test_all_rows_of_an_interaction_are_planned_by_one_of_them(console: Flask) -> None:
+    """The address of the list has the id of a row; the plan has the parked rows of its interaction."""
+    client = signed_in(console)
+    body = client.get(plan(client, verb="discard", like="2").location).get_data(as_text=True)
+    assert 'data-testid="row-1"' in body
+    assert 'data-testid="row-3"' not in body

@@ -29,7 +29,12 @@ def test_every_page_needs_a_login(app: Flask) -> None:
     """Without a session each route leads to the login, whatever the method; a test lists those that are open."""
     seen = set()
     for rule in app.url_map.iter_rules():
-        path = rule.rule.replace("<typed_id>", "1").replace("<path:filename>", "console.css")
+        path = (
+            rule.rule.replace("<typed_id>", "1")
+            .replace("<plan_id>", "1")
+            .replace("<change_id>", "1")
+            .replace("<path:filename>", "console.css")
+        )
         assert "<" not in path, "give the test a value for this argument"
         seen.add(path)
         if path in OPEN or rule.endpoint == "static":

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from console.planner import PlanRequest
 from console.plans import LIFETIME_SECONDS, PLAN_BYTES, Owner, Plans
 from outbox.errors import InvalidRequestError
 from outbox.operators.plan import Plan
@@ -11,13 +12,14 @@ from outbox.operators.planned_change import PlannedChange, Verb
 from outbox.operators.rows import RowFilter
 
 ANN = Owner("session", "ann")
+ASKED = PlanRequest(Verb.RETRY, RowFilter(), "")
 CHANGE = PlannedChange(Verb.RETRY, RowFilter(), Plan([]), lambda _chunk, _context: [], (), ())
 
 
 def test_a_plan_is_taken_once() -> None:
     """Of many confirmations at the same time, one gets the plan."""
     plans = Plans(lambda: 0.0)
-    plan_id = plans.add(CHANGE, ANN, {})
+    plan_id = plans.add(ASKED, CHANGE, ANN)
     with ThreadPoolExecutor(8) as pool:
         taken = list(pool.map(lambda _: plans.take(plan_id, ANN), range(50)))
     assert sum(kept is not None for kept in taken) == 1
@@ -27,7 +29,7 @@ def test_a_plan_is_taken_once() -> None:
 def test_a_plan_is_of_one_session() -> None:
     """Neither another session of the user nor another user gets it; it stays for its owner."""
     plans = Plans(lambda: 0.0)
-    plan_id = plans.add(CHANGE, ANN, {})
+    plan_id = plans.add(ASKED, CHANGE, ANN)
     for other in (Owner("other", "ann"), Owner("session", "bob")):
         assert plans.find(plan_id, other) is None
         assert plans.take(plan_id, other) is None
@@ -38,7 +40,7 @@ def test_a_plan_expires() -> None:
     """After its life it cannot be confirmed."""
     now = [0.0]
     plans = Plans(lambda: now[0])
-    plan_id = plans.add(CHANGE, ANN, {})
+    plan_id = plans.add(ASKED, CHANGE, ANN)
     now[0] = LIFETIME_SECONDS
     assert plans.find(plan_id, ANN) is not None
     now[0] += 0.001
@@ -48,7 +50,7 @@ def test_a_plan_expires() -> None:
 def test_plans_of_one_session_make_room_for_its_next() -> None:
     """The memory for plans is bounded: the oldest plan of the session goes first."""
     plans = Plans(lambda: 0.0, 2 * PLAN_BYTES)
-    ids = [plans.add(CHANGE, ANN, {}) for _ in range(3)]
+    ids = [plans.add(ASKED, CHANGE, ANN) for _ in range(3)]
     assert [plans.find(plan_id, ANN) is not None for plan_id in ids] == [False, True, True]
     with pytest.raises(InvalidRequestError, match="other plans take all memory"):
-        plans.add(CHANGE, Owner("other", "bob"), {})
+        plans.add(ASKED, CHANGE, Owner("other", "bob"))
