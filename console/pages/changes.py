@@ -105,11 +105,13 @@ def _sent_row(row_id: int, asked: PlanRequest) -> StoredRow | None:
     """Return a row of a plan as it is now; of a replay, its newest replay. None: the outbox does not have it."""
     histories = dependencies().histories
     history = histories.get(row_id)
-    if history is None or asked.verb != Verb.REPLAY:
-        return history and history.row
+    if history is None:
+        return None
+    if asked.verb != Verb.REPLAY:
+        return history.row
     replays = [replay.id for replay in history.replays if replay.replay_of == row_id]
     replay = histories.get(max(replays)) if replays else None
-    return replay and replay.row
+    return replay.row if replay else None
 
 
 def _find(change_id: str) -> Change | None:

@@ -1,6 +1,7 @@
 """``/rows`` and ``/rows/4711``: rows by filter, and the life of one row."""
 
 from dataclasses import replace
+from typing import Any
 
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
@@ -36,11 +37,11 @@ def show_all() -> Response:
     by = query.choice("by", [ADDRESS])
     if by is not None and like is None and not query.errors:
         query.errors["like"] = "expected the outbox id of a row"
-    values = {"states": STATES, "typed": request.args, "errors": query.errors, "like": like, "by": by}
-    values |= {"acts": wanted.state in ACTED_ON, "topics": dependencies().settings.kafka_replay_topics}
+    values: dict[str, Any] = {"states": STATES, "typed": request.args, "errors": query.errors, "like": like, "by": by}
     if query.errors:
         return page("rows", 400, **values)
     found, command = _find(wanted, like, by, after)
+    values |= {"acts": wanted.state in ACTED_ON, "topics": dependencies().settings.kafka_replay_topics}
     following = {name: request.args[name] for name in FILTERS if request.args.get(name)}
     return live_page("rows", found=found, wanted=wanted, following=following, command=command, **values)
 

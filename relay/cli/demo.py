@@ -14,7 +14,7 @@ from rich.table import Table
 
 from relay.cli.output import ExitCode
 from relay.cli.param_types import IntegerParam
-from relay.demo.processes import DemoError, DemoProcesses
+from relay.demo.processes import CONSOLE_USER, DemoError, DemoProcesses
 from relay.demo.scenario import KILLS, DemoResult, run_scenario
 
 SHOWN_SETTINGS = (
@@ -39,7 +39,9 @@ console = Console()
     show_default=True,
     help=f"Post this many interactions, {MIN_COUNT} to {MAX_COUNT}.",
 )
-@click.option("--stay", is_flag=True, help="Post nothing; keep running and print a curl command to try.")
+@click.option(
+    "--stay", is_flag=True, help="Post nothing; keep running, with the console, and print a curl command to try."
+)
 def demo(*, count: int, stay: bool) -> None:
     """Post sample interactions and count them in Kafka.
 
@@ -59,7 +61,9 @@ def demo(*, count: int, stay: bool) -> None:
     try:
         processes.start_kafka()
         processes.start_web()
-        _print_addresses(processes)
+        if stay:
+            processes.start_console()
+        _print_addresses(processes, has_console=stay)
         code = _stay(processes) if stay else _run(processes, count)
     except KeyboardInterrupt:
         code = ExitCode.DONE if stay else ExitCode.FAILED
@@ -69,18 +73,21 @@ def demo(*, count: int, stay: bool) -> None:
     sys.exit(code)
 
 
-def _print_addresses(processes: DemoProcesses) -> None:
+def _print_addresses(processes: DemoProcesses, *, has_console: bool) -> None:
     kafka = "mock cluster of librdkafka at" if processes.mock else "cluster at"
     registry = processes.environ["SCHEMA_REGISTRY_URL"]
     registry += " (local stub)" if registry.startswith(processes.stubs.base) else ""
-    for name, value in (
+    login = f"sign in as {CONSOLE_USER}, password {processes.console_password}"
+    addresses = [
         ("Webhook", f"{processes.webhook_url} (gunicorn)"),
         ("Outbox", f"{processes.database} (SQLite; the directory also has the logs and is removed on success)"),
         ("Kafka", f"{kafka} {processes.bootstrap_servers}"),
         ("Topic", processes.topic),
         ("Registry", registry),
         ("Inference", f"{processes.stubs.base}/score (local stub)"),
-    ):
+        *([("Console", f"{processes.console_url} ({login})")] if has_console else []),
+    ]
+    for name, value in addresses:
         console.print(f"[bold]{name:<9}[/bold] {escape(value)}", highlight=False, soft_wrap=True)
 
 
@@ -94,7 +101,7 @@ def _stay(processes: DemoProcesses) -> ExitCode:
         "\nIn another terminal, post an interaction:\n\n"
         f"  curl -i {processes.webhook_url} -H 'X-CXone-Webhook-Secret: {processes.secret}' \\\n"
         """    -d '{"id": "interaction-1", "channel": "voice"}'\n\n"""
-        "Then see what became of it:\n\n"
+        "Then see what became of it, in the console or with commands:\n\n"
         f"  export {exports}\n"
         f"  {relay} status\n"
         f"  {relay} show 1\n\n"
@@ -127,6 +134,7 @@ def _run(processes: DemoProcesses, count: int) -> ExitCode:
     _print_result(result)
     if result.exactly_once:
         console.print("[green]Each accepted interaction is in the topic exactly once.[/green]")
+        console.print("To post some yourself and follow them in the console: make up, or relay demo --stay")
         return ExitCode.DONE
     console.print(f"[red]The counts differ; the logs are in {escape(str(processes.folder))}[/red]")
     return ExitCode.FAILED

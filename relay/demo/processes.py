@@ -1,4 +1,4 @@
-"""The demo's processes: Kafka's mock cluster, web and relay."""
+"""The demo's processes: Kafka's mock cluster, web, relay and console."""
 
 import os
 import re
@@ -25,6 +25,7 @@ from relay.kafka.errors import LastError, translate_errors
 from relay.settings import RelaySettings, kafka_client_config
 
 ROOT = Path(__file__).parents[2]
+CONSOLE_USER = "demo"
 PATH = "/webhook/cxone-data-action"
 READY_TIMEOUT_SECONDS = 30.0
 KAFKA_TIMEOUT_SECONDS = 10.0
@@ -54,6 +55,8 @@ class DemoProcesses:
         self.secret = secrets.token_urlsafe(18).replace("=", "")
         self.port = _free_port()
         self.base = f"http://127.0.0.1:{self.port}"
+        self.console_url = f"http://127.0.0.1:{_free_port()}"
+        self.console_password = secrets.token_urlsafe(12)
         self.stubs = Stubs()
         self.bootstrap_servers = kafka or ""
         self.relay: subprocess.Popen[bytes] | None = None
@@ -109,34 +112,56 @@ class DemoProcesses:
         Raises:
             DemoError: the web process does not become ready.
         """
-        self._migrate()
+        self._command("migrate")
         app = "app.factory:create_app_from_environ()"
         self._spawn("web", [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", app])
+        self._wait_until_ready("web", self.base)
+
+    def start_console(self) -> None:
+        """Serve the console with gunicorn, for one user.
+
+        Raises:
+            DemoError: it does not become ready.
+        """
+        users = self.folder / "users"
+        made = self._command("console-password", CONSOLE_USER, "custodian", typed=self.console_password)
+        users.write_text(made.stdout)
+        self.environ |= {
+            "CONSOLE_AUTH": "file",
+            "CONSOLE_USERS_FILE": str(users),
+            "CONSOLE_SECRET_KEY": secrets.token_hex(32),
+            "CONSOLE_HOST": "127.0.0.1",
+            "CONSOLE_PORT": self.console_url.rpartition(":")[2],
+        }
+        app = "console.factory:create_app_from_environ()"
+        self._spawn("console", [sys.executable, "-m", "gunicorn", "-c", "python:console.gunicorn_conf", app])
+        self._wait_until_ready("console", self.console_url)
+
+    def _wait_until_ready(self, name: str, base: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
-        while not self._ready():
+        while not _is_ready(base):
             if time.monotonic() > deadline:
-                raise DemoError(f"the web process does not become ready; its log is {self.log_of('web')}")
+                raise DemoError(f"the {name} process does not become ready; its log is {self.log_of(name)}")
             time.sleep(0.1)
 
-    def _migrate(self) -> None:
-        migrated = subprocess.run(
-            [sys.executable, "-m", "relay", "migrate"],
+    def _command(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command of the relay.
+
+        Raises:
+            DemoError: it fails.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "relay", *arguments],
             cwd=ROOT,
             env=self.environ,
+            input=typed,
             capture_output=True,
             text=True,
             check=False,
         )
-        if migrated.returncode:
-            raise DemoError(f"the database cannot be created: {migrated.stderr.strip()[-1000:]}")
-
-    def _ready(self) -> bool:
-        try:
-            with requests.Session() as session:
-                session.trust_env = False  # no proxy for this machine
-                return session.get(f"{self.base}/readyz", timeout=2).ok
-        except requests.RequestException:
-            return False
+        if done.returncode:
+            raise DemoError(f"relay {arguments[0]} fails: {done.stderr.strip()[-1000:]}")
+        return done
 
     def start_relay(self, kill_at: str | None = None) -> None:
         """Start the relay; with ``kill_at`` it kills itself (-9) when it first reaches that step."""
@@ -213,6 +238,15 @@ def _inherited(environ: Mapping[str, str], *, mock: bool) -> dict[str, str]:
         },
         "NO_PROXY": ",".join(filter(None, (environ.get("NO_PROXY") or environ.get("no_proxy"), "127.0.0.1"))),
     }
+
+
+def _is_ready(base: str) -> bool:
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy for this machine
+            return session.get(f"{base}/readyz", timeout=2).ok
+    except requests.RequestException:
+        return False
 
 
 def _free_port() -> int:

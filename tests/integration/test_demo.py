@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from config.setting_names import KNOWN_NAMES
 from relay.demo.stubs import Stubs
@@ -118,14 +119,29 @@ def test_the_printed_commands_can_be_pasted(
     wait_until(lambda: "Ctrl-C stops everything" in out.read_text(), "it is up")
     pasted = "\n".join(line for line in out.read_text().splitlines() if line.startswith("  "))
     children = psutil.Process(staying.pid).children(recursive=True)
-    assert len(children) >= 3  # cluster, web, relay
+    assert len(children) >= 4  # cluster, web, console, relay
     done = subprocess.run(
         ["bash", "-ec", pasted], cwd=tmp_path, env=environ(), capture_output=True, text=True, check=False
     )
     expect(done, 0, stdout="202")
     expect(done, 0, stdout="row 1:")
+    assert "interaction-1" in _rows_in_the_console(out.read_text())
     staying.send_signal(end)
     assert staying.wait(60) == 0
     assert not [child for child in children if child.is_running()]
     assert list(tmp_path.glob("outbox-demo-*")) == []
     assert not ALARMING.search(out.read_text()), out.read_text()
+
+
+def _rows_in_the_console(printed: str) -> str:
+    """Sign in to the console with the login that was printed, and return its list of rows."""
+    found = re.search(r"Console +(http://127\.0\.0\.1:[0-9]+) \(sign in as (\w+), password ([\w-]+)\)", printed)
+    assert found is not None, printed
+    base, name, password = found.groups()
+    with requests.Session() as session:
+        session.trust_env = False
+        token = re.search(r'name="csrf_token" value="([^"]+)"', session.get(f"{base}/login", timeout=10).text)
+        assert token is not None
+        form = {"csrf_token": token[1], "username": name, "password": password}
+        assert session.post(f"{base}/login", data=form, timeout=10).status_code == 200
+        return session.get(f"{base}/rows", timeout=10).text
