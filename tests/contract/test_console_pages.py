@@ -221,6 +221,18 @@ def test_each_state_is_a_word_and_can_be_filtered(console: Console) -> None:
     assert 'data-testid="row-' not in console.get("/rows?until=2020-01-01T00:00Z")
 
 
+def test_times_are_absolute_and_have_an_age(console: Console) -> None:
+    """Neither alone is enough: an age says how urgent, a time what else happened then."""
+    record(console.store, [new_row()])
+    times = re.findall(
+        r'<time datetime="([^"]+)">([^<]+)</time> <span class="age">\(([^)]+) ago\)', console.get("/rows")
+    )
+    assert times
+    for machine, shown, age in times:
+        assert machine == shown.replace(" UTC", "Z").replace(" ", "T")
+        assert re.fullmatch(r"[0-9.]+ ?\w+", age), age
+
+
 def test_pages_follow_one_another(console: Console) -> None:
     """The link to older rows keeps the filter, and the last page has none."""
     record(console.store, new_rows(60))

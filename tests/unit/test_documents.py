@@ -49,6 +49,14 @@ def test_every_named_module_exists(document: Path) -> None:
     assert [path for path in NAMED_PATH.findall(prose(document)) if not (ROOT / path).exists()] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_every_named_test_exists(document: Path) -> None:
+    """A test that a document names as evidence is one."""
+    written = "".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    missing = [name for name in re.findall(r"`(test_\w+)`", prose(document)) if f"def {name}(" not in written]
+    assert missing == []
+
+
 def test_broken_links_are_found(tmp_path: Path) -> None:
     """A missing file, a missing heading, and a link inside a code block, which is no link."""
     document = tmp_path / "a.md"

@@ -229,6 +229,22 @@ def test_a_wrong_file_is_refused_by_line(tmp_path: Path, text: str, reason: str)
     assert "plain" not in str(refused.value)
 
 
+def test_a_restart_ends_no_session(new_sqlite: NewDatabase) -> None:
+    """The key is a setting, so session and form are good after a restart, and behind a balancer."""
+    url = new_sqlite()
+    with start_console(url) as app:
+        client = app.test_client()
+        sign_in(client)
+        token = form_token(client, "/")
+        cookie = client.get_cookie("console")
+    assert cookie is not None
+    with start_console(url) as app:
+        other = app.test_client()
+        other.set_cookie("console", cookie.value)
+        assert is_signed_in(other)
+        assert other.post("/audit", data={"csrf_token": token}).status_code == 200
+
+
 def test_a_cookie_with_another_key_is_nobodys(new_sqlite: NewDatabase) -> None:
     """A new key ends all sessions."""
     url = new_sqlite()
