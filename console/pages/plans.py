@@ -167,7 +167,7 @@ def _gone(plan_id: str) -> Response:
     if changes.find(plan_id) is not None:
         return redirect(url_for("changes.show", change_id=plan_id), 303)
     typed = {name: request.form[name] for name in ("reason", "rate") if request.form.get(name)}
-    return page("no_plan", 404, message=GONE, errors={}, typed=typed)
+    return page("no_plan", 404, title="No such plan", message=GONE, errors={}, typed=typed)
 
 
 def _refused(query: Query, verb: Verb | None) -> Response:
@@ -176,7 +176,7 @@ def _refused(query: Query, verb: Verb | None) -> Response:
         typed = request.form
         retention = dependencies().settings.outbox_retention
         return page(FORMS[verb], 400, errors=query.errors, typed=typed, retention_seconds=retention)
-    return page("no_plan", 400, message="Nothing was planned.", errors=query.errors, typed={})
+    return page("no_plan", 400, title="No plan", message="Nothing was planned.", errors=query.errors, typed={})
 
 
 def _asked(query: Query, verb: Verb) -> PlanRequest:
