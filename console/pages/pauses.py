@@ -27,8 +27,8 @@ def pause() -> Response:
     shard, seconds, reason = _shard(query), query.duration("for"), query.reason()
     if query.errors:
         return _refused(query)
-    context = AuditContext(user.actor, reason, RowFilter())
-    return _done(query, pause_shards(dependencies().engine, shard, seconds, context))
+    change = pause_shards(dependencies().engine, shard, seconds, AuditContext(user.actor, reason, RowFilter()))
+    return _done(query, change, "pause", *_option(shard), "--for", request.form["for"].strip())
 
 
 @blueprint.post("/shards/resume")
@@ -40,7 +40,8 @@ def resume() -> Response:
     shard, reason = _shard(query), query.reason()
     if query.errors:
         return _refused(query)
-    return _done(query, resume_shards(dependencies().engine, shard, AuditContext(user.actor, reason, RowFilter())))
+    change = resume_shards(dependencies().engine, shard, AuditContext(user.actor, reason, RowFilter()))
+    return _done(query, change, "resume", *_option(shard))
 
 
 def _shard(query: Query) -> int | None:
@@ -54,11 +55,16 @@ def _shard(query: Query) -> int | None:
     return int(typed)
 
 
-def _done(query: Query, change: PauseChange) -> Response:
+def _option(shard: int | None) -> tuple[str, ...]:
+    return () if shard is None else ("--shard", str(shard))
+
+
+def _done(query: Query, change: PauseChange, *command: str) -> Response:
+    """Return to the page, which says what was done; or to the form, if nothing was."""
     if change.entry_id is None:
         query.errors["shard"] = change.text
         return _refused(query)
-    flash({"text": change.text, "entry_id": change.entry_id})
+    flash({"text": change.text, "entry_id": change.entry_id, "command": (*command, "--reason", "WHY")})
     return redirect(url_for("shards.show"), 303)
 
 

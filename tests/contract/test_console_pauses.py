@@ -66,6 +66,7 @@ def test_a_shard_is_paused_for_a_time(console: Flask, engine: Engine, name: str)
     assert (answer.status_code, answer.location) == (303, "/shards")
     body = read(client.get("/shards"))
     assert part(body, "result") == "paused shard 1 for 1800 s or until relay resume ( audit entry 1 )"
+    assert "relay pause --shard 1 --for 30m --reason WHY" in body
     assert "broker upgrade" in part(body, "shard-1")
     assert pauses(engine) == [None, f"{name} (console)"]
     until_ms = Store(engine).status()[1].paused_until_ms
