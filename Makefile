@@ -56,7 +56,7 @@ else
 	@$(BIN)/relay demo
 endif
 
-up: install ## the same, kept running, with a curl command to try
+up: install ## the same, kept running, with the console and a curl command to try
 	@$(BIN)/relay demo --stay
 
 # The tests' brokers and registries run for seconds: optimising compilers and collectors cost more than they save.
