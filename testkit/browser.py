@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, sync_playwright
 
 from testkit.console import PASSWORD
 from testkit.services import ServiceError
@@ -60,11 +60,15 @@ class Complaints:
         page.on("console", self._note_message)
         page.on("pageerror", lambda error: self.seen.append(f"uncaught: {error}"))
         page.on("requestfailed", self._note_failure)
-        page.on("dialog", lambda dialog: self.seen.append(f"dialog: {dialog.message}") or dialog.dismiss())
+        page.on("dialog", self._note_dialog)
 
     def _note_message(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self.seen.append(f"{message.text} ({message.location['url']})")
+
+    def _note_dialog(self, dialog: Dialog) -> None:
+        self.seen.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
     def _note_failure(self, request: Request) -> None:
         if request.failure != LEFT:
