@@ -41,7 +41,7 @@ def plan(page: Page) -> None:
 def change(page: Page) -> None:
     """Confirm that plan, and wait until it is done."""
     plan(page)
-    page.get_by_label("Why").fill("the consumer lost them")
+    page.get_by_label("Why", exact=True).fill("the consumer lost them")
     page.get_by_test_id("confirm").click()
     wait_until(lambda: _has_ended(page), "the change has ended")
 

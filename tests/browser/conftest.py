@@ -90,7 +90,10 @@ NewPage = Callable[..., Page]
 
 @pytest.fixture
 def new_page(shared_console: ConsoleProcess, new_context: NewContext, signed_in: SignedIn) -> NewPage:
-    """Return a function that opens an empty page, for the shared console, in a browser of its own."""
+    """Return a function that opens an empty page, for the shared console, in a browser of its own.
+
+    Tests share the session of a user, so they do not sign out.
+    """
 
     def make(name: str | None = "custodian", **options: Any) -> Page:
         cookies = signed_in(name) if name else None
