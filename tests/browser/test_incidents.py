@@ -110,7 +110,7 @@ def test_a_row_that_kafka_refuses(stack: Stack) -> None:
     expect(page.get_by_test_id("kafka")).to_contain_text("not in")
     stack.go("Check")
     page.get_by_role("button", name="Run the checks").click()
-    expect(page.get_by_test_id("finding").filter(has_text="max.message.bytes")).to_contain_text("failure")
+    expect(page.get_by_test_id("finding").filter(has_text="500, but a record may take")).to_contain_text("failure")
 
     stack.limit_records(1_048_588)
     stack.go("Problems")

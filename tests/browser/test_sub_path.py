@@ -34,7 +34,7 @@ def test_pages_forms_and_polls_work_below_a_path(nginx: Nginx, new_context: NewC
     page.get_by_role("link", name="Audit").click()
     with page.expect_response(f"{nginx.origin}{PREFIX}/audit") as poll:
         page.clock.run_for(5000)
-    assert poll.value.ok
+    assert poll.value.status in (200, 304)
     page.get_by_role("button", name="Verify").click()
     expect(page.get_by_test_id("result")).to_contain_text("verified entries: 0")
     page.keyboard.press("g")
