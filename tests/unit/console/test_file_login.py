@@ -7,9 +7,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from console.access import Role
-from console.file_login import IDLE_SECONDS, MAX_SECONDS
 from console.login import EXTENSION as LOGIN
 from console.login import MAX_AT_ONCE, LoginLimits
+from console.sessions import IDLE_SECONDS, MAX_SECONDS
 from console.users import UsersFile, UsersFileError
 from testkit.clock import ManualClock
 from testkit.console import KEY, PASSWORD, form_token, sign_in, start_console, user_line
