@@ -114,6 +114,13 @@ class OidcLogin(SessionLogin):
             self.begin(kept)
         return user
 
+    def no_role(self, claims: Mapping[str, Any]) -> str:
+        """Return what to tell a user who has no role; they alone see their subject."""
+        lacking = (
+            "none of your groups has a role" if self._groups_claim else f"your subject {claims['sub']} has no role"
+        )
+        return f"You are signed in at {self.provider.name}, but {lacking} here: ask for it in CONSOLE_OIDC_ROLES."
+
     def _names(self, claims: Mapping[str, Any]) -> list[str]:
         if self._groups_claim is None:
             return [claims["sub"]]
@@ -177,8 +184,7 @@ def callback(login: OidcLogin) -> AnyResponse:
     claims = login.provider.exchange(request.args.get("code", ""), begun.nonce, begun.verifier)
     user = login.sign_in(claims)
     if user is None:
-        no_role = f"You are signed in at {name}, but have no role here: ask for it in CONSOLE_OIDC_ROLES."
-        return _refused("the provider's user has no role", no_role, 403)
+        return _refused("the provider's user has no role", login.no_role(claims), 403)
     metrics().logins.labels("accepted").inc()
     log.info("%s has signed in", user.name, action="login", role=user.role.word)
     response = make_response(render_template("come_again.html", address=request.script_root + begun.target))

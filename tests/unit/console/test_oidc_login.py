@@ -176,7 +176,10 @@ def test_roles_are_given_by_subject_or_group(
         client = app.test_client()
         response = sign_in_there(client)
         if expected is None:
-            assert "You are signed in at 127.0.0.1, but have no role here" in page_of(response, 403)
+            lacking = (
+                f"your subject {user['sub']} has no role here" if claim is None else "none of your groups has a role"
+            )
+            assert f"You are signed in at 127.0.0.1, but {lacking}" in page_of(response, 403)
             assert not is_signed_in(client)
         else:
             assert f"</strong>, {expected}" in page_of(client.get("/"), 200)
