@@ -36,15 +36,16 @@ from relay.operator_settings import OperatorSettings
 
 log = structlog.get_logger(__name__)
 NAVIGATION = (
-    ("overview.show", "Overview"),
-    ("problems.show", "Problems"),
-    ("rows.show_all", "Rows"),
-    ("calls.show", "Calls"),
-    ("shards.show", "Shards"),
-    ("audit.show", "Audit"),
-    ("check.show", "Check"),
+    ("overview.show", "Overview", "o"),
+    ("problems.show", "Problems", "p"),
+    ("rows.show_all", "Rows", "r"),
+    ("calls.show", "Calls", "c"),
+    ("shards.show", "Shards", "s"),
+    ("audit.show", "Audit", "a"),
+    ("check.show", "Check", "k"),
 )
-CUSTODIANS_NAVIGATION = (("plans.erase", "Erase"), ("plans.prune", "Prune"))
+"""Endpoint, label, and the key that leads there after ``g``."""
+CUSTODIANS_NAVIGATION = (("plans.erase", "Erase", "e"), ("plans.prune", "Prune", "u"))
 
 
 def create_app(settings: ConsoleSettings, operators: OperatorSettings, clock: Callable[[], float] = time.time) -> Flask:
