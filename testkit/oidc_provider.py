@@ -29,6 +29,8 @@ CLIENT_ID = "console"
 CLIENT_SECRET = "secret of the console: 100 % + more"
 """With characters that have to be encoded in HTTP Basic."""
 
+ASKS = '<!doctype html><link rel="icon" href="data:,"><form method="post"><button>Allow</button></form>'
+
 
 @dataclass
 class _Code:
@@ -94,6 +96,7 @@ class OidcProvider:
         secret: signs those with ``HS256``.
         discovery: put over the discovery document.
         answers: whole responses by path, instead of the provider's own.
+        asks: whether a user has to allow it by a button.
         auth_method: how the console proves that it is itself.
         issuer: its URL.
         requests: paths that were asked for.
@@ -109,6 +112,7 @@ class OidcProvider:
     secret: bytes = b""
     discovery: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Response] = field(default_factory=dict)
+    asks: bool = False
     auth_method: str = "client_secret_basic"
     issuer: str = ""
     requests: list[str] = field(default_factory=list)
@@ -216,8 +220,10 @@ def create_app(provider: OidcProvider) -> Flask:
     def keys() -> Response:
         return jsonify(keys=[provider.published.as_dict(private=False, use="sig", alg="RS256")])
 
-    @app.get("/authorize")
+    @app.route("/authorize", methods=["GET", "POST"])
     def authorize() -> AnyResponse:
+        if provider.asks and request.method == "GET":
+            return Response(ASKS)
         try:
             grant = server.get_consent_grant(end_user=provider.user)
         except OAuth2Error as error:
@@ -241,28 +247,32 @@ class _Quiet(WSGIRequestHandler):
 
 
 @contextmanager
-def start_provider(redirect_uri: str, clock: Callable[[], float] = time.time) -> Iterator[OidcProvider]:
+def start_provider(
+    redirect_uri: str, clock: Callable[[], float] = time.time, host: str = "127.0.0.1"
+) -> Iterator[OidcProvider]:
     """Serve a provider on a port of this machine.
 
     Args:
-        redirect_uri: of the console, below any host of this machine.
+        redirect_uri: of the console.
         clock: seconds since the epoch.
+        host: in its URL.
     """
     provider = OidcProvider(redirect_uri, clock)
-    with listen(provider):
+    with listen(provider, host=host):
         yield provider
 
 
 @contextmanager
-def listen(provider: OidcProvider, port: int = 0) -> Iterator[None]:
+def listen(provider: OidcProvider, port: int = 0, host: str = "127.0.0.1") -> Iterator[None]:
     """Answer requests.
 
     Args:
         provider: says what.
-        port: of this machine; 0: any, and the issuer follows from it.
+        port: of this machine; 0: any.
+        host: in the issuer's URL.
     """
     server = make_server("127.0.0.1", port, create_app(provider), threaded=True, request_handler=_Quiet)
-    provider.issuer = f"http://127.0.0.1:{server.server_port}"
+    provider.issuer = f"http://{host}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
