@@ -21,12 +21,12 @@ EXTENSION = "console_login"
 MAX_CHARACTERS = 256
 """Longest name and password."""
 MAX_AT_ONCE = 2
-"""Passwords checked at the same time: each takes memory and a core."""
+"""Passwords checked at the same time, as each takes memory and a core; or requests that wait for a provider."""
 REFUSED = "This name and password do not match."
 
 
 class LoginLimits:
-    """Bounds what trying passwords may cost.
+    """Bounds what signing in may cost.
 
     Args:
         tries: of each name and address.

@@ -91,7 +91,7 @@ class OidcProvider:
         clock: seconds since the epoch.
         user: claims of whoever is signed in at the provider; None: they decline.
         claims: put over those of the ID token; a None removes one.
-        header: put over the ID token's header.
+        header: the same over those of its header.
         key: signs ID tokens instead of the published key.
         secret: signs those with ``HS256``.
         discovery: put over the discovery document.
@@ -145,13 +145,17 @@ class OidcProvider:
         """Return an ID token."""
         now = int(self.clock())
         claims = {"iss": self.issuer, "aud": CLIENT_ID, "iat": now, "exp": now + 300, "nonce": nonce, **user}
-        claims = {name: value for name, value in {**claims, **self.claims}.items() if value is not None}
-        header = {"alg": "RS256", "kid": self.published.kid, **self.header}
+        claims = _without_none({**claims, **self.claims})
+        header = _without_none({"alg": "RS256", "kid": self.published.kid, **self.header})
         if header["alg"] not in ("none", "HS256"):
             return jws.serialize_compact(header, json.dumps(claims), self.key or self.published, [header["alg"]])
         signed = b".".join(urlsafe_b64encode(json.dumps(part).encode()) for part in (header, claims))
         signature = hmac.digest(self.secret, signed, "sha256") if header["alg"] == "HS256" else b""
         return (signed + b"." + urlsafe_b64encode(signature)).decode()
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _grant(provider: OidcProvider) -> type[AuthorizationCodeGrant]:
@@ -320,3 +324,8 @@ def come_back(client: FlaskClient, address: str) -> TestResponse:
     if session is not None and client.get_cookie("console") is None:
         client.set_cookie("console", session.value)
     return response
+
+
+def sign_in_there(client: FlaskClient) -> TestResponse:
+    """Go to the provider and come back."""
+    return come_back(client, visit_provider(client))

@@ -898,14 +898,14 @@ BREAKAGES = [
         "console/oidc_provider.py",
         '"nonce": nonce, "access_token"',
         '"access_token"',
-        f"{CONSOLE}/test_oidc_login.py::test_a_wrong_id_token_lets_nobody_in[another nonce]",
+        f"{CONSOLE}/test_oidc_provider.py::test_a_wrong_id_token_lets_nobody_in[another nonce]",
     ),
     Breakage(
         "an ID token for another client signs in",
         "console/oidc_provider.py",
         '                "aud": {"essential": True, "value": self.client_id},\n',
         "",
-        f"{CONSOLE}/test_oidc_login.py::test_a_wrong_id_token_lets_nobody_in[another audience, by us]",
+        f"{CONSOLE}/test_oidc_provider.py::test_a_wrong_id_token_lets_nobody_in[another audience, by us]",
     ),
     Breakage(
         "an OpenID provider's answer signs any browser in",
