@@ -27,7 +27,7 @@ class ConsoleProcess:
     """
 
     def __init__(self, url: str, folder: Path, **environ: str) -> None:
-        port = free_port()
+        port = environ.get("CONSOLE_PORT") or free_port()
         self.url, self.origin = url, f"http://127.0.0.1:{port}"
         self.users, self.log = write_users(folder), folder / "console.log"
         settings = {
