@@ -7,6 +7,7 @@ this machine several times, one request at a time. Prints a JSON document on std
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -29,7 +30,8 @@ from outbox.operators import audit
 from outbox.operators.apply import CHUNK_ROWS
 from outbox.operators.audit import AuditContext
 from outbox.operators.rows import RowFilter
-from testkit.console_process import Browser, ConsoleProcess, running_console
+from testkit.console import PASSWORD
+from testkit.console_process import ConsoleProcess
 from testkit.databases import migrate
 from testkit.services import Postgres
 
@@ -56,6 +58,34 @@ PAGES = (
     *("/audit", "/audit?after=3", "/check", "/erase", "/prune", "/readyz"),
 )
 Send = Callable[[], requests.Response]
+
+
+class Browser:
+    """A session of a user.
+
+    Args:
+        origin: of the console.
+        name: of the user.
+    """
+
+    def __init__(self, origin: str, name: str) -> None:
+        self._origin, self._session = origin, requests.Session()
+        self._token = self._find_token("/login")
+        self.post("/login", username=name, password=PASSWORD)
+        self._token = self._find_token("/")
+
+    def _find_token(self, path: str) -> str:
+        (token,) = set(re.findall(r'name="csrf_token" value="([^"]+)"', self.get(path).text))
+        return str(token)
+
+    def get(self, path: str) -> requests.Response:
+        """Request a page."""
+        return self._session.get(self._origin + path, timeout=300)
+
+    def post(self, path: str, **fields: str) -> requests.Response:
+        """Send a form; redirects are not followed."""
+        data = {"csrf_token": self._token, **fields}
+        return self._session.post(self._origin + path, data=data, timeout=300, allow_redirects=False)
 
 
 def main() -> None:
@@ -94,13 +124,15 @@ def _measure_at(url: str, folder: Path, rows: int, times: int) -> dict[str, Any]
     build_outbox(engine, rows)
     ids = _example_ids(engine)
     engine.dispose()
-    with running_console(url, folder, LOG_LEVEL="WARNING") as console:
-        browser, pid = Browser(console, "custodian"), console.worker.pid
-        at_start = _megabytes(console)
-        with PeakMemory([pid]) as peak:
+    console = ConsoleProcess(url, folder, LOG_LEVEL="WARNING").start()
+    try:
+        browser, at_start = Browser(console.origin, "custodian"), _megabytes(console)
+        with PeakMemory([console.worker.pid]) as peak:
             figures = {name: _time(send, times) for name, send in _requests(browser, ids, rows).items()}
             figures["POST /audit, which verifies every entry"] = _time(lambda: browser.post("/audit"), 1)
         memory = {"at start": at_start, "at the end": _megabytes(console), "highest": round(peak.megabytes)}
+    finally:
+        console.stop()
     return {"ms": figures, "memory of the console in MB": memory}
 
 

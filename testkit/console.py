@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from html import unescape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
@@ -86,3 +87,17 @@ def form_token(client: FlaskClient, path: str = "/login") -> str:
     page = client.get(path).get_data(as_text=True)
     (token,) = set(re.findall(r'name="csrf_token" value="([^"]+)"', page))
     return str(token)
+
+
+def is_signed_in(client: FlaskClient, **headers: str) -> bool:
+    """Whether the overview is shown."""
+    status = client.get("/", headers=headers).status_code
+    assert status in (200, 303)
+    return status == 200
+
+
+def page_of(response: TestResponse, status: int = 200) -> str:
+    """Return the text of a page, which has this status."""
+    page = unescape(response.get_data(as_text=True))
+    assert response.status_code == status, page
+    return page

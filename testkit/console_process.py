@@ -1,114 +1,83 @@
-"""The console as it runs in production: gunicorn on a real socket; and a browser of it."""
+"""The console as it runs in production: gunicorn on a real socket."""
 
-import os
-import re
-import subprocess
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Self
 
 import psutil
 import requests
 
-from testkit import ROOT
-from testkit.console import KEY, PASSWORD, write_users
-from testkit.services.process import free_port
-from testkit.waiting import wait_until
+from testkit.console import KEY, write_users
+from testkit.services.process import Process, free_port
 
-COMMAND = [
-    *(sys.executable, "-m", "gunicorn"),
-    *("-c", "python:console.gunicorn_conf", "console.factory:create_app_from_environ()"),
-]
+APPLICATION = "console.factory:create_app_from_environ()"
+WITHOUT_KAFKA = dict.fromkeys(
+    ("KAFKA_BOOTSTRAP_SERVERS", "SCHEMA_REGISTRY_URL", "SCHEMA_REGISTRY_USERNAME", "SCHEMA_REGISTRY_PASSWORD"), ""
+)
 
 
-def console_environ(folder: Path, url: str, port: int) -> dict[str, str]:
-    """Return the settings of a console, with a user of each role in a file in this folder."""
-    return {
-        **os.environ,
-        "DATABASE_URL": url,
-        "CONSOLE_AUTH": "file",
-        "CONSOLE_SECRET_KEY": KEY,
-        "CONSOLE_USERS_FILE": str(write_users(folder)),
-        "CONSOLE_PORT": str(port),
-        "LOG_FORMAT": "json",
-    }
+class ConsoleProcess:
+    """gunicorn with the console, and a file of users with one of each role, named as the role.
 
+    Args:
+        url: of the database.
+        folder: for the file of users and the log.
+        environ: further settings. Without any, it looks for no record in Kafka.
+    """
 
-class ConsoleProcess(NamedTuple):
-    """A running console."""
+    def __init__(self, url: str, folder: Path, **environ: str) -> None:
+        port = environ.get("CONSOLE_PORT") or free_port()
+        self.url, self.origin = url, f"http://127.0.0.1:{port}"
+        self.users, self.log = write_users(folder), folder / "console.log"
+        settings = {
+            **WITHOUT_KAFKA,
+            "DATABASE_URL": url,
+            "ALLOW_PLAINTEXT_CREDENTIALS": "true",
+            "CONSOLE_AUTH": "file",
+            "CONSOLE_USERS_FILE": str(self.users),
+            "CONSOLE_SECRET_KEY": KEY,
+            "CONSOLE_PORT": str(port),
+            "LOG_FORMAT": "json",
+        }
+        command = [sys.executable, "-m", "gunicorn", "-c", "python:console.gunicorn_conf", APPLICATION]
+        self._process = Process(command, self.log, self._is_alive, {**settings, **environ})
 
-    base: str
-    """Its address."""
-    process: subprocess.Popen[bytes]
-    log: Path
+    def start(self) -> Self:
+        """Start it, on the same port each time, and wait until it answers.
+
+        Raises:
+            ServiceError: it does not start.
+        """
+        self._process.start()
+        return self
+
+    def stop(self) -> None:
+        """End it as a platform does."""
+        self._process.stop(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """Stop it and its worker as a machine does that stands still: connections are accepted, and not answered."""
+        for process in self._processes():
+            process.suspend()
+
+    def resume(self) -> None:
+        """End that."""
+        for process in self._processes():
+            process.resume()
 
     @property
     def worker(self) -> psutil.Process:
         """The process that answers requests."""
-        (worker,) = psutil.Process(self.process.pid).children()
+        (worker,) = psutil.Process(self._process.pid).children()
         return worker
 
-    def is_alive(self) -> bool:
-        """Return whether it answers.
+    def _processes(self) -> list[psutil.Process]:
+        master = psutil.Process(self._process.pid)
+        return [master, *master.children()]
 
-        Raises:
-            AssertionError: it has ended.
-        """
-        assert self.process.poll() is None, self.log.read_text()
+    def _is_alive(self) -> bool:
         try:
-            return requests.get(f"{self.base}/healthz", timeout=2).ok
+            return requests.get(f"{self.origin}/healthz", timeout=2).ok
         except requests.RequestException:
             return False
-
-
-@contextmanager
-def running_console(url: str, folder: Path, **environ: str) -> Iterator[ConsoleProcess]:
-    """Run a console for the block.
-
-    Args:
-        url: of the database.
-        folder: for its users and its log.
-        environ: further settings.
-    """
-    port, log = free_port(), folder / "console.log"
-    with log.open("ab") as file:
-        settings = {**console_environ(folder, url, port), **environ}
-        process = subprocess.Popen(COMMAND, cwd=ROOT, env=settings, stdout=file, stderr=file)
-    console = ConsoleProcess(f"http://127.0.0.1:{port}", process, log)
-    try:
-        wait_until(console.is_alive, f"the console is up ({log})")
-        yield console
-    finally:
-        process.terminate()
-        process.wait(40)
-
-
-class Browser:
-    """A session of a user.
-
-    Args:
-        console: to sign in to.
-        name: of the user.
-    """
-
-    def __init__(self, console: ConsoleProcess, name: str) -> None:
-        self._base, self._session = console.base, requests.Session()
-        self._token = self._find_token("/login")
-        self.post("/login", username=name, password=PASSWORD)
-        self._token = self._find_token("/")
-
-    def _find_token(self, path: str) -> str:
-        found = re.search(r'name="csrf_token" value="([^"]+)"', self.get(path).text)
-        assert found is not None
-        return found[1]
-
-    def get(self, path: str) -> requests.Response:
-        """Request a page."""
-        return self._session.get(self._base + path, timeout=60)
-
-    def post(self, path: str, **fields: str) -> requests.Response:
-        """Send a form; redirects are not followed."""
-        data = {"csrf_token": self._token, **fields}
-        return self._session.post(self._base + path, data=data, timeout=300, allow_redirects=False)
