@@ -34,7 +34,7 @@ def load_record(page: Page) -> None:
 
 def plan(page: Page) -> None:
     """Plan a replay of all sent rows."""
-    page.get_by_role("button", name="Plan a replay of all rows that match").click()
+    page.get_by_role("button", name="Plan to replay all rows that match").click()
     page.get_by_test_id("plan-count").wait_for()
 
 

@@ -17,7 +17,7 @@ from console.planner import COUNTED_VERBS, Planner, PlanRequest, role_for
 from console.plans import KeptPlan, Owner, Plans
 from outbox.errors import InvalidRequestError
 from outbox.operators.attribution import check_reason
-from outbox.operators.commands import change_arguments
+from outbox.operators.commands import change_arguments, filter_arguments, format_command
 from outbox.operators.planned_change import Verb
 from outbox.operators.planned_replay import check_plan_name
 from outbox.operators.rows import RowFilter, parse_row_id
@@ -158,6 +158,7 @@ def _plan_page(plan_id: str, kept: KeptPlan, query: Query) -> Response:
         needed=role_for(verb),
         may_confirm=may(role_for(verb)),
         counted=verb in COUNTED_VERBS,
+        wanted=format_command(*filter_arguments(kept.asked.rows)).removeprefix("relay").strip(),
         command=(*kept.change.arguments, *change_arguments("WHY")),
     )
 
