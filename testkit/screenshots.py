@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from playwright.sync_api import ViewportSize
+
 from outbox.db.engine import create_outbox_engine
 from testkit import ROOT
 from testkit.browser import sign_in, start_browser
@@ -50,7 +52,7 @@ def _take(console: ConsoleProcess) -> None:
     """Take a picture of each page."""
     with start_browser() as browser:
         for shown in SHOWN:
-            size = {"width": WIDTH, "height": HEIGHT}
+            size = ViewportSize(width=WIDTH, height=HEIGHT)
             with browser.new_context(base_url=console.origin, viewport=size, color_scheme="light") as context:
                 page = context.new_page()
                 if shown.role is not None:

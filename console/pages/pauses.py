@@ -65,7 +65,7 @@ def _done(query: Query, change: PauseChange, *command: str) -> Response:
         query.errors["shard"] = change.text
         return _refused(query)
     done = {"text": change.text, "entry_id": change.entry_id, "command": (*command, "--reason", "WHY")}
-    flash(done)  # type: ignore[arg-type] # the session keeps it as JSON
+    flash(done)  # type: ignore[arg-type] # the session keeps a mapping as well as a text
     return redirect(url_for("shards.show"), 303)
 
 

@@ -37,7 +37,7 @@ def test_the_page_is_accessible_in_light_and_dark(shown: ConsolePage, new_page: 
     page = new_page(shown.role, reduced_motion="reduce")
     shown.open(page)
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] # one of Playwright's words
+        page.emulate_media(color_scheme=scheme)
         found = Axe().run(page)
         assert found.violations_count == 0, f"{scheme}: {found.generate_report()}"
 
