@@ -80,6 +80,7 @@ def test_every_shard_is_paused_and_resumed(console: Flask, engine: Engine) -> No
     """As by commands without a shard; what is not paused cannot be resumed."""
     client = signed_in(console)
     send(client, "/shards/pause", **{**PAUSE, "shard": "all"})
+    assert "paused shards 0, 1 for 1800 s" in part(read(client.get("/shards")), "result")
     assert pauses(engine) == ["operator (console)"] * 2
     send(client, "/shards/resume", shard="0", reason="looks good")
     assert "resumed shard 0" in part(read(client.get("/shards")), "result")
