@@ -70,9 +70,14 @@ class ConsoleProcess:
             for process in processes:
                 process.resume()
 
+    @property
+    def worker(self) -> psutil.Process:
+        """The process that answers requests."""
+        (worker,) = psutil.Process(self._process.pid).children()
+        return worker
+
     def _processes(self) -> list[psutil.Process]:
-        master = psutil.Process(self._process.pid)
-        return [master, *master.children()]
+        return [psutil.Process(self._process.pid), self.worker]
 
     def _is_alive(self) -> bool:
         try:
