@@ -14,6 +14,7 @@ from outbox.errors import InvalidRequestError, OutboxError
 from outbox.operators.apply import Outcome, apply_change
 from outbox.operators.audit import AuditContext, AuditEntry
 from outbox.operators.commands import change_arguments
+from outbox.operators.format import plural
 from outbox.operators.pages import PageReader
 from outbox.operators.planned_change import PlannedChange
 
@@ -139,7 +140,11 @@ class Changes:
             self._forget_old()
         context = AuditContext(confirmation.actor, confirmation.reason, kept.change.rows, pseudonym_key)
         # Not a daemon: a process that ends waits for the chunk in hand.
-        threading.Thread(target=self._run, args=(change, kept.change, context), name="change").start()
+        thread = threading.Thread(target=self._run, args=(change, kept.change, context), name="change")
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no more threads
+            change.end(Outcome(0, 0, "the console can start no thread: nothing was changed"), None, self.clock())
         return change
 
     def _run(self, change: Change, planned: PlannedChange, context: AuditContext) -> None:
@@ -157,9 +162,9 @@ class Changes:
             outcome = Outcome(change.processed, change.processed, UNEXPECTED)
         change.end(outcome, entry, self.clock())
         log.info(
-            "%s of %d rows has ended",
+            "%s of %s has ended",
             planned.verb,
-            change.total,
+            plural(change.total, "row"),
             action="change",
             actor=change.confirmation.actor,
             changed=outcome.changed,

@@ -12,8 +12,8 @@ from outbox.operators.planned_change import PlannedChange
 
 LIFETIME_SECONDS = 15 * 60
 MAX_BYTES = 64 * 2**20
-ROW_BYTES, PLAN_BYTES = 24, 8 * 2**10
-"""What a row takes, and a plan besides its rows."""
+ROW_BYTES, ID_BYTES, PLAN_BYTES = 24, 144, 8 * 2**10
+"""What a row takes, an id that was asked for, and a plan besides these."""
 
 
 class Owner(NamedTuple):
@@ -41,7 +41,7 @@ class KeptPlan:
     @property
     def size(self) -> int:
         """Memory that it takes, in bytes."""
-        return PLAN_BYTES + ROW_BYTES * len(self.change.plan)
+        return PLAN_BYTES + ROW_BYTES * len(self.change.plan) + ID_BYTES * len(self.asked.rows.ids)
 
 
 class Plans:
@@ -58,15 +58,15 @@ class Plans:
         self._lock = threading.Lock()
 
     def add(self, asked: PlanRequest, change: PlannedChange, owner: Owner) -> str:
-        """Keep a plan and return its id. Where memory lacks, older plans of its owner make room.
+        """Keep a plan and return its id. Where memory lacks, older plans of its user make room.
 
         Raises:
-            InvalidRequestError: the plans of others take too much memory.
+            InvalidRequestError: the plans of other users take too much memory.
         """
         kept = KeptPlan(asked, change, owner, self._clock())
         with self._lock:
             self._forget_old()
-            own = [plan_id for plan_id, other in self._kept.items() if other.owner == owner]
+            own = [plan_id for plan_id, other in self._kept.items() if other.owner.user == owner.user]
             while own and not self._has_room(kept):
                 del self._kept[own.pop(0)]
             if not self._has_room(kept):

@@ -11,6 +11,7 @@ from flask import abort, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
 from console.access import User
+from console.protection import own_address
 
 IDLE_SECONDS = 30 * 60
 MAX_SECONDS = 8 * 60 * 60
@@ -72,7 +73,7 @@ class SessionLogin(ABC):
         """Send to the login, and afterwards back to the page; what was typed into a form would be lost that way."""
         if request.method not in ("GET", "HEAD") and g.get("session_has_ended"):
             abort(401, "Your session has ended: nothing was done. Sign in, and send it once more.")
-        address = request.full_path.rstrip("?")
+        address = own_address().removeprefix(request.script_root)
         if request.method == "GET" and "HX-Request" not in request.headers and len(address) <= MAX_TARGET:
             session[TARGET] = address
         return redirect(url_for("login.show"), 303)

@@ -188,7 +188,7 @@ def _asked(query: Query, verb: Verb) -> PlanRequest:
 
 def _person(query: Query) -> RowFilter:
     """Return the rows of a person."""
-    email, interaction = query.text("address"), query.text("interaction")
+    email, interaction = query.address("address"), query.text("interaction")
     if not query.errors and (email is None) == (interaction is None):
         query.errors["interaction"] = "expected an interaction id or an address"
     return RowFilter(email=email, interaction_id=interaction)

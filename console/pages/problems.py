@@ -4,7 +4,7 @@ from flask import Blueprint, Response, request
 
 from console.access import Role, requires
 from console.dependencies import dependencies
-from console.pages.query import Query
+from console.pages.query import MAX_TEXT_CHARACTERS, Query
 from console.pages.render import live_page, page
 from outbox.operators.pages import Problem
 
@@ -38,8 +38,8 @@ def remedy_of(error: str) -> str:
 
 @blueprint.app_template_filter("searchable")
 def searchable(problem: Problem) -> str:
-    """Return the longest part of a problem's error without numbers, by which its rows are found."""
-    return max(problem.group.error.split("#"), key=len).strip()
+    """Return the longest part of an error without numbers, by which its rows are found; empty: it has none."""
+    return max(problem.group.error.split("#"), key=len).strip()[:MAX_TEXT_CHARACTERS]
 
 
 def _split(error: str) -> tuple[str, str]:

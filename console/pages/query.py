@@ -40,6 +40,11 @@ class Query:
             return None
         return value or None
 
+    def address(self, name: str) -> str | None:
+        """Return an e-mail address without the spaces that were copied with it; None: none was given."""
+        text = self.text(name)
+        return text.strip() or None if text else None
+
     def number(self, name: str) -> int | None:
         """Return a positive number, thousands separated or not; None: none was given."""
         typed = self._typed.get(name, "").strip()

@@ -64,7 +64,7 @@ def _find(wanted: RowFilter, like: int | None, by: str | None, after: int) -> tu
 def search() -> AnyResponse:
     """Find the newest row of an interaction or of a customer: its id stands for both in the address."""
     query = Query(request.form)
-    interaction, address = query.text(INTERACTION), query.text(ADDRESS)
+    interaction, address = query.text(INTERACTION), query.address(ADDRESS)
     if not query.errors and (interaction is None) == (address is None):
         query.errors[INTERACTION] = "expected an interaction id or an address"
     if not query.errors:

@@ -18,7 +18,7 @@ from outbox.operators.rows import NONE_GIVEN_UP, PlannedRow, RowFinder
 from outbox.sql import audit as audit_sql
 from outbox.sql import change as sql
 from outbox.sql import prune as prune_sql
-from outbox.sql.statement import Statement, bind_numbers, bind_rows
+from outbox.sql.statement import bind_numbers, bind_rows
 
 
 class EntrySpan(NamedTuple):
@@ -87,8 +87,17 @@ class Operations(RowFinder):
             return _write_audit(connection, replay_verb(plan), context, replayed)
 
     def call_again(self, plan: str, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
-        """Make the inference calls of sent rows due again; nothing is sent to Kafka."""
-        return self._change_calls(call_again_verb(plan), sql.CALL_AGAIN, planned, context)
+        """Make the inference calls of sent rows due again, once under the plan's name; nothing is sent to Kafka."""
+        verb = call_again_verb(plan)
+        with transactions.write(self._engine) as connection:
+            ids = bind_numbers(connection, (row.id for row in planned))
+            connection.execute(sql.LOCK_ROWS.on(connection), {"ids": ids})  # another run of the plan waits here
+            done = set(
+                connection.execute(audit_sql.ROWS_WITH_VERB.on(connection), {"ids": ids, "verb": verb}).scalars()
+            )
+            bound = _bind_planned(connection, [row for row in planned if row.id not in done])
+            changed = connection.execute(sql.CALL_AGAIN.on(connection), bound).scalars().all()
+            return _write_audit(connection, verb, context, changed)
 
     def called_again(self, plan: str) -> set[int]:
         """Return the rows whose call the named plan has made due again."""
@@ -97,22 +106,17 @@ class Operations(RowFinder):
 
     def retry_calls(self, planned: Sequence[PlannedRow], context: AuditContext) -> list[int]:
         """Make parked inference calls due again, with the full number of attempts."""
-        return self._change_calls("inference retry", sql.RETRY_CALLS, planned, context)
+        with transactions.write(self._engine) as connection:
+            bound = _bind_planned(connection, planned)
+            connection.execute(sql.LOCK_ROWS_FOR_SHARE.on(connection), bound)  # a call without its row would never end
+            changed = connection.execute(sql.RETRY_CALLS.on(connection), bound).scalars().all()
+            return _write_audit(connection, "inference retry", context, changed)
 
     def prune(self, planned: Sequence[PlannedRow], context: AuditContext, given_up: str = NONE_GIVEN_UP) -> list[int]:
         """Remove prunable rows, with their inference calls and their deduplication keys."""
         with transactions.write(self._engine) as connection:
             connection.execute(prune_sql.WAIT_FOR_LOCK.on(connection))
             return _write_audit(connection, "prune", context, prune.remove(connection, planned, given_up))
-
-    def _change_calls(
-        self, verb: str, query: Statement, planned: Sequence[PlannedRow], context: AuditContext
-    ) -> list[int]:
-        with transactions.write(self._engine) as connection:
-            bound = _bind_planned(connection, planned)
-            connection.execute(sql.LOCK_ROWS_FOR_SHARE.on(connection), bound)  # a call without its row would never end
-            changed = connection.execute(query.on(connection), bound).scalars().all()
-            return _write_audit(connection, verb, context, changed)
 
     # Audit -----------------------------------------------------------------------------------------
 

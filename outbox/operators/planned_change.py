@@ -179,7 +179,9 @@ def plan_prune(
 def _expired(retention_seconds: float | None) -> RowFilter:
     """Select the rows that are older than the retention."""
     if retention_seconds is None:
-        raise InvalidRequestError("OUTBOX_RETENTION is off: select rows by a filter such as --until 30d")
+        raise InvalidRequestError(
+            "OUTBOX_RETENTION is off: select rows by a filter, such as those received until 30d ago"
+        )
     return RowFilter(until_ms=round((time() - retention_seconds) * 1000))
 
 

@@ -39,7 +39,7 @@ def check_plan_name(name: str) -> str:
         InvalidRequestError: it has other characters than letters, digits, hyphens and underscores, or too many.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise InvalidRequestError(f"--plan {name!r}: takes 1 to 64 letters, digits, hyphens and underscores")
+        raise InvalidRequestError(f"plan {name!r}: takes 1 to 64 letters, digits, hyphens and underscores")
     return name
 
 
@@ -66,7 +66,7 @@ def plan_replay(
     """
     if topic is not None and topic not in allowed_topics:
         allowed = ", ".join(allowed_topics) or "none"
-        raise InvalidRequestError(f"--topic {topic!r} is not in KAFKA_REPLAY_TOPICS, which allows {allowed}")
+        raise InvalidRequestError(f"topic {topic!r} is not in KAFKA_REPLAY_TOPICS, which allows {allowed}")
     rows = restrict(Verb.REPLAY, rows)
     filters = filter_arguments(until_now(rows))
     plan = collect(operations.replayable(rows, name))
@@ -141,4 +141,4 @@ def _explain_empty(operations: Operations, rows: RowFilter, replayed: Iterable[F
             f"entry {entries.first}" if entries.first == entries.last else f"entries {entries.first} to {entries.last}"
         )
         message += f", audit {ids}, {format_time(entries.at_ms)}"
-    return f"{message}. To replay again, give another --reason or --plan"
+    return f"{message}. To replay again, give another reason or plan"

@@ -52,5 +52,16 @@ ENTRIES_OF_ROW = statement("""
 """A page of the entries that concern a row."""
 SPAN_OF_VERB = statement("SELECT min(id), max(id), max(at) FROM outbox_audit WHERE verb = :verb")
 """The first and the last entry of a verb, and the time of the last."""
+ROWS_WITH_VERB = statement(
+    postgresql="""
+    SELECT DISTINCT r.row_id FROM outbox_audit_row AS r JOIN outbox_audit AS a ON a.id = r.entry_id
+    WHERE r.row_id = ANY(CAST(:ids AS bigint[])) AND a.verb = :verb
+    """,
+    sqlite="""
+    SELECT DISTINCT r.row_id FROM outbox_audit_row AS r JOIN outbox_audit AS a ON a.id = r.entry_id
+    WHERE r.row_id IN (SELECT value FROM json_each(:ids)) AND a.verb = :verb
+    """,
+)
+"""Those of some rows that have an entry of a verb."""
 ROW_IDS_OF_VERB = statement("SELECT row_ids FROM outbox_audit WHERE verb = :verb ORDER BY id")
 """The rows of each entry of a verb."""

@@ -326,7 +326,10 @@ def test_parked_calls_are_found_and_retried(operations: Operations, store: Store
 
 
 def test_a_plan_calls_inference_again_once(operations: Operations, store: Store, engine: Engine) -> None:
-    """Calls of sent rows become due, also for a row without a call; no row is added."""
+    """Calls of sent rows become due, also for a row without a call; no row is added.
+
+    Once they are made, another run of the plan, made ready before, makes none of them due; another plan does.
+    """
     ids = record(store, new_rows(3))
     rows = planned(operations)
     mark_sent(store, 1, rows[:1], inference=True)
@@ -338,6 +341,10 @@ def test_a_plan_calls_inference_again_once(operations: Operations, store: Store,
     assert call_states(engine) == dict.fromkeys(ids[:2], "due")
     assert operations.called_again("plan") == set(ids[:2])
     assert operations.called_again("other") == set()
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE outbox_inference_call SET state = 'done'"))
+    assert operations.call_again("plan", rows, CONTEXT) == []
+    assert operations.call_again("other", rows, CONTEXT) == ids[:2]
     assert len(planned(operations)) == 3
 
 

@@ -251,6 +251,15 @@ def test_an_erasure_names_nobody_in_an_address(console: Flask, engine: Engine) -
     assert email not in _addresses(engine)
 
 
+def test_an_address_is_found_with_the_spaces_that_were_copied_with_it(console: Flask, engine: Engine) -> None:
+    """Otherwise a search, or an erasure, would say that there is nothing of this person."""
+    client = signed_in(console, "custodian")
+    email = f" {next(iter(_addresses(engine)))}\t"
+    assert "/plans/" in plan(client, verb="erase", address=email)
+    token = form_token(client, "/")
+    assert client.post("/rows", data={"csrf_token": token, "address": email}).status_code == 303
+
+
 def _addresses(engine: Engine) -> set[str]:
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT customer_email FROM outbox").scalars()

@@ -98,7 +98,7 @@ def test_a_replay_names_topic_and_what_consumers_get_again(operations: Operation
     (entry,) = operations.audit()
     assert len(again.plan) == 0
     assert again.empty_reason.startswith(f"already replayed all 2 matching rows: replay one, audit entry {entry.id}, ")
-    assert again.empty_reason.endswith(". To replay again, give another --reason or --plan")
+    assert again.empty_reason.endswith(". To replay again, give another reason or plan")
     other = plan_replay(operations, RowFilter(until_ms=UNTIL), "two", "rescue", ("rescue",))
     assert other.consequences == (
         "each is sent again to topic rescue with the header replay-of, under plan two",

@@ -250,3 +250,9 @@ def test_a_cookie_with_another_key_is_nobodys(new_sqlite: NewDatabase) -> None:
         other = app.test_client()
         other.set_cookie("console", cookie.value)
         assert not is_signed_in(other)
+
+
+def test_the_page_after_signing_in_is_the_one_asked_for(client: FlaskClient) -> None:
+    """Also where its address has a character with a meaning in addresses."""
+    client.get("/rows/%234711?after=1")
+    assert sign_in(client).location == "/rows/%234711?after=1"

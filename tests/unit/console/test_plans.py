@@ -47,10 +47,19 @@ def test_a_plan_expires() -> None:
     assert plans.take(plan_id, ANN) is None
 
 
-def test_plans_of_one_session_make_room_for_its_next() -> None:
-    """The memory for plans is bounded: the oldest plan of the session goes first."""
+@pytest.mark.parametrize("session", [ANN.session, "next"])
+def test_plans_of_one_user_make_room_for_their_next(session: str) -> None:
+    """The memory for plans is bounded: the user's oldest plan goes first, whichever of their sessions made it."""
     plans = Plans(lambda: 0.0, 2 * PLAN_BYTES)
-    ids = [plans.add(ASKED, CHANGE, ANN) for _ in range(3)]
-    assert [plans.find(plan_id, ANN) is not None for plan_id in ids] == [False, True, True]
+    owners = [ANN, ANN, Owner(session, "ann")]
+    ids = [plans.add(ASKED, CHANGE, owner) for owner in owners]
+    assert [plans.find(*each) is not None for each in zip(ids, owners, strict=True)] == [False, True, True]
     with pytest.raises(InvalidRequestError, match="other plans take all memory"):
         plans.add(ASKED, CHANGE, Owner("other", "bob"))
+
+
+def test_ids_that_were_asked_for_take_memory() -> None:
+    """Whether or not the outbox has their rows: the plan keeps them, and so does its command."""
+    asked = PlanRequest(Verb.RETRY, RowFilter(ids=tuple(range(1, 1_001))), "")
+    with pytest.raises(InvalidRequestError, match="other plans take all memory"):
+        Plans(lambda: 0.0, 10 * PLAN_BYTES).add(asked, CHANGE, ANN)
