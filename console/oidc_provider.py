@@ -31,6 +31,7 @@ LEEWAY_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS, RESPONSE_TIMEOUT_SECONDS = 2.0, 5.0
 """Of each request; signing in takes two of them, or up to four when nothing is cached and keys have changed."""
 BASIC = "client_secret_basic"
+ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 ERROR_CODES = frozenset(
     {
         "access_denied", "account_selection_required", "consent_required", "interaction_required", "invalid_client",
@@ -181,13 +182,11 @@ class OidcProvider:
         if found.get("issuer") != self.issuer:
             raise ProviderError("its discovery document names another issuer than CONSOLE_OIDC_ISSUER")
         try:
-            urls = [
-                protected_url(str(found.get(name))) for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")
-            ]
+            authorization, token, keys = (protected_url(str(found.get(name))) for name in ENDPOINTS)
         except ValueError:
             raise ProviderError("its discovery document lacks an endpoint, or one is not https") from None
         methods = found.get("token_endpoint_auth_methods_supported")
-        return Endpoints(*urls, takes_basic=not isinstance(methods, list) or BASIC in methods)
+        return Endpoints(authorization, token, keys, not isinstance(methods, list) or BASIC in methods)
 
     def _fetch_keys(self) -> KeySet:
         return KeySet.import_key_set(self._get("its set of keys", self._endpoints().keys))  # type: ignore[arg-type] # checked by it

@@ -16,11 +16,14 @@ from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
 from config.settings import load
+from console.changes import Changes
 from console.dependencies import EXTENSION
 from console.factory import create_app
 from console.pages.overview import SAMPLER
+from console.pages.plans import CHANGES
 from console.settings import ConsoleSettings
 from relay.operator_settings import OperatorSettings
+from testkit.waiting import wait_until
 
 PASSWORD = "a password of the tests"
 KEY = "k" * 32
@@ -64,8 +67,17 @@ def start_console(url: str, clock: Callable[[], float] = time, **environ: str) -
         try:
             yield app
         finally:
+            _stop_changes(app)
             _stop_sampling(app)
             app.extensions[EXTENSION].engine.dispose()
+
+
+def _stop_changes(app: Flask) -> None:
+    """End the changes that run, so that they hold no connection."""
+    changes: Changes = app.extensions[CHANGES]
+    for change in changes.running().values():
+        change.stop()
+    wait_until(lambda: not changes.running(), "all changes have ended")
 
 
 def _stop_sampling(app: Flask) -> None:

@@ -18,6 +18,8 @@ class ConsolePage(NamedTuple):
     role: str | None = "custodian"
     """Who sees it; None: somebody who is not signed in."""
     status: int = 200
+    is_masked: bool = True
+    """Whether it shows no personal data."""
 
     def open(self, page: Page) -> None:
         """Open it."""
@@ -34,7 +36,7 @@ def load_record(page: Page) -> None:
 
 def plan(page: Page) -> None:
     """Plan a replay of all sent rows."""
-    page.get_by_role("button", name="Plan a replay of all rows that match").click()
+    page.get_by_role("button", name="Plan to replay all rows that match").click()
     page.get_by_test_id("plan-count").wait_for()
 
 
@@ -73,6 +75,13 @@ def run_check(page: Page) -> None:
     page.get_by_test_id("finding").first.wait_for()
 
 
+def reveal(page: Page) -> None:
+    """Reveal the content of the row."""
+    page.get_by_label("Why").fill("the sender asks what arrived")
+    page.get_by_role("button", name="Show the content").click()
+    page.get_by_test_id("payload").wait_for()
+
+
 PAGES = (
     ConsolePage("overview", "/"),
     ConsolePage("problems", "/problems"),
@@ -80,6 +89,7 @@ PAGES = (
     ConsolePage("parked-rows", "/rows?state=parked"),
     ConsolePage("row", "/rows/1", load_record),
     ConsolePage("record", "/rows/1/kafka"),
+    ConsolePage("content", "/rows/1", reveal, is_masked=False),
     ConsolePage("calls", "/calls"),
     ConsolePage("shards", "/shards"),
     ConsolePage("audit", "/audit"),

@@ -66,6 +66,12 @@ class ConsoleProcess:
         for process in self._processes():
             process.resume()
 
+    @property
+    def worker(self) -> psutil.Process:
+        """The process that answers requests."""
+        (worker,) = psutil.Process(self._process.pid).children()
+        return worker
+
     def _processes(self) -> list[psutil.Process]:
         master = psutil.Process(self._process.pid)
         return [master, *master.children()]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import requests
@@ -82,6 +83,17 @@ class _Client(ClientMixin):
         return grant_type == "authorization_code"
 
 
+def new_key() -> RSAKey:
+    """Return a key that nobody else has."""
+    return RSAKey.generate_key(2048, auto_kid=True)
+
+
+@cache
+def _first_key() -> RSAKey:
+    """Return the key that providers publish at first. Making one takes a tenth of a second."""
+    return new_key()
+
+
 @dataclass
 class OidcProvider:
     """What the provider does; tests set it.
@@ -120,12 +132,12 @@ class OidcProvider:
 
     def __post_init__(self) -> None:
         self.codes: dict[str, _Code] = {}
-        self.rotate_keys()
+        self.published = _first_key()
         self.running.set()
 
     def rotate_keys(self) -> None:
         """Replace the published key."""
-        self.published = RSAKey.generate_key(2048, auto_kid=True)
+        self.published = new_key()
 
     def document(self) -> dict[str, Any]:
         """Return the discovery document."""
@@ -277,7 +289,7 @@ def listen(provider: OidcProvider, port: int = 0, host: str = "127.0.0.1") -> It
     """
     server = make_server("127.0.0.1", port, create_app(provider), threaded=True, request_handler=_Quiet)
     provider.issuer = f"http://{host}:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
     thread.start()
     try:
         yield

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from playwright.sync_api import ViewportSize
+
 from outbox.db.engine import create_outbox_engine
 from testkit import ROOT
 from testkit.browser import sign_in, start_browser
@@ -14,7 +16,7 @@ from testkit.databases import migrate
 from testkit.services import ServiceError
 
 FOLDER = ROOT / "docs" / "images"
-WIDTH, HEIGHT = 1280, 720
+WIDTH, HEIGHT = 1280, 960
 MAX_BYTES = 150_000
 SHOWN = tuple(page for page in PAGES if page.status == 200)
 """Pages of which there is a picture."""
@@ -29,7 +31,7 @@ def main() -> int:
     """Take all pictures; return 1 if one is too large or the browser is missing."""
     with TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/outbox.db"
-        migrate(url, 2)
+        migrate(url, 1)
         engine = create_outbox_engine(url)
         fill_with_incident(engine)
         engine.dispose()
@@ -50,13 +52,13 @@ def _take(console: ConsoleProcess) -> None:
     """Take a picture of each page."""
     with start_browser() as browser:
         for shown in SHOWN:
-            size = {"width": WIDTH, "height": HEIGHT}
+            size = ViewportSize(width=WIDTH, height=HEIGHT)
             with browser.new_context(base_url=console.origin, viewport=size, color_scheme="light") as context:
                 page = context.new_page()
                 if shown.role is not None:
                     sign_in(page, shown.role)
                 shown.open(page)
-                page.screenshot(path=picture(shown.name), full_page=True, animations="disabled")
+                page.screenshot(path=picture(shown.name), animations="disabled")
 
 
 if __name__ == "__main__":

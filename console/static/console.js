@@ -69,3 +69,20 @@
     });
   }
 })();
+
+// Personal data leaves the screen after its time, however long the machine slept, and is not shown again by going back.
+(() => {
+  const revealed = document.getElementById("revealed");
+  if (!revealed) return;
+  const { seconds, next } = revealed.dataset;
+  const endsAt = Date.now() + Number(seconds) * 1000;
+  const end = () => {
+    if (Date.now() < endsAt) return;
+    clearInterval(timer);
+    revealed.remove();
+    location.replace(next);
+  };
+  const timer = setInterval(end, 1000);
+  document.addEventListener("visibilitychange", end);
+  addEventListener("pagehide", () => revealed.remove());
+})();

@@ -3,14 +3,15 @@
 from outbox.sql.statement import statement
 
 ROW = statement("""
-    SELECT r.id, r.shard, r.state, r.interaction_id, r.channel, r.timestamp_ms, o.customer_email, o.agent_id,
-           r.traceparent, r.replay_of, r.error, r.received_at, r.sent_at, r.sequence, r.enriched_at, r.topic,
-           length(o.payload) AS payload_bytes
-    FROM outbox_rows AS r JOIN outbox AS o ON o.id = r.id WHERE r.id = :id
+    SELECT id, shard, state, interaction_id, channel, timestamp_ms, traceparent, replay_of, error, received_at, sent_at,
+           sequence, enriched_at, topic, has_customer, has_agent, payload_bytes
+    FROM outbox_rows WHERE id = :id
 """)
-"""A row with everything but its payload."""
-PAYLOAD = statement("SELECT payload FROM outbox WHERE id = :id")
-"""A row's payload."""
+"""A row without personal data."""
+PERSONAL_VALUES = statement("SELECT customer_email, agent_id FROM outbox WHERE id = :id")
+"""A row's customer and agent."""
+CONTENT = statement("SELECT customer_email, agent_id, payload FROM outbox WHERE id = :id")
+"""A row's customer, agent and payload."""
 CALL = statement("""
     SELECT state, attempts, status, error, latency_ms, due_at, claimed_by FROM outbox_inference_call WHERE row_id = :id
 """)

@@ -114,7 +114,7 @@ def test_a_row_that_kafka_refuses(stack: Stack) -> None:
 
     stack.limit_records(1_048_588)
     stack.go("Problems")
-    page.get_by_role("button", name="Plan a retry").click()
+    page.get_by_role("button", name="Plan to retry").click()
     expect(page.get_by_test_id("plan-count")).to_have_text("1")
     expect(page.get_by_test_id("consequence")).to_contain_text("1 now")
     stack.confirm("topic limit raised")
@@ -155,7 +155,7 @@ def test_a_mistaken_discard(stack: Stack) -> None:
     page.goto("/rows?state=discarded")
     page.get_by_role("link", name="1", exact=True).click()
     expect(page.get_by_test_id("event").filter(has_text="a test call")).to_be_visible()
-    page.get_by_role("button", name="Plan a replay").click()
+    page.get_by_role("button", name="Plan to replay").click()
     stack.confirm("discarded by mistake")
     page.get_by_test_id("verify").click()
     stack.see_again("verified", "the record matches the row")

@@ -89,6 +89,20 @@ def test_a_poll_brings_what_is_new(console: ConsoleProcess, page: Page) -> None:
     expect(page.locator("#poll-message")).to_be_empty()
 
 
+def test_a_poll_that_brings_nothing_moves_the_time(console: ConsoleProcess, new_context: NewContext) -> None:
+    """The answer is 304, and the time of the page is that of the answer, in the reader's zone if they chose it."""
+    page = new_context(console.origin, timezone_id="Asia/Tokyo", locale="en-GB").new_page()
+    sign_in(page, "viewer")
+    watched = watch(page, "/audit")
+    page.get_by_label("Times").select_option("local")
+    page.locator("[data-as-of]").evaluate("each => { each.dateTime = '2000-01-01T00:00:00Z'; }")
+    with page.expect_response(lambda answer: is_poll(answer.request)) as answer:
+        watched.poll()
+    assert answer.value.status == 304
+    expect(page.locator("[data-as-of]")).to_contain_text("GMT+9")
+    expect(page.locator("[data-as-of]")).not_to_contain_text("2000")
+
+
 def test_the_button_pauses_polls(console: ConsoleProcess, page: Page) -> None:
     """While they are paused nothing is asked, and the page says so; the same button continues."""
     watched = watch(page, "/rows")

@@ -11,6 +11,7 @@ from outbox.db.engine import create_outbox_engine
 from outbox.operators.change import Operations
 from outbox.operators.pages import PageReader
 from outbox.operators.prune import old_rows
+from outbox.operators.row_history import RowHistories
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from testkit.databases import migrate
@@ -97,3 +98,10 @@ def test_rows_of_an_interaction_are_looked_up(engine: Engine) -> None:
     """The rest of history is not read, however few rows the interaction has."""
     steps = steps_of(engine, lambda: PageReader(engine).rows(RowFilter(interaction_id="i-1")))
     assert "SEARCH o USING INDEX ix_outbox_interaction (interaction_id=?)" in steps, steps
+
+
+def test_the_audit_entries_of_a_row_are_looked_up(engine: Engine) -> None:
+    """The history of a row does not read the rest of the audit log."""
+    steps = steps_of(engine, lambda: RowHistories(engine).get(1))
+    assert "SEARCH r USING PRIMARY KEY (row_id=? AND entry_id>?)" in steps, steps
+    assert "SEARCH a USING INTEGER PRIMARY KEY (rowid=?)" in steps, steps

@@ -50,10 +50,10 @@ def test_the_session_begins_with_a_page_that_leads_on(oidc_app: Flask) -> None:
     ("public", "name"), [("http://localhost", "console-login"), ("https://localhost", "__Secure-console-login")]
 )
 def test_the_way_back_has_a_cookie_of_its_own(
-    new_sqlite: NewDatabase, provider: OidcProvider, public: str, name: str
+    new_sqlite: NewDatabase, provider: OidcProvider, clock: ManualClock, public: str, name: str
 ) -> None:
     """Sent only when the provider leads back, for ten minutes; over HTTPS if the console is reached by it."""
-    with start_console(new_sqlite(), **oidc_environ(provider, ROLES, CONSOLE_PUBLIC_URL=public)) as app:
+    with start_console(new_sqlite(), clock, **oidc_environ(provider, ROLES, CONSOLE_PUBLIC_URL=public)) as app:
         cookie, *attributes = app.test_client().get("/login/start").headers["Set-Cookie"].split("; ")
     assert cookie.startswith(f"{name}=")
     assert {"HttpOnly", "Path=/login/callback", "SameSite=Lax", f"Max-Age={BEGUN_SECONDS}"} <= set(attributes)

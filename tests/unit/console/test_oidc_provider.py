@@ -6,7 +6,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask import Flask, Response
-from joserfc.jwk import RSAKey
 
 from console.login import EXTENSION as LOGIN
 from console.login import MAX_AT_ONCE, LoginLimits
@@ -20,6 +19,7 @@ from testkit.oidc_provider import (
     OidcProvider,
     come_back,
     listen,
+    new_key,
     oidc_environ,
     sign_in_there,
     visit_provider,
@@ -79,7 +79,7 @@ FORGED: dict[str, tuple[dict[str, Any], str]] = {
     "signed with the secret": ({"header": {"alg": "HS256"}, "secret": CLIENT_SECRET.encode()}, "unsupported_algorithm"),
     "signed with the public key": ({"header": {"alg": "HS256", "kid": None}}, "unsupported_algorithm"),
     "an unknown key": ({"header": {"kid": "unknown"}}, "invalid_key_id"),
-    "signed by another": ({"key": RSAKey.generate_key(2048)}, "bad_signature"),
+    "signed by another": ({"key": new_key()}, "bad_signature"),
 }
 """Times are in seconds from now."""
 
