@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -56,15 +58,17 @@ class ConsoleProcess:
         """End it as a platform does."""
         self._process.stop(signal.SIGTERM)
 
-    def freeze(self) -> None:
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
         """Stop it and its worker as a machine does that stands still: connections are accepted, and not answered."""
-        for process in self._processes():
+        processes = self._processes()
+        for process in processes:
             process.suspend()
-
-    def resume(self) -> None:
-        """End that."""
-        for process in self._processes():
-            process.resume()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     @property
     def worker(self) -> psutil.Process:
@@ -73,8 +77,7 @@ class ConsoleProcess:
         return worker
 
     def _processes(self) -> list[psutil.Process]:
-        master = psutil.Process(self._process.pid)
-        return [master, *master.children()]
+        return [psutil.Process(self._process.pid), self.worker]
 
     def _is_alive(self) -> bool:
         try:

@@ -64,7 +64,8 @@ def _done(query: Query, change: PauseChange, *command: str) -> Response:
     if change.entry_id is None:
         query.errors["shard"] = change.text
         return _refused(query)
-    flash({"text": change.text, "entry_id": change.entry_id, "command": (*command, "--reason", "WHY")})
+    done = {"text": change.text, "entry_id": change.entry_id, "command": (*command, "--reason", "WHY")}
+    flash(done)  # type: ignore[arg-type] # the session keeps a mapping as well as a text
     return redirect(url_for("shards.show"), 303)
 
 

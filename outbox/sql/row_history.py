@@ -31,17 +31,19 @@ COUNT_PENDING_BEFORE = statement("SELECT count(*) FROM outbox_pending WHERE shar
 ORIGINALS = statement("""
     WITH RECURSIVE up(id) AS (
         SELECT replay_of FROM outbox WHERE id = :id
-        UNION SELECT o.replay_of FROM outbox AS o JOIN up ON o.id = up.id
+        UNION SELECT o.replay_of FROM up CROSS JOIN outbox AS o WHERE o.id = up.id
     )
-    SELECT up.id, o.replay_of, o.state FROM up LEFT JOIN outbox_rows AS o ON o.id = up.id
-    WHERE up.id IS NOT NULL ORDER BY up.id
+    SELECT up.id, (SELECT o.replay_of FROM outbox AS o WHERE o.id = up.id),
+           (SELECT o.state FROM outbox_rows AS o WHERE o.id = up.id) AS state
+    FROM up WHERE up.id IS NOT NULL ORDER BY up.id
 """)
-"""The rows that a row is a replay of, directly or through other replays."""
+"""The rows that a row is a replay of, directly or through other replays. ``CROSS JOIN`` keeps SQLite, which has no
+statistics, from reading all rows; so do the subqueries, as it would build the whole view for an outer join."""
 REPLAYS = statement("""
     WITH RECURSIVE down(id) AS (
         SELECT id FROM outbox WHERE replay_of = :id
         UNION SELECT o.id FROM outbox AS o JOIN down ON o.replay_of = down.id
     )
-    SELECT o.id, o.replay_of, o.state FROM down JOIN outbox_rows AS o ON o.id = down.id ORDER BY o.id
+    SELECT o.id, o.replay_of, o.state FROM down CROSS JOIN outbox_rows AS o WHERE o.id = down.id ORDER BY o.id
 """)
-"""The replays of a row, and theirs."""
+"""The replays of a row, and theirs. ``CROSS JOIN`` as above."""

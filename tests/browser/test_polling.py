@@ -149,10 +149,9 @@ def test_a_failed_poll_says_how_old_the_page_is(console: ConsoleProcess, page: P
 def test_a_console_that_does_not_answer_counts_as_failed(console: ConsoleProcess, page: Page) -> None:
     """A poll has a time limit: a page does not look current because its request still hangs."""
     watched = watch(page, "/rows")
-    console.freeze()
-    watched.fail()
-    expect(page.locator("#poll-message")).to_have_text(LAST_SEEN)
-    console.resume()
+    with console.frozen():
+        watched.fail()
+        expect(page.locator("#poll-message")).to_have_text(LAST_SEEN)
     watched.poll()
     expect(page.locator("#poll-message")).to_be_empty()
 
