@@ -28,7 +28,7 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 	apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing: $(3) will not run. Install $(2) (apt-get, brew), or run make tools INSTALL=1 on Debian"
 
-.PHONY: help install tools demo up test torture attack lint format docs-configuration screenshots simulator services model bench lock clean
+.PHONY: help install tools demo up test torture attack lint format docs-configuration screenshots simulator services model bench lock release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -45,6 +45,7 @@ install: .venv/installed ## create .venv with the package and its tools
 
 tools: install ## check for system tools that tests need (INSTALL=1: install them)
 	@$(call require,mvn,maven,tests that need Kafka or the registry)
+	@$(call require,javac,default-jdk-headless,the consumer example in Java)
 	@$(call require,cc,gcc libc6-dev,tests of a lost page cache)
 	@PATH="$$PATH:/usr/sbin"; $(call require,pgbouncer,pgbouncer,tests behind a pooler)
 	@command -v google-chrome >/dev/null || $(call require,chromium,chromium fonts-dejavu-core,tests of the console in a browser)
@@ -112,5 +113,8 @@ lock: install ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group dev --constraint requirements.txt pyproject.toml --output-file requirements-dev.txt
 
+release: install ## build wheel, sdist and SBOM of this commit into dist/, and check them
+	@$(BIN)/python -m testkit.release
+
 clean: ## remove installed and built files
-	rm -rf .venv .services build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .services build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage

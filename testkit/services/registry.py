@@ -25,6 +25,12 @@ def _home() -> Path:
     return runner
 
 
+def libraries(*prefixes: str) -> list[Path]:
+    """Return the jar of the registry whose name begins with each prefix."""
+    folder = _home().parent / "lib" / "main"
+    return [next(folder.glob(f"{prefix}[0-9]*.jar")) for prefix in prefixes]
+
+
 class Registry:
     """A registry, empty at the start, with compatibility BACKWARD.
 

@@ -8,10 +8,10 @@ import pytest
 
 from testkit import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-PACKAGES = "app|config|console|outbox|relay|migrations|testkit|tests|bench"
+PACKAGES = "app|config|console|outbox|relay|migrations|testkit|tests|bench|examples"
 NAMED_PATH = re.compile(rf"`((?:{PACKAGES})/[\w./-]*)`")
 
 

@@ -1,0 +1,102 @@
+"""Consume interactions from Kafka into SQLite, each one once.
+
+It reads committed records only (``read_committed``), and decodes Avro with the schema that each record names. It stores
+the records of a batch, then commits their offsets. If it dies between the two it reads the batch again, so it stores a
+record only if it has none with the same ``outbox-id`` and ``received-at``. The id alone is not enough: a new or
+restored outbox gives ids out again.
+
+A replay is a record of its own, sent again by an operator, with a new ``outbox-id``. ``replay-of`` is the id of the row
+that it repeats. Here it is stored beside that row: ``WHERE replay_of IS NULL`` selects what CXone sent.
+
+Usage::
+
+    pip install confluent-kafka fastavro requests
+    KAFKA_BOOTSTRAP_SERVERS=localhost:9092 SCHEMA_REGISTRY_URL=http://localhost:8081 python consumer.py interactions.db
+"""
+
+import io
+import json
+import os
+import signal
+import sqlite3
+import sys
+from functools import cache
+from typing import Any
+
+import fastavro
+import requests
+from confluent_kafka import Consumer, KafkaException, Message
+
+TABLE = """
+    CREATE TABLE IF NOT EXISTS interactions (
+        outbox_id INTEGER, received_at INTEGER, replay_of INTEGER,
+        interaction_id TEXT, channel TEXT, timestamp INTEGER, customer_email TEXT, agent_id TEXT,
+        PRIMARY KEY (outbox_id, received_at)
+    )
+"""
+INSERT = """
+    INSERT OR IGNORE INTO interactions VALUES (
+        :outbox_id, :received_at, :replay_of, :interactionId, :channel, :timestamp, :customerEmail, :agentId
+    )
+"""
+
+
+@cache
+def schema(schema_id: int) -> Any:
+    """Fetch the schema with which a record was written."""
+    login = (os.environ.get("SCHEMA_REGISTRY_USERNAME", ""), os.environ.get("SCHEMA_REGISTRY_PASSWORD", ""))
+    url = f"{os.environ['SCHEMA_REGISTRY_URL']}/schemas/ids/{schema_id}"
+    answer = requests.get(url, auth=login if login[0] else None, timeout=10)
+    answer.raise_for_status()
+    return fastavro.parse_schema(json.loads(answer.json()["schema"]))
+
+
+def decode(value: bytes) -> Any:
+    """Decode Confluent's wire format: a zero byte, the schema's id in four bytes, the Avro value."""
+    return fastavro.schemaless_reader(io.BytesIO(value[5:]), schema(int.from_bytes(value[1:5], "big")))
+
+
+def store(database: sqlite3.Connection, message: Message) -> None:
+    """Store a record, unless it is stored already."""
+    headers = dict(message.headers() or [])
+    row = {
+        "outbox_id": int(headers["outbox-id"]),
+        "received_at": int(headers["received-at"]),
+        "replay_of": int(headers["replay-of"]) if "replay-of" in headers else None,
+        **decode(message.value()),
+    }
+    stored = database.execute(INSERT, row).rowcount
+    print(f"row {row['outbox_id']}", "stored" if stored else "known", flush=True)
+
+
+def main(path: str) -> None:
+    """Consume until SIGTERM or Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    database = sqlite3.connect(path)
+    database.execute(TABLE)
+    consumer = Consumer(
+        {
+            "bootstrap.servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"],
+            "group.id": os.environ.get("KAFKA_GROUP_ID", "interactions-example"),
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
+    )
+    consumer.subscribe([os.environ.get("KAFKA_TOPIC", "cxone-interactions-ml")])
+    try:
+        while True:
+            messages = consumer.consume(500, timeout=1)
+            with database:  # one transaction
+                for message in messages:
+                    if message.error():
+                        raise KafkaException(message.error())
+                    store(database, message)
+            if messages:
+                consumer.commit(asynchronous=False)
+    finally:
+        consumer.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
