@@ -63,7 +63,7 @@ def replaced(text: str, changes: Mapping[str, str]) -> str:
 
 def nginx(folder: Path, ports: Ports) -> tuple[Sequence[str], Sequence[str]]:
     """Configure nginx."""
-    program = tool("nginx", "nginx-light")
+    program = tool("nginx", "apt-get install nginx-light")
     text = replaced(
         (ROOT / "deploy/nginx/cxone-outbox.conf").read_text(),
         {
@@ -83,7 +83,7 @@ def nginx(folder: Path, ports: Ports) -> tuple[Sequence[str], Sequence[str]]:
 
 def caddy(folder: Path, ports: Ports) -> tuple[Sequence[str], Sequence[str]]:
     """Configure Caddy."""
-    program = tool("caddy", "caddy")
+    program = tool("caddy", "make install")
     text = replaced(
         (ROOT / "deploy/caddy/Caddyfile").read_text(),
         {

@@ -102,7 +102,7 @@ def test_the_console_is_served_below_a_path(site: Site) -> None:
     assert page.status_code == 200
     assert page.url.startswith(f"{site.base}/console/")
     assert "login" not in page.url
-    (cookie,) = browser.cookies
+    (cookie,) = list(iter(browser.cookies))
     assert (cookie.name, cookie.secure) == ("console", True)
     addresses = set(re.findall(r'(?:href|src|action)="(/[^"]*)"', page.text))
     assert addresses

@@ -17,7 +17,7 @@ MAX_EXPOSURE = 1.5
 @pytest.fixture(params=["postgresql", "sqlite"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A root folder with the units installed as docs/deployment.md describes."""
-    tool("systemd-analyze", "systemd")
+    tool("systemd-analyze", "apt-get install systemd")
     installed = tmp_path / "etc/systemd/system"
     shutil.copytree("/lib/systemd/system", tmp_path / "usr/lib/systemd/system", symlinks=True)
     shutil.copytree(ROOT / "deploy/systemd", installed)

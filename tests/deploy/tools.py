@@ -3,20 +3,21 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from testkit.services import ServiceError
 from testkit.services.fixtures import skip_or_fail
 
-DIRECTORIES = ("/usr/sbin", "/usr/local/sbin")
-"""Where packages install servers; these need not be on the PATH."""
+DIRECTORIES = (str(Path(sys.executable).parent), "/usr/sbin", "/usr/local/sbin")
+"""Where pip installs tools, and packages servers; these need not be on the PATH."""
 
 
-def tool(name: str, package: str) -> str:
+def tool(name: str, remedy: str) -> str:
     """Return the path of a tool. Without it the test fails in CI, and is skipped elsewhere."""
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *DIRECTORIES]))
-    return found or skip_or_fail(ServiceError(f"{name} is missing: apt-get install {package}"))
+    return found or skip_or_fail(ServiceError(f"{name} is missing: {remedy}"))
 
 
 def run(command: Sequence[str | Path], **environ: str) -> subprocess.CompletedProcess[str]:
