@@ -30,7 +30,7 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 	apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing: $(3) will not run. Install $(2) (apt-get, brew), or run make tools INSTALL=1 on Debian"
 
-.PHONY: help install tools demo up test deploy-check image compose torture attack lint format docs-configuration simulator services model bench lock clean
+.PHONY: help install tools demo up test deploy-check image compose torture attack lint format docs-configuration screenshots simulator services model bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -49,7 +49,9 @@ tools: install ## check for system tools that tests need (INSTALL=1: install the
 	@$(call require,mvn,maven,tests that need Kafka or the registry)
 	@$(call require,cc,gcc libc6-dev,tests of a lost page cache)
 	@PATH="$$PATH:/usr/sbin"; $(call require,pgbouncer,pgbouncer,tests behind a pooler)
-	@PATH="$$PATH:/usr/sbin"; $(call require,nginx,nginx-light,tests behind nginx)
+	@command -v google-chrome >/dev/null || $(call require,chromium,chromium fonts-dejavu-core,tests of the console in a browser)
+	@PATH="$$PATH:/usr/sbin"; $(call require,nginx,nginx-light,tests behind a proxy)
+	@$(call require,npm,npm,the comparison of htmx and Pico.css with their packages)
 	@$(call require,systemd-analyze,systemd,tests of the systemd units)
 
 demo: install ## send interactions from HTTP to Kafka (KAFKA=real: use a real broker)
@@ -60,7 +62,7 @@ else
 	@$(BIN)/relay demo
 endif
 
-up: install ## the same, kept running, with a curl command to try
+up: install ## the same, kept running, with the console and a curl command to try
 	@$(BIN)/relay demo --stay
 
 # The tests' brokers and registries run for seconds: optimising compilers and collectors cost more than they save.
@@ -104,6 +106,9 @@ format: install ## format the code
 
 docs-configuration: install ## write the tables of docs/configuration.md from the settings classes
 	@$(BIN)/python -m testkit.settings_reference
+
+screenshots: tools ## take the pictures of the console in docs/images
+	@$(BIN)/python -m testkit.screenshots
 
 simulator: install ## simulate CXone and a scoring endpoint until Ctrl-C
 	@$(BIN)/python -m testkit.simulator

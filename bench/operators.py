@@ -83,7 +83,7 @@ def _measure(url: str, rows: int) -> dict[str, Any]:
     engine = create_outbox_engine(
         url.replace("postgresql://", "postgresql+psycopg://"), answer_seconds=LONG_ANSWER_SECONDS
     )
-    began = _build(engine, rows)
+    began = build_history(engine, rows)
     operations, histories, store = Operations(engine), RowHistories(engine), Store(engine)
     late, half = began + rows * INTERVAL_MS - 60_000, began + rows // 2 * INTERVAL_MS
     filters = {
@@ -112,15 +112,20 @@ def _measure(url: str, rows: int) -> dict[str, Any]:
     return figures
 
 
-def _build(engine: Engine, rows: int) -> int:
-    """Create a history that ends now, and return when it began, in milliseconds."""
+def build_history(engine: Engine, rows: int) -> int:
+    """Create a history that ends now, with parked, discarded and pending rows.
+
+    Returns:
+        When it began, in milliseconds since the epoch.
+    """
     began = round(time.time() * 1000) - rows * INTERVAL_MS
     add_history(engine, rows, per_interaction=3, began_ms=began, interval_ms=INTERVAL_MS)
     with without_timeout(engine) as connection:
         for move in MOVES:
             connection.execute(text(move), {"step": max(4, rows // 1000), "last": rows})
-    with engine.begin() as connection:
-        connection.exec_driver_sql("ANALYZE")
+    if engine.dialect.name == "postgresql":  # the product collects no statistics on SQLite
+        with engine.begin() as connection:
+            connection.exec_driver_sql("ANALYZE")
     return began
 
 

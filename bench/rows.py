@@ -57,6 +57,7 @@ MAKE_SENT = statement("""
     FROM outbox AS o, outbox_identity AS i WHERE o.id > :after
 """)
 REMOVE_SENT_FROM_PENDING = statement(postgresql="SELECT 1", sqlite="DELETE FROM outbox_pending WHERE id > :after")
+LARGE_TABLES = "outbox, outbox_pending, outbox_sent, outbox_inference_call, outbox_audit, outbox_audit_row"
 LAST_ID = text("SELECT coalesce(max(id), 0) FROM outbox")
 
 
@@ -108,7 +109,7 @@ def vacuum(engine: Engine) -> None:
     """Vacuum on PostgreSQL, as autovacuum would have if the rows had arrived one by one."""
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(**AUTOCOMMIT) as connection:
-            connection.execute(text("VACUUM (ANALYZE) outbox, outbox_pending, outbox_sent, outbox_inference_call"))
+            connection.execute(text(f"VACUUM (ANALYZE) {LARGE_TABLES}"))
 
 
 def commit_backlog(outbox: Outbox, count: int) -> None:

@@ -161,6 +161,7 @@ class Changes:
             planned.verb,
             change.total,
             action="change",
+            actor=change.confirmation.actor,
             changed=outcome.changed,
             skipped=outcome.skipped,
             stop_reason=outcome.stop_reason,

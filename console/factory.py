@@ -12,15 +12,18 @@ from pydantic import SecretStr
 
 from config.logging import configure_logging
 from config.settings import load, unknown_names
-from console import access, login, metrics, probes
+from console import access, login, metrics, oidc_login, probes
 from console.dependencies import EXTENSION, ConsoleDependencies
 from console.errors import handle_errors
 from console.file_login import FileLogin
 from console.login import LoginLimits
 from console.metrics import ConsoleMetrics
+from console.oidc_login import OidcLogin
+from console.oidc_provider import OidcProvider
 from console.pages import BLUEPRINTS
 from console.protection import MAX_BODY_BYTES, protect
 from console.proxy_login import ProxyLogin
+from console.sessions import SessionLogin
 from console.settings import ConsoleSettings
 from console.tries import Tries
 from console.users import UsersFile
@@ -33,15 +36,16 @@ from relay.operator_settings import OperatorSettings
 
 log = structlog.get_logger(__name__)
 NAVIGATION = (
-    ("overview.show", "Overview"),
-    ("problems.show", "Problems"),
-    ("rows.show_all", "Rows"),
-    ("calls.show", "Calls"),
-    ("shards.show", "Shards"),
-    ("audit.show", "Audit"),
-    ("check.show", "Check"),
+    ("overview.show", "Overview", "o"),
+    ("problems.show", "Problems", "p"),
+    ("rows.show_all", "Rows", "r"),
+    ("calls.show", "Calls", "c"),
+    ("shards.show", "Shards", "s"),
+    ("audit.show", "Audit", "a"),
+    ("check.show", "Check", "k"),
 )
-CUSTODIANS_NAVIGATION = (("plans.erase", "Erase"), ("plans.prune", "Prune"))
+"""Endpoint, label, and the key that leads there after ``g``."""
+CUSTODIANS_NAVIGATION = (("plans.erase", "Erase", "e"), ("plans.prune", "Prune", "u"))
 
 
 def create_app(settings: ConsoleSettings, operators: OperatorSettings, clock: Callable[[], float] = time.time) -> Flask:
@@ -73,6 +77,8 @@ def create_app(settings: ConsoleSettings, operators: OperatorSettings, clock: Ca
     handle_errors(app)
     for blueprint in (*BLUEPRINTS, login.blueprint, probes.blueprint, metrics.blueprint):
         app.register_blueprint(blueprint, clock=clock)
+    if settings.console_auth == "oidc":
+        app.register_blueprint(oidc_login.blueprint)
     app.context_processor(_shown_around_pages)
     return app
 
@@ -88,7 +94,7 @@ def create_app_from_environ() -> Flask:
 
 def _config(settings: ConsoleSettings) -> dict[str, Any]:
     """Return Flask's configuration."""
-    is_secure = not settings.is_local
+    is_secure = not settings.is_local or (settings.console_public_url or "").startswith("https:")
     return {
         "SECRET_KEY": settings.console_secret_key.get_secret_value(),
         "MAX_CONTENT_LENGTH": MAX_BODY_BYTES,
@@ -107,6 +113,8 @@ def _config(settings: ConsoleSettings) -> dict[str, Any]:
 def _authentication(settings: ConsoleSettings, clock: Callable[[], float]) -> access.Authentication:
     if settings.console_users_file is not None and settings.console_auth == "file":
         return FileLogin(UsersFile(settings.console_users_file), clock)
+    if settings.console_auth == "oidc":
+        return _oidc_login(settings, clock)
     return ProxyLogin(
         user_header=settings.console_proxy_user_header or "",
         secret_header=settings.console_proxy_secret_header,
@@ -116,13 +124,25 @@ def _authentication(settings: ConsoleSettings, clock: Callable[[], float]) -> ac
     )
 
 
+def _oidc_login(settings: ConsoleSettings, clock: Callable[[], float]) -> OidcLogin:
+    provider = OidcProvider(
+        settings.console_oidc_issuer or "",
+        (settings.console_oidc_client_id or "", _secret(settings.console_oidc_client_secret) or ""),
+        settings.console_oidc_scope,
+        f"{settings.console_public_url}{settings.console_prefix or ''}/login/callback",
+        clock,
+        settings.http_ca_location,
+    )
+    return OidcLogin(provider, settings.console_oidc_roles or {}, settings.console_oidc_groups_claim, clock)
+
+
 def _secret(value: SecretStr | None) -> str | None:
     return None if value is None else value.get_secret_value()
 
 
 def _shown_around_pages() -> dict[str, Any]:
     """What ``base.html`` shows. It asks nobody: the page may be one that says that nobody can be asked."""
-    signs_out = isinstance(access.authentication(), FileLogin)
+    signs_out = isinstance(access.authentication(), SessionLogin)
     user: access.User | None = g.get("user")
     is_custodian = user is not None and user.role >= access.Role.CUSTODIAN
     navigation = (*NAVIGATION, *CUSTODIANS_NAVIGATION) if is_custodian else NAVIGATION

@@ -1,31 +1,17 @@
-"""``CONSOLE_AUTH=file``: names and passwords, and sessions in signed cookies."""
+"""``CONSOLE_AUTH=file``: names and passwords."""
 
-import secrets
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from cachetools import TTLCache
-from flask import abort, g, redirect, request, session, url_for
-from werkzeug.wrappers import Response
+from flask import render_template
 
 from console.access import User
+from console.sessions import SessionLogin
 from console.users import Line, UsersFile
 
-IDLE_SECONDS = 30 * 60
-MAX_SECONDS = 8 * 60 * 60
-NOTED_EVERY_SECONDS = 60
-"""How exactly the last request is remembered."""
-MAX_ENDED = 10_000
-MAX_TARGET = 1_000
-"""Longest address to return to after signing in, in characters; it must fit in a cookie."""
-SESSION, TARGET = "login", "target"
 
-
-class FileLogin:
-    """Keeps who is signed in.
-
-    A session ends when its user's line changes. What a page fetches by itself does not keep a session alive.
+class FileLogin(SessionLogin):
+    """Knows users by the file of users. A session ends when its user's line changes.
 
     Args:
         users: names and passwords.
@@ -33,59 +19,20 @@ class FileLogin:
     """
 
     def __init__(self, users: UsersFile, clock: Callable[[], float]) -> None:
-        self.users, self._clock = users, clock
-        self._ended: TTLCache[str, bool] = TTLCache(MAX_ENDED, MAX_SECONDS, clock)
-        self._lock = threading.Lock()
+        super().__init__(clock)
+        self.users = users
 
-    def user(self) -> User | None:
-        """Return the user of the request's session, if it has not ended."""
-        kept: dict[str, Any] | None = session.get(SESSION)
-        if kept is None:
-            return None
-        line, now = self.users.find(kept["name"]), self._clock()
-        if line is None or self._has_ended(kept, line, now):
-            session.clear()
-            g.session_has_ended = True
-            return None
-        is_polled = request.method == "GET" and "HX-Request" in request.headers
-        if not is_polled and now - kept["seen"] >= NOTED_EVERY_SECONDS:
-            session[SESSION] = {**kept, "seen": now}
-        return line.user
+    def page(self, message: str | None = None) -> str:
+        """Return the form for name and password."""
+        return render_template("login.html", message=message)
 
-    def _has_ended(self, kept: dict[str, Any], line: Line, now: float) -> bool:
-        with self._lock:
-            if kept["id"] in self._ended:
-                return True
-        is_old = now - kept["seen"] > IDLE_SECONDS or now - kept["since"] > MAX_SECONDS
-        return bool(is_old or kept["mark"] != line.mark)
-
-    def refuse(self) -> Response:
-        """Send to the login, and afterwards back to the page; what was typed into a form would be lost that way."""
-        if request.method not in ("GET", "HEAD") and g.get("session_has_ended"):
-            abort(401, "Your session has ended: nothing was done. Sign in, and send it once more.")
-        address = request.full_path.rstrip("?")
-        if request.method == "GET" and "HX-Request" not in request.headers and len(address) <= MAX_TARGET:
-            session[TARGET] = address
-        return redirect(url_for("login.show"), 303)
+    def user_of(self, kept: Mapping[str, Any]) -> User | None:
+        """Return the user whose line is still what it was when they signed in."""
+        line = self.users.find(kept.get("name", ""))
+        return line.user if line is not None and kept.get("mark") == line.mark else None
 
     def sign_in(self, line: Line) -> str:
         """Begin a session; return the path to continue at."""
-        target: str = session.get(TARGET, "/")
-        session.clear()
-        now = self._clock()
-        session[SESSION] = {
-            "id": secrets.token_urlsafe(16),
-            "name": line.user.name,
-            "mark": line.mark,
-            "since": now,
-            "seen": now,
-        }
+        target = self.target()
+        self.begin({"name": line.user.name, "mark": line.mark})
         return target
-
-    def sign_out(self) -> None:
-        """End the session: a copy of its cookie is of no use."""
-        kept = session.get(SESSION)
-        if kept is not None:
-            with self._lock:
-                self._ended[kept["id"]] = True
-        session.clear()

@@ -4,13 +4,14 @@ import threading
 from collections.abc import Sequence
 
 import structlog
-from flask import Blueprint, Response, abort, current_app, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, Response, abort, current_app, make_response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from console.access import authentication, current_user
 from console.file_login import FileLogin
 from console.metrics import metrics
 from console.peers import client_address
+from console.sessions import SessionLogin
 from console.settings import Network
 from console.tries import Tries
 
@@ -20,12 +21,12 @@ EXTENSION = "console_login"
 MAX_CHARACTERS = 256
 """Longest name and password."""
 MAX_AT_ONCE = 2
-"""Passwords checked at the same time: each takes memory and a core."""
+"""Passwords checked at the same time, as each takes memory and a core; or requests that wait for a provider."""
 REFUSED = "This name and password do not match."
 
 
 class LoginLimits:
-    """Bounds what trying passwords may cost.
+    """Bounds what signing in may cost.
 
     Args:
         tries: of each name and address.
@@ -39,32 +40,33 @@ class LoginLimits:
 
 @blueprint.get("/login")
 def show() -> AnyResponse:
-    """Show the form."""
+    """Show how to sign in."""
     if current_user() is not None:
         return redirect(url_for("overview.show"), 303)
-    _file_login()
-    return _form()
+    return login_page()
 
 
 @blueprint.post("/login")
 def sign_in() -> AnyResponse:
     """Begin a session, or say that name and password do not match."""
-    login = _file_login()
-    limits: LoginLimits = current_app.extensions[EXTENSION]
+    login = authentication()
+    if not isinstance(login, FileLogin):
+        abort(404, "Nobody signs in with a password here.")
+    limits = login_limits()
     name, password = (request.form.get(field, "")[: MAX_CHARACTERS + 1] for field in ("username", "password"))
     key = (name, client_address(limits.proxies))
     if not limits.at_once.acquire(blocking=False):
-        return _refuse_for_now("busy", 1)  # not counted: free tries with other names would push counted ones out
+        return refuse_for_now("busy", 1)  # not counted: free tries with other names would push counted ones out
     try:
         if seconds := limits.tries.seconds_to_wait(key):
-            return _refuse_for_now("throttled", seconds)
+            return refuse_for_now("throttled", seconds)
         line = login.users.check(name, password)
     finally:
         limits.at_once.release()
     if line is None or len(password) > MAX_CHARACTERS:
         metrics().logins.labels("refused").inc()
         log.warning("a login was refused", action="login")
-        return _form(REFUSED, 401)
+        return login_page(REFUSED, 401)
     limits.tries.forget(key)
     metrics().logins.labels("accepted").inc()
     log.info("%s has signed in", line.user.name, action="login", role=line.user.role.word)
@@ -75,25 +77,38 @@ def sign_in() -> AnyResponse:
 @blueprint.post("/logout")
 def sign_out() -> AnyResponse:
     """End the session."""
-    _file_login().sign_out()
+    _session_login().sign_out()
     return redirect(url_for("login.show"), 303)
 
 
-def _file_login() -> FileLogin:
-    """Return what signs users in; where a proxy does, there is no such page."""
-    found = authentication()
-    if not isinstance(found, FileLogin):
-        abort(404, "The proxy in front of the console signs users in.")
+def login_limits() -> LoginLimits:
+    """Return those of the application that handles the request."""
+    found: LoginLimits = current_app.extensions[EXTENSION]
     return found
 
 
-def _refuse_for_now(outcome: str, seconds: int) -> Response:
+def refuse_for_now(outcome: str, seconds: int) -> Response:
+    """Answer one try too many.
+
+    Args:
+        outcome: for the metric.
+        seconds: to wait.
+    """
     metrics().logins.labels(outcome).inc()
     log.warning("a login was not checked: %s", outcome, action="login")
-    response = _form(f"Too many tries. Wait {seconds} s.", 429)
+    response = login_page(f"Too many tries. Wait {seconds} s.", 429)
     response.headers["Retry-After"] = str(seconds)
     return response
 
 
-def _form(message: str | None = None, status: int = 200) -> Response:
-    return make_response(render_template("login.html", message=message), status)
+def login_page(message: str | None = None, status: int = 200) -> Response:
+    """Show how to sign in."""
+    return make_response(_session_login().page(message), status)
+
+
+def _session_login() -> SessionLogin:
+    """Return what signs users in; where a proxy does, there is no such page."""
+    found = authentication()
+    if not isinstance(found, SessionLogin):
+        abort(404, "The proxy in front of the console signs users in.")
+    return found

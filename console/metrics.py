@@ -26,7 +26,7 @@ class ConsoleMetrics:
         )
         self.logins = Counter(
             "outbox_console_logins",
-            "Tries to sign in, by outcome: accepted, refused, throttled, busy.",
+            "Tries to sign in, by outcome: accepted, refused, throttled, busy, failed.",
             ["outcome"],
             registry=self.registry,
         )

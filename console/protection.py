@@ -47,9 +47,11 @@ def come_again() -> str | None:
     """Answer a link on another site's page, such as an alert's, with a page that leads to the same address.
 
     Browsers do not send the session's cookie with such a link, so it would look as if nobody were signed in, and a new
-    cookie would end the session.
+    cookie would end the session. An OpenID provider's answer needs no session, and no page shows it.
     """
     is_link = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+    if request.endpoint == "oidc.callback":
+        return None
     if not is_link or request.headers.get("Sec-Fetch-Site") != "cross-site" or request.cookies:
         return None
     return render_template("come_again.html", address=own_address())

@@ -5,12 +5,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from config.settings import BaseSettings, BindHost, Port, ValueFormat
-from config.values import join_host_port
+from config.values import http_url, join_host_port
 from console.access import Role
+from relay.settings import CaFile, plaintext_host
 
 MIN_KEY_BYTES = 32
 MIN_PROXY_SECRET_BYTES = 16
@@ -42,19 +44,54 @@ def _parse_networks(value: object) -> object:
         raise ValueError("expected addresses or networks such as 10.0.0.7,10.1.0.0/16") from None
 
 
+def protected_url(value: str) -> str:
+    """Validate an https URL; within this machine, http will do.
+
+    Raises:
+        ValueError: it is none, or has a login.
+    """
+    url = http_url(value, "CONSOLE_OIDC_CLIENT_ID and CONSOLE_OIDC_CLIENT_SECRET")
+    if plaintext_host(url) is not None:
+        raise ValueError("expected an https URL; http is for this machine only")
+    return url
+
+
+def _issuer(value: str) -> str:
+    if "?" in value or "#" in value:
+        raise ValueError("expected the issuer as the provider spells it, without a query or fragment")
+    return protected_url(value)
+
+
+def _public_url(value: str) -> str:
+    parts = urlsplit(protected_url(value))
+    if f"{parts.scheme}://{parts.netloc}" != value.removesuffix("/"):
+        raise ValueError("expected scheme and host such as https://console.example.com; a path is in CONSOLE_PREFIX")
+    return value.removesuffix("/")
+
+
+def _scope(value: str) -> str:
+    if "openid" not in value.split(" "):
+        raise ValueError("expected scopes separated by spaces, openid among them")
+    return value
+
+
 Roles = Annotated[Mapping[str, Role], BeforeValidator(_parse_roles), ValueFormat("`name=role,name=role`")]
 Networks = Annotated[
     tuple[Network, ...],
     BeforeValidator(_parse_networks),
     ValueFormat("addresses or networks, separated by commas"),
 ]
+Issuer = Annotated[str, AfterValidator(_issuer), ValueFormat("https URL")]
+PublicUrl = Annotated[str, AfterValidator(_public_url), ValueFormat("https URL without a path")]
+Scope = Annotated[str, AfterValidator(_scope), ValueFormat("scopes, separated by spaces")]
 
 
 class ConsoleSettings(BaseSettings):
     """Settings of the console."""
 
-    console_auth: Annotated[Literal["file", "proxy"], ValueFormat("`file` or `proxy`")]
-    """How users are known: by the passwords in `CONSOLE_USERS_FILE`, or by a proxy that has authenticated them."""
+    console_auth: Annotated[Literal["file", "proxy", "oidc"], ValueFormat("`file`, `proxy` or `oidc`")]
+    """How users are known: by the passwords in `CONSOLE_USERS_FILE`, by a proxy that has authenticated them, or by an
+    OpenID provider that signs them in."""
     console_secret_key: Annotated[SecretStr, ValueFormat("32 bytes or more; generate it with `openssl rand -hex 32`")]
     """Key that signs sessions. A new key ends all of them."""
     console_users_file: Annotated[Path, ValueFormat("path of a file")] | None = None
@@ -69,6 +106,22 @@ class ConsoleSettings(BaseSettings):
     """Addresses from which the proxy connects. With `CONSOLE_AUTH=file`, `X-Forwarded-For` is believed from them."""
     console_proxy_secret_header: Annotated[str, ValueFormat("name of a header")] = "X-Console-Proxy-Secret"  # noqa: S105 - a name
     """Header of `CONSOLE_PROXY_SECRET`."""
+    console_oidc_issuer: Issuer | None = None
+    """The OpenID provider, exactly as it spells itself. Required with `CONSOLE_AUTH=oidc`, as the four that follow."""
+    console_oidc_client_id: str | None = None
+    """The console's client id at the provider."""
+    console_oidc_client_secret: SecretStr | None = None
+    """The console's client secret at the provider."""
+    console_oidc_roles: Roles | None = None
+    """Roles by subject, or with `CONSOLE_OIDC_GROUPS_CLAIM` by group; of several groups the highest role counts.
+    Anybody else is refused."""
+    console_public_url: PublicUrl | None = None
+    """Where browsers reach the console. The provider leads back to `/login/callback` there, below `CONSOLE_PREFIX`."""
+    console_oidc_groups_claim: str | None = None
+    """Claim of the ID token that lists a user's groups. Unset: `CONSOLE_OIDC_ROLES` names subjects."""
+    console_oidc_scope: Scope = "openid profile"
+    """What is asked for. Some providers list groups only with one more scope, often `groups`."""
+    http_ca_location: CaFile | None = None
     console_host: BindHost = "127.0.0.1"
     """Address to listen on. Unless it is of this machine only, browsers must come by HTTPS."""
     console_port: Port = 8080
@@ -92,13 +145,6 @@ class ConsoleSettings(BaseSettings):
             return ipaddress.ip_address(self.console_host).is_loopback
         except ValueError:
             return self.console_host == "localhost"
-
-    @field_validator("console_auth", mode="before")
-    @classmethod
-    def _known(cls, value: object) -> object:
-        if value == "oidc":
-            raise ValueError("OpenID Connect is not available: expected file, or proxy behind one that speaks it")
-        return value
 
     @field_validator("console_secret_key")
     @classmethod
@@ -137,6 +183,13 @@ class ConsoleSettings(BaseSettings):
                 "console_proxy_roles",
                 "console_proxy_secret",
                 "console_proxy_peers",
+            ),
+            "oidc": (
+                "console_oidc_issuer",
+                "console_oidc_client_id",
+                "console_oidc_client_secret",
+                "console_oidc_roles",
+                "console_public_url",
             ),
         }
         missing = [name.upper() for name in needed[self.console_auth] if not getattr(self, name)]

@@ -50,6 +50,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_relay TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pause TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_operator;
 GRANT SELECT, INSERT ON outbox_audit TO cxone_operator;
+GRANT SELECT, INSERT ON outbox_audit_row TO cxone_operator;
 
 -- console_read: reads everything except bodies and customers.
 GRANT USAGE ON SCHEMA public TO cxone_console_read;
@@ -66,6 +67,7 @@ GRANT SELECT ON outbox_relay TO cxone_console_read;
 GRANT SELECT ON outbox_pause TO cxone_console_read;
 GRANT SELECT ON outbox_inference_call TO cxone_console_read;
 GRANT SELECT ON outbox_audit TO cxone_console_read;
+GRANT SELECT ON outbox_audit_row TO cxone_console_read;
 
 -- console_act: retries, discards, replays, reveals, erases, prunes and pauses; takes no shard.
 GRANT USAGE ON SCHEMA public TO cxone_console_act;
@@ -82,3 +84,4 @@ GRANT SELECT ON outbox_relay TO cxone_console_act;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pause TO cxone_console_act;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_console_act;
 GRANT SELECT, INSERT ON outbox_audit TO cxone_console_act;
+GRANT SELECT, INSERT ON outbox_audit_row TO cxone_console_act;

@@ -64,6 +64,14 @@ def _retention(value: object) -> object:
     return seconds
 
 
+def _ca_file(value: str) -> str:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+    except OSError:
+        raise ValueError("expected a file of PEM certificates that this user can read") from None
+    return value
+
+
 def _topics(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -80,6 +88,7 @@ Topics = Annotated[tuple[str, ...], BeforeValidator(_topics), ValueFormat("topic
 Url = Annotated[str, ValueFormat("http or https URL")]
 JsonPointers = Annotated[str, ValueFormat("JSON Pointers, separated by commas")]
 PemFile = Annotated[str, ValueFormat("path of a PEM file")]
+CaFile = Annotated[PemFile, AfterValidator(_ca_file)]
 
 LOGIN_SETTINGS = {
     "schema_registry_url": "SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD",
@@ -120,9 +129,9 @@ class RelaySettings(BaseSettings):
     kafka_config: Annotated[SecretStr, ValueFormat("JSON object", multiline=True)] | None = None
     """Further librdkafka settings for every Kafka client. Refused are settings that would break exactly-once delivery,
     run a command, or leave a broker on another host unverified."""
-    http_ca_location: PemFile | None = None
-    """Certificate authorities trusted for the registry, inference, OAuth and CXone, in addition to the public ones.
-    Read at each new connection."""
+    http_ca_location: CaFile | None = None
+    """Certificate authorities trusted for the registry, inference, OAuth, CXone and the console's OpenID provider, in
+    addition to the public ones. Read at each new connection."""
     schema_registry_url: Annotated[str, ValueFormat("http or https URL, or several separated by commas")]
     """The Schema Registry."""
     schema_registry_username: str | None = None
@@ -225,15 +234,6 @@ class RelaySettings(BaseSettings):
             return None
         urls = value.split(",") if info.field_name == "schema_registry_url" else [value]
         return ",".join(http_url(url.strip(), LOGIN_SETTINGS[info.field_name or ""]) for url in urls)
-
-    @field_validator("http_ca_location")
-    @classmethod
-    def _check_certificates(cls, value: str | None) -> str | None:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value) if value else None
-        except OSError:
-            raise ValueError("expected a file of PEM certificates that this user can read") from None
-        return value
 
     @field_validator("inference_token")
     @classmethod

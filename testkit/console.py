@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from html import unescape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
@@ -15,11 +16,14 @@ from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
 from config.settings import load
+from console.changes import Changes
 from console.dependencies import EXTENSION
 from console.factory import create_app
 from console.pages.overview import SAMPLER
+from console.pages.plans import CHANGES
 from console.settings import ConsoleSettings
 from relay.operator_settings import OperatorSettings
+from testkit.waiting import wait_until
 
 PASSWORD = "a password of the tests"
 KEY = "k" * 32
@@ -63,8 +67,17 @@ def start_console(url: str, clock: Callable[[], float] = time, **environ: str) -
         try:
             yield app
         finally:
+            _stop_changes(app)
             _stop_sampling(app)
             app.extensions[EXTENSION].engine.dispose()
+
+
+def _stop_changes(app: Flask) -> None:
+    """End the changes that run, so that they hold no connection."""
+    changes: Changes = app.extensions[CHANGES]
+    for change in changes.running().values():
+        change.stop()
+    wait_until(lambda: not changes.running(), "all changes have ended")
 
 
 def _stop_sampling(app: Flask) -> None:
@@ -86,3 +99,17 @@ def form_token(client: FlaskClient, path: str = "/login") -> str:
     page = client.get(path).get_data(as_text=True)
     (token,) = set(re.findall(r'name="csrf_token" value="([^"]+)"', page))
     return str(token)
+
+
+def is_signed_in(client: FlaskClient, **headers: str) -> bool:
+    """Whether the overview is shown."""
+    status = client.get("/", headers=headers).status_code
+    assert status in (200, 303)
+    return status == 200
+
+
+def page_of(response: TestResponse, status: int = 200) -> str:
+    """Return the text of a page, which has this status."""
+    page = unescape(response.get_data(as_text=True))
+    assert response.status_code == status, page
+    return page

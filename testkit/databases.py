@@ -47,17 +47,18 @@ NewDatabase = Callable[..., str]
 @pytest.fixture
 def new_sqlite(tmp_path: Path) -> NewDatabase:
     """Return a function that creates a migrated SQLite database with ``shards`` shards and returns its URL."""
+    return lambda shards=1: create_sqlite(tmp_path, shards)
 
-    def make(shards: int = 1) -> str:
-        path = tmp_path / f"outbox-{next(_numbers)}.db"
-        with cached(f"sqlite-{shards}", Path(os.environ[TEMPLATES])) as (template, building):
-            if building:
-                migrate(f"sqlite:///{building}/outbox.db", shards)
-        shutil.copy(template / "outbox.db", path)
-        assign_new_outbox_id(f"sqlite:///{path}")
-        return f"sqlite:///{path}"
 
-    return make
+def create_sqlite(folder: Path, shards: int = 1) -> str:
+    """Create a migrated SQLite database in a folder, and return its URL."""
+    path = folder / f"outbox-{next(_numbers)}.db"
+    with cached(f"sqlite-{shards}", Path(os.environ[TEMPLATES])) as (template, building):
+        if building:
+            migrate(f"sqlite:///{building}/outbox.db", shards)
+    shutil.copy(template / "outbox.db", path)
+    assign_new_outbox_id(f"sqlite:///{path}")
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture

@@ -98,14 +98,12 @@ def planned(operations: Operations, **conditions: object) -> list[PlannedRow]:
     return [row.planned for row in operations.find(RowFilter(**conditions))]  # type: ignore[arg-type]
 
 
-def park_calls(engine: Engine, ids: Sequence[int], at_ms: int) -> None:
+def park_calls(engine: Engine, ids: Sequence[int], at_ms: int, error: str = "HTTP 422") -> None:
     """Park inference calls at a given time, as the worker does."""
     with engine.begin() as connection:
-        values = [{"id": row_id, "at": at_ms} for row_id in ids]
+        values = [{"id": row_id, "at": at_ms, "error": error} for row_id in ids]
         connection.execute(
-            text(
-                "UPDATE outbox_inference_call SET state = 'parked', error = 'HTTP 422', due_at = :at WHERE row_id = :id"
-            ),
+            text("UPDATE outbox_inference_call SET state = 'parked', error = :error, due_at = :at WHERE row_id = :id"),
             values,
         )
 

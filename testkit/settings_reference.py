@@ -39,7 +39,7 @@ SECTIONS = (
     Section("Web process", WebSettings, (BaseSettings,)),
     Section("Relay process, and commands that connect to Kafka", RelaySettings, (BaseSettings,)),
     Section("`relay migrate`", ReleaseSettings, (BaseSettings,)),
-    Section("Console", ConsoleSettings, (BaseSettings, WebSettings)),
+    Section("Console", ConsoleSettings, (BaseSettings, WebSettings, RelaySettings)),
     Section("Commands that read or change rows", OperatorSettings, (BaseSettings, RelaySettings)),
 )
 

@@ -9,6 +9,7 @@ pytest_plugins = [
     "testkit.simulator.fixtures",
     "testkit.web_fixtures",
     "testkit.deployment",
+    "testkit.inference_endpoint",
     "testkit.secure_kafka",
     "testkit.wheel",
 ]

@@ -6,15 +6,31 @@ from console.pages import (
     changes,
     check,
     overview,
+    pauses,
     plans,
     problems,
     record_search,
     render,
+    reveal,
     rows,
     shards,
 )
 
 BLUEPRINTS = tuple(
     module.blueprint
-    for module in (render, record_search, overview, problems, rows, calls, plans, changes, shards, audit, check)
+    for module in (
+        render,
+        record_search,
+        overview,
+        problems,
+        rows,
+        reveal,
+        calls,
+        plans,
+        changes,
+        shards,
+        pauses,
+        audit,
+        check,
+    )
 )

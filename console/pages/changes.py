@@ -120,4 +120,4 @@ def _find(change_id: str) -> Change | None:
 
 
 def _gone() -> Response:
-    return page("no_plan", 404, message=GONE, errors={}, typed={})
+    return page("no_plan", 404, title="No such change", message=GONE, errors={}, typed={})

@@ -16,8 +16,7 @@ from console.pages.render import page
 from console.planner import COUNTED_VERBS, Planner, PlanRequest, role_for
 from console.plans import KeptPlan, Owner, Plans
 from outbox.errors import InvalidRequestError
-from outbox.operators.attribution import check_reason
-from outbox.operators.commands import change_arguments
+from outbox.operators.commands import change_arguments, filter_arguments, format_command
 from outbox.operators.planned_change import Verb
 from outbox.operators.planned_replay import check_plan_name
 from outbox.operators.rows import RowFilter, parse_row_id
@@ -132,13 +131,7 @@ def owner() -> Owner:
 
 def _confirmation(query: Query, kept: KeptPlan, user: User) -> Confirmation | None:
     """Read the form of a confirmation; None: something in it cannot be used."""
-    rate, count = query.number("rate"), query.number("count")
-    try:
-        reason = check_reason(request.form.get("reason", "").strip())
-    except InvalidRequestError as error:
-        query.errors["reason"] = (
-            str(error) if request.form.get("reason", "").strip() else "say why: the audit log keeps it"
-        )
+    rate, count, reason = query.number("rate"), query.number("count"), query.reason()
     total = len(kept.change.plan)
     if kept.change.verb in COUNTED_VERBS and count != total:
         query.errors.setdefault("count", f"type the number of rows, {total:,}, to confirm it")
@@ -158,6 +151,7 @@ def _plan_page(plan_id: str, kept: KeptPlan, query: Query) -> Response:
         needed=role_for(verb),
         may_confirm=may(role_for(verb)),
         counted=verb in COUNTED_VERBS,
+        wanted=format_command(*filter_arguments(kept.asked.rows)).removeprefix("relay").strip(),
         command=(*kept.change.arguments, *change_arguments("WHY")),
     )
 
@@ -167,7 +161,7 @@ def _gone(plan_id: str) -> Response:
     if changes.find(plan_id) is not None:
         return redirect(url_for("changes.show", change_id=plan_id), 303)
     typed = {name: request.form[name] for name in ("reason", "rate") if request.form.get(name)}
-    return page("no_plan", 404, message=GONE, errors={}, typed=typed)
+    return page("no_plan", 404, title="No such plan", message=GONE, errors={}, typed=typed)
 
 
 def _refused(query: Query, verb: Verb | None) -> Response:
@@ -176,7 +170,7 @@ def _refused(query: Query, verb: Verb | None) -> Response:
         typed = request.form
         retention = dependencies().settings.outbox_retention
         return page(FORMS[verb], 400, errors=query.errors, typed=typed, retention_seconds=retention)
-    return page("no_plan", 400, message="Nothing was planned.", errors=query.errors, typed={})
+    return page("no_plan", 400, title="No plan", message="Nothing was planned.", errors=query.errors, typed={})
 
 
 def _asked(query: Query, verb: Verb) -> PlanRequest:

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from console.pages.render import LAST_MS
+from outbox.errors import InvalidRequestError
+from outbox.operators.attribution import check_reason
 from outbox.operators.rows import RowFilter, parse_row_id
-from outbox.operators.times import parse_time
+from outbox.operators.times import parse_duration, parse_time
 from outbox.states import RowState
 
 MAX_TEXT_CHARACTERS = 1_000
@@ -47,6 +49,23 @@ class Query:
             self.errors[name] = "expected a positive number such as 500"
             return None
         return int(typed.replace(",", ""))
+
+    def duration(self, name: str) -> float | None:
+        """Return a duration in seconds; None: it cannot be used."""
+        try:
+            return parse_duration(self._typed.get(name, "").strip())
+        except ValueError as error:
+            self.errors[name] = str(error)
+            return None
+
+    def reason(self) -> str:
+        """Return the reason of an action, which the audit log keeps; empty: it cannot be used."""
+        typed = self._typed.get("reason", "").strip()
+        try:
+            return check_reason(typed)
+        except InvalidRequestError as error:
+            self.errors["reason"] = str(error) if typed else "say why: the audit log keeps it"
+            return ""
 
     def row_id(self, name: str) -> int | None:
         """Return an outbox id; None: none was given."""

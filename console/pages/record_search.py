@@ -25,10 +25,12 @@ def add_searches(state: BlueprintSetupState) -> None:
 
 def look_up(row: StoredRow, *, compare: bool) -> KafkaRecord:
     """Find a row's record, and compare it with the row if asked to, unless as many searches run as may."""
+    using = dependencies()
     searches: threading.BoundedSemaphore = current_app.extensions[SEARCHES]
     if not searches.acquire(blocking=False):
         return KafkaRecord(not_seen=BUSY)
     try:
-        return look_up_record(os.environ, row, dependencies().store.identity(), compare=compare)
+        personal = using.histories.personal_values(row.id) if compare else None
+        return look_up_record(os.environ, row, using.store.identity(), personal)
     finally:
         searches.release()

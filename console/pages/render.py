@@ -23,6 +23,7 @@ LAST_MS = 253_402_300_799_000
 """The last second of the year 9999, which stands for any later time."""
 
 
+@blueprint.app_template_global("now_ms")
 def now_ms() -> int:
     """Return the time in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000

@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response
 
-from console.access import Role, requires
+from console.access import Role, may, requires
 from console.dependencies import dependencies
 from console.pages.render import live_page
 
@@ -14,5 +14,14 @@ blueprint = Blueprint("shards", __name__)
 def show() -> Response:
     """Show each shard, and each relay that has joined."""
     using = dependencies()
-    shards, relays = using.store.status(), using.pages.relays()
-    return live_page("shards", shards=shards, relays=relays, identity=using.store.identity())
+    shards = using.store.status()
+    return live_page(
+        "shards",
+        shards=shards,
+        relays=using.pages.relays(),
+        identity=using.store.identity(),
+        numbers=[shard.shard for shard in shards],
+        may_pause=may(Role.OPERATOR),
+        typed={},
+        errors={},
+    )

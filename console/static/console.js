@@ -1,33 +1,8 @@
 // Keeps the live part of a page current. Every page works without this file: it then shows the time at which it was made.
 "use strict";
 
-// A switch between UTC and the reader's own time zone.
 (() => {
-  const main = document.getElementById("content");
-  if (!main || !main.querySelector("time[datetime]")) return;
-  let local = localStorage.getItem("times") === "local";
-  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "long" });
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "secondary";
-  const show = () => {
-    button.textContent = local ? "Show times in UTC" : "Show local times";
-    for (const time of main.querySelectorAll("time[datetime]")) {
-      time.dataset.utc ??= time.textContent;
-      time.textContent = local ? format.format(new Date(time.dateTime)) : time.dataset.utc;
-    }
-  };
-  button.addEventListener("click", () => {
-    local = !local;
-    localStorage.setItem("times", local ? "local" : "utc");
-    show();
-  });
-  document.body.addEventListener("htmx:afterSwap", show);
-  main.append(button);
-  show();
-})();
-
-(() => {
+  const TIMEOUT_MS = 10_000;
   const live = document.getElementById("live");
   if (!live) return;
   const message = document.getElementById("poll-message");
@@ -38,7 +13,9 @@
   const isPoll = (event) => event.detail.elt === live;
   const showAsOf = (time) => {
     const shown = live.querySelector("[data-as-of]");
-    if (shown) shown.textContent = `${time.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+    if (!shown) return;
+    shown.dateTime = time.toISOString();
+    shown.textContent = `${shown.dateTime.slice(0, 19).replace("T", " ")} UTC`;
   };
   const say = (text) => {
     if (message.textContent !== text) message.textContent = text;
@@ -49,10 +26,7 @@
   button.type = "button";
   button.id = "pause-polling";
   button.className = "secondary";
-  const label = () => {
-    button.textContent = paused ? "Continue updating" : "Pause updating";
-    button.setAttribute("aria-pressed", String(paused));
-  };
+  const label = () => (button.textContent = paused ? "Continue updating" : "Pause updating");
   button.addEventListener("click", () => {
     paused = !paused;
     label();
@@ -65,7 +39,9 @@
     if (isPoll(event) && (paused || document.hidden)) event.preventDefault();
   });
   document.body.addEventListener("htmx:configRequest", (event) => {
-    if (isPoll(event) && etag) event.detail.headers["If-None-Match"] = etag;
+    if (!isPoll(event)) return;
+    event.detail.timeout = TIMEOUT_MS;
+    if (etag) event.detail.headers["If-None-Match"] = etag;
   });
   document.body.addEventListener("htmx:beforeSwap", (event) => {
     if (!isPoll(event)) return;
@@ -92,4 +68,21 @@
       if (isPoll(event)) fail();
     });
   }
+})();
+
+// Personal data leaves the screen after its time, however long the machine slept, and is not shown again by going back.
+(() => {
+  const revealed = document.getElementById("revealed");
+  if (!revealed) return;
+  const { seconds, next } = revealed.dataset;
+  const endsAt = Date.now() + Number(seconds) * 1000;
+  const end = () => {
+    if (Date.now() < endsAt) return;
+    clearInterval(timer);
+    revealed.remove();
+    location.replace(next);
+  };
+  const timer = setInterval(end, 1000);
+  document.addEventListener("visibilitychange", end);
+  addEventListener("pagehide", () => revealed.remove());
 })();

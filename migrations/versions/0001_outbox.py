@@ -24,13 +24,21 @@ ADD_TO_PENDING = """
 """
 """SQLite cannot insert into two tables with one statement, as PostgreSQL does."""
 
+LIST_AUDITED_ROWS = """
+    CREATE TRIGGER outbox_audit_lists_rows AFTER INSERT ON outbox_audit BEGIN
+        INSERT INTO outbox_audit_row (row_id, entry_id) SELECT DISTINCT value, NEW.id FROM json_each(NEW.row_ids);
+    END
+"""
+
 ROWS = {
     "postgresql": """
     CREATE VIEW outbox_rows AS
     SELECT o.id, o.nonce, coalesce(w.shard, s.shard, p.shard) AS shard,
            CASE WHEN w.id IS NOT NULL THEN 'pending' WHEN s.id IS NOT NULL THEN 'sent' ELSE p.state END AS state,
            o.interaction_id, o.channel, o.timestamp_ms, o.traceparent, o.replay_of, o.replay_plan, o.topic,
-           o.received_at, o.enriched_at, s.sent_at, s.sequence, p.error, p.changed_at
+           o.received_at, o.enriched_at, s.sent_at, s.sequence, p.error, p.changed_at,
+           o.customer_email IS NOT NULL AS has_customer, o.agent_id IS NOT NULL AS has_agent,
+           length(o.payload) AS payload_bytes
     FROM outbox AS o
     LEFT JOIN LATERAL (
         SELECT shard, id FROM outbox_pending
@@ -44,7 +52,9 @@ ROWS = {
     SELECT o.id, o.nonce, coalesce(w.shard, s.shard, p.shard) AS shard,
            CASE WHEN w.id IS NOT NULL THEN 'pending' WHEN s.id IS NOT NULL THEN 'sent' ELSE p.state END AS state,
            o.interaction_id, o.channel, o.timestamp_ms, o.traceparent, o.replay_of, o.replay_plan, o.topic,
-           o.received_at, o.enriched_at, s.sent_at, s.sequence, p.error, p.changed_at
+           o.received_at, o.enriched_at, s.sent_at, s.sequence, p.error, p.changed_at,
+           o.customer_email IS NOT NULL AS has_customer, o.agent_id IS NOT NULL AS has_agent,
+           length(o.payload) AS payload_bytes
     FROM outbox AS o
     LEFT JOIN outbox_pending AS w
       ON w.shard = o.interaction_hash % (SELECT shards FROM outbox_identity) AND w.id = o.id
@@ -52,9 +62,10 @@ ROWS = {
     LEFT JOIN outbox_parked AS p ON p.id = o.id
     """,
 }
-"""Each row with its state, without personal data. Looked up by id, interaction or a range of ids, it reads only what
-it returns: each row's state is looked up by its id. PostgreSQL would otherwise merge the tables from their beginning,
-whichever range is asked for, and SQLite, if it joined the identity, would sort a range to return its first rows."""
+"""Each row with its state; of its personal data only whether it has some. Looked up by id, interaction or a range of
+ids, it reads only what it returns: each row's state is looked up by its id. PostgreSQL would otherwise merge the tables
+from their beginning, whichever range is asked for, and SQLite, if it joined the identity, would sort a range to return
+its first rows."""
 
 
 def upgrade() -> None:
@@ -70,6 +81,7 @@ def upgrade() -> None:
             op.execute(f"ALTER TABLE {table} SET ({AUTOVACUUM})")
     else:
         op.execute(ADD_TO_PENDING)
+        op.execute(LIST_AUDITED_ROWS)
 
 
 def _create_identity_and_shards() -> None:
@@ -218,6 +230,12 @@ def _create_audit() -> None:
         sa.Column("hash", sa.Text, nullable=False),
         sa.Column("os_user", sa.Text, nullable=False),
         sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "outbox_audit_row",
+        sa.Column("row_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("entry_id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sqlite_with_rowid=False,
     )
 
 

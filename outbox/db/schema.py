@@ -226,3 +226,13 @@ outbox_audit = Table(
 )
 """What operators did; each entry is written in the transaction of its change. ``hash`` covers the entry and the hash
 before it. ``actor`` is a name that the operator gave, ``os_user`` the user of the process."""
+
+outbox_audit_row = Table(
+    "outbox_audit_row",
+    metadata,
+    Column("row_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("entry_id", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+"""The audit entries of each row, to find them; what an entry covers is in the entry. The statement that adds an entry
+adds its rows here; on SQLite a trigger does."""

@@ -86,8 +86,8 @@ class HeadChange(NamedTuple):
     """Whether the entry that was last before is gone, or has another hash."""
 
 
-def add(connection: Connection, verb: str, context: AuditContext, ids: Sequence[int]) -> None:
-    """Add an entry for a change of these rows, in the transaction of the change."""
+def add(connection: Connection, verb: str, context: AuditContext, ids: Sequence[int]) -> int:
+    """Add an entry for a change of these rows, in the transaction of the change; return its id."""
     connection.execute(sql.LOCK.on(connection))
     last = connection.execute(sql.LAST.on(connection)).one_or_none()
     at_ms = int(connection.execute(flow.NOW.on(connection)).scalar_one())
@@ -100,7 +100,8 @@ def add(connection: Connection, verb: str, context: AuditContext, ids: Sequence[
         "os_user": os_user(),
     }
     entry_hash = chain_hash(last.hash if last else FIRST_HASH, at_ms, list(covered.values()))
-    connection.execute(sql.ADD.on(connection), {"at": at_ms, **covered, "hash": entry_hash})
+    added = connection.execute(sql.ADD.on(connection), {"at": at_ms, **covered, "hash": entry_hash})
+    return int(added.scalar_one())
 
 
 def os_user() -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from outbox.operators.format import format_actor, format_time, plural
-from outbox.operators.row_history import RowHistory, StoredRow
+from outbox.operators.row_history import RowContent, RowHistory, StoredRow
 from outbox.states import CallState, RowState
 
 Fact = tuple[str, str]
@@ -15,19 +15,19 @@ def receipt_facts(row: StoredRow) -> Iterator[Fact]:
     yield "received", format_time(row.received_at_ms)
 
 
-def content_facts(row: StoredRow, payload: bytes | None) -> Iterator[Fact]:
+def content_facts(row: StoredRow, content: RowContent | None) -> Iterator[Fact]:
     """Yield the payload and the personal values, or only the size of the payload if it is None: not revealed."""
-    if payload is None:
+    if content is None:
         yield "payload", f"{row.payload_bytes} bytes" if row.payload_bytes else "erased"
         return
-    yield "customer", row.customer_email or "-"
-    yield "agent", row.agent_id or "-"
-    yield "payload", payload.decode(errors="replace") if row.payload_bytes else "erased"
+    yield "customer", content.customer_email or "-"
+    yield "agent", content.agent_id or "-"
+    yield "payload", content.payload.decode(errors="replace") or "erased"
 
 
 def masked_values(row: StoredRow) -> list[str]:
-    """Return the labels of the values that ``content_facts`` shows only with the payload."""
-    values = (("customer", row.customer_email), ("agent", row.agent_id), ("payload", row.payload_bytes))
+    """Return the labels of the values that ``content_facts`` shows only if they are revealed."""
+    values = (("customer", row.has_customer), ("agent", row.has_agent), ("payload", row.payload_bytes))
     return [label for label, value in values if value]
 
 

@@ -18,7 +18,7 @@ MAX_ENTRIES = 1_000
 
 
 class StoredRow(NamedTuple):
-    """A row with everything but its payload."""
+    """A row, without the personal data that it has."""
 
     id: int
     shard: int
@@ -26,8 +26,6 @@ class StoredRow(NamedTuple):
     interaction_id: str
     channel: str
     timestamp_ms: int
-    customer_email: str | None
-    agent_id: str | None
     traceparent: str | None
     replay_of: int | None
     error: str | None
@@ -40,7 +38,27 @@ class StoredRow(NamedTuple):
     """When CXone was asked for missing fields, even if it returned none."""
     topic: str | None
     """The topic of a replay; None: the configured topic."""
+    has_customer: bool
+    has_agent: bool
     payload_bytes: int
+
+
+class PersonalValues(NamedTuple):
+    """What a row's record has of a person."""
+
+    customer_email: str | None
+    agent_id: str | None
+
+
+class RowContent(NamedTuple):
+    """The personal data of a row, shown on record."""
+
+    customer_email: str | None
+    agent_id: str | None
+    payload: bytes
+    """Empty: erased."""
+    entry_id: int
+    """The audit entry that says who saw it, and why."""
 
 
 class StoredCall(NamedTuple):
@@ -97,14 +115,20 @@ class RowHistories:
             found = connection.execute(sql.ROW.on(connection), {"id": row_id}).one_or_none()
             return _history(connection, StoredRow._make(found)) if found else None
 
-    def reveal(self, row_id: int, context: AuditContext) -> bytes | None:
-        """Return a row's payload, after adding an audit entry; None: the outbox does not have it."""
+    def personal_values(self, row_id: int) -> PersonalValues | None:
+        """Return what a row's record has of a person, to compare it; None: the outbox does not have the row."""
+        with transactions.read(self._engine) as connection:
+            found = connection.execute(sql.PERSONAL_VALUES.on(connection), {"id": row_id}).one_or_none()
+        return PersonalValues._make(found) if found else None
+
+    def reveal(self, row_id: int, context: AuditContext) -> RowContent | None:
+        """Return a row's content, after adding an audit entry; None: the outbox does not have it."""
         with transactions.write(self._engine) as connection:
-            payload = connection.execute(sql.PAYLOAD.on(connection), {"id": row_id}).scalar_one_or_none()
-            if payload is None:
+            found = connection.execute(sql.CONTENT.on(connection), {"id": row_id}).one_or_none()
+            if found is None:
                 return None
-            audit.add(connection, "reveal", context, [row_id])
-        return bytes(payload)
+            entry_id = audit.add(connection, "reveal", context, [row_id])
+        return RowContent(found.customer_email, found.agent_id, bytes(found.payload), entry_id)
 
 
 def _history(connection: Connection, row: StoredRow) -> RowHistory:

@@ -9,6 +9,8 @@ EXPECTED = (
     "a time of day (21:00), today, yesterday, an age (30m, 1h30m, 2d, 1w), "
     "or seconds or milliseconds since 1970 (10 or 13 digits)"
 )
+MAX_DURATION_SECONDS = 52 * 7 * 86_400
+"""A year. The end of what lasts longer could be a time that cannot be shown."""
 _AGE_UNITS = {"w": 7 * 86_400, "d": 86_400, "h": 3600, "m": 60, "s": 1}
 _AGE = re.compile("(?=.)" + "".join(rf"(?:(\d{{1,6}}){unit})?" for unit in _AGE_UNITS), re.IGNORECASE)
 _EPOCH = re.compile(r"(?P<seconds>\d{10})((?P<milliseconds>\d{3})|\.\d+)?")
@@ -23,6 +25,20 @@ def parse_age(age: str) -> float | None:
     if found is None:
         return None
     return float(sum(int(number or 0) * size for number, size in zip(found.groups(), _AGE_UNITS.values(), strict=True)))
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as ``90s``, ``1h30m`` or ``2d``, of at most ``MAX_DURATION_SECONDS``.
+
+    Raises:
+        ValueError: the text has another format, or the duration is zero or too long.
+    """
+    seconds = parse_age(text)
+    if not seconds:
+        raise ValueError(f"{text!r} is not a duration: expected one such as 90s, 30m, 1h30m or 2d")
+    if seconds > MAX_DURATION_SECONDS:
+        raise ValueError(f"{text!r} is too long: at most 52w")
+    return seconds
 
 
 def parse_time(text: str, now: datetime, zone: tzinfo | None = None) -> datetime:

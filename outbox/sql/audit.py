@@ -7,11 +7,28 @@ _LOCK = 0x6F757462_6F780003
 LOCK = statement(postgresql=f"SELECT pg_advisory_xact_lock({_LOCK})", sqlite="SELECT 1")
 """Lets one transaction at a time extend the chain; on SQLite ``BEGIN IMMEDIATE`` has locked the database."""
 
-ADD = statement("""
+ADD = statement(
+    postgresql="""
+    WITH entry AS (
+        INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash, os_user)
+        VALUES (:at, :actor, :verb, :filter, :reason, :row_ids, :hash, :os_user)
+        RETURNING id, row_ids
+    ),
+    listed AS (
+        INSERT INTO outbox_audit_row (row_id, entry_id)
+        SELECT DISTINCT CAST(r.row_id AS bigint), entry.id
+        FROM entry, json_array_elements_text(CAST(entry.row_ids AS json)) AS r(row_id)
+    )
+    SELECT id FROM entry
+    """,
+    sqlite="""
     INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash, os_user)
     VALUES (:at, :actor, :verb, :filter, :reason, :row_ids, :hash, :os_user)
-""")
-"""Adds an entry. Needs ``LOCK``."""
+    RETURNING id
+    """,
+)
+"""Adds an entry and returns its id; its rows are listed in ``outbox_audit_row``, on SQLite by a trigger. Needs
+``LOCK``."""
 LAST = statement("SELECT id, hash FROM outbox_audit ORDER BY id DESC LIMIT 1")
 """The last entry of the chain."""
 HASH = statement("SELECT hash FROM outbox_audit WHERE id = :id")
@@ -27,16 +44,11 @@ ENTRIES_DOWN = statement("""
     WHERE id < :before ORDER BY id DESC LIMIT :limit
 """)
 """A page of entries, the newest first."""
-ENTRIES_OF_ROW = statement(
-    postgresql="""
-    SELECT id, at, actor, verb, filter, reason, row_ids, hash, os_user FROM outbox_audit
-    WHERE id > :after AND CAST(row_ids AS jsonb) @> to_jsonb(CAST(:row_id AS bigint)) ORDER BY id LIMIT :limit
-    """,
-    sqlite="""
-    SELECT id, at, actor, verb, filter, reason, row_ids, hash, os_user FROM outbox_audit
-    WHERE id > :after AND :row_id IN (SELECT value FROM json_each(row_ids)) ORDER BY id LIMIT :limit
-    """,
-)
+ENTRIES_OF_ROW = statement("""
+    SELECT a.id, a.at, a.actor, a.verb, a.filter, a.reason, a.row_ids, a.hash, a.os_user
+    FROM outbox_audit_row AS r JOIN outbox_audit AS a ON a.id = r.entry_id
+    WHERE r.row_id = :row_id AND r.entry_id > :after ORDER BY r.entry_id LIMIT :limit
+""")
 """A page of the entries that concern a row."""
 SPAN_OF_VERB = statement("SELECT min(id), max(id), max(at) FROM outbox_audit WHERE verb = :verb")
 """The first and the last entry of a verb, and the time of the last."""

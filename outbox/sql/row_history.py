@@ -3,14 +3,15 @@
 from outbox.sql.statement import statement
 
 ROW = statement("""
-    SELECT r.id, r.shard, r.state, r.interaction_id, r.channel, r.timestamp_ms, o.customer_email, o.agent_id,
-           r.traceparent, r.replay_of, r.error, r.received_at, r.sent_at, r.sequence, r.enriched_at, r.topic,
-           length(o.payload) AS payload_bytes
-    FROM outbox_rows AS r JOIN outbox AS o ON o.id = r.id WHERE r.id = :id
+    SELECT id, shard, state, interaction_id, channel, timestamp_ms, traceparent, replay_of, error, received_at, sent_at,
+           sequence, enriched_at, topic, has_customer, has_agent, payload_bytes
+    FROM outbox_rows WHERE id = :id
 """)
-"""A row with everything but its payload."""
-PAYLOAD = statement("SELECT payload FROM outbox WHERE id = :id")
-"""A row's payload."""
+"""A row without personal data."""
+PERSONAL_VALUES = statement("SELECT customer_email, agent_id FROM outbox WHERE id = :id")
+"""A row's customer and agent."""
+CONTENT = statement("SELECT customer_email, agent_id, payload FROM outbox WHERE id = :id")
+"""A row's customer, agent and payload."""
 CALL = statement("""
     SELECT state, attempts, status, error, latency_ms, due_at, claimed_by FROM outbox_inference_call WHERE row_id = :id
 """)
@@ -30,17 +31,19 @@ COUNT_PENDING_BEFORE = statement("SELECT count(*) FROM outbox_pending WHERE shar
 ORIGINALS = statement("""
     WITH RECURSIVE up(id) AS (
         SELECT replay_of FROM outbox WHERE id = :id
-        UNION SELECT o.replay_of FROM outbox AS o JOIN up ON o.id = up.id
+        UNION SELECT o.replay_of FROM up CROSS JOIN outbox AS o WHERE o.id = up.id
     )
-    SELECT up.id, o.replay_of, o.state FROM up LEFT JOIN outbox_rows AS o ON o.id = up.id
-    WHERE up.id IS NOT NULL ORDER BY up.id
+    SELECT up.id, (SELECT o.replay_of FROM outbox AS o WHERE o.id = up.id),
+           (SELECT o.state FROM outbox_rows AS o WHERE o.id = up.id) AS state
+    FROM up WHERE up.id IS NOT NULL ORDER BY up.id
 """)
-"""The rows that a row is a replay of, directly or through other replays."""
+"""The rows that a row is a replay of, directly or through other replays. ``CROSS JOIN`` keeps SQLite, which has no
+statistics, from reading all rows; so do the subqueries, as it would build the whole view for an outer join."""
 REPLAYS = statement("""
     WITH RECURSIVE down(id) AS (
         SELECT id FROM outbox WHERE replay_of = :id
         UNION SELECT o.id FROM outbox AS o JOIN down ON o.replay_of = down.id
     )
-    SELECT o.id, o.replay_of, o.state FROM down JOIN outbox_rows AS o ON o.id = down.id ORDER BY o.id
+    SELECT o.id, o.replay_of, o.state FROM down CROSS JOIN outbox_rows AS o WHERE o.id = down.id ORDER BY o.id
 """)
-"""The replays of a row, and theirs."""
+"""The replays of a row, and theirs. ``CROSS JOIN`` as above."""

@@ -11,10 +11,7 @@ from outbox.models import INT64_MAX
 from outbox.operators import times
 from outbox.operators.attribution import check_reason, check_text
 from outbox.operators.rows import parse_row_id
-from outbox.operators.times import parse_age
-
-MAX_DURATION_SECONDS = 52 * 7 * 86_400
-"""A year. The end of what lasts longer could be a time that cannot be shown."""
+from outbox.operators.times import parse_age, parse_duration
 
 
 class Timestamp(NamedTuple):
@@ -131,18 +128,16 @@ class EmailParam(NonEmptyParam):
 
 
 class DurationParam(click.ParamType[float]):
-    """A duration such as ``90s``, ``1h30m`` or ``2d``, in seconds, of at most ``MAX_DURATION_SECONDS``."""
+    """A duration such as ``90s``, ``1h30m`` or ``2d``, in seconds; see ``times.parse_duration``."""
 
     name = "duration"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse the duration."""
-        seconds = parse_age(value)
-        if not seconds:
-            self.fail(f"{value!r} is not a duration: expected one such as 90s, 30m, 1h30m or 2d", param, ctx)
-        if seconds > MAX_DURATION_SECONDS:
-            self.fail(f"{value!r} is too long: at most 52w, or leave the option out", param, ctx)
-        return seconds
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class IntervalParam(click.ParamType[float]):

@@ -2,7 +2,6 @@
 
 import click
 
-from outbox.operators.format import format_shards
 from outbox.operators.pause import pause_shards
 from relay.cli.options import SHARD_NUMBER, ChangeOptions, audit_options
 from relay.cli.output import exit_nothing_matched
@@ -28,7 +27,6 @@ def pause(*, shard: int | None, for_seconds: float | None, options: ChangeOption
     """
     with open_outbox(OperatorSettings) as (engine, settings):
         paused = pause_shards(engine, shard, for_seconds, audit_context(options, settings))
-    if not paused:
-        exit_nothing_matched(f"no such shard: {shard}")
-    end = "until relay resume" if for_seconds is None else f"for {for_seconds:.0f} s or until relay resume"
-    click.echo(f"paused {format_shards(paused)} {end}")
+    if not paused.shards:
+        exit_nothing_matched(paused.text)
+    click.echo(paused.text)

@@ -2,7 +2,6 @@
 
 import click
 
-from outbox.operators.format import format_shards
 from outbox.operators.pause import resume_shards
 from relay.cli.options import SHARD_NUMBER, ChangeOptions, audit_options
 from relay.cli.output import exit_nothing_matched
@@ -23,6 +22,6 @@ def resume(*, shard: int | None, options: ChangeOptions) -> None:
     """
     with open_outbox(OperatorSettings) as (engine, settings):
         resumed = resume_shards(engine, shard, audit_context(options, settings))
-    if not resumed:
-        exit_nothing_matched("nothing is paused" if shard is None else f"shard {shard} is not paused")
-    click.echo(f"resumed {format_shards(resumed)}")
+    if not resumed.shards:
+        exit_nothing_matched(resumed.text)
+    click.echo(resumed.text)

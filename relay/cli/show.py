@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from outbox.operators.format import escape
-from outbox.operators.row_history import RowHistories, RowHistory, StoredRow
+from outbox.operators.row_history import PersonalValues, RowContent, RowHistories, RowHistory, StoredRow
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from relay.cli.history_text import format_history
@@ -20,7 +20,7 @@ from relay.kafka.row_verification import KafkaRecord, look_up_record, topic_agre
 from relay.operator_settings import OperatorSettings
 
 MASK = "***"
-PERSONAL = ("customer_email", "agent_id")
+NOT_PRINTED = ("has_customer", "has_agent")
 
 
 @click.command()
@@ -43,20 +43,21 @@ def show(*, row_id: int, verify: bool, reveal: bool, reason: str | None, actor: 
     """
     if reveal and reason is None:
         raise click.UsageError("--reveal is audited: give --reason")
-    payload = None
+    content = None
     with open_outbox(OperatorSettings) as (engine, settings):
         histories = RowHistories(engine)
         if reveal:
             context = audit_context(ChangeOptions(reason or "", actor), settings, RowFilter(ids=(row_id,)))
-            payload = histories.reveal(row_id, context)
+            content = histories.reveal(row_id, context)
         history, identity = histories.get(row_id), Store(engine).identity()
+        personal = histories.personal_values(row_id) if verify else None
     if history is None:
         exit_nothing_matched(f"the outbox has no row {row_id}")
-    kafka = look_up_record(os.environ, history.row, identity, compare=verify)
+    kafka = look_up_record(os.environ, history.row, identity, personal)
     if json_lines:
-        click.echo(to_json(_json_fields(history, kafka, payload)))
+        click.echo(to_json(_json_fields(history, kafka, content)))
     else:
-        for line in format_history(history, kafka, payload):
+        for line in format_history(history, kafka, content):
             click.echo(escape(line))
     sys.exit(_exit_code(history, kafka) if verify else ExitCode.DONE)
 
@@ -68,14 +69,17 @@ def _exit_code(history: RowHistory, kafka: KafkaRecord) -> ExitCode:
     return ExitCode.DONE if agrees else ExitCode.CHECK_FAILED
 
 
-def _json_fields(history: RowHistory, kafka: KafkaRecord, payload: bytes | None) -> dict[str, Any]:
-    row, record = history.row._asdict(), kafka._asdict()
-    if payload is None:
-        row |= {name: MASK for name in PERSONAL if row[name] is not None}
+def _json_fields(history: RowHistory, kafka: KafkaRecord, content: RowContent | None) -> dict[str, Any]:
+    row, record = history.row, kafka._asdict()
+    personal = PersonalValues(MASK if row.has_customer else None, MASK if row.has_agent else None)
+    if content is None:
         record["differences"] = None if kafka.differences is None else sorted(kafka.differences)
+    else:
+        personal = PersonalValues(content.customer_email, content.agent_id)
     return {
-        **row,
-        "payload": _payload(history.row, payload),
+        **{name: value for name, value in row._asdict().items() if name not in NOT_PRINTED},
+        **personal._asdict(),
+        "payload": _payload(row, content),
         "kafka": record,
         "inference": history.call._asdict() if history.call else None,
         "ahead": history.ahead,
@@ -87,8 +91,8 @@ def _json_fields(history: RowHistory, kafka: KafkaRecord, payload: bytes | None)
     }
 
 
-def _payload(row: StoredRow, payload: bytes | None) -> str | None:
+def _payload(row: StoredRow, content: RowContent | None) -> str | None:
     """Return the payload, its mask, or None if it was erased."""
     if not row.payload_bytes:
         return None
-    return MASK if payload is None else payload.decode(errors="replace")
+    return MASK if content is None else content.payload.decode(errors="replace")

@@ -18,7 +18,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException
 
 from outbox.models import PendingRow
-from outbox.operators.row_history import StoredRow
+from outbox.operators.row_history import PersonalValues, StoredRow
 from relay.errors import UnavailableError
 from relay.kafka.avro import SCHEMA, split_wire_format
 from relay.kafka.client import OffsetRange, admin_client, at_time, offsets, partitions_of, topic_metadata
@@ -131,13 +131,15 @@ def _found(message: Message) -> FoundRecord:
 # Comparing -----------------------------------------------------------------------------------------
 
 
-def compare_record(registry: SchemaRegistry, row: StoredRow, record: FoundRecord) -> dict[str, tuple[Any, Any]]:
+def compare_record(
+    registry: SchemaRegistry, row: StoredRow, personal: PersonalValues, record: FoundRecord
+) -> dict[str, tuple[Any, Any]]:
     """Compare a row with its record: name to the row's value and the record's value, for each that differs.
 
     Raises:
         UnavailableError: the registry does not return the record's schema.
     """
-    columns = row._asdict()
+    columns = {**row._asdict(), **personal._asdict()}
     pending = PendingRow(nonce=0, **{name: columns[name] for name in PendingRow._fields if name != "nonce"})
     ((_, value, headers, _),) = Encoder(0, {row.topic: 0} if row.topic else {}).records([pending])
     expected = {

@@ -8,7 +8,7 @@ from outbox.errors import OutboxMismatchError
 from outbox.models import Identity
 from outbox.operators.format import format_time
 from outbox.operators.row_facts import Fact
-from outbox.operators.row_history import StoredRow
+from outbox.operators.row_history import PersonalValues, StoredRow
 from outbox.states import RowState
 from relay.errors import MisconfiguredError, UnavailableError
 from relay.identity import ensure_same_identity
@@ -35,14 +35,16 @@ class KafkaRecord(NamedTuple):
     """Why not."""
 
 
-def look_up_record(environ: Mapping[str, str], row: StoredRow, identity: Identity, *, compare: bool) -> KafkaRecord:
+def look_up_record(
+    environ: Mapping[str, str], row: StoredRow, identity: Identity, personal: PersonalValues | None
+) -> KafkaRecord:
     """Find a row's record. A service that cannot be used is named in the result.
 
     Args:
         environ: the settings of the relay.
         row: the row.
         identity: what the outbox was used with: with other settings, a missing record means nothing.
-        compare: also compare the record with the row.
+        personal: the row's personal values, to compare the record with the row; None: it is not compared.
     """
     try:
         settings = load(RelaySettings, environ)
@@ -62,12 +64,13 @@ def look_up_record(environ: Mapping[str, str], row: StoredRow, identity: Identit
     fields = {"topic": topic, **found._asdict(), "value": f"{len(found.value)} bytes"}
     fields["key"] = found.key.decode(errors="replace")
     result = KafkaRecord(producer_id, fields, looked_up=True)
-    if not compare:
+    if personal is None:
         return result
     try:
-        return result._replace(differences=record_lookup.compare_record(SchemaRegistry(settings), row, found))
+        differences = record_lookup.compare_record(SchemaRegistry(settings), row, personal, found)
     except UnavailableError as error:
         return result._replace(not_compared=str(error))
+    return result._replace(differences=differences)
 
 
 def topic_agrees(row: StoredRow, kafka: KafkaRecord) -> bool | None:

@@ -2,6 +2,7 @@
 
 from testkit.services.external import ExternalService
 from testkit.services.kafka import Kafka, MutualTlsKafka, SecureKafka, StockKafka
+from testkit.services.nginx import Nginx
 from testkit.services.pgbouncer import PgBouncer
 from testkit.services.postgres import Postgres
 from testkit.services.process import ServiceError
@@ -11,6 +12,7 @@ __all__ = [
     "ExternalService",
     "Kafka",
     "MutualTlsKafka",
+    "Nginx",
     "PgBouncer",
     "Postgres",
     "Registry",

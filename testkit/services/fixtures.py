@@ -10,6 +10,7 @@ import pytest
 from testkit.services import (
     ExternalService,
     Kafka,
+    Nginx,
     PgBouncer,
     Postgres,
     Registry,
@@ -19,7 +20,7 @@ from testkit.services import (
     StockRegistry,
 )
 
-S = TypeVar("S", bound=Kafka | Registry | Postgres | PgBouncer)
+S = TypeVar("S", bound=Kafka | Registry | Postgres | PgBouncer | Nginx)
 
 
 def skip_or_fail(error: ServiceError) -> NoReturn:

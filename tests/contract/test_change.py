@@ -12,6 +12,7 @@ from outbox.models import chosen_key
 from outbox.operators import audit
 from outbox.operators.audit import AuditContext, os_user
 from outbox.operators.change import Operations
+from outbox.operators.pause import pause_shards
 from outbox.operators.plan import Plan
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
@@ -213,6 +214,23 @@ def test_a_plan_that_is_run_again_does_not_replay_its_own_rows(operations: Opera
     assert [row.id for row in operations.replayable(RowFilter(), "plan")] == [rows[2].id]
     assert operations.replay("plan", planned(operations), CONTEXT) == [rows[2].id]
     assert operations.replay("other", copies, CONTEXT) == [row.id for row in copies]
+
+
+def test_the_entries_of_a_row_are_found(operations: Operations, store: Store, engine: Engine) -> None:
+    """Those that name it, the oldest first, also after it was erased and pruned; others are not read."""
+    ids = record(store, new_rows(4))
+    park(store, engine, dict.fromkeys(ids[:3], "too large"))
+    first, second, third = planned(operations, state="parked")
+    operations.retry([first, second], CONTEXT)
+    operations.discard([third], CONTEXT)
+    park(store, engine, {first.id: "too large"})
+    operations.discard(planned(operations, state="parked"), CONTEXT)
+    operations.erase(planned(operations, ids=(first.id,)), CONTEXT)
+    operations.prune(planned(operations, ids=(first.id,)), CONTEXT)
+    pause_shards(engine, None, None, CONTEXT)
+    verbs = {row_id: [entry.verb for entry in operations.audit(row_id)] for row_id in ids}
+    assert list(verbs.values()) == [["retry", "discard", "erase", "prune"], ["retry"], ["discard"], []]
+    assert operations.verify().broken is None
 
 
 @pytest.mark.parametrize(

@@ -255,3 +255,16 @@ def _addresses(engine: Engine) -> set[str]:
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT customer_email FROM outbox").scalars()
         return {email for email in rows if email}
+
+
+def test_more_rows_of_an_erased_person_are_looked_for(console: Flask, engine: Engine) -> None:
+    """Rows may arrive while an erasure runs: its page plans again, and says when nothing is left."""
+    client = signed_in(console, "custodian")
+    where = confirm(client, plan(client, verb="erase", interaction="i-1"), count="2").location
+    assert "Look for more rows of this person" in result(client, where)
+    again = client.post(f"{where}/rest", data={"csrf_token": form_token(client, "/")})
+    assert again.status_code == 400
+    assert "is erased already" in again.get_data(as_text=True)
+    record(Store(engine), [new_row("i-1")])
+    more = client.post(f"{where}/rest", data={"csrf_token": form_token(client, "/")}).location
+    assert '<strong data-testid="plan-count">1</strong>' in client.get(more).get_data(as_text=True)

@@ -91,7 +91,7 @@ def test_a_relay_is_a_member_until_its_heartbeat_expires_or_it_leaves(engine: En
 def test_no_relay_takes_a_paused_shard(four_shards: Engine) -> None:
     """Until it is resumed; maintenance can take it. Both pause and resume are audited."""
     relay = Leases(four_shards, "relay", 600)
-    assert pause_shards(four_shards, 1, None, CONTEXT) == [1]
+    assert pause_shards(four_shards, 1, None, CONTEXT).shards == [1]
     assert relay.take(1) is None
     assert relay.take(0) is not None
     maintained = Leases(four_shards, "operator", 600, paused_too=True).take(1)
@@ -102,8 +102,8 @@ def test_no_relay_takes_a_paused_shard(four_shards: Engine) -> None:
     ]
     relay_after = Leases(four_shards, "operator", 600)
     relay_after.release(maintained)
-    assert resume_shards(four_shards, None, CONTEXT) == [1]
-    assert resume_shards(four_shards, None, CONTEXT) == []
+    assert resume_shards(four_shards, None, CONTEXT).shards == [1]
+    assert resume_shards(four_shards, None, CONTEXT).shards == []
     assert relay.take(1) is not None
     assert [(e.actor, e.verb, e.reason) for e in audit.entries(four_shards)] == [
         ("ann", "pause shard 1", "drill"),
@@ -115,14 +115,14 @@ def test_no_relay_takes_a_paused_shard(four_shards: Engine) -> None:
 def test_a_pause_expires(four_shards: Engine) -> None:
     """By the database's clock; a later pause replaces an earlier one."""
     relay = Leases(four_shards, "relay", 600)
-    assert pause_shards(four_shards, None, None, CONTEXT) == [0, 1, 2, 3]
-    assert pause_shards(four_shards, 2, 0.2, CONTEXT) == [2]
+    assert pause_shards(four_shards, None, None, CONTEXT).shards == [0, 1, 2, 3]
+    assert pause_shards(four_shards, 2, 0.2, CONTEXT).shards == [2]
     assert relay.take(2) is None
     status = Store(four_shards).status()
     assert [s.paused_until_ms is None for s in status] == [True, True, False, True]
     wait_until(lambda: relay.take(2), "the pause is over")
     assert Store(four_shards).status()[2].paused_by is None
-    assert pause_shards(four_shards, 9, None, CONTEXT) == []
+    assert pause_shards(four_shards, 9, None, CONTEXT).shards == []
 
 
 @pytest.mark.parametrize("shards", [1, 3, 7])

@@ -8,13 +8,15 @@ import pytest
 from sqlalchemy import Engine, event
 
 from outbox.db.engine import create_outbox_engine
+from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.pages import PageReader
 from outbox.operators.prune import old_rows
+from outbox.operators.row_history import RowHistories
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from testkit.databases import migrate
-from testkit.outbox import park, record
+from testkit.outbox import park, planned, record
 from testkit.rows import new_rows
 
 ALL_PENDING = "SEARCH w USING PRIMARY KEY (shard=?)"
@@ -97,3 +99,19 @@ def test_rows_of_an_interaction_are_looked_up(engine: Engine) -> None:
     """The rest of history is not read, however few rows the interaction has."""
     steps = steps_of(engine, lambda: PageReader(engine).rows(RowFilter(interaction_id="i-1")))
     assert "SEARCH o USING INDEX ix_outbox_interaction (interaction_id=?)" in steps, steps
+
+
+@pytest.mark.parametrize("state", ["pending", "parked", "a replay"])
+def test_the_history_of_a_row_is_looked_up(engine: Engine, state: str) -> None:
+    """It reads neither all rows nor the rest of the audit log."""
+    operations = Operations(engine)
+    operations.discard(planned(operations, ids=(1,)), AuditContext("ann", "a test", RowFilter()))
+    operations.replay("plan", planned(operations, ids=(1,)), AuditContext("ann", "a test", RowFilter()))
+    park(Store(engine), engine, {2: "refused"})
+    (replayed, *_) = [row for row in operations.find(RowFilter()) if row.replay_of == 1]
+    row_id = {"pending": 3, "parked": 2, "a replay": replayed.id}[state]
+    steps = steps_of(engine, lambda: RowHistories(engine).get(row_id))
+    scans = [step for step in steps if step.startswith("SCAN")]
+    assert set(scans) <= {"SCAN outbox_identity", "SCAN down", "SCAN up"}, steps
+    assert "SEARCH r USING PRIMARY KEY (row_id=? AND entry_id>?)" in steps, steps
+    assert "SEARCH a USING INTEGER PRIMARY KEY (rowid=?)" in steps, steps

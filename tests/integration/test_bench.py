@@ -28,6 +28,17 @@ def test_the_smoke_benchmarks_report_figures() -> None:
         assert growth["rows/s"]["median"] > 0
 
 
+def test_the_consoles_pages_are_timed() -> None:
+    """Each page of a small outbox, on both databases, and the memory of the process."""
+    command = [sys.executable, "-m", "bench.console", "--rows", "2000", "--times", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(done.stdout)
+    for kind in ("sqlite", "postgresql"):
+        assert figures[kind]["ms"]["/rows/ID, parked"]["median"] > 0
+        assert figures[kind]["memory of the console in MB"]["highest"] > 0
+
+
 @pytest.mark.parametrize(
     ("database", "kafka", "reason"),
     [

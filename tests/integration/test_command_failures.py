@@ -142,7 +142,8 @@ def test_an_unexpected_error_is_one_line(new_sqlite: NewDatabase) -> None:
     url = new_sqlite()
     database = sqlite.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     database.execute("INSERT INTO outbox_audit (at, actor, verb, filter, reason, row_ids, hash, os_user)"
-                     " VALUES (1, 'ann', 'retry', '{', 'canary', '[1', 'x', 'root')")  # fmt: skip
+                     " VALUES (1, 'ann', 'retry', '{', 'canary', '[1]', 'x', 'root')")  # fmt: skip
+    database.execute("UPDATE outbox_audit SET row_ids = '[1'")
     database.close()
     done = run("audit", url)
     expect_one_line(done, "unexpected JSONDecodeError")

@@ -24,7 +24,7 @@ from outbox.operators.rows import RowFilter
 from outbox.store import Store
 from testkit import ROOT
 from testkit.command_line import Ended, command
-from testkit.console import sign_in, start_console
+from testkit.console import form_token, sign_in, start_console
 from testkit.databases import migrate
 from testkit.deployment import settings_for
 from testkit.outbox import states
@@ -255,7 +255,8 @@ def test_the_operator_role_suffices_for_every_command_and_cannot_change_the_audi
         assert "permission denied" not in ended.stderr, ended
         assert ended.returncode in (0, 3), (change, ended)
     for forbidden in ("UPDATE outbox_audit SET actor = 'bob' RETURNING id", "DELETE FROM outbox_audit RETURNING id",
-                      "TRUNCATE outbox_audit", "LOCK TABLE outbox_audit IN EXCLUSIVE MODE"):  # fmt: skip
+                      "TRUNCATE outbox_audit", "LOCK TABLE outbox_audit IN EXCLUSIVE MODE",
+                      "DELETE FROM outbox_audit_row RETURNING row_id"):  # fmt: skip
         with pytest.raises(InsufficientPrivilege):
             roles.query(forbidden, role="operator")
 
@@ -297,12 +298,14 @@ def test_the_console_roles_cannot_read_bodies_or_change_shards(roles: Roles) -> 
     ids = record(roles, *(new_row(f"i-{n}") for n in range(3)))
     roles.admin(PARK_ALL)
     first, second, third = ids
-    for read in ("status", "list --all", "list --group-by error", "list --idempotency-key k", "audit"):
+    reads = ("status", "list --all", "list --group-by error", "list --idempotency-key k", "audit", f"show {first}")
+    for read in reads:
         ended = roles.command("console_read", *read.split())
         assert ended.returncode in (0, 3), (read, ended)
-    refused = roles.command("console_read", "retry", "--all", "--reason", "a test", "--yes")
-    assert refused.returncode == 1, refused
-    assert "permission denied" in refused.stderr
+    for change in ("retry --all --yes", f"show {first} --reveal"):
+        refused = roles.command("console_read", *change.split(), "--reason", "a test")
+        assert refused.returncode == 1, refused
+        assert "permission denied" in refused.stderr
     for forbidden in (
         *(f"SELECT {column} FROM outbox" for column in PRIVATE),
         "UPDATE outbox_parked SET state = 'discarded' RETURNING id",
@@ -378,15 +381,37 @@ def test_the_web_role_distinguishes_a_repeated_key_from_a_reused_one(roles: Role
     assert other == KeyReused()
 
 
+CONSOLE_PAGES = ("/", "/problems", "/rows", "/rows/1", "/rows/1/kafka", "/calls", "/shards", "/audit", "/check")
+
+
+def test_the_role_that_reads_suffices_to_look_around(roles: Roles) -> None:
+    """Each page of the console is shown; the content of a row is not, and no shard is paused."""
+    record(roles, new_row("i-1"))
+    roles.admin(PARK_ALL)
+    with start_console(roles.url("console_read")) as app:
+        client = app.test_client()
+        sign_in(client, "custodian")
+        for path in CONSOLE_PAGES:
+            assert client.get(path).status_code == 200, path
+        fields = {"csrf_token": form_token(client, "/"), "shard": "all", "for": "1m", "reason": "a test"}
+        for path in ("/rows/1/reveal", "/shards/pause"):
+            assert client.post(path, data=fields).status_code == 503, path
+    assert roles.query("SELECT count(*) FROM outbox_audit") == [(0,)]
+
+
 def test_the_consoles_role_suffices_for_its_pages(roles: Roles) -> None:
     """Each page is shown; a missing right is named in the log, and the page says that the database cannot be used."""
-    (row_id,) = record(roles, new_row("i-1"))
+    record(roles, new_row("i-1"))
     roles.admin(PARK_ALL)
     with start_console(roles.url("console_act")) as app:
         client = app.test_client()
-        sign_in(client)
-        for path in ("/", "/problems", "/rows", f"/rows/{row_id}", "/calls", "/shards", "/audit", "/check", "/readyz"):
+        sign_in(client, "custodian")
+        for path in (*CONSOLE_PAGES, "/readyz"):
             assert client.get(path).status_code == 200, path
+        fields = {"csrf_token": form_token(client, "/"), "shard": "all", "for": "1m", "reason": "a test"}
+        assert "someone@example.com" in client.post("/rows/1/reveal", data=fields).get_data(as_text=True)
+        for path in ("/shards/pause", "/shards/resume"):
+            assert client.post(path, data=fields).status_code == 303, path
         roles.admin(f"REVOKE SELECT ON outbox_audit FROM {roles.role('console_act')}")
         with capture_logs() as lines:
             assert client.get("/audit").status_code == 503

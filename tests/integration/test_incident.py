@@ -4,21 +4,17 @@ import os
 import re
 import shlex
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
-
-import pytest
 
 from testkit import ROOT
 from testkit.command_line import command
 from testkit.deployment import Deployment
+from testkit.inference_endpoint import InferenceEndpoint
 from testkit.services.java import java
 from testkit.services.kafka import jars
-from testkit.services.process import free_port
 from testkit.waiting import DEADLINE_SECONDS
 from testkit.web_process import PATH, SECRET
 
@@ -53,52 +49,10 @@ def matches(printed: str, expected: str) -> bool:
     return bool(re.fullmatch(pattern, printed.strip("\n"), re.DOTALL))
 
 
-class Inference:
-    """An inference endpoint that can stop and start again at the same address."""
-
-    def __init__(self) -> None:
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}/score"
-        self._server: ThreadingHTTPServer | None = None
-
-    def start(self) -> None:
-        """Start serving."""
-
-        class Handler(BaseHTTPRequestHandler):
-            def _respond(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            do_POST = do_OPTIONS = _respond  # noqa: N815
-
-            def log_message(self, *_args: object) -> None:
-                """Log nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        """Stop serving."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
-
-
-@pytest.fixture
-def inference() -> Iterator[Inference]:
-    """Provide an endpoint for one test."""
-    endpoint = Inference()
-    yield endpoint
-    endpoint.stop()
-
-
 class Incident:
     """Runs the steps of the document on one deployment."""
 
-    def __init__(self, deployment: Deployment, inference: Inference, folder: Path) -> None:
+    def __init__(self, deployment: Deployment, inference: InferenceEndpoint, folder: Path) -> None:
         self._deployment = deployment
         inference.start()
         deployment.environ["INFERENCE_URL"] = inference.url
@@ -159,7 +113,7 @@ class Incident:
         assert ids == [1, 2, 3]
 
 
-def test_the_documented_incident(deployment: Deployment, inference: Inference, tmp_path: Path) -> None:
+def test_the_documented_incident(deployment: Deployment, inference: InferenceEndpoint, tmp_path: Path) -> None:
     """Each command prints what the document shows, on both databases."""
     document = list(steps(DOCUMENT.read_text()))
     assert sum(bool(step.command) for step in document) == DOCUMENT.read_text().count("\n$ ")

@@ -7,22 +7,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from console.access import Role
-from console.file_login import IDLE_SECONDS, MAX_SECONDS
 from console.login import EXTENSION as LOGIN
 from console.login import MAX_AT_ONCE, LoginLimits
+from console.sessions import IDLE_SECONDS, MAX_SECONDS
 from console.users import UsersFile, UsersFileError
 from testkit.clock import ManualClock
-from testkit.console import KEY, PASSWORD, form_token, sign_in, start_console, user_line
+from testkit.console import KEY, PASSWORD, form_token, is_signed_in, sign_in, start_console, user_line
 from testkit.databases import NewDatabase
 
 OPEN = {"/login", "/healthz", "/readyz", "/metrics"}
-
-
-def is_signed_in(client: FlaskClient, **headers: str) -> bool:
-    """Whether the overview is shown."""
-    status = client.get("/", headers=headers).status_code
-    assert status in (200, 303)
-    return status == 200
 
 
 def test_every_page_needs_a_login(app: Flask) -> None:

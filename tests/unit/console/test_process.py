@@ -114,7 +114,7 @@ def test_a_wrong_setting_stops_the_start(tmp_path: Path) -> None:
     """With one line for each, and no traceback."""
     settings = environ(tmp_path, f"sqlite:///{tmp_path}/o.db", 1)
     for changed, message in (
-        ({"CONSOLE_AUTH": "oidc"}, "OpenID Connect is not available"),
+        ({"CONSOLE_AUTH": "oidc"}, "CONSOLE_AUTH=oidc also needs CONSOLE_OIDC_ISSUER, CONSOLE_OIDC_CLIENT_ID"),
         ({"CONSOLE_USERS_FILE": str(tmp_path / "none")}, "cannot be read (FileNotFoundError)"),
         ({"CONSOLE_HOST": "192.0.2.1"}, "CONSOLE_HOST=192.0.2.1: expected an address of this machine"),
     ):

@@ -1,10 +1,8 @@
 """What protects the pages: tokens, origins, headers, cookies, roles, sizes, and error pages that reveal nothing."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
-import structlog
 from flask import Flask, Response
 from flask.testing import FlaskClient
 
@@ -13,13 +11,6 @@ from console.protection import HEADERS
 from testkit import ROOT
 from testkit.console import PASSWORD, form_token, sign_in, start_console
 from testkit.databases import NewDatabase
-
-
-@pytest.fixture
-def lines() -> Iterator[list[dict[str, object]]]:
-    """Collect log lines."""
-    with structlog.testing.capture_logs() as lines:
-        yield lines  # type: ignore[misc] # its lines are mutable mappings
 
 
 def test_a_form_without_its_token_does_nothing(client: FlaskClient) -> None:

@@ -1,5 +1,7 @@
 """Settings of the console: what is required, and what is refused with a reason."""
 
+from pathlib import Path
+
 import pytest
 
 from config.settings import SettingsError, load
@@ -16,13 +18,22 @@ PROXY = {
     "CONSOLE_PROXY_PEERS": "10.0.0.7, fd00::/8",
 }
 
+OIDC = {
+    "CONSOLE_AUTH": "oidc",
+    "CONSOLE_SECRET_KEY": "k" * 32,
+    "CONSOLE_OIDC_ISSUER": "https://login.example.com/",
+    "CONSOLE_OIDC_CLIENT_ID": "console",
+    "CONSOLE_OIDC_CLIENT_SECRET": "s",
+    "CONSOLE_OIDC_ROLES": "ann=operator",
+    "CONSOLE_PUBLIC_URL": "https://console.example.com/",
+}
+
 
 @pytest.mark.parametrize(
     ("given", "changed", "message"),
     [
-        (FILE, {"CONSOLE_AUTH": ""}, "CONSOLE_AUTH is not set: expected `file` or `proxy`"),
+        (FILE, {"CONSOLE_AUTH": ""}, "CONSOLE_AUTH is not set: expected `file`, `proxy` or `oidc`"),
         (FILE, {"CONSOLE_AUTH": "none"}, "CONSOLE_AUTH='none'"),
-        (FILE, {"CONSOLE_AUTH": "oidc"}, "OpenID Connect is not available"),
         (FILE, {"CONSOLE_USERS_FILE": ""}, "CONSOLE_AUTH=file also needs CONSOLE_USERS_FILE"),
         (FILE, {"CONSOLE_SECRET_KEY": ""}, "CONSOLE_SECRET_KEY is not set"),
         (FILE, {"CONSOLE_SECRET_KEY": "k" * 31}, "CONSOLE_SECRET_KEY=***: expected 32 bytes or more"),
@@ -39,6 +50,17 @@ PROXY = {
         (PROXY, {"CONSOLE_PROXY_SECRET": "short"}, "CONSOLE_PROXY_SECRET=***: expected 16 bytes or more"),
         (PROXY, {"CONSOLE_PROXY_USER_HEADER": "X_User"}, "expected the name of a header"),
         (PROXY, {"CONSOLE_PROXY_USER_HEADER": "X-Console-Proxy-Secret"}, "must differ"),
+        *((OIDC, {name: ""}, f"CONSOLE_AUTH=oidc also needs {name}") for name in list(OIDC)[2:]),
+        (OIDC, {"CONSOLE_OIDC_ISSUER": "http://login.example.com"}, "expected an https URL"),
+        (OIDC, {"CONSOLE_OIDC_ISSUER": "login.example.com"}, "expected an http or https URL"),
+        (OIDC, {"CONSOLE_OIDC_ISSUER": "https://ann:pw@login.example.com"}, "expected a URL without a login"),
+        (OIDC, {"CONSOLE_OIDC_ISSUER": "https://login.example.com/?a=b"}, "without a query or fragment"),
+        (OIDC, {"CONSOLE_OIDC_ROLES": "ann=boss"}, "expected a role: viewer, operator, custodian"),
+        (OIDC, {"CONSOLE_OIDC_SCOPE": "profile"}, "openid among them"),
+        (OIDC, {"CONSOLE_PUBLIC_URL": "http://console.example.com"}, "expected an https URL"),
+        (OIDC, {"CONSOLE_PUBLIC_URL": "https://console.example.com/console"}, "a path is in CONSOLE_PREFIX"),
+        (OIDC, {"CONSOLE_PUBLIC_URL": "https://console.example.com?x"}, "a path is in CONSOLE_PREFIX"),
+        (OIDC, {"HTTP_CA_LOCATION": "/no/such/file"}, "expected a file of PEM certificates"),
     ],
 )
 def test_a_wrong_setting_is_refused(given: dict[str, str], changed: dict[str, str], message: str) -> None:
@@ -59,3 +81,22 @@ def test_it_listens_on_this_machine_only() -> None:
     """By default only this machine can connect."""
     settings = load(ConsoleSettings, FILE)
     assert (settings.bind, settings.is_local) == ("127.0.0.1:8080", True)
+
+
+def test_an_issuer_is_kept_as_it_is_spelled() -> None:
+    """Its discovery document has to name the same; the console's address is a host, or one of this machine."""
+    settings = load(ConsoleSettings, OIDC)
+    assert settings.console_oidc_issuer == "https://login.example.com/"
+    assert settings.console_public_url == "https://console.example.com"
+    here = load(ConsoleSettings, {**OIDC, "CONSOLE_OIDC_ISSUER": "http://127.0.0.1:8081/realms/ops"})
+    assert here.console_oidc_issuer == "http://127.0.0.1:8081/realms/ops"
+
+
+def test_the_clients_secret_can_be_a_file(tmp_path: Path) -> None:
+    """As any other secret."""
+    path = tmp_path / "secret"
+    path.write_text("from a file\n")
+    without = {name: value for name, value in OIDC.items() if name != "CONSOLE_OIDC_CLIENT_SECRET"}
+    settings = load(ConsoleSettings, {**without, "CONSOLE_OIDC_CLIENT_SECRET_FILE": str(path)})
+    assert settings.console_oidc_client_secret is not None
+    assert settings.console_oidc_client_secret.get_secret_value() == "from a file"

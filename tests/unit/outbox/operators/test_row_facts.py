@@ -7,23 +7,22 @@ import pytest
 from outbox.operators.audit import AuditEntry
 from outbox.operators.format import format_time
 from outbox.operators.row_facts import content_facts, later_facts, masked_values, receipt_facts, sending_facts
-from outbox.operators.row_history import Replay, RowHistory, StoredCall, StoredRow
+from outbox.operators.row_history import Replay, RowContent, RowHistory, StoredCall, StoredRow
 
-ROW = StoredRow(
-    7, 1, "pending", "i-1", "voice", 5, "someone@example.com", None, None, None, None, 1_000, None, None, None, None, 20
-)
+ROW = StoredRow(7, 1, "pending", "i-1", "voice", 5, None, None, None, 1_000, None, None, None, None, True, False, 20)
 HISTORY = RowHistory(ROW, None, 0, None, 0, [], [], [])
 
 
-def test_content_is_shown_only_with_its_payload() -> None:
-    """Without it, the size of the payload and the labels of what is masked."""
+def test_content_is_shown_only_if_it_is_revealed() -> None:
+    """Otherwise the size of the payload and the labels of what is masked."""
+    content = RowContent("someone@example.com", None, b"{}", 1)
     assert dict(receipt_facts(ROW)) == {"interaction": "i-1, voice, timestamp 5", "received": format_time(1_000)}
     assert list(content_facts(ROW, None)) == [("payload", "20 bytes")]
     assert masked_values(ROW) == ["customer", "payload"]
-    assert dict(content_facts(ROW, b"{}")) == {"customer": "someone@example.com", "agent": "-", "payload": "{}"}
-    erased = ROW._replace(customer_email=None, payload_bytes=0)
+    assert dict(content_facts(ROW, content)) == {"customer": "someone@example.com", "agent": "-", "payload": "{}"}
+    erased = ROW._replace(has_customer=False, payload_bytes=0)
     assert list(content_facts(erased, None)) == [("payload", "erased")]
-    assert dict(content_facts(erased, b""))["payload"] == "erased"
+    assert dict(content_facts(erased, RowContent(None, None, b"", 1)))["payload"] == "erased"
     assert masked_values(erased) == []
 
 

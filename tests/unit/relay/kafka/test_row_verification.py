@@ -13,7 +13,7 @@ MISSING = KafkaRecord(not_seen="not in interactions", looked_up=True)
 
 def row(state: RowState) -> StoredRow:
     """Return a row in this state."""
-    return StoredRow(1, 0, state, "i-1", "voice", 1, None, None, None, None, None, 1, None, None, None, None, 2)
+    return StoredRow(1, 0, state, "i-1", "voice", 1, None, None, None, 1, None, None, None, None, False, False, 2)
 
 
 @pytest.mark.parametrize(
