@@ -14,6 +14,9 @@ SEED ?=
 RELAYS ?= 2
 CONNECTIONS ?= 1000
 SECONDS ?= 10
+# An image to build on: unset, the one in deploy/Dockerfile; debian, one that is made from Debian's packages.
+BASE ?=
+HELM ?= v3.22.0
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Tests and demos start hundreds of processes, which reuse compiled modules.
@@ -28,7 +31,7 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 	apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing: $(3) will not run. Install $(2) (apt-get, brew), or run make tools INSTALL=1 on Debian"
 
-.PHONY: help install tools demo up test torture attack lint format docs-configuration screenshots simulator services model bench lock release clean
+.PHONY: help install tools demo up test deploy-check image compose chart torture attack lint format docs-configuration screenshots simulator services model bench lock release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -49,8 +52,9 @@ tools: install ## check for system tools that tests need (INSTALL=1: install the
 	@$(call require,cc,gcc libc6-dev,tests of a lost page cache)
 	@PATH="$$PATH:/usr/sbin"; $(call require,pgbouncer,pgbouncer,tests behind a pooler)
 	@command -v google-chrome >/dev/null || $(call require,chromium,chromium fonts-dejavu-core,tests of the console in a browser)
-	@PATH="$$PATH:/usr/sbin"; $(call require,nginx,nginx-light,tests of the console behind a proxy)
+	@PATH="$$PATH:/usr/sbin"; $(call require,nginx,nginx-light,tests behind a proxy)
 	@$(call require,npm,npm,the comparison of htmx and Pico.css with their packages)
+	@$(call require,systemd-analyze,systemd,tests of the systemd units)
 
 demo: install ## send interactions from HTTP to Kafka (KAFKA=real: use a real broker)
 ifeq ($(KAFKA),real)
@@ -71,6 +75,24 @@ test: lint tools ## run lint, types and all tests on real services (TEST=path, C
 		-n $(WORKERS) --dist load --maxschedchunk 1 $(TEST) || code=$$?; \
 	$(if $(COVERAGE),echo "coverage: $$($(BIN)/coverage report --format=total) % of the product's lines$(if \
 		$(filter all,$(COVERAGE)),, in the tests' own processes)";) exit $$code
+
+deploy-check: tools ## check what is in deploy/, which make test does too: units, proxies, Dockerfile, compose, chart
+	@$(BIN)/python -m pytest -q -n 2 tests/deploy
+
+image: install ## build the container image and run its processes (BASE=debian: without a registry of images)
+	@$(call require,podman,podman buildah runc,the image)
+	@$(if $(filter debian,$(BASE)),$(call require,mmdebstrap,mmdebstrap,the image))
+	@$(BIN)/python -m testkit.services -- $(BIN)/python -m tests.deploy.image $(if $(BASE),--base $(BASE))
+
+compose: install ## run the product's part of deploy/compose.yaml, with the image that make image has built
+	@$(call require,podman,podman buildah runc,the compose file)
+	@$(BIN)/python -m testkit.services -- $(BIN)/python -m tests.deploy.compose
+
+chart: install ## lint the Helm chart, render it for the tests, and validate the result (builds helm with Go if need be)
+	@command -v helm >/dev/null || { echo "building helm $(HELM), which takes minutes" && \
+	GOBIN=$(CURDIR)/$(BIN) go install helm.sh/helm/v3/cmd/helm@$(HELM); }
+	@$(BIN)/python -m tests.deploy.chart
+	@$(BIN)/python -m pytest -q tests/deploy/test_chart.py
 
 torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 DATABASE=sqlite RELAYS=2)
 	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))

@@ -98,7 +98,7 @@ class BaseSettings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged, in upper or lower case. `DEBUG` applies to the product's own lines only."""
     dyno: str | None = None
-    """Set by Heroku and similar platforms, not by you: processes share no disk, so SQLite is refused."""
+    """Set by Heroku, by similar platforms and by the Helm chart: processes share no disk, so SQLite is refused."""
 
     @field_validator("log_format")
     @classmethod
@@ -124,7 +124,7 @@ class BaseSettings(BaseModel):
     @model_validator(mode="after")
     def _require_shared_database(self) -> Self:
         if self.dyno and self.database_url.get_secret_value().startswith("sqlite"):
-            raise ValueError("DATABASE_URL: dynos share no disk, so SQLite cannot work; expected a postgres:// URL")
+            raise ValueError("DATABASE_URL: SQLite cannot work, as processes share no disk; expected a postgres:// URL")
         return self
 
 

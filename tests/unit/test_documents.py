@@ -11,7 +11,7 @@ from testkit import ROOT
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-PACKAGES = "app|config|console|outbox|relay|migrations|testkit|tests|bench|examples"
+PACKAGES = "app|config|console|deploy|outbox|relay|migrations|testkit|tests|bench|examples"
 NAMED_PATH = re.compile(rf"`((?:{PACKAGES})/[\w./-]*)`")
 
 
