@@ -58,12 +58,12 @@ def decode(value: bytes) -> Any:
 
 def store(database: sqlite3.Connection, message: Message) -> None:
     """Store a record, unless it is stored already."""
-    headers = dict(message.headers() or [])
+    headers: dict[str, Any] = dict(message.headers() or [])
     row = {
         "outbox_id": int(headers["outbox-id"]),
         "received_at": int(headers["received-at"]),
         "replay_of": int(headers["replay-of"]) if "replay-of" in headers else None,
-        **decode(message.value()),
+        **decode(message.value() or b""),
     }
     stored = database.execute(INSERT, row).rowcount
     print(f"row {row['outbox_id']}", "stored" if stored else "known", flush=True)
