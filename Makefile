@@ -65,7 +65,12 @@ else
 endif
 
 up: install ## the same, kept running, with the console and a curl command to try
+ifeq ($(KAFKA),real)
+	@$(MAKE) --no-print-directory tools
+	@$(BIN)/python -m testkit.services --kafka -- $(BIN)/relay demo --stay
+else
 	@$(BIN)/relay demo --stay
+endif
 
 # The tests' brokers and registries run for seconds: optimising compilers and collectors cost more than they save.
 test: export JDK_JAVA_OPTIONS := -XX:TieredStopAtLevel=1 -XX:+UseSerialGC

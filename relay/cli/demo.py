@@ -96,7 +96,12 @@ def _stay(processes: DemoProcesses) -> ExitCode:
     processes.start_relay()
     exports = " ".join(f"{name}={shlex.quote(processes.environ[name])}" for name in SHOWN_SETTINGS)
     relay = f"{shlex.quote(sys.executable)} -m relay"
-    mock = " The mock cluster keeps about 5 MB per partition and drops older records." if processes.mock else ""
+    mock = (
+        " The mock cluster keeps about 5 MB per partition and drops older records. It finds no record by its time and "
+        "answers no check: to verify rows use a real broker (make up KAFKA=real, or KAFKA_BOOTSTRAP_SERVERS)."
+        if processes.mock
+        else ""
+    )
     click.echo(
         "\nIn another terminal, post an interaction:\n\n"
         f"  curl -i {processes.webhook_url} -H 'X-CXone-Webhook-Secret: {processes.secret}' \\\n"
