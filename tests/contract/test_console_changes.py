@@ -277,3 +277,11 @@ def test_more_rows_of_an_erased_person_are_looked_for(console: Flask, engine: En
     record(Store(engine), [new_row("i-1")])
     more = client.post(f"{where}/rest", data={"csrf_token": form_token(client, "/")}).location
     assert '<strong data-testid="plan-count">1</strong>' in client.get(more).get_data(as_text=True)
+
+
+def test_whose_data_is_erased_is_not_shown_to_others(console: Flask) -> None:
+    """The command names the interaction, which the audit log does not: only who may erase sees it."""
+    client = signed_in(console, "custodian")
+    where = confirm(client, plan(client, verb="erase", interaction="i-1"), count="2").location
+    assert "--interaction i-1" in result(client, where)
+    assert "i-1" not in result(signed_in(console, "viewer"), where)
