@@ -45,7 +45,6 @@ def configure_logging(settings: BaseSettings) -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
     )
     for name in ("httpx", "httpx2"):  # they log the URL of each request
         logging.getLogger(name).setLevel("WARNING")

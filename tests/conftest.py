@@ -1,7 +1,14 @@
 """Fixtures of all tests: services, migrated databases of both kinds, and deployments."""
 
+import logging
+from collections.abc import Iterator
+
 import hypothesis
 import pytest
+import structlog
+from structlog.stdlib import ProcessorFormatter
+
+from config.logging import OWN_PACKAGES
 
 pytest_plugins = [
     "testkit.databases",
@@ -28,3 +35,17 @@ LONG_TESTS = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run long tests first, so that no worker is left with one of them at the end."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG_TESTS))
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_as_it_was() -> Iterator[None]:
+    """Undo what a test leaves that configures logging in this process: others read what is logged by default."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    if isinstance(structlog.get_config()["logger_factory"], structlog.stdlib.LoggerFactory):
+        root.handlers[:] = [each for each in root.handlers if not isinstance(each.formatter, ProcessorFormatter)]
+        root.setLevel(level)
+        for name in OWN_PACKAGES:
+            logging.getLogger(name).setLevel(logging.NOTSET)
+        structlog.reset_defaults()
