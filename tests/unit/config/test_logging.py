@@ -2,26 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
 
-from config.logging import OWN_PACKAGES, configure_logging, frames
+from config.logging import configure_logging, frames
 from config.settings import BaseSettings, load
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """Restore the logging configuration."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name in OWN_PACKAGES:
-        logging.getLogger(name).setLevel(logging.NOTSET)
-    structlog.reset_defaults()
 
 
 def fail() -> None:
