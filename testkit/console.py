@@ -94,6 +94,13 @@ def sign_in(client: FlaskClient, name: str = "viewer", password: str = PASSWORD,
     return client.post(path, data={"csrf_token": token, "username": name, "password": password})
 
 
+def signed_in(app: Flask, name: str) -> FlaskClient:
+    """Return a browser of a user who is signed in."""
+    client = app.test_client()
+    sign_in(client, name)
+    return client
+
+
 def form_token(client: FlaskClient, path: str = "/login") -> str:
     """Return the token of a page's forms."""
     page = client.get(path).get_data(as_text=True)

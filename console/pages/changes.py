@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from flask import Blueprint, Response, current_app, redirect, url_for
+from flask import Blueprint, Response, abort, current_app, redirect, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from console.access import Role, may, require_role, requires
@@ -41,8 +41,6 @@ class Comparison(NamedTuple):
 def show(change_id: str) -> Response:
     """Show how far a change is, or how it ended."""
     change = _find(change_id)
-    if change is None:
-        return _gone()
     changes: Changes = current_app.extensions[CHANGES]
     seconds = change.seconds(changes.clock())
     rate = change.processed / seconds if seconds > 0 else 0.0
@@ -63,8 +61,6 @@ def show(change_id: str) -> Response:
 def stop(change_id: str) -> AnyResponse:
     """End a change after the chunk in hand."""
     change = _find(change_id)
-    if change is None:
-        return _gone()
     require_role(role_for(change.asked.verb))
     change.stop()
     return redirect(url_for("changes.show", change_id=change_id), 303)
@@ -73,10 +69,8 @@ def stop(change_id: str) -> AnyResponse:
 @blueprint.post("/changes/<change_id>/rest")
 @requires(Role.VIEWER)
 def plan_rest(change_id: str) -> AnyResponse:
-    """Plan again what a change has not done, and nothing that arrived since; a replay goes on under its name."""
+    """Plan what a change has not done, without rows that arrived since; a replay keeps its name."""
     change = _find(change_id)
-    if change is None:
-        return _gone()
     require_role(role_for(change.asked.verb))
     return plan(Query({}), change.asked.until(change.last_received_ms + 1))
 
@@ -86,7 +80,7 @@ def plan_rest(change_id: str) -> AnyResponse:
 def prove(change_id: str) -> Response:
     """Compare the first rows of a change with the topic."""
     change = _find(change_id)
-    return _gone() if change is None else page("proof", id=change_id, change=change, results=list(_compare(change)))
+    return page("proof", id=change_id, change=change, results=list(_compare(change)))
 
 
 def _compare(change: Change) -> Iterator[Comparison]:
@@ -114,10 +108,10 @@ def _sent_row(row_id: int, asked: PlanRequest) -> StoredRow | None:
     return replay.row if replay else None
 
 
-def _find(change_id: str) -> Change | None:
+def _find(change_id: str) -> Change:
+    """Return a change, or answer the request with the page that says why there is none."""
     changes: Changes = current_app.extensions[CHANGES]
-    return changes.find(change_id)
-
-
-def _gone() -> Response:
-    return page("no_plan", 404, title="No such change", message=GONE, errors={}, typed={})
+    change = changes.find(change_id)
+    if change is None:
+        abort(page("no_plan", 404, title="No such change", message=GONE, errors={}, typed={}))
+    return change

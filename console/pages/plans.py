@@ -211,9 +211,10 @@ def _selected(query: Query) -> RowFilter:
 def _named(query: Query) -> RowFilter:
     """Return the rows named by id. None is an error: a form whose boxes are all empty must not select every row."""
     typed = " ".join(request.form.getlist("ids")).replace(",", " ").split()
-    ids = sorted({row_id for row_id in map(parse_row_id, typed) if row_id is not None})
+    numbers = list(map(parse_row_id, typed))
     if not typed:
         query.errors["ids"] = "nothing is selected: tick rows, or plan for all that match"
-    elif len(typed) > MAX_IDS or None in map(parse_row_id, typed):
+    elif len(typed) > MAX_IDS or None in numbers:
         query.errors["ids"] = f"expected at most {MAX_IDS:,} outbox ids: numbers such as 4711"
-    return RowFilter(ids=tuple(ids), state=query.choice("state", [each.value for each in RowState]))
+    ids = tuple(sorted({number for number in numbers if number is not None}))
+    return RowFilter(ids=ids, state=query.choice("state", [each.value for each in RowState]))

@@ -14,7 +14,7 @@ from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
-from testkit.console import form_token, sign_in, start_console
+from testkit.console import form_token, signed_in, start_console
 from testkit.outbox import park, record, set_state, states
 from testkit.rows import new_row
 from testkit.waiting import wait_until
@@ -46,13 +46,6 @@ def console(engine: Engine, now: list[float]) -> Iterator[Flask]:
     set_state(engine, "interaction_id = 'i-3'", "sent")
     with start_console(engine.url.render_as_string(hide_password=False), lambda: now[0]) as app:
         yield app
-
-
-def signed_in(app: Flask, name: str = "operator") -> FlaskClient:
-    """Return a browser of a user who is signed in."""
-    client = app.test_client()
-    sign_in(client, name)
-    return client
 
 
 def plan(client: FlaskClient, **fields: str) -> str:
@@ -107,7 +100,7 @@ def test_each_verb_takes_its_role(console: Flask, engine: Engine, role: str, ver
 
 def test_confirmed_twice_acts_once(console: Flask, engine: Engine) -> None:
     """The second click leads to the same change."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     address = plan(client, verb="retry", state="parked")
     first, second = confirm(client, address), confirm(client, address)
     assert first.location == second.location
@@ -132,7 +125,7 @@ def test_a_confirmation_that_cannot_be_used_changes_nothing(
     console: Flask, engine: Engine, fields: dict[str, str], message: str
 ) -> None:
     """The plan is shown again with what was typed and what is wrong with it, and can still be confirmed."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     address = plan(client, verb="discard", state="parked")
     answer = confirm(client, address, **{"count": "2", "rate": "7", **fields})
     body = answer.get_data(as_text=True)
@@ -145,7 +138,7 @@ def test_a_confirmation_that_cannot_be_used_changes_nothing(
 
 def test_a_change_acts_on_what_was_shown(console: Flask, engine: Engine) -> None:
     """A row that somebody else has changed is left alone; one that came since is not touched. Both are said."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     address = plan(client, verb="discard", state="parked")
     operations, store = Operations(engine), Store(engine)
     context = AuditContext("somebody", "else", RowFilter())
@@ -160,7 +153,7 @@ def test_a_change_acts_on_what_was_shown(console: Flask, engine: Engine) -> None
 
 def test_a_change_is_stopped_and_its_rest_planned(console: Flask, engine: Engine) -> None:
     """A slow change ends after the chunk in hand; the rest is planned without what came later."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     where = confirm(client, plan(client, verb="retry", state="parked"), rate="1").location
     wait_until(lambda: "1 of 2 rows" in client.get(where).get_data(as_text=True), "a row is done")
     token = form_token(client, "/")
@@ -176,7 +169,7 @@ def test_a_change_is_stopped_and_its_rest_planned(console: Flask, engine: Engine
 
 def test_a_replay_goes_on_under_its_name(console: Flask, engine: Engine) -> None:
     """What a stopped replay has sent is not sent again by its rest."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     store = Store(engine)
     record(store, [new_row("i-8")])
     set_state(engine, "interaction_id = 'i-8'", "sent")
@@ -193,7 +186,10 @@ def test_a_replay_goes_on_under_its_name(console: Flask, engine: Engine) -> None
 
 def test_nobody_stops_a_change_without_its_role(console: Flask) -> None:
     """A viewer may watch it."""
-    where = confirm(signed_in(console), plan_of := plan(client := signed_in(console), verb="retry", state="parked"))
+    where = confirm(
+        signed_in(console, "operator"),
+        plan_of := plan(client := signed_in(console, "operator"), verb="retry", state="parked"),
+    )
     assert where.status_code == 404, "a plan is of its session"
     where = confirm(client, plan_of, rate="1")
     viewer = signed_in(console, "viewer")
@@ -205,7 +201,7 @@ def test_nobody_stops_a_change_without_its_role(console: Flask) -> None:
 
 def test_a_restart_between_plan_and_act_changes_nothing(console: Flask, engine: Engine, now: list[float]) -> None:
     """What was typed is shown again, and that nothing was done."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     address = plan(client, verb="retry", state="parked")
     now[0] += 15 * 60 + 1  # the plan is gone, as after a restart
     answer = confirm(client, address, reason="typed at night")
@@ -217,7 +213,7 @@ def test_a_restart_between_plan_and_act_changes_nothing(console: Flask, engine: 
 
 def test_a_session_that_ended_loses_nothing_silently(console: Flask, engine: Engine, now: list[float]) -> None:
     """The answer says that nothing was done, and shows what was typed."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     address, token = plan(client, verb="retry", state="parked"), form_token(client, "/")
     now[0] += 31 * 60
     for _ in range(2):  # the first request ends the session, and with it the form's token
@@ -229,7 +225,7 @@ def test_a_session_that_ended_loses_nothing_silently(console: Flask, engine: Eng
 
 def test_without_a_token_nothing_acts(console: Flask, engine: Engine) -> None:
     """Neither does a form from another site."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     address = plan(client, verb="retry", state="parked")
     assert client.post(address, data={"reason": "no token"}).status_code == 400
     token = form_token(client, "/")

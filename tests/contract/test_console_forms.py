@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
 from outbox.operators.change import Operations
 from outbox.store import Store
-from testkit.console import form_token, sign_in, start_console
+from testkit.console import form_token, signed_in, start_console
 from testkit.outbox import park, record, set_state, states
 from testkit.rows import new_row
 
@@ -75,13 +74,6 @@ def console(engine: Engine) -> Iterator[Flask]:
         yield app
 
 
-def custodian(app: Flask) -> FlaskClient:
-    """Return a browser of somebody who may do everything."""
-    client = app.test_client()
-    sign_in(client, "custodian")
-    return client
-
-
 def encoded(text: str) -> bytes:
     """Return a text as bytes, a lone surrogate included."""
     return text.encode("utf-8", "surrogatepass")
@@ -89,7 +81,7 @@ def encoded(text: str) -> bytes:
 
 def test_odd_forms_change_nothing(console: Flask, engine: Engine) -> None:
     """Each field of each form, with each odd value; once as a form and once as several parts."""
-    client = custodian(console)
+    client = signed_in(console, "custodian")
     token, before = form_token(client, "/"), states(engine)
     for path, names in FORMS.items():
         for name in names:
@@ -105,7 +97,7 @@ def test_odd_forms_change_nothing(console: Flask, engine: Engine) -> None:
 
 def test_odd_addresses_have_a_page(console: Flask) -> None:
     """Each parameter of each page, and each id in a path."""
-    client = custodian(console)
+    client = signed_in(console, "custodian")
     for path, names in PAGES.items():
         for name in names:
             for odd in ODD:

@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from outbox.db.engine import create_outbox_engine
 from outbox.operators import audit
 from outbox.store import Store
-from testkit.console import form_token, sign_in, start_console
+from testkit.console import form_token, signed_in, start_console
 from testkit.databases import NewDatabase
 from testkit.html import part, read
 
@@ -33,13 +33,6 @@ def console(engine: Engine) -> Iterator[Flask]:
     """Return a console on this outbox."""
     with start_console(engine.url.render_as_string(hide_password=False)) as app:
         yield app
-
-
-def signed_in(app: Flask, name: str = "operator") -> FlaskClient:
-    """Return a browser of a user who is signed in."""
-    client = app.test_client()
-    sign_in(client, name)
-    return client
 
 
 def send(client: FlaskClient, path: str, **fields: str) -> TestResponse:
@@ -78,7 +71,7 @@ def test_a_shard_is_paused_for_a_time(console: Flask, engine: Engine, name: str)
 
 def test_every_shard_is_paused_and_resumed(console: Flask, engine: Engine) -> None:
     """As by commands without a shard; what is not paused cannot be resumed."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     send(client, "/shards/pause", **{**PAUSE, "shard": "all"})
     assert "paused shards 0, 1 for 1800 s" in part(read(client.get("/shards")), "result")
     assert pauses(engine) == ["operator (console)"] * 2
@@ -113,7 +106,7 @@ def test_what_cannot_be_used_changes_nothing(
     console: Flask, engine: Engine, changed: dict[str, str], message: str
 ) -> None:
     """The message is next to its field, and the form keeps the rest of what was typed."""
-    body = read(send(signed_in(console), "/shards/pause", **{**PAUSE, **changed}), 400)
+    body = read(send(signed_in(console, "operator"), "/shards/pause", **{**PAUSE, **changed}), 400)
     (field,) = changed
     assert message in body.partition(f'id="{field}-error"')[2].partition("</small>")[0]
     kept = {**PAUSE, **changed}
@@ -126,7 +119,7 @@ def test_what_cannot_be_used_changes_nothing(
 @pytest.mark.parametrize("path", ["/shards/pause", "/shards/resume"])
 def test_a_viewer_neither_pauses_nor_resumes(console: Flask, engine: Engine, path: str) -> None:
     """Whatever is sent; the page has no form."""
-    send(signed_in(console), "/shards/pause", **{**PAUSE, "shard": "0"})
+    send(signed_in(console, "operator"), "/shards/pause", **{**PAUSE, "shard": "0"})
     client = signed_in(console, "viewer")
     assert FORM not in read(client.get("/shards"))
     read(send(client, path, **{**PAUSE, "shard": "all"}), 403)
@@ -136,12 +129,12 @@ def test_a_viewer_neither_pauses_nor_resumes(console: Flask, engine: Engine, pat
 @pytest.mark.parametrize("path", ["/shards/pause", "/shards/resume"])
 def test_a_form_without_its_token_does_nothing(console: Flask, engine: Engine, path: str) -> None:
     """As every form of the console."""
-    read(signed_in(console).post(path, data=PAUSE), 400)
+    read(signed_in(console, "operator").post(path, data=PAUSE), 400)
     assert records(engine) == []
 
 
 def test_the_form_is_not_replaced_while_somebody_types(console: Flask) -> None:
     """It is outside of the part that keeps itself current."""
-    client = signed_in(console)
+    client = signed_in(console, "operator")
     assert FORM in read(client.get("/shards"))
     assert FORM not in client.get("/shards", headers={"HX-Request": "true"}).get_data(as_text=True)

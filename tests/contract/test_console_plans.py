@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from outbox.operators.change import Operations
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
-from testkit.console import form_token, sign_in, start_console
+from testkit.console import form_token, signed_in, start_console
 from testkit.outbox import park, record
 from testkit.rows import new_row
 
@@ -35,13 +35,6 @@ def console(engine: Engine, now: list[float]) -> Iterator[Flask]:
         yield app
 
 
-def signed_in(app: Flask, name: str = "viewer") -> FlaskClient:
-    """Return a browser of a user who is signed in."""
-    client = app.test_client()
-    sign_in(client, name)
-    return client
-
-
 def plan(client: FlaskClient, **fields: str) -> TestResponse:
     """Send the form of a plan."""
     return client.post("/plans", data={"csrf_token": form_token(client, "/"), **fields})
@@ -50,7 +43,7 @@ def plan(client: FlaskClient, **fields: str) -> TestResponse:
 @pytest.mark.parametrize("verb", ["retry", "discard"])
 def test_a_plan_shows_what_would_happen(console: Flask, engine: Engine, verb: str) -> None:
     """Count, rows, consequences and the command; texts stay texts, and no row changes."""
-    client = signed_in(console)
+    client = signed_in(console, "viewer")
     answer = plan(client, verb=verb, state="parked", error="too large")
     assert answer.status_code == 303
     body = client.get(answer.location).get_data(as_text=True)
@@ -79,22 +72,22 @@ def test_a_plan_shows_what_would_happen(console: Flask, engine: Engine, verb: st
 )
 def test_what_cannot_be_planned_is_said(console: Flask, fields: dict[str, str], message: str) -> None:
     """A page with the reason, never an empty plan."""
-    answer = plan(signed_in(console), **fields)
+    answer = plan(signed_in(console, "viewer"), **fields)
     assert answer.status_code == 400
     assert message in answer.get_data(as_text=True)
 
 
 def test_a_plan_is_of_its_session(console: Flask) -> None:
     """Another session of the same user does not see it, and is told what to do."""
-    address = plan(signed_in(console), verb="retry", state="parked").location
-    answer = signed_in(console).get(address)
+    address = plan(signed_in(console, "viewer"), verb="retry", state="parked").location
+    answer = signed_in(console, "viewer").get(address)
     assert answer.status_code == 404
     assert "plan again" in answer.get_data(as_text=True)
 
 
 def test_an_old_plan_is_gone(console: Flask, now: list[float]) -> None:
     """After 15 minutes the page says so."""
-    client = signed_in(console)
+    client = signed_in(console, "viewer")
     address = plan(client, verb="retry", state="parked").location
     now[0] += 15 * 60 + 1
     assert client.get(address).status_code == 404
@@ -102,7 +95,7 @@ def test_an_old_plan_is_gone(console: Flask, now: list[float]) -> None:
 
 def test_pages_offer_what_the_state_permits(console: Flask) -> None:
     """The list and the row's page offer verbs for parked rows, and none for pending ones."""
-    client = signed_in(console)
+    client = signed_in(console, "viewer")
     for path, offered in (("/rows?state=parked", 2), ("/rows/1", 1), ("/rows?state=pending", 0), ("/rows/2", 0)):
         body = client.get(path).get_data(as_text=True)
         for verb in ("retry", "discard"):
@@ -112,7 +105,7 @@ def test_pages_offer_what_the_state_permits(console: Flask) -> None:
 
 def test_rows_are_selected_by_their_boxes(console: Flask) -> None:
     """A plan has the rows that were ticked and no others."""
-    client = signed_in(console)
+    client = signed_in(console, "viewer")
     assert 'type="checkbox" id="select-3"' in client.get("/rows?state=parked").get_data(as_text=True)
     answer = client.post(
         "/plans", data={"csrf_token": form_token(client, "/"), "verb": "retry", "ids": ["", "3"], "state": "parked"}
@@ -124,7 +117,7 @@ def test_rows_are_selected_by_their_boxes(console: Flask) -> None:
 
 def test_all_rows_of_an_interaction_are_planned_by_one_of_them(console: Flask) -> None:
     """The address of the list has the id of a row; the plan has the parked rows of its interaction."""
-    client = signed_in(console)
+    client = signed_in(console, "viewer")
     body = client.get(plan(client, verb="discard", like="2").location).get_data(as_text=True)
     assert 'data-testid="row-1"' in body
     assert 'data-testid="row-3"' not in body

@@ -14,7 +14,7 @@ from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.rows import RowFilter
 from outbox.store import Store
-from testkit.console import form_token, sign_in, start_console
+from testkit.console import form_token, signed_in, start_console
 from testkit.html import part, read
 from testkit.outbox import planned, record
 from testkit.rows import new_row
@@ -32,13 +32,6 @@ def console(engine: Engine) -> Iterator[Flask]:
         yield app
 
 
-def signed_in(app: Flask, name: str = "custodian") -> FlaskClient:
-    """Return a browser of a user who is signed in."""
-    client = app.test_client()
-    sign_in(client, name)
-    return client
-
-
 def reveal(client: FlaskClient, reason: str = "request 17", row_id: str = "1") -> TestResponse:
     """Send the form."""
     return client.post(f"/rows/{row_id}/reveal", data={"csrf_token": form_token(client, "/"), "reason": reason})
@@ -51,7 +44,7 @@ def personal(body: str) -> list[str]:
 
 def test_a_custodian_sees_the_content_on_record(console: Flask, engine: Engine) -> None:
     """With the audit entry that says who saw it and why; the page ends by itself, and the row stays masked."""
-    client = signed_in(console)
+    client = signed_in(console, "custodian")
     response = reveal(client)
     body = read(response)
     (entry,) = Operations(engine).audit(1)
@@ -69,7 +62,7 @@ def test_a_custodian_sees_the_content_on_record(console: Flask, engine: Engine) 
 
 def test_json_is_indented_and_stays_text(console: Flask) -> None:
     """Markup is escaped, and what turns the direction of text is shown as its number."""
-    body = read(reveal(signed_in(console)))
+    body = read(reveal(signed_in(console, "custodian")))
     assert "{\n  &#34;id&#34;: &#34;i-1&#34;,\n" in body
     assert "&lt;script&gt;secret-body&lt;/script&gt; \\u202e" in body
     assert "<script>secret" not in body
@@ -82,7 +75,7 @@ def test_nobody_else_sees_the_content(console: Flask, engine: Engine, role: str)
     assert FORM not in read(client.get("/rows/1"))
     assert personal(read(reveal(client), 403)) == []
     assert list(Operations(engine).audit()) == []
-    assert FORM in read(signed_in(console).get("/rows/1"))
+    assert FORM in read(signed_in(console, "custodian").get("/rows/1"))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +90,7 @@ def test_nobody_else_sees_the_content(console: Flask, engine: Engine, role: str)
 )
 def test_without_a_reason_nothing_is_shown(console: Flask, engine: Engine, reason: str, message: str) -> None:
     """The message is next to the field, which keeps what was typed."""
-    body = read(reveal(signed_in(console), reason), 400)
+    body = read(reveal(signed_in(console, "custodian"), reason), 400)
     assert personal(body) == []
     assert message in body.partition('id="reason-error"')[2].partition("</small>")[0]
     assert FORM in body
@@ -107,14 +100,14 @@ def test_without_a_reason_nothing_is_shown(console: Flask, engine: Engine, reaso
 
 def test_a_form_without_its_token_shows_nothing(console: Flask, engine: Engine) -> None:
     """As every form of the console."""
-    response = signed_in(console).post("/rows/1/reveal", data={"reason": "request 17"})
+    response = signed_in(console, "custodian").post("/rows/1/reveal", data={"reason": "request 17"})
     assert personal(read(response, 400)) == []
     assert list(Operations(engine).audit()) == []
 
 
 def test_what_cannot_be_recorded_is_not_shown(console: Flask, engine: Engine) -> None:
     """The entry is written first."""
-    client = signed_in(console)
+    client = signed_in(console, "custodian")
     token = form_token(client, "/")
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE outbox_audit RENAME TO lost"))
@@ -126,7 +119,7 @@ def test_what_cannot_be_recorded_is_not_shown(console: Flask, engine: Engine) ->
 @pytest.mark.parametrize(("row_id", "status"), [("2", 404), ("x", 400)])
 def test_a_row_that_does_not_exist_has_no_content(console: Flask, engine: Engine, row_id: str, status: int) -> None:
     """Nothing is on record."""
-    assert 'role="alert"' in read(reveal(signed_in(console), row_id=row_id), status)
+    assert 'role="alert"' in read(reveal(signed_in(console, "custodian"), row_id=row_id), status)
     assert list(Operations(engine).audit()) == []
 
 
@@ -134,13 +127,13 @@ def test_erased_content_is_gone(console: Flask, engine: Engine) -> None:
     """The page says so; what stays in the row is shown."""
     operations = Operations(engine)
     operations.erase(planned(operations), AuditContext("ann", "request 16", RowFilter()))
-    body = read(reveal(signed_in(console)))
+    body = read(reveal(signed_in(console, "custodian")))
     assert (part(body, "payload"), part(body, "customer"), part(body, "agent")) == ("erased", "none", "agent-7")
 
 
 def test_content_is_not_logged(console: Flask) -> None:
     """Nor the reason, which is in the audit log."""
-    client = signed_in(console)
+    client = signed_in(console, "custodian")
     with capture_logs() as lines:
         assert reveal(client).status_code == 200
     assert personal(repr(lines)) == []
@@ -149,4 +142,6 @@ def test_content_is_not_logged(console: Flask) -> None:
 
 def test_the_form_is_not_replaced_while_somebody_types(console: Flask) -> None:
     """It is outside of the part that keeps itself current."""
-    assert FORM not in signed_in(console).get("/rows/1", headers={"HX-Request": "true"}).get_data(as_text=True)
+    assert FORM not in signed_in(console, "custodian").get("/rows/1", headers={"HX-Request": "true"}).get_data(
+        as_text=True
+    )
