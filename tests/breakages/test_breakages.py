@@ -1039,8 +1039,9 @@ def test_a_breakage_is_noticed(
         del environ[TEMPLATES]  # databases of the original
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"),
+        f"--basetemp={tmp_path / 'temporary'}",  # in the shared one, sessions that end together fail on each other
         breakage.noticed_by,
     ]
     done = subprocess.run(command, cwd=copy, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 1, f"not noticed by {breakage.noticed_by}:\n{done.stdout[-2000:]}"
-    assert "1 failed" in done.stdout, done.stdout[-2000:]
+    assert "1 failed" in done.stdout, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
