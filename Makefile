@@ -137,8 +137,8 @@ bench: tools ## measure the figures in docs/performance.md
 	@$(BIN)/python -m bench
 
 lock: install ## pin the newest versions that pyproject.toml allows
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml --output-file requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group dev --constraint requirements.txt pyproject.toml --output-file requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade --extra otel pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group dev --extra otel --constraint requirements.txt pyproject.toml --output-file requirements-dev.txt
 
 release: install ## build wheel, sdist and SBOM of this commit into dist/, and check them
 	@$(BIN)/python -m testkit.release

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from app.group_commit import GroupCommitter
 from app.limits import BacklogLimit
 from config.token_bucket import TokenBucket
+from config.tracing import NO_TRACER, Tracer
 
 EXTENSION = "webhook"
 """Key of the ``WebhookDependencies`` in ``app.extensions``."""
@@ -20,3 +21,5 @@ class WebhookDependencies:
     max_bytes: int
     rate_limit: TokenBucket | None
     backlog_limit: BacklogLimit | None
+    tracer: Tracer = NO_TRACER
+    """Replaced by one with a thread after the fork."""

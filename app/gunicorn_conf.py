@@ -7,13 +7,16 @@ Requests wait for the group commit in threads, so ``WEB_THREADS`` limits how man
 import os
 import resource
 import sys
+from dataclasses import replace
 from typing import Any
 
+from app.dependencies import EXTENSION
 from app.settings import WebSettings
 from app.shared_metrics import SharedSlots
 from config.gunicorn import require_address
 from config.logging import configure_logging
 from config.settings import SettingsError, load
+from config.tracing import check_tracing, start_tracer
 from outbox.db.engine import create_outbox_engine
 from outbox.db.transactions import refuse_unsafe
 from outbox.errors import OutboxError
@@ -23,6 +26,7 @@ def _load_settings() -> WebSettings:
     """Load the settings and check the database's URL once, before processes are forked."""
     try:
         settings = load(WebSettings, os.environ)
+        check_tracing(os.environ)
         configure_logging(settings)
         require_address("WEB_HOST", settings.web_host, "0.0.0.0, :: or 127.0.0.1")
         refuse_unsafe(create_outbox_engine(settings.database_url.get_secret_value(), may_create=False))
@@ -99,20 +103,25 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Share the metrics with the other processes, and start to count the backlog."""
+    """Share the metrics with the other processes, and start to count the backlog and to send spans."""
     from app import metrics
 
     metrics.share(_slots, worker.metrics_slot)
-    if backlog_metrics := worker.wsgi.extensions.get("backlog_metrics"):  # benchmarks run other applications
-        backlog_metrics.start()
+    extensions = worker.wsgi.extensions
+    if EXTENSION in extensions:  # benchmarks run other applications
+        extensions["backlog_metrics"].start()
+        extensions[EXTENSION] = replace(extensions[EXTENSION], tracer=start_tracer("cxone-outbox-web"))
 
 
-def worker_exit(_server: Any, _worker: Any) -> None:
-    """Publish the last metrics and log lines of a process that exits."""
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Publish the last metrics, log lines and spans of a process that exits."""
     from app import metrics, webhook
 
     metrics.publish()
     webhook.request_log.flush()
+    application = getattr(worker, "wsgi", None)  # a process may exit before it has one
+    if dependencies := getattr(application, "extensions", {}).get(EXTENSION):
+        dependencies.tracer.stop()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

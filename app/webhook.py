@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from time import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.metrics import FORM_LABELLED, PLACEHOLDERS, request_counter
 from app.problem_details import problem
 from app.strict_json import NotJsonError
 from app.validation import Interaction, InvalidInteractionError, Problem, parse, placeholders
+from config.tracing import Span
 from outbox.errors import OutboxError
 from outbox.models import Accepted, KeyReused, NewRow, RecordOutcome, body_digest, chosen_key
 
@@ -26,6 +28,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/")
 PATH = "/webhook/cxone-data-action"
+_SPAN_ATTRIBUTES = {"http.request.method": "POST", "http.route": PATH}
 RETRY_AFTER_SECONDS = 2
 BACKLOG_RETRY_AFTER_SECONDS = 10
 """A backlog takes longer to shrink than a database to come back."""
@@ -45,7 +48,12 @@ def receive() -> Response:
     label = matching_label(webhook.secrets, environ.get("HTTP_X_CXONE_WEBHOOK_SECRET"))
     if label is None:  # the body is not read
         return _refuse("unauthorized", problem(401, "Invalid CXone webhook secret", close=True))
-    return _handle(webhook, environ, label)
+    with webhook.tracer.span(f"POST {PATH}", "SERVER", _traceparent(environ), _SPAN_ATTRIBUTES) as span:
+        response = _handle(webhook, environ, label, span)
+        span.set("http.response.status_code", response.status_code)
+        if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            span.fail(str(response.status_code))
+        return response
 
 
 @blueprint.app_errorhandler(404)
@@ -70,7 +78,7 @@ def _refuse(outcome: str, response: Response, label: str = "none", pointers: Ite
     return response
 
 
-def _handle(webhook: WebhookDependencies, environ: Environ, label: str) -> Response:
+def _handle(webhook: WebhookDependencies, environ: Environ, label: str, span: Span) -> Response:
     """Respond to an authenticated request."""
     refusal = _early_refusal(webhook, environ)
     if refusal is not None:
@@ -84,13 +92,13 @@ def _handle(webhook: WebhookDependencies, environ: Environ, label: str) -> Respo
     except BodyMalformedError:
         response = problem(400, "The chunked encoding of the body is not valid HTTP/1.1", close=True)
         return _refuse("not_http", response, label)
-    return _accept(webhook, environ, body, label)
+    return _accept(webhook, environ, body, label, span)
 
 
-def _accept(webhook: WebhookDependencies, environ: Environ, body: bytes, label: str) -> Response:
+def _accept(webhook: WebhookDependencies, environ: Environ, body: bytes, label: str, span: Span) -> Response:
     try:
         interaction = parse(body)
-        outcome = webhook.committer.record(_row(environ, body, interaction), arrival_of(environ))
+        outcome = webhook.committer.record(_row(environ, body, interaction, span.traceparent), arrival_of(environ))
     except NotJsonError as error:
         return _refuse("not_json", problem(400, str(error)), label)
     except InvalidInteractionError as error:
@@ -100,6 +108,8 @@ def _accept(webhook: WebhookDependencies, environ: Environ, body: bytes, label: 
         detail = "It is unknown whether the interaction was stored. Send it again; it will be stored once"
         return _refuse("unavailable", problem(503, detail, retry_after_seconds=RETRY_AFTER_SECONDS), label)
     _warn_of_mistakes(environ, interaction, label)
+    if isinstance(outcome, Accepted):
+        span.set("outbox.id", outcome.outbox_id)
     return _respond(outcome, label)
 
 
@@ -116,7 +126,7 @@ def _warn_of_mistakes(environ: Environ, interaction: Interaction, label: str) ->
         request_log.warning(EventKind("placeholders", "accepted", text, label), pointers)
 
 
-def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
+def _row(environ: Environ, body: bytes, interaction: Interaction, traceparent: str | None) -> NewRow:
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
     return NewRow(
         key=chosen_key(key) if key else body_digest(body),  # CXone sends an empty key if its variable is not set
@@ -126,7 +136,7 @@ def _row(environ: Environ, body: bytes, interaction: Interaction) -> NewRow:
         customer_email=interaction.customer_email,
         agent_id=interaction.agent_id,
         payload=body,
-        traceparent=_traceparent(environ),
+        traceparent=traceparent,
     )
 
 
@@ -173,6 +183,6 @@ def _too_large(webhook: WebhookDependencies) -> Response:
 
 
 def _traceparent(environ: Environ) -> str | None:
-    """The W3C trace context; None if it is absent or invalid."""
+    """The W3C trace context that the sender gave; None if it is absent or invalid."""
     given = environ.get("HTTP_TRACEPARENT", "")
     return given if _TRACEPARENT.fullmatch(given) else None

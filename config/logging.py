@@ -6,6 +6,7 @@ statements.
 """
 
 import logging
+import os
 import sys
 import traceback
 from typing import Any, TextIO
@@ -14,6 +15,7 @@ import structlog
 from structlog.typing import EventDict, ExcInfo, Processor
 
 from config.settings import BaseSettings
+from config.tracing import is_enabled
 
 MAX_CAUSES = 10
 OWN_PACKAGES = ("app", "config", "console", "migrations", "outbox", "relay")
@@ -29,6 +31,10 @@ def configure_logging(settings: BaseSettings) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if is_enabled(os.environ):
+        from config.otel import add_span_ids
+
+        shared.append(add_span_ids)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

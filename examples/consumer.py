@@ -8,9 +8,11 @@ restored outbox gives ids out again.
 A replay is a record of its own, sent again by an operator, with a new ``outbox-id``. ``replay-of`` is the id of the row
 that it repeats. Here it is stored beside that row: ``WHERE replay_of IS NULL`` selects what CXone sent.
 
+If ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set it continues the trace that each record's ``traceparent`` names.
+
 Usage::
 
-    pip install confluent-kafka fastavro requests
+    pip install confluent-kafka fastavro requests opentelemetry-sdk opentelemetry-exporter-otlp-proto-http
     KAFKA_BOOTSTRAP_SERVERS=localhost:9092 SCHEMA_REGISTRY_URL=http://localhost:8081 python consumer.py interactions.db
 """
 
@@ -26,6 +28,11 @@ from typing import Any
 import fastavro
 import requests
 from confluent_kafka import Consumer, KafkaException, Message
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 TABLE = """
     CREATE TABLE IF NOT EXISTS interactions (
@@ -56,9 +63,26 @@ def decode(value: bytes) -> Any:
     return fastavro.schemaless_reader(io.BytesIO(value[5:]), schema(int.from_bytes(value[1:5], "big")))
 
 
-def store(database: sqlite3.Connection, message: Message) -> None:
-    """Store a record, unless it is stored already."""
+def start_tracing() -> None:
+    """Send spans to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names; without it, spans cost nothing."""
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        provider = TracerProvider()  # its last spans are sent at exit
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        trace.set_tracer_provider(provider)
+
+
+def process(database: sqlite3.Connection, message: Message) -> None:
+    """Store a record in a span that is a child of its interaction's."""
     headers: dict[str, Any] = dict(message.headers() or [])
+    carrier = {"traceparent": headers.get("traceparent", b"").decode()}
+    with trace.get_tracer("consumer").start_as_current_span(
+        "store interaction", TraceContextTextMapPropagator().extract(carrier), trace.SpanKind.CONSUMER
+    ):
+        store(database, message, headers)
+
+
+def store(database: sqlite3.Connection, message: Message, headers: dict[str, Any]) -> None:
+    """Store a record, unless it is stored already."""
     row = {
         "outbox_id": int(headers["outbox-id"]),
         "received_at": int(headers["received-at"]),
@@ -72,6 +96,7 @@ def store(database: sqlite3.Connection, message: Message) -> None:
 def main(path: str) -> None:
     """Consume until SIGTERM or Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    start_tracing()
     database = sqlite3.connect(path)
     database.execute(TABLE)
     consumer = Consumer(
@@ -91,7 +116,7 @@ def main(path: str) -> None:
                 for message in messages:
                     if message.error():
                         raise KafkaException(message.error())
-                    store(database, message)
+                    process(database, message)
             if messages:
                 consumer.commit(asynchronous=False)
     finally:

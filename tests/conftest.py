@@ -16,6 +16,7 @@ pytest_plugins = [
     "testkit.simulator.fixtures",
     "testkit.web_fixtures",
     "testkit.deployment",
+    "testkit.collector",
     "testkit.inference_endpoint",
     "testkit.secure_kafka",
     "testkit.wheel",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import structlog
 
+from config.tracing import Span, Tracer
 from outbox.models import CallResult, InferenceCall
 from outbox.sql.inference_queue import BLOCKED_DELAY_MS
 from outbox.states import CallState
@@ -54,6 +55,7 @@ class Caller:
         metrics: count the calls.
         drain_signal: whether a backlog is being drained into Kafka.
         step: called with ``called`` and shard 0 after each call.
+        tracer: records a span for each call.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Caller:
         metrics: RelayMetrics,
         drain_signal: DrainSignal,
         step: Callable[[str, int], None],
+        tracer: Tracer,
     ) -> None:
         self._url, self._max_attempts = settings.inference_url or "", settings.inference_max_attempts
         self._batches, self._finished, self._breaker = batches, finished, breaker
@@ -73,6 +76,7 @@ class Caller:
         token = settings.inference_token
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
         self._client = HttpClient(settings.inference_concurrency, headers, ca_location=settings.http_ca_location)
+        self._tracer = tracer
         self._random = Random()  # noqa: S311 - jitter, not cryptography
         self._drain_turn = threading.Lock()
 
@@ -119,10 +123,12 @@ class Caller:
 
     def _call(self, call: InferenceCall, *, probe: bool) -> CallResult:
         began = monotonic()
-        result = self._request(call)
-        charged = self._breaker.record(result, probe=probe)
-        decision = decide(result, call.attempts, self._max_attempts, self._random, charged=charged)
-        self._report(call, result, decision)
+        with self._tracer.span("POST inference", "CLIENT", call.traceparent, _attributes(call)) as span:
+            result = self._request(call, span.traceparent)
+            _complete(span, result)
+            charged = self._breaker.record(result, probe=probe)
+            decision = decide(result, call.attempts, self._max_attempts, self._random, charged=charged)
+            self._report(call, result, decision)
         return CallResult(
             row_id=call.row_id,
             state=decision.state.value,
@@ -134,10 +140,10 @@ class Caller:
             claimed_until_ms=call.claimed_until_ms,
         )
 
-    def _request(self, call: InferenceCall) -> HttpResult:
+    def _request(self, call: InferenceCall, traceparent: str | None) -> HttpResult:
         headers = {"Idempotency-Key": str(call.row_id)}
-        if call.traceparent:
-            headers["traceparent"] = call.traceparent
+        if traceparent:
+            headers["traceparent"] = traceparent
         body = {"interactionId": call.interaction_id, "timestamp": call.timestamp_ms}
         return self._client.request("POST", self._url, json=body, headers=headers)
 
@@ -148,6 +154,18 @@ class Caller:
             self._metrics.retries.labels(INFERENCE, result.error or "").inc()
         elif decision.state is CallState.PARKED:
             log.error("parked the inference call of row %d: %s", call.row_id, result.error, action="call_parked")
+
+
+def _attributes(call: InferenceCall) -> dict[str, str | int]:
+    return {"http.request.method": "POST", "http.request.resend_count": call.attempts, "outbox.id": call.row_id}
+
+
+def _complete(span: Span, result: HttpResult) -> None:
+    """Record the outcome of a call in its span."""
+    if result.status is not None:
+        span.set("http.response.status_code", result.status)
+    if result.error is not None:
+        span.fail(result.error)
 
 
 def _untried(call: InferenceCall, wait_ms: int = 0) -> CallResult:

@@ -14,6 +14,7 @@ from time import monotonic
 import structlog
 from sqlalchemy import Engine
 
+from config.tracing import NO_TRACER, Tracer
 from outbox.errors import OutboxError
 from outbox.inference_queue import CLAIM_MS, MAX_BATCH_CALLS, InferenceQueue
 from outbox.models import CallResult
@@ -56,6 +57,7 @@ class InferenceWorker:
         step: called with ``claimed``, ``called`` and ``results_recorded``, and shard 0.
         circuit: initial state of the circuit.
         max_call_seconds: a call is begun only if its claim lasts this long.
+        tracer: records a span for each call.
 
     Raises:
         MisconfiguredError: the URL's host is not in ``INFERENCE_ALLOWED_HOSTS``.
@@ -74,6 +76,7 @@ class InferenceWorker:
         *,
         circuit: CircuitState | None = None,
         max_call_seconds: float = MAX_REQUEST_SECONDS,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         require_allowed_host(settings.inference_url or "", settings.inference_allowed_hosts)
         self._concurrency, self._max_call_seconds = settings.inference_concurrency, max_call_seconds
@@ -84,7 +87,7 @@ class InferenceWorker:
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._caller = Caller(
-            settings, self._batches, self._finished, self._breaker, stop, metrics, drain_signal, step
+            settings, self._batches, self._finished, self._breaker, stop, metrics, drain_signal, step, tracer
         )  # fmt: skip
         self._dead_claims_released = False
         self._batches_held, self._results, self._latency_seconds = 0, list[CallResult](), ASSUMED_LATENCY_SECONDS

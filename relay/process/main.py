@@ -13,6 +13,7 @@ import structlog
 
 from config.logging import configure_logging, frames
 from config.settings import SettingsError, load, unknown_names
+from config.tracing import check_tracing
 from outbox.errors import OutboxError
 from relay.enrichment.failures import FailurePolicy
 from relay.errors import RelayError
@@ -35,6 +36,7 @@ def run_relay(step: Callable[[str, int], None] = ignore_steps, failure_policy: F
     """
     try:
         settings = load(RelaySettings, os.environ)
+        check_tracing(os.environ)
     except SettingsError as error:
         click.echo(str(error), err=True)
         return 1

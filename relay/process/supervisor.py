@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
+from config.tracing import start_tracer
 from outbox.db.engine import create_outbox_engine
 from outbox.db.rights import RELAY
 from outbox.errors import DatabaseUnavailableError, SchemaOutdatedError
@@ -73,16 +74,18 @@ class Supervisor:
         Raises:
             MisconfiguredError, OutboxMismatchError, UnsafeDatabaseError: at start; no producer has been fenced.
         """
-        server = self._serve_metrics()
+        server, tracer = self._serve_metrics(), start_tracer("cxone-outbox-relay")
         lock, ended = ProcessLock(), True
         try:
             engine = create_outbox_engine(self._settings.database_url.get_secret_value(), may_create=False)
-            ended = self._run_threads(self._connect(engine, lock.owner_id), engine)
+            services = replace(self._connect(engine, lock.owner_id), tracer=tracer)
+            ended = self._run_threads(services, engine)
         except StoppedError:
             log.info("stopped while waiting for a service", action="stopped")
         finally:
             if ended:  # otherwise the lock file stays, by which others see after our exit that this owner is dead
                 lock.close()
+            tracer.stop()
             server.close()
 
     def _serve_metrics(self) -> MetricsServer:
@@ -172,6 +175,7 @@ class Supervisor:
                 self._metrics,
                 services.drain_signal,
                 self._step,
+                tracer=services.tracer,
             ).run
         if settings.outbox_retention is not None:
             tasks["retention"] = Pruner(engine, settings.outbox_retention, self._stop, self._health).run

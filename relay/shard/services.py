@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
+from config.tracing import NO_TRACER, Tracer
 from outbox.leases import Leases
 from outbox.models import PendingRow
 from outbox.notifications import Listener
@@ -47,6 +48,7 @@ class ShardServices:
     enrich: Callable[[list[PendingRow]], list[PendingRow]] = list
     """Adds what CXone knows, and returns the rows that may be sent now, within seconds. Raises ``RowsAtFaultError``
     for rows that can never be completed."""
+    tracer: Tracer = NO_TRACER
     step: Callable[[str, int], None] = ignore_steps
     """Called at each step of the protocol; tests use it to stop or kill the process there."""
     clock: Callable[[], float] = monotonic

@@ -249,7 +249,13 @@ class ShardWorker:
         metrics, clock, rows = self._services.metrics, self._services.clock, batch.rows
         began = clock()
         try:
-            offset = owned.publisher.publish(batch.records, value, lambda: self._renew(owned, force=False))
+            with self._services.tracer.batch_span(
+                "kafka transaction",
+                "PRODUCER",
+                (row.traceparent for row in rows),
+                {"messaging.system": "kafka", "messaging.batch.message_count": len(rows), "outbox.shard": self.shard},
+            ):
+                offset = owned.publisher.publish(batch.records, value, lambda: self._renew(owned, force=False))
         except BatchRefusedError as refused:
             metrics.aborts.inc()
             metrics.retries.labels("kafka", "refused").inc()
