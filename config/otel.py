@@ -149,7 +149,8 @@ class SpanLosses:
     """Counts the spans that the collector does not get, and logs their number at most once a minute."""
 
     def __init__(self) -> None:
-        self._capacity = int(os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE) or DEFAULT_QUEUE_SIZE)
+        size = os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE, "")
+        self._capacity = int(size) if size.isdecimal() else DEFAULT_QUEUE_SIZE
         self._ended = count(1)
         self._taken = self._overflowed = self._refused = self._logged = 0
         self._next_log = 0.0

@@ -7,7 +7,6 @@ it is. A context is a W3C ``traceparent``.
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Literal
 
@@ -35,11 +34,13 @@ def check_tracing(environ: Mapping[str, str]) -> None:
     """
     if not is_enabled(environ):
         return
-    if any(find_spec(name) is None for name in ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter")):
+    try:
+        import config.otel  # noqa: F401
+    except ImportError as error:
         raise SettingsError(
-            f"{ENDPOINT} is set, but OpenTelemetry is not installed: "
+            f"{ENDPOINT} is set, but OpenTelemetry cannot be imported ({error}): "
             "install cxone-outbox-relay with its extra otel, or unset the variable"
-        )
+        ) from None
     protocol = environ.get(PROTOCOL) or "http/protobuf"
     if protocol != "http/protobuf":
         raise SettingsError(f"{PROTOCOL}={protocol}: expected http/protobuf, which collectors receive on port 4318")

@@ -18,7 +18,7 @@ from testkit.rows import new_row
 from testkit.services import ExternalService, Kafka
 from testkit.simulator import Simulator
 from testkit.waiting import wait_until
-from testkit.web_process import PATH, SECRET
+from testkit.web_process import APPLICATION, PATH, SECRET
 
 WEBHOOK, TRANSACTION, CALL, STORE = f"POST {PATH}", "kafka transaction", "POST inference", "store interaction"
 SENDER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -28,6 +28,7 @@ BODY = {
     "customer": {"email": "canary@example.com"},
     "agent": {"id": "agent-canary"},
 }
+SERVICES = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:1"}
 SETTINGS = {"CXONE_WEBHOOK_SECRETS": f"label-canary={SECRET}", "INFERENCE_TOKEN": "token-canary"}
 
 
@@ -155,3 +156,62 @@ def test_a_transaction_links_to_sampled_rows(deployment: Deployment, collector: 
     assert [record.headers.get("traceparent") for record in deployment.seen() if record.key == "i-1"] == [
         None, *(row.traceparent for row in rows if row.traceparent),
     ]  # fmt: skip
+
+
+def test_a_collector_that_does_not_answer_changes_nothing(
+    deployment: Deployment, collector: Collector, simulator: Simulator
+) -> None:
+    """Interactions are accepted, sent and scored while it hangs, and more spans than the queue holds are counted as
+    lost. Both processes end in time.
+    """
+    collector.is_open.clear()
+    environ = {**collector.environ, "OTEL_BSP_MAX_QUEUE_SIZE": "4", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "2"}
+    deployment.environ |= {**environ, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    web, relay = deployment.web(**environ, **SETTINGS), deployment.relay()
+    accepted = [web.post({**BODY, "id": number}).json()["outboxId"] for number in range(20)]
+    wait_until(lambda: len(simulator.scored_keys()) == len(accepted), "all calls are made")
+    deployment.check_exactly_once(accepted)
+    lost = wait_until(lambda: [line for line in relay.lines() if line.get("action") == "spans_lost"], "it is logged")
+    assert [line["spans"] for line in lost] > [0]
+    assert (web.stop(), relay.stop()) == (0, 0)
+
+
+@pytest.fixture
+def without_opentelemetry(tmp_path: Path) -> dict[str, str]:
+    """Settings of a process in whose environment OpenTelemetry cannot be imported."""
+    (tmp_path / "opentelemetry.py").write_text("raise ImportError('not here')")
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_without_a_collector_nothing_is_traced(
+    deployment: Deployment, simulator: Simulator, without_opentelemetry: dict[str, str]
+) -> None:
+    """OpenTelemetry is not imported; a context that the sender gave is passed on, and no other."""
+    deployment.environ |= without_opentelemetry
+    web, relay = deployment.web(**without_opentelemetry, **SETTINGS), deployment.relay()
+    given = f"00-{SENDER[0]}-{SENDER[1]}-01"
+    web.post(BODY)
+    web.post({**BODY, "id": "another"}, traceparent=given)
+    wait_until(lambda: len(simulator.scored_keys()) == 2, "both calls are made")
+    assert sorted(request.headers.get("traceparent", "") for request in simulator.requests["score"]) == ["", given]
+    assert sorted(record.headers.get("traceparent", "") for record in deployment.seen()) == ["", given]
+    assert (web.stop(), relay.stop()) == (0, 0)
+
+
+WEB, RELAY = ["gunicorn", "-c", "python:app.gunicorn_conf", APPLICATION], ["relay", "run"]
+
+
+@pytest.mark.parametrize("arguments", [WEB, RELAY], ids=["web", "relay"])
+def test_a_process_that_cannot_trace_does_not_start(
+    arguments: list[str], without_opentelemetry: dict[str, str]
+) -> None:
+    """It says that the packages are missing, or that the protocol is another one."""
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    for environ, text in ((without_opentelemetry, "with its extra otel"), (grpc, "expected http/protobuf")):
+        ended = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            env={**os.environ, "DATABASE_URL": "sqlite:///none.db", **SETTINGS, **SERVICES, **endpoint, **environ},
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        expect(ended, 1, stderr=text)
