@@ -69,7 +69,7 @@ def create_app(settings: WebSettings) -> Flask:
 def create_app_from_environ() -> Flask:
     """Create the application with the settings of the environment; gunicorn calls this before it forks."""
     settings = load(WebSettings, os.environ)
-    configure_logging(settings)
+    configure_logging(settings, "web")
     for warning in unknown_names(os.environ):
         log.warning(warning, action="unknown_setting")
     return create_app(settings)
@@ -81,7 +81,7 @@ def _handle_http_error(error: HTTPException) -> Response:
 
 def _handle_unexpected(error: Exception) -> Response:
     # Neither its message nor the request is logged: both may contain personal data.
-    log.error("unexpected error in a request: %s", type(error).__name__, action="unexpected", trace=frames(error))
+    log.error("unexpected error in a request: %s", type(error).__name__, action="unexpected", frames=frames(error))
     return problem(500, "Unexpected error; see the log", close=True)
 
 

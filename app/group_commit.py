@@ -214,7 +214,7 @@ class GroupCommitter:
     def _fail(self, batch: list[PendingWrite], error: Exception) -> None:
         if not isinstance(error, OutboxError):  # its message is not logged: it may quote a row
             kind = type(error).__name__
-            log.error("unexpected error in group commit: %s", kind, action="unexpected", trace=frames(error))
+            log.error("unexpected error in group commit: %s", kind, action="unexpected", frames=frames(error))
             error = DatabaseUnavailableError(kind)
         self._log_failure(str(error))
         self._failed_rows += len(batch)

@@ -10,16 +10,20 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
 from app.dependencies import EXTENSION
 from app.settings import WebSettings
 from app.shared_metrics import SharedSlots
 from config.gunicorn import require_address
-from config.logging import configure_logging
+from config.logging import configure_logging, log_uncaught
 from config.settings import SettingsError, load
 from config.tracing import check_tracing, start_tracer
 from outbox.db.engine import create_outbox_engine
 from outbox.db.transactions import refuse_unsafe
 from outbox.errors import OutboxError
+
+log = structlog.get_logger(__name__)
 
 
 def _load_settings() -> WebSettings:
@@ -27,7 +31,8 @@ def _load_settings() -> WebSettings:
     try:
         settings = load(WebSettings, os.environ)
         check_tracing(os.environ)
-        configure_logging(settings)
+        configure_logging(settings, "web")
+        log_uncaught()
         require_address("WEB_HOST", settings.web_host, "0.0.0.0, :: or 127.0.0.1")
         refuse_unsafe(create_outbox_engine(settings.database_url.get_secret_value(), may_create=False))
     except (SettingsError, OutboxError) as error:
@@ -95,11 +100,11 @@ def pre_request(_worker: Any, request: Any) -> None:
         request.headers[keys[0]] = ("IDEMPOTENCY-KEY", "given twice")
 
 
-def pre_fork(server: Any, worker: Any) -> None:
+def pre_fork(_server: Any, worker: Any) -> None:
     """Reserve a slot for the metrics of the new process."""
     worker.metrics_slot = _slots.claim()
     if worker.metrics_slot is None:
-        server.log.warning("too many processes at once: the metrics of one of them are missing")
+        log.warning("too many processes at once: the metrics of one of them are missing", action="metrics_missing")
 
 
 def post_worker_init(worker: Any) -> None:

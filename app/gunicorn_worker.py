@@ -367,7 +367,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _log_unexpected(self, error: Exception) -> None:
         kind = type(error).__name__
-        log.error("unexpected error in a request: %s", kind, action="unexpected", trace=frames(error))
+        log.error("unexpected error in a request: %s", kind, action="unexpected", frames=frames(error))
 
 
 def _problem_response(status: HTTPStatus, detail: str) -> bytes:

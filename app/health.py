@@ -81,9 +81,9 @@ class Readiness:
 
     def _set(self, result: NotReady | None) -> None:
         if result is None and self._not_ready is not None:
-            log.warning("ready: interactions can be stored", action="readiness")
+            log.warning("ready: interactions can be stored", action="ready")
         elif result is not None and result != self._not_ready:
-            log.warning("not ready: %s", result.log_reason, action="readiness")
+            log.warning("not ready: %s", result.log_reason, action="not_ready")
         self._not_ready = result
 
     def _check(self) -> NotReady | None:

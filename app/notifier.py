@@ -59,4 +59,4 @@ class Notifier:
 
 def _log_unexpected(error: Exception) -> None:
     kind = type(error).__name__  # its message is not logged: it may quote a row
-    log.error("unexpected error in a notification: %s", kind, action="unexpected", trace=frames(error))
+    log.error("unexpected error in a notification: %s", kind, action="unexpected", frames=frames(error))

@@ -8,7 +8,9 @@ statements.
 import logging
 import os
 import sys
+import threading
 import traceback
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
@@ -18,23 +20,19 @@ from config.settings import BaseSettings
 from config.tracing import is_enabled
 
 MAX_CAUSES = 10
+LIBRARY_ACTIONS = {"gunicorn": "gunicorn", "relay": "kafka_client"}
+"""By package; librdkafka's lines have the logger ``relay.librdkafka``."""
 OWN_PACKAGES = ("app", "config", "console", "migrations", "outbox", "relay")
 
 
-def configure_logging(settings: BaseSettings) -> None:
-    """Send the log lines of structlog and the standard library to stderr, in the configured format."""
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if is_enabled(os.environ):
-        from config.otel import add_span_ids
+def configure_logging(settings: BaseSettings, process: str) -> None:
+    """Send the log lines of structlog and the standard library to stderr, in the configured format.
 
-        shared.append(add_span_ids)
+    Args:
+        settings: The format, and the least severe level.
+        process: Name of the process, which each line has.
+    """
+    shared = _processors(process)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -56,6 +54,44 @@ def configure_logging(settings: BaseSettings) -> None:
         logging.getLogger(name).setLevel("WARNING")
     logging.getLogger("alembic.runtime.plugins").setLevel("WARNING")  # loaded with the module, it lists itself
     logging.getLogger("urllib3").setLevel("ERROR")  # its warnings quote URLs and responses
+
+
+def log_uncaught() -> None:
+    """Log exceptions that nobody catches, in any thread, and Python's warnings, in the same format."""
+    log = structlog.get_logger(__name__)
+
+    def report(error: BaseException | None) -> None:
+        log.critical("uncaught %s", type(error).__name__, action="uncaught", exc_info=error)
+
+    sys.excepthook = lambda _kind, error, _traceback: report(error)
+    threading.excepthook = lambda args: report(args.exc_value)
+    logging.captureWarnings(capture=True)
+
+
+def _processors(process: str) -> list[Processor]:
+    """What every line goes through, whoever logs it."""
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(allow=["action"]),  # the rest would be what libraries choose
+        partial(_complete, process),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if is_enabled(os.environ):
+        from config.otel import add_span_ids
+
+        processors.append(add_span_ids)
+    return processors
+
+
+def _complete(process: str, _logger: Any, _method: str, line: EventDict) -> EventDict:
+    """Add the process, and an action to lines of libraries."""
+    line["process"] = process
+    if "action" not in line:
+        line["action"] = LIBRARY_ACTIONS.get(line["logger"].partition(".")[0], "library")
+    return line
 
 
 def _renderers(settings: BaseSettings) -> list[Processor]:

@@ -158,14 +158,15 @@ class Changes:
         except OutboxError as error:
             outcome = Outcome(0, 0, str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the page has to say that it ended
-            log.error("unexpected error in a change: %s", type(error).__name__, action="change", trace=frames(error))  # noqa: TRY400
+            kind = type(error).__name__
+            log.error("unexpected error in a change: %s", kind, action="unexpected", frames=frames(error))  # noqa: TRY400
             outcome = Outcome(change.processed, change.processed, UNEXPECTED)
         change.end(outcome, entry, self.clock())
         log.info(
             "%s of %s has ended",
             planned.verb,
             plural(change.total, "row"),
-            action="change",
+            action="change_ended",
             actor=change.confirmation.actor,
             changed=outcome.changed,
             skipped=outcome.skipped,

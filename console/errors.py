@@ -55,7 +55,7 @@ def _handle_http_error(error: HTTPException) -> Response:
 
 def _handle_database_error(error: OutboxError) -> Response:
     named = rights.name_missing(dependencies().engine, rights.CONSOLE, error)
-    log.error("the database cannot be used: %s", named, action="database")
+    log.error("the database cannot be used: %s", named, action="database_failed")
     if isinstance(error, SchemaOutdatedError):
         return _page(503, "The database schema is older than the console: run relay migrate.")
     response = _page(503, "The database cannot be used now; the log says why. Nothing was changed by this request.")
@@ -64,13 +64,13 @@ def _handle_database_error(error: OutboxError) -> Response:
 
 
 def _handle_users_file(error: UsersFileError) -> Response:
-    log.error("nobody can be known: %s", error, action="login")
+    log.error("nobody can be known: %s", error, action="login_failed")
     return _page(503, "The file of users cannot be used; the log says why.")
 
 
 def _handle_unexpected(error: Exception) -> Response:
     # Neither its message nor the request is logged: both may contain personal data.
-    log.error("unexpected error in a request: %s", type(error).__name__, action="unexpected", trace=frames(error))
+    log.error("unexpected error in a request: %s", type(error).__name__, action="unexpected", frames=frames(error))
     return _page(500, "An unexpected error; the log says where it happened.")
 
 

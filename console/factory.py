@@ -86,7 +86,7 @@ def create_app(settings: ConsoleSettings, operators: OperatorSettings, clock: Ca
 def create_app_from_environ() -> Flask:
     """Create the application with the settings of the environment; gunicorn calls this before it forks."""
     settings = load(ConsoleSettings, os.environ)
-    configure_logging(settings)
+    configure_logging(settings, "console")
     for warning in unknown_names(os.environ):
         log.warning(warning, action="unknown_setting")
     return create_app(settings, load(OperatorSettings, os.environ))

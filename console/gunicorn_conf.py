@@ -7,7 +7,7 @@ import os
 import sys
 
 from config.gunicorn import require_address
-from config.logging import configure_logging
+from config.logging import configure_logging, log_uncaught
 from config.settings import SettingsError, load
 from console.settings import ConsoleSettings
 from console.users import UsersFile, UsersFileError
@@ -20,7 +20,8 @@ def _load_settings() -> ConsoleSettings:
     """Load the settings and check what they name, before the process is forked."""
     try:
         settings = load(ConsoleSettings, os.environ)
-        configure_logging(settings)
+        configure_logging(settings, "console")
+        log_uncaught()
         require_address("CONSOLE_HOST", settings.console_host, "127.0.0.1 or ::1")
         refuse_unsafe(create_outbox_engine(settings.database_url.get_secret_value(), may_create=False))
         if settings.console_users_file is not None and settings.console_auth == "file":

@@ -65,11 +65,11 @@ def sign_in() -> AnyResponse:
         limits.at_once.release()
     if line is None or len(password) > MAX_CHARACTERS:
         metrics().logins.labels("refused").inc()
-        log.warning("a login was refused", action="login")
+        log.warning("a login was refused", action="login_refused")
         return login_page(REFUSED, 401)
     limits.tries.forget(key)
     metrics().logins.labels("accepted").inc()
-    log.info("%s has signed in", line.user.name, action="login", role=line.user.role.word)
+    log.info("%s has signed in", line.user.name, action="signed_in", role=line.user.role.word)
     target = login.sign_in(line)
     return redirect(request.script_root + target, 303)
 
@@ -95,7 +95,7 @@ def refuse_for_now(outcome: str, seconds: int) -> Response:
         seconds: to wait.
     """
     metrics().logins.labels(outcome).inc()
-    log.warning("a login was not checked: %s", outcome, action="login")
+    log.warning("a login was not checked: %s", outcome, action="login_throttled")
     response = login_page(f"Too many tries. Wait {seconds} s.", 429)
     response.headers["Retry-After"] = str(seconds)
     return response

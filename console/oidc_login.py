@@ -186,7 +186,7 @@ def callback(login: OidcLogin) -> AnyResponse:
     if user is None:
         return _refused("the provider's user has no role", login.no_role(claims), 403)
     metrics().logins.labels("accepted").inc()
-    log.info("%s has signed in", user.name, action="login", role=user.role.word)
+    log.info("%s has signed in", user.name, action="signed_in", role=user.role.word)
     response = make_response(render_template("come_again.html", address=request.script_root + begun.target))
     _set_state(response, "", 0)
     return response
@@ -194,13 +194,13 @@ def callback(login: OidcLogin) -> AnyResponse:
 
 def _refused(reason: str, message: str, status: int) -> Response:
     metrics().logins.labels("refused").inc()
-    log.warning("a login was refused: %s", reason, action="login")
+    log.warning("a login was refused: %s", reason, action="login_refused")
     return login_page(message, status)
 
 
 def _failed(login: OidcLogin, error: ProviderError) -> Response:
     metrics().logins.labels("failed").inc()
-    log.error("nobody is signed in: the OpenID provider fails: %s", error, action="login")
+    log.error("nobody is signed in: the OpenID provider fails: %s", error, action="login_failed")
     return login_page(f"{login.provider.name} cannot sign you in now: {error}.", 503)
 
 

@@ -22,6 +22,6 @@ def readyz() -> tuple[Response, int]:
     try:
         dependencies().store.identity()
     except OutboxError as error:
-        log.warning("not ready: %s", error, action="readiness")
+        log.warning("not ready: %s", error, action="not_ready")
         return jsonify(status="not ready"), 503
     return jsonify(status="ready"), 200

@@ -47,9 +47,9 @@ class ProxyLogin:
     def refuse(self) -> Response:
         """Refuse: only the proxy can let somebody sign in."""
         if not self._is_proxy():
-            log.warning("refused: the request does not come from the proxy", action="login")
+            log.warning("refused: the request does not come from the proxy", action="login_refused")
             abort(403, "The console is reached through its proxy only.")
-        log.warning("refused: the proxy's user has no role", action="login")
+        log.warning("refused: the proxy's user has no role", action="login_refused")
         abort(403, "You are signed in, but have no role here: ask for a line in CONSOLE_PROXY_ROLES.")
 
     def _is_proxy(self) -> bool:

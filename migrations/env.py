@@ -26,7 +26,7 @@ def _prepare_postgresql(connection: Connection) -> None:
 def migrate() -> None:
     """Migrate the database of ``DATABASE_URL`` to the newest revision."""
     settings = load(ReleaseSettings, os.environ)
-    configure_logging(settings)
+    configure_logging(settings, "migrate")
     engine = create_outbox_engine(settings.database_url.get_secret_value(), answer_seconds=LONG_ANSWER_SECONDS)
     with translate_errors(engine), engine.connect() as connection:
         context.configure(

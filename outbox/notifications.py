@@ -146,6 +146,7 @@ class Listener:
                     "the server process %d: another role of this database sends them",
                     self._invalid,
                     notification.pid,
+                    extra={"action": "notifications_ignored"},
                 )
                 self._invalid, self._warned_at = 0, monotonic()
             return ()

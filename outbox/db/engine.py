@@ -177,6 +177,7 @@ def _journal_mode() -> str:
         "SQLite %s can corrupt a WAL database; using the slower rollback journal: "
         "install the pysqlite3 wheel, or Python with SQLite 3.51.3 or later",
         sqlite.sqlite_version,
+        extra={"action": "sqlite_without_wal"},
     )
     return "delete"
 

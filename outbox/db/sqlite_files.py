@@ -126,7 +126,12 @@ class SqliteFiles:
         for name, opened in zip(self._names[1:], self._opened[1:], strict=True):
             if opened is not None and _identity(name) == opened:
                 os.replace(name, f"{name}.replaced")  # noqa: PTH105 - as _identity
-                log.warning("%s was replaced; renamed the log of the earlier file to %s.replaced", self._path, name)
+                log.warning(
+                    "%s was replaced; renamed the log of the earlier file to %s.replaced",
+                    self._path,
+                    name,
+                    extra={"action": "log_set_aside"},
+                )
 
 
 _CAN_PIN = hasattr(os, "O_PATH")

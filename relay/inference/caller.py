@@ -153,7 +153,8 @@ class Caller:
         if retried:
             self._metrics.retries.labels(INFERENCE, result.error or "").inc()
         elif decision.state is CallState.PARKED:
-            log.error("parked the inference call of row %d: %s", call.row_id, result.error, action="call_parked")
+            text = "parked the inference call of row %d: %s"
+            log.error(text, call.row_id, result.error, action="call_parked", outbox_id=call.row_id)
 
 
 def _attributes(call: InferenceCall) -> dict[str, str | int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from relay.errors import BatchRefusedError, MisconfiguredError, RelayError, StoppedError, TransactionFailedError
@@ -15,6 +16,8 @@ from relay.kafka.client import LIBRDKAFKA_LOG
 from relay.kafka.errors import LastError, explain, translate_errors
 from relay.kafka.progress import ProgressDestination
 from relay.kafka.record import Record
+
+log = structlog.get_logger(__name__)
 
 RECORD_ERRORS = frozenset(
     {
@@ -161,7 +164,7 @@ class Publisher:
         try:
             self._producer.purge(in_queue=True, in_flight=True, blocking=False)
         except (KafkaException, SystemError, RuntimeError):
-            LIBRDKAFKA_LOG.debug("the producer could not be purged")
+            log.debug("the producer could not be purged", action="not_purged")
         del self._producer
 
     def _produce(self, topic: str, partition: int, records: Sequence[Record]) -> None:
@@ -251,7 +254,9 @@ class Publisher:
         try:
             self._producer.abort_transaction(ABORT_TIMEOUT_SECONDS)
         except (KafkaException, SystemError, RuntimeError):
-            LIBRDKAFKA_LOG.debug("the transaction could not be aborted; the shard's next producer will abort it")
+            log.debug(
+                "the transaction could not be aborted; the shard's next producer will abort it", action="not_aborted"
+            )
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is None:

@@ -45,4 +45,4 @@ class AuditLog:
 
 
 def _unavailable(error: OutboxError) -> None:
-    log.debug("the audit trail cannot be read: %s", error)  # other threads report the outage
+    log.debug("the audit trail cannot be read: %s", error, action="audit_unread")  # other threads report the outage

@@ -59,7 +59,9 @@ def _pause(seconds: float) -> float:
 
 
 def _unavailable(error: OutboxError) -> None:
-    log.debug("the backlog cannot be counted: %s", error)  # other threads report the outage
+    log.debug(
+        "the backlog cannot be counted: %s", error, action="backlog_count_failed"
+    )  # other threads report the outage
 
 
 def _families(status: Sequence[ShardStatus], owned: int, calls_age_ms: int | None) -> list[Metric]:

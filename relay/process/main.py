@@ -11,7 +11,7 @@ from types import FrameType
 import click
 import structlog
 
-from config.logging import configure_logging, frames
+from config.logging import configure_logging, frames, log_uncaught
 from config.settings import SettingsError, load, unknown_names
 from config.tracing import check_tracing
 from outbox.errors import OutboxError
@@ -40,7 +40,8 @@ def run_relay(step: Callable[[str, int], None] = ignore_steps, failure_policy: F
     except SettingsError as error:
         click.echo(str(error), err=True)
         return 1
-    configure_logging(settings)
+    configure_logging(settings, "relay")
+    log_uncaught()
     for warning in unknown_names(os.environ):
         log.warning(warning, action="unknown_setting")
     gc.freeze()
@@ -79,7 +80,7 @@ def _supervise(
     try:
         Supervisor(settings, stop, step, failure_policy=failure_policy).run()
     except (RelayError, OutboxError) as error:
-        log.error("relay cannot start or continue: %s", error, action="refused")  # noqa: TRY400 - no trace needed
+        log.error("relay cannot start or continue: %s", error, action="cannot_run")  # noqa: TRY400 - no trace needed
         return False
     except Exception as error:  # noqa: BLE001 - its text may quote a row
         kind = type(error).__name__

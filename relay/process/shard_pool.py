@@ -146,7 +146,7 @@ class ShardPool:
             if was_healthy and not healthy:
                 log.warning(
                     "no shard of this relay makes progress: other relays, if there are any, take its shards over",
-                    action="unable",
+                    action="no_progress",
                 )
         self._leases.heartbeat(healthy=healthy)
         self._last_heartbeat = self._services.clock(), healthy

@@ -150,7 +150,9 @@ class Supervisor:
             thread.join(max(0.0, deadline - monotonic()))
         running = [thread.name for thread in threads if thread.is_alive()]
         if running:
-            log.warning("stopped without %s: the next relay finishes its work", ", ".join(running), action="stopped")
+            log.warning(
+                "stopped without %s: the next relay finishes its work", ", ".join(running), action="stopped_unfinished"
+            )
         else:
             log.info("stopped", action="stopped")
         return not running

@@ -358,7 +358,7 @@ class ShardWorker:
         try:
             self._services.leases.report(self.shard, reason)
         except OutboxError:
-            log.debug("%s: the condition cannot be stored: database error", self.subject)
+            log.debug("%s: the condition cannot be stored: database error", self.subject, action="condition_not_stored")
 
     def _step(self, name: str) -> None:
         self._services.step(name, self.shard)

@@ -102,7 +102,7 @@ def test_a_wrong_id_token_lets_nobody_in(
     client = oidc_app.test_client()
     assert reason in page_of(sign_in_there(client), 503)
     assert not is_signed_in(client)
-    (line,) = [line for line in lines if line.get("action") == "login"]
+    (line,) = [line for line in lines if line.get("action") == "login_failed"]
     assert reason in repr(line)
     assert "another" not in repr(lines)
     assert "248289761001" not in repr(lines)
@@ -190,7 +190,7 @@ def test_the_console_works_while_the_provider_is_away(
         page_of(client.get("/login"))
         assert client.get("/readyz").status_code == 200
         assert "its discovery document: ConnectionError" in page_of(client.get("/login/start"), 503)
-        assert [line["log_level"] for line in lines if line.get("action") == "login"] == ["error"]
+        assert [line["log_level"] for line in lines if line.get("action") == "login_failed"] == ["error"]
         with listen(provider, port):
             page_of(sign_in_there(client))
             address = visit_provider(other := app.test_client())

@@ -162,7 +162,7 @@ def test_an_unexpected_error_tells_nothing(app: Flask, lines: list[dict[str, obj
     assert "secret-query" not in shown
     assert "Traceback" not in response.get_data(as_text=True)
     (line,) = [line for line in lines if line.get("action") == "unexpected"]
-    assert "test_protection.py" in str(line["trace"])
+    assert "test_protection.py" in str(line["frames"])
 
 
 def test_a_password_is_not_logged(client: FlaskClient, lines: list[dict[str, object]]) -> None:
@@ -185,7 +185,7 @@ def test_without_its_database_the_console_says_so(tmp_path: object, lines: list[
         assert "Signed in as" in response.get_data(as_text=True)
         assert client.get("/readyz").status_code == 503
         assert client.get("/healthz").status_code == 200
-    assert [line for line in lines if line.get("action") == "database"]
+    assert [line for line in lines if line.get("action") == "database_failed"]
 
 
 def test_metrics_need_the_token_if_there_is_one(new_sqlite: NewDatabase) -> None:
