@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 
-from app.dependencies import EXTENSION
 from app.settings import WebSettings
 from app.shared_metrics import SharedSlots
 from config.gunicorn import require_address
@@ -110,6 +109,7 @@ def pre_fork(_server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Share the metrics with the other processes, and start to count the backlog and to send spans."""
     from app import metrics
+    from app.dependencies import EXTENSION
 
     metrics.share(_slots, worker.metrics_slot)
     extensions = worker.wsgi.extensions
@@ -121,6 +121,7 @@ def post_worker_init(worker: Any) -> None:
 def worker_exit(_server: Any, worker: Any) -> None:
     """Publish the last metrics, log lines and spans of a process that exits."""
     from app import metrics, webhook
+    from app.dependencies import EXTENSION
 
     metrics.publish()
     webhook.request_log.flush()

@@ -69,7 +69,7 @@ def test_a_missing_database_is_named(environ: dict[str, str], tmp_path: Path, de
     assert answer.status_code == 503
     assert "schema" not in answer.text
     relay.wait_degraded("database", missing)
-    logged = {"commit_failed", "readiness", "backlog_count_failed"}
+    logged = {"commit_failed", "not_ready", "backlog_count_failed"}
     wait_until(lambda: logged <= actions(web.log.read_text(), missing), "post, readiness and backlog are logged")
     shown = subprocess.run(LIST, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
     expect(shown, 1, stderr=missing)
