@@ -129,12 +129,13 @@ def _start_servers(
 
 
 def _run(server: WebServer, seconds: float) -> Run:
-    before = _cpu_seconds(server)
+    before = cpu_seconds(server)
     load = closed_loop(server.port, CONNECTIONS, seconds)
-    return Run(load, _cpu_seconds(server) - before)
+    return Run(load, cpu_seconds(server) - before)
 
 
-def _cpu_seconds(server: WebServer) -> float:
+def cpu_seconds(server: WebServer) -> float:
+    """Return the CPU time used so far by the processes that answer requests."""
     times = [worker.cpu_times() for worker in psutil.Process(server.process.pid).children()]
     return sum(each.user + each.system for each in times)
 
