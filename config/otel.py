@@ -133,8 +133,7 @@ def add_span_ids(_logger: Any, _method: str, line: EventDict) -> EventDict:
 
 def _context(traceparent: str | None) -> Context:
     """The context with the span of a traceparent; an empty one if there is none."""
-    carrier = {"traceparent": traceparent} if traceparent else {}
-    return _PROPAGATOR.extract(carrier, Context())
+    return _PROPAGATOR.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
 
 
 def _traceparent(context: trace.SpanContext) -> str:
