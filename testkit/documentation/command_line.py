@@ -38,8 +38,8 @@ def _section(context: click.Context) -> str:
     return paragraphs(
         [
             f"## `{context.command_path}`",
-            *map(_paragraph, cleandoc(command.help or "").split("\n\n")),
             f"```\n{usage}\n```",
+            *map(_paragraph, cleandoc(command.help or "").split("\n\n")),
             table(["option", "meaning"], _options(context)),
         ]
     )

@@ -78,7 +78,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
         return link[0] if inside else REPOSITORY + target.relative_to(ROOT).as_posix()
 
     if page.file.src_uri.startswith("decisions/"):
-        page.meta["search"] = {"boost": 0.5}  # there are more of them than of all other pages
+        page.meta["search"] = {"boost": 0.1}  # there are more of them than of all other pages
     return OUTWARD_LINK.sub(address, PAGE_NAME.sub(title, markdown))
 
 

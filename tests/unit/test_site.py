@@ -76,7 +76,13 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     assert [address for address in loaded if re.match(r"(\w+:)?//", address)] == []
     assert {"assets/mermaid.min.js", "assets/iframe-worker.js"} <= loaded
     assert 'class="mermaid"' in content(site, DOCS / "architecture.md")
-    assert "outbox" in (site / "search" / "search_index.js").read_text()
+
+
+def test_the_search_is_in_the_site_and_prefers_pages_to_decisions(site: Path) -> None:
+    """Without a server the index is read from a script. Decisions are most of it, and seldom what is looked for."""
+    index = json.loads((site / "search" / "search_index.js").read_text().removeprefix("var __index = "))
+    boosts = {entry["location"].startswith("decisions/"): entry.get("boost", 1) for entry in index["docs"]}
+    assert boosts[True] < boosts[False]
 
 
 def test_links_out_of_the_documents_lead_to_the_repository(site: Path) -> None:
