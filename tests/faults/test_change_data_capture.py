@@ -1,0 +1,182 @@
+"""Debezium in place of the relay, as docs/change-data-capture.md sets it up: there, in use, and back."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from sqlalchemy import make_url
+
+from testkit import ROOT
+from testkit.command_line import command, expect
+from testkit.databases import migrate
+from testkit.deployment import Deploy, Deployment
+from testkit.load import LoadGenerator
+from testkit.services import Connect, ExternalService, Kafka, Postgres
+from testkit.services.fixtures import run_service
+from testkit.topic import ConsumedRecord, assert_exactly_once, create_topics, read_topic
+from testkit.waiting import wait_until
+
+FILES = ROOT / "deploy" / "debezium"
+CREATE_ROLE = "CREATE ROLE cxone_cdc LOGIN REPLICATION"
+CREATE_SLOT = "SELECT pg_create_logical_replication_slot('cxone_outbox', 'pgoutput')"
+DROP_SLOT = "SELECT pg_drop_replication_slot('cxone_outbox')"
+SLOT_IS_FREE = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'cxone_outbox'"
+CONFIRMED = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'cxone_outbox'"
+PARTITIONS = 3
+CONNECTOR = json.loads((FILES / "connector.json").read_text())
+TEST_TIMES = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "2000", "scheduled.rebalance.max.delay.ms": "0"}
+"""A dead worker is noticed sooner than by default."""
+FULL_BODY = {
+    "id": "Å-1",
+    "channel": "chat",
+    "timestamp": 1_700_000_000_123,
+    "customer": {"email": "någon@example.com"},
+    "agent": {"id": 7},
+}
+
+
+@pytest.fixture
+def deployment(own_postgres: Postgres, kafka: Kafka | ExternalService, deploy: Deploy) -> Deployment:
+    """An outbox with two shards on a server of its own, as a slot retains the log of the whole server."""
+    url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
+    migrate(url, shards=2)
+    deployment = deploy(url, kafka)
+    topics = deployment.topic, f"{deployment.topic}-json"
+    create_topics(deployment.client_config, *(NewTopic(topic, PARTITIONS, 1) for topic in topics))
+    deployment.environ["KAFKA_REPLAY_TOPICS"] = topics[1]
+    return deployment
+
+
+@pytest.fixture
+def connect(deployment: Deployment, kafka: Kafka | ExternalService, tmp_path: Path) -> Iterator[Connect]:
+    """A worker with the settings that are shipped."""
+    url = make_url(deployment.url)
+    environ = {
+        "CDC_DATABASE_HOST": str(url.host),
+        "CDC_DATABASE_PORT": str(url.port),
+        "CDC_DATABASE_NAME": str(url.database),
+        "CDC_DATABASE_USER": "cxone_cdc",
+        "CDC_DATABASE_PASSWORD": "unused",
+        "CDC_DATABASE_SSLMODE": "disable",
+        "CDC_TOPIC": json_topic(deployment),
+    }
+    lines = (FILES / "worker.properties").read_text().splitlines()
+    shipped = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    worker = Connect(tmp_path / "connect", kafka.bootstrap_servers, {**shipped, **TEST_TIMES}, environ)
+    yield from run_service(worker)
+
+
+def json_topic(deployment: Deployment) -> str:
+    """The topic that Debezium writes to."""
+    return deployment.environ["KAFKA_REPLAY_TOPICS"]
+
+
+def set_up(deployment: Deployment, server: Postgres) -> None:
+    """Create role, publication and slot."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(CREATE_ROLE)
+    deployment.execute((FILES / "publication.sql").read_text())
+    deployment.query(CREATE_SLOT)
+
+
+def seen_by_debezium(deployment: Deployment) -> list[ConsumedRecord]:
+    """Every record that a ``read_committed`` consumer sees in Debezium's topic."""
+    return read_topic(deployment.client_config, json_topic(deployment))
+
+
+def kill_within_a_transaction(deployment: Deployment, connect: Connect) -> None:
+    """Kill the worker (-9) while its transaction is open, and start another, which has to abort that one."""
+    admin = AdminClient(deployment.client_config)
+    partitions = [TopicPartition(json_topic(deployment), number) for number in range(PARTITIONS)]
+
+    def ends(isolation: IsolationLevel) -> list[int]:
+        latest = {partition: OffsetSpec.latest() for partition in partitions}
+        return [each.result().offset for each in admin.list_offsets(latest, isolation_level=isolation).values()]
+
+    def is_open() -> bool:
+        return ends(IsolationLevel.READ_COMMITTED) < ends(IsolationLevel.READ_UNCOMMITTED)
+
+    wait_until(lambda: any(is_open() for _ in range(100)), "Debezium has sent records that are not committed")
+    connect.process.kill()
+    connect.start()
+    connect.wait_running(CONNECTOR["name"])
+
+
+def posted(deployment: Deployment) -> dict[int, tuple[str, dict[str, Any]]]:
+    """By row, its time of receipt and the interaction of the body that was posted, in the fields of the record."""
+    rows = deployment.query("SELECT id, received_at, payload FROM outbox")
+    bodies = {row_id: (received_at, json.loads(bytes(payload))) for row_id, received_at, payload in rows}
+    return {
+        row_id: (
+            str(received_at),
+            {
+                "interactionId": body["id"],
+                "channel": body["channel"],
+                "timestamp": body.get("timestamp", received_at),
+                "customerEmail": body.get("customer", {}).get("email"),
+                "agentId": str(body["agent"]["id"]) if "agent" in body else None,
+            },
+        )
+        for row_id, (received_at, body) in bodies.items()
+    }
+
+
+def assert_as_posted(deployment: Deployment, records: list[ConsumedRecord]) -> None:
+    """Assert that key, headers and decoded value of each record are those of the interaction that was posted."""
+    expected = posted(deployment)
+    for record in records:
+        received_at, fields = expected[record.outbox_id]
+        assert json.loads(record.value) == fields
+        assert record.key == fields["interactionId"]
+        assert set(record.headers) == {"outbox-id", "received-at", "traceparent"}
+        assert record.headers["received-at"] == received_at
+
+
+def mark_what_was_sent(deployment: Deployment) -> None:
+    """Mark the rows whose records are in Debezium's topic."""
+    shards = ("--shard", "0", "--shard", "1")
+    expect(command(deployment.environ, "reconcile", "--since", "1h", *shards, "--reason", "test", "--yes"), 0)
+
+
+def assert_each_key_has_one_partition(records: list[ConsumedRecord]) -> None:
+    """Assert that Debezium and the relay choose the same partition for an interaction; the topics have as many."""
+    partitions: defaultdict[str, set[int]] = defaultdict(set)
+    for record in records:
+        partitions[record.key].add(record.partition)
+    assert {key: chosen for key, chosen in partitions.items() if len(chosen) > 1} == {}
+
+
+def test_debezium_takes_over_and_gives_back(deployment: Deployment, own_postgres: Postgres, connect: Connect) -> None:
+    """Each interaction is sent once and in order: before, by a connector that is killed, and by the relay after it."""
+    web, relay = deployment.web(), deployment.relay()
+    ids = [web.post({"id": "sender-0-0", "channel": "voice", "turn": -1}).json()["outboxId"]]
+    deployment.wait_drained()
+    relay.stop()
+    set_up(deployment, own_postgres)
+
+    ids.append(web.post(FULL_BODY).json()["outboxId"])  # before the connector exists
+    load = LoadGenerator(lambda: web, senders=2, interactions=3, pause_seconds=0.01)
+    connect.create(CONNECTOR["name"], CONNECTOR["config"])
+    kill_within_a_transaction(deployment, connect)
+    connect.stop_connector(CONNECTOR["name"])
+    wait_until(lambda: deployment.query(SLOT_IS_FREE) == [(True,)], "the slot is free")
+    load.wait_for_accepted(10)  # Debezium sends none of these
+    ids += load.stop()
+    sent = seen_by_debezium(deployment)
+    assert_as_posted(deployment, sent)
+
+    mark_what_was_sent(deployment)
+    assert 10 <= deployment.pending() < len(ids)
+    deployment.query(DROP_SLOT)
+    deployment.relay()
+    deployment.wait_drained()
+    first, *last = deployment.seen()
+    records = [first, *sent, *last]
+    assert_exactly_once(records, ids)
+    assert_each_key_has_one_partition(records)
