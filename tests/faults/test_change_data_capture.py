@@ -110,20 +110,23 @@ def kill_within_a_transaction(deployment: Deployment, connect: Connect) -> None:
 
 def posted(deployment: Deployment) -> dict[int, tuple[str, dict[str, Any]]]:
     """By row, its time of receipt and the interaction of the body that was posted, in the fields of the record."""
-    rows = deployment.query("SELECT id, received_at, payload FROM outbox")
-    bodies = {row_id: (received_at, json.loads(bytes(payload))) for row_id, received_at, payload in rows}
+    rows = deployment.query("SELECT id, received_at, timestamp_ms, payload FROM outbox")
+    return {row_id: (str(received_at), fields(json.loads(body), now)) for row_id, received_at, now, body in rows}
+
+
+def fields(body: dict[str, Any], now: int) -> dict[str, Any]:
+    """The interaction of a body, in the fields of the record.
+
+    Args:
+        body: of the request.
+        now: the webhook's time, for a body without a timestamp.
+    """
     return {
-        row_id: (
-            str(received_at),
-            {
-                "interactionId": body["id"],
-                "channel": body["channel"],
-                "timestamp": body.get("timestamp", received_at),
-                "customerEmail": body.get("customer", {}).get("email"),
-                "agentId": str(body["agent"]["id"]) if "agent" in body else None,
-            },
-        )
-        for row_id, (received_at, body) in bodies.items()
+        "interactionId": body["id"],
+        "channel": body["channel"],
+        "timestamp": body.get("timestamp", now),
+        "customerEmail": body.get("customer", {}).get("email"),
+        "agentId": str(body["agent"]["id"]) if "agent" in body else None,
     }
 
 
@@ -131,9 +134,9 @@ def assert_as_posted(deployment: Deployment, records: list[ConsumedRecord]) -> N
     """Assert that key, headers and decoded value of each record are those of the interaction that was posted."""
     expected = posted(deployment)
     for record in records:
-        received_at, fields = expected[record.outbox_id]
-        assert json.loads(record.value) == fields
-        assert record.key == fields["interactionId"]
+        received_at, interaction = expected[record.outbox_id]
+        assert json.loads(record.value) == interaction
+        assert record.key == interaction["interactionId"]
         assert set(record.headers) == {"outbox-id", "received-at", "traceparent"}
         assert record.headers["received-at"] == received_at
 
