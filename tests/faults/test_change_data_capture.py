@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,14 @@ def seen_by_debezium(deployment: Deployment) -> list[ConsumedRecord]:
     return read_topic(deployment.client_config, json_topic(deployment))
 
 
+def wait_until_sent(deployment: Deployment, ids: Sequence[int]) -> None:
+    """Wait until Debezium has sent these rows."""
+    wait_until(
+        lambda: not set(ids) - {record.outbox_id for record in seen_by_debezium(deployment)},
+        f"Debezium has sent rows {ids[0]} to {ids[-1]}",
+    )
+
+
 def kill_within_a_transaction(deployment: Deployment, connect: Connect) -> None:
     """Kill the worker (-9) while its transaction is open, and start another, which has to abort that one."""
     admin = AdminClient(deployment.client_config)
@@ -167,6 +175,8 @@ def test_debezium_takes_over_and_gives_back(deployment: Deployment, own_postgres
     load = LoadGenerator(lambda: web, senders=2, interactions=3, pause_seconds=0.01)
     connect.create(CONNECTOR["name"], CONNECTOR["config"])
     kill_within_a_transaction(deployment, connect)
+    load.wait_for_accepted(20)
+    wait_until_sent(deployment, [each.outbox_id for each in load.accepted])
     connect.stop_connector(CONNECTOR["name"])
     wait_until(lambda: deployment.query(SLOT_IS_FREE) == [(True,)], "the slot is free")
     load.wait_for_accepted(10)  # Debezium sends none of these
