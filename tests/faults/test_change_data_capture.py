@@ -12,6 +12,7 @@ from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from sqlalchemy import make_url
 
+from relay.check.replication import check_replication
 from testkit import ROOT
 from testkit.command_line import command, expect
 from testkit.databases import migrate
@@ -27,11 +28,12 @@ CREATE_ROLE = "CREATE ROLE cxone_cdc LOGIN REPLICATION"
 CREATE_SLOT = "SELECT pg_create_logical_replication_slot('cxone_outbox', 'pgoutput')"
 DROP_SLOT = "SELECT pg_drop_replication_slot('cxone_outbox')"
 SLOT_IS_FREE = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'cxone_outbox'"
-CONFIRMED = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'cxone_outbox'"
+CONFIRMED = "SELECT confirmed_flush_lsn >= '{}' FROM pg_replication_slots WHERE slot_name = 'cxone_outbox'"
 PARTITIONS = 3
 CONNECTOR = json.loads((FILES / "connector.json").read_text())
+CONNECTOR["config"]["heartbeat.interval.ms"] = "1000"
 TEST_TIMES = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "2000", "scheduled.rebalance.max.delay.ms": "0"}
-"""A dead worker is noticed sooner than by default."""
+"""A dead worker is noticed sooner than by default, and the slot advances sooner."""
 FULL_BODY = {
     "id": "Å-1",
     "channel": "chat",
@@ -47,9 +49,8 @@ def deployment(own_postgres: Postgres, kafka: Kafka | ExternalService, deploy: D
     url = own_postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
     migrate(url, shards=2)
     deployment = deploy(url, kafka)
-    topics = deployment.topic, f"{deployment.topic}-json"
+    topics = deployment.topic, json_topic(deployment)
     create_topics(deployment.client_config, *(NewTopic(topic, PARTITIONS, 1) for topic in topics))
-    deployment.environ["KAFKA_REPLAY_TOPICS"] = topics[1]
     return deployment
 
 
@@ -74,7 +75,7 @@ def connect(deployment: Deployment, kafka: Kafka | ExternalService, tmp_path: Pa
 
 def json_topic(deployment: Deployment) -> str:
     """The topic that Debezium writes to."""
-    return deployment.environ["KAFKA_REPLAY_TOPICS"]
+    return f"{deployment.topic}-json"
 
 
 def set_up(deployment: Deployment, server: Postgres) -> None:
@@ -149,10 +150,27 @@ def assert_as_posted(deployment: Deployment, records: list[ConsumedRecord]) -> N
         assert record.headers["received-at"] == received_at
 
 
+def operate(deployment: Deployment, *arguments: str) -> None:
+    """Run a command that changes rows."""
+    options = "--reason", "a test", "--yes"
+    expect(command(deployment.environ, *arguments, *options, KAFKA_REPLAY_TOPICS=json_topic(deployment)), 0)
+
+
 def mark_what_was_sent(deployment: Deployment) -> None:
     """Mark the rows whose records are in Debezium's topic."""
-    shards = ("--shard", "0", "--shard", "1")
-    expect(command(deployment.environ, "reconcile", "--since", "1h", *shards, "--reason", "test", "--yes"), 0)
+    operate(deployment, "reconcile", "--since", "1h", "--shard", "0", "--shard", "1")
+
+
+def assert_the_slot_advances(deployment: Deployment) -> None:
+    """Assert that the server need not keep the log of what others write while no interaction arrives."""
+    ((written,),) = deployment.query("SELECT pg_logical_emit_message(false, 'elsewhere', repeat('x', 100000))")
+    wait_until(lambda: deployment.query(CONFIRMED.format(written)) == [(True,)], "the heartbeat has advanced the slot")
+
+
+def capture_finding(deployment: Deployment) -> str:
+    """What ``relay check`` says of the slot."""
+    (found,) = check_replication(deployment.engine)
+    return f"{found.status}: {found.detail}"
 
 
 def assert_each_key_has_one_partition(records: list[ConsumedRecord]) -> None:
@@ -172,24 +190,33 @@ def test_debezium_takes_over_and_gives_back(deployment: Deployment, own_postgres
     set_up(deployment, own_postgres)
 
     ids.append(web.post(FULL_BODY).json()["outboxId"])  # before the connector exists
-    load = LoadGenerator(lambda: web, senders=2, interactions=3, pause_seconds=0.01)
     connect.create(CONNECTOR["name"], CONNECTOR["config"])
+    wait_until_sent(deployment, ids[1:])
+    assert_the_slot_advances(deployment)
+    load = LoadGenerator(lambda: web, senders=2, interactions=3, pause_seconds=0.01)
     kill_within_a_transaction(deployment, connect)
     load.wait_for_accepted(20)
     wait_until_sent(deployment, [each.outbox_id for each in load.accepted])
+    assert_as_posted(deployment, seen_by_debezium(deployment))
+    assert "its reader is connected" in capture_finding(deployment)
+
+    mark_what_was_sent(deployment)  # as every night, to prune
+    operate(deployment, "prune", "--state", "sent")
+    assert deployment.query("SELECT count(*) FROM outbox WHERE id < 20") == [(0,)]
+    load.wait_for_accepted(10)
+    wait_until_sent(deployment, [each.outbox_id for each in load.accepted])
+
     connect.stop_connector(CONNECTOR["name"])
     wait_until(lambda: deployment.query(SLOT_IS_FREE) == [(True,)], "the slot is free")
     load.wait_for_accepted(10)  # Debezium sends none of these
     ids += load.stop()
     sent = seen_by_debezium(deployment)
-    assert_as_posted(deployment, sent)
-
     mark_what_was_sent(deployment)
     assert 10 <= deployment.pending() < len(ids)
     deployment.query(DROP_SLOT)
+    assert capture_finding(deployment).startswith("ok")
     deployment.relay()
     deployment.wait_drained()
     first, *last = deployment.seen()
-    records = [first, *sent, *last]
-    assert_exactly_once(records, ids)
-    assert_each_key_has_one_partition(records)
+    assert_exactly_once([first, *sent, *last], ids)
+    assert_each_key_has_one_partition([first, *sent, *last])
