@@ -145,13 +145,20 @@ class Connect:
         wait_until(lambda: self._states(name) == states, f"connector and tasks are {states} (log in {self._directory})")
 
     def _states(self, name: str) -> list[str]:
+        assert not (failure := self.failure(name)), failure
+        return [part["state"] for part in self._status(name)]
+
+    def failure(self, name: str) -> str:
+        """The error that stopped a connector or its task; empty: there is none."""
+        return next((part["trace"] for part in self._status(name) if part["state"] == "FAILED"), "")
+
+    def _status(self, name: str) -> list[dict[str, Any]]:
+        """The status of a connector and its tasks; empty: the worker does not know it yet."""
         response = requests.get(f"{self._base}/connectors/{name}/status", timeout=TIMEOUT_SECONDS)
         if not response.ok:
             return []
-        status: dict[str, Any] = response.json()
-        failed = [part["trace"] for part in (status["connector"], *status["tasks"]) if part["state"] == "FAILED"]
-        assert not failed, failed[0]
-        return [part["state"] for part in (status["connector"], *status["tasks"])]
+        status = response.json()
+        return [status["connector"], *status["tasks"]]
 
     def stop(self) -> None:
         """Kill the worker."""
