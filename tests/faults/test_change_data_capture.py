@@ -31,9 +31,11 @@ SLOT_IS_FREE = "SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'c
 CONFIRMED = "SELECT confirmed_flush_lsn >= '{}' FROM pg_replication_slots WHERE slot_name = 'cxone_outbox'"
 PARTITIONS = 3
 CONNECTOR = json.loads((FILES / "connector.json").read_text())
-CONNECTOR["config"]["heartbeat.interval.ms"] = "1000"
-TEST_TIMES = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "2000", "scheduled.rebalance.max.delay.ms": "0"}
-"""A dead worker is noticed sooner than by default, and the slot advances sooner."""
+NAME = CONNECTOR["name"]
+SHORT_TIMES = {"heartbeat.interval.ms": "1000", "producer.override.transaction.timeout.ms": "10000"}
+"""Of the connector: the slot advances sooner, and a dead worker's transaction ends sooner."""
+WORKER_TIMES = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "2000", "scheduled.rebalance.max.delay.ms": "0"}
+"""A dead worker is noticed sooner."""
 FULL_BODY = {
     "id": "Å-1",
     "channel": "chat",
@@ -69,7 +71,7 @@ def connect(deployment: Deployment, kafka: Kafka | ExternalService, tmp_path: Pa
     }
     lines = (FILES / "worker.properties").read_text().splitlines()
     shipped = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    worker = Connect(tmp_path / "connect", kafka.bootstrap_servers, {**shipped, **TEST_TIMES}, environ)
+    worker = Connect(tmp_path / "connect", kafka.bootstrap_servers, {**shipped, **WORKER_TIMES}, environ)
     yield from run_service(worker)
 
 
@@ -114,7 +116,7 @@ def kill_within_a_transaction(deployment: Deployment, connect: Connect) -> None:
     wait_until(lambda: any(is_open() for _ in range(100)), "Debezium has sent records that are not committed")
     connect.process.kill()
     connect.start()
-    connect.wait_running(CONNECTOR["name"])
+    connect.wait_running(NAME)
 
 
 def posted(deployment: Deployment) -> dict[int, tuple[str, dict[str, Any]]]:
@@ -190,7 +192,7 @@ def test_debezium_takes_over_and_gives_back(deployment: Deployment, own_postgres
     set_up(deployment, own_postgres)
 
     ids.append(web.post(FULL_BODY).json()["outboxId"])  # before the connector exists
-    connect.create(CONNECTOR["name"], CONNECTOR["config"])
+    connect.create(NAME, {**CONNECTOR["config"], **SHORT_TIMES})
     wait_until_sent(deployment, ids[1:])
     assert_the_slot_advances(deployment)
     load = LoadGenerator(lambda: web, senders=2, interactions=3, pause_seconds=0.01)
@@ -206,7 +208,7 @@ def test_debezium_takes_over_and_gives_back(deployment: Deployment, own_postgres
     load.wait_for_accepted(10)
     wait_until_sent(deployment, [each.outbox_id for each in load.accepted])
 
-    connect.stop_connector(CONNECTOR["name"])
+    connect.stop_connector(NAME)
     wait_until(lambda: deployment.query(SLOT_IS_FREE) == [(True,)], "the slot is free")
     load.wait_for_accepted(10)  # Debezium sends none of these
     ids += load.stop()
@@ -215,8 +217,8 @@ def test_debezium_takes_over_and_gives_back(deployment: Deployment, own_postgres
     assert 10 <= deployment.pending() < len(ids)
     deployment.query(DROP_SLOT)
     assert capture_finding(deployment).startswith("ok")
-    connect.resume_connector(CONNECTOR["name"])  # by mistake: without its slot it does not skip what it missed
-    wait_until(lambda: "no longer available" in connect.failure(CONNECTOR["name"]), "the connector fails")
+    connect.resume_connector(NAME)  # by mistake: without its slot it does not skip what it missed
+    wait_until(lambda: "no longer available" in connect.failure(NAME), "the connector fails")
     deployment.relay()
     deployment.wait_drained()
     first, *last = deployment.seen()
