@@ -74,7 +74,7 @@ def start_tracing() -> None:
 def process(database: sqlite3.Connection, message: Message) -> None:
     """Store a record in a span that is a child of its interaction's."""
     headers: dict[str, Any] = dict(message.headers() or [])
-    carrier = {"traceparent": headers.get("traceparent", b"").decode()}
+    carrier = {"traceparent": (headers.get("traceparent") or b"").decode()}
     with trace.get_tracer("consumer").start_as_current_span(
         "store interaction", TraceContextTextMapPropagator().extract(carrier), trace.SpanKind.CONSUMER
     ):
