@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from structlog.typing import EventDict
 
+from config.settings import MASK
 from config.tracing import MAX_LINKS, NO_ATTRIBUTES, Kind, Span, Tracer, Value
 from config.version import VERSION
 
@@ -49,6 +50,7 @@ class OpenTelemetryTracer(Tracer):
     def __init__(self, service: str) -> None:
         for name in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
             logging.getLogger(name).setLevel("CRITICAL")  # they quote URLs and responses; see SpanLosses
+        logging.getLogger("opentelemetry.util.re").addFilter(_hide_header)
         defaults = Resource.create({"service.name": service, "service.version": VERSION})
         # No shutdown at exit: it would wait for 30 s.
         self._provider = TracerProvider(
@@ -129,6 +131,12 @@ def add_span_ids(_logger: Any, _method: str, line: EventDict) -> EventDict:
     if context.is_valid:
         line["trace_id"], line["span_id"] = f"{context.trace_id:032x}", f"{context.span_id:016x}"
     return line
+
+
+def _hide_header(record: logging.LogRecord) -> bool:
+    """Hide a malformed header of ``OTEL_EXPORTER_OTLP_HEADERS``, which may be a token, in the SDK's warning."""
+    record.args = (MASK,)
+    return True
 
 
 def _context(traceparent: str | None) -> Context:

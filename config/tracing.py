@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Literal
 
+import structlog
+
 from config.settings import SettingsError
+
+log = structlog.get_logger(__name__)
 
 ENDPOINT, PROTOCOL = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"
 MAX_LINKS = 128
@@ -120,4 +124,8 @@ def start_tracer(service: str) -> Tracer:
         return NO_TRACER
     from config.otel import OpenTelemetryTracer
 
-    return OpenTelemetryTracer(service)
+    try:
+        return OpenTelemetryTracer(service)
+    except ValueError as error:  # the SDK refuses one of its settings
+        log.error("traces are off: %s", error, action="traces_off")  # noqa: TRY400 - it says which one
+        return NO_TRACER

@@ -1,0 +1,25 @@
+"""Settings that OpenTelemetry's SDK refuses."""
+
+import pytest
+
+from config.logging import configure_logging
+from config.settings import BaseSettings, load
+from config.tracing import NO_TRACER, start_tracer
+from testkit.log_schema import check_lines
+
+
+def test_a_setting_that_the_sdk_refuses_switches_traces_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process goes on and logs which one. A malformed header, which may be a token, is not quoted."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer canary")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "1")
+    configure_logging(load(BaseSettings, {"LOG_FORMAT": "json"}), "web")
+    assert start_tracer("cxone-outbox-web") is NO_TRACER
+    written = capsys.readouterr().err
+    header, off = check_lines(written.splitlines())
+    assert (header["action"], off["action"], off["level"]) == ("library", "traces_off", "error")
+    assert "Header format invalid" in header["event"]
+    assert "max_export_batch_size" in off["event"]
+    assert "canary" not in written
