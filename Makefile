@@ -54,6 +54,7 @@ tools: install ## check for system tools that tests need (INSTALL=1: install the
 	@command -v google-chrome >/dev/null || $(call require,chromium,chromium fonts-dejavu-core,tests of the console in a browser)
 	@PATH="$$PATH:/usr/sbin"; $(call require,nginx,nginx-light,tests behind a proxy)
 	@$(call require,npm,npm,the comparison of htmx and Pico.css with their packages)
+	@$(call require,prometheus,prometheus,tests of the alerts)
 	@$(call require,systemd-analyze,systemd,tests of the systemd units)
 
 demo: install ## send interactions from HTTP to Kafka (KAFKA=real: use a real broker)
