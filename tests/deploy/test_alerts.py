@@ -42,7 +42,8 @@ def test_promtool_accepts_the_configuration() -> None:
 def test_each_alert_has_tests_that_fire_and_that_do_not(severity: str) -> None:
     """The unit tests expect each alert at one time at least, and expect it to be silent at another."""
     wanted = {rule["alert"] for rule in RULES if rule["labels"]["severity"] == severity}
-    fires, silent = set(), set()
+    fires: set[str] = set()
+    silent: set[str] = set()
     for file in UNIT_TESTS:
         for test in yaml.safe_load(file.read_text())["tests"]:
             for each in test["promql_expr_test"]:
@@ -56,9 +57,8 @@ def test_each_alert_has_tests_that_fire_and_that_do_not(severity: str) -> None:
 def test_each_alert_has_a_runbook() -> None:
     """A heading of docs/alerts.md, which says what it means, what to look at and what to do; and no other is there."""
     page = (ROOT / "docs/alerts.md").read_text()
-    sections = {
-        title.lower(): text for title, text in re.findall(r"^### (\w+)\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
-    }
+    found = re.findall(r"^### (\w+)\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    sections = {title.lower(): text for title, text in found}
     assert {rule["annotations"]["runbook_url"] for rule in RULES} == {f"{RUNBOOK}{title}" for title in sections}
     for rule in RULES:
         assert rule["labels"]["severity"] in {"page", "ticket"}
