@@ -10,7 +10,15 @@ from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.authentication import matching_label
-from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, arrival_of, declared_length, read_body
+from app.body import (
+    BodyMalformedError,
+    BodyTooLargeError,
+    BodyTooSlowError,
+    arrival_of,
+    arrived_at,
+    declared_length,
+    read_body,
+)
 from app.bounded_log import BoundedLog, EventKind
 from app.dependencies import EXTENSION, WebhookDependencies
 from app.metrics import FORM_LABELLED, NO_LABEL, PLACEHOLDERS, request_counter, request_seconds
@@ -66,8 +74,9 @@ def method_not_allowed(error: MethodNotAllowed) -> Response:
 def count(outcome: str, label: str = NO_LABEL) -> None:
     """Count the current request, and how long it took."""
     request_counter(outcome, label).inc()
-    if arrival := arrival_of(request.environ):
-        request_seconds(outcome).observe(monotonic() - arrival.time)
+    arrived = arrived_at(request.environ)
+    if arrived is not None:
+        request_seconds(outcome).observe(monotonic() - arrived)
 
 
 def _refuse(outcome: str, response: Response, label: str = NO_LABEL, pointers: Iterable[str] = ()) -> Response:

@@ -100,10 +100,11 @@ class DegradedGauge(Collector):
         yield family
 
 
-def _initialise(counter: Counter, values: Iterable[str]) -> None:
+def _initialised(counter: Counter, values: Iterable[str]) -> Counter:
     """Export each value of a label from the start: the rate of a series that appears with 1 lacks that event."""
     for value in values:
         counter.labels(value)
+    return counter
 
 
 class RelayMetrics:
@@ -123,8 +124,8 @@ class RelayMetrics:
             "cxone_kafka_transaction_aborts",
             "Kafka transactions without a confirmed commit; the progress record shows whether they were committed.",
         )
-        self.counted = Snapshot(registry)
-        """What ``BacklogMetrics`` counts in the database."""
+        self.counted, self.operator_changes = Snapshot(registry), Snapshot(registry)
+        """What ``BacklogMetrics`` and ``AuditLog`` count in the database."""
         self.delivery = DeliveryHistogram(registry)
         self.last_commit = gauge(
             "outbox_relay_last_commit_timestamp_seconds", "When this relay last committed a transaction; 0: never."
@@ -133,27 +134,23 @@ class RelayMetrics:
         self.transaction_seconds = histogram(
             "outbox_transaction_seconds", "Duration of a Kafka transaction, from begin to commit.", buckets=SECONDS
         )
-        self.recoveries = counter(
-            "outbox_recoveries", "Shard takeovers, by what the progress record showed.", ["verdict"]
-        )
-        _initialise(self.recoveries, VERDICTS)
+        takeovers = counter("outbox_recoveries", "Shard takeovers, by what the progress record showed.", ["verdict"])
+        self.recoveries = _initialised(takeovers, VERDICTS)
         self.retries = counter("outbox_retries", "Failed attempts that are retried.", ["stage", "reason"])
         self.retries.labels("kafka", "refused")
-        self.inference_calls = counter("outbox_inference_calls", "Inference calls, by outcome.", ["outcome"])
-        _initialise(self.inference_calls, ("done", "retried", "parked"))
+        calls = counter("outbox_inference_calls", "Inference calls, by outcome.", ["outcome"])
+        self.inference_calls = _initialised(calls, ("done", "retried", "parked"))
         self.call_seconds = histogram(
             "outbox_inference_call_seconds", "Duration of an inference call, answered or not.", buckets=SECONDS
         )
         self.circuit_open = gauge("outbox_inference_circuit_open", "1 while the inference circuit breaker is open.")
-        self.token_refreshes = counter("outbox_token_refreshes", "Requests for a CXone token, by outcome.", ["outcome"])
-        _initialise(self.token_refreshes, TOKEN_OUTCOMES)
+        tokens = counter("outbox_token_refreshes", "Requests for a CXone token, by outcome.", ["outcome"])
+        self.token_refreshes = _initialised(tokens, TOKEN_OUTCOMES)
         self.enrichment_not_requested = counter(
             "outbox_enrichment_not_asked",
             "Interactions that are not looked up in CXone: their id is not a single path segment of a URL.",
         )
         self.pruned_rows = counter("outbox_pruned_rows", "Rows removed because of OUTBOX_RETENTION, with their calls.")
-        self.operator_changes = Snapshot(registry)
-        """What the audit trail says of operators' changes."""
         ProcessCollector(registry=registry)
         gauge("outbox_build_info", "1, labelled with the running version.", ["version"]).labels(VERSION).set(1)
 
