@@ -1,7 +1,8 @@
 """The product under constant traffic, with a real Prometheus that scrapes its processes."""
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,20 @@ class Sender:
     Attributes:
         secret: what it shows.
         body: sent instead of a valid one.
-        held: while this is set, nothing is sent.
     """
 
     def __init__(self, web: WebProcess) -> None:
         self.web, self.secret = web, SECRET
         self.body: Any = None
-        self.held = threading.Event()
-        self._stop = threading.Event()
+        self._turn, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Send nothing during the block."""
+        with self._turn:
+            yield
 
     def stop(self) -> None:
         """Stop sending."""
@@ -43,11 +48,10 @@ class Sender:
     def _run(self) -> None:
         number = 0
         while not self._stop.wait(PAUSE_SECONDS):
-            if not self.held.is_set():
-                number += 1
-                body = self.body or {"id": f"call-{number}", "channel": "voice"}
-                with suppress(requests.RequestException):
-                    self.web.post(body, secret=self.secret)
+            number += 1
+            body = self.body or {"id": f"call-{number}", "channel": "voice"}
+            with self._turn, suppress(requests.RequestException):
+                self.web.post(body, secret=self.secret)
 
 
 class MonitoredSystem:
@@ -61,7 +65,7 @@ class MonitoredSystem:
     def __init__(self, deployment: Deployment, folder: Path) -> None:
         self.deployment, self.simulator = deployment, Simulator()
         simulated = {**self.simulator.inference, **self.simulator.enrichment}
-        self.environ = {**deployment.environ, **simulated, "OUTBOX_RETENTION": "7d"}
+        self.environ = {**deployment.environ, **simulated, "CXONE_ENRICH_RATE": "33", "OUTBOX_RETENTION": "7d"}
         self.prometheus = Prometheus(folder / "prometheus", scaled_rules()).start()
         self.web = deployment.web()
         self.relay = self._new_relay()
@@ -85,7 +89,7 @@ class MonitoredSystem:
         self.simulator.close()
 
     def _new_relay(self) -> RelayProcess:
-        return self.deployment.relay(**self.environ)
+        return self.deployment.relay(**self.environ)  # type: ignore[arg-type] # all are strings
 
     def _scrape(self) -> None:
         self.prometheus.scrape(
