@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import time
 
+from deploy.grafana.dashboard import DASHBOARD
 from testkit import ROOT
 from testkit.databases import migrate
 from testkit.deployment import Deployment, settings_for
@@ -17,8 +19,12 @@ from testkit.waiting import wait_until
 from tests.deploy import incidents
 from tests.deploy.incidents import Incident, SeenAlert, play
 from tests.deploy.monitored_system import MonitoredSystem
+from tests.deploy.picture import Span, draw
 
 PAGE = ROOT / "docs" / "alerts.md"
+PICTURE = ROOT / "docs" / "images" / "incident.svg"
+PANELS = ("Requests by outcome", "Rows to Kafka, by delivery time", "Rows", "Oldest pending row")
+"""In the picture."""
 BEGIN, END = "<!-- incidents: python -m tests.deploy.alerts -->\n", "<!-- /incidents -->\n"
 
 
@@ -61,6 +67,19 @@ def incidents_on(kafka: Kafka, postgres: Postgres) -> list[Incident]:
     ]
 
 
+def played(system: MonitoredSystem, incident: Incident) -> list[SeenAlert]:
+    """Play an incident; of the first one, draw the picture."""
+    began, mended = time(), [0.0]
+    seen = play(system, incident, lambda: mended.append(time()))
+    if incident.name == incidents.relay_stopped().name:
+        queries = {
+            panel.title: panel.queries for group in DASHBOARD.values() for panel in group if panel.title in PANELS
+        }
+        span = Span(began, mended[-1], time())
+        PICTURE.write_text(draw(system.prometheus, f"Incident: {incident.name}", span, queries))
+    return seen
+
+
 def rows_of(incident: Incident, seen: list[SeenAlert]) -> Iterator[str]:
     """Yield a row of the table for each alert, the expected ones first, in the order in which they fired."""
     title = incident.name
@@ -79,7 +98,7 @@ def main() -> None:
         wait_until(lambda: not system.prometheus.firing(), "no alert fires at first", 120)
         for incident in incidents_on(kafka, postgres):
             if not wanted or any(part in incident.name for part in wanted):
-                for line in rows_of(incident, play(system, incident)):
+                for line in rows_of(incident, played(system, incident)):
                     sys.stdout.write(line)
                     sys.stdout.flush()
                     lines.append(line)
