@@ -71,11 +71,9 @@ def test_the_page_describes_the_metrics_of_web(new_sqlite: NewDatabase, tmp_path
 
 
 def test_every_series_of_the_webhook_exists_before_its_first_event(new_sqlite: NewDatabase, tmp_path: Path) -> None:
-    """A request adds to series that exist, and makes none."""
-    web = WebProcess(
-        {"DATABASE_URL": new_sqlite(), "CXONE_WEBHOOK_SECRETS": f"old={SECRET},new=another-secret-of-the-tests"},
-        tmp_path / "web.log",
-    )
+    """A request adds to series that exist, and makes none, with a hundred secrets too."""
+    secrets = [f"tests={SECRET}", *(f"s{number}=another-secret-of-the-tests-{number}" for number in range(100))]
+    web = WebProcess({"DATABASE_URL": new_sqlite(), "CXONE_WEBHOOK_SECRETS": ",".join(secrets)}, tmp_path / "web.log")
 
     def series() -> dict[str, float]:
         families = text_string_to_metric_families(requests.get(f"{web.base}/metrics", timeout=5).text)
