@@ -31,7 +31,7 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 	apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing: $(3) will not run. Install $(2) (apt-get, brew), or run make tools INSTALL=1 on Debian"
 
-.PHONY: help install tools demo up test deploy-check image compose chart helm kubernetes alerts torture attack lint format docs-configuration screenshots simulator services model bench lock release clean
+.PHONY: help install tools demo up test deploy-check image compose chart helm kubernetes alerts torture attack lint format docs docs-reference screenshots simulator services model bench lock release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -129,8 +129,13 @@ format: install ## format the code
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
-docs-configuration: install ## write the tables of docs/configuration.md from the settings classes
-	@$(BIN)/python -m testkit.settings_reference
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: install ## build the documentation as a site into site/, and check its links
+	@$(call require,npm,npm,the diagrams of the site)
+	@$(BIN)/python -m mkdocs build && echo "open site/index.html"
+
+docs-reference: install ## write the pages of docs/ that follow from the code
+	@$(BIN)/python -m testkit.documentation
 
 screenshots: tools ## take the pictures of the console in docs/images
 	@$(BIN)/python -m testkit.screenshots
@@ -156,4 +161,4 @@ release: install ## build wheel, sdist and SBOM of this commit into dist/, and c
 	@$(BIN)/python -m testkit.release
 
 clean: ## remove installed and built files
-	rm -rf .venv .services build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .services build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage

@@ -15,7 +15,7 @@ UNIT_TESTS = sorted(PROMETHEUS.glob("*_test.yaml"))
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((PROMETHEUS / "rules.yaml").read_text())["groups"] for rule in group["rules"]
 ]
-RUNBOOK = "https://example.com/cxone-outbox-relay/docs/alerts#"
+RUNBOOK = "https://example.com/cxone-outbox-relay/docs/alerts.html#"
 
 
 def promtool(*arguments: str | Path) -> tuple[int, str]:
