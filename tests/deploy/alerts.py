@@ -94,7 +94,8 @@ def main() -> None:
     wanted = sys.argv[1:]
     lines = ["| incident | alert | fired after s | cleared after s | summary |\n", "|---|---|---|---|---|\n"]
     with tempfile.TemporaryDirectory() as name, running_system(Path(name)) as (system, kafka, postgres):
-        wait_until(lambda: len(system.prometheus.query("outbox_backlog_rows")) == 2, "Prometheus scrapes web")
+        sent = "sum(increase(cxone_kafka_messages_processed_total[20s])) > 80"
+        wait_until(lambda: system.prometheus.query(sent), "rows have been sent for a while")
         wait_until(lambda: not system.prometheus.firing(), "no alert fires at first", 120)
         for incident in incidents_on(kafka, postgres):
             if not wanted or any(part in incident.name for part in wanted):

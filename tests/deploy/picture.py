@@ -35,10 +35,10 @@ def draw(prometheus: Prometheus, title: str, span: Span, queries: dict[str, dict
     Args:
         prometheus: has seen it.
         title: of the picture.
-        span: of the incident; some seconds before and after are shown.
+        span: of the incident; some seconds before it are shown.
         queries: title of each plot to its queries, by their legends.
     """
-    start, end = span.began - 15, span.over + 10
+    start, end = span.began - 15, span.over
 
     def ask(query: str) -> list[QueryResult]:
         return prometheus.query_range(query.replace("$__rate_interval", WINDOW), start, end, STEP_SECONDS)
@@ -56,7 +56,8 @@ def draw(prometheus: Prometheus, title: str, span: Span, queries: dict[str, dict
         for name, given in queries.items()
     ]
     fired = ask('max by (alertname) (ALERTS{alertstate="firing"})')
-    alerts = {each.labels["alertname"]: [at for at, _ in each.values] for each in fired}
+    times = {each.labels["alertname"]: [at for at, _ in each.values if at > span.began] for each in fired}
+    alerts = {name: found for name, found in times.items() if found}
     height = TOP + (PLOT + GAP) * len(plots) + 20 * (len(alerts) + 2)
     scale = (WIDTH - LEFT - RIGHT) / (end - start)
     parts = [_text(LEFT, 20, title, "bold"), _incident(span, start, scale, height)]

@@ -203,6 +203,8 @@ def test_metrics_need_the_token_if_there_is_one(new_sqlite: NewDatabase) -> None
         re.findall(r"^\| `(\w+)`", described, re.MULTILINE)
     )
     assert 'outbox_console_logins_total{outcome="refused"} 1.0' in text
+    assert 'outbox_console_logins_total{outcome="throttled"} 0.0' in text
+    assert 'outbox_console_changes_total{verb="replay"} 0.0' in text
     assert 'outbox_console_logins_total{outcome="accepted"} 1.0' in text
     assert 'outbox_console_requests_total{page="login.sign_in",status="303"} 1.0' in text
 
