@@ -60,7 +60,7 @@ def draw(prometheus: Prometheus, title: str, span: Span, queries: dict[str, dict
     alerts = {name: found for name, found in times.items() if found}
     height = TOP + (PLOT + GAP) * len(plots) + 20 * (len(alerts) + 2)
     scale = (WIDTH - LEFT - RIGHT) / (end - start)
-    parts = [_text(LEFT, 20, title, "bold"), _incident(span, start, scale, height)]
+    parts = [_text(LEFT, 20, title, "bold"), _incident(span, start, scale, height), *_axis(span, start, scale, height)]
     for number, plot in enumerate(plots):
         parts += _plot(plot, TOP + number * (PLOT + GAP), start, scale)
     parts += _alerts(alerts, TOP + len(plots) * (PLOT + GAP), start, scale)
@@ -78,7 +78,15 @@ def _legend(text: str, labels: dict[str, str]) -> str:
 
 def _incident(span: Span, start: float, scale: float, height: int) -> str:
     x, width = LEFT + (span.began - start) * scale, (span.mended - span.began) * scale
-    return f'<rect x="{x:.0f}" y="30" width="{width:.0f}" height="{height - 40}" fill="#ffebe9"/>'
+    return f'<rect x="{x:.0f}" y="30" width="{width:.0f}" height="{height - 50}" fill="#ffebe9"/>'
+
+
+def _axis(span: Span, start: float, scale: float, height: int) -> list[str]:
+    """The seconds since the incident began, below everything."""
+    return [
+        _text(LEFT + (span.began + seconds - start) * scale - 10, height - 4, f"{seconds} s")
+        for seconds in range(0, int(span.over - span.began), 10)
+    ]
 
 
 def _plot(plot: Plot, top: int, start: float, scale: float) -> list[str]:
@@ -124,7 +132,11 @@ def _alerts(alerts: dict[str, list[float]], top: int, start: float, scale: float
         for piece in _pieces([(at, 1.0) for at in times]):
             x, width = LEFT + (piece[0][0] - start) * scale, (piece[-1][0] - piece[0][0] + STEP_SECONDS) * scale
             parts.append(f'<rect x="{x:.1f}" y="{y - 8}" width="{width:.1f}" height="12" fill="#cf222e"/>')
-        parts.append(_text(LEFT + (times[-1] - start) * scale + 8, y + 2, name))
+        end = LEFT + (times[-1] - start) * scale + 8
+        if end < WIDTH - 120:
+            parts.append(_text(end, y + 2, name))
+        else:
+            parts.append(_text(LEFT + (times[0] - start) * scale + 4, y + 2, name, color="white"))
     return parts
 
 
