@@ -110,11 +110,13 @@ def post_worker_init(worker: Any) -> None:
     """Share the metrics with the other processes, and start to count the backlog and to send spans."""
     from app import metrics
     from app.dependencies import EXTENSION
+    from app.process_metrics import ProcessMetrics
 
     metrics.share(_slots, worker.metrics_slot)
     extensions = worker.wsgi.extensions
     if EXTENSION in extensions:  # benchmarks run other applications
         extensions["backlog_metrics"].start()
+        extensions["own_metrics"].register(ProcessMetrics(worker.ppid))
         extensions[EXTENSION] = replace(extensions[EXTENSION], tracer=start_tracer("cxone-outbox-web"))
 
 
