@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import backlog, debezium, drain, growth, ingest, latency, mark, scale, soak, workers
+from bench import backlog, debezium, drain, growth, ingest, latency, mark, scale, soak, verify, workers
 from bench.environment import BATCH, Environment, open_environment
 from bench.report import machine, table
 from config.settings import DEFAULT_SHARDS
@@ -70,6 +70,10 @@ BENCHMARKS = {
     "soak": Benchmark(
         "whether memory, files or tables grow in a long run",
         lambda env, db, shards, o: soak.measure(env, db, shards, o.minutes, o.seconds, o.rate),
+    ),
+    "verify": Benchmark(
+        "records/s and memory of relay verify",
+        lambda env, db, shards, o: verify.measure(env, db, o.rows, shards),
     ),
     "debezium": Benchmark(
         "drain and latency, compared with Debezium",
