@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine
 
 from outbox.db import transactions
-from outbox.models import PendingRow
+from outbox.models import PendingRow, StoredVerdict
+from outbox.operators.format import format_time, plural
 from outbox.operators.rows import RowFilter, RowFinder
 from outbox.sql import flow
 from outbox.sql import rows as rows_sql
@@ -145,3 +146,11 @@ class OutboxReader:
                 bound = {"ids": bind_numbers(connection, wanted[start : start + LOOKUP_IDS]), **values}
                 found = transactions.tuples(connection.execute(query.on(connection), bound))
             yield from found
+
+
+def format_stored(verdict: StoredVerdict) -> str:
+    """Say what a verification found, in which rows, and when."""
+    found = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in verdict.faults.items()) or "no fault"
+    span = f"received from {format_time(verdict.since_ms)} until {format_time(verdict.until_ms)}"
+    with_values = ", with values" if verdict.values else ""
+    return f"{found} in {plural(verdict.rows, 'row')} {span}{with_values}, verified {format_time(verdict.at_ms)}"

@@ -81,3 +81,14 @@ AUDITED = statement(
     """,
 )
 """What operators did to these rows."""
+
+STORE_VERDICT = statement("""
+    INSERT INTO outbox_verification (id, at, since, until, with_values, compared, faults)
+    VALUES (1, :at_ms, :since_ms, :until_ms, :values, :rows, :faults)
+    ON CONFLICT (id) DO UPDATE
+    SET at = excluded.at, since = excluded.since, until = excluded.until, with_values = excluded.with_values,
+        compared = excluded.compared, faults = excluded.faults
+""")
+"""Replaces the last verdict."""
+LAST_VERDICT = statement("SELECT at, since, until, with_values, compared, faults FROM outbox_verification")
+"""The last verdict, if there is one."""

@@ -10,7 +10,7 @@ from confluent_kafka import Message
 from outbox.operators.verification import ComparedRow, OutboxReader
 from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of
 from relay.verify.content import ContentHasher
-from relay.verify.row_table import HASH_BITS, SEEN, UNSENT, RowTable
+from relay.verify.row_table import HASH_BITS, REPORTED, SEEN, UNSENT, RowTable
 from relay.verify.verdict import Fault, Note, Sample, Verdict
 
 RESENT = ("send lost rows",)
@@ -99,7 +99,9 @@ class Comparison:
         for row in rows:
             topic = topics.get(row.topic)
             if topic is None:
-                self._verdict.found(Note.NOT_READ, Sample(row.id, row.topic))
+                if table.add(row.id, REPORTED, 0, None):
+                    self._verdict.rows += 1
+                    self._verdict.found(Note.NOT_READ, Sample(row.id, row.topic))
                 continue
             sent = row.shard is not None and row.sent_at_ms is not None and row.sent_at_ms < ends_at_ms
             state = row.shard + 1 if sent and row.shard is not None else UNSENT

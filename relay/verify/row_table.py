@@ -15,7 +15,7 @@ NO_ROW = 0
 UNSENT = 100
 """Not marked sent when the end of the topic was determined."""
 REPORTED = 101
-"""A fault of the row was counted."""
+"""Not in the topic, and counted."""
 SEEN = 0x80
 """Added to a state once the row's record was read."""
 _SENT_NOT_SEEN = re.compile(rb"[\x01-\x63]")

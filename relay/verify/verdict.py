@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from outbox.models import StoredVerdict
+
 SAMPLES = 5
 """Findings of each kind that are named."""
 
@@ -103,6 +105,12 @@ class Verdict:
     def is_clean(self) -> bool:
         """Whether no fault was found."""
         return not any(self.faults.values())
+
+    @property
+    def stored(self) -> StoredVerdict:
+        """What is kept of it in the database."""
+        faults = {kind: count for kind, count in self.faults.items() if count}
+        return StoredVerdict(self.at_ms, self.since_ms, self.until_ms, self.values, self.rows, faults)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields of its JSON, as docs/verify.md lists them."""

@@ -19,7 +19,7 @@ from relay.kafka.topics import cluster_id_of
 from relay.settings import RelaySettings, kafka_client_config
 from relay.verify.comparison import Comparison, Rules
 from relay.verify.content import ContentHasher
-from relay.verify.row_table import REPORTED, RowTable
+from relay.verify.row_table import REPORTED, UNSENT, RowTable
 from relay.verify.verdict import Fault, Note, Sample, Verdict
 
 MARGIN_MS = 3_600_000
@@ -78,9 +78,10 @@ class Verifier:
         hasher = ContentHasher(SchemaRegistry(settings).schema) if values else None
         self._comparison = Comparison(self._outbox, self._table, self.verdict, rules, hasher)
         self._read: dict[str, dict[int, OffsetRange]] = {}
+        self._unsent_reported: set[int] = set()
 
     def run_pass(self) -> Verdict:
-        """Read what was not read yet, and judge it.
+        """Read what was not read yet, and judge it. After an error, only a new verifier can go on.
 
         Every record that is read has its row in the table: the ends of the topics are determined before the rows are
         read, and a row is committed before it is sent. A row that was marked sent before that has its record below
@@ -153,8 +154,10 @@ class Verifier:
             expired = self._outbox.received_before(chunk, kept_ms + MARGIN_MS)
             resent = {row.id for row in self._outbox.states(chunk) if row.state != RowState.SENT}
             for row_id in chunk:
-                if row_id not in resent:
-                    self.verdict.found(Note.EXPIRED if row_id in expired else Fault.MISSING, Sample(row_id))
+                if row_id in resent:  # by relay reconcile
+                    self._table.set_state(row_id, UNSENT)
+                    continue
+                self.verdict.found(Note.EXPIRED if row_id in expired else Fault.MISSING, Sample(row_id))
                 self._table.set_state(row_id, REPORTED)
 
     def _topics_complete_since(self, admin: AdminClient) -> int:
@@ -180,9 +183,9 @@ class Verifier:
                 continue
             if row.state == RowState.PENDING:
                 self.verdict.found(Note.NOT_MARKED, Sample(row.id))
-            else:
+            elif row.id not in self._unsent_reported:
                 self.verdict.found(Fault.UNSENT, Sample(row.id))
-                self._table.set_state(row.id, REPORTED)
+                self._unsent_reported.add(row.id)
         states[RowState.SENT] = self.verdict.rows - states.total()
         self.verdict.states = states
 

@@ -2,15 +2,21 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from confluent_kafka import Producer
-from confluent_kafka.admin import NewTopic
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
+from outbox.states import RowState
 from testkit.command_line import command, expect
 from testkit.deployment import Deployment, NewDeployment
-from testkit.rows import new_rows
+from testkit.outbox import set_state
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_row, new_rows
+from testkit.services.process import free_port
 from testkit.topic import ConsumedRecord, create_topics
+from testkit.waiting import wait_until
 
 MAIL = "someone@example.com"
 
@@ -98,3 +104,145 @@ def test_each_planted_fault_is_found_with_its_kind(new_deployment: NewDeployment
     as_text = command(deployment.environ, "verify", "--until", "now", **environ)
     expect(as_text, 4, stdout=f"first: {lost}\n")
     assert MAIL not in as_text.stdout
+
+
+def test_a_clean_topic_after_kills_has_no_fault(new_deployment: NewDeployment) -> None:
+    """Relays killed before and after commits, and aborted transactions, leave nothing to report."""
+    deployment = new_deployment(2, RELAY_BATCH_SIZE="20")
+    for step in ("encoded", "committed", "marked"):
+        deployment.record(new_rows(100))
+        relay = deployment.relay(kill_at=step)
+        wait_until(lambda: not relay.running(), f"the relay dies at {step}")  # noqa: B023 - called at once
+    deployment.relay()
+    deployment.wait_drained()
+    found = verdict(deployment, "--values")
+    assert (found["rows"], found["sent"], found["in_topic"], faults(found)) == (300, 300, 300, {})
+    assert notes(found) == {}
+
+
+def test_rows_that_are_not_sent_are_counted_by_state(new_deployment: NewDeployment) -> None:
+    """Pending, parked and discarded rows are no fault, unless a parked or discarded one is in the topic."""
+    deployment, ids = sent(new_deployment, shards=1)
+    more = deployment.record([new_row(f"i-{number}") for number in range(3)])
+    set_state(deployment.engine, f"id = {more[0]}", RowState.PARKED)
+    set_state(deployment.engine, f"id = {more[1]}", RowState.DISCARDED)
+    found = verdict(deployment)
+    assert {state: found[state] for state in RowState} == {"pending": 1, "sent": 60, "parked": 1, "discarded": 1}
+    set_state(deployment.engine, f"id = {ids[3]}", RowState.DISCARDED)
+    set_state(deployment.engine, f"id = {ids[4]}", RowState.PENDING)
+    found = verdict(deployment, code=4)
+    assert (faults(found), notes(found)) == ({"unsent": 1}, {"not_marked": 1})
+    assert found["samples"]["unsent"][0]["id"] == ids[3]
+
+
+def test_what_cannot_be_compared_is_told(new_deployment: NewDeployment) -> None:
+    """Pruned and erased rows, and records that the topic's retention removed, are no faults and not silent."""
+    deployment, ids = sent(new_deployment)
+    act = ("--reason", "test", "--yes")
+    expect(command(deployment.environ, "prune", "--id", str(ids[30]), *act), 0)
+    expect(command(deployment.environ, "erase", "--interaction", "i-7", *act), 0)
+    found = verdict(deployment, "--values")
+    assert (found["rows"], faults(found), notes(found)) == (59, {}, {"pruned": 1, "erased": 6})
+    partition = deployment.seen()[0].partition
+    held = [record for record in deployment.seen() if record.partition == partition]
+    until = TopicPartition(deployment.topic, partition, held[4].offset)
+    admin = AdminClient(deployment.client_config)
+    admin.delete_records([until])[until].result(10)
+    gone = {record.outbox_id for record in held[:4]} - {ids[30]}
+    found = verdict(deployment)
+    assert (faults(found), notes(found)["expired"]) == ({}, len(gone))
+
+
+def test_only_the_range_is_compared(new_deployment: NewDeployment) -> None:
+    """Rows that were received before or after the range, and their records, count for nothing."""
+    deployment = new_deployment()
+    relay = deployment.relay()
+    for _ in range(3):
+        deployment.record(new_rows(20))
+        deployment.wait_drained()
+    relay.stop()
+    (times,) = deployment.query("""
+        SELECT (SELECT received_at FROM outbox WHERE id = 21), (SELECT received_at FROM outbox WHERE id = 41)
+    """)
+    found = verdict(deployment, "--since", str(times[0]), "--until", str(times[1]), "--values")
+    assert (found["rows"], found["in_topic"], found["records"], faults(found), notes(found)) == (20, 20, 60, {}, {})
+    later = str(times[1] + 3_600_000)
+    expect(command(deployment.environ, "verify", "--since", later, "--until", str(times[1] + 3_700_000)), 3)
+
+
+def test_records_of_others_are_no_fault_in_a_shared_topic(new_deployment: NewDeployment) -> None:
+    """A record without an outbox id, or of a row that this outbox gave another content, is unknown or foreign."""
+    deployment, ids = sent(new_deployment, shards=1)
+    record = deployment.seen()[0]
+    others = [
+        record._replace(headers={}),
+        record._replace(headers={**record.headers, "received-at": "1"}),
+        record._replace(key="of another outbox"),
+        record._replace(headers={**record.headers, "outbox-id": "nonsense"}),
+    ]
+    produce(deployment, deployment.topic, others)
+    found = verdict(deployment, code=4)
+    assert (faults(found), found["in_topic"]) == ({"unknown": 4}, len(ids))
+    found = verdict(deployment, "--shared-topic")
+    assert (faults(found), notes(found)) == ({}, {"foreign": 4})
+
+
+def test_a_row_that_was_sent_again_may_be_behind_later_ones(new_deployment: NewDeployment) -> None:
+    """With OUTBOX_ON_PARKED=skip a retried row follows later ones, as the audit shows; otherwise that is a fault."""
+    deployment = new_deployment(OUTBOX_ON_PARKED="skip")
+    ids = deployment.record([new_row("i-1"), new_row("i-1")])
+    set_state(deployment.engine, f"id = {ids[0]}", RowState.PARKED)
+    deployment.relay()
+    deployment.wait_drained()
+    expect(command(deployment.environ, "retry", "--all", "--reason", "test", "--yes"), 0)
+    deployment.wait_drained()
+    found = verdict(deployment)
+    assert (faults(found), notes(found)) == ({}, {"reordered": 1})
+    assert faults(verdict(deployment, code=4, OUTBOX_ON_PARKED="block")) == {"out_of_order": 1}
+
+
+def test_what_cannot_be_read_is_no_verdict(new_deployment: NewDeployment) -> None:
+    """Another topic than the outbox was used with, and a topic that is gone, are errors, not faults."""
+    deployment, _ = sent(new_deployment)
+    other = command(deployment.environ, "verify", KAFKA_TOPIC="other")
+    expect(other, 1, stderr="KAFKA_TOPIC was")
+    deployment.execute("UPDATE outbox_identity SET topic = 'gone'")
+    expect(command(deployment.environ, "verify", KAFKA_TOPIC="gone"), 1, stderr="topic gone does not exist")
+    expect(command(deployment.environ, "verify", "--since", "1h", "--until", "2h"), 2, stderr="is not before")
+
+
+def test_a_watch_finds_what_is_new_and_exports_it(new_deployment: NewDeployment) -> None:
+    """A pass reads only what the one before did not, finds a record that is doubled meanwhile, and stores it."""
+    deployment = new_deployment(2)
+    relay = deployment.relay()
+    deployment.record(new_rows(40))
+    deployment.wait_drained()
+    port = free_port()
+    entry = ("relay", "verify", "--watch", "1", "--json", "--metrics-port", str(port))
+    watch = RelayProcess(deployment.environ, deployment.folder / "watch.log", entry=entry)
+    watch.metrics_port = port
+    deployment.relays.append(watch)
+    verified = partial(metric, watch, "outbox_verified_until_timestamp_seconds")
+    wait_until(verified, "a pass has ended")
+    assert metric(watch, 'outbox_verify_faults_total{kind="doubled"}') == 0
+    deployment.record(new_rows(40))
+    deployment.wait_drained()
+    relay.stop()
+    began = verified()
+    wait_until(lambda: verified() > began + 1, "another pass has ended")
+    produce(deployment, deployment.topic, deployment.seen()[30:31])
+    wait_until(lambda: metric(watch, 'outbox_verify_faults_total{kind="doubled"}'), "the doubled record is found")
+    assert watch.stop() == 4
+    passes = [line for line in watch.lines() if "verdict" in line]
+    assert (passes[0]["rows"], passes[-1]["rows"], passes[-1]["records"], faults(passes[-1])) == (
+        40, 80, 81, {"doubled": 1},
+    )  # fmt: skip
+    assert notes(passes[-1]) == {}
+    status = command(deployment.environ, "status")
+    expect(status, 0, stdout="topic: 1 doubled in 80 rows received from")
+
+
+def metric(process: RelayProcess, name: str) -> float:
+    """Return the value of a metric; 0: it is not exported yet."""
+    values = [line.split()[-1] for line in process.get("/metrics").splitlines() if line.startswith(f"{name} ")]
+    return float(values[0]) if values else 0.0
