@@ -16,7 +16,7 @@ from outbox.db import rights
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import NotAllowedError
 from outbox.leases import Leases
-from outbox.models import Accepted, KeyReused, NewRow
+from outbox.models import Accepted, KeyReused, NewRow, StoredVerdict
 from outbox.operators import reconcile
 from outbox.operators.audit import AuditContext
 from outbox.operators.reshard import reshard_rows
@@ -248,6 +248,11 @@ def test_the_operator_role_suffices_for_every_command_and_cannot_change_the_audi
         ended = roles.command("operator", *read.split())
         assert ended.returncode in (0, 3), (read, ended)
     environ = settings_for(kafka, registry, roles.url("operator"))
+    verified = command(environ, "verify")
+    assert "permission denied" not in verified.stderr, verified
+    engine = create_outbox_engine(roles.url("operator"))
+    Store(engine).store_verdict(StoredVerdict(3, 1, 2, False, 6, {}))
+    engine.dispose()
     paused = command(environ, "pause", "--reason", "a test")
     assert paused.returncode == 0, paused
     for change in ("reshard 3", "reconcile --accept-duplicates"):
