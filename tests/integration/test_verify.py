@@ -201,6 +201,25 @@ def test_a_row_that_was_sent_again_may_be_behind_later_ones(new_deployment: NewD
     assert faults(verdict(deployment, code=4, OUTBOX_ON_PARKED="block")) == {"out_of_order": 1}
 
 
+def test_replays_are_rows_of_their_own_in_whichever_topic(new_deployment: NewDeployment) -> None:
+    """A replay doubles nothing. Its topic is read as long as KAFKA_REPLAY_TOPICS names it."""
+    deployment = new_deployment()
+    again = f"{deployment.topic}-again"
+    deployment.environ["KAFKA_REPLAY_TOPICS"] = again
+    deployment.record(new_rows(10))
+    relay = deployment.relay()
+    deployment.wait_drained()
+    for topic in ((), ("--topic", again)):
+        act = ("--reason", f"test {topic}", "--yes", "--interaction", "i-3", *topic)
+        expect(command(deployment.environ, "replay", *act), 0)
+        deployment.wait_drained()
+    relay.stop()
+    found = verdict(deployment, "--values")
+    assert (found["rows"], found["in_topic"], faults(found), notes(found)) == (13, 13, {}, {})
+    found = verdict(deployment, KAFKA_REPLAY_TOPICS="")
+    assert (found["in_topic"], faults(found), notes(found)) == (11, {}, {"not_read": 2})
+
+
 def test_what_cannot_be_read_is_no_verdict(new_deployment: NewDeployment) -> None:
     """Another topic than the outbox was used with, and a topic that is gone, are errors, not faults."""
     deployment, _ = sent(new_deployment)
