@@ -153,8 +153,10 @@ lock: install ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group dev --constraint requirements.txt pyproject.toml --output-file requirements-dev.txt
 
-release: install ## build wheel, sdist and SBOM of this commit into dist/, and check them
+release: helm ## build wheel, sdist, SBOM and chart of this commit into dist/, and the image, and check them (BASE=debian)
 	@$(BIN)/python -m testkit.release
+	@helm lint --strict dist/*.tgz
+	@$(MAKE) --no-print-directory image
 
 clean: ## remove installed and built files
 	rm -rf .venv .services build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
