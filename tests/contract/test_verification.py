@@ -134,8 +134,8 @@ def test_the_order_between_interactions_does_not_count(scene: Scene) -> None:
 @pytest.mark.parametrize("column", ["channel", "customer_email", "agent_id"])
 def test_a_changed_value_is_found(scene: Scene, column: str) -> None:
     """Each field of the record is compared with the row."""
-    changed = scene.rows[scene.ids[1]]._replace(**{column: "other"})
-    ((_, value, _, _),) = Encoder(7).records([changed.pending])
+    other: dict[str, Any] = {column: "other"}
+    ((_, value, _, _),) = Encoder(7).records([scene.rows[scene.ids[1]].pending._replace(**other)])
     assert scene.show(scene.message(scene.ids[1], value=value)) == {"changed": 1}
 
 
