@@ -81,7 +81,7 @@ BENCHMARKS = {
     ),
 }
 DEFAULT_BENCHMARKS = ("drain", "latency", "ingest")
-SMOKE_BENCHMARKS = ("drain", "growth", "ingest")
+SMOKE_BENCHMARKS = ("drain", "growth", "ingest", "verify")
 """These run most of the code for the least CPU; growth measures latency, too."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from time import monotonic, sleep
 from typing import NoReturn
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
 from outbox.errors import OutboxError
 from outbox.store import Store
@@ -12,6 +12,8 @@ from relay.errors import RelayError
 from relay.health import Health
 from relay.verify.verdict import Fault, Verdict
 from relay.verify.verifier import Report, Verifier
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # they would double the number of series
 
 MAX_SLEEP_SECONDS = 10.0
 

@@ -149,8 +149,10 @@ class Verifier:
     def _judge_sent(self, admin: AdminClient) -> None:
         """Say which rows that are marked sent have no record."""
         missing = self._table.sent_not_seen()
+        kept_ms: int | None = None
         while chunk := list(islice(missing, LOOKUP_IDS)):
-            kept_ms = self._topics_complete_since(admin)
+            if kept_ms is None:
+                kept_ms = self._topics_complete_since(admin)
             expired = self._outbox.received_before(chunk, kept_ms + MARGIN_MS)
             resent = {row.id for row in self._outbox.states(chunk) if row.state != RowState.SENT}
             for row_id in chunk:

@@ -1,6 +1,7 @@
 """``relay verify``: each planted fault is found with its kind, and a clean topic has none."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from outbox.states import RowState
+from testkit import ROOT
 from testkit.command_line import command, expect
 from testkit.deployment import Deployment, NewDeployment
 from testkit.outbox import set_state
@@ -243,6 +245,9 @@ def test_a_watch_finds_what_is_new_and_exports_it(new_deployment: NewDeployment)
     deployment.relays.append(watch)
     verified = partial(metric, watch, "outbox_verified_until_timestamp_seconds")
     wait_until(verified, "a pass has ended")
+    described = (ROOT / "docs/metrics.md").read_text().split("\n## Verification\n")[1]
+    names = set(re.findall(r"^# TYPE (\w+) ", watch.get("/metrics"), re.MULTILINE))
+    assert set(re.findall(r"^\| `(outbox_\w+)`", described, re.MULTILINE)) == names
     assert metric(watch, 'outbox_verify_faults_total{kind="doubled"}') == 0
     deployment.record(new_rows(40))
     deployment.wait_drained()
