@@ -28,8 +28,10 @@ OPEN_TRANSACTION_TIMEOUT_SECONDS = 90.0
 """How long a dead producer's transaction can block readers: transaction.timeout.ms, and until the broker checks it."""
 
 
-FETCH = {"queued.max.messages.kbytes": 16_384, "fetch.message.max.bytes": 4_194_304, "fetch.wait.max.ms": 100}
-"""For long reads: larger answers, and a limit on what is fetched ahead of each partition."""
+FETCH = {"fetch.message.max.bytes": 4_194_304, "fetch.wait.max.ms": 100}
+"""For long reads: larger answers."""
+FETCH_AHEAD_KB, MIN_FETCH_AHEAD_KB = 131_072, 1_024
+"""What the client may fetch ahead, shared by the partitions; and the least for one of them."""
 
 
 def ranges_since(
@@ -63,7 +65,8 @@ def committed_records(config: dict[str, Any], topic: str, ranges: Mapping[int, O
     Raises:
         UnavailableError: the broker does not answer, or an open transaction blocks a partition.
     """
-    with CommittedReader({**FETCH, **config}) as reader:
+    ahead_kb = max(MIN_FETCH_AHEAD_KB, FETCH_AHEAD_KB // max(1, len(ranges)))
+    with CommittedReader({**FETCH, "queued.max.messages.kbytes": ahead_kb, **config}) as reader:
         yield from reader.read(topic, ranges, LONG_PAGE_RECORDS, OPEN_TRANSACTION_TIMEOUT_SECONDS)
 
 

@@ -17,7 +17,7 @@ from testkit.outbox import set_state
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row, new_rows
 from testkit.services.process import free_port
-from testkit.topic import ConsumedRecord, create_topics
+from testkit.topic import ConsumedRecord, alter_topic, create_topics
 from testkit.waiting import wait_until
 
 MAIL = "someone@example.com"
@@ -145,6 +145,13 @@ def test_what_cannot_be_compared_is_told(new_deployment: NewDeployment) -> None:
     expect(command(deployment.environ, "erase", "--interaction", "i-7", *act), 0)
     found = verdict(deployment, "--values")
     assert (found["rows"], faults(found), notes(found)) == (59, {}, {"pruned": 1, "erased": 6})
+    lost = deployment.record([new_row("i-new")])
+    set_state(deployment.engine, f"id = {lost[0]}", RowState.SENT)
+    assert faults(verdict(deployment, code=4)) == {"missing": 1}
+    alter_topic(deployment.client_config, deployment.topic, "cleanup.policy", "compact,delete")
+    found = verdict(deployment)
+    assert (faults(found), notes(found)["expired"]) == ({}, 1)
+    alter_topic(deployment.client_config, deployment.topic, "cleanup.policy", "delete")
     partition = deployment.seen()[0].partition
     held = [record for record in deployment.seen() if record.partition == partition]
     until = TopicPartition(deployment.topic, partition, held[4].offset)
@@ -152,7 +159,7 @@ def test_what_cannot_be_compared_is_told(new_deployment: NewDeployment) -> None:
     admin.delete_records([until])[until].result(10)
     gone = {record.outbox_id for record in held[:4]} - {ids[30]}
     found = verdict(deployment)
-    assert (faults(found), notes(found)["expired"]) == ({}, len(gone))
+    assert (faults(found), notes(found)["expired"]) == ({}, len(gone | set(lost)))
 
 
 def test_only_the_range_is_compared(new_deployment: NewDeployment) -> None:
