@@ -1070,6 +1070,20 @@ BREAKAGES = [
         "Fault.MISSING",
         f"{VERIFY}::test_what_cannot_be_compared_is_told[sqlite]",
     ),
+    Breakage(
+        "series of the webhook begin with their first event",
+        "app/factory.py",
+        "metrics.initialise(settings.secrets())",
+        "pass",
+        "tests/integration/test_metrics_page.py::test_every_series_of_the_webhook_exists_before_its_first_event",
+    ),
+    Breakage(
+        "a new web process answers its first scrape without the backlog",
+        "app/backlog_metrics.py",
+        "self._has_tried.wait(FIRST_COUNT_SECONDS)",
+        "pass",
+        "tests/integration/test_backlog_metrics.py::test_a_replaced_process_leaves_no_gap",
+    ),
 ]
 
 
