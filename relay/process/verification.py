@@ -4,7 +4,7 @@ from collections.abc import Callable
 from time import monotonic, sleep
 from typing import NoReturn
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
 
 from outbox.errors import OutboxError
 from outbox.store import Store
@@ -26,11 +26,9 @@ class VerifyMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._until = Gauge(
-            "outbox_verified_until_timestamp_seconds",
-            "Every row that was sent before this time was compared with the topic; 0: none yet.",
-            registry=registry,
-        )
+        self._registry = registry
+        ProcessCollector(registry=registry)
+        self._until: Gauge | None = None
         self._faults = Counter(
             "outbox_verify_faults", "Faults that were found in the topic, by kind.", ["kind"], registry=registry
         )
@@ -44,6 +42,9 @@ class VerifyMetrics:
             if (more := count - self._counted[kind]) > 0:
                 self._faults.labels(kind).inc(more)
                 self._counted[kind] = count
+        if self._until is None:  # before the first pass 0 would be a claim
+            text = "Every row that was sent before this time was compared with the topic."
+            self._until = Gauge("outbox_verified_until_timestamp_seconds", text, registry=self._registry)
         self._until.set(verdict.at_ms / 1000)
 
 

@@ -253,7 +253,7 @@ def test_a_watch_finds_what_is_new_and_exports_it(new_deployment: NewDeployment)
     verified = partial(metric, watch, "outbox_verified_until_timestamp_seconds")
     wait_until(verified, "a pass has ended")
     described = (ROOT / "docs/metrics.md").read_text().split("\n## Verification\n")[1]
-    names = set(re.findall(r"^# TYPE (\w+) ", watch.get("/metrics"), re.MULTILINE))
+    names = set(re.findall(r"^# TYPE (outbox_\w+) ", watch.get("/metrics"), re.MULTILINE))
     assert set(re.findall(r"^\| `(outbox_\w+)`", described, re.MULTILINE)) == names
     assert metric(watch, 'outbox_verify_faults_total{kind="doubled"}') == 0
     deployment.record(new_rows(40))
