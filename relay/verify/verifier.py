@@ -94,8 +94,7 @@ class Verifier:
         """
         verdict, last_walk_ms = self.verdict, self.verdict.at_ms
         verdict.at_ms = self._outbox.now_ms()
-        if self._until_ms is None:
-            verdict.until_ms = verdict.at_ms
+        verdict.until_ms = self._end_ms  # of a watch, no record that is read is outside of the range
         admin = admin_client(self._config, LastError())
         topics = self._settings.kafka_topics
         since_ms = self._since_ms - MARGIN_MS
@@ -104,11 +103,16 @@ class Verifier:
         self._read_records(ranges)
         self._judge_sent(admin)
         self._judge_unsent()
+        if self._until_ms is None:
+            verdict.until_ms = verdict.at_ms
         return verdict
 
     def _bounds(self, since_ms: int) -> tuple[int, int]:
-        until_ms = END_OF_TIME_MS if self._until_ms is None else self._until_ms
-        return self._outbox.id_bounds(since_ms, until_ms)
+        return self._outbox.id_bounds(since_ms, self._end_ms)
+
+    @property
+    def _end_ms(self) -> int:
+        return END_OF_TIME_MS if self._until_ms is None else self._until_ms
 
     def _read_rows(self, walk_since_ms: int) -> None:
         """Add the rows that were received since, and note which of the earlier ones were sent meanwhile."""
@@ -123,9 +127,8 @@ class Verifier:
                 "verify it in parts, with --since and --until"
             )
         self._table.extend(last)
-        until_ms = END_OF_TIME_MS if self._until_ms is None else self._until_ms
         done, values = 0, self.verdict.values
-        for rows in self._outbox.rows((first, last), self._since_ms, until_ms, values=values):
+        for rows in self._outbox.rows((first, last), self._since_ms, self._end_ms, values=values):
             self._comparison.add_rows(rows, self.verdict.at_ms)
             done += len(rows)
             self._report("rows", done, max(done, last - first))

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import time
 from typing import Any
 
 from confluent_kafka import Producer, TopicPartition
@@ -65,14 +66,15 @@ def restore(
     return {"KAFKA_TOPIC": copy}
 
 
-def produce(deployment: Deployment, topic: str, records: Sequence[ConsumedRecord]) -> None:
-    """Write records as a producer that is no relay."""
+def produce(deployment: Deployment, topic: str, records: Sequence[ConsumedRecord], ahead_ms: int = 0) -> None:
+    """Write records as a producer that is no relay, and whose clock may be ahead."""
+    now_ms = round(time() * 1000) + ahead_ms
     producer = Producer(deployment.client_config)
     for record in records:
         headers: list[tuple[str, str | bytes | None]] = [
             (name, value.encode()) for name, value in record.headers.items()
         ]
-        producer.produce(topic, record.value, record.key.encode(), record.partition, headers=headers)
+        producer.produce(topic, record.value, record.key.encode(), record.partition, timestamp=now_ms, headers=headers)
     assert producer.flush(30) == 0
 
 
@@ -261,16 +263,17 @@ def test_a_watch_finds_what_is_new_and_exports_it(new_deployment: NewDeployment)
     relay.stop()
     began = verified()
     wait_until(lambda: verified() > began + 1, "another pass has ended")
-    produce(deployment, deployment.topic, deployment.seen()[30:31])
+    twice = deployment.seen()[30]
+    produce(deployment, deployment.topic, [twice, twice._replace(headers={})], ahead_ms=600_000)
     wait_until(lambda: metric(watch, 'outbox_verify_faults_total{kind="doubled"}'), "the doubled record is found")
     assert watch.stop() == 4
     passes = [line for line in watch.lines() if "verdict" in line]
     assert (passes[0]["rows"], passes[-1]["rows"], passes[-1]["records"], faults(passes[-1])) == (
-        40, 80, 81, {"doubled": 1},
+        40, 80, 82, {"doubled": 1, "unknown": 1},
     )  # fmt: skip
     assert notes(passes[-1]) == {}
     status = command(deployment.environ, "status")
-    expect(status, 0, stdout="topic: 1 doubled in 80 rows received from")
+    expect(status, 0, stdout="topic: 1 doubled, 1 unknown in 80 rows received from")
 
 
 def metric(process: RelayProcess, name: str) -> float:
