@@ -97,8 +97,8 @@ def _stay(processes: DemoProcesses) -> ExitCode:
     exports = " ".join(f"{name}={shlex.quote(processes.environ[name])}" for name in SHOWN_SETTINGS)
     relay = f"{shlex.quote(sys.executable)} -m relay"
     mock = (
-        " The mock cluster keeps about 5 MB per partition and drops older records. It finds no record by its time and "
-        "answers no check: to verify rows use a real broker (make up KAFKA=real, or KAFKA_BOOTSTRAP_SERVERS)."
+        " The mock cluster keeps about 5 MB per partition and drops older records. Only the newest 100 of a partition "
+        "are found, and relay check fails: for both use a real broker (make up KAFKA=real, or KAFKA_BOOTSTRAP_SERVERS)."
         if processes.mock
         else ""
     )
@@ -109,7 +109,7 @@ def _stay(processes: DemoProcesses) -> ExitCode:
         "Then see what became of it, in the console or with commands:\n\n"
         f"  export {exports}\n"
         f"  {relay} status\n"
-        f"  {relay} show 1\n\n"
+        f"  {relay} show 1 --verify\n\n"
         f"Ctrl-C stops everything and removes the outbox.{mock}"
     )
     while not processes.relay_stopped():

@@ -5,13 +5,13 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from testkit import ROOT
 from testkit.command_line import command
 from testkit.deployment import Deployment
+from testkit.document import Step, matches, steps
 from testkit.inference_endpoint import InferenceEndpoint
 from testkit.services.java import java
 from testkit.services.kafka import jars
@@ -19,34 +19,8 @@ from testkit.waiting import DEADLINE_SECONDS
 from testkit.web_process import PATH, SECRET
 
 DOCUMENT = ROOT / "docs/incident.md"
-PART = re.compile(r"^```console\n(?P<block>.*?)^```$|^<!-- event: (?P<event>.*?) -->$", re.MULTILINE | re.DOTALL)
 RETRIED = re.compile(r"relay (status|list|show|audit|check)\b")
 """Commands that are repeated until they print what is expected, because the relay needs time to catch up."""
-
-
-class Step(NamedTuple):
-    """A command with its expected output, or an event."""
-
-    command: str
-    expected: str
-    event: str = ""
-
-
-def steps(document: str) -> Iterator[Step]:
-    """Yield the steps of the document."""
-    for part in PART.finditer(document):
-        if part["event"]:
-            yield Step("", "", part["event"])
-            continue
-        for each in part["block"].removeprefix("$ ").split("\n$ "):
-            line, _, expected = each.partition("\n")
-            yield Step(line, expected.strip("\n"))
-
-
-def matches(printed: str, expected: str) -> bool:
-    """Compare the output of a command with the document, in which ``…`` stands for anything."""
-    pattern = ".*".join(re.escape(piece) for piece in expected.split("…"))
-    return bool(re.fullmatch(pattern, printed.strip("\n"), re.DOTALL))
 
 
 class Incident:
