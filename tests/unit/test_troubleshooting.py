@@ -50,7 +50,10 @@ def text_of(node: ast.AST | None) -> str:
 def trees() -> list[ast.AST]:
     """The modules of the product, without the demo."""
     files = [
-        path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")) if "demo" not in path.parts
+        path
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if "demo" not in str(path.relative_to(ROOT))
     ]
     return [ast.parse(path.read_text()) for path in files]
 
