@@ -88,6 +88,28 @@ def test_a_wrong_password_is_named_and_never_shown(new_secure_deployment: NewSec
     assert "wrong-canary" not in relay.log.read_text() + relay.get("/readyz")
 
 
+def test_a_second_user_with_the_same_rights_replaces_the_first(
+    secure_kafka: SecureKafka, new_secure_deployment: NewSecureDeployment
+) -> None:
+    """As docs/rotate-secrets.md says: nothing depends on the user, so a relay that restarts as another one goes on."""
+    deployment, first = new_secure_deployment(create_topics=True)
+    second, topic = f"{first}-2", deployment.environ["KAFKA_TOPIC"]
+    secure_kafka.add_user(second, "second-password-canary")
+    for user in (first, second):
+        for name in (topic, deployment.environ["KAFKA_PROGRESS_TOPIC"]):
+            secure_kafka.allow(user, ResourceType.TOPIC, name, [READ, WRITE, DESCRIBE], prefix=False)
+        prefix = deployment.environ["KAFKA_TRANSACTIONAL_ID_PREFIX"]
+        secure_kafka.allow(user, ResourceType.TRANSACTIONAL_ID, prefix, [WRITE, DESCRIBE], prefix=True)
+    ids = deployment.record(new_rows(100))
+    relay = deployment.relay()
+    deployment.wait_drained()
+    ids += deployment.record(new_rows(100))
+    relay.stop()
+    deployment.relay(KAFKA_SASL_USERNAME=second, KAFKA_SASL_PASSWORD="second-password-canary")
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
+
+
 def test_a_progress_topic_whose_records_expire_is_compacted_or_refused(
     secure_kafka: SecureKafka, new_secure_deployment: NewSecureDeployment
 ) -> None:
