@@ -13,8 +13,7 @@ from testkit.command_line import command
 from testkit.deployment import Deployment
 from testkit.document import Step, matches, steps
 from testkit.inference_endpoint import InferenceEndpoint
-from testkit.services.java import java
-from testkit.services.kafka import jars
+from testkit.services.kafka import install_scripts
 from testkit.waiting import DEADLINE_SECONDS
 from testkit.web_process import PATH, SECRET
 
@@ -32,7 +31,7 @@ class Incident:
         deployment.environ["INFERENCE_URL"] = inference.url
         web = deployment.web()
         deployment.relay()
-        self._install_kafka_configs(folder)
+        install_scripts(folder)
         self._environ = {
             **os.environ,
             **deployment.environ,
@@ -48,12 +47,6 @@ class Incident:
             "the topic accepts 500 bytes": lambda: self._limit(500),
             "the topic accepts 1048588 bytes": lambda: self._limit(1_048_588),
         }
-
-    def _install_kafka_configs(self, folder: Path) -> None:
-        """Create Kafka's script for changing settings."""
-        script = folder / "kafka-configs.sh"
-        script.write_text(f'#!/bin/sh\nexec "{java(17)}" -cp "{jars()}/*" kafka.admin.ConfigCommand "$@"\n')
-        script.chmod(0o755)
 
     def run(self, step: Step) -> None:
         """Run one step."""
