@@ -31,7 +31,7 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 	apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing: $(3) will not run. Install $(2) (apt-get, brew), or run make tools INSTALL=1 on Debian"
 
-.PHONY: help install tools demo up test deploy-check image compose chart torture attack lint format docs-configuration screenshots simulator services model bench lock release clean
+.PHONY: help install tools demo up test deploy-check image compose chart helm kubernetes torture attack lint format docs docs-reference screenshots simulator services model bench lock release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -93,11 +93,19 @@ compose: install ## run the product's part of deploy/compose.yaml, with the imag
 	@$(call require,podman,podman buildah runc,the compose file)
 	@$(BIN)/python -m testkit.services -- $(BIN)/python -m tests.deploy.compose
 
-chart: install ## lint the Helm chart, render it for the tests, and validate the result (builds helm with Go if need be)
-	@command -v helm >/dev/null || { echo "building helm $(HELM), which takes minutes" && \
-	GOBIN=$(CURDIR)/$(BIN) go install helm.sh/helm/v3/cmd/helm@$(HELM); }
+chart: helm ## lint the Helm chart, render it for the tests, and validate the result (builds helm with Go if need be)
 	@$(BIN)/python -m tests.deploy.chart
 	@$(BIN)/python -m pytest -q tests/deploy/test_chart.py
+
+helm: install
+	@command -v helm >/dev/null || { echo "building helm $(HELM), which takes minutes" && \
+	GOBIN=$(CURDIR)/$(BIN) go install helm.sh/helm/v3/cmd/helm@$(HELM); }
+
+kubernetes: helm ## install the chart on a real API server, without nodes (builds it with Go if need be)
+	@command -v kube-apiserver >/dev/null || { echo "building kube-apiserver, which takes minutes" && \
+	cd tests/deploy/apiserver && go build -o $(CURDIR)/$(BIN)/kube-apiserver \
+	-ldflags "-X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .; }
+	@$(BIN)/python -m tests.deploy.kubernetes
 
 torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 DATABASE=sqlite RELAYS=2)
 	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
@@ -117,8 +125,13 @@ format: install ## format the code
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
-docs-configuration: install ## write the tables of docs/configuration.md from the settings classes
-	@$(BIN)/python -m testkit.settings_reference
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: install ## build the documentation as a site into site/, and check its links
+	@$(call require,npm,npm,the diagrams of the site)
+	@$(BIN)/python -m mkdocs build && echo "open site/index.html"
+
+docs-reference: install ## write the pages of docs/ that follow from the code
+	@$(BIN)/python -m testkit.documentation
 
 screenshots: tools ## take the pictures of the console in docs/images
 	@$(BIN)/python -m testkit.screenshots
@@ -140,8 +153,10 @@ lock: install ## pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group dev --constraint requirements.txt pyproject.toml --output-file requirements-dev.txt
 
-release: install ## build wheel, sdist and SBOM of this commit into dist/, and check them
+release: helm ## build wheel, sdist, SBOM and chart of this commit into dist/, and the image, and check them (BASE=debian)
 	@$(BIN)/python -m testkit.release
+	@helm lint --strict dist/*.tgz
+	@$(MAKE) --no-print-directory image
 
 clean: ## remove installed and built files
-	rm -rf .venv .services build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv .services build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage

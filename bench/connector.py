@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy import make_url, text
 
-from bench.connect import Connect
 from bench.drain import time_delivery
 from bench.environment import BATCH, Environment
 from bench.latency import Figures, at_rates, in_groups
@@ -16,6 +15,7 @@ from outbox.db.engine import create_outbox_engine
 from outbox.models import PendingRow
 from relay.kafka.encoder import Encoder
 from relay.kafka.record import Record
+from testkit.services import Connect
 from testkit.topic import assert_exactly_once, read_topic
 from testkit.waiting import wait_until
 

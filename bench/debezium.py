@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from app.notifier import Notifier
-from bench.connect import CONNECT_VERSION, DEBEZIUM_VERSION, Connect
 from bench.connector import Debezium
 from bench.drain import drain, encoded
 from bench.environment import Environment, fill
@@ -21,7 +20,8 @@ from bench.latency import Figures, at_rates, in_groups
 from bench.report import ratio, spread
 from outbox.store import Store
 from testkit.rows import new_row
-from testkit.services import ExternalService, ServiceError
+from testkit.services import Connect, ExternalService, ServiceError
+from testkit.services.connect import CONNECT_VERSION, DEBEZIUM_VERSION
 from testkit.services.java import CACHE
 
 WARM_UP_ROWS = 200_000
@@ -43,7 +43,8 @@ def measure(
         return {"not run": "Debezium is compared on PostgreSQL only"}
     if isinstance(environment.kafka, ExternalService) or isinstance(environment.postgres, ExternalService):
         return {"not run": "needs its own broker and PostgreSQL server; unset the variables that name external ones"}
-    connect = Connect(environment.folder / "connect", environment.kafka, cache)
+    settings = {"task.shutdown.graceful.timeout.ms": "60000"}
+    connect = Connect(environment.folder / "connect", environment.kafka.bootstrap_servers, settings, cache=cache)
     try:
         connect.start()
     except ServiceError as error:

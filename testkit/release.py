@@ -1,6 +1,7 @@
 """Build a release of the current commit into ``dist/`` and check it: ``make release``.
 
-The wheel, the sdist, the pinned requirements, a CycloneDX SBOM of them, and the hashes of all four. The same commit,
+The wheel, the sdist, the pinned requirements, a CycloneDX SBOM of them, the Helm chart, and the hashes of all five. The
+same commit,
 built with the same Python and tools, gives the same bytes: every time and mode is set, and the wheel is built from the
 sdist. Nothing is uploaded.
 """
@@ -17,12 +18,14 @@ import sys
 import tarfile
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from zipfile import ZipFile
 
+import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packaging.metadata import Metadata
@@ -52,6 +55,7 @@ class Release(NamedTuple):
     sdist: Path
     requirements: Path
     sbom: Path
+    chart: Path
 
     @property
     def sums(self) -> Path:
@@ -93,18 +97,24 @@ def _run_hook(hook: str, source: Path, output: Path, epoch: int) -> None:
 
 def _normalize(raw: Path, path: Path, epoch: int) -> Path:
     """Write an sdist again without what depends on the machine: order, owners, modes and times."""
-    with (
-        tarfile.open(raw) as packed,
-        path.open("wb") as file,
-        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=epoch) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as written,
-    ):
+    with tarfile.open(raw) as packed, _new_archive(path, epoch) as written:
         for member in sorted(packed.getmembers(), key=lambda each: each.name):
             plain = tarfile.TarInfo(member.name)
             plain.type, plain.size, plain.mtime = member.type, member.size, epoch
             plain.mode = 0o755 if member.isdir() else 0o644
             written.addfile(plain, packed.extractfile(member))
     return path
+
+
+@contextmanager
+def _new_archive(path: Path, epoch: int) -> Iterator[tarfile.TarFile]:
+    """Write a compressed tar file that does not contain the time of its making."""
+    with (
+        path.open("wb") as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=epoch) as compressed,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as written,
+    ):
+        yield written
 
 
 def build_release(source: Path, output: Path, epoch: int) -> Release:
@@ -120,13 +130,28 @@ def build_release(source: Path, output: Path, epoch: int) -> Release:
     """
     wheel, sdist = build_packages(source, output, epoch)
     name = sdist.name.removesuffix(".tar.gz")
-    release = Release(wheel, sdist, output / f"{name}-requirements.txt", output / f"{name}.cdx.json")
+    requirements, sbom = output / f"{name}-requirements.txt", output / f"{name}.cdx.json"
+    release = Release(wheel, sdist, requirements, sbom, _pack_chart(source, output, epoch))
     shutil.copyfile(source / "requirements.txt", release.requirements)
     _write_sbom(source, release.sbom)
     if found := list(problems(source, release)):
         raise ReleaseError("\n".join(found))
     release.sums.write_text("".join(f"{_sha256(path)}  {path.name}\n" for path in sorted(release)))
     return release
+
+
+def _pack_chart(source: Path, output: Path, epoch: int) -> Path:
+    """Pack the Helm chart as ``helm package`` does."""
+    folder = source / "deploy" / "helm"
+    chart = yaml.safe_load((folder / "Chart.yaml").read_text())
+    path = output / f"{chart['name']}-{chart['version']}.tgz"
+    with _new_archive(path, epoch) as written:
+        for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+            content = file.read_bytes()
+            member = tarfile.TarInfo(f"{chart['name']}/{file.relative_to(folder)}")
+            member.size, member.mtime, member.mode = len(content), epoch, 0o644
+            written.addfile(member, io.BytesIO(content))
+    return path
 
 
 def _sha256(path: Path) -> str:
@@ -176,6 +201,7 @@ def problems(source: Path, release: Release) -> Iterator[str]:
         yield f"{release.wheel.name} does not contain LICENSE"
     yield from _sdist_problems(release.sdist)
     yield from _sbom_problems(release)
+    yield from _chart_problems(release.chart, project["project"]["version"])
 
 
 def _content_problems(source: Path, packages: set[str], contents: dict[str, bytes]) -> Iterator[str]:
@@ -215,6 +241,15 @@ def _sdist_problems(sdist: Path) -> Iterator[str]:
     yield from (f"the sdist lacks {name}" for name in sorted(wanted - names))
     unwanted = [name for name in sorted(names) if re.match(r"(tests|testkit|bench|examples)(/|$)", name)]
     yield from (f"the sdist contains {name}" for name in unwanted)
+
+
+def _chart_problems(chart: Path, version: str) -> Iterator[str]:
+    """The chart is of this version, and installs the image of this version."""
+    with tarfile.open(chart) as packed:
+        file = packed.extractfile(f"{chart.name.removesuffix(f'-{version}.tgz')}/Chart.yaml")
+        about = yaml.safe_load(file) if file else {}
+    if (found := (about.get("version"), about.get("appVersion"))) != (version, version):
+        yield f"the chart's version and appVersion are {found}, expected {version}"
 
 
 def _sbom_problems(release: Release) -> Iterator[str]:
@@ -273,6 +308,8 @@ To verify the build, check out that commit and run make release with {python}: {
 To install, in a virtual environment of its own:
   pip install --require-hashes --only-binary :all: -r {release.requirements.name}
   pip install --no-deps {release.wheel.name}
+On Kubernetes:
+  helm install outbox {release.chart.name} --values values.yaml
 """
 
 

@@ -18,7 +18,7 @@ from testkit.services.java import cached
 EPOCH = 1_767_225_600
 """Time of the files in packages that tests build, in seconds since the epoch."""
 SOURCES = (
-    "app", "config", "console", "migrations", "outbox", "relay",
+    "app", "config", "console", "deploy", "migrations", "outbox", "relay",
     "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "Procfile", "requirements.txt",
 )  # fmt: skip
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

@@ -23,6 +23,7 @@ from outbox.models import Identity
 from outbox.store import REQUIRED_REVISION, Store
 from relay.check.finding import Finding, failure, ok, unknown, warning
 from relay.check.placement import check_placement
+from relay.check.replication import check_replication
 
 MIN_POSTGRESQL = (14, 0)
 """Older versions are neither maintained nor tested with."""
@@ -92,7 +93,7 @@ def _check_outbox(engine: Engine) -> tuple[list[Finding], Identity | None]:
         identity = Store(engine).identity()
     except OutboxError as error:
         return [*findings, failure("database identity", str(error), MIGRATE)], None
-    return [*findings, check_placement(engine)], identity
+    return [*findings, check_placement(engine), *check_replication(engine)], identity
 
 
 def _check_file(engine: Engine) -> list[Finding]:

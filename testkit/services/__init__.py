@@ -1,5 +1,6 @@
-"""Real services on loopback for tests, benchmarks and the demo: Kafka, a Schema Registry, PostgreSQL."""
+"""Real services on loopback for tests, benchmarks and the demo: Kafka, Kafka Connect, a Schema Registry, PostgreSQL."""
 
+from testkit.services.connect import Connect
 from testkit.services.external import ExternalService
 from testkit.services.kafka import Kafka, MutualTlsKafka, SecureKafka, StockKafka
 from testkit.services.nginx import Nginx
@@ -9,6 +10,7 @@ from testkit.services.process import ServiceError
 from testkit.services.registry import Registry, StockRegistry
 
 __all__ = [
+    "Connect",
     "ExternalService",
     "Kafka",
     "MutualTlsKafka",

@@ -8,6 +8,7 @@ from typing import NoReturn, TypeVar
 import pytest
 
 from testkit.services import (
+    Connect,
     ExternalService,
     Kafka,
     Nginx,
@@ -20,7 +21,7 @@ from testkit.services import (
     StockRegistry,
 )
 
-S = TypeVar("S", bound=Kafka | Registry | Postgres | PgBouncer | Nginx)
+S = TypeVar("S", bound=Kafka | Connect | Registry | Postgres | PgBouncer | Nginx)
 
 
 def skip_or_fail(error: ServiceError) -> NoReturn:

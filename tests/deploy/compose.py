@@ -4,7 +4,6 @@ The images of Kafka, registry and PostgreSQL are replaced by containers that do 
 on this machine, as ``python -m testkit.services`` starts them. Its own image must be there: ``make image``.
 """
 
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -50,7 +49,7 @@ def main() -> None:
                     wait_until(partial(is_ready, port), f"{process} is ready")
             check_delivery(given, ports["web"])
         finally:
-            subprocess.run([*compose, "down", "--volumes"], stdout=subprocess.DEVNULL, check=False)
+            call([*compose, "down", "--volumes"])
 
 
 def overrides(folder: Path, given: dict[str, str], ports: dict[str, int]) -> dict[str, Any]:

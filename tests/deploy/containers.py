@@ -34,10 +34,10 @@ LOCKED_DOWN = [
 
 
 def call(command: Sequence[str], **options: Any) -> str:
-    """Run a command, fail if it fails, and return its output."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, **options)
+    """Run a command, fail if it fails, and return its output. What it writes to stderr is shown if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with exit code {done.returncode}\n{done.stdout}")
+        sys.exit(f"{' '.join(command)} ended with exit code {done.returncode}\n{done.stdout}{done.stderr}")
     return str(done.stdout).strip()
 
 
@@ -148,4 +148,4 @@ class Container:
 
     def remove(self) -> None:
         """Remove it."""
-        subprocess.run([*PODMAN, "rm", "--force", self.name], stdout=subprocess.DEVNULL, check=False)
+        subprocess.run([*PODMAN, "rm", "--force", self.name], capture_output=True, check=False)

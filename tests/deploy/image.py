@@ -5,6 +5,7 @@ Needs buildah, podman and runc, and Kafka, a registry and PostgreSQL as ``python
 """
 
 import argparse
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ def main() -> None:
         with timed("built"):
             build(make_debian_base() if options.base == "debian" else options.base)
     check_contents()
+    check_demo()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         check_processes(Path(folder))
@@ -54,6 +56,14 @@ def check_contents() -> None:
     assert {"LICENSE", "app", "relay", "console"} <= set(found)
     assert not {"tests", "testkit", "setuptools", "pip"} & set(found)
     assert "migrate" in podman_run(IMAGE, "--help")
+    sys.stdout.write(f"{inspect(IMAGE, '.Size') / 1e6:.0f} MB\n")
+
+
+def check_demo() -> None:
+    """The image shows what it does without any service, from the first row to a count of the topic."""
+    with timed("demo"):
+        seen = podman_run(IMAGE, "demo")
+    assert "Each accepted interaction is in the topic exactly once." in seen, seen
 
 
 def check_processes(folder: Path) -> None:

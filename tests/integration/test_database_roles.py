@@ -228,6 +228,7 @@ def test_the_relay_role_suffices_for_the_relay_and_cannot_read_bodies(
         assert relay.degraded() == {}
         check = command(environ, "check")
         assert "ok       database write: a write was committed" in check.stdout
+        assert "ok       change data capture: no logical replication slot" in check.stdout
         assert "permission denied" not in check.stdout
     finally:
         relay.stop()

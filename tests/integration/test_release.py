@@ -1,6 +1,7 @@
 """A release: the same bytes each time, complete, checked, and built from a commit."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -115,6 +116,26 @@ def test_an_sbom_that_no_reader_would_take_is_named(source: Path, copied: Releas
     """It is compared with the schema of its version."""
     copied.sbom.write_text(copied.sbom.read_text().replace('"type": "library"', '"type": "book"'))
     assert any("not valid" in found for found in problems(source, copied))
+
+
+def test_the_chart_is_packed_whole(source: Path, release: Release) -> None:
+    """Every file of it, in a folder of its name, as helm wants it."""
+    folder = source / "deploy" / "helm"
+    with tarfile.open(release.chart) as packed:
+        found = {member.name: file.read() for member in packed if (file := packed.extractfile(member))}
+    expected = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found == {f"cxone-outbox-relay/{name}": content for name, content in expected.items()}
+
+
+def test_a_chart_of_another_version_is_named(source: Path, copied: Release) -> None:
+    """It would install another image than the one of the release."""
+    with tarfile.open(copied.chart, "w:gz") as written:
+        content = b"version: 0.1.0\nappVersion: 0.0.9\n"
+        member = tarfile.TarInfo("cxone-outbox-relay/Chart.yaml")
+        member.size = len(content)
+        written.addfile(member, io.BytesIO(content))
+    (found,) = problems(source, copied)
+    assert "0.0.9" in found
 
 
 def test_invalid_metadata_is_named(source: Path, copied: Release) -> None:

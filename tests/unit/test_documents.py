@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from testkit import ROOT
+from testkit.documentation.site import github_anchor
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -23,7 +24,7 @@ def prose(document: Path) -> str:
 def anchors(document: Path) -> set[str]:
     """The anchors of a document's headings, as GitHub forms them."""
     headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {github_anchor(heading) for heading in headings}
 
 
 def broken_links(document: Path) -> Iterator[str]:

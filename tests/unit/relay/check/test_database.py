@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from outbox.db.diagnostics import DatabaseInfo
+from outbox.db.replication import Replication, Slot
 from relay.check.database import judge_database, judge_revision
+from relay.check.replication import judge_replication
 from testkit.findings import problems
 
 SQLITE = DatabaseInfo("sqlite", (3, 53, 4), {"journal_mode": "wal", "synchronous": "2"}, False, 1_000_000, 10**12, 0.0)
@@ -59,3 +61,16 @@ def test_sqlite(info: DatabaseInfo, expected: dict[str, str]) -> None:
 def test_a_schema_is_compared_with_the_release(revision: str | None, status: str) -> None:
     """An older schema is a failure, a newer one a warning."""
     assert judge_revision(revision, "0002").status == status
+
+
+def test_only_pgoutput_needs_a_publication() -> None:
+    """Readers of the other plugins get every table, whatever is published."""
+    slots = [Slot("a", "pgoutput", True, 0), Slot("b", "wal2json", True, 0), Slot("c", "test_decoding", False, 10**9)]
+    unpublished, published = judge_replication(Replication(slots, [])), judge_replication(Replication(slots, ["p"]))
+    assert [finding.detail.partition(" can read")[0] for finding in unpublished] == [
+        "slot b (wal2json, which needs no publication)",
+        "slot c (test_decoding, which needs no publication)",
+    ]
+    assert [finding.status for finding in published] == ["warning"] * 3
+    assert "1,000 MB" in published[2].detail
+    assert [finding.status for finding in judge_replication(Replication([], ["p"]))] == ["ok"]

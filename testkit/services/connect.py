@@ -1,35 +1,37 @@
 """Kafka Connect with Debezium's PostgreSQL connector: one distributed worker with exactly-once sources."""
 
 import tarfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import requests
 
-from testkit.services import Kafka, ServiceError
 from testkit.services.java import CACHE, cached, java, maven
-from testkit.services.process import Process, free_port
+from testkit.services.kafka import jars
+from testkit.services.process import Process, ServiceError, free_port
 from testkit.waiting import wait_until
 
 CONNECT_VERSION, DEBEZIUM_VERSION = "4.3.1", "3.7.0.Final"
-POM = Path(__file__).parent / "pom.xml"
+"""Connect comes with the broker's jars."""
 CONVERTER = "org.apache.kafka.connect.json.JsonConverter"
 TIMEOUT_SECONDS = 30
 
 
 def _install(cache: Path) -> Path:
-    """Download Connect and the connector unless they are cached; return the folder, with ``lib`` and ``plugins``."""
-    name = f"connect-{CONNECT_VERSION}-debezium-{DEBEZIUM_VERSION}"
-    with cached(name, cache) as (folder, building):
+    """Download the connector and a logger unless they are cached; return their folder."""
+    with cached(f"debezium-{DEBEZIUM_VERSION}", cache) as (folder, building):
         if building:
-            maven("dependency:copy-dependencies", building / "lib", pom=POM)
-            plugins = building / "plugins"
-            artifact = f"io.debezium:debezium-connector-postgres:{DEBEZIUM_VERSION}:tar.gz:plugin"
-            maven("dependency:copy", plugins, f"-Dartifact={artifact}", pom=POM)
-            (archive,) = plugins.glob("*.tar.gz")
+            downloads = building / "downloads"
+            for artifact in (
+                f"io.debezium:debezium-connector-postgres:{DEBEZIUM_VERSION}:tar.gz:plugin",
+                "org.slf4j:slf4j-simple:1.7.36",
+            ):
+                maven("dependency:copy", downloads, f"-Dartifact={artifact}")
+            (archive,) = downloads.glob("*.tar.gz")
             with tarfile.open(archive) as packed:
-                packed.extractall(plugins, filter="data")
+                packed.extractall(building / "plugins", filter="data")
             archive.unlink()
         return folder
 
@@ -39,33 +41,40 @@ class Connect:
 
     Args:
         directory: folder for its settings and log.
-        kafka: the broker that stores its state.
+        bootstrap_servers: of the broker that stores its state.
+        settings: worker settings that override those of this class.
+        environ: environment variables, which its settings and connectors may refer to.
         cache: folder for what is downloaded.
     """
 
-    def __init__(self, directory: Path, kafka: Kafka, cache: Path = CACHE) -> None:
-        self._directory, self._cache = directory, cache
+    def __init__(
+        self,
+        directory: Path,
+        bootstrap_servers: str,
+        settings: Mapping[str, str] | None = None,
+        environ: Mapping[str, str] | None = None,
+        cache: Path = CACHE,
+    ) -> None:
+        self._directory, self._cache, self._environ = directory, cache, environ
         self._base = f"http://127.0.0.1:{free_port()}"
-        self._kafka = kafka
+        self._settings = {**self._defaults(bootstrap_servers), **(settings or {})}
         self._process: Process | None = None
 
-    def _settings(self, plugins: Path) -> dict[str, str]:
+    def _defaults(self, bootstrap_servers: str) -> dict[str, str]:
+        group = f"connect-{uuid.uuid4().hex[:8]}"
         topics = {
             f"{kind}.storage.{setting}": value
             for kind in ("config", "offset", "status")
-            for setting, value in (("topic", f"connect-{kind}"), ("replication.factor", "1"))
+            for setting, value in (("topic", f"{group}-{kind}"), ("replication.factor", "1"))
         }
         return {
-            "bootstrap.servers": self._kafka.bootstrap_servers,
-            "group.id": "connect",
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": group,
             "exactly.once.source.support": "enabled",
-            "connector.client.config.override.policy": "All",
             "key.converter": CONVERTER,
             "value.converter": CONVERTER,
             "listeners": self._base,
-            "plugin.path": str(plugins),
             "plugin.discovery": "service_load",
-            "task.shutdown.graceful.timeout.ms": "60000",
             "offset.storage.partitions": "1",
             "status.storage.partitions": "1",
             **topics,
@@ -80,20 +89,23 @@ class Connect:
         home, runtime = _install(self._cache), java(17)
         self._directory.mkdir(parents=True, exist_ok=True)
         properties = self._directory / "worker.properties"
-        settings = self._settings(home / "plugins")
+        settings = {**self._settings, "plugin.path": str(home / "plugins")}
         properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"  # its warnings about rejected records cost time
+        libraries = [*(home / "downloads").iterdir(), *jars().iterdir()]
+        logged = [str(each) for each in libraries if not each.name.startswith("slf4j-nop")]  # it discards the log
         command = [
             runtime,
             "-Xms256m",
             "-Xmx1g",
-            quiet,
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=info",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",  # warnings about rejected records cost time
             "-cp",
-            f"{home / 'lib'}/*",
+            ":".join(logged),
             "org.apache.kafka.connect.cli.ConnectDistributed",
             str(properties),
         ]
-        self._process = Process(command, self._directory / "connect.log", self._answers)
+        self._process = Process(command, self._directory / "connect.log", self._answers, self._environ)
         self._process.start()
         return self
 
@@ -114,6 +126,10 @@ class Connect:
         """Create a connector, and wait until its task runs."""
         response = requests.put(f"{self._base}/connectors/{name}/config", json=config, timeout=TIMEOUT_SECONDS)
         assert response.ok, response.text
+        self.wait_running(name)
+
+    def wait_running(self, name: str) -> None:
+        """Wait until a connector and its task run."""
         self._wait(name, ["RUNNING", "RUNNING"])
 
     def stop_connector(self, name: str) -> None:
@@ -129,15 +145,22 @@ class Connect:
         wait_until(lambda: self._states(name) == states, f"connector and tasks are {states} (log in {self._directory})")
 
     def _states(self, name: str) -> list[str]:
+        assert not (failure := self.failure(name)), failure
+        return [part["state"] for part in self._status(name)]
+
+    def failure(self, name: str) -> str:
+        """The error that stopped a connector or its task; empty: there is none."""
+        return next((part["trace"] for part in self._status(name) if part["state"] == "FAILED"), "")
+
+    def _status(self, name: str) -> list[dict[str, Any]]:
+        """The status of a connector and its tasks; empty: the worker does not know it yet."""
         response = requests.get(f"{self._base}/connectors/{name}/status", timeout=TIMEOUT_SECONDS)
         if not response.ok:
             return []
-        status: dict[str, Any] = response.json()
-        failed = [part["trace"] for part in (status["connector"], *status["tasks"]) if part["state"] == "FAILED"]
-        assert not failed, failed[0]
-        return [part["state"] for part in (status["connector"], *status["tasks"])]
+        status = response.json()
+        return [status["connector"], *status["tasks"]]
 
     def stop(self) -> None:
-        """Stop the worker."""
+        """Kill the worker."""
         if self._process is not None:
             self._process.kill()
