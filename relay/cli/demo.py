@@ -98,7 +98,8 @@ def _stay(processes: DemoProcesses) -> ExitCode:
     relay = f"{shlex.quote(sys.executable)} -m relay"
     mock = (
         " The mock cluster keeps about 5 MB per partition and drops older records. Only the newest 100 of a partition "
-        "are found, and relay check fails: for both use a real broker (make up KAFKA=real, or KAFKA_BOOTSTRAP_SERVERS)."
+        "are found, and relay check gets no answer: for both use a real broker (make up KAFKA=real, or "
+        "KAFKA_BOOTSTRAP_SERVERS)."
         if processes.mock
         else ""
     )
@@ -109,7 +110,7 @@ def _stay(processes: DemoProcesses) -> ExitCode:
         "Then see what became of it, in the console or with commands:\n\n"
         f"  export {exports}\n"
         f"  {relay} status\n"
-        f"  {relay} show 1 --verify\n\n"
+        f"  {relay} show 1\n\n"
         f"Ctrl-C stops everything and removes the outbox.{mock}"
     )
     while not processes.relay_stopped():

@@ -70,10 +70,14 @@ class Generations:
         old.send_signal(signal.SIGTERM)
         wait_until(lambda: not _is_running(old), "the old one has ended")
 
+    def start_next(self) -> None:
+        """Start the next generation."""
+        self._masters[-1].send_signal(signal.SIGUSR2)
+
     def _next(self, old: psutil.Process) -> psutil.Process | None:
         masters = [child for child in old.children() if child.children()]
         if not masters:
-            old.send_signal(signal.SIGUSR2)  # ignored while a next one starts, or the one before is still there
+            self.start_next()  # ignored while a next one starts, or the one before is still there
         return next(iter(masters), None)
 
     def stop(self) -> None:
@@ -129,3 +133,15 @@ def test_a_webhook_secret_is_replaced_without_a_refusal(
         assert set(sender.statuses) == {202}
     assert web.post({"id": 1, "channel": "voice"}, SECRET).status_code == 401
     assert web.metric('outbox_webhook_requests_total{outcome="accepted",secret="cxone-2"}') >= 5
+
+
+def test_a_wrong_secret_does_not_replace_what_works(
+    web: WebProcess, generations: Generations, secrets_file: Path
+) -> None:
+    """The next generation names what is wrong and ends; the present one goes on."""
+    secrets_file.write_text("cxone=short")
+    with Sender(web) as sender:
+        generations.start_next()
+        wait_until(lambda: "expected at least" in web.log.read_text(), "the next gunicorn says what is wrong")
+        sender.wait_for(5)
+        assert set(sender.statuses) == {202}
