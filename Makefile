@@ -31,7 +31,7 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 	apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing: $(3) will not run. Install $(2) (apt-get, brew), or run make tools INSTALL=1 on Debian"
 
-.PHONY: help install tools demo up test deploy-check image compose chart helm kubernetes torture attack lint format docs docs-reference screenshots simulator services model bench lock release clean
+.PHONY: help install tools demo up test deploy-check image compose chart helm kubernetes alerts torture attack lint format docs docs-reference screenshots simulator services model bench lock release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -54,6 +54,7 @@ tools: install ## check for system tools that tests need (INSTALL=1: install the
 	@command -v google-chrome >/dev/null || $(call require,chromium,chromium fonts-dejavu-core,tests of the console in a browser)
 	@PATH="$$PATH:/usr/sbin"; $(call require,nginx,nginx-light,tests behind a proxy)
 	@$(call require,npm,npm,the comparison of htmx and Pico.css with their packages)
+	@$(call require,prometheus,prometheus,tests of the alerts)
 	@$(call require,systemd-analyze,systemd,tests of the systemd units)
 
 demo: install ## send interactions from HTTP to Kafka (KAFKA=real: use a real broker)
@@ -106,6 +107,9 @@ kubernetes: helm ## install the chart on a real API server, without nodes (build
 	cd tests/deploy/apiserver && go build -o $(CURDIR)/$(BIN)/kube-apiserver \
 	-ldflags "-X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .; }
 	@$(BIN)/python -m tests.deploy.kubernetes
+
+alerts: tools ## bring incidents about, and see the alerts fire and clear in a real Prometheus (docs/alerts.md)
+	@$(BIN)/python -m tests.deploy.alerts
 
 torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 DATABASE=sqlite RELAYS=2)
 	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))

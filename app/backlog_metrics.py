@@ -4,8 +4,10 @@ A thread counts. It opens a new connection for each count, so it takes none from
 has moved. If counting fails, the last count stands, with its time.
 """
 
+import shutil
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, time
 
@@ -23,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 MIN_PAUSE_SECONDS = 10.0
 """Between two counts."""
+FIRST_COUNT_SECONDS = 1.0
+"""How long the first scrape of a process waits for its first count, so that a new process leaves no gap."""
 PAUSE_FACTOR = 20
 """The pause is at least this many times as long as the count: counting uses at most 5 % of a database's time."""
 
@@ -38,7 +42,10 @@ class BacklogMetrics(Collector):
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._families: Sequence[Metric] = ()
+        parsed = make_url(url)
+        self._folder = Path(parsed.database or "").parent if parsed.get_backend_name() == "sqlite" else None
+        self._families: Sequence[Metric] = [_counted_at(0)]
+        self._has_tried = threading.Event()
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
         self._is_failing = False
@@ -51,9 +58,12 @@ class BacklogMetrics(Collector):
                 self._thread.start()
 
     def collect(self) -> Iterable[Metric]:
-        """The last count, if there is one, and the version."""
+        """The last count, the time of it (0: none yet), the free disk on SQLite, and the version."""
         self.start()
+        self._has_tried.wait(FIRST_COUNT_SECONDS)
         yield from self._families
+        if self._folder:
+            yield from _disk(self._folder)
         build = GaugeMetricFamily(
             "outbox_build_info", "Always 1; the label is the running version.", labels=["version"]
         )
@@ -66,6 +76,7 @@ class BacklogMetrics(Collector):
         while not pause.wait(seconds):
             began = monotonic()
             self._count()
+            self._has_tried.set()
             seconds = max(MIN_PAUSE_SECONDS, (monotonic() - began) * PAUSE_FACTOR)
 
     def _count(self) -> None:
@@ -114,10 +125,21 @@ def _families(backlog: Backlog, counted_at: float) -> list[Metric]:
         _by_state("outbox_calls", "Inference calls not yet done, by state; counted up to one million.", {
             "due": backlog.calls_due, "parked": backlog.calls_parked,
         }),
-        GaugeMetricFamily(
-            "outbox_backlog_counted_timestamp_seconds", "When the backlog was counted.", value=counted_at
-        ),
+        _counted_at(counted_at),
     ]  # fmt: skip
+
+
+def _counted_at(seconds: float) -> Metric:
+    return GaugeMetricFamily(
+        "outbox_backlog_counted_timestamp_seconds", "When the backlog was counted; 0: not yet.", value=seconds
+    )
+
+
+def _disk(folder: Path) -> Iterable[Metric]:
+    """The file system of the SQLite file; nothing while it cannot be read."""
+    with suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        yield GaugeMetricFamily("outbox_disk_free_bytes", "Free space for the SQLite file.", value=free)
 
 
 def _by_state(name: str, documentation: str, counts: dict[str, int]) -> Metric:

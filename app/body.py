@@ -31,6 +31,12 @@ def arrival_of(environ: Mapping[str, Any]) -> Arrival | None:
     return arrival
 
 
+def arrived_at(environ: Mapping[str, Any]) -> float | None:
+    """When the request's first byte arrived, by ``time.monotonic``; None if the server is not ours."""
+    arrived: float | None = getattr(environ.get("gunicorn.socket"), "arrived", None)
+    return arrived
+
+
 def read_body(environ: Mapping[str, Any], max_bytes: int) -> bytes:
     """Read the raw body, whatever its content type; it is never parsed as a form.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from flask import Flask, Response
+from flask import Flask, Response, request
 from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url
 from werkzeug.exceptions import HTTPException
@@ -43,6 +43,7 @@ def create_app(settings: WebSettings) -> Flask:
     app = Flask("app", static_folder=None)
     app.url_map.merge_slashes = False  # a POST must not be redirected
     app.config["METRICS_TOKEN"] = settings.metrics_token.get_secret_value() if settings.metrics_token else None
+    metrics.initialise(settings.secrets())
     rate, backlog = settings.webhook_rate_limit, settings.webhook_backlog_limit
     app.extensions[EXTENSION] = WebhookDependencies(
         secrets=settings.secrets(),
@@ -82,6 +83,8 @@ def _handle_http_error(error: HTTPException) -> Response:
 def _handle_unexpected(error: Exception) -> Response:
     # Neither its message nor the request is logged: both may contain personal data.
     log.error("unexpected error in a request: %s", type(error).__name__, action="unexpected", trace=frames(error))
+    if request.path == webhook.PATH:
+        webhook.count("unexpected")
     return problem(500, "Unexpected error; see the log", close=True)
 
 

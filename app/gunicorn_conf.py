@@ -101,10 +101,12 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Share the metrics with the other processes, and start to count the backlog."""
     from app import metrics
+    from app.process_metrics import ProcessMetrics
 
     metrics.share(_slots, worker.metrics_slot)
     if backlog_metrics := worker.wsgi.extensions.get("backlog_metrics"):  # benchmarks run other applications
         backlog_metrics.start()
+        worker.wsgi.extensions["own_metrics"].register(ProcessMetrics(worker.ppid))
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:

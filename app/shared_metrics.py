@@ -25,8 +25,8 @@ PUBLISH_SECONDS = 1.0
 """A process publishes a snapshot this often, and when it is requested."""
 REFRESH_TIMEOUT_SECONDS = 0.2
 """How long to wait for requested snapshots."""
-SNAPSHOT_BYTES = 128 * 1024
-"""Largest snapshot. A slot has room for two: one is complete while the other is being written."""
+SNAPSHOT_BYTES = 512 * 1024
+"""Largest snapshot, enough for 300 secrets. A slot has room for two: one is complete while the other is written."""
 _HEADER = struct.Struct("<dII")  # time by time.monotonic, which processes share; length; checksum of time and data
 _SUMMED_TYPES = ("counter", "histogram", "summary")
 

@@ -3,17 +3,25 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
-from time import time
+from time import monotonic, time
 from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.authentication import matching_label
-from app.body import BodyMalformedError, BodyTooLargeError, BodyTooSlowError, arrival_of, declared_length, read_body
+from app.body import (
+    BodyMalformedError,
+    BodyTooLargeError,
+    BodyTooSlowError,
+    arrival_of,
+    arrived_at,
+    declared_length,
+    read_body,
+)
 from app.bounded_log import BoundedLog, EventKind
 from app.dependencies import EXTENSION, WebhookDependencies
-from app.metrics import FORM_LABELLED, PLACEHOLDERS, request_counter
+from app.metrics import FORM_LABELLED, NO_LABEL, PLACEHOLDERS, request_counter, request_seconds
 from app.problem_details import problem
 from app.strict_json import NotJsonError
 from app.validation import Interaction, InvalidInteractionError, Problem, parse, placeholders
@@ -63,9 +71,17 @@ def method_not_allowed(error: MethodNotAllowed) -> Response:
     return _refuse("method_not_allowed", response)
 
 
-def _refuse(outcome: str, response: Response, label: str = "none", pointers: Iterable[str] = ()) -> Response:
-    """Count and log a refusal."""
+def count(outcome: str, label: str = NO_LABEL) -> None:
+    """Count the current request, and how long it took."""
     request_counter(outcome, label).inc()
+    arrived = arrived_at(request.environ)
+    if arrived is not None:
+        request_seconds(outcome).observe(monotonic() - arrived)
+
+
+def _refuse(outcome: str, response: Response, label: str = NO_LABEL, pointers: Iterable[str] = ()) -> Response:
+    """Count and log a refusal."""
+    count(outcome, label)
     request_log.warning(EventKind("refused", outcome, f"request refused: {outcome}", label), pointers)
     return response
 
@@ -159,7 +175,7 @@ def _respond(outcome: RecordOutcome, label: str) -> Response:
         }
         if outcome.duplicate:
             body["duplicate"] = True
-        request_counter("duplicate" if outcome.duplicate else "accepted", label).inc()
+        count("duplicate" if outcome.duplicate else "accepted", label)
         return Response(json.dumps(body), 202, content_type="application/json")
     if isinstance(outcome, KeyReused):
         response = problem(409, "The Idempotency-Key was already used with another body: use a new key")

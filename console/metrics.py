@@ -1,11 +1,19 @@
 """``/metrics``: the console's own."""
 
 from flask import Blueprint, Response, current_app, request
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
 from config.bearer import is_bearer
+from outbox.operators.planned_change import Verb
 
 blueprint = Blueprint("metrics", __name__)
 EXTENSION = "console_metrics"
@@ -30,6 +38,11 @@ class ConsoleMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        for verb in Verb:
+            self.changes.labels(verb)
+        for outcome in ("accepted", "refused", "throttled", "busy", "failed"):
+            self.logins.labels(outcome)
+        ProcessCollector(registry=self.registry)
 
 
 def metrics() -> ConsoleMetrics:

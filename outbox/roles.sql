@@ -34,7 +34,7 @@ GRANT SELECT, UPDATE ON outbox_shard TO cxone_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_relay TO cxone_relay;
 GRANT SELECT ON outbox_pause TO cxone_relay;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_relay;
-GRANT SELECT (id, hash) ON outbox_audit TO cxone_relay;
+GRANT SELECT (id, verb, row_ids, hash) ON outbox_audit TO cxone_relay;
 
 -- operator: runs every command except migrate. It adds audit entries, but cannot change or remove them.
 GRANT USAGE ON SCHEMA public TO cxone_operator;

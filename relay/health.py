@@ -19,6 +19,7 @@ class Health:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._lock = threading.Lock()
         self._conditions: dict[str, str] = {}
+        self._subjects: set[str] = set()
         self._clock = clock
         self._alive_at = clock()
 
@@ -34,6 +35,7 @@ class Health:
         """Record why a subject is degraded. Returns True, and logs it, if the reason is new."""
         with self._lock:
             changed = self._conditions.get(subject) != reason
+            self._subjects.add(subject)
             self._conditions[subject] = reason
         if changed:
             log.warning("%s degraded: %s", subject, reason, action="degraded", subject=subject)
@@ -43,6 +45,7 @@ class Health:
         """Record that a subject is healthy. Returns True, and logs it, if it was degraded."""
         with self._lock:
             changed = self._conditions.pop(subject, None) is not None
+            self._subjects.add(subject)
         if changed:
             log.info("%s recovered", subject, action="recovered", subject=subject)
         return changed
@@ -51,6 +54,11 @@ class Health:
         """The condition that concerns the rows of every shard, healthy ones too; None if there is none."""
         found = self.conditions()
         return "; ".join(f"{name}: {found[name]}" for name in (ENRICHMENT, INFERENCE) if name in found) or None
+
+    def subjects(self) -> dict[str, bool]:
+        """Whether each subject is degraded that has ever been reported."""
+        with self._lock:
+            return {subject: subject in self._conditions for subject in self._subjects}
 
     def conditions(self) -> dict[str, str]:
         """Subject to reason, for each subject that is degraded."""

@@ -11,17 +11,21 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from config.version import VERSION
+from outbox.operators.audit import VerbTotal
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # they would double the number of series
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+VERDICTS = ("marked", "nothing_to_mark", "nothing_sent_yet", "progress_lost", "database_went_back", "kafka_went_back")
+TOKEN_OUTCOMES = ("ok", "invalid_credentials", "lacks_scope", "throttled", "refused", "unavailable")
 ROWS = (1, 10, 50, 100, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
 
 
@@ -77,23 +81,30 @@ class DeliveryHistogram(Collector):
 
 
 class DegradedGauge(Collector):
-    """Exports 1 for each subject that is degraded.
+    """Exports for each subject whether it is degraded.
 
     Args:
         registry: where it is collected.
-        conditions: subject to reason. The reason is not exported, because it may contain names.
+        subjects: returns whether each subject is degraded. Reasons are not exported: they may contain names.
     """
 
-    def __init__(self, registry: CollectorRegistry, conditions: Callable[[], dict[str, str]]) -> None:
-        self._conditions = conditions
+    def __init__(self, registry: CollectorRegistry, subjects: Callable[[], dict[str, bool]]) -> None:
+        self._subjects = subjects
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the subjects that are degraded now."""
+        """Return every subject that has been reported."""
         family = GaugeMetricFamily("outbox_degraded", "1 while the subject is degraded.", labels=["subject"])
-        for subject in sorted(self._conditions()):
-            family.add_metric([subject], 1)
+        for subject, degraded in sorted(self._subjects().items()):
+            family.add_metric([subject], degraded)
         yield family
+
+
+def _initialised(counter: Counter, values: Iterable[str]) -> Counter:
+    """Export each value of a label from the start: the rate of a series that appears with 1 lacks that event."""
+    for value in values:
+        counter.labels(value)
+    return counter
 
 
 class RelayMetrics:
@@ -113,8 +124,8 @@ class RelayMetrics:
             "cxone_kafka_transaction_aborts",
             "Kafka transactions without a confirmed commit; the progress record shows whether they were committed.",
         )
-        self.counted = Snapshot(registry)
-        """What ``BacklogMetrics`` counts in the database."""
+        self.counted, self.operator_changes = Snapshot(registry), Snapshot(registry)
+        """What ``BacklogMetrics`` and ``AuditLog`` count in the database."""
         self.delivery = DeliveryHistogram(registry)
         self.last_commit = gauge(
             "outbox_relay_last_commit_timestamp_seconds", "When this relay last committed a transaction; 0: never."
@@ -123,18 +134,35 @@ class RelayMetrics:
         self.transaction_seconds = histogram(
             "outbox_transaction_seconds", "Duration of a Kafka transaction, from begin to commit.", buckets=SECONDS
         )
-        self.recoveries = counter(
-            "outbox_recoveries", "Shard takeovers, by what the progress record showed.", ["verdict"]
-        )
+        takeovers = counter("outbox_recoveries", "Shard takeovers, by what the progress record showed.", ["verdict"])
+        self.recoveries = _initialised(takeovers, VERDICTS)
         self.retries = counter("outbox_retries", "Failed attempts that are retried.", ["stage", "reason"])
-        self.inference_calls = counter("outbox_inference_calls", "Inference calls, by outcome.", ["outcome"])
+        self.retries.labels("kafka", "refused")
+        calls = counter("outbox_inference_calls", "Inference calls, by outcome.", ["outcome"])
+        self.inference_calls = _initialised(calls, ("done", "retried", "parked"))
+        self.call_seconds = histogram(
+            "outbox_inference_call_seconds", "Duration of an inference call, answered or not.", buckets=SECONDS
+        )
         self.circuit_open = gauge("outbox_inference_circuit_open", "1 while the inference circuit breaker is open.")
-        self.token_refreshes = counter("outbox_token_refreshes", "Requests for a CXone token, by outcome.", ["outcome"])
+        tokens = counter("outbox_token_refreshes", "Requests for a CXone token, by outcome.", ["outcome"])
+        self.token_refreshes = _initialised(tokens, TOKEN_OUTCOMES)
         self.enrichment_not_requested = counter(
             "outbox_enrichment_not_asked",
             "Interactions that are not looked up in CXone: their id is not a single path segment of a URL.",
         )
+        self.pruned_rows = counter("outbox_pruned_rows", "Rows removed because of OUTBOX_RETENTION, with their calls.")
+        ProcessCollector(registry=registry)
         gauge("outbox_build_info", "1, labelled with the running version.", ["version"]).labels(VERSION).set(1)
+
+    def count_changes(self, changes: Iterable[VerbTotal]) -> None:
+        """Export the changes by operators; the totals never decrease, as the audit trail is never shortened."""
+        labels = ["verb"]
+        done = CounterMetricFamily("outbox_operator_changes", "Changes by operators, by verb.", labels=labels)
+        rows = CounterMetricFamily("outbox_operator_rows", "Rows that operators changed, by verb.", labels=labels)
+        for change in changes:
+            done.add_metric([change.verb], change.entries)
+            rows.add_metric([change.verb], change.rows)
+        self.operator_changes.replace([done, rows])
 
     def committed(self, received_at_ms: Sequence[int], seconds: float, now_ms: int) -> None:
         """Record a Kafka transaction that was committed now.

@@ -26,6 +26,11 @@ FIRST_HASH = ""
 """What the first entry follows."""
 PERSONAL = ("interaction_id", "key", "email")
 """Conditions that may identify a person."""
+VERBS = (
+    "replay", "retry", "discard", "inference", "erase", "prune", "reveal", "pause", "resume", "reshard", "reconcile",
+    "send",
+)  # fmt: skip
+"""First words of the entries' verbs; a shard's number or a plan's name may follow."""
 NOT_RECORDED = "not recorded"
 """Replaces the value of such a condition where there is no key for pseudonyms."""
 
@@ -178,3 +183,36 @@ class AuditHead:
             last = connection.execute(sql.LAST.on(connection)).one_or_none()
         self._known = Head(last.id, last.hash) if last else Head(0, FIRST_HASH)
         return HeadChange(known, self._known, rewritten=bool(known.id) and known_hash != known.hash)
+
+
+class VerbTotal(NamedTuple):
+    """All changes of one kind."""
+
+    verb: str
+    """The first word of the entries' verb."""
+    entries: int
+    rows: int
+
+
+class AuditTotals:
+    """Counts all changes by verb; each read costs as much as there are new entries."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from the first entry at the next read, because earlier entries have changed."""
+        self._last_id = 0
+        self._totals = dict.fromkeys(VERBS, (0, 0))
+
+    def read(self) -> list[VerbTotal]:
+        """Add the entries since the last read, and return the totals."""
+        with transactions.read(self._engine) as connection:
+            found = connection.execute(sql.TOTALS_OF_VERBS.on(connection), {"after": self._last_id}).all()
+        for row in found:
+            verb = row.verb.partition(" ")[0]
+            entries, rows = self._totals.get(verb, (0, 0))
+            self._totals[verb] = entries + row.entries, rows + int(row.rows)
+        self._last_id = max((row.last_id for row in found), default=self._last_id)
+        return [VerbTotal(verb, *total) for verb, total in self._totals.items()]

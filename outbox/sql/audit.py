@@ -52,6 +52,17 @@ ENTRIES_OF_ROW = statement("""
 """A page of the entries that concern a row."""
 SPAN_OF_VERB = statement("SELECT min(id), max(id), max(at) FROM outbox_audit WHERE verb = :verb")
 """The first and the last entry of a verb, and the time of the last."""
+TOTALS_OF_VERBS = statement(
+    postgresql="""
+    SELECT verb, count(*) AS entries, sum(json_array_length(CAST(row_ids AS json))) AS rows, max(id) AS last_id
+    FROM outbox_audit WHERE id > :after GROUP BY verb
+    """,
+    sqlite="""
+    SELECT verb, count(*) AS entries, sum(json_array_length(row_ids)) AS rows, max(id) AS last_id
+    FROM outbox_audit WHERE id > :after GROUP BY verb
+    """,
+)
+"""Entries of each verb after an entry, and how many rows they list."""
 ROWS_WITH_VERB = statement(
     postgresql="""
     SELECT DISTINCT r.row_id FROM outbox_audit_row AS r JOIN outbox_audit AS a ON a.id = r.entry_id

@@ -41,7 +41,6 @@ def check(*, json_lines: bool) -> None:
         click.echo(f"{status} {escape(finding.subject)}: {escape(finding.detail)}")
         if finding.remedy:
             click.echo(f"{'':<{WIDTH}} remedy: {escape(finding.remedy)}")
-    warnings = plural(counts[Status.WARNING] + counts[Status.UNKNOWN], "warning")
-    failures = plural(counts[Status.FAILURE], "failure")
-    click.echo(f"{counts[Status.OK]} ok, {warnings}, {failures}", err=True)
+    warnings, failures = plural(counts[Status.WARNING], "warning"), plural(counts[Status.FAILURE], "failure")
+    click.echo(f"{counts[Status.OK]} ok, {warnings}, {counts[Status.UNKNOWN]} unknown, {failures}", err=True)
     sys.exit(ExitCode.CHECK_FAILED if counts[Status.FAILURE] else ExitCode.DONE)

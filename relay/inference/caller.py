@@ -122,6 +122,8 @@ class Caller:
         result = self._request(call)
         charged = self._breaker.record(result, probe=probe)
         decision = decide(result, call.attempts, self._max_attempts, self._random, charged=charged)
+        seconds = monotonic() - began
+        self._metrics.call_seconds.observe(seconds)
         self._report(call, result, decision)
         return CallResult(
             row_id=call.row_id,
@@ -129,7 +131,7 @@ class Caller:
             attempts=decision.attempts,
             status=result.status,
             error=None if decision.state is CallState.DONE else result.error,
-            latency_ms=round((monotonic() - began) * 1000),
+            latency_ms=round(seconds * 1000),
             wait_ms=round(decision.wait_seconds * 1000),
             claimed_until_ms=call.claimed_until_ms,
         )

@@ -51,7 +51,7 @@ class BacklogMetrics:
         status = [shard for shard in self._store.status() if shard.shard in owned] if owned else []
         queue = self._inference_queue
         calls_age_ms = queue.oldest_age_ms() or 0 if queue else None  # of all shards
-        self._metrics.counted.replace(_families(status, len(owned), calls_age_ms))
+        self._metrics.counted.replace(backlog_families(status, len(owned), calls_age_ms))
 
 
 def _pause(seconds: float) -> float:
@@ -62,7 +62,7 @@ def _unavailable(error: OutboxError) -> None:
     log.debug("the backlog cannot be counted: %s", error)  # other threads report the outage
 
 
-def _families(status: Sequence[ShardStatus], owned: int, calls_age_ms: int | None) -> list[Metric]:
+def backlog_families(status: Sequence[ShardStatus], owned: int, calls_age_ms: int | None) -> list[Metric]:
     """The metrics of the shards that this relay owns."""
     rows = GaugeMetricFamily(
         "outbox_rows", "Rows by state, of the shards that this relay owns.", labels=["state", "shard"]

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from outbox.errors import OutboxError
 from outbox.operators.prune import old_rows, prune_rows
 from relay.health import Health
+from relay.metrics import RelayMetrics
 from relay.process.periodic import repeat
 
 log = structlog.get_logger(__name__)
@@ -28,10 +29,12 @@ class Pruner:
         stop: ends it after the chunk in hand.
     """
 
-    def __init__(self, engine: Engine, retention_seconds: float, stop: threading.Event, health: Health) -> None:
+    def __init__(
+        self, engine: Engine, retention_seconds: float, stop: threading.Event, health: Health, metrics: RelayMetrics
+    ) -> None:
         self._engine = engine
         self._age_ms = round(retention_seconds * 1000)
-        self._stop, self._health = stop, health
+        self._stop, self._health, self._metrics = stop, health, metrics
 
     def run(self) -> None:
         """Prune until the stop."""
@@ -54,6 +57,7 @@ class Pruner:
             if pruned is None:  # another relay prunes
                 break
             total += pruned
+            self._metrics.pruned_rows.inc(pruned)
             if self._stop.wait((monotonic() - began) * REST_FACTOR):
                 break
             began = monotonic()

@@ -25,7 +25,7 @@ from relay.health import Health
 from relay.inference.worker import InferenceWorker
 from relay.metrics import DegradedGauge, RelayMetrics
 from relay.process.audit_log import AuditLog
-from relay.process.backlog_metrics import BacklogMetrics
+from relay.process.backlog_metrics import BacklogMetrics, backlog_families
 from relay.process.http_server import MetricsServer
 from relay.process.pruner import Pruner
 from relay.process.services import connect_services
@@ -65,7 +65,8 @@ class Supervisor:
         self._health = health or Health()
         self._failure_policy = failure_policy
         self._metrics = RelayMetrics(CollectorRegistry())
-        DegradedGauge(self._metrics.registry, self._health.conditions)
+        DegradedGauge(self._metrics.registry, self._health.subjects)
+        self._metrics.counted.replace(backlog_families([], 0, None))  # it owns no shard yet
 
     def run(self) -> None:
         """Connect, send until the stop, and give the shards back.
@@ -160,7 +161,7 @@ class Supervisor:
             "shard assignment": pool.run,
             "notifications": pool.listen,
             "backlog metrics": BacklogMetrics(services.store, queue, pool.owned, self._stop, self._metrics).run,
-            "audit log": AuditLog(engine, self._stop).run,
+            "audit log": AuditLog(engine, self._stop, self._metrics).run,
         }
         if queue is not None:
             tasks["inference"] = InferenceWorker(
@@ -174,5 +175,5 @@ class Supervisor:
                 self._step,
             ).run
         if settings.outbox_retention is not None:
-            tasks["retention"] = Pruner(engine, settings.outbox_retention, self._stop, self._health).run
+            tasks["retention"] = Pruner(engine, settings.outbox_retention, self._stop, self._health, self._metrics).run
         return tasks

@@ -1006,6 +1006,20 @@ BREAKAGES = [
         'of every shard."""\n    user = require_role(Role.VIEWER)',
         "tests/contract/test_console_pauses.py::test_a_viewer_neither_pauses_nor_resumes[sqlite-/shards/resume]",
     ),
+    Breakage(
+        "series of the webhook begin with their first event",
+        "app/factory.py",
+        "metrics.initialise(settings.secrets())",
+        "pass",
+        "tests/integration/test_metrics_page.py::test_every_series_of_the_webhook_exists_before_its_first_event",
+    ),
+    Breakage(
+        "a new web process answers its first scrape without the backlog",
+        "app/backlog_metrics.py",
+        "self._has_tried.wait(FIRST_COUNT_SECONDS)",
+        "pass",
+        "tests/integration/test_backlog_metrics.py::test_a_replaced_process_leaves_no_gap",
+    ),
 ]
 
 

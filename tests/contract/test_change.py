@@ -174,6 +174,24 @@ def test_a_removed_last_entry_is_detected_by_its_known_hash(
     assert not head.read().rewritten
 
 
+def test_changes_are_counted_by_verb(operations: Operations, store: Store, engine: Engine) -> None:
+    """Entries and their rows, of all time; a shard's number or a plan's name makes no further verb."""
+    totals = audit.AuditTotals(engine)
+    assert {total.verb for total in totals.read()} == set(audit.VERBS)
+    assert not any(total.entries or total.rows for total in totals.read())
+    ids = record(store, new_rows(3))
+    park(store, engine, dict.fromkeys(ids, "too large"))
+    operations.retry(planned(operations, ids=(ids[0],)), CONTEXT)
+    operations.discard(planned(operations, state="parked"), CONTEXT)
+    totals.read()
+    operations.replay("plan", planned(operations, ids=(ids[1],)), CONTEXT)
+    operations.replay("other", planned(operations, ids=(ids[2],)), CONTEXT)
+    wanted = [("discard", 1, 2), ("replay", 2, 2), ("retry", 1, 1)]
+    for each in (totals, audit.AuditTotals(engine)):
+        assert sorted(total for total in each.read() if total.entries) == wanted
+    assert {entry.verb.split()[0] for entry in operations.audit()} <= set(audit.VERBS)
+
+
 def test_a_replay_creates_new_rows_in_the_old_order(operations: Operations, store: Store, engine: Engine) -> None:
     """A copy has the same content, its own id and nonce; a plan replays a row once, and no parked or pending row."""
     ids = record(store, new_rows(6, interactions=2))

@@ -26,6 +26,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "console": {"enabled": True},
         "ingress": {"enabled": True, "className": "nginx", "annotations": {"example.com/note": "kept"}},
         "serviceMonitor": {"enabled": True},
+        "prometheusRule": {"enabled": True, "labels": {"release": "monitoring"}},
         "networkPolicy": {
             "enabled": True,
             "from": {

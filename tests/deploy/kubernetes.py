@@ -36,6 +36,7 @@ KINDS = (
     f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/ingresses",
     f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies",
     f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}/servicemonitors",
+    f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}/prometheusrules",
 )
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 WHEN = "2026-01-01T00:00:00Z"
@@ -65,21 +66,28 @@ def main() -> None:
 
 
 def prepare(server: ApiServer) -> None:
-    """Make the namespace, and the kind of object that the Prometheus operator would add."""
+    """Make the namespace, and the kinds of objects that the Prometheus operator would add."""
     create(server, "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": RESTRICTED}})
-    names = {"plural": "servicemonitors", "singular": "servicemonitor", "kind": "ServiceMonitor"}
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        define(server, kind)
+
+
+def define(server: ApiServer, kind: str) -> None:
+    """Make a kind of object of the Prometheus operator, without its schema."""
+    plural = f"{kind.lower()}s"
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
     definition = {
-        "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
+        "metadata": {"name": f"{plural}.monitoring.coreos.com"},
         "spec": {
             "group": "monitoring.coreos.com",
             "scope": "Namespaced",
-            "names": names,
+            "names": {"plural": plural, "singular": kind.lower(), "kind": kind},
             "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
         },
     }
     create(server, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
-    wait_until(lambda: server.send("GET", KINDS[-1]).ok, "the server knows ServiceMonitors")
+    path = f"/apis/monitoring.coreos.com/v1/namespaces/{NAMESPACE}/{plural}"
+    wait_until(lambda: server.send("GET", path).ok, f"the server knows {plural}")
 
 
 def check_release(server: ApiServer) -> None:

@@ -16,6 +16,8 @@ from tests.deploy.chart import MANIFESTS, VALUES, fingerprint
 
 KUBERNETES = ("1.30", "1.34")
 """The oldest version that the chart accepts, and a recent one."""
+OPERATOR_KINDS = ("ServiceMonitor", "PrometheusRule")
+"""Of the Prometheus operator, not of Kubernetes itself."""
 Manifest = dict[str, Any]
 
 
@@ -43,7 +45,7 @@ def test_the_manifests_are_of_this_chart(name: str) -> None:
 def test_manifests_are_valid(name: str, version: str) -> None:
     """Each follows the schema of Kubernetes, without an unknown field."""
     for each in manifests(name):
-        if each["kind"] != "ServiceMonitor":  # not of Kubernetes itself
+        if each["kind"] not in OPERATOR_KINDS:
             kubernetes_validate.validate(each, version, strict=True)
 
 
@@ -78,7 +80,7 @@ def test_selectors_find_pods(name: str) -> None:
     for each in manifests(name):
         spec = each["spec"]
         selector = spec.get("selector") or spec.get("podSelector")
-        if selector and each["kind"] != "ServiceMonitor":
+        if selector and each["kind"] not in OPERATOR_KINDS:
             wanted = selector.get("matchLabels", selector)
             assert sum(wanted.items() <= found.items() for found in labels) == 1, each["metadata"]
         if each["kind"] == "HorizontalPodAutoscaler":
@@ -131,6 +133,13 @@ def test_relays_are_as_many_as_set_and_the_console_is_one() -> None:
         e["spec"]["scaleTargetRef"]["name"] for e in manifests("default") if e["kind"] == "HorizontalPodAutoscaler"
     ]
     assert targets == ["outbox-web"]
+
+
+def test_the_alerts_are_those_of_the_rules() -> None:
+    """The file that Prometheus reads, with the labels that the operator selects by."""
+    (rule,) = (each for each in manifests("everything") if each["kind"] == "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())
+    assert rule["metadata"]["labels"]["release"] == "monitoring"
 
 
 def test_the_chart_has_the_version_of_the_package() -> None:

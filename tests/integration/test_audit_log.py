@@ -20,3 +20,12 @@ def test_the_relay_logs_each_new_hash_and_notices_a_rewritten_trail(deployment: 
     (noticed,) = wait_until(lambda: logged("audit_rewritten"), "the missing entry is noticed")
     assert noticed["level"] == "error"
     assert noticed["hash"] == entry_hash
+
+
+def test_the_relay_counts_changes_by_operators(deployment: Deployment) -> None:
+    """From the audit trail, those of other processes and of earlier times too."""
+    command(deployment.environ, "pause", "--shard", "0", "--for", "1s", "--reason", "looking")
+    relay = deployment.relay()
+    wait_until(lambda: 'outbox_operator_changes_total{verb="pause"} 1.0' in relay.get("/metrics"), "it is counted")
+    assert 'outbox_operator_rows_total{verb="pause"} 0.0' in relay.get("/metrics")
+    assert 'outbox_operator_changes_total{verb="replay"} 0.0' in relay.get("/metrics")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from time import time
 
+import psutil
 import requests
 
 from outbox.db.engine import create_outbox_engine
@@ -37,6 +38,24 @@ def test_the_backlog_is_exported_without_a_relay(new_database: NewDatabase, star
     assert 'outbox_build_info{version="' in exported(web)
     wait_until(lambda: all("outbox_backlog_rows" in exported(web) for _ in range(20)), "both processes have counted")
     assert "_created" not in exported(web)
+
+
+def test_a_replaced_process_leaves_no_gap(new_sqlite: NewDatabase, start_web: StartWeb) -> None:
+    """A new process answers its first scrape when it has counted: a gap would end an alert that waits to fire."""
+    web = start_web(new_sqlite())
+    wait_counted(web, 'outbox_backlog_rows{state="pending"}', 0)
+    seen: set[psutil.Process] = set()
+
+    def new() -> psutil.Process | None:
+        return next((each for each in psutil.Process(web.process.pid).children() if each not in seen), None)
+
+    for _ in range(3):
+        process = wait_until(new, "there is a new process")
+        assert "outbox_backlog_rows" in exported(web)
+        seen.add(process)
+        process.kill()
+        wait_until(new, "it is replaced")
+        assert "outbox_backlog_rows" in exported(web)
 
 
 def test_counting_recovers_after_the_database_was_missing(new_sqlite: NewDatabase, start_web: StartWeb) -> None:

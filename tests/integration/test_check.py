@@ -360,6 +360,19 @@ def test_the_database_is_checked_although_settings_are_wrong(deployment: Deploym
     assert set(failed) == {"settings"}
 
 
+def test_the_last_line_counts_each_status(deployment: Deployment) -> None:
+    """What could not be checked is no warning."""
+    done = command(deployment.environ, "check", KAFKA_BOOTSTRAP_SERVERS="")
+    lines = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
+    counts = {status: lines.count(status) for status in ("ok", "warning", "unknown", "failure")}
+    assert counts["unknown"] > 1
+    noun = "warning" if counts["warning"] == 1 else "warnings"
+    expected = (
+        f"{counts['ok']} ok, {counts['warning']} {noun}, {counts['unknown']} unknown, {counts['failure']} failure"
+    )
+    assert done.stderr.splitlines()[-1].startswith(expected)
+
+
 def test_unreachable_brokers_are_named(deployment: Deployment) -> None:
     """Each bootstrap server with its reason."""
     failed = failures(deployment.environ, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9,nowhere.invalid:9092")

@@ -146,6 +146,7 @@ def test_a_call_sends_the_documented_request(new_harness: NewHarness, simulator:
     assert isinstance(latency_ms, int)
     assert 100 <= latency_ms < 60_000
     assert harness.metric("outbox_inference_calls_total", outcome="done") == 1
+    assert 0.1 <= harness.metric("outbox_inference_call_seconds_sum") < 60
 
 
 @pytest.mark.parametrize("behaviour", ["500", "408", "425", "429", "503", "drop", "503:0", "429@0"])

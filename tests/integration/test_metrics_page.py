@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,7 +18,7 @@ from testkit.relay_process import RelayProcess
 from testkit.rows import new_row
 from testkit.services import ExternalService, Kafka, Registry
 from testkit.waiting import wait_until
-from testkit.web_process import WebProcess
+from testkit.web_process import PATH, SECRET, WebProcess
 
 DEAD = "http://127.0.0.1:9"
 """Nothing listens there, so every call is retried."""
@@ -65,6 +66,54 @@ def test_the_page_describes_the_metrics_of_web(new_sqlite: NewDatabase, tmp_path
     try:
         web.post({"id": "{contactId}", "channel": "v"}, Content_Type="application/x-www-form-urlencoded")
         check(lambda: requests.get(f"{web.base}/metrics", timeout=5).text, "Web")
+    finally:
+        web.stop()
+
+
+def test_every_series_of_the_webhook_exists_before_its_first_event(new_sqlite: NewDatabase, tmp_path: Path) -> None:
+    """A request adds to series that exist, and makes none, with a hundred secrets too."""
+    secrets = [f"tests={SECRET}", *(f"s{number}=another-secret-of-the-tests-{number}" for number in range(100))]
+    web = WebProcess({"DATABASE_URL": new_sqlite(), "CXONE_WEBHOOK_SECRETS": ",".join(secrets)}, tmp_path / "web.log")
+
+    def series() -> dict[str, float]:
+        families = text_string_to_metric_families(requests.get(f"{web.base}/metrics", timeout=5).text)
+        return {f"{s.name} {sorted(s.labels.items())}": s.value for family in families for s in family.samples}
+
+    try:
+        before = series()
+        requests.get(f"{web.base}/elsewhere", timeout=5)
+        requests.get(f"{web.base}{PATH}", timeout=5)
+        web.post({"id": 1, "channel": "v"}, secret="wrong")
+        for body in ({"id": 1, "channel": "v"}, {"id": 1, "channel": "v"}, {"id": 1}, b"{"):
+            web.post(body)
+        after = series()
+    finally:
+        web.stop()
+    assert before.keys() == after.keys()
+    requested = {name for name in after if name.startswith("outbox_webhook_requests_total") and after[name]}
+    assert len(requested) == 7
+    assert not any(before[name] for name in requested)
+    counts = {name for name in after if name.startswith("outbox_webhook_request_seconds_count") and after[name]}
+    assert len(counts) == 7
+
+
+def test_process_metrics_of_web_are_of_all_its_processes(new_sqlite: NewDatabase, tmp_path: Path) -> None:
+    """Whichever process answers; CPU time does not go back when one is replaced."""
+    web = WebProcess({"DATABASE_URL": new_sqlite(), "WEB_CONCURRENCY": "2"}, tmp_path / "web.log")
+
+    def children() -> list[psutil.Process]:
+        return psutil.Process(web.process.pid).children()
+
+    try:
+        wait_until(lambda: len(children()) == 2, "two processes run")
+        resident = sum(process.memory_info().rss for process in children())
+        wait_until(lambda: web.metric("process_resident_memory_bytes") > resident, "both and their master are counted")
+        assert web.metric("process_start_time_seconds") == psutil.Process(web.process.pid).create_time()
+        assert 0 < web.metric("process_open_fds") < web.metric("process_max_fds")
+        before, replaced = web.metric("process_cpu_seconds_total"), children()[0]
+        replaced.kill()
+        wait_until(lambda: len(children()) == 2 and replaced not in children(), "the process is replaced")
+        assert web.metric("process_cpu_seconds_total") >= before > 0
     finally:
         web.stop()
 

@@ -166,9 +166,10 @@ def test_the_relay_prunes_while_it_sends(deployment: Deployment) -> None:
     deployment.execute("UPDATE outbox SET received_at = received_at - 3600000")
     deployment.execute("UPDATE outbox_sent SET sent_at = sent_at - 3600000")
     new = deployment.record(new_rows(50))
-    deployment.relay(OUTBOX_RETENTION="30m")
+    second = deployment.relay(OUTBOX_RETENTION="30m")
     deployment.wait_drained()
     wait_until(lambda: deployment.query("SELECT count(*) FROM outbox") == [(50,)], "the old rows are pruned")
+    wait_until(lambda: "outbox_pruned_rows_total 1200.0" in second.get("/metrics"), "they are counted")
     assert deployment.query("SELECT min(id) FROM outbox") == [(new[0],)]
     assert sorted(record.outbox_id for record in deployment.seen()) == [*old, *new]
     assert command(deployment.environ, "prune", "--all", *REASON).stdout == "prune: 50 rows done\n"

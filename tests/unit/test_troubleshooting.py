@@ -21,6 +21,7 @@ PACKAGES = ("config", "outbox", "app", "relay", "console")
 FIRST_CELL = re.compile(r"^\| (?:\d+ )?`([^`|]+)`(?:<!--.*?-->)? \|", re.MULTILINE)
 ELSEWHERE = re.compile(r"^\| `([^`|]+)`<!--", re.MULTILINE)
 """Texts of others that have a remedy here."""
+LOG_ROW = re.compile(r"^\| `([^`|]+)` \| `(\w+)` \|", re.MULTILINE)
 FILLED_IN = re.compile(r"%[sdr]|\{\w+\}")
 REPORTS = {"warning", "error", "exception", "critical"}
 FINDINGS = {"failure", "warning", "unknown", "problem"}
@@ -135,6 +136,28 @@ def test_each_remedy_in_a_table_has_a_place_on_the_page() -> None:
     registry = [FILLED_IN.sub("…", what) for what, _ in EXPLANATIONS.values()]
     tables = [*kafka_names(), *DATABASE_REMEDIES.values(), *registry]
     assert [each for each in tables if not any(quotes(text, each) for text in quoted())] == []
+
+
+def test_each_log_line_has_its_action() -> None:
+    """The table of log lines names the ``action`` that the code gives them."""
+    rows = LOG_ROW.findall(PAGE.read_text())
+    wrong = {
+        (text, action) for text, action in rows for line, given in logged() if quotes(text, line) and given != action
+    }
+    assert wrong == set()
+    assert len(rows) > 20
+
+
+def logged() -> set[tuple[str, str]]:
+    """Each warning and error that is logged with a constant action, and that action."""
+    calls = [node for tree in trees() for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    return {
+        (text_of(call.args[0]), text_of(keyword.value))
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr in REPORTS and text_of_owner(call) == "log"
+        for keyword in call.keywords
+        if keyword.arg == "action" and has_words(text_of(call.args[0]))
+    }
 
 
 def test_each_quoted_text_stands_once() -> None:

@@ -199,10 +199,12 @@ def test_metrics_need_the_token_if_there_is_one(new_sqlite: NewDatabase) -> None
         assert client.get("/metrics", headers={"Authorization": "Bearer other"}).status_code == 401
         text = client.get("/metrics", headers={"Authorization": "Bearer t0ken"}).get_data(as_text=True)
     described = (ROOT / "docs/metrics.md").read_text().split("\n## Console\n")[1].split("\n## ")[0]
-    assert set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)) == set(
+    assert set(re.findall(r"^# TYPE (outbox_\w+)", text, re.MULTILINE)) == set(
         re.findall(r"^\| `(\w+)`", described, re.MULTILINE)
     )
     assert 'outbox_console_logins_total{outcome="refused"} 1.0' in text
+    assert 'outbox_console_logins_total{outcome="throttled"} 0.0' in text
+    assert 'outbox_console_changes_total{verb="replay"} 0.0' in text
     assert 'outbox_console_logins_total{outcome="accepted"} 1.0' in text
     assert 'outbox_console_requests_total{page="login.sign_in",status="303"} 1.0' in text
 

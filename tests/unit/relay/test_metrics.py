@@ -72,15 +72,16 @@ def test_a_scrape_never_sees_parts_of_two_counts() -> None:
 
 
 def test_degraded_subjects_are_exported() -> None:
-    """One series per subject, without the reason, which may name a person."""
+    """One series per subject that was ever reported, without the reason, which may name a person."""
     registry, health = CollectorRegistry(), Health()
-    DegradedGauge(registry, health.conditions)
+    DegradedGauge(registry, health.subjects)
     assert samples(registry, "outbox_degraded") == {}
     health.degraded("shard 1", "paused by ann: drill")
     assert samples(registry, "outbox_degraded") == {(("subject", "shard 1"),): 1.0}
     assert "ann" not in generate_latest(registry).decode()
     health.recovered("shard 1")
-    assert samples(registry, "outbox_degraded") == {}
+    health.recovered("kafka")
+    assert samples(registry, "outbox_degraded") == {(("subject", "kafka"),): 0.0, (("subject", "shard 1"),): 0.0}
 
 
 def test_there_are_no_creation_time_series() -> None:

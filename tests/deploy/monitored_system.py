@@ -1,0 +1,100 @@
+"""The product under constant traffic, with a real Prometheus that scrapes its processes."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from testkit.deployment import Deployment
+from testkit.relay_process import RelayProcess
+from testkit.services.prometheus import Prometheus
+from testkit.simulator.server import Simulator
+from testkit.web_process import SECRET, WebProcess
+from tests.deploy.scaled_rules import scaled_rules
+
+PAUSE_SECONDS = 0.1
+"""Between two interactions."""
+
+
+class Sender:
+    """Posts one interaction after the other, and does not repeat what is refused.
+
+    Attributes:
+        secret: what it shows.
+        body: sent instead of a valid one.
+    """
+
+    def __init__(self, web: WebProcess) -> None:
+        self.web, self.secret = web, SECRET
+        self.body: Any = None
+        self._turn, self._stop = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Send nothing during the block."""
+        with self._turn:
+            yield
+
+    def stop(self) -> None:
+        """Stop sending."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.wait(PAUSE_SECONDS):
+            number += 1
+            body = self.body or {"id": f"call-{number}", "channel": "voice"}
+            with self._turn, suppress(requests.RequestException):
+                self.web.post(body, secret=self.secret)
+
+
+class MonitoredSystem:
+    """Web, relay, Prometheus, a sender, and the simulator of CXone and the scoring endpoint.
+
+    Args:
+        deployment: its relays use inference and enrichment.
+        folder: for Prometheus.
+    """
+
+    def __init__(self, deployment: Deployment, folder: Path) -> None:
+        self.deployment, self.simulator = deployment, Simulator()
+        simulated = {**self.simulator.inference, **self.simulator.enrichment}
+        self.environ = {**deployment.environ, **simulated, "CXONE_ENRICH_RATE": "33", "OUTBOX_RETENTION": "7d"}
+        self.prometheus = Prometheus(folder / "prometheus", scaled_rules()).start()
+        self.web = deployment.web()
+        self.relay = self._new_relay()
+        self.sender = Sender(self.web)
+        self._scrape()
+
+    def restart_relay(self) -> None:
+        """Start a relay in the place of the one that was stopped."""
+        self.relay = self._new_relay()
+        self._scrape()
+
+    def restart_web(self) -> None:
+        """Start web in the place of the one that was stopped."""
+        self.sender.web = self.web = self.deployment.web()
+        self._scrape()
+
+    def close(self) -> None:
+        """Stop the sender, Prometheus and the simulator; processes are the deployment's."""
+        self.sender.stop()
+        self.prometheus.stop()
+        self.simulator.close()
+
+    def _new_relay(self) -> RelayProcess:
+        return self.deployment.relay(**self.environ)  # type: ignore[arg-type] # all are strings
+
+    def _scrape(self) -> None:
+        self.prometheus.scrape(
+            {
+                "cxone-outbox-web": [f"127.0.0.1:{self.web.port}"],
+                "cxone-outbox-relay": [f"127.0.0.1:{self.relay.metrics_port}"],
+            }
+        )

@@ -1,0 +1,84 @@
+"""A real Prometheus sees incidents of real processes, and answers every query of the dashboard.
+
+More incidents: ``python -m tests.deploy.alerts``.
+"""
+
+import json
+from collections.abc import Iterator
+from math import isfinite
+
+import pytest
+
+from deploy.grafana.dashboard import ANNOTATIONS, FILE, dashboard
+from testkit.databases import create_sqlite
+from testkit.deployment import Deployment, settings_for
+from testkit.services import ExternalService, Kafka, Registry, ServiceError
+from testkit.services.fixtures import skip_or_fail
+from testkit.waiting import wait_until
+from tests.deploy import incidents
+from tests.deploy.incidents import operate, play
+from tests.deploy.monitored_system import MonitoredSystem
+
+WINDOW = "10s"
+"""In place of Grafana's ``$__rate_interval``."""
+
+
+@pytest.fixture(scope="module")
+def system(
+    kafka: Kafka | ExternalService, registry: Registry | ExternalService, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MonitoredSystem]:
+    """The product on SQLite, under traffic, with Prometheus; no alert fires."""
+    folder = tmp_path_factory.mktemp("incidents")
+    url = create_sqlite(folder)
+    deployment = Deployment(url, settings_for(kafka, registry, url), kafka.client_config, folder)
+    try:
+        running = MonitoredSystem(deployment, folder)
+    except ServiceError as error:
+        deployment.close()
+        skip_or_fail(error)
+    wait_until(lambda: running.prometheus.query("outbox_relay_last_commit_timestamp_seconds > 0"), "rows are sent")
+    wait_until(lambda: not running.prometheus.firing(), "no alert fires")
+    yield running
+    running.close()
+    deployment.close()
+
+
+def unanswered(system: MonitoredSystem) -> list[str]:
+    """Return the panels whose queries have no result, or one that is no number."""
+    found = []
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            results = system.prometheus.query(target["expr"].replace("$__rate_interval", WINDOW))
+            if not results or not all(isfinite(value) for each in results for _, value in each.values):
+                found.append(f"{panel['title']}: {target['expr']}: {results}")
+    return found
+
+
+def test_the_dashboard_is_as_its_queries_say() -> None:
+    """After a change, ``python -m deploy.grafana.dashboard`` writes it anew."""
+    assert json.loads(FILE.read_text()) == dashboard()
+
+
+def test_every_panel_has_an_answer_while_all_is_well(system: MonitoredSystem) -> None:
+    """Not empty, and no query divides by zero; an operator's change is annotated."""
+    wait_until(lambda: not unanswered(system), "every panel has an answer", 30)
+    operate(system, "pause", "--for", "1s", "--reason", "looking")
+    query = ANNOTATIONS["Operators"][0].replace("$__rate_interval", WINDOW)
+    (change,) = wait_until(lambda: system.prometheus.query(query), "the change is annotated")
+    assert change.labels == {"verb": "pause"}
+
+
+def test_a_failing_endpoint_is_seen_and_every_panel_has_an_answer(system: MonitoredSystem) -> None:
+    """Its first alert fires and clears, and nothing on the dashboard is empty meanwhile."""
+    incident = incidents.inference_fails()._replace(alerts=("CircuitOpen",))
+    play(system, incident, lambda: wait_until(lambda: not unanswered(system), "every panel has an answer"))
+
+
+def test_a_changed_secret_is_seen(system: MonitoredSystem) -> None:
+    """An alert fires, and clears when the secret is right again."""
+    play(system, incidents.secret_rotated())
+
+
+def test_a_stopped_relay_is_seen(system: MonitoredSystem) -> None:
+    """Prometheus misses it, its shard has no owner, and rows wait; all of it clears with the next relay."""
+    play(system, incidents.relay_stopped())
