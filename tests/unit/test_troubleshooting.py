@@ -141,10 +141,9 @@ def test_each_remedy_in_a_table_has_a_place_on_the_page() -> None:
 def test_each_log_line_has_its_action() -> None:
     """The table of log lines names the ``action`` that the code gives them."""
     rows = LOG_ROW.findall(PAGE.read_text())
-    wrong = {
-        (text, action) for text, action in rows for line, given in logged() if quotes(text, line) and given != action
-    }
-    assert wrong == set()
+    for line, action in logged():
+        named = {listed for text, listed in rows if quotes(text, line)}
+        assert not named or action in named, line
     assert len(rows) > 20
 
 
