@@ -153,6 +153,24 @@ def test_the_web_role_suffices_for_the_web_process_and_cannot_read_bodies(roles:
             roles.query(forbidden, role="web")
 
 
+def test_a_second_login_with_the_rights_of_a_role_replaces_the_first(roles: Roles, tmp_path: Path) -> None:
+    """As docs/rotate-secrets.md says: while both exist, the process changes over; then the first may not log in."""
+    second = f"{roles.role('web')}_2"
+    roles.admin(f"CREATE ROLE {second} LOGIN IN ROLE {roles.role('web')} PASSWORD 'second'")
+    url = roles.url("web").replace(f"{roles.role('web')}:{roles.password}", f"{second}:second")
+    old, new = (WebProcess({"DATABASE_URL": each}, tmp_path / "web.log") for each in (roles.url("web"), url))
+    try:
+        assert old.post({"id": 1, "channel": "voice"}).status_code == 202
+        old.stop()
+        roles.admin(f"ALTER ROLE {roles.role('web')} NOLOGIN PASSWORD NULL")
+        assert new.post({"id": 2, "channel": "voice"}).status_code == 202
+        assert new.raw(READY).status == 200
+    finally:
+        old.kill()
+        new.kill()
+        roles.admin(f"DROP ROLE {second}")
+
+
 def test_a_right_that_the_web_role_lacks_is_logged(roles: Roles, tmp_path: Path) -> None:
     """``/readyz`` is 503 and does not name the right, the log does; once it is granted, ``/readyz`` is 200."""
     roles.admin(f"REVOKE INSERT (payload) ON outbox FROM {roles.role('web')}")
