@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import backlog, debezium, drain, growth, ingest, latency, mark, scale, soak, traces, workers
+from bench import backlog, debezium, drain, growth, ingest, latency, mark, scale, soak, traces, verify, workers
 from bench.environment import BATCH, Environment, open_environment
 from bench.report import machine, table
 from config.settings import DEFAULT_SHARDS
@@ -75,13 +75,17 @@ BENCHMARKS = {
         "what traces cost the webhook and a drain",
         lambda env, db, shards, o: traces.measure(env, db, o.rows, o.rounds, shards, o.seconds),
     ),
+    "verify": Benchmark(
+        "records/s and memory of relay verify",
+        lambda env, db, shards, o: verify.measure(env, db, o.rows, shards),
+    ),
     "debezium": Benchmark(
         "drain and latency, compared with Debezium",
         lambda env, db, shards, o: debezium.measure(env, db, o.rows, o.rounds, shards, o.rates, o.seconds),
     ),
 }
 DEFAULT_BENCHMARKS = ("drain", "latency", "ingest")
-SMOKE_BENCHMARKS = ("drain", "growth", "ingest")
+SMOKE_BENCHMARKS = ("drain", "growth", "ingest", "verify")
 """These run most of the code for the least CPU; growth measures latency, too."""
 
 

@@ -95,7 +95,8 @@ def store(database: sqlite3.Connection, message: Message, headers: dict[str, Any
 
 def main(path: str) -> None:
     """Consume until SIGTERM or Ctrl-C."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit())
     start_tracing()
     database = sqlite3.connect(path)
     database.execute(TABLE)

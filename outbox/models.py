@@ -195,6 +195,21 @@ class CallCounts(NamedTuple):
     parked: int
 
 
+class StoredVerdict(NamedTuple):
+    """The last result of ``relay verify``."""
+
+    at_ms: int
+    since_ms: int
+    """Rows received from this time on were compared."""
+    until_ms: int
+    """Not included."""
+    values: bool
+    """Whether the content of records was compared."""
+    rows: int
+    faults: dict[str, int]
+    """Number of faults by kind, without kinds that were not found."""
+
+
 class RelayMember(NamedTuple):
     """One of the relays that share the shards."""
 

@@ -49,6 +49,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_shard TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_relay TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pause TO cxone_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_operator;
+GRANT SELECT, INSERT, UPDATE ON outbox_verification TO cxone_operator;
 GRANT SELECT, INSERT ON outbox_audit TO cxone_operator;
 GRANT SELECT, INSERT ON outbox_audit_row TO cxone_operator;
 
@@ -66,6 +67,7 @@ GRANT SELECT ON outbox_shard TO cxone_console_read;
 GRANT SELECT ON outbox_relay TO cxone_console_read;
 GRANT SELECT ON outbox_pause TO cxone_console_read;
 GRANT SELECT ON outbox_inference_call TO cxone_console_read;
+GRANT SELECT ON outbox_verification TO cxone_console_read;
 GRANT SELECT ON outbox_audit TO cxone_console_read;
 GRANT SELECT ON outbox_audit_row TO cxone_console_read;
 
@@ -83,5 +85,6 @@ GRANT SELECT, UPDATE (condition) ON outbox_shard TO cxone_console_act;
 GRANT SELECT ON outbox_relay TO cxone_console_act;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_pause TO cxone_console_act;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_inference_call TO cxone_console_act;
+GRANT SELECT ON outbox_verification TO cxone_console_act;
 GRANT SELECT, INSERT ON outbox_audit TO cxone_console_act;
 GRANT SELECT, INSERT ON outbox_audit_row TO cxone_console_act;

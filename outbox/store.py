@@ -4,6 +4,7 @@ Each method is one database transaction or one read, may be called from many thr
 ``DatabaseUnavailableError``.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -24,9 +25,10 @@ from outbox.models import (
     RecordRef,
     RowRef,
     ShardStatus,
+    StoredVerdict,
 )
 from outbox.progress import Acknowledgement, ProgressVerdict, ShardProgress
-from outbox.sql import backlog, inference_queue
+from outbox.sql import backlog, inference_queue, verification
 from outbox.sql import flow as sql
 from outbox.sql import shards as shard_sql
 from outbox.sql.statement import bind_rows
@@ -250,6 +252,21 @@ class Store:
         """Count the inference calls that are not done; the cost follows their number, not history."""
         with transactions.read(self._engine) as connection:
             return CallCounts._make(connection.execute(inference_queue.COUNT_CALLS.on(connection)).one())
+
+    def last_verdict(self) -> StoredVerdict | None:
+        """Return the last result of ``relay verify``; None: it never ran."""
+        with transactions.read(self._engine) as connection:
+            row = connection.execute(verification.LAST_VERDICT.on(connection)).one_or_none()
+        if row is None:
+            return None
+        faults = json.loads(row.faults)
+        return StoredVerdict(row.at, row.since, row.until, bool(row.with_values), row.compared, faults)
+
+    def store_verdict(self, verdict: StoredVerdict) -> None:
+        """Replace the last result of ``relay verify``."""
+        with transactions.write(self._engine) as connection:
+            values = {**verdict._asdict(), "values": int(verdict.values), "faults": json.dumps(verdict.faults)}
+            connection.execute(verification.STORE_VERDICT.on(connection), values)
 
 
 def _identity(connection: Connection) -> Identity:

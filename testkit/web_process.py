@@ -55,7 +55,7 @@ class WebProcess:
         }
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "-c", "python:app.gunicorn_conf", application],
+                [Path(sys.executable).with_name("gunicorn"), "-c", "python:app.gunicorn_conf", application],
                 cwd=ROOT,
                 env={**os.environ, **settings, **environ, "PORT": str(self.port), "LOG_FORMAT": "json"},
                 stdout=file,

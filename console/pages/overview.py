@@ -48,5 +48,6 @@ def show() -> Response:
         calls=calls,
         curve=draw(sampler.samples(), now_ms()),
         changes=changes.running(),
+        verdict=using.store.last_verdict(),
         entries=using.pages.audit(limit=SHOWN_ENTRIES).entries,
     )

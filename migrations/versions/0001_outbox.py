@@ -74,6 +74,7 @@ def upgrade() -> None:
     _create_states()
     _create_relays_and_pauses()
     _create_inference_calls()
+    _create_verification()
     _create_audit()
     op.execute(ROWS[op.get_bind().dialect.name])
     if op.get_bind().dialect.name == "postgresql":
@@ -215,6 +216,20 @@ def _create_inference_calls() -> None:
     _partial_index("ix_outbox_inference_call_due", table, ["due_at"], "state = 'due'")
     _partial_index("ix_outbox_inference_call_order", table, ["interaction_id", "row_id"], "state = 'due'")
     _partial_index("ix_outbox_inference_call_parked", table, ["row_id"], "state = 'parked'")
+
+
+def _create_verification() -> None:
+    op.create_table(
+        "outbox_verification",
+        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("since", sa.BigInteger, nullable=False),
+        sa.Column("until", sa.BigInteger, nullable=False),
+        sa.Column("with_values", sa.SmallInteger, nullable=False),
+        sa.Column("compared", sa.BigInteger, nullable=False),
+        sa.Column("faults", sa.Text, nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_outbox_verification_one_row")),
+    )
 
 
 def _create_audit() -> None:

@@ -63,7 +63,7 @@ _RESULT_CODES = {
 _ROW_ERRORS = frozenset({"DataError", "IntegrityError"})
 _MISSING = ("no such table", "no such column")
 
-_REMEDIES = {
+REMEDIES = {
     "25006": "let DATABASE_URL name the server that accepts writes, or end its read-only mode",
     "42501": "grant the role what outbox/roles.sql lists for it",
     "2200H": "the sequence of the ids is exhausted",
@@ -112,7 +112,7 @@ def as_outbox_error(error: BaseException | None, engine: Engine, *, lost: bool) 
 
 def _postgresql_remedy(error: BaseException | None, message: str) -> str:
     read_only = "session is read-only" in message  # libpq's message, which has no SQLSTATE
-    return _REMEDIES.get("25006" if read_only else str(getattr(error, "sqlstate", "")), "")
+    return REMEDIES.get("25006" if read_only else str(getattr(error, "sqlstate", "")), "")
 
 
 def _result_code(error: BaseException | None) -> int:

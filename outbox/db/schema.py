@@ -210,6 +210,21 @@ outbox_inference_call = Table(
 A claim sets ``claimed_by``, and ``due_at`` to the time at which the claim expires: a dead worker's calls become due
 again by themselves."""
 
+outbox_verification = Table(
+    "outbox_verification",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("with_values", SmallInteger, nullable=False),
+    Column("compared", BigInteger, nullable=False),
+    Column("faults", Text, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+"""The last verdict of ``relay verify``: when it was given, on the rows received in which time, whether contents were
+compared, how many rows there were, and the number of faults by kind, as JSON."""
+
 outbox_audit = Table(
     "outbox_audit",
     metadata,

@@ -68,7 +68,7 @@ class PageReader(RowFinder):
 
     def rows(self, wanted: RowFilter, before: int = INT64_MAX) -> RowPage:
         """Return the newest rows below an id that a filter selects."""
-        first, last = self._id_bounds(wanted)
+        first, last = self.id_bounds(wanted)
         before = min(before, last + 1)
         state = RowState(wanted.state) if wanted.state else None
         if wanted.ids or wanted.interaction_id is not None or wanted.key is not None:
@@ -94,7 +94,7 @@ class PageReader(RowFinder):
 
     def of_customer(self, email: str, before: int = INT64_MAX) -> RowPage:
         """Return the newest rows below an id whose customer has an address; the case of ASCII letters is ignored."""
-        first, last = self._id_bounds(RowFilter())
+        first, last = self.id_bounds(RowFilter())
 
         def read(bottom: int, before: int) -> list[FoundRow]:
             span = {"first": bottom, "before": before, "limit": PAGE_ROWS + 1, "email": email}
@@ -106,7 +106,7 @@ class PageReader(RowFinder):
     def calls(self, wanted: RowFilter, before: int = INT64_MAX) -> RowPage:
         """Return the newest rows below an id whose inference call is parked, with the state and error of the call."""
         conditions, values = call_conditions_of(wanted)
-        first, last = self._id_bounds(wanted)
+        first, last = self.id_bounds(wanted)
         query = sql.select_parked_calls_down(rows_sql.all_of(conditions))
         return _page(self._read(query, values, first, min(before, last + 1)), None)
 

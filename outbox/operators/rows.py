@@ -157,7 +157,7 @@ class RowFinder:
         """Yield the rows whose inference call is parked, with the state and the error of the call."""
         conditions, values = call_conditions_of(wanted)
         query = sql.select_parked_calls(sql.all_of(conditions))
-        return self._pages(query, values, [self._id_bounds(wanted)])
+        return self._pages(query, values, [self.id_bounds(wanted)])
 
     def count_blocked(self, wanted: RowFilter) -> int:
         """Count the pending rows that wait behind the parked rows that a filter selects."""
@@ -178,6 +178,17 @@ class RowFinder:
         conditions, values = conditions_of(wanted)
         return group_errors(self._query(sql.group_by_error(sql.all_of(conditions)), values))
 
+    def id_bounds(self, wanted: RowFilter) -> tuple[int, int]:
+        """Return the ids above which and up to which all rows of a filter are, found by bisection on the time."""
+        with transactions.read(self._engine) as connection:
+            first, last = connection.execute(sql.ID_BOUNDS.on(connection)).one()
+            low, high = first, last
+            if wanted.since_ms is not None:
+                low = _first_received_from(connection, wanted.since_ms - SLACK_MS, first, last)
+            if wanted.until_ms is not None:
+                high = _first_received_from(connection, wanted.until_ms + SLACK_MS, first, last)
+        return low - 1, high
+
     def _find(self, wanted: RowFilter, *further: Condition, **further_values: Any) -> Iterator[FoundRow]:
         conditions, values = conditions_of(wanted)
         conditions, values = [*conditions, *further], {**values, **further_values}
@@ -186,7 +197,7 @@ class RowFinder:
         if state is None and wanted.error is not None and not by_index:  # only these have an error
             states = (replace(wanted, state=only.value) for only in (RowState.PARKED, RowState.DISCARDED))
             return heapq.merge(*(self._find(one, *further, **further_values) for one in states), key=lambda row: row.id)
-        bounds = self._id_bounds(wanted)
+        bounds = self.id_bounds(wanted)
         if by_index:
             if state:
                 conditions, values = [*conditions, sql.IN_STATE], {**values, "state": state.value}
@@ -225,17 +236,6 @@ class RowFinder:
                 yield from page
                 after = page[-1].id if len(page) == limit else last
                 limit = PAGE_ROWS
-
-    def _id_bounds(self, wanted: RowFilter) -> tuple[int, int]:
-        """Return the ids above which and up to which all rows of a filter are, found by bisection on the time."""
-        with transactions.read(self._engine) as connection:
-            first, last = connection.execute(sql.ID_BOUNDS.on(connection)).one()
-            low, high = first, last
-            if wanted.since_ms is not None:
-                low = _first_received_from(connection, wanted.since_ms - SLACK_MS, first, last)
-            if wanted.until_ms is not None:
-                high = _first_received_from(connection, wanted.until_ms + SLACK_MS, first, last)
-        return low - 1, high
 
     def _query(self, query: Statement, values: dict[str, Any]) -> Sequence[Any]:
         with transactions.read(self._engine) as connection:

@@ -29,6 +29,7 @@ COMMANDS = {
     "reshard": "reshard.reshard",
     "reconcile": "reconcile.reconcile",
     "check": "check.check",
+    "verify": "verify.verify",
     "console-password": "console_password.console_password",
     "demo": "demo.demo",
 }

@@ -97,8 +97,9 @@ def _stay(processes: DemoProcesses) -> ExitCode:
     exports = " ".join(f"{name}={shlex.quote(processes.environ[name])}" for name in SHOWN_SETTINGS)
     relay = f"{shlex.quote(sys.executable)} -m relay"
     mock = (
-        " The mock cluster keeps about 5 MB per partition and drops older records. It finds no record by its time and "
-        "answers no check: to verify rows use a real broker (make up KAFKA=real, or KAFKA_BOOTSTRAP_SERVERS)."
+        " The mock cluster keeps about 5 MB per partition and drops older records. Only the newest 100 of a partition "
+        "are found, and relay check gets no answer: for both use a real broker (make up KAFKA=real, or "
+        "KAFKA_BOOTSTRAP_SERVERS)."
         if processes.mock
         else ""
     )

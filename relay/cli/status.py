@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 
 from config.settings import BaseSettings
@@ -80,7 +80,7 @@ def _watch(store: Store, seconds: float) -> NoReturn:
     with Live(auto_refresh=False, vertical_overflow="visible") as live:  # never hide a problem
 
         def update() -> None:
-            live.update(render_status(store.status(), store.count_calls(), console.width), refresh=True)
+            live.update(_render(store, console.width), refresh=True)
 
         _repeat(update, seconds)
 
@@ -89,10 +89,14 @@ def _print_table(store: Store, heading: str | None = None) -> None:
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:  # a pipe or a file has no width
         console.width = UNWRAPPED_COLUMNS
-    table = render_status(store.status(), store.count_calls(), console.width)
+    table = _render(store, console.width)
     if heading:
         click.echo(heading)
     console.print(table)
+
+
+def _render(store: Store, width: int) -> Group:
+    return render_status(store.status(), store.count_calls(), width, store.last_verdict())
 
 
 def _print_json(store: Store) -> None:

@@ -7,16 +7,19 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from outbox.models import CallCounts, ShardStatus
+from outbox.models import CallCounts, ShardStatus, StoredVerdict
 from outbox.operators.format import escape, format_duration, plural
 from outbox.operators.shard_status import COUNTS, by_shards, format_owner, format_problem, shard_fields, total_fields
+from outbox.operators.verification import format_stored
 
 HEADINGS = ("shard", "epoch", "lease", *COUNTS, "oldest", "rows/s", "drained in")
 TOTAL = "total"
 
 
-def render_status(shards: list[ShardStatus], calls: CallCounts, width: int) -> Group:
-    """Render the shards and their total; below, their owners and problems.
+def render_status(
+    shards: list[ShardStatus], calls: CallCounts, width: int, verdict: StoredVerdict | None = None
+) -> Group:
+    """Render the shards and their total; below, their owners and problems, and the last verification.
 
     The table fits 80 columns: owners and problems, which may be long, have lines of their own. On a narrower
     terminal each number has a line of its own, too.
@@ -29,6 +32,8 @@ def render_status(shards: list[ShardStatus], calls: CallCounts, width: int) -> G
     if calls.due or calls.parked:
         due = plural(calls.due, "call")
         lines.append(f"inference: {due} due, {calls.parked:,} parked (relay inference list --all)")
+    if verdict is not None:
+        lines.append(f"topic: {format_stored(verdict)}")
     return Group(table, *map(Text, map(escape, lines)))
 
 

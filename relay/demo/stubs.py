@@ -5,11 +5,16 @@ import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from relay.kafka.avro import SCHEMA_TEXT
+
 SCHEMA_ID = 1
 
 
 class Stubs:
-    """Serves ``/registry/subjects/…`` and ``/score`` on a free local port."""
+    """Serves ``/registry/subjects/…``, ``/registry/schemas/…`` and ``/score`` on a free local port.
+
+    The registry knows the relay's schema alone.
+    """
 
     def __init__(self) -> None:
         stubs = self
@@ -27,7 +32,13 @@ class Stubs:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if self.path == "/score":
                     stubs.scored.add(self.headers.get("Idempotency-Key", ""))
-                body = json.dumps({"id": SCHEMA_ID, "version": 1, "subject": "demo", "schema": "{}"}).encode()
+                self._answer()
+
+            def do_GET(self) -> None:
+                self._answer()
+
+            def _answer(self) -> None:
+                body = json.dumps({"id": SCHEMA_ID, "version": 1, "subject": "demo", "schema": SCHEMA_TEXT}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))

@@ -11,7 +11,7 @@ from fastavro import parse_schema
 SCHEMA_TEXT = files("relay.kafka").joinpath("schemas/interaction.avsc").read_text()
 SCHEMA = parse_schema(json.loads(SCHEMA_TEXT))
 MAGIC_BYTE = b"\x00"
-_PREFIX_BYTES = 5
+PREFIX_BYTES = 5
 
 
 def wire_prefix(schema_id: int) -> bytes:
@@ -21,7 +21,7 @@ def wire_prefix(schema_id: int) -> bytes:
 
 def split_wire_format(value: bytes) -> tuple[int, bytes]:
     """The schema id and the Avro value of a record in Confluent's wire format."""
-    return int.from_bytes(value[len(MAGIC_BYTE) : _PREFIX_BYTES], "big"), value[_PREFIX_BYTES:]
+    return int.from_bytes(value[len(MAGIC_BYTE) : PREFIX_BYTES], "big"), value[PREFIX_BYTES:]
 
 
 def encode_long(number: int) -> bytes:

@@ -59,7 +59,8 @@ def look_up_record(
     except (UnavailableError, MisconfiguredError, OutboxMismatchError) as error:
         return KafkaRecord(producer_id, not_seen=f"not looked up: {error}")
     if found is None:
-        message = f"not in {topic}: searched {records} record{'' if records == 1 else 's'} since it was received"
+        read = f"{records} record{'' if records == 1 else 's'}"
+        message = f"not in {topic}: searched {read}, all since it was received among them"
         return KafkaRecord(producer_id, not_seen=message, looked_up=True)
     fields = {"topic": topic, **found._asdict(), "value": f"{len(found.value)} bytes"}
     fields["key"] = found.key.decode(errors="replace")

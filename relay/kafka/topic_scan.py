@@ -1,6 +1,6 @@
 """The topic's committed records since a time, as far as they name rows of an outbox, and which of them are left."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import time
 from typing import Any
 
@@ -9,15 +9,73 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from outbox.operators.reconcile import TopicRecord
 from relay.errors import UnavailableError
-from relay.kafka.client import at_time, offset_ranges, partitions_of, topic_metadata, topic_settings
+from relay.kafka.client import (
+    OffsetRange,
+    at_time,
+    offset_ranges,
+    offsets,
+    partitions_of,
+    topic_metadata,
+    topic_settings,
+)
 from relay.kafka.consumer import CommittedReader
 from relay.kafka.errors import LastError
 from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of
 
-PAGE_RECORDS = 2_000
+PAGE_RECORDS, LONG_PAGE_RECORDS = 2_000, 5_000
 MINUTE_MS = 60_000
 OPEN_TRANSACTION_TIMEOUT_SECONDS = 90.0
 """How long a dead producer's transaction can block readers: transaction.timeout.ms, and until the broker checks it."""
+
+
+FETCH = {"fetch.message.max.bytes": 4_194_304, "fetch.wait.max.ms": 100}
+"""For long reads: larger answers."""
+FETCH_AHEAD_KB, MIN_FETCH_AHEAD_KB = 131_072, 1_024
+"""What the client may fetch ahead, shared by the partitions; and the least for one of them."""
+
+
+def ranges_since(
+    admin: AdminClient, topic: str, since_ms: int, read: Mapping[int, OffsetRange] | None = None
+) -> dict[int, OffsetRange]:
+    """The offsets of each partition from a time, or from the end of what was read before, to its present end.
+
+    The end is that of uncommitted readers, behind open transactions.
+
+    Args:
+        admin: a client of the cluster.
+        topic: the topic.
+        since_ms: milliseconds since the epoch, compared with the records' timestamps.
+        read: by partition, what was read before.
+
+    Raises:
+        UnavailableError: the broker does not answer, or the topic does not exist.
+    """
+    partitions = _partitions(admin, topic)
+    if read:
+        starts = {number: each.end for number, each in read.items()}
+        ends = offsets(admin, partitions, OffsetSpec.latest())
+        return {number: OffsetRange(starts.get(number, 0), end) for number, end in ends.items()}
+    ranges = offset_ranges(admin, partitions, at_time(since_ms))
+    return {n: each if each.start >= 0 else OffsetRange(each.end, each.end) for n, each in ranges.items()}
+
+
+def committed_records(config: dict[str, Any], topic: str, ranges: Mapping[int, OffsetRange]) -> Iterator[list[Message]]:
+    """Yield the committed records between offsets, page by page; a page may be empty.
+
+    Raises:
+        UnavailableError: the broker does not answer, or an open transaction blocks a partition.
+    """
+    ahead_kb = max(MIN_FETCH_AHEAD_KB, FETCH_AHEAD_KB // max(1, len(ranges)))
+    with CommittedReader({**FETCH, "queued.max.messages.kbytes": ahead_kb, **config}) as reader:
+        yield from reader.read(topic, ranges, LONG_PAGE_RECORDS, OPEN_TRANSACTION_TIMEOUT_SECONDS)
+
+
+def is_compacted(admin: AdminClient, topic: str) -> bool:
+    """Whether records of the topic are removed once a later one has their key; False if that cannot be read."""
+    try:
+        return "compact" in topic_settings(admin, topic)["cleanup.policy"]
+    except KafkaException:
+        return False
 
 
 def committed_since(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from testkit.services import Kafka, Postgres, Registry, ServiceError
@@ -47,7 +48,7 @@ def main() -> int:
             _start(service, started, required=bool(requested or os.environ.get("CI")))
         environ = {name: value for service in started for name, value in _variables(service).items()}
         if options.command:
-            return subprocess.run(options.command, env={**os.environ, **environ}, check=False).returncode
+            return _run(options.command, {**os.environ, **environ})
         sys.stdout.write("".join(f"export {name}={value}\n" for name, value in environ.items()))
         sys.stdout.write("# these services run until Ctrl-C\n")
         sys.stdout.flush()
@@ -61,6 +62,19 @@ def main() -> int:
         for service in started:
             service.stop()
     return 0
+
+
+def _run(command: list[str], environ: dict[str, str]) -> int:
+    """Run a command to its end, and return its exit code."""
+    process = subprocess.Popen(command, env=environ)
+    try:
+        while True:
+            with suppress(KeyboardInterrupt):  # Ctrl-C reaches the command, too, which ends in its own time
+                return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
 
 
 def _start(service: Kafka | Registry | Postgres, started: list[Kafka | Registry | Postgres], *, required: bool) -> None:

@@ -68,6 +68,11 @@ TUNED = {
 }
 """For a small, quick start. What clients notice is as shipped: topics created on demand, with one partition."""
 ADMIN, PASSWORD = "admin", "admin-secret"
+SCRIPTS = {
+    "kafka-acls.sh": "org.apache.kafka.tools.AclCommand",
+    "kafka-configs.sh": "kafka.admin.ConfigCommand",
+    "kafka-topics.sh": "org.apache.kafka.tools.TopicCommand",
+}
 
 
 def jars() -> Path:
@@ -76,6 +81,14 @@ def jars() -> Path:
         if building:
             maven("dependency:copy-dependencies", building)
         return folder
+
+
+def install_scripts(folder: Path) -> None:
+    """Create Kafka's scripts in a folder, as they are called in the documents."""
+    for name, tool in SCRIPTS.items():
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec "{java(17)}" -cp "{jars()}/*" {tool} "$@"\n')
+        script.chmod(0o755)
 
 
 class Kafka:

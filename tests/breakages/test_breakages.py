@@ -39,6 +39,7 @@ MACHINE = "tests/model/test_state_machine.py::test_every_row_is_delivered_exactl
 LOST = "tests/model/test_lost_rows.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
 MOVES = "tests/contract/test_moves.py"
+VERIFICATION, VERIFY = "tests/contract/test_verification.py", "tests/integration/test_verify.py"
 NAMED = f"{MOVES}::test_a_move_takes_the_rows_that_it_names"
 SELECTED = f"{MOVES}::test_rows_are_selected_only_under_the_lease"
 IN_SHARD = f"{MOVES}::test_each_pending_row_is_in_the_shard_of_its_interaction"
@@ -1005,6 +1006,69 @@ BREAKAGES = [
         'of every shard."""\n    user = require_role(Role.OPERATOR)',
         'of every shard."""\n    user = require_role(Role.VIEWER)',
         "tests/contract/test_console_pauses.py::test_a_viewer_neither_pauses_nor_resumes[sqlite-/shards/resume]",
+    ),
+    Breakage(
+        "a record is taken for that of any row with its id",
+        "relay/verify/comparison.py",
+        "                and identities[place] == hash((message.key(), received, topic_number)) & HASH_BITS\n",
+        "",
+        f"{VERIFICATION}::test_a_record_in_the_topic_of_replays_is_unknown[sqlite]",
+    ),
+    Breakage(
+        "a verification does not notice a second record",
+        "relay/verify/comparison.py",
+        "self._verdict.found(Fault.DOUBLED, _sample(row_id, topic, message))",
+        "pass",
+        f"{VERIFICATION}::test_each_record_once_is_no_finding[sqlite]",
+    ),
+    Breakage(
+        "a verification does not compare the order",
+        "relay/verify/comparison.py",
+        "found.late.append(_Late(index, _sample(row_id, topic, message)))",
+        "pass",
+        f"{VERIFICATION}::test_the_order_within_an_interaction_counts[sqlite]",
+    ),
+    Breakage(
+        "a verification takes later rows of the same page for earlier ones",
+        "relay/verify/comparison.py",
+        " and page.seen_at.get(later, -1) < late[row_id].place",
+        "",
+        f"{VERIFICATION}::test_the_order_between_interactions_does_not_count[sqlite]",
+    ),
+    Breakage(
+        "a verification takes an erased row for a changed one",
+        "relay/verify/comparison.py",
+        "Note.ERASED if sample.id in erased else Fault.CHANGED",
+        "Fault.CHANGED",
+        f"{VERIFICATION}::test_an_erased_row_is_not_compared[sqlite]",
+    ),
+    Breakage(
+        "a verification takes pruned rows for unknown ones",
+        "relay/verify/comparison.py",
+        "return kept_ms is not None and",
+        "return False and",
+        f"{VERIFICATION}::test_a_pruned_row_is_not_unknown[sqlite]",
+    ),
+    Breakage(
+        "a verification judges rows whose record may be behind the end of the topic",
+        "relay/verify/comparison.py",
+        " and row.sent_at_ms < ends_at_ms",
+        "",
+        f"{VERIFICATION}::test_a_row_is_missing_only_if_its_record_must_have_been_read[sqlite]",
+    ),
+    Breakage(
+        "a verification does not say which rows are missing",
+        "relay/verify/verifier.py",
+        "        self._judge_sent(admin)\n",
+        "",
+        f"{VERIFY}::test_each_planted_fault_is_found_with_its_kind[sqlite]",
+    ),
+    Breakage(
+        "a verification takes records that the topic removed for missing ones",
+        "relay/verify/verifier.py",
+        "Note.EXPIRED if row_id in expired else Fault.MISSING",
+        "Fault.MISSING",
+        f"{VERIFY}::test_what_cannot_be_compared_is_told[sqlite]",
     ),
     Breakage(
         "series of the webhook begin with their first event",

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, event, text
 from werkzeug.test import TestResponse
 
 from outbox.leases import Leases
+from outbox.models import StoredVerdict
 from outbox.operators.audit import AuditContext
 from outbox.operators.change import Operations
 from outbox.operators.pause import pause_shards
@@ -72,6 +73,18 @@ def test_an_idle_outbox_is_ok(console: Console) -> None:
     assert part(body, "backlog") == "0"
     assert "relay-1" in part(body, "shard-0")
     assert 'data-testid="reason"' not in body
+
+
+def test_the_last_verdict_on_the_topic_is_shown(console: Console) -> None:
+    """What it found, in how many rows of which time, and when; a later verdict replaces it."""
+    assert 'data-testid="verdict"' not in console.get("/")
+    console.store.store_verdict(StoredVerdict(1_700_000_000_000, 1, 2, True, 12_345, {"missing": 2, "out_of_order": 1}))
+    shown = part(console.get("/"), "verdict")
+    assert "2 missing, 1 out of order in 12,345 rows" in shown
+    assert "with values" in shown
+    assert "2023-11-14" in shown
+    console.store.store_verdict(StoredVerdict(1_700_000_000_000, 1, 2, False, 7, {}))
+    assert "no fault in 7 rows" in part(console.get("/"), "verdict")
 
 
 def test_rows_that_nobody_sends_are_stuck(console: Console) -> None:

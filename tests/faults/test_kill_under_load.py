@@ -7,6 +7,7 @@ from time import sleep
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from testkit.command_line import command, expect
 from testkit.deployment import Deployment, NewDeployment
 from testkit.load import LoadGenerator
 from testkit.relay_process import RelayProcess
@@ -14,11 +15,12 @@ from testkit.waiting import wait_until
 
 
 def assert_sent_exactly_once(deployment: Deployment, accepted: list[int]) -> None:
-    """Assert that every committed row, answered or not, is in the topic exactly once."""
+    """Assert that every committed row, answered or not, is in the topic exactly once, and that relay verify agrees."""
     deployment.wait_drained(120)
     committed = [row_id for (row_id,) in deployment.query("SELECT id FROM outbox ORDER BY id")]
     assert set(accepted) - set(committed) == set()
     deployment.check_exactly_once(committed)
+    expect(command(deployment.environ, "verify", "--until", "now", "--values"), 0, stdout="no fault")
 
 
 def test_the_web_process_is_killed_under_load(new_deployment: NewDeployment) -> None:

@@ -27,6 +27,7 @@ READING: dict[str, tuple[str, ...]] = {
     "show": ("1",),
     "audit": (),
     "inference": ("list", "--all"),
+    "verify": (),
 }
 CHANGING: dict[str, tuple[str, ...]] = {
     "retry": ("--all", *CONFIRMED),

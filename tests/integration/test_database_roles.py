@@ -16,7 +16,7 @@ from outbox.db import rights
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import NotAllowedError
 from outbox.leases import Leases
-from outbox.models import Accepted, KeyReused, NewRow
+from outbox.models import Accepted, KeyReused, NewRow, StoredVerdict
 from outbox.operators import reconcile
 from outbox.operators.audit import AuditContext
 from outbox.operators.reshard import reshard_rows
@@ -153,6 +153,24 @@ def test_the_web_role_suffices_for_the_web_process_and_cannot_read_bodies(roles:
             roles.query(forbidden, role="web")
 
 
+def test_a_second_login_with_the_rights_of_a_role_replaces_the_first(roles: Roles, tmp_path: Path) -> None:
+    """As docs/rotate-secrets.md says: while both exist, the process changes over; then the first may not log in."""
+    second = f"{roles.role('web')}_2"
+    roles.admin(f"CREATE ROLE {second} LOGIN IN ROLE {roles.role('web')} PASSWORD 'second'")
+    url = roles.url("web").replace(f"{roles.role('web')}:{roles.password}", f"{second}:second")
+    old, new = (WebProcess({"DATABASE_URL": each}, tmp_path / "web.log") for each in (roles.url("web"), url))
+    try:
+        assert old.post({"id": 1, "channel": "voice"}).status_code == 202
+        old.stop()
+        roles.admin(f"ALTER ROLE {roles.role('web')} NOLOGIN PASSWORD NULL")
+        assert new.post({"id": 2, "channel": "voice"}).status_code == 202
+        assert new.raw(READY).status == 200
+    finally:
+        old.kill()
+        new.kill()
+        roles.admin(f"DROP ROLE {second}")
+
+
 def test_a_right_that_the_web_role_lacks_is_logged(roles: Roles, tmp_path: Path) -> None:
     """``/readyz`` is 503 and does not name the right, the log does; once it is granted, ``/readyz`` is 200."""
     roles.admin(f"REVOKE INSERT (payload) ON outbox FROM {roles.role('web')}")
@@ -249,6 +267,11 @@ def test_the_operator_role_suffices_for_every_command_and_cannot_change_the_audi
         ended = roles.command("operator", *read.split())
         assert ended.returncode in (0, 3), (read, ended)
     environ = settings_for(kafka, registry, roles.url("operator"))
+    verified = command(environ, "verify")
+    assert "permission denied" not in verified.stderr, verified
+    engine = create_outbox_engine(roles.url("operator"))
+    Store(engine).store_verdict(StoredVerdict(3, 1, 2, False, 6, {}))
+    engine.dispose()
     paused = command(environ, "pause", "--reason", "a test")
     assert paused.returncode == 0, paused
     for change in ("reshard 3", "reconcile --accept-duplicates"):

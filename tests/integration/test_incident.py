@@ -5,48 +5,21 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from testkit import ROOT
 from testkit.command_line import command
 from testkit.deployment import Deployment
+from testkit.document import Step, matches, steps
 from testkit.inference_endpoint import InferenceEndpoint
-from testkit.services.java import java
-from testkit.services.kafka import jars
+from testkit.services.kafka import install_scripts
 from testkit.waiting import DEADLINE_SECONDS
 from testkit.web_process import PATH, SECRET
 
 DOCUMENT = ROOT / "docs/incident.md"
-PART = re.compile(r"^```console\n(?P<block>.*?)^```$|^<!-- event: (?P<event>.*?) -->$", re.MULTILINE | re.DOTALL)
 RETRIED = re.compile(r"relay (status|list|show|audit|check)\b")
 """Commands that are repeated until they print what is expected, because the relay needs time to catch up."""
-
-
-class Step(NamedTuple):
-    """A command with its expected output, or an event."""
-
-    command: str
-    expected: str
-    event: str = ""
-
-
-def steps(document: str) -> Iterator[Step]:
-    """Yield the steps of the document."""
-    for part in PART.finditer(document):
-        if part["event"]:
-            yield Step("", "", part["event"])
-            continue
-        for each in part["block"].removeprefix("$ ").split("\n$ "):
-            line, _, expected = each.partition("\n")
-            yield Step(line, expected.strip("\n"))
-
-
-def matches(printed: str, expected: str) -> bool:
-    """Compare the output of a command with the document, in which ``…`` stands for anything."""
-    pattern = ".*".join(re.escape(piece) for piece in expected.split("…"))
-    return bool(re.fullmatch(pattern, printed.strip("\n"), re.DOTALL))
 
 
 class Incident:
@@ -58,7 +31,7 @@ class Incident:
         deployment.environ["INFERENCE_URL"] = inference.url
         web = deployment.web()
         deployment.relay()
-        self._install_kafka_configs(folder)
+        install_scripts(folder)
         self._environ = {
             **os.environ,
             **deployment.environ,
@@ -74,12 +47,6 @@ class Incident:
             "the topic accepts 500 bytes": lambda: self._limit(500),
             "the topic accepts 1048588 bytes": lambda: self._limit(1_048_588),
         }
-
-    def _install_kafka_configs(self, folder: Path) -> None:
-        """Create Kafka's script for changing settings."""
-        script = folder / "kafka-configs.sh"
-        script.write_text(f'#!/bin/sh\nexec "{java(17)}" -cp "{jars()}/*" kafka.admin.ConfigCommand "$@"\n')
-        script.chmod(0o755)
 
     def run(self, step: Step) -> None:
         """Run one step."""

@@ -48,6 +48,16 @@ def test_a_sent_row_is_found_in_the_topic(deployment: Deployment) -> None:
     assert shown(deployment, ids[150])["kafka"]["record"] == found
 
 
+def test_a_wrong_clock_hides_no_record(deployment: Deployment) -> None:
+    """A record is found among the topic's newest although its host's clock was an hour behind the database's."""
+    (row_id,) = deployment.record([new_row("i-1")])
+    deployment.relay()
+    deployment.wait_drained()
+    deployment.execute("UPDATE outbox SET received_at = received_at + 3600000")
+    deployment.execute("UPDATE outbox_sent SET sent_at = sent_at + 3600000")
+    assert shown(deployment, row_id)["kafka"]["record"]["offset"] == 0
+
+
 def test_what_differs_from_the_topic_is_named(deployment: Deployment) -> None:
     """--verify exits with 4 if the record differs from the row, or a row marked sent has no record."""
     ids = deployment.record([new_row("i-1"), new_row("i-2"), new_row("i-3")])

@@ -1,0 +1,1 @@
+"""Verification: what the topics hold, compared with the outbox."""

@@ -1,0 +1,82 @@
+"""Whether a record has the content of its row, decided by comparing hashes of both."""
+
+import json
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import Any
+
+from fastavro import parse_schema, schemaless_reader
+from fastavro.read import SchemaResolutionError
+from fastavro.schema import SchemaParseException, to_parsing_canonical_form
+
+from outbox.models import PendingRow
+from relay.errors import RowsAtFaultError
+from relay.kafka.avro import PREFIX_BYTES, SCHEMA, split_wire_format
+from relay.kafka.encoder import Encoder
+from relay.kafka.record import REPLAY_OF
+from relay.kafka.schema_registry import RefusedError
+from relay.verify.row_table import HASH_BITS
+
+NO_CONTENT = -1
+"""Hash of a record that cannot be decoded; no row has it."""
+_CANONICAL = to_parsing_canonical_form(SCHEMA)
+
+
+class ContentHasher:
+    """Hashes what a row and its record contain: the five fields, and which row it is a replay of.
+
+    Args:
+        schema: returns a schema of the registry by its id.
+    """
+
+    def __init__(self, schema: Callable[[int], str]) -> None:
+        self._schema = schema
+        self._encoder = Encoder(0)
+        self._writer_schemas: dict[bytes, Any] = {}
+
+    def of_row(self, row: PendingRow) -> int:
+        """Hash what the relay sends of a row; ``NO_CONTENT``: it cannot be sent."""
+        try:
+            ((_, value, headers, _),) = self._encoder.records([row._replace(topic=None)])
+        except RowsAtFaultError:
+            return NO_CONTENT
+        return hash((value[PREFIX_BYTES:], dict(headers).get(REPLAY_OF))) & HASH_BITS
+
+    def of_record(self, value: bytes, headers: Mapping[str, bytes]) -> int:
+        """Hash a record in the same way.
+
+        Raises:
+            UnavailableError: the registry does not answer.
+        """
+        prefix = value[:PREFIX_BYTES]
+        if prefix not in self._writer_schemas:
+            self._writer_schemas[prefix] = self._look_up(prefix)
+        writer_schema = self._writer_schemas[prefix]
+        if writer_schema is SCHEMA:
+            return hash((value[PREFIX_BYTES:], headers.get(REPLAY_OF))) & HASH_BITS
+        if writer_schema is None:
+            return NO_CONTENT
+        return self._of_other_schema(value[PREFIX_BYTES:], headers, writer_schema)
+
+    def _look_up(self, prefix: bytes) -> Any:
+        """Return the schema of a record: ``SCHEMA`` itself if it is the same, None if the registry lacks it."""
+        try:
+            found = parse_schema(json.loads(self._schema(split_wire_format(prefix)[0])))
+        except (RefusedError, ValueError, SchemaParseException):
+            return None
+        return SCHEMA if to_parsing_canonical_form(found) == _CANONICAL else found
+
+    def _of_other_schema(self, avro: bytes, headers: Mapping[str, bytes], writer_schema: Any) -> int:
+        """Encode the record again, as the relay would today."""
+        try:
+            fields: Any = schemaless_reader(BytesIO(avro), writer_schema, SCHEMA)
+            replay_of = int(headers[REPLAY_OF]) if REPLAY_OF in headers else None
+            values = [fields[name] for name in _FIELDS]
+            row = PendingRow._make([0, 0, *values, None, replay_of, 0, None, None])
+        except (ValueError, TypeError, EOFError, KeyError, IndexError, SchemaResolutionError):
+            return NO_CONTENT
+        return self.of_row(row)
+
+
+_FIELDS = ("interactionId", "channel", "timestamp", "customerEmail", "agentId")
+"""In the order of ``PendingRow``."""

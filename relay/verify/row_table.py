@@ -1,0 +1,90 @@
+"""The rows of a verification, 5 bytes each (9 with values), so that millions of them fit into memory.
+
+For each id: the state of its row, and 32 bits of a hash of what identifies its record, so that a record of another row
+with the same id is not taken for it. With values, 32 bits of a hash of the record's content.
+"""
+
+import re
+from array import array
+from collections.abc import Iterator
+
+HASH_BITS = 0xFFFF_FFFF
+"""A wrong record is taken for the right one once in four billion."""
+NO_ROW = 0
+"""No row with this id was received in the range. 1 to 99: marked sent by shard 0 to 98, and not seen in the topic."""
+UNSENT = 100
+"""Not marked sent when the end of the topic was determined."""
+REPORTED = 101
+"""Not in the topic, and counted."""
+SEEN = 0x80
+"""Added to a state once the row's record was read."""
+_SENT_NOT_SEEN = re.compile(rb"[\x01-\x63]")
+
+
+class RowTable:
+    """States and hashes of the rows above an id.
+
+    Args:
+        first: lowest id.
+        values: whether the content of records is compared.
+    """
+
+    def __init__(self, first: int, *, values: bool) -> None:
+        self.first = first
+        self.states = bytearray()
+        self.identities = array("I")
+        self.contents = array("I") if values else None
+
+    def __len__(self) -> int:
+        """Return the number of ids."""
+        return len(self.states)
+
+    def extend(self, last: int) -> None:
+        """Make room for ids up to this one."""
+        more = last + 1 - self.first - len(self)
+        if more > 0:
+            self.states.extend(bytes(more))
+            self.identities.frombytes(bytes(more * self.identities.itemsize))
+            if self.contents is not None:
+                self.contents.frombytes(bytes(more * self.contents.itemsize))
+
+    def drop_before(self, first: int) -> None:
+        """Forget the ids below this one."""
+        if (count := first - self.first) > 0:
+            del self.states[:count], self.identities[:count]
+            if self.contents is not None:
+                del self.contents[:count]
+            self.first = first
+
+    def add(self, row_id: int, state: int, identity: int, content: int | None) -> bool:
+        """Add a row for whose id there is room. Return whether it is new."""
+        index = row_id - self.first
+        if self.states[index]:
+            return False
+        self.states[index] = state
+        self.identities[index] = identity
+        if self.contents is not None and content is not None:
+            self.contents[index] = content
+        return True
+
+    def set_state(self, row_id: int, state: int) -> None:
+        """Change the state of a row; that its record was seen stays."""
+        index = row_id - self.first
+        self.states[index] = state | self.states[index] & SEEN
+
+    def is_seen(self, row_id: int) -> bool:
+        """Return whether the row's record was read."""
+        index = row_id - self.first
+        return 0 <= index < len(self) and bool(self.states[index] & SEEN)
+
+    def sent_not_seen(self) -> Iterator[int]:
+        """Yield the ids of rows that are marked sent and whose record was not read."""
+        return (self.first + found.start() for found in _SENT_NOT_SEEN.finditer(self.states))
+
+    def unsent(self) -> Iterator[int]:
+        """Yield the ids of rows that were not marked sent, whether or not their record was read."""
+        for state in (UNSENT, UNSENT | SEEN):
+            index = self.states.find(state)
+            while index >= 0:
+                yield self.first + index
+                index = self.states.find(state, index + 1)

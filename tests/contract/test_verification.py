@@ -1,0 +1,199 @@
+"""Comparing records with rows, on both databases: what counts as which fault, and what as none."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import TIMESTAMP_CREATE_TIME, Message
+from sqlalchemy import Engine, text
+
+from outbox.models import NewRow
+from outbox.operators.verification import ComparedRow, OutboxReader
+from outbox.states import RowState
+from outbox.store import Store
+from relay.kafka.avro import SCHEMA_TEXT
+from relay.kafka.encoder import Encoder
+from relay.verify.comparison import Comparison, Rules
+from relay.verify.content import ContentHasher
+from relay.verify.row_table import RowTable
+from relay.verify.verdict import Verdict
+from testkit.outbox import record, set_state
+from testkit.rows import new_row
+
+TOPIC, LATER_TOPIC = "interactions", "replays"
+FOREVER_MS = 2**60
+RETENTION_MS = 3_600_000
+
+
+class Scene:
+    """Rows that are marked sent, and the verification that their records are shown to.
+
+    Args:
+        engine: of an empty outbox.
+        new: the rows.
+        rules: of the verification.
+    """
+
+    def __init__(self, engine: Engine, new: list[NewRow], rules: Rules | None = None) -> None:
+        self.engine = engine
+        self.ids = record(Store(engine), new)
+        set_state(engine, "true", RowState.SENT)
+        self.outbox = OutboxReader(engine)
+        self.verdict = Verdict(0, FOREVER_MS, values=True, at_ms=self.outbox.now_ms())
+        self.rows = self.read()
+        self.table = RowTable(self.ids[0], values=True)
+        self.table.extend(self.ids[-1])
+        rules = rules or Rules((TOPIC, LATER_TOPIC), RETENTION_MS)
+        hasher = ContentHasher(lambda _id: SCHEMA_TEXT)
+        self._comparison = Comparison(self.outbox, self.table, self.verdict, rules, hasher)
+        self._comparison.add_rows(list(self.rows.values()), self.verdict.at_ms)
+        self._offsets: Iterator[int] = iter(range(1_000))
+
+    def read(self) -> dict[int, ComparedRow]:
+        """Return the rows as a verification reads them."""
+        pages = self.outbox.rows(self.outbox.id_bounds(0, FOREVER_MS), 0, FOREVER_MS, values=True)
+        return {row.id: row for page in pages for row in page}
+
+    def message(self, row_id: int, **changes: Any) -> Message:
+        """Return the record of a row, with some of its parts changed."""
+        row = self.rows[row_id]
+        ((key, value, headers, _),) = Encoder(7, {LATER_TOPIC: 7}).records([row.pending])
+        given = {**dict(headers), **changes.pop("headers", {})}
+        values = {"key": key, "value": value, "partition": 0, **changes}
+        return Message(
+            topic=TOPIC,
+            offset=next(self._offsets),
+            headers=list(given.items()),
+            timestamp=(TIMESTAMP_CREATE_TIME, row.received_at_ms),
+            **values,
+        )
+
+    def show(self, *messages: Message, topic: str = TOPIC) -> dict[str, int]:
+        """Show a page of records; return everything that was found so far."""
+        self._comparison.add_records(topic, messages)
+        return {str(kind): count for kind, count in self.verdict.counts.items() if count}
+
+    def execute(self, sql: str) -> None:
+        """Change the database directly."""
+        with self.engine.begin() as connection:
+            connection.execute(text(sql))
+
+
+@pytest.fixture
+def scene(engine: Engine) -> Scene:
+    """Return three rows of one interaction and one of another, and of the replays' topic none."""
+    return Scene(engine, [new_row("i-1"), new_row("i-1"), new_row("i-2"), new_row("i-1")])
+
+
+def test_each_record_once_is_no_finding(scene: Scene) -> None:
+    """The rows are in the topic; the second record of one is not counted as a row again."""
+    assert scene.show(*map(scene.message, scene.ids)) == {}
+    assert (scene.verdict.rows, scene.verdict.in_topic, scene.verdict.records) == (4, 4, 4)
+    assert scene.show(scene.message(scene.ids[2])) == {"doubled": 1}
+    assert (scene.verdict.in_topic, scene.verdict.records) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": b"i-9"},
+        {"headers": {"received-at": b"5"}},
+        {"headers": {"outbox-id": b"999999"}},
+        {"headers": {"outbox-id": b"-1"}},
+        {"headers": {"outbox-id": b"x"}},
+        {"headers": {"outbox-id": None}},
+        {"headers": {"received-at": None}},
+        {"headers": {"outbox-id": b"9" * 30}},
+    ],
+    ids=str,
+)
+def test_a_record_with_another_identity_is_unknown(scene: Scene, changes: dict[str, Any]) -> None:
+    """Id, key and time of receipt all have to be the row's, which stays without a record."""
+    assert scene.show(scene.message(scene.ids[0], **changes)) == {"unknown": 1}
+    assert scene.verdict.in_topic == 0
+
+
+def test_a_record_in_the_topic_of_replays_is_unknown(scene: Scene) -> None:
+    """The topic belongs to the identity as well."""
+    assert scene.show(scene.message(scene.ids[0]), topic=LATER_TOPIC) == {"unknown": 1}
+
+
+def test_the_order_within_an_interaction_counts(scene: Scene) -> None:
+    """A record behind a later one of its interaction is out of order, whether in one page or in two."""
+    first, second, other, last = scene.ids
+    assert scene.show(scene.message(other), scene.message(second)) == {}
+    assert scene.show(scene.message(last), scene.message(first)) == {"out_of_order": 1}
+    assert [sample.id for sample in scene.verdict.samples["out_of_order"]] == [first]
+
+
+def test_the_order_between_interactions_does_not_count(scene: Scene) -> None:
+    """A record behind a later one of another interaction is in order."""
+    assert scene.show(*map(scene.message, (scene.ids[2], scene.ids[0], scene.ids[1], scene.ids[3]))) == {}
+
+
+@pytest.mark.parametrize("column", ["channel", "customer_email", "agent_id"])
+def test_a_changed_value_is_found(scene: Scene, column: str) -> None:
+    """Each field of the record is compared with the row."""
+    other: dict[str, Any] = {column: "other"}
+    ((_, value, _, _),) = Encoder(7).records([scene.rows[scene.ids[1]].pending._replace(**other)])
+    assert scene.show(scene.message(scene.ids[1], value=value)) == {"changed": 1}
+
+
+def test_a_record_that_claims_to_be_a_replay_is_changed(scene: Scene) -> None:
+    """The header replay-of is compared with the row."""
+    assert scene.show(scene.message(scene.ids[1], headers={"replay-of": b"1"})) == {"changed": 1}
+
+
+@pytest.mark.parametrize("value", [None, b"", b"\0\0\0\0", b"\1nonsense"])
+def test_a_value_that_is_none_is_changed(scene: Scene, value: bytes | None) -> None:
+    """A record without a value, or with one that cannot be decoded, differs from the row."""
+    assert scene.show(scene.message(scene.ids[1], value=value)) == {"changed": 1}
+
+
+def test_an_erased_row_is_not_compared(scene: Scene) -> None:
+    """A record with what was erased since is no fault."""
+    before = scene.message(scene.ids[0], value=b"\0\0\0\0\7 as it was")
+    empty = "x''" if scene.engine.dialect.name == "sqlite" else "''"
+    scene.execute(f"UPDATE outbox SET payload = {empty} WHERE id = {scene.ids[0]}")
+    assert scene.show(before) == {"erased": 1}
+
+
+def test_a_pruned_row_is_not_unknown(engine: Engine) -> None:
+    """What is older than the oldest row, or than the retention, may have been pruned; anything else was never here."""
+    scene = Scene(engine, [new_row(f"i-{number}") for number in range(4)])
+    old = b"%d" % (scene.verdict.at_ms - RETENTION_MS - 1)
+    fresh = scene.message(scene.ids[2], headers={"outbox-id": b"77"})
+    aged = scene.message(scene.ids[2], headers={"outbox-id": b"77", "received-at": old})
+    older = scene.message(scene.ids[2], headers={"outbox-id": b"%d" % (scene.ids[0] - 1)})
+    assert scene.show(fresh) == {"unknown": 1}
+    assert scene.show(aged, older) == {"unknown": 1, "pruned": 2}
+
+
+def test_a_row_is_missing_only_if_its_record_must_have_been_read(scene: Scene) -> None:
+    """A row that was marked sent after the end of the topic was determined may have its record behind the end."""
+    table = RowTable(scene.ids[0], values=True)
+    table.extend(scene.ids[-1])
+    late = [row._replace(sent_at_ms=scene.verdict.at_ms) for row in scene.rows.values()][2:]
+    rows = [*list(scene.rows.values())[:2], *late]
+    comparison = Comparison(scene.outbox, table, scene.verdict, Rules((TOPIC,)), ContentHasher(lambda _id: SCHEMA_TEXT))
+    comparison.add_rows(rows, scene.verdict.at_ms)
+    assert list(table.sent_not_seen()) == scene.ids[:2]
+    assert list(table.unsent()) == scene.ids[2:]
+
+
+def test_records_of_other_times_are_passed_over(engine: Engine) -> None:
+    """A record that was neither received nor written in the range is of no concern, whether or not its row exists."""
+    scene = Scene(engine, [new_row("i-1")])
+    scene.verdict.since_ms = scene.verdict.at_ms + 1_000
+    assert scene.show(scene.message(scene.ids[0], headers={"outbox-id": b"77"})) == {}
+
+
+def test_the_last_verdict_is_kept(scene: Scene) -> None:
+    """It is stored as it was given, with the faults that were found, and a later one replaces it."""
+    store = Store(scene.engine)
+    assert store.last_verdict() is None
+    for page in (scene.ids, scene.ids[:1]):
+        scene.show(*map(scene.message, page))
+        store.store_verdict(scene.verdict.stored)
+    assert store.last_verdict() == scene.verdict.stored
+    assert scene.verdict.stored.faults == {"doubled": 1}

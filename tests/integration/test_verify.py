@@ -1,0 +1,282 @@
+"""``relay verify``: each planted fault is found with its kind, and a clean topic has none."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import time
+from typing import Any
+
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from outbox.states import RowState
+from testkit import ROOT
+from testkit.command_line import command, expect
+from testkit.deployment import Deployment, NewDeployment
+from testkit.outbox import set_state
+from testkit.relay_process import RelayProcess
+from testkit.rows import new_row, new_rows
+from testkit.services.process import free_port
+from testkit.topic import ConsumedRecord, alter_topic, create_topics
+from testkit.waiting import wait_until
+
+MAIL = "someone@example.com"
+
+
+def verdict(deployment: Deployment, *arguments: str, code: int = 0, **environ: str) -> dict[str, Any]:
+    """Return what ``relay verify --json`` prints."""
+    ended = command(deployment.environ, "verify", "--until", "now", "--json", *arguments, **environ)
+    expect(ended, code)
+    assert MAIL not in ended.stdout
+    fields: dict[str, Any] = json.loads(ended.stdout)
+    return fields
+
+
+def faults(fields: dict[str, Any]) -> dict[str, int]:
+    """Return the faults that were found."""
+    return {kind: count for kind, count in fields["faults"].items() if count}
+
+
+def notes(fields: dict[str, Any]) -> dict[str, int]:
+    """Return the other findings."""
+    return {kind: count for kind, count in fields["notes"].items() if count}
+
+
+def sent(new_deployment: NewDeployment, count: int = 60, shards: int = 2) -> tuple[Deployment, list[int]]:
+    """Deploy, and send rows of ten interactions; return their ids."""
+    deployment = new_deployment(shards)
+    ids = deployment.record(new_rows(count))
+    relay = deployment.relay()
+    deployment.wait_drained()
+    relay.stop()
+    return deployment, ids
+
+
+def restore(
+    deployment: Deployment, change: Callable[[list[ConsumedRecord]], Sequence[ConsumedRecord]]
+) -> dict[str, str]:
+    """Copy the topic, changed, as a broker's restored disk would have it; return the settings for the copy."""
+    copy = f"{deployment.topic}-copy"
+    records = change(deployment.seen())
+    partitions = 1 + max(record.partition for record in records)
+    create_topics(deployment.client_config, NewTopic(copy, partitions, 1))
+    produce(deployment, copy, records)
+    deployment.execute(f"UPDATE outbox_identity SET topic = '{copy}'")
+    return {"KAFKA_TOPIC": copy}
+
+
+def produce(deployment: Deployment, topic: str, records: Sequence[ConsumedRecord], ahead_ms: int = 0) -> None:
+    """Write records as a producer that is no relay, and whose clock may be ahead."""
+    now_ms = round(time() * 1000) + ahead_ms
+    producer = Producer(deployment.client_config)
+    for record in records:
+        headers: list[tuple[str, str | bytes | None]] = [
+            (name, value.encode()) for name, value in record.headers.items()
+        ]
+        producer.produce(topic, record.value, record.key.encode(), record.partition, timestamp=now_ms, headers=headers)
+    assert producer.flush(30) == 0
+
+
+def test_each_planted_fault_is_found_with_its_kind(new_deployment: NewDeployment) -> None:
+    """A missing, a doubled, a swapped, a changed and a foreign record are named, and nothing else is."""
+    deployment, ids = sent(new_deployment)
+    clean = verdict(deployment, "--values")
+    assert (clean["verdict"], clean["rows"], clean["in_topic"], faults(clean)) == ("ok", 60, 60, {})
+    seen = {record.outbox_id: record for record in deployment.seen()}
+    lost, twice, changed = ids[5], ids[16], ids[27]
+    early, late = ids[38], ids[48]  # of one interaction
+    foreign = seen[lost]._replace(headers={**seen[lost].headers, "outbox-id": str(ids[-1] + 1000)})
+
+    def planted(records: list[ConsumedRecord]) -> list[ConsumedRecord]:
+        other = {early: seen[late], late: seen[early], changed: seen[changed]._replace(value=seen[ids[28]].value)}
+        kept = [other.get(record.outbox_id, record) for record in records if record.outbox_id != lost]
+        return [*kept, seen[twice], foreign]
+
+    environ = restore(deployment, planted)
+    found = verdict(deployment, "--values", code=4, **environ)
+    assert faults(found) == {"missing": 1, "doubled": 1, "out_of_order": 1, "changed": 1, "unknown": 1}
+    first = {kind: [sample["id"] for sample in samples] for kind, samples in found["samples"].items()}
+    assert first == {
+        "missing": [lost],
+        "doubled": [twice],
+        "out_of_order": [early],
+        "changed": [changed],
+        "unknown": [ids[-1] + 1000],
+    }
+    assert notes(found) == {}
+    as_text = command(deployment.environ, "verify", "--until", "now", **environ)
+    expect(as_text, 4, stdout=f"first: {lost}\n")
+    assert MAIL not in as_text.stdout
+
+
+def test_a_clean_topic_after_kills_has_no_fault(new_deployment: NewDeployment) -> None:
+    """Relays killed before and after commits, and aborted transactions, leave nothing to report."""
+    deployment = new_deployment(2, RELAY_BATCH_SIZE="20")
+    for step in ("encoded", "committed", "marked"):
+        deployment.record(new_rows(100))
+        relay = deployment.relay(kill_at=step)
+        wait_until(lambda: not relay.running(), f"the relay dies at {step}")  # noqa: B023 - called at once
+    deployment.relay()
+    deployment.wait_drained()
+    found = verdict(deployment, "--values")
+    assert (found["rows"], found["sent"], found["in_topic"], faults(found)) == (300, 300, 300, {})
+    assert notes(found) == {}
+
+
+def test_rows_that_are_not_sent_are_counted_by_state(new_deployment: NewDeployment) -> None:
+    """Pending, parked and discarded rows are no fault, unless a parked or discarded one is in the topic."""
+    deployment, ids = sent(new_deployment, shards=1)
+    more = deployment.record([new_row(f"i-{number}") for number in range(3)])
+    set_state(deployment.engine, f"id = {more[0]}", RowState.PARKED)
+    set_state(deployment.engine, f"id = {more[1]}", RowState.DISCARDED)
+    found = verdict(deployment)
+    assert {state: found[state] for state in RowState} == {"pending": 1, "sent": 60, "parked": 1, "discarded": 1}
+    set_state(deployment.engine, f"id = {ids[3]}", RowState.DISCARDED)
+    set_state(deployment.engine, f"id = {ids[4]}", RowState.PENDING)
+    found = verdict(deployment, code=4)
+    assert (faults(found), notes(found)) == ({"unsent": 1}, {"not_marked": 1})
+    assert found["samples"]["unsent"][0]["id"] == ids[3]
+
+
+def test_what_cannot_be_compared_is_told(new_deployment: NewDeployment) -> None:
+    """Pruned and erased rows, and records that the topic's retention removed, are no faults and not silent."""
+    deployment, ids = sent(new_deployment)
+    act = ("--reason", "test", "--yes")
+    expect(command(deployment.environ, "prune", "--id", str(ids[30]), *act), 0)
+    expect(command(deployment.environ, "erase", "--interaction", "i-7", *act), 0)
+    found = verdict(deployment, "--values")
+    assert (found["rows"], faults(found), notes(found)) == (59, {}, {"pruned": 1, "erased": 6})
+    lost = deployment.record([new_row("i-new")])
+    set_state(deployment.engine, f"id = {lost[0]}", RowState.SENT)
+    assert faults(verdict(deployment, code=4)) == {"missing": 1}
+    alter_topic(deployment.client_config, deployment.topic, "cleanup.policy", "compact,delete")
+    found = verdict(deployment)
+    assert (faults(found), notes(found)["expired"]) == ({}, 1)
+    alter_topic(deployment.client_config, deployment.topic, "cleanup.policy", "delete")
+    partition = deployment.seen()[0].partition
+    held = [record for record in deployment.seen() if record.partition == partition]
+    until = TopicPartition(deployment.topic, partition, held[4].offset)
+    admin = AdminClient(deployment.client_config)
+    admin.delete_records([until])[until].result(10)
+    gone = {record.outbox_id for record in held[:4]} - {ids[30]}
+    found = verdict(deployment)
+    assert (faults(found), notes(found)["expired"]) == ({}, len(gone | set(lost)))
+
+
+def test_only_the_range_is_compared(new_deployment: NewDeployment) -> None:
+    """Rows that were received before or after the range, and their records, count for nothing."""
+    deployment = new_deployment()
+    relay = deployment.relay()
+    for _ in range(3):
+        deployment.record(new_rows(20))
+        deployment.wait_drained()
+    relay.stop()
+    (times,) = deployment.query("""
+        SELECT (SELECT received_at FROM outbox WHERE id = 21), (SELECT received_at FROM outbox WHERE id = 41)
+    """)
+    found = verdict(deployment, "--since", str(times[0]), "--until", str(times[1]), "--values")
+    assert (found["rows"], found["in_topic"], found["records"], faults(found), notes(found)) == (20, 20, 60, {}, {})
+    later = str(times[1] + 3_600_000)
+    expect(command(deployment.environ, "verify", "--since", later, "--until", str(times[1] + 3_700_000)), 3)
+
+
+def test_records_of_others_are_no_fault_in_a_shared_topic(new_deployment: NewDeployment) -> None:
+    """A record without an outbox id, or of a row that this outbox gave another content, is unknown or foreign."""
+    deployment, ids = sent(new_deployment, shards=1)
+    record = deployment.seen()[0]
+    others = [
+        record._replace(headers={}),
+        record._replace(headers={**record.headers, "received-at": "1"}),
+        record._replace(key="of another outbox"),
+        record._replace(headers={**record.headers, "outbox-id": "nonsense"}),
+    ]
+    produce(deployment, deployment.topic, others)
+    found = verdict(deployment, code=4)
+    assert (faults(found), found["in_topic"]) == ({"unknown": 4}, len(ids))
+    found = verdict(deployment, "--shared-topic")
+    assert (faults(found), notes(found)) == ({}, {"foreign": 4})
+
+
+def test_a_row_that_was_sent_again_may_be_behind_later_ones(new_deployment: NewDeployment) -> None:
+    """With OUTBOX_ON_PARKED=skip a retried row follows later ones, as the audit shows; otherwise that is a fault."""
+    deployment = new_deployment(OUTBOX_ON_PARKED="skip")
+    ids = deployment.record([new_row("i-1"), new_row("i-1")])
+    set_state(deployment.engine, f"id = {ids[0]}", RowState.PARKED)
+    deployment.relay()
+    deployment.wait_drained()
+    expect(command(deployment.environ, "retry", "--all", "--reason", "test", "--yes"), 0)
+    deployment.wait_drained()
+    found = verdict(deployment)
+    assert (faults(found), notes(found)) == ({}, {"reordered": 1})
+    assert faults(verdict(deployment, code=4, OUTBOX_ON_PARKED="block")) == {"out_of_order": 1}
+
+
+def test_replays_are_rows_of_their_own_in_whichever_topic(new_deployment: NewDeployment) -> None:
+    """A replay doubles nothing. Its topic is read as long as KAFKA_REPLAY_TOPICS names it."""
+    deployment = new_deployment()
+    again = f"{deployment.topic}-again"
+    deployment.environ["KAFKA_REPLAY_TOPICS"] = again
+    deployment.record(new_rows(10))
+    relay = deployment.relay()
+    deployment.wait_drained()
+    for topic in ((), ("--topic", again)):
+        act = ("--reason", f"test {topic}", "--yes", "--interaction", "i-3", *topic)
+        expect(command(deployment.environ, "replay", *act), 0)
+        deployment.wait_drained()
+    relay.stop()
+    found = verdict(deployment, "--values")
+    assert (found["rows"], found["in_topic"], faults(found), notes(found)) == (13, 13, {}, {})
+    found = verdict(deployment, KAFKA_REPLAY_TOPICS="")
+    assert (found["in_topic"], faults(found), notes(found)) == (11, {}, {"not_read": 2})
+
+
+def test_what_cannot_be_read_is_no_verdict(new_deployment: NewDeployment) -> None:
+    """Another topic than the outbox was used with, and a topic that is gone, are errors, not faults."""
+    deployment, _ = sent(new_deployment)
+    other = command(deployment.environ, "verify", KAFKA_TOPIC="other")
+    expect(other, 1, stderr="KAFKA_TOPIC was")
+    deployment.execute("UPDATE outbox_identity SET topic = 'gone'")
+    expect(command(deployment.environ, "verify", KAFKA_TOPIC="gone"), 1, stderr="topic gone does not exist")
+    expect(command(deployment.environ, "verify", "--since", "1h", "--until", "2h"), 2, stderr="is not before")
+
+
+def test_a_watch_finds_what_is_new_and_exports_it(new_deployment: NewDeployment) -> None:
+    """A pass reads only what the one before did not, finds a record that is doubled meanwhile, and stores it."""
+    deployment = new_deployment(2)
+    relay = deployment.relay()
+    deployment.record(new_rows(40))
+    deployment.wait_drained()
+    port = free_port()
+    entry = ("relay", "verify", "--watch", "1", "--json", "--metrics-port", str(port))
+    watch = RelayProcess(deployment.environ, deployment.folder / "watch.log", entry=entry)
+    watch.metrics_port = port
+    deployment.relays.append(watch)
+    verified = partial(metric, watch, "outbox_verified_until_timestamp_seconds")
+    wait_until(verified, "a pass has ended")
+    described = (ROOT / "docs/metrics.md").read_text().split("\n## Verification\n")[1]
+    names = set(re.findall(r"^# TYPE (outbox_\w+) ", watch.get("/metrics"), re.MULTILINE))
+    assert set(re.findall(r"^\| `(outbox_\w+)`", described, re.MULTILINE)) == names
+    assert metric(watch, 'outbox_verify_faults_total{kind="doubled"}') == 0
+    deployment.record(new_rows(40))
+    deployment.wait_drained()
+    relay.stop()
+    began = verified()
+    wait_until(lambda: verified() > began + 1, "another pass has ended")
+    twice = deployment.seen()[30]
+    produce(deployment, deployment.topic, [twice, twice._replace(headers={})], ahead_ms=600_000)
+    wait_until(lambda: metric(watch, 'outbox_verify_faults_total{kind="doubled"}'), "the doubled record is found")
+    assert watch.stop() == 4
+    passes = [line for line in watch.lines() if "verdict" in line]
+    assert (passes[0]["rows"], passes[-1]["rows"], passes[-1]["records"], faults(passes[-1])) == (
+        40, 80, 82, {"doubled": 1, "unknown": 1},
+    )  # fmt: skip
+    assert notes(passes[-1]) == {}
+    status = command(deployment.environ, "status")
+    expect(status, 0, stdout="topic: 1 doubled, 1 unknown in 80 rows received from")
+
+
+def metric(process: RelayProcess, name: str) -> float:
+    """Return the value of a metric; 0: it is not exported yet."""
+    values = [line.split()[-1] for line in process.get("/metrics").splitlines() if line.startswith(f"{name} ")]
+    return float(values[0]) if values else 0.0
