@@ -130,16 +130,21 @@ class OutboxReader:
         """Return those of these rows whose personal data was erased."""
         return {row[0] for row in self._look_up(sql.ERASED, ids)}
 
-    def later_ids(self, ids: Iterable[int]) -> Iterator[tuple[int, int]]:
-        """Yield each of these rows with each later row of its interaction."""
-        return ((row[0], row[1]) for row in self._look_up(sql.LATER, ids))
+    def later_ids(self, ids: Iterable[int], topic: str) -> Iterator[tuple[int, int]]:
+        """Yield each of these rows with each later row of its interaction in the same topic.
+
+        Args:
+            ids: of the rows.
+            topic: the configured topic.
+        """
+        return ((row[0], row[1]) for row in self._look_up(sql.LATER, ids, topic=topic))
 
     def audited(self, ids: Iterable[int], verbs: Collection[str]) -> set[int]:
         """Return those of these rows for which the audit has an entry whose verb begins with one of these words."""
         beginnings = tuple(verbs)
         return {row[0] for row in self._look_up(sql.AUDITED, ids) if row[1].startswith(beginnings)}
 
-    def _look_up(self, query: Statement, ids: Iterable[int], **values: int) -> Iterator[tuple[Any, ...]]:
+    def _look_up(self, query: Statement, ids: Iterable[int], **values: int | str) -> Iterator[tuple[Any, ...]]:
         wanted = list(ids)
         for start in range(0, len(wanted), LOOKUP_IDS):
             with transactions.read(self._engine) as connection:

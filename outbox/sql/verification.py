@@ -62,14 +62,15 @@ LATER = statement(
     SELECT r.id, o.id AS later
     FROM outbox AS r JOIN outbox AS o ON o.interaction_id = r.interaction_id AND o.id + 0 > r.id
     WHERE r.id = ANY(CAST(:ids AS bigint[]))
+          AND coalesce(o.topic, CAST(:topic AS text)) = coalesce(r.topic, CAST(:topic AS text))
     """,
     sqlite="""
     SELECT r.id, o.id AS later
     FROM outbox AS r CROSS JOIN outbox AS o ON o.interaction_id = r.interaction_id AND o.id + 0 > r.id
-    WHERE r.id IN (SELECT value FROM json_each(:ids))
+    WHERE r.id IN (SELECT value FROM json_each(:ids)) AND coalesce(o.topic, :topic) = coalesce(r.topic, :topic)
     """,
 )
-"""The later rows of the interaction of each of these rows, by the index of interactions."""
+"""The later rows of the interaction and the topic of each of these rows, by the index of interactions."""
 AUDITED = statement(
     postgresql="""
     SELECT r.row_id AS id, a.verb FROM outbox_audit_row AS r JOIN outbox_audit AS a ON a.id = r.entry_id

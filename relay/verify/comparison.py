@@ -176,7 +176,7 @@ class Comparison:
         late = {each.sample.id: each for each in page.late if each.sample.id is not None}
         behind = {
             row_id
-            for row_id, later in self._outbox.later_ids(late)
+            for row_id, later in self._outbox.later_ids(late, self._rules.topics[0])
             if self._table.is_seen(later) and page.seen_at.get(later, -1) < late[row_id].place
         }
         verbs = RESENT if self._rules.block_behind_parked else (*RESENT, RETRIED)
