@@ -51,12 +51,11 @@ def ranges_since(
         UnavailableError: the broker does not answer, or the topic does not exist.
     """
     partitions = _partitions(admin, topic)
+    ends = offsets(admin, partitions, OffsetSpec.latest())  # first: a record that is written now is read the next time
     if read:
-        starts = {number: each.end for number, each in read.items()}
-        ends = offsets(admin, partitions, OffsetSpec.latest())
-        return {number: OffsetRange(starts.get(number, 0), end) for number, end in ends.items()}
-    ranges = offset_ranges(admin, partitions, at_time(since_ms))
-    return {n: each if each.start >= 0 else OffsetRange(each.end, each.end) for n, each in ranges.items()}
+        return {number: OffsetRange(read[number].end if number in read else 0, end) for number, end in ends.items()}
+    starts = offsets(admin, partitions, at_time(since_ms))  # below 0: no record since then
+    return {number: OffsetRange(starts[number] if starts[number] >= 0 else end, end) for number, end in ends.items()}
 
 
 def committed_records(config: dict[str, Any], topic: str, ranges: Mapping[int, OffsetRange]) -> Iterator[list[Message]]:
