@@ -39,9 +39,8 @@ class VerifyMetrics:
     def update(self, verdict: Verdict) -> None:
         """Export a verdict. A fault that is found again after a new beginning is not counted again."""
         for kind, count in verdict.faults.items():
-            if (more := count - self._counted[kind]) > 0:
-                self._faults.labels(kind).inc(more)
-                self._counted[kind] = count
+            self._faults.labels(kind).inc(max(0, count - self._counted[kind]))
+            self._counted[kind] = count  # after a new beginning fewer, if rows were pruned meanwhile
         if self._until is None:  # before the first pass 0 would be a claim
             text = "Every row that was sent before this time was compared with the topic."
             self._until = Gauge("outbox_verified_until_timestamp_seconds", text, registry=self._registry)
