@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from functools import partial
 from typing import Any, TextIO
 
@@ -80,9 +81,10 @@ def _processors(process: str) -> list[Processor]:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if is_enabled(os.environ):
-        from config.otel import add_span_ids
+        with suppress(ImportError):  # web and relay do not start without it; the other processes record no spans
+            from config.otel import add_span_ids
 
-        processors.append(add_span_ids)
+            processors.append(add_span_ids)
     return processors
 
 

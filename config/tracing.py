@@ -126,6 +126,6 @@ def start_tracer(service: str) -> Tracer:
 
     try:
         return OpenTelemetryTracer(service)
-    except ValueError as error:  # the SDK refuses one of its settings
+    except (ValueError, RuntimeError) as error:  # the SDK refuses one of its settings
         log.error("traces are off: %s", error, action="traces_off")  # noqa: TRY400 - it says which one
         return NO_TRACER

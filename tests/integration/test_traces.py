@@ -198,6 +198,18 @@ def test_without_a_collector_nothing_is_traced(
     assert (web.stop(), relay.stop()) == (0, 0)
 
 
+def test_a_process_without_spans_needs_no_packages(tmp_path: Path, without_opentelemetry: dict[str, str]) -> None:
+    """A migration runs although the variable, meant for web and relay, is set for it as well."""
+    database = {"DATABASE_URL": f"sqlite:///{tmp_path / 'outbox.db'}", "RELAY_SHARDS": "1"}
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "relay", "migrate"],
+        env={**os.environ, **database, **endpoint, **without_opentelemetry},
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    expect(ended, 0, stdout="schema created")
+
+
 WEB, RELAY = ["gunicorn", "-c", "python:app.gunicorn_conf", APPLICATION], ["relay", "run"]
 
 

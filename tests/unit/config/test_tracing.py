@@ -23,3 +23,15 @@ def test_a_setting_that_the_sdk_refuses_switches_traces_off(
     assert "Header format invalid" in header["event"]
     assert "max_export_batch_size" in off["event"]
     assert "canary" not in written
+
+
+def test_a_provider_of_credentials_that_is_missing_switches_traces_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The SDK's error is of another kind there; the process goes on all the same."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "none-such")
+    configure_logging(load(BaseSettings, {"LOG_FORMAT": "json"}), "web")
+    assert start_tracer("cxone-outbox-web") is NO_TRACER
+    (off,) = check_lines(capsys.readouterr().err.splitlines())
+    assert (off["action"], "none-such" in off["event"]) == ("traces_off", True)
