@@ -207,12 +207,22 @@ class AuditTotals:
         self._totals = dict.fromkeys(VERBS, (0, 0))
 
     def read(self) -> list[VerbTotal]:
-        """Add the entries since the last read, and return the totals."""
+        """Add the entries since the last read, and return the totals. After an error the next read goes on from there.
+
+        A long audit trail is read page by page: one statement for all of it would take longer than it may.
+        """
+        while self._add_page() == PAGE_ENTRIES:
+            pass
+        return [VerbTotal(verb, *total) for verb, total in self._totals.items()]
+
+    def _add_page(self) -> int:
+        """Add the next entries, and return their number."""
         with transactions.read(self._engine) as connection:
-            found = connection.execute(sql.TOTALS_OF_VERBS.on(connection), {"after": self._last_id}).all()
+            values = {"after": self._last_id, "limit": PAGE_ENTRIES}
+            found = connection.execute(sql.TOTALS_OF_VERBS.on(connection), values).all()
         for row in found:
             verb = row.verb.partition(" ")[0]
             entries, rows = self._totals.get(verb, (0, 0))
             self._totals[verb] = entries + row.entries, rows + int(row.rows)
         self._last_id = max((row.last_id for row in found), default=self._last_id)
-        return [VerbTotal(verb, *total) for verb, total in self._totals.items()]
+        return sum(row.entries for row in found)

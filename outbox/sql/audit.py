@@ -55,14 +55,14 @@ SPAN_OF_VERB = statement("SELECT min(id), max(id), max(at) FROM outbox_audit WHE
 TOTALS_OF_VERBS = statement(
     postgresql="""
     SELECT verb, count(*) AS entries, sum(json_array_length(CAST(row_ids AS json))) AS rows, max(id) AS last_id
-    FROM outbox_audit WHERE id > :after GROUP BY verb
+    FROM (SELECT id, verb, row_ids FROM outbox_audit WHERE id > :after ORDER BY id LIMIT :limit) AS page GROUP BY verb
     """,
     sqlite="""
     SELECT verb, count(*) AS entries, sum(json_array_length(row_ids)) AS rows, max(id) AS last_id
-    FROM outbox_audit WHERE id > :after GROUP BY verb
+    FROM (SELECT id, verb, row_ids FROM outbox_audit WHERE id > :after ORDER BY id LIMIT :limit) AS page GROUP BY verb
     """,
 )
-"""Entries of each verb after an entry, and how many rows they list."""
+"""Entries of each verb in the page after an entry, and how many rows they list."""
 ROWS_WITH_VERB = statement(
     postgresql="""
     SELECT DISTINCT r.row_id FROM outbox_audit_row AS r JOIN outbox_audit AS a ON a.id = r.entry_id

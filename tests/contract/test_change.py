@@ -192,6 +192,17 @@ def test_changes_are_counted_by_verb(operations: Operations, store: Store, engin
     assert {entry.verb.split()[0] for entry in operations.audit()} <= set(audit.VERBS)
 
 
+def test_a_long_audit_trail_is_counted_page_by_page(operations: Operations, store: Store, engine: Engine) -> None:
+    """All of its entries and rows are counted, whatever their number."""
+    park(store, engine, dict.fromkeys(record(store, new_rows(2)), "too large"))
+    operations.retry(planned(operations, state="parked"), CONTEXT)
+    columns = "at, actor, verb, filter, reason, row_ids, hash, os_user"
+    for _ in range(11):
+        with engine.begin() as connection:
+            connection.execute(text(f"INSERT INTO outbox_audit ({columns}) SELECT {columns} FROM outbox_audit"))
+    assert [total for total in audit.AuditTotals(engine).read() if total.entries] == [("retry", 2048, 4096)]
+
+
 def test_a_replay_creates_new_rows_in_the_old_order(operations: Operations, store: Store, engine: Engine) -> None:
     """A copy has the same content, its own id and nonce; a plan replays a row once, and no parked or pending row."""
     ids = record(store, new_rows(6, interactions=2))
