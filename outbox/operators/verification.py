@@ -114,6 +114,10 @@ class OutboxReader:
                 found = transactions.tuples(connection.execute(query.on(connection), span))
             yield [ComparedRow(*row) for row in found]
 
+    def values(self, ids: Iterable[int]) -> Iterator[ComparedRow]:
+        """Yield what the records of these rows contain, as far as there are rows; not whether they were sent."""
+        return (ComparedRow(*row) for row in self._look_up(sql.VALUES_BY_ID, ids))
+
     def identities(self, ids: Iterable[int]) -> dict[int, RowIdentity]:
         """Return what identifies the rows with these ids, as far as there are rows."""
         return {row[0]: RowIdentity._make(row) for row in self._look_up(sql.BY_ID, ids)}

@@ -42,6 +42,15 @@ class _Late(NamedTuple):
     sample: Sample
 
 
+class _Changed(NamedTuple):
+    """A record whose content is not what its row had when it was added."""
+
+    id: int
+    content: int
+    """Hash of the record's content."""
+    sample: Sample
+
+
 class _Other(NamedTuple):
     """A record that is not of a row of the table."""
 
@@ -56,7 +65,7 @@ class _Page:
     """What has to be looked up for a page of records."""
 
     late: list[_Late] = field(default_factory=list)
-    changed: list[Sample] = field(default_factory=list)
+    changed: list[_Changed] = field(default_factory=list)
     others: list[_Other] = field(default_factory=list)
     seen_at: dict[int, int] = field(default_factory=dict)
     """By id, at which index of the page the record of a row was read."""
@@ -120,9 +129,7 @@ class Comparison:
         if found.late:
             self._judge_order(found)
         if found.changed:
-            erased = self._outbox.erased(sample.id for sample in found.changed if sample.id is not None)
-            for sample in found.changed:
-                self._verdict.found(Note.ERASED if sample.id in erased else Fault.CHANGED, sample)
+            self._judge_changed(found.changed)
         if found.others:
             self._judge_others(found.others)
 
@@ -157,9 +164,9 @@ class Comparison:
                 if (
                     contents is not None
                     and hasher is not None
-                    and contents[place] != hasher.of_record(message.value() or b"", headers_of(message))
+                    and contents[place] != (content := hasher.of_record(message.value() or b"", headers_of(message)))
                 ):
-                    found.changed.append(_sample(row_id, topic, message))
+                    found.changed.append(_Changed(row_id, content, _sample(row_id, topic, message)))
             elif self._concerns(message, received):
                 found.others.append(_other(row_id, topic, message, received))
         return found
@@ -183,6 +190,17 @@ class Comparison:
         resent = self._outbox.audited(behind, verbs) if behind else set()
         for row_id in sorted(behind):
             self._verdict.found(Note.REORDERED if row_id in resent else Fault.OUT_OF_ORDER, late[row_id].sample)
+
+    def _judge_changed(self, changed: Sequence[_Changed]) -> None:
+        """Count the records that differ from their row as it is now: it may have been completed since it was added."""
+        ids, hasher = [each.id for each in changed], self._hasher
+        now = {row.id: hasher.of_row(row.pending) & HASH_BITS for row in self._outbox.values(ids)} if hasher else {}
+        erased = self._outbox.erased(ids)  # afterwards: none is erased between the two
+        for row_id, content, sample in changed:
+            if row_id not in now:
+                self._verdict.found(Note.PRUNED, sample)
+            elif now[row_id] != content:
+                self._verdict.found(Note.ERASED if sample.id in erased else Fault.CHANGED, sample)
 
     def _judge_others(self, others: Sequence[_Other]) -> None:
         """Count the records that are not of this outbox, and those whose row may have been pruned."""

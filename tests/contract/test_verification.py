@@ -153,6 +153,14 @@ def test_a_changed_value_is_found(scene: Scene, column: str) -> None:
     assert scene.show(scene.message(scene.ids[1], value=value)) == {"changed": 1}
 
 
+def test_a_row_that_is_completed_before_it_is_sent_is_not_changed(scene: Scene) -> None:
+    """A verification that goes on may have added it before: it is compared as it is now."""
+    scene.execute(f"UPDATE outbox SET agent_id = 'of CXone', enriched_at = 1 WHERE id = {scene.ids[1]}")
+    scene.rows = scene.read()
+    assert scene.show(scene.message(scene.ids[1])) == {}
+    assert scene.verdict.in_topic == 1
+
+
 def test_a_record_that_claims_to_be_a_replay_is_changed(scene: Scene) -> None:
     """The header replay-of is compared with the row."""
     assert scene.show(scene.message(scene.ids[1], headers={"replay-of": b"1"})) == {"changed": 1}
