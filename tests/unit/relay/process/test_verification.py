@@ -9,7 +9,7 @@ from relay.verify.verdict import Fault, Sample, Verdict
 def test_faults_are_counted_once() -> None:
     """A new beginning that finds them again adds nothing, and one that finds fewer hides none that follow."""
     registry = CollectorRegistry()
-    metrics, counted = VerifyMetrics(registry), []
+    metrics, counted = VerifyMetrics(registry), list[float | None]()
     for found in (3, 3, 1, 2, 2):
         verdict = Verdict(0, 1, values=False)
         for number in range(found):
