@@ -283,13 +283,13 @@ def test_a_record_that_is_written_meanwhile_is_read_the_next_time(kafka: Kafka |
     """In a partition that was empty: skipped, it would count as missing once its row is marked sent."""
     config, topic = kafka.client_config, f"verify-{uuid.uuid4().hex[:8]}"
     create_topics(config, NewTopic(topic, 1, 1))
-    producer = Producer(config)
 
     class BusyAdmin(AdminClient):
         def list_offsets(self, *arguments: Any, **options: Any) -> Any:
             futures = super().list_offsets(*arguments, **options)
             for future in futures.values():
                 future.result(10)
+            producer = Producer(config)
             producer.produce(topic, b"value")
             assert producer.flush(20) == 0
             return futures
