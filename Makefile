@@ -57,7 +57,7 @@ tools: install ## check for system tools that tests need (INSTALL=1: install the
 	@$(call require,prometheus,prometheus,tests of the alerts)
 	@$(call require,systemd-analyze,systemd,tests of the systemd units)
 
-demo: install ## send interactions from HTTP to Kafka (KAFKA=real: use a real broker)
+demo: install ## post interactions, kill the relay, and count what is in Kafka (KAFKA=real: use a real broker)
 ifeq ($(KAFKA),real)
 	@$(MAKE) --no-print-directory tools
 	@$(BIN)/python -m testkit.services --kafka -- $(BIN)/relay demo
@@ -65,7 +65,7 @@ else
 	@$(BIN)/relay demo
 endif
 
-up: install ## the same, kept running, with the console and a curl command to try
+up: install ## run web, relay and console until Ctrl-C, with a curl command to try (KAFKA=real: use a real broker)
 ifeq ($(KAFKA),real)
 	@$(MAKE) --no-print-directory tools
 	@$(BIN)/python -m testkit.services --kafka -- $(BIN)/relay demo --stay
@@ -134,7 +134,7 @@ docs: install ## build the documentation as a site into site/, and check its lin
 	@$(call require,npm,npm,the diagrams of the site)
 	@$(BIN)/python -m mkdocs build && echo "open site/index.html"
 
-docs-reference: install ## write the pages of docs/ that follow from the code
+docs-reference: install ## write the parts of docs/ that follow from the code
 	@$(BIN)/python -m testkit.documentation
 
 screenshots: tools ## take the pictures of the console in docs/images
