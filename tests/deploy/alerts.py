@@ -16,7 +16,7 @@ from testkit.databases import migrate
 from testkit.deployment import Deployment, settings_for
 from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.waiting import wait_until
-from tests.deploy import incidents
+from tests.deploy import incidents, service_incidents
 from tests.deploy.incidents import Incident, SeenAlert, play
 from tests.deploy.monitored_system import MonitoredSystem
 from tests.deploy.picture import Span, draw
@@ -47,14 +47,14 @@ def running_system(folder: Path) -> Iterator[tuple[MonitoredSystem, Kafka, Postg
         yield system, kafka, postgres
 
 
-def incidents_on(kafka: Kafka, postgres: Postgres) -> list[Incident]:
+def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Incident]:
     """Return every incident, in the order of the table."""
     return [
         incidents.relay_stopped(),
         incidents.web_stopped(),
-        incidents.broker_stopped(kafka),
-        incidents.database_stopped(postgres),
-        incidents.database_read_only(postgres),
+        service_incidents.broker_stopped(kafka),
+        service_incidents.database_stopped(postgres),
+        service_incidents.database_read_only(postgres),
         incidents.secret_rotated(),
         incidents.invalid_bodies(),
         incidents.placeholder(),
@@ -63,6 +63,8 @@ def incidents_on(kafka: Kafka, postgres: Postgres) -> list[Incident]:
         incidents.calls_rejected(),
         incidents.token_refused(),
         incidents.shards_paused(),
+        service_incidents.record_copied(),
+        service_incidents.verification_hindered(kafka),
         incidents.database_went_back(),
     ]
 
@@ -97,7 +99,7 @@ def main() -> None:
         sent = "sum(increase(cxone_kafka_messages_processed_total[20s])) > 80"
         wait_until(lambda: system.prometheus.query(sent), "rows have been sent for a while")
         wait_until(lambda: not system.prometheus.firing(), "no alert fires at first", 120)
-        for incident in incidents_on(kafka, postgres):
+        for incident in incidents_on(kafka, postgres, Path(name)):
             if not wanted or any(part in incident.name for part in wanted):
                 for line in rows_of(incident, played(system, incident)):
                     sys.stdout.write(line)

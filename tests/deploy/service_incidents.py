@@ -1,0 +1,93 @@
+"""Incidents of services that no other test uses meanwhile: a broker and a PostgreSQL."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from confluent_kafka import Producer
+
+from testkit.services import Kafka, Postgres
+from testkit.waiting import wait_until
+from tests.deploy.incidents import Incident, nothing
+from tests.deploy.monitored_system import MonitoredSystem
+
+
+def broker_stopped(kafka: Kafka) -> Incident:
+    """The only broker."""
+    return Incident(
+        "the broker is stopped",
+        ("BacklogOld", "NothingCommitted", "RelayDegraded"),
+        lambda system: stop_idle(system, kafka),
+        lambda _: kafka.process.start(),
+    )
+
+
+def database_stopped(postgres: Postgres) -> Incident:
+    """PostgreSQL ends at once, without waiting for its clients."""
+    return Incident(
+        "PostgreSQL is stopped",
+        ("WebhookErrors", "BacklogUncounted", "RelayDegraded"),
+        lambda _: postgres.process.stop(signal.SIGINT),
+        lambda _: postgres.process.start(),
+    )
+
+
+def database_read_only(postgres: Postgres) -> Incident:
+    """As after a failover to a replica, or on a full disk: it can be read."""
+
+    def set_read_only(value: str) -> None:
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+            connection.execute("SELECT pg_reload_conf()")
+
+    return Incident(
+        "PostgreSQL is read-only",
+        ("WebhookErrors",),
+        lambda _: set_read_only("on"),
+        lambda _: set_read_only("off"),
+    )
+
+
+def record_copied() -> Incident:
+    """Somebody else writes a record of the topic again."""
+
+    def begin(system: MonitoredSystem) -> None:
+        record = system.deployment.seen()[-1]
+        producer = Producer(system.deployment.client_config)
+        headers: list[tuple[str, str | bytes | None]] = [(name, value) for name, value in record.headers.items()]
+        producer.produce(system.deployment.topic, record.value, record.key, record.partition, headers=headers)
+        assert producer.flush(30) == 0
+
+    return Incident(
+        "somebody else writes a record again", ("VerifyFault",), begin, nothing, MonitoredSystem.start_verification
+    )
+
+
+def verification_hindered(kafka: Kafka) -> Incident:
+    """The broker is stopped, and nothing can be verified."""
+    return Incident(
+        "the broker is stopped under the verification",
+        ("VerifyStale",),
+        lambda system: stop_idle(system, kafka),
+        lambda _: kafka.process.start(),
+        MonitoredSystem.start_verification,
+    )
+
+
+@contextmanager
+def idle(system: MonitoredSystem) -> Iterator[None]:
+    """Let no transaction be open during the block: a lone broker may come back with one left open."""
+    deployment = system.deployment
+    with system.sender.holding():
+        deployment.wait_drained()
+        ((sent,),) = deployment.query("SELECT count(*) FROM outbox_sent")
+        wait_until(lambda: len(deployment.seen()) >= sent, "consumers see every row")
+        yield
+
+
+def stop_idle(system: MonitoredSystem, kafka: Kafka) -> None:
+    """Stop the broker while no transaction is open."""
+    with idle(system):
+        kafka.process.stop()
