@@ -65,6 +65,8 @@ def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Inciden
         incidents.shards_paused(),
         service_incidents.record_copied(),
         service_incidents.verification_hindered(kafka),
+        service_incidents.verification_ended(),
+        service_incidents.database_slow(),
         incidents.database_went_back(),
     ]
 

@@ -50,6 +50,25 @@ def database_read_only(postgres: Postgres) -> Incident:
     )
 
 
+def database_slow() -> Incident:
+    """Each commit of an interaction takes a second and a half, as on a disk that is too slow."""
+
+    def begin(system: MonitoredSystem) -> None:
+        system.deployment.execute(
+            "CREATE FUNCTION wait_for_disk() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_sleep(1.5); RETURN NULL; END'"
+        )
+        system.deployment.execute(
+            "CREATE CONSTRAINT TRIGGER slow_disk AFTER INSERT ON outbox DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION wait_for_disk()"
+        )
+
+    def end(system: MonitoredSystem) -> None:
+        system.deployment.execute("DROP FUNCTION wait_for_disk() CASCADE")
+
+    return Incident("the database's commits are slow", ("IngestSlow",), begin, end)
+
+
 def record_copied() -> Incident:
     """Somebody else writes a record of the topic again."""
 
@@ -72,6 +91,17 @@ def verification_hindered(kafka: Kafka) -> Incident:
         ("VerifyStale",),
         lambda system: stop_idle(system, kafka),
         lambda _: kafka.process.start(),
+        MonitoredSystem.start_verification,
+    )
+
+
+def verification_ended() -> Incident:
+    """Its process has ended, until it is taken from Prometheus's configuration."""
+    return Incident(
+        "the verification has ended",
+        ("ProcessMissing",),
+        MonitoredSystem.end_verification,
+        MonitoredSystem.forget_verification,
         MonitoredSystem.start_verification,
     )
 
