@@ -67,6 +67,7 @@ def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Inciden
         service_incidents.verification_hindered(kafka),
         service_incidents.verification_ended(),
         service_incidents.database_slow(),
+        service_incidents.progress_refused(),
         incidents.database_went_back(),
     ]
 

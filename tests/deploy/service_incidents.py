@@ -1,13 +1,14 @@
 """Incidents of services that no other test uses meanwhile: a broker and a PostgreSQL."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 from confluent_kafka import Producer
 
 from testkit.services import Kafka, Postgres
+from testkit.topic import alter_topic
 from testkit.waiting import wait_until
 from tests.deploy.incidents import Incident, nothing
 from tests.deploy.monitored_system import MonitoredSystem
@@ -67,6 +68,17 @@ def database_slow() -> Incident:
         system.deployment.execute("DROP FUNCTION wait_for_disk() CASCADE")
 
     return Incident("the database's commits are slow", ("IngestSlow",), begin, end)
+
+
+def progress_refused() -> Incident:
+    """Somebody lowers the limit of the progress topic below the size of a record; only a transaction's end fits."""
+
+    def limit(size: int) -> Callable[[MonitoredSystem], object]:
+        return lambda system: alter_topic(
+            system.deployment.client_config, system.environ["KAFKA_PROGRESS_TOPIC"], "max.message.bytes", str(size)
+        )
+
+    return Incident("the progress topic refuses each record", ("TransactionsFail",), limit(90), limit(1_048_588))
 
 
 def record_copied() -> Incident:
