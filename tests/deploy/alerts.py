@@ -68,6 +68,7 @@ def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Inciden
         service_incidents.verification_ended(),
         service_incidents.database_slow(),
         service_incidents.progress_refused(),
+        service_incidents.progress_lost(),
         incidents.database_went_back(),
     ]
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import psycopg
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from testkit.services import Kafka, Postgres
 from testkit.topic import alter_topic
@@ -79,6 +80,18 @@ def progress_refused() -> Incident:
         )
 
     return Incident("the progress topic refuses each record", ("TransactionsFail",), limit(90), limit(1_048_588))
+
+
+def progress_lost() -> Incident:
+    """Somebody deletes the progress topic."""
+
+    def begin(system: MonitoredSystem) -> None:
+        admin = AdminClient(system.deployment.client_config)
+        with idle(system):
+            (future,) = admin.delete_topics([system.environ["KAFKA_PROGRESS_TOPIC"]]).values()
+            future.result(10)
+
+    return Incident("the progress topic is deleted", ("ProgressLost",), begin, nothing)
 
 
 def record_copied() -> Incident:
