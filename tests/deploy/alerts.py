@@ -69,6 +69,7 @@ def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Inciden
         service_incidents.database_slow(),
         service_incidents.progress_refused(),
         service_incidents.progress_lost(),
+        service_incidents.kafka_went_back(kafka, folder),
         incidents.database_went_back(),
     ]
 

@@ -3,15 +3,17 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
+from testkit.broker_backup import BrokerBackup
 from testkit.services import Kafka, Postgres
 from testkit.topic import alter_topic
 from testkit.waiting import wait_until
-from tests.deploy.incidents import Incident, nothing
+from tests.deploy.incidents import Incident, nothing, operate
 from tests.deploy.monitored_system import MonitoredSystem
 
 
@@ -80,6 +82,27 @@ def progress_refused() -> Incident:
         )
 
     return Incident("the progress topic refuses each record", ("TransactionsFail",), limit(90), limit(1_048_588))
+
+
+def kafka_went_back(kafka: Kafka, folder: Path) -> Incident:
+    """The broker comes back with an older disk."""
+    backups: list[BrokerBackup] = []
+
+    def prepare(system: MonitoredSystem) -> None:
+        with idle(system):
+            backups.append(BrokerBackup(kafka, folder))
+        committed = system.relay.committed_transactions()
+        wait_until(lambda: system.relay.committed_transactions() > committed + 50, "more is sent after the backup")
+
+    def begin(system: MonitoredSystem) -> None:
+        with idle(system):
+            backups[0].restore()
+
+    def end(system: MonitoredSystem) -> None:
+        wait_until(lambda: {"shard 0", "shard 1"} <= system.relay.degraded().keys(), "both shards have stopped")
+        operate(system, "reconcile", "--reason", "the broker came back with an older disk", "--yes")
+
+    return Incident("the broker comes back with an older disk", ("KafkaWentBack",), begin, end, prepare)
 
 
 def progress_lost() -> Incident:
