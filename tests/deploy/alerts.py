@@ -71,6 +71,7 @@ def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Inciden
         service_incidents.progress_lost(),
         service_incidents.kafka_went_back(kafka, folder),
         incidents.database_went_back(),
+        service_incidents.interactions_stop(),
     ]
 
 

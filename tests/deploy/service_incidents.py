@@ -15,6 +15,7 @@ from testkit.topic import alter_topic
 from testkit.waiting import wait_until
 from tests.deploy.incidents import Incident, nothing, operate
 from tests.deploy.monitored_system import MonitoredSystem
+from tests.deploy.scaled_rules import WEEK_SECONDS
 
 
 def broker_stopped(kafka: Kafka) -> Incident:
@@ -115,6 +116,25 @@ def progress_lost() -> Incident:
             future.result(10)
 
     return Incident("the progress topic is deleted", ("ProgressLost",), begin, nothing)
+
+
+def interactions_stop() -> Incident:
+    """CXone sends nothing any more; last week it did."""
+
+    def has_history(system: MonitoredSystem) -> bool:
+        accepted = 'outbox_webhook_requests_total{outcome="accepted"}'
+        return bool(system.prometheus.query(f"sum(increase({accepted}[60s] offset {WEEK_SECONDS}s)) > 300"))
+
+    def prepare(system: MonitoredSystem) -> None:
+        wait_until(lambda: has_history(system), "interactions arrived last week", 2 * WEEK_SECONDS + 60)
+
+    return Incident(
+        "CXone sends nothing any more",
+        ("WebhookSilent",),
+        lambda system: setattr(system.sender, "is_silent", True),
+        lambda system: setattr(system.sender, "is_silent", False),
+        prepare,
+    )
 
 
 def record_copied() -> Incident:
