@@ -3,6 +3,8 @@
 Web and relay run on a broker and a PostgreSQL of their own, and a real Prometheus scrapes them.
 """
 
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +27,8 @@ PAGE = ROOT / "docs" / "alerts.md"
 PICTURE = ROOT / "docs" / "images" / "incident.svg"
 PANELS = ("Requests by outcome", "Rows to Kafka, by delivery time", "Rows", "Oldest pending row")
 """In the picture."""
+CAN_MOUNT = os.geteuid() == 0
+"""Needed for a small disk; without it that incident is not played."""
 BEGIN, END = "<!-- incidents: python -m tests.deploy.alerts -->\n", "<!-- /incidents -->\n"
 
 
@@ -38,6 +42,10 @@ def running_system(folder: Path) -> Iterator[tuple[MonitoredSystem, Kafka, Postg
             if not isinstance(service, ExternalService):
                 stack.callback(service.stop)
                 service.start()
+        if CAN_MOUNT:
+            (disk := folder / "disk").mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", disk], check=True)
+            stack.callback(lambda: subprocess.run(["umount", "--lazy", disk], check=True))
         url = postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
         migrate(url, 2)
         deployment = Deployment(url, settings_for(kafka, registry, url), kafka.client_config, folder)
@@ -72,6 +80,7 @@ def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Inciden
         service_incidents.kafka_went_back(kafka, folder),
         incidents.database_went_back(),
         service_incidents.interactions_stop(),
+        *([service_incidents.disk_low(folder / "disk")] if CAN_MOUNT else []),
     ]
 
 

@@ -1,6 +1,7 @@
 """Incidents of services that no other test uses meanwhile: a broker and a PostgreSQL."""
 
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from testkit.broker_backup import BrokerBackup
+from testkit.command_line import command
+from testkit.databases import migrate
 from testkit.services import Kafka, Postgres
 from testkit.topic import alter_topic
 from testkit.waiting import wait_until
@@ -72,6 +75,24 @@ def database_slow() -> Incident:
         system.deployment.execute("DROP FUNCTION wait_for_disk() CASCADE")
 
     return Incident("the database's commits are slow", ("IngestSlow",), begin, end)
+
+
+def disk_low(disk: Path) -> Incident:
+    """The disk of a SQLite file is nearly full, until it is enlarged. It is a file system in memory, of another web."""
+
+    def resize(size: str) -> Callable[[MonitoredSystem], object]:
+        remount = ["mount", "-o", f"remount,size={size}", str(disk)]
+        return lambda _: subprocess.run(remount, check=True)
+
+    def prepare(system: MonitoredSystem) -> None:
+        url = f"sqlite:///{disk}/outbox.db"
+        migrate(url, 1)
+        paused = command({**system.environ, "DATABASE_URL": url}, "pause", "--reason", "it has no relay")
+        assert paused.returncode == 0, paused.stdout + paused.stderr
+        system.scrape_also("another-outbox", system.deployment.web(DATABASE_URL=url).port)
+        wait_until(lambda: system.prometheus.query("outbox_disk_free_bytes > 3e9"), "the disk is known")
+
+    return Incident("the disk of the SQLite file is nearly full", ("DiskLow",), resize("1g"), resize("4g"), prepare)
 
 
 def progress_refused() -> Incident:
