@@ -3,6 +3,8 @@
 Web and relay run on a broker and a PostgreSQL of their own, and a real Prometheus scrapes them.
 """
 
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from testkit.databases import migrate
 from testkit.deployment import Deployment, settings_for
 from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.waiting import wait_until
-from tests.deploy import incidents
+from tests.deploy import incidents, service_incidents
 from tests.deploy.incidents import Incident, SeenAlert, play
 from tests.deploy.monitored_system import MonitoredSystem
 from tests.deploy.picture import Span, draw
@@ -25,6 +27,8 @@ PAGE = ROOT / "docs" / "alerts.md"
 PICTURE = ROOT / "docs" / "images" / "incident.svg"
 PANELS = ("Requests by outcome", "Rows to Kafka, by delivery time", "Rows", "Oldest pending row")
 """In the picture."""
+CAN_MOUNT = os.geteuid() == 0
+"""Needed for a small disk; without it that incident is not played."""
 BEGIN, END = "<!-- incidents: python -m tests.deploy.alerts -->\n", "<!-- /incidents -->\n"
 
 
@@ -38,6 +42,10 @@ def running_system(folder: Path) -> Iterator[tuple[MonitoredSystem, Kafka, Postg
             if not isinstance(service, ExternalService):
                 stack.callback(service.stop)
                 service.start()
+        if CAN_MOUNT:
+            (disk := folder / "disk").mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", disk], check=True)
+            stack.callback(lambda: subprocess.run(["umount", "--lazy", disk], check=True))
         url = postgres.create_database("outbox").replace("postgresql://", "postgresql+psycopg://")
         migrate(url, 2)
         deployment = Deployment(url, settings_for(kafka, registry, url), kafka.client_config, folder)
@@ -47,14 +55,14 @@ def running_system(folder: Path) -> Iterator[tuple[MonitoredSystem, Kafka, Postg
         yield system, kafka, postgres
 
 
-def incidents_on(kafka: Kafka, postgres: Postgres) -> list[Incident]:
+def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Incident]:
     """Return every incident, in the order of the table."""
     return [
         incidents.relay_stopped(),
         incidents.web_stopped(),
-        incidents.broker_stopped(kafka),
-        incidents.database_stopped(postgres),
-        incidents.database_read_only(postgres),
+        service_incidents.broker_stopped(kafka),
+        service_incidents.database_stopped(postgres),
+        service_incidents.database_read_only(postgres),
         incidents.secret_rotated(),
         incidents.invalid_bodies(),
         incidents.placeholder(),
@@ -63,7 +71,16 @@ def incidents_on(kafka: Kafka, postgres: Postgres) -> list[Incident]:
         incidents.calls_rejected(),
         incidents.token_refused(),
         incidents.shards_paused(),
+        service_incidents.record_copied(),
+        service_incidents.verification_hindered(kafka),
+        service_incidents.verification_ended(),
+        service_incidents.database_slow(),
+        service_incidents.progress_refused(),
+        service_incidents.progress_lost(),
+        service_incidents.kafka_went_back(kafka, folder),
         incidents.database_went_back(),
+        service_incidents.interactions_stop(),
+        *([service_incidents.disk_low(folder / "disk")] if CAN_MOUNT else []),
     ]
 
 
@@ -97,7 +114,7 @@ def main() -> None:
         sent = "sum(increase(cxone_kafka_messages_processed_total[20s])) > 80"
         wait_until(lambda: system.prometheus.query(sent), "rows have been sent for a while")
         wait_until(lambda: not system.prometheus.firing(), "no alert fires at first", 120)
-        for incident in incidents_on(kafka, postgres):
+        for incident in incidents_on(kafka, postgres, Path(name)):
             if not wanted or any(part in incident.name for part in wanted):
                 for line in rows_of(incident, played(system, incident)):
                     sys.stdout.write(line)

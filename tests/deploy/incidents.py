@@ -1,15 +1,11 @@
-"""Incidents: how each is brought about and mended, and the alerts that have to fire and to clear."""
+"""Incidents on any services: how each is brought about and mended, and the alerts that have to fire and to clear."""
 
-import signal
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import NamedTuple
 
-import psycopg
-
 from testkit.command_line import command
 from testkit.rows import incompressible, new_row
-from testkit.services import Kafka, Postgres
 from testkit.topic import alter_topic
 from testkit.waiting import wait_until
 from testkit.web_process import SECRET
@@ -17,6 +13,10 @@ from tests.deploy.monitored_system import MonitoredSystem
 
 FIRE_SECONDS, CLEAR_SECONDS = 240.0, 300.0
 ALL = ("--all", "--yes", "--reason", "mended")
+
+
+def nothing(_system: MonitoredSystem) -> None:
+    """Prepare nothing, or mend nothing: the alert ends with its window."""
 
 
 class Incident(NamedTuple):
@@ -27,12 +27,14 @@ class Incident(NamedTuple):
         alerts: have to fire.
         begin: brings it about.
         end: mends it.
+        prepare: what has to be there before; not part of the time that the alerts take.
     """
 
     name: str
     alerts: Sequence[str]
     begin: Callable[[MonitoredSystem], object]
     end: Callable[[MonitoredSystem], object]
+    prepare: Callable[[MonitoredSystem], object] = nothing
 
 
 class SeenAlert(NamedTuple):
@@ -50,6 +52,7 @@ def play(system: MonitoredSystem, incident: Incident, during: Callable[[], objec
     Args:
         during: called while the alerts fire.
     """
+    incident.prepare(system)
     began = monotonic()
     fired: dict[str, tuple[float, str]] = {}
 
@@ -76,9 +79,6 @@ def play(system: MonitoredSystem, incident: Incident, during: Callable[[], objec
     incident.end(system)
     wait_until(have_cleared, f"every alert of {incident.name} clears", CLEAR_SECONDS)
     return [SeenAlert(name, summary, at, cleared[name]) for name, (at, summary) in fired.items()]
-
-
-# On any services ------------------------------------------------------------------------------------
 
 
 def relay_stopped() -> Incident:
@@ -196,62 +196,9 @@ def database_went_back() -> Incident:
     return Incident("the database is restored from a backup", ("DatabaseWentBack",), begin, end)
 
 
-# On services of one's own ---------------------------------------------------------------------------
-
-
-def broker_stopped(kafka: Kafka) -> Incident:
-    """The only broker, in a moment without a transaction: a lone broker may come back with one left open."""
-
-    def begin(system: MonitoredSystem) -> None:
-        deployment = system.deployment
-        with system.sender.holding():
-            deployment.wait_drained()
-            ((sent,),) = deployment.query("SELECT count(*) FROM outbox_sent")
-            wait_until(lambda: len(deployment.seen()) == sent, "consumers see every row")
-            kafka.process.stop()
-
-    return Incident(
-        "the broker is stopped",
-        ("BacklogOld", "NothingCommitted", "RelayDegraded"),
-        begin,
-        lambda _: kafka.process.start(),
-    )
-
-
-def database_stopped(postgres: Postgres) -> Incident:
-    """PostgreSQL ends at once, without waiting for its clients."""
-    return Incident(
-        "PostgreSQL is stopped",
-        ("WebhookErrors", "BacklogUncounted", "RelayDegraded"),
-        lambda _: postgres.process.stop(signal.SIGINT),
-        lambda _: postgres.process.start(),
-    )
-
-
-def database_read_only(postgres: Postgres) -> Incident:
-    """As after a failover to a replica, or on a full disk: it can be read."""
-
-    def set_read_only(value: str) -> None:
-        with psycopg.connect(postgres.url, autocommit=True) as connection:
-            connection.execute("SET default_transaction_read_only = off")
-            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-            connection.execute("SELECT pg_reload_conf()")
-
-    return Incident(
-        "PostgreSQL is read-only",
-        ("WebhookErrors",),
-        lambda _: set_read_only("on"),
-        lambda _: set_read_only("off"),
-    )
-
-
 def score(behaviour: str) -> Callable[[MonitoredSystem], object]:
     """Let the inference endpoint behave so."""
     return lambda system: system.simulator.behave("score", behaviour)
-
-
-def nothing(_system: MonitoredSystem) -> None:
-    """Mend nothing: the alert ends with its window."""
 
 
 def operate(system: MonitoredSystem, *arguments: str) -> None:

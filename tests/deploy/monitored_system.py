@@ -10,8 +10,10 @@ import requests
 
 from testkit.deployment import Deployment
 from testkit.relay_process import RelayProcess
+from testkit.services.process import free_port
 from testkit.services.prometheus import Prometheus
 from testkit.simulator.server import Simulator
+from testkit.waiting import wait_until
 from testkit.web_process import SECRET, WebProcess
 from tests.deploy.scaled_rules import scaled_rules
 
@@ -25,11 +27,13 @@ class Sender:
     Attributes:
         secret: what it shows.
         body: sent instead of a valid one.
+        is_silent: whether nothing is sent.
     """
 
     def __init__(self, web: WebProcess) -> None:
         self.web, self.secret = web, SECRET
         self.body: Any = None
+        self.is_silent = False
         self._turn, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -48,6 +52,8 @@ class Sender:
     def _run(self) -> None:
         number = 0
         while not self._stop.wait(PAUSE_SECONDS):
+            if self.is_silent:
+                continue
             number += 1
             body = self.body or {"id": f"call-{number}", "channel": "voice"}
             with self._turn, suppress(requests.RequestException):
@@ -69,6 +75,8 @@ class MonitoredSystem:
         self.prometheus = Prometheus(folder / "prometheus", scaled_rules()).start()
         self.web = deployment.web()
         self.relay = self._new_relay()
+        self._verification: RelayProcess | None = None
+        self._others: dict[str, int] = {}
         self.sender = Sender(self.web)
         self._scrape()
 
@@ -80,6 +88,34 @@ class MonitoredSystem:
     def restart_web(self) -> None:
         """Start web in the place of the one that was stopped."""
         self.sender.web = self.web = self.deployment.web()
+        self._scrape()
+
+    def start_verification(self) -> None:
+        """Start a verification every two seconds, unless there is one, and wait until it has succeeded."""
+        if self._verification is None:
+            port = str(free_port())
+            entry = ("relay", "verify", "--watch", "2", "--metrics-port", port)
+            log = self.deployment.folder / "verification.log"
+            self._verification = RelayProcess(self.environ, log, entry=entry)
+            self.deployment.relays.append(self._verification)  # which ends it
+            self.scrape_also("cxone-outbox-verify", int(port))
+        query = "time() - outbox_verified_until_timestamp_seconds < 10"
+        wait_until(lambda: self.prometheus.query(query), "a verification has succeeded")
+
+    def end_verification(self) -> None:
+        """Kill the verification; Prometheus goes on scraping it."""
+        assert self._verification
+        self._verification.kill()
+
+    def forget_verification(self) -> None:
+        """Scrape the verification that has ended no more."""
+        self._verification = None
+        del self._others["cxone-outbox-verify"]
+        self._scrape()
+
+    def scrape_also(self, job: str, port: int) -> None:
+        """Scrape a further process."""
+        self._others[job] = port
         self._scrape()
 
     def close(self) -> None:
@@ -96,5 +132,6 @@ class MonitoredSystem:
             {
                 "cxone-outbox-web": [f"127.0.0.1:{self.web.port}"],
                 "cxone-outbox-relay": [f"127.0.0.1:{self.relay.metrics_port}"],
+                **{job: [f"127.0.0.1:{port}"] for job, port in self._others.items()},
             }
         )

@@ -16,6 +16,7 @@ from sqlalchemy import make_url
 
 from outbox.db.engine import sqlite
 from relay.kafka.topic_scan import complete_since, truncated_partitions
+from testkit.broker_backup import BrokerBackup
 from testkit.command_line import command
 from testkit.databases import NewDatabase
 from testkit.deployment import Deploy, Deployment, NewDeployment
@@ -268,27 +269,6 @@ def test_another_cluster_is_refused(
     refused = deployment.relay(KAFKA_BOOTSTRAP_SERVERS=own_kafka.bootstrap_servers)
     assert refused.wait() == 1
     assert "the Kafka cluster was" in refused.log.read_text()
-
-
-class BrokerBackup:
-    """A copy of a broker's data; the broker is stopped while it is made."""
-
-    def __init__(self, kafka: Kafka, folder: Path) -> None:
-        self._kafka, self._copy = kafka, folder / "copy"
-        kafka.process.stop()
-        shutil.copytree(self._data, self._copy)
-        kafka.start()
-
-    @property
-    def _data(self) -> str:
-        return self._kafka.settings["log.dirs"]
-
-    def restore(self) -> None:
-        """Stop the broker, restore the copy, and start the broker."""
-        self._kafka.process.stop()
-        shutil.rmtree(self._data)
-        shutil.copytree(self._copy, self._data)
-        self._kafka.start()
 
 
 def recoveries(running: RelayProcess, verdict: str) -> float:
