@@ -18,6 +18,8 @@ RESENT = ("send lost rows",)
 RETRIED = "retry"
 """The same, where parked rows do not block later ones."""
 PRUNED = ("prune",)
+MAX_DIGITS = 19
+"""Of a time in milliseconds that the database can hold; int() refuses thousands of digits."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,10 @@ class Comparison:
     def _concerns(self, message: Message, received: bytes) -> bool:
         """Whether a record of no row of the table was received or written in the range."""
         since, until = self._verdict.since_ms, self._verdict.until_ms
-        return since <= message.timestamp()[1] < until or (received.isdigit() and since <= int(received) < until)
+        received_at_ms = _milliseconds(received)
+        return since <= message.timestamp()[1] < until or (
+            received_at_ms is not None and since <= received_at_ms < until
+        )
 
     # Findings --------------------------------------------------------------------------------------
 
@@ -241,6 +246,11 @@ def _row_of(message: Message) -> tuple[int, bytes]:
         return -1, b""
 
 
+def _milliseconds(received: bytes) -> int | None:
+    """Time of receipt in a record's header; None: it is no time, whoever wrote it."""
+    return int(received) if received.isdigit() and len(received) <= MAX_DIGITS else None
+
+
 def _sample(row_id: int | None, topic: str, message: Message) -> Sample:
     return Sample(row_id, topic, message.partition(), message.offset())
 
@@ -248,4 +258,4 @@ def _sample(row_id: int | None, topic: str, message: Message) -> Sample:
 def _other(row_id: int, topic: str, message: Message, received: bytes) -> _Other:
     known_id = row_id if 0 <= row_id < 2**63 else None
     key = (message.key() or b"").decode(errors="replace")
-    return _Other(known_id, key, int(received) if received.isdigit() else None, _sample(known_id, topic, message))
+    return _Other(known_id, key, _milliseconds(received), _sample(known_id, topic, message))

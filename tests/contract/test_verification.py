@@ -109,8 +109,9 @@ def test_each_record_once_is_no_finding(scene: Scene) -> None:
         {"headers": {"outbox-id": None}},
         {"headers": {"received-at": None}},
         {"headers": {"outbox-id": b"9" * 30}},
+        {"headers": {"received-at": b"9" * 5000}},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:80],
 )
 def test_a_record_with_another_identity_is_unknown(scene: Scene, changes: dict[str, Any]) -> None:
     """Id, key and time of receipt all have to be the row's, which stays without a record."""
