@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import make_url
 
-from bench.sampling import Sampler
+from testkit.background import BackgroundTask
 
 INTERVAL_SECONDS = 0.02
 MIN_SHARE = 0.01
@@ -41,7 +41,7 @@ def counters(url: str) -> dict[str, int]:
         return {column.name: int(value) for column, value in zip(cursor.description or (), row, strict=True)}
 
 
-class WaitSampler(Sampler):
+class WaitSampler(BackgroundTask):
     """Samples what the active sessions of a database wait for within the block; does nothing on SQLite."""
 
     def __init__(self, url: str) -> None:

@@ -16,9 +16,9 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic
 from sqlalchemy import Engine, make_url
 
-from bench.sampling import Sampler
 from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.store import Store
+from testkit.background import BackgroundTask
 from testkit.databases import assign_new_outbox_id, migrate
 from testkit.deployment import Deployment, settings_for
 from testkit.relay_process import RelayProcess
@@ -200,7 +200,7 @@ def cpu_seconds(pid: int) -> float:
     return total + sum(process.cpu_times()[2:4])
 
 
-class PeakMemory(Sampler):
+class PeakMemory(BackgroundTask):
     """The highest resident memory of any of these processes within the block, in MB."""
 
     def __init__(self, pids: list[int]) -> None:

@@ -1,13 +1,12 @@
 """Honest clients: requests at a fixed rate, each on a new connection, timed from when it was due."""
 
 import socket
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import Self
 
+from testkit.background import BackgroundTask
 from testkit.web_process import PATH, SECRET, RawResponse, read_response
 
 TIMEOUT_SECONDS = 30.0
@@ -33,7 +32,7 @@ def send(port: int, request: bytes) -> RawResponse:
         return read_response(connection)
 
 
-class HonestClients:
+class HonestClients(BackgroundTask):
     """Clients that send requests at a fixed rate while the context is active.
 
     Args:
@@ -43,22 +42,13 @@ class HonestClients:
     """
 
     def __init__(self, port: int, request: Callable[[int], RawResponse], per_second: float) -> None:
+        super().__init__()
         self._port, self._request, self._pause = port, request, 1 / per_second
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.answers: list[RawResponse] = []
         self.seconds: list[float] = []
         """Duration of each answered request."""
         self.failures: list[str] = []
         """Error of each request without a response."""
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def percentile(self, share: float) -> float:
         """Percentile of the durations in seconds; requests without a response count as the longest."""

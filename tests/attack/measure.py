@@ -2,15 +2,15 @@
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import psutil
 
 from testkit import ROOT
+from testkit.background import BackgroundTask
 from testkit.web_process import RawResponse
 from tests.attack.honest import HonestClients, get_health
 
@@ -89,24 +89,15 @@ def _wait_until_fast(port: int, request: Callable[[int], RawResponse]) -> None:
             fast = fast + 1 if answered and time.monotonic() - began < 0.5 else 0
 
 
-class _Usage:
+class _Usage(BackgroundTask):
     """Watches a process and its children while the block runs."""
 
     def __init__(self, pid: int) -> None:
+        super().__init__()
         self._process = psutil.Process(pid)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
         self.memory_mb, self.descriptors = 0.0, 0
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._stop.wait(0.25):
             with suppress(psutil.Error):
                 processes = [self._process, *self._process.children()]

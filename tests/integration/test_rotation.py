@@ -1,17 +1,16 @@
 """Secrets are replaced as docs/rotate-secrets.md describes: a sender that never pauses meets no refusal."""
 
 import signal
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 import psutil
 import pytest
 import requests
 
+from testkit.background import BackgroundTask
 from testkit.waiting import DEADLINE_SECONDS, wait_until
 from testkit.web_fixtures import StartWeb
 from testkit.web_process import SECRET, WebProcess
@@ -19,7 +18,7 @@ from testkit.web_process import SECRET, WebProcess
 NEW_SECRET = "the-next-secret-of-the-tests"
 
 
-class Sender:
+class Sender(BackgroundTask):
     """Posts one interaction after the other, each on a connection of its own.
 
     Attributes:
@@ -30,8 +29,8 @@ class Sender:
     def __init__(self, web: WebProcess) -> None:
         self.secret = SECRET
         self.statuses: list[int] = []
-        self._web, self._stop = web, threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        super().__init__()
+        self._web = web
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -44,14 +43,6 @@ class Sender:
         """Wait until so many further responses have come."""
         target = len(self.statuses) + count
         wait_until(lambda: len(self.statuses) >= target, f"{count} responses")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 class Generations:

@@ -1,11 +1,11 @@
-"""Base class for sampling in a background thread."""
+"""Work in a background thread while a block runs."""
 
 import threading
 from typing import Self
 
 
-class Sampler:
-    """A context manager that runs ``_run`` in a thread within the block; subclasses sample there."""
+class BackgroundTask:
+    """A context manager that runs ``_run``, which a subclass defines, in a thread within the block."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -20,5 +20,5 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
-        """Sample until ``_stop`` is set."""
+        """Work until ``_stop`` is set at the end of the block."""
         raise NotImplementedError
