@@ -55,7 +55,7 @@ class Span:
 
     def __init__(self, traceparent: str | None) -> None:
         self.traceparent = traceparent
-        """The context for work that goes on elsewhere; None: there is none."""
+        """The trace context to pass on; None if there is none."""
 
     def set(self, name: str, value: Value) -> None:
         """Set an attribute, which must not identify a person."""
