@@ -128,9 +128,9 @@ def _batches(outbox: Outbox) -> Iterator[list[PendingRow]]:
     reader = OutboxReader(outbox.engine)
     waiting: dict[int, list[PendingRow]] = {shard: [] for shard in range(outbox.shards)}
     shard_of_row = partial(shard_of, shards=outbox.shards)
-    for rows in reader.rows(reader.id_bounds(0, 2**62), 0, 2**62, values=True):
-        for row in rows:
-            waiting[shard_of_row(row.interaction_id)].append(row.pending)
+    for rows in reader.rows(reader.id_bounds(0, 2**62), 0, 2**62):
+        for row in sorted(reader.values(row.id for row in rows)):
+            waiting[shard_of_row(row.interaction_id)].append(row)
         for shard, batch in waiting.items():
             if len(batch) >= BATCH:
                 yield batch
