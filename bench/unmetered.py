@@ -19,8 +19,7 @@ def create_app() -> "Flask":
     from app.factory import create_app_from_environ
     from app.shared_metrics import SharedMetrics
 
-    _replace_updates()
-    SharedMetrics.publish = BacklogMetrics.start = _nothing  # type: ignore[method-assign,assignment]
+    _replace_updates((SharedMetrics, "publish"), (BacklogMetrics, "start"))
     return create_app_from_environ()
 
 
@@ -31,15 +30,21 @@ def main() -> None:
     from relay.metrics import DeliveryHistogram
     from relay.process import backlog_metrics
 
-    _replace_updates()
-    DeliveryHistogram.observe = AuditTotals.read = _nothing  # type: ignore[method-assign,assignment]
-    backlog_metrics.repeat = _wait  # type: ignore[attr-defined]
+    _replace_updates((DeliveryHistogram, "observe"), (AuditTotals, "read"))
+    vars(backlog_metrics)["repeat"] = _wait
     relay(prog_name="relay")
 
 
-def _replace_updates() -> None:
-    Counter.inc = Histogram.observe = _nothing  # type: ignore[method-assign]
-    Gauge.inc = Gauge.dec = Gauge.set = Gauge.set_to_current_time = _nothing  # type: ignore[method-assign]
+UPDATES = (
+    (Counter, "inc"), (Histogram, "observe"), (Gauge, "inc"), (Gauge, "dec"), (Gauge, "set"),
+    (Gauge, "set_to_current_time"),
+)  # fmt: skip
+"""Of the Prometheus library."""
+
+
+def _replace_updates(*others: tuple[type, str]) -> None:
+    for kind, method in (*UPDATES, *others):
+        setattr(kind, method, _nothing)
 
 
 def _nothing(*_: object) -> list[object]:

@@ -185,10 +185,17 @@ DASHBOARD: dict[str, list[Panel]] = {
         ),
     ],
     "Database and operators": [
-        heatmap("Commit of interactions", "outbox_ingest_commit_seconds"),
+        heatmap("Commit of interactions", "outbox_ingest_commit_seconds")._replace(width=6),
         Panel(
             "Rows pruned, and free disk (SQLite)",
             {"rows a second": rate("outbox_pruned_rows_total"), "free, GB": "min(outbox_disk_free_bytes) / 1e9"},
+            width=6,
+        ),
+        Panel(
+            "Clocks ahead of the database's",
+            {"{{job}} {{instance}}": "max by (job, instance) (outbox_clock_offset_seconds)"},
+            "s",
+            width=6,
         ),
         Panel(
             "Changes by operators",
@@ -196,6 +203,7 @@ DASHBOARD: dict[str, list[Panel]] = {
                 "{{verb}}": "max by (verb) (outbox_operator_changes_total)",
                 "rows: {{verb}}": "max by (verb) (outbox_operator_rows_total)",
             },
+            width=6,
         ),
     ],
 }

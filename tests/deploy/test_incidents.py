@@ -5,6 +5,7 @@ More incidents: ``python -m tests.deploy.alerts``.
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from math import isfinite
 
 import pytest
@@ -31,16 +32,16 @@ def system(
     folder = tmp_path_factory.mktemp("incidents")
     url = create_sqlite(folder)
     deployment = Deployment(url, settings_for(kafka, registry, url), kafka.client_config, folder)
-    try:
-        running = MonitoredSystem(deployment, folder)
-    except ServiceError as error:
-        deployment.close()
-        skip_or_fail(error)
-    wait_until(lambda: running.prometheus.query("outbox_relay_last_commit_timestamp_seconds > 0"), "rows are sent")
-    wait_until(lambda: not running.prometheus.firing(), "no alert fires")
-    yield running
-    running.close()
-    deployment.close()
+    with closing(deployment):
+        try:
+            running = MonitoredSystem(deployment, folder)
+        except ServiceError as error:
+            skip_or_fail(error)
+        with running:
+            query = running.prometheus.query
+            wait_until(lambda: query("outbox_relay_last_commit_timestamp_seconds > 0"), "rows are sent")
+            wait_until(lambda: not running.prometheus.firing(), "no alert fires")
+            yield running
 
 
 def unanswered(system: MonitoredSystem) -> list[str]:

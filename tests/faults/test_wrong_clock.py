@@ -1,4 +1,4 @@
-"""A host whose clock is wrong: the broker rejects its records, no row is parked, and the error names the clock."""
+"""A host whose clock is wrong: it is measured; if the broker rejects its records, no row is parked."""
 
 import os
 import subprocess
@@ -11,12 +11,17 @@ import pytest
 from testkit import ROOT
 from testkit.deployment import Deploy
 from testkit.preload import build_preload_library
+from testkit.relay_process import RelayProcess
 from testkit.rows import new_rows
 from testkit.services import ExternalService, Kafka
 from testkit.waiting import wait_until
+from testkit.web_process import WebProcess
 
 TWO_HOURS = 7_200
 """In seconds. Brokers reject records that are more than an hour ahead of their own clock."""
+TEN_MINUTES = 600
+"""In seconds. Harmless to the broker."""
+OFFSET = "outbox_clock_offset_seconds"
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +55,30 @@ def test_a_wrong_clock_parks_no_row(
     deployment.wait_drained()
     wait_until(lambda: not relay.degraded(), "nothing is degraded")
     deployment.check_exactly_once(ids)
+
+
+def test_a_wrong_clock_is_measured(
+    wrong_clock: Path,
+    new_postgresql: Callable[[], str],
+    kafka: Kafka | ExternalService,
+    deploy: Deploy,
+    tmp_path: Path,
+) -> None:
+    """Web and relay export how far their clocks are ahead of the database's; rows are delivered all the same."""
+    clock = tmp_path / "clock"
+    clock.write_text(str(TEN_MINUTES))
+    shift = {"LD_PRELOAD": str(wrong_clock), "WRONG_CLOCK_FILE": str(clock)}
+    deployment = deploy(new_postgresql(), kafka, **shift)
+    ids = deployment.record(new_rows(20))
+    web, relay = deployment.web(**shift), deployment.relay()
+    wait_ahead(web, relay, TEN_MINUTES)
+    clock.write_text("0")
+    wait_ahead(web, relay, 0)
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
+
+
+def wait_ahead(web: WebProcess, relay: RelayProcess, seconds: float) -> None:
+    """Wait until both export a clock that is about this far ahead."""
+    wait_until(lambda: web.metric(OFFSET) == pytest.approx(seconds, abs=2), f"web is {seconds} s ahead")
+    wait_until(lambda: relay.metric(OFFSET) == pytest.approx(seconds, abs=2), f"the relay is {seconds} s ahead")
