@@ -1,6 +1,6 @@
 """Metrics: what they cost web and relay. Without them runs ``bench.unmetered``.
 
-The two sides alternate within each round. What a scrape costs is measured by itself.
+The two sides alternate within each round, and the order from round to round. What a scrape costs is measured by itself.
 """
 
 from collections import defaultdict
@@ -38,13 +38,13 @@ def measure(
         }
         for server in servers.values():
             closed_loop(server.port, CONNECTIONS, min(WARM_UP_SECONDS, seconds))
-        for _ in range(rounds):
-            for name, server in servers.items():
-                _ingest(server, seconds, figures[name])
+        for names in _orders(rounds):
+            for name in names:
+                _ingest(servers[name], seconds, figures[name])
         web_scrape = _scrape_seconds(servers["on"])
-    for _ in range(rounds):
-        for name, (_, module) in SIDES.items():
-            _drain(environment, database, count, shards, module, figures[name])
+    for names in _orders(rounds):
+        for name in names:
+            _drain(environment, database, count, shards, SIDES[name][1], figures[name])
     relay_scrape = figures["on"].pop("relay CPU ms/scrape")
     figures["off"].pop("relay CPU ms/scrape")
     return {
@@ -53,6 +53,11 @@ def measure(
         "web CPU ms/scrape": round(web_scrape * 1000, 1),
         "relay CPU ms/scrape": spread(relay_scrape, 1),
     }
+
+
+def _orders(rounds: int) -> list[list[str]]:
+    """Return the sides of each round, in turn from the first and from the last."""
+    return [list(SIDES)[:: 1 - 2 * (number % 2)] for number in range(rounds)]
 
 
 def _web(environment: Environment, database: str, shards: int, application: str, stack: ExitStack) -> WebProcess:
