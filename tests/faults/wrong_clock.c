@@ -65,7 +65,8 @@ int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until)
     if (!real)
         real = (int (*)(cnd_t *, mtx_t *, const struct timespec *))dlsym(RTLD_NEXT, "cnd_timedwait");
     real_clock_gettime(CLOCK_REALTIME, &now);
-    if (shift && right.tv_sec >= now.tv_sec + shift / 2) /* too far ahead to be meant: it was computed from the shifted time */
+    /* Nearer to the shifted time than to the real one: it was computed from the shifted time. */
+    if (shift > 0 ? right.tv_sec >= now.tv_sec + shift / 2 : right.tv_sec <= now.tv_sec + shift / 2)
         right.tv_sec -= shift;
     return real(condition, mutex, &right);
 }
