@@ -9,7 +9,7 @@ COVERAGE ?= 1
 KAFKA ?=
 DEEP ?=
 MINUTES ?= 5
-DATABASE ?= postgresql
+SERVICES ?= postgresql
 SEED ?=
 RELAYS ?= 2
 CONNECTIONS ?= 1000
@@ -111,8 +111,8 @@ kubernetes: helm ## install the chart on a real API server, without nodes (build
 alerts: tools ## bring incidents about, and see the alerts fire and clear in a real Prometheus (docs/alerts.md)
 	@$(BIN)/python -m tests.deploy.alerts
 
-torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 DATABASE=sqlite RELAYS=2)
-	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
+torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite RELAYS=2)
+	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --services $(SERVICES) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
 
 attack: install ## attack web and relay on this machine (CONNECTIONS=1000 SECONDS=10)
 	@$(BIN)/python -m tests.attack --connections $(CONNECTIONS) --seconds $(SECONDS)

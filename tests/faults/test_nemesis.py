@@ -9,18 +9,19 @@ import pytest
 
 from testkit.services import ExternalService, Registry
 from testkit.topic import ConsumedRecord
-from tests.faults.nemesis import faults_of, schedule
+from tests.faults.nemesis import PROCESS_FAULTS, schedule
 from tests.faults.outcome import InjectedFault, Observations, check_outcome, markdown_table
-from tests.faults.torture import inject_faults, running_system
+from tests.faults.system import RELAYS, Fault
+from tests.faults.torture import SERVICES, inject_faults
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("kind", "seed"), [("sqlite", 1), ("postgresql", 2)])
-def test_faults_under_load(kind: str, seed: int, registry: Registry | ExternalService, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("services", "seed"), [("sqlite", 1), ("postgresql", 2)])
+def test_faults_under_load(services: str, seed: int, registry: Registry | ExternalService, tmp_path: Path) -> None:
     """Every interaction answered with 202 is in the topic exactly once and in order, whatever faults occurred."""
     progress: list[str] = []
-    with running_system(kind, registry, tmp_path) as system:
-        *by_fault, total = inject_faults(system, kind, seed, 40, progress.append)
+    with SERVICES[services](registry, tmp_path, RELAYS) as system:
+        *by_fault, total = inject_faults(system, seed, 40, progress.append)
     outcome = f"seed {seed}\n{''.join(progress)}\n{markdown_table([*by_fault, total])}"
     assert all(each.exact for each in by_fault), outcome
     assert total.exact, outcome
@@ -61,10 +62,9 @@ def test_an_outcome_without_recovery_is_not_exact() -> None:
     assert not total.exact
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_seed_determines_the_schedule(kind: str) -> None:
+def test_a_seed_determines_the_schedule() -> None:
     """The same seed gives the same schedule: each fault once alone, and pairs of faults on different subjects."""
-    faults = faults_of(kind)
+    faults = (*PROCESS_FAULTS, Fault("broker stopped", "broker", lambda *_: None))
     count = len(faults) + len(faults) // 3
     first, second = (list(islice(schedule(faults, Random(7)), count)) for _ in range(2))
     assert first == second
