@@ -64,6 +64,8 @@ class Results:
 
     def tables(self) -> str:
         """Return what docs/faults.md has: a line on the run, a table by kind of kill, and one by hundred."""
+        if not self.hundreds:
+            return "no hundred is finished\n"
         versions = ", ".join(dict.fromkeys(each.version for each in self.hundreds))
         machines = "; ".join(dict.fromkeys(each.machine for each in self.hundreds))
         kills = sum(each.outcome.summaries[-1].injected for each in self.hundreds)
