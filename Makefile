@@ -12,6 +12,7 @@ MINUTES ?= 5
 SERVICES ?= postgresql
 SEED ?=
 RELAYS ?= 2
+KILLS ?=
 CONNECTIONS ?= 1000
 SECONDS ?= 10
 # An image to build on: unset, the one in deploy/Dockerfile; debian, one that is made from Debian's packages.
@@ -111,8 +112,9 @@ kubernetes: helm ## install the chart on a real API server, without nodes (build
 alerts: tools ## bring incidents about, and see the alerts fire and clear in a real Prometheus (docs/alerts.md)
 	@$(BIN)/python -m tests.deploy.alerts
 
-torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite RELAYS=2)
-	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --services $(SERVICES) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
+torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite RELAYS=2; KILLS=1000: kills alone)
+	@$(BIN)/python -m $(if $(KILLS),tests.faults.kills --kills $(KILLS),tests.faults.torture --minutes $(MINUTES) \
+		--relays $(RELAYS)) --services $(SERVICES) $(if $(SEED),--seed $(SEED))
 
 attack: install ## attack web and relay on this machine (CONNECTIONS=1000 SECONDS=10)
 	@$(BIN)/python -m tests.attack --connections $(CONNECTIONS) --seconds $(SECONDS)

@@ -96,6 +96,8 @@ class ArrivalRecorder:
     def __init__(self, deployment: Deployment) -> None:
         self.arrivals: list[float] = []
         """Arrival times, in seconds since the epoch."""
+        self.rows: dict[int, float] = {}
+        """When the first record of each row arrived."""
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
@@ -117,6 +119,8 @@ class ArrivalRecorder:
             message = self._consumer.poll(0.2)
             if message is not None and message.error() is None:
                 self.arrivals.append(time())
+                headers = dict(message.headers() or [])
+                self.rows.setdefault(int(headers["outbox-id"] or 0), self.arrivals[-1])
         self._consumer.close()
 
     def stop(self) -> None:
