@@ -11,6 +11,7 @@ DEEP ?=
 MINUTES ?= 5
 SERVICES ?= postgresql
 SEED ?=
+TARGET ?= webhook
 RELAYS ?= 2
 KILLS ?=
 CONNECTIONS ?= 1000
@@ -32,7 +33,7 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 	apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing: $(3) will not run. Install $(2) (apt-get, brew), or run make tools INSTALL=1 on Debian"
 
-.PHONY: help install tools demo up test deploy-check image compose chart helm kubernetes alerts torture attack lint format docs docs-reference screenshots simulator services model bench lock release clean
+.PHONY: help install tools demo up test deploy-check image compose chart helm kubernetes alerts torture attack fuzz lint format docs docs-reference screenshots simulator services model bench lock release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -118,6 +119,9 @@ torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SE
 
 attack: install ## attack web and relay on this machine (CONNECTIONS=1000 SECONDS=10)
 	@$(BIN)/python -m tests.attack --connections $(CONNECTIONS) --seconds $(SECONDS)
+
+fuzz: install ## fuzz what arrives from others (TARGET=webhook MINUTES=10 SEED=7); TARGET: see docs/fuzzing.md
+	@$(BIN)/python -m tests.fuzz --target $(TARGET) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: install ## check format, style, types, spelling and import rules
 	@echo "checking format, style, types, spelling and import rules"
