@@ -9,7 +9,9 @@ COVERAGE ?= 1
 KAFKA ?=
 DEEP ?=
 MINUTES ?= 5
-SERVICES ?= postgresql
+# 1: what the product runs on is a cluster of brokers, replicated PostgreSQL, secured services.
+CLUSTER ?=
+SERVICES ?= $(if $(CLUSTER),cluster replicated secured,postgresql)
 SEED ?=
 RELAYS ?= 2
 CONNECTIONS ?= 1000
@@ -111,7 +113,7 @@ kubernetes: helm ## install the chart on a real API server, without nodes (build
 alerts: tools ## bring incidents about, and see the alerts fire and clear in a real Prometheus (docs/alerts.md)
 	@$(BIN)/python -m tests.deploy.alerts
 
-torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite RELAYS=2)
+torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite RELAYS=2; CLUSTER=1: on clusters)
 	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --services $(SERVICES) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
 
 attack: install ## attack web and relay on this machine (CONNECTIONS=1000 SECONDS=10)

@@ -41,7 +41,7 @@ def test_faults_are_charged_with_the_rows_received_after_they_began() -> None:
         committed={1: 10.4, 2: 10.9, 3: 20.4, 5: 21.9, 6: 22.5},
         accounted_for=frozenset({5}),
         records=[record(2), record(1), record(6, "b"), record(6, "b"), record(99, "c")],
-        arrivals=[9.0, 12.0, 20.0, 26.0],
+        arrivals={0: [9.0, 12.0, 20.0, 26.0], 1: [9.5, 10.5, 12.0, 20.0, 26.5]},
         misplaced=frozenset({4, 99}),
     )
     first, second, total = check_outcome(
@@ -56,7 +56,7 @@ def test_faults_are_charged_with_the_rows_received_after_they_began() -> None:
 def test_an_outcome_without_recovery_is_not_exact() -> None:
     """If no record arrives after a fault, the run fails even though no row is missing."""
     _, total = check_outcome(
-        [InjectedFault("kill", 10.0, inf)], Observations({}, {}, frozenset(), [], [9.0], frozenset())
+        [InjectedFault("kill", 10.0, inf)], Observations({}, {}, frozenset(), [], {0: [9.0]}, frozenset())
     )
     assert total.longest_pause == inf
     assert not total.exact
