@@ -1,4 +1,4 @@
-"""A short torture run on each database, and tests of its schedule and its outcome check."""
+"""A short torture run on each database and on a cluster of brokers, and tests of its schedule and its outcome check."""
 
 from itertools import islice
 from math import inf
@@ -27,6 +27,23 @@ def test_faults_under_load(services: str, seed: int, registry: Registry | Extern
     assert total.exact, outcome
     assert total.injected, outcome
     assert total.rows > 100, outcome
+
+
+CLUSTER_FAULTS = ("coordinator killed (-9)", "coordinator frozen", "two of three brokers killed (-9)")
+
+
+@pytest.mark.timeout(900)
+def test_faults_of_a_cluster_under_load(registry: Registry | ExternalService, tmp_path: Path) -> None:
+    """Open transactions end, once and in order, when the brokers that run them are killed or frozen."""
+    progress: list[str] = []
+    with SERVICES["cluster"](registry, tmp_path, RELAYS) as system:
+        faults = {fault.name: fault for fault in system.faults}
+        phases = [(faults[name],) for name in CLUSTER_FAULTS]
+        summaries = inject_faults(system, 3, inf, progress.append, phases)
+    outcome = f"{''.join(progress)}\n{markdown_table(summaries)}"
+    assert [each.fault for each in summaries] == [*CLUSTER_FAULTS, "all"], outcome
+    assert all(each.exact for each in summaries), outcome
+    assert summaries[-1].rows > 100, outcome
 
 
 def record(outbox_id: int, key: str = "a", partition: int = 0) -> ConsumedRecord:

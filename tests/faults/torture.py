@@ -12,7 +12,7 @@ import argparse
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from math import inf
@@ -44,9 +44,21 @@ SERVICES: Mapping[str, Callable[[Registry | ExternalService, Path, int], Abstrac
 
 
 def inject_faults(
-    system: SystemUnderTest, seed: int, seconds: float, write: Callable[[str], object]
+    system: SystemUnderTest,
+    seed: int,
+    seconds: float,
+    write: Callable[[str], object],
+    phases: Iterable[tuple[Fault, ...]] | None = None,
 ) -> list[FaultSummary]:
-    """Inject faults under load for a number of seconds, and check the outcome."""
+    """Inject faults under load for a number of seconds, and check the outcome.
+
+    Args:
+        system: what runs.
+        seed: of the schedule, and of what each fault chooses.
+        seconds: no fault begins after that.
+        write: takes a line about each phase.
+        phases: the faults to inject; None for a schedule of all faults without end.
+    """
     rng, injected = Random(seed), []
     load = LoadGenerator(lambda: system.web, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS)
     deadline = monotonic() + seconds
@@ -54,7 +66,7 @@ def inject_faults(
         wait_until(
             lambda: len(system.consumer.arrivals) == PARTITIONS, "a record arrives in every partition", RESUME_SECONDS
         )
-        for faults in schedule(system.faults, rng):
+        for faults in phases or schedule(system.faults, rng):
             if monotonic() > deadline:
                 break
             injected.append(inject(system, faults, rng))
