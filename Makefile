@@ -9,7 +9,9 @@ COVERAGE ?= 1
 KAFKA ?=
 DEEP ?=
 MINUTES ?= 5
-SERVICES ?= postgresql
+# 1: what the product runs on is a cluster of brokers, replicated PostgreSQL, secured services.
+CLUSTER ?=
+SERVICES ?= $(if $(CLUSTER),cluster replicated secured,postgresql)
 SEED ?=
 TARGET ?= webhook
 RELAYS ?= 2
@@ -113,7 +115,7 @@ kubernetes: helm ## install the chart on a real API server, without nodes (build
 alerts: tools ## bring incidents about, and see the alerts fire and clear in a real Prometheus (docs/alerts.md)
 	@$(BIN)/python -m tests.deploy.alerts
 
-torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite RELAYS=2; KILLS=1000: kills alone)
+torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite; CLUSTER=1; KILLS=1000)
 	@$(BIN)/python -m $(if $(KILLS),tests.faults.kills --kills $(KILLS),tests.faults.torture --minutes $(MINUTES) \
 		--relays $(RELAYS)) --services $(SERVICES) $(if $(SEED),--seed $(SEED))
 
