@@ -157,11 +157,8 @@ class Publisher:
                 committing = True
                 self._complete(self._producer.commit_transaction, STOP_GRACE_SECONDS)
         except Exception:
-            refusal = self._refusal() if self._refusals and not committing else None  # the abort forgets its cause
             if not committing:
-                self._abort()
-            if refusal:
-                raise refusal from None
+                self._give_up()
             raise
         if self._progress_offset < 0:
             raise TransactionFailedError("the broker did not report the offset of the progress record")
@@ -270,6 +267,13 @@ class Publisher:
             except KafkaException as exception:
                 codes.add(exception.args[0].code())
         return KafkaError.INVALID_TIMESTAMP in codes
+
+    def _give_up(self) -> None:
+        """Abort, and raise what was refused, if anything was."""
+        refusal = self._refusal() if self._refusals else None  # the abort forgets its cause
+        self._abort()
+        if refusal:
+            raise refusal from None
 
     def _abort(self) -> None:
         """Release the topic's readers early. Fencing would abort the transaction as well."""
