@@ -34,6 +34,10 @@ class TransactionFailedError(UnavailableError):
     """
 
 
+class NoAnswerError(TransactionFailedError):
+    """Kafka was silent for the whole timeout: nothing more is asked of it on these connections."""
+
+
 class BatchRefusedError(TransactionFailedError):
     """The client or the broker refused records of the transaction, not the transaction itself.
 
