@@ -38,6 +38,10 @@ class NoAnswerError(TransactionFailedError):
     """Kafka was silent for the whole timeout: nothing more is asked of it on these connections."""
 
 
+class TimestampsRefusedError(TransactionFailedError):
+    """The broker refused the time of records, which comes from this host's clock: no row is at fault."""
+
+
 class BatchRefusedError(TransactionFailedError):
     """The client or the broker refused records of the transaction, not the transaction itself.
 

@@ -96,6 +96,8 @@ class ArrivalRecorder:
     def __init__(self, deployment: Deployment) -> None:
         self.arrivals: dict[int, list[float]] = {}
         """Arrival times by partition, in seconds since the epoch."""
+        self.rows: dict[int, float] = {}
+        """When the first record of each row arrived."""
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
@@ -119,7 +121,9 @@ class ArrivalRecorder:
         while not self._stop.is_set():
             message = self._consumer.poll(0.2)
             if message is not None and message.error() is None:
-                self.arrivals.setdefault(message.partition() or 0, []).append(time())
+                at = time()
+                self.arrivals.setdefault(message.partition() or 0, []).append(at)
+                self.rows.setdefault(int(dict(message.headers() or [])["outbox-id"] or 0), at)
         self._consumer.close()
 
     def stop(self) -> None:
