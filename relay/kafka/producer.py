@@ -162,11 +162,7 @@ class Publisher:
         committing = False
         try:
             with translate_errors("commit the transaction", self._last_error):
-                self._producer.begin_transaction()
-                self._produce(self._topic, ANY_PARTITION, records)
-                progress_record: Record = (self._progress.key, progress, [], None)
-                self._produce(self._progress.topic, self._progress.partition, [progress_record])
-                self._deliver(len(records) + 1, on_advance)
+                self._send(records, progress, on_advance)
                 committing = True
                 self._complete(self._producer.commit_transaction, STOP_GRACE_SECONDS)
         except NoAnswerError:
@@ -189,6 +185,14 @@ class Publisher:
         except (KafkaException, SystemError, RuntimeError):
             log.debug("the producer could not be purged", action="not_purged")
         del self._producer
+
+    def _send(self, records: Sequence[Record], progress: bytes, on_advance: Callable[[], None]) -> None:
+        """Begin a transaction, and wait until the broker has every record of it."""
+        self._producer.begin_transaction()
+        self._produce(self._topic, ANY_PARTITION, records)
+        progress_record: Record = (self._progress.key, progress, [], None)
+        self._produce(self._progress.topic, self._progress.partition, [progress_record])
+        self._deliver(len(records) + 1, on_advance)
 
     def _produce(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         produce = self._producer.produce
