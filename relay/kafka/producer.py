@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from relay.errors import (
     BatchRefusedError,
     MisconfiguredError,
+    NoAnswerError,
     RelayError,
     StoppedError,
     TimestampsRefusedError,
@@ -45,14 +46,26 @@ RECORD_REMEDIES: dict[int, str] = {
 """What to do before the row is sent again, by the error of its record."""
 REFUSALS = RECORD_ERRORS | {KafkaError.INVALID_TIMESTAMP}
 """Errors reported with a record. Its timestamp is not its fault: it comes from this host's clock."""
-INCOMPLETE = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})
-"""The call may be repeated: it timed out, or the broker is still ending the previous transaction."""
+INCOMPLETE = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+"""The call may be repeated: it timed out, the broker is still ending the previous transaction, or the coordinator is
+moving to another broker. A call that times out fails with the last of these errors, so each is no more than a timeout.
+"""
 
 POLL_SECONDS = 1.0
 """Longest single call into the client, so that a request to stop is noticed."""
-ANSWER_TIMEOUT_SECONDS = 15.0
+ANSWER_TIMEOUT_SECONDS = 12.0
 """For fencing, for the next records to be acknowledged, and for the commit, each. Giving up early is safe, because the
-progress record shows what was committed; giving up late delays the report of an outage."""
+progress record shows what was committed. But a cluster gives the work of a silent broker to others after nine seconds
+(``broker.session.timeout.ms``) and an election: sooner, a new producer would only meet the same broker again."""
 TRANSACTION_TIMEOUT_SECONDS = 60.0
 """``transaction.timeout.ms`` unless it is configured."""
 DELIVERY_SHARE = 0.75
@@ -149,13 +162,11 @@ class Publisher:
         committing = False
         try:
             with translate_errors("commit the transaction", self._last_error):
-                self._producer.begin_transaction()
-                self._produce(self._topic, ANY_PARTITION, records)
-                progress_record: Record = (self._progress.key, progress, [], None)
-                self._produce(self._progress.topic, self._progress.partition, [progress_record])
-                self._deliver(len(records) + 1, on_advance)
+                self._send(records, progress, on_advance)
                 committing = True
                 self._complete(self._producer.commit_transaction, STOP_GRACE_SECONDS)
+        except NoAnswerError:
+            raise  # an abort would not be answered either; the shard's next producer aborts the transaction
         except Exception:
             if not committing:
                 self._give_up()
@@ -171,6 +182,14 @@ class Publisher:
         except (KafkaException, SystemError, RuntimeError):
             log.debug("the producer could not be purged", action="not_purged")
         del self._producer
+
+    def _send(self, records: Sequence[Record], progress: bytes, on_advance: Callable[[], None]) -> None:
+        """Begin a transaction, and wait until the broker has every record of it."""
+        self._producer.begin_transaction()
+        self._produce(self._topic, ANY_PARTITION, records)
+        progress_record: Record = (self._progress.key, progress, [], None)
+        self._produce(self._progress.topic, self._progress.partition, [progress_record])
+        self._deliver(len(records) + 1, on_advance)
 
     def _produce(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         produce = self._producer.produce
@@ -220,19 +239,17 @@ class Publisher:
     def _complete(self, call: Callable[[float], None], stop_grace_seconds: float) -> None:
         """Repeat a call with a short timeout until it completes."""
         deadline, stop_deadline = self._clock() + ANSWER_TIMEOUT_SECONDS, None
-        while not _completes(call, POLL_SECONDS):
+        while (error := _incomplete(call, POLL_SECONDS)) is not None:
             now = self._clock()
             if stop_deadline is None and self._stopping():
                 stop_deadline = now + stop_grace_seconds
             if stop_deadline is not None and now >= stop_deadline:
                 raise StoppedError("stopped while Kafka did not answer")
             if now > deadline:
-                raise self._no_answer()
+                raise self._no_answer() if error.code() == KafkaError._TIMED_OUT else KafkaException(error)
 
-    def _no_answer(self) -> TransactionFailedError:
-        return TransactionFailedError(
-            self._last_error.add_to(f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s")
-        )
+    def _no_answer(self) -> NoAnswerError:
+        return NoAnswerError(self._last_error.add_to(f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s"))
 
     def _raise_if_refused(self) -> None:
         if self._refusals:
@@ -293,14 +310,14 @@ class Publisher:
             self._refusals.append((message.topic() or "", error))
 
 
-def _completes(call: Callable[[float], None], seconds: float) -> bool:
-    """Whether a call that may be repeated completes within its timeout."""
+def _incomplete(call: Callable[[float], None], seconds: float) -> KafkaError | None:
+    """Make a call that may be repeated; why it did not complete within its timeout, None if it did."""
     try:
         call(seconds)
     except KafkaException as exception:
-        error = exception.args[0]
+        error: KafkaError = exception.args[0]
         # Other errors that call themselves retriable (_CONFLICT) never end.
         if error.code() in INCOMPLETE and error.retriable():
-            return False
+            return error
         raise
-    return True
+    return None
