@@ -129,6 +129,16 @@ class ReplicatedPostgres:
             connection.execute("SELECT pg_reload_conf()")
         self.wait_until_synchronous()
 
+    @contextmanager
+    def without_standby(self) -> Iterator[None]:
+        """Kill (-9) the standby, so that no commit is acknowledged within the block, and start it again."""
+        self.standby.kill()
+        try:
+            yield
+        finally:
+            restart_service(self.standby.start)
+            self.wait_until_synchronous()
+
     def wait_until_synchronous(self) -> None:
         """Wait until the standby is synchronous."""
 

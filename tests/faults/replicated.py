@@ -48,7 +48,7 @@ def replicated_services(registry: Registry | ExternalService, folder: Path, rela
         url = postgres.direct_url(database)
         migrate(url, SHARDS)
         address = f"postgresql://outbox@127.0.0.1:{postgres.address.port}/{database}"
-        pooler = PgBouncer(folder / "pgbouncer", address)
+        pooler = PgBouncer(folder / "pgbouncer", address, admin_users="outbox")
         stack.callback(pooler.stop)
         pooler.start()
         settings = {**settings_for(kafka, registry, url), "KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers, **SETTINGS}
@@ -177,22 +177,11 @@ def server_faults(postgres: ReplicatedPostgres, database: str) -> tuple[Fault, .
     )
 
 
-@contextmanager
-def standby_lost(postgres: ReplicatedPostgres) -> Iterator[None]:
-    """Kill (-9) the standby, so that no commit is acknowledged within the block, and start it again."""
-    postgres.standby.kill()
-    try:
-        yield
-    finally:
-        restart_service(postgres.standby.start)
-        postgres.wait_until_synchronous()
-
-
 def lose_standby(postgres: ReplicatedPostgres) -> Inject:
     """Lose the standby for a while, sometimes longer than the product waits for a commit."""
 
     def inject(_: SystemUnderTest, rng: Random) -> None:
-        with standby_lost(postgres):
+        with postgres.without_standby():
             pause(rng.uniform(1, 25))
 
     return inject
@@ -202,7 +191,7 @@ def end_waits(postgres: ReplicatedPostgres, database: str) -> Inject:
     """Lose the standby and end the sessions that wait for it: their commits become visible on the primary alone."""
 
     def inject(_: SystemUnderTest, rng: Random) -> None:
-        with standby_lost(postgres):
+        with postgres.without_standby():
             pause(rng.uniform(1, 5))
             with psycopg.connect(postgres.primary.url, autocommit=True) as connection:
                 terminate_sessions(connection, database)
@@ -215,7 +204,7 @@ def restart_alone(postgres: ReplicatedPostgres) -> Inject:
     """Lose the standby, kill (-9) and restart the primary, and start the standby again."""
 
     def inject(_: SystemUnderTest, rng: Random) -> None:
-        with standby_lost(postgres):
+        with postgres.without_standby():
             pause(rng.uniform(0, 3))
             postgres.primary.kill()
             pause(rng.uniform(0, 1))
