@@ -16,7 +16,13 @@ from testkit.services import ServiceError
 from testkit.waiting import wait_until
 
 DISK_MEGABYTES = 300
-SETTINGS = {"max_connections": "60", "max_wal_size": "64MB", "min_wal_size": "32MB", "wal_keep_size": "64MB"}
+SETTINGS = {
+    "max_connections": "60",
+    "max_wal_size": "64MB",
+    "min_wal_size": "32MB",
+    "wal_keep_size": "64MB",
+    "wal_retrieve_retry_interval": "200ms",
+}
 IN_SYNC = "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
 PRIVILEGED = () if os.getuid() == 0 else ("sudo", "-n")
 PROMOTION_SECONDS = 60

@@ -37,42 +37,52 @@ def replicated_services(registry: Registry | ExternalService, folder: Path, rela
         relays: number of relays.
     """
     with ExitStack() as stack:
-        kafka = ProxiedKafka(folder / "kafka")
-        stack.callback(kafka.stop)
-        kafka.start()
-        postgres = ReplicatedPostgres(folder / "postgres")
-        stack.callback(postgres.stop)
-        postgres.start()
-        database = f"torture_{uuid.uuid4().hex[:8]}"
-        postgres.primary.create_database(database)
-        url = postgres.direct_url(database)
-        migrate(url, SHARDS)
-        address = f"postgresql://outbox@127.0.0.1:{postgres.address.port}/{database}"
+        kafka, postgres = ProxiedKafka(folder / "kafka"), ReplicatedPostgres(folder / "postgres")
+        for service in (kafka, postgres):
+            stack.callback(service.stop)
+            service.start()
+        yield stack.enter_context(product_on(postgres, kafka, registry, folder, relays))
+
+
+@contextmanager
+def product_on(
+    postgres: ReplicatedPostgres,
+    kafka: ProxiedKafka,
+    registry: Registry | ExternalService,
+    folder: Path,
+    relays: int,
+) -> Iterator[SystemUnderTest]:
+    """Start a pooler and the product on running services for the block."""
+    database = f"torture_{uuid.uuid4().hex[:8]}"
+    postgres.primary.create_database(database)
+    url = postgres.direct_url(database)
+    migrate(url, SHARDS)
+    address = f"postgresql+psycopg://outbox@127.0.0.1:{postgres.address.port}/{database}"
+    with ExitStack() as stack:
         pooler = PgBouncer(folder / "pgbouncer", address, admin_users="outbox")
         stack.callback(pooler.stop)
         pooler.start()
         settings = {**settings_for(kafka, registry, url), "KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers, **SETTINGS}
-        faults = (
-            *PROCESS_FAULTS,
-            *promotions(postgres, database),
-            *server_faults(postgres, database),
-            *link_faults(postgres),
-            *pooler_faults(pooler),
-            Fault(
-                "cut before a commit's answer is back",
-                "broker link",
-                cut_at_commit(kafka.proxy, Direction.FROM_SERVICE),
-            ),
-        )
         system = SystemUnderTest(
             Deployment(url, settings, kafka.client_config, folder),
-            faults,
+            (*PROCESS_FAULTS, *replicated_faults(postgres, database), *pooler_faults(pooler), commit_fault(kafka)),
             {"DATABASE_URL": postgres.proxied_url(database)},
             relays,
-            web_environ={"DATABASE_URL": pooler.url(address.replace("postgresql://", "postgresql+psycopg://"))},
+            web_environ={"DATABASE_URL": pooler.url(address)},
         )
         stack.callback(system.close)
         yield system
+
+
+def commit_fault(kafka: ProxiedKafka) -> Fault:
+    """Return the fault that leaves the outcome of a commit in Kafka unknown, for simultaneous faults above all."""
+    inject = cut_at_commit(kafka.proxy, Direction.FROM_SERVICE)
+    return Fault("cut before a commit's answer is back", "broker link", inject)
+
+
+def replicated_faults(postgres: ReplicatedPostgres, database: str) -> tuple[Fault, ...]:
+    """Return the faults of the servers and of the link to the primary."""
+    return *promotions(postgres, database), *server_faults(postgres, database), *link_faults(postgres)
 
 
 # Promotions ----------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import inf
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,13 +15,19 @@ from outbox.errors import DatabaseUnavailableError
 from outbox.models import Accepted, NewRow
 from outbox.store import Store
 from testkit.databases import migrate
-from testkit.proxied_services import restart_service
+from testkit.proxied_services import ProxiedKafka, restart_service
 from testkit.replicated_postgres import ReplicatedPostgres
 from testkit.rows import new_row
-from testkit.services import ServiceError
+from testkit.services import ExternalService, Registry, ServiceError
 from testkit.services.fixtures import skip_or_fail
 from testkit.waiting import wait_until
+from tests.faults.outcome import markdown_table
+from tests.faults.replicated import product_on
+from tests.faults.system import RELAYS
+from tests.faults.torture import inject_faults
 
+SEED = 1166
+INJECTED = {"primary frozen, standby promoted, primary resumed", "disk full", "standby lost"}
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
@@ -35,7 +43,7 @@ def replicated_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
         postgres.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def url(replicated_postgres: ReplicatedPostgres) -> str:
     """URL of a migrated database, which names both servers."""
     name = f"outbox_{uuid.uuid4().hex[:8]}"
@@ -86,9 +94,9 @@ def test_no_row_is_accepted_that_only_the_primary_has(
 
     A commit whose wait ends without an acknowledgement is visible on the primary, and lost with it.
     """
-    engine = create_outbox_engine(url, answer_seconds=2)
+    engine = create_outbox_engine(url, answer_seconds=1)
     store, row = Store(engine), new_row()
-    assert accepted(store, new_row())
+    assert wait_until(lambda: accepted(store, new_row()), "a row is accepted")
     with replicated_postgres.without_standby():
         with ThreadPoolExecutor() as threads:
             first = threads.submit(accepted, store, row)
@@ -97,6 +105,27 @@ def test_no_row_is_accepted_that_only_the_primary_has(
         assert accepted(store, row) is None
     outcome = wait_until(lambda: accepted(store, row), "the row is accepted")
     with engine.connect() as connection:
-        _, stored = connection.exec_driver_sql("SELECT id FROM outbox ORDER BY id").scalars().all()
-    assert outcome.outbox_id == stored
+        stored = connection.exec_driver_sql("SELECT id FROM outbox WHERE key = %s", (row.key,)).scalars().all()
+    assert stored == [outcome.outbox_id]
     engine.dispose()
+
+
+@pytest.mark.timeout(900)
+def test_faults_of_a_replicated_database_under_load(
+    replicated_postgres: ReplicatedPostgres,
+    proxied_kafka: ProxiedKafka,
+    registry: Registry | ExternalService,
+    tmp_path: Path,
+) -> None:
+    """No interaction answered with 202 is lost, duplicated or out of order, and nothing has to be restarted.
+
+    The old primary runs again after the standby was promoted, the disk is full, and the standby is lost.
+    """
+    progress: list[str] = []
+    with product_on(replicated_postgres, proxied_kafka, registry, tmp_path, RELAYS) as system:
+        faults = [(fault,) for fault in system.faults if fault.name in INJECTED]
+        *by_fault, total = inject_faults(system, SEED, inf, progress.append, faults)
+    outcome = f"{''.join(progress)}\n{markdown_table([*by_fault, total])}"
+    assert {each.fault for each in by_fault} == INJECTED, outcome
+    assert total.exact, outcome
+    assert total.rows > 100, outcome

@@ -12,7 +12,7 @@ import argparse
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from math import inf
@@ -44,15 +44,27 @@ SERVICES: Mapping[str, Callable[[Registry | ExternalService, Path, int], Abstrac
 
 
 def inject_faults(
-    system: SystemUnderTest, seed: int, seconds: float, write: Callable[[str], object]
+    system: SystemUnderTest,
+    seed: int,
+    seconds: float,
+    write: Callable[[str], object],
+    faults_in_order: Iterable[tuple[Fault, ...]] | None = None,
 ) -> list[FaultSummary]:
-    """Inject faults under load for a number of seconds, and check the outcome."""
+    """Inject faults under load for a number of seconds, and check the outcome.
+
+    Args:
+        system: the product on its services.
+        seed: determines the schedule, and how long each fault takes.
+        seconds: no fault begins later.
+        write: reports each fault.
+        faults_in_order: replaces the schedule.
+    """
     rng, injected = Random(seed), []
     load = LoadGenerator(lambda: system.web, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS)
     deadline = monotonic() + seconds
     try:
         wait_until(lambda: system.consumer.arrivals, "the first records arrive", RESUME_SECONDS)
-        for faults in schedule(system.faults, rng):
+        for faults in faults_in_order or schedule(system.faults, rng):
             if monotonic() > deadline:
                 break
             injected.append(inject(system, faults, rng))
