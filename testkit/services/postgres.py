@@ -118,7 +118,7 @@ class Postgres:
     @property
     def running(self) -> bool:
         """Whether the postmaster is alive."""
-        return self._process is not None and self._process.running
+        return self._process is not None and self._process.running()
 
     def stop(self) -> None:
         """Shut down immediately and remove the data."""

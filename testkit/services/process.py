@@ -62,11 +62,6 @@ class Process:
             raise ServiceError(f"{self._command[0]} is not running")
         return self._process.pid
 
-    @property
-    def running(self) -> bool:
-        """Whether the process is alive."""
-        return self._process is not None and self._process.poll() is None
-
     def start(self) -> None:
         """Start the server and wait until it is ready.
 

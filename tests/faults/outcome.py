@@ -52,7 +52,7 @@ class FaultSummary(NamedTuple):
     misplaced: int
     longest_pause: float
     """Longest time without an arrival in a partition, between the start of a fault and its recovery, in seconds."""
-    longest_refusal: float
+    longest_refusal: float = 0.0
     """Longest time without an answer with 202, likewise."""
 
     @property
