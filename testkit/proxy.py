@@ -87,11 +87,20 @@ class Proxy:
     Args:
         target_port: port of the service; may be changed while the proxy runs.
         split: splits a stream into the pieces that are forwarded; ``kafka_messages`` to hold commits.
+        host: address to listen on, and to connect from.
+        port: port to listen on; 0: a free one.
     """
 
-    def __init__(self, target_port: int, split: Callable[[socket.socket], Iterator[bytes]] = chunks) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        split: Callable[[socket.socket], Iterator[bytes]] = chunks,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self.target_port = target_port
         self.split = split
+        self.host = host
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
         self.refusing = False
@@ -101,7 +110,7 @@ class Proxy:
         self._link_free_at = 0.0
         self.discarding: frozenset[Direction] = frozenset()
         self._pending_hold: HeldCommit | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server((host, port), backlog=128)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
@@ -115,7 +124,8 @@ class Proxy:
                 _reset(client)
                 continue
             try:
-                service = socket.create_connection(("127.0.0.1", self.target_port), timeout=5)
+                target = ("127.0.0.1", self.target_port)
+                service = socket.create_connection(target, timeout=5, source_address=(self.host, 0))
             except OSError:
                 _reset(client)
                 continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Self
 
@@ -23,14 +24,15 @@ def transactional_id(prefix: str, shard: int) -> str:
 
 @dataclass(frozen=True)
 class ShardClients:
-    """Creates the clients of one outbox's shards. Each is new, so it reads certificates and keys as they are now."""
+    """Creates the clients of one outbox's shards. Each is new, with password, certificates and keys as they are now."""
 
     outbox_id: str
     topic: str
     progress_topic: str
     transactional_id_prefix: str
-    client_config: dict[str, Any]
-    producer_config: dict[str, Any]
+    client_config: Callable[[], dict[str, Any]]
+    """The configuration of clients as it is now: a password may change in its file."""
+    producer_config: Callable[[], dict[str, Any]]
     make_admin: Callable[[dict[str, Any]], AdminClient] = lambda config: admin_client(config, LastError())
     new_producer: Callable[..., Producer] = Producer
     new_consumer: Callable[..., Consumer] = Consumer
@@ -44,14 +46,14 @@ class ShardClients:
             topic=settings.kafka_topic,
             progress_topic=settings.kafka_progress_topic,
             transactional_id_prefix=settings.kafka_transactional_id_prefix,
-            client_config=kafka_client_config(settings),
-            producer_config=kafka_producer_config(settings),
+            client_config=partial(kafka_client_config, settings),
+            producer_config=partial(kafka_producer_config, settings),
         )
 
     @property
     def admin(self) -> AdminClient:
         """A new admin client."""
-        return self.make_admin(self.client_config)
+        return self.make_admin(self.client_config())
 
     def publisher(self, shard: int, stopping: Callable[[], bool]) -> Publisher:
         """Create a transactional producer. It fences no other yet.
@@ -61,7 +63,7 @@ class ShardClients:
             stopping: whether the relay was asked to stop; ends every wait.
         """
         return Publisher(
-            self.producer_config,
+            self.producer_config(),
             transactional_id(self.transactional_id_prefix, shard),
             self.topic,
             destination(self.progress_topic, self.outbox_id, shard),
@@ -79,7 +81,7 @@ class ShardClients:
             below: read the last record whose sequence is smaller instead.
         """
         reader = ProgressReader(
-            self.client_config, self.admin, self.progress_topic, self.outbox_id, stopping, self._open_reader
+            self.client_config(), self.admin, self.progress_topic, self.outbox_id, stopping, self._open_reader
         )
         return reader.last(shard, below)
 

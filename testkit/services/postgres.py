@@ -55,6 +55,8 @@ class Postgres:
         self._data = directory / "data"
         self._port = free_port()
         self._process: Process | None = None
+        self.environ: dict[str, str] = {}
+        """Variables of its process, besides this process's."""
         self.url = self._url("postgres")
 
     def _url(self, database: str) -> str:
@@ -71,7 +73,7 @@ class Postgres:
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         sockets = ["-c", "unix_socket_directories="]
         command = [str(binaries / "postgres"), "-D", str(self._data), "-p", str(self._port), *options, *sockets]
-        self._process = Process(command, self._directory / "postgres.log", self._answers, user=user)
+        self._process = Process(command, self._directory / "postgres.log", self._answers, self.environ, user)
         self._process.start()
         return self
 

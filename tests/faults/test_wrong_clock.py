@@ -10,7 +10,7 @@ import pytest
 
 from testkit import ROOT
 from testkit.deployment import Deploy
-from testkit.preload import build_preload_library
+from testkit.preload import FAULTS, Clock, build_preload_library
 from testkit.rows import new_rows
 from testkit.services import ExternalService, Kafka
 from testkit.waiting import wait_until
@@ -22,7 +22,7 @@ TWO_HOURS = 7_200
 @pytest.fixture(scope="session")
 def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The preloaded library that shifts the clock."""
-    return build_preload_library(ROOT / "tests/faults/wrong_clock.c", tmp_path_factory.mktemp("wrong-clock"))
+    return build_preload_library(FAULTS / "wrong_clock.c", tmp_path_factory.mktemp("wrong-clock"))
 
 
 def test_a_wrong_clock_parks_no_row(
@@ -33,9 +33,9 @@ def test_a_wrong_clock_parks_no_row(
     tmp_path: Path,
 ) -> None:
     """While the host's clock is ahead, the shard and ``check`` name the clock; once it is corrected, all is sent."""
-    clock = tmp_path / "clock"
-    clock.write_text(str(TWO_HOURS))
-    deployment = deploy(new_postgresql(), kafka, LD_PRELOAD=str(wrong_clock), WRONG_CLOCK_FILE=str(clock))
+    clock = Clock(tmp_path / "clock")
+    clock.set_ahead(TWO_HOURS)
+    deployment = deploy(new_postgresql(), kafka, LD_PRELOAD=str(wrong_clock), **clock.environ)
     ids = deployment.record(new_rows(200))
     relay = deployment.relay()
     relay.wait_degraded("shard 0", "the clocks of this host and of the broker differ")
@@ -46,7 +46,7 @@ def test_a_wrong_clock_parks_no_row(
     assert check.returncode == 4, check.stdout
     assert "NTP" in check.stdout.split("broker clock:")[1].splitlines()[1], check.stdout
     assert deployment.query("SELECT count(*) FROM outbox_rows WHERE state = 'parked'") == [(0,)]
-    clock.write_text("0")
+    clock.set_ahead(0)
     deployment.wait_drained()
     wait_until(lambda: not relay.degraded(), "nothing is degraded")
     deployment.check_exactly_once(ids)

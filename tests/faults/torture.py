@@ -27,6 +27,7 @@ from testkit.services import ExternalService, Registry, ServiceError
 from testkit.waiting import wait_until
 from tests.faults.nemesis import label_of, pause, schedule
 from tests.faults.outcome import FaultSummary, InjectedFault, Observations, check_outcome, markdown_table
+from tests.faults.secured import secured_services
 from tests.faults.single_services import single_services
 from tests.faults.system import RELAYS, Fault, SystemUnderTest
 
@@ -37,6 +38,7 @@ SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 6, 5, 0.05
 SERVICES: Mapping[str, Callable[[Registry | ExternalService, Path, int], AbstractContextManager[SystemUnderTest]]] = {
     "sqlite": partial(single_services, "sqlite"),
     "postgresql": partial(single_services, "postgresql"),
+    "secured": secured_services,
 }
 """What the product runs on: each takes a registry, a folder and a number of relays."""
 
