@@ -22,7 +22,7 @@ from testkit.services.process import free_port
 
 HOST = "kafka1.example.com"
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
-REAUTHENTICATION_SECONDS = 3
+REAUTHENTICATION_SECONDS = 5
 """How long a session lasts before its client has to authenticate again."""
 BROKER_ID = "1"
 KEYSTORE = "listener.name.clients.ssl.keystore.location"

@@ -72,6 +72,7 @@ class Publisher:
         stopping: whether the relay was asked to stop.
         new_producer: creates the producer.
         clock: seconds, monotonic.
+        outdated: whether login or certificates have changed since the configuration was read.
     """
 
     def __init__(
@@ -83,9 +84,11 @@ class Publisher:
         stopping: Callable[[], bool],
         new_producer: Callable[..., Producer] = Producer,
         clock: Callable[[], float] = monotonic,
+        outdated: Callable[[], bool] = lambda: False,
     ) -> None:
         self._topic, self._progress = topic, progress
-        self._stopping, self._clock = stopping, clock
+        self._stopping, self._clock, self._outdated = stopping, clock, outdated
+        self._given_up = False
         self._last_error = LastError()
         self._refusals: list[tuple[str, KafkaError]] = []
         timeout_ms = config.get("transaction.timeout.ms")
@@ -203,8 +206,7 @@ class Publisher:
             if still_remaining < remaining:
                 remaining, advanced_at = still_remaining, now
                 on_advance()
-            if now > advanced_at + ANSWER_TIMEOUT_SECONDS:
-                raise self._no_answer()
+            self._give_up_after(advanced_at)
             if now > started_at + self._delivery_seconds:
                 raise TransactionFailedError(
                     f"Kafka acknowledged only {count - remaining} of {count} records in {now - started_at:.0f} s: the "
@@ -214,20 +216,30 @@ class Publisher:
 
     def _complete(self, call: Callable[[float], None], stop_grace_seconds: float) -> None:
         """Repeat a call with a short timeout until it completes."""
-        deadline, stop_deadline = self._clock() + ANSWER_TIMEOUT_SECONDS, None
+        started_at, stop_deadline = self._clock(), None
         while not _completes(call, POLL_SECONDS):
             now = self._clock()
             if stop_deadline is None and self._stopping():
                 stop_deadline = now + stop_grace_seconds
             if stop_deadline is not None and now >= stop_deadline:
                 raise StoppedError("stopped while Kafka did not answer")
-            if now > deadline:
-                raise self._no_answer()
+            self._give_up_after(started_at)
 
-    def _no_answer(self) -> TransactionFailedError:
-        return TransactionFailedError(
-            self._last_error.add_to(f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s")
-        )
+    def _give_up_after(self, answered_at: float) -> None:
+        """Give up when Kafka has not answered for long, or when it never will because the client's login is an old one.
+
+        Raises:
+            TransactionFailedError
+        """
+        self._producer.poll(0)  # calls error_cb, which says why
+        if self._clock() > answered_at + ANSWER_TIMEOUT_SECONDS:
+            reason = f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s"
+        elif self._last_error.text and self._outdated():
+            reason = "the password or certificates have changed: connecting anew"
+        else:
+            return
+        self._given_up = True
+        raise TransactionFailedError(self._last_error.add_to(reason))
 
     def _raise_if_refused(self) -> None:
         if self._refusals:
@@ -251,6 +263,8 @@ class Publisher:
 
     def _abort(self) -> None:
         """Release the topic's readers early. Fencing would abort the transaction as well."""
+        if self._given_up:
+            return
         try:
             self._producer.abort_transaction(ABORT_TIMEOUT_SECONDS)
         except (KafkaException, SystemError, RuntimeError):

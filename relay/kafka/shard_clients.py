@@ -1,8 +1,9 @@
 """The Kafka clients of a shard: its transactional producer, and the reader of its progress records."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any, Self
 
@@ -15,6 +16,15 @@ from relay.kafka.errors import LastError
 from relay.kafka.producer import Publisher
 from relay.kafka.progress import ProgressReader, StoredProgress, destination
 from relay.settings import RelaySettings, kafka_client_config, kafka_producer_config
+
+FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
+"""The client reads them when it is created."""
+
+
+def _changed_at(config: Mapping[str, Any]) -> list[float]:
+    """When each file that a client reads was last changed, in seconds since the epoch; 0 if there is none."""
+    paths = (Path(str(config.get(name, ""))) for name in FILES)
+    return [path.stat().st_mtime if path.is_file() else 0.0 for path in paths]
 
 
 def transactional_id(prefix: str, shard: int) -> str:
@@ -62,14 +72,17 @@ class ShardClients:
             shard: the shard whose rows it sends.
             stopping: whether the relay was asked to stop; ends every wait.
         """
+        config = self.producer_config()
+        files = _changed_at(config)
         return Publisher(
-            self.producer_config(),
+            config,
             transactional_id(self.transactional_id_prefix, shard),
             self.topic,
             destination(self.progress_topic, self.outbox_id, shard),
             stopping,
             self.new_producer,
             self.clock,
+            lambda: self.producer_config() != config or _changed_at(config) != files,
         )
 
     def read_back(self, shard: int, stopping: Callable[[], bool], below: int | None = None) -> StoredProgress | None:

@@ -155,8 +155,7 @@ def faults_of(services: Services, settings: dict[str, str]) -> tuple[Fault, ...]
         ),
         *(Fault(f"quota {name}", "quota", limit(services, name, value)) for name, value in QUOTAS.items()),
         Fault("connection limit reached", "connections", limit_connections(services)),
-        Fault("min.insync.replicas raised", "topic", configure_topic(services, "min.insync.replicas", "2")),
-        Fault("max.message.bytes lowered", "topic", configure_topic(services, "max.message.bytes", MAX_MESSAGE_BYTES)),
+        Fault("max.message.bytes lowered", "topic", lower_max_message_bytes(services)),
         Fault("a relay starts without the registry", "relay", start_without(services, services.registry.down)),
         Fault("a relay starts, the registry refuses it", "relay", start_without(services, lambda: refused(services))),
     )
@@ -309,12 +308,12 @@ def limit_connections(services: Services) -> Inject:
     return inject
 
 
-def configure_topic(services: Services, setting: str, value: object) -> Inject:
-    """Set a topic's setting for a while."""
+def lower_max_message_bytes(services: Services) -> Inject:
+    """Let the topic refuse batches of several records for a while, but no record."""
 
     def inject(system: SystemUnderTest, rng: Random) -> None:
-        topic = system.deployment.topic
-        services.kafka.configure(TOPIC, topic, {setting: str(value)})
+        topic, setting = system.deployment.topic, "max.message.bytes"
+        services.kafka.configure(TOPIC, topic, {setting: str(MAX_MESSAGE_BYTES)})
         pause(rng.uniform(1, 6))
         services.kafka.configure(TOPIC, topic, {setting: None})
 
