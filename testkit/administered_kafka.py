@@ -71,8 +71,8 @@ class AdministeredKafka(AuthorizingKafka):
         self.ca_location = self._directory / "ca.pem"
         self.trust(self.authority)
         port = free_port()
-        first = Proxy(port, host=ADDRESSES[0])
-        self.proxies = [first, Proxy(port, host=ADDRESSES[1], port=first.port)]
+        first = Proxy(port, address=(ADDRESSES[0], 0))
+        self.proxies = [first, Proxy(port, address=(ADDRESSES[1], first.port))]
         """The one that ``HOST`` stands for comes first."""
         self.names.point(HOST, first.host)
         self.secured_servers = f"{HOST}:{first.port}"

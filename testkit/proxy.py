@@ -82,25 +82,23 @@ class HeldCommit:
 
 
 class Proxy:
-    """Forwards connections from a free local port to a service on this machine.
+    """Forwards connections from a local port to a service on this machine.
 
     Args:
         target_port: port of the service; may be changed while the proxy runs.
         split: splits a stream into the pieces that are forwarded; ``kafka_messages`` to hold commits.
-        host: address to listen on, and to connect from.
-        port: port to listen on; 0: a free one.
+        address: host and port to listen on. It also connects from this host.
     """
 
     def __init__(
         self,
         target_port: int,
         split: Callable[[socket.socket], Iterator[bytes]] = chunks,
-        host: str = "127.0.0.1",
-        port: int = 0,
+        address: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         self.target_port = target_port
         self.split = split
-        self.host = host
+        self.host = address[0]
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
         self.refusing = False
@@ -110,7 +108,7 @@ class Proxy:
         self._link_free_at = 0.0
         self.discarding: frozenset[Direction] = frozenset()
         self._pending_hold: HeldCommit | None = None
-        self._listener = socket.create_server((host, port), backlog=128)
+        self._listener = socket.create_server(address, backlog=128)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
