@@ -21,7 +21,7 @@ INJECTED = (
 """One of each kind, and those that no other test covers."""
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_an_administered_broker_under_load(registry: Registry | ExternalService, tmp_path: Path) -> None:
     """Rights, password, address, authority and clocks change while rows arrive; each is sent once and in order."""
     seed, progress = 4, list[str]()
