@@ -87,7 +87,7 @@ class Proxy:
     Args:
         target_port: port of the service; may be changed while the proxy runs.
         split: splits a stream into the pieces that are forwarded; ``kafka_messages`` to hold commits.
-        address: host and port to listen on.
+        address: host and port to listen on. It also connects from this host.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Proxy:
     ) -> None:
         self.target_port = target_port
         self.split = split
+        self.host = address[0]
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
         self.refusing = False
@@ -121,7 +122,8 @@ class Proxy:
                 _reset(client)
                 continue
             try:
-                service = socket.create_connection(("127.0.0.1", self.target_port), timeout=5)
+                target = ("127.0.0.1", self.target_port)
+                service = socket.create_connection(target, timeout=5, source_address=(self.host, 0))
             except OSError:
                 _reset(client)
                 continue

@@ -401,7 +401,7 @@ BREAKAGES = [
     Breakage(
         "rows are sent again on the same producer after an abort",
         "relay/kafka/producer.py",
-        "            if not committing:\n                self._give_up()",
+        "            if not committing:\n                self._cancel()",
         "            if not committing:\n                self._abort()\n"
         "                self.publish(records, progress)\n                return",
         "tests/faults/test_parking.py::test_with_the_skip_policy_no_row_waits_behind_a_parked_one[sqlite]",
@@ -861,9 +861,9 @@ BREAKAGES = [
     Breakage(
         "an unanswered commit counts as committed",
         "relay/kafka/producer.py",
-        "            if not committing:\n                self._give_up()",
+        "            if not committing:\n                self._cancel()",
         "            if committing:\n                return\n"
-        "            if not committing:\n                self._give_up()",
+        "            if not committing:\n                self._cancel()",
         f"{MACHINE}[sqlite]",
     ),
     Breakage(
