@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from outbox import insert, notifications, progress
 from outbox.db import rights, transactions
+from outbox.db.diagnostics import clock_ahead_seconds
 from outbox.errors import MIGRATE, OutboxMismatchError, SchemaOutdatedError
 from outbox.models import (
     Accepted,
@@ -247,6 +248,11 @@ class Store:
         """Return the status of each shard; the cost follows the backlog, not history."""
         with transactions.read(self._engine) as connection:
             return [ShardStatus._make(row) for row in connection.execute(shard_sql.STATUS.on(connection))]
+
+    def clock_offset_seconds(self) -> float:
+        """Return how far this process's clock is ahead of the database's; negative: behind."""
+        with transactions.read(self._engine) as connection:
+            return -clock_ahead_seconds(connection)
 
     def count_calls(self) -> CallCounts:
         """Count the inference calls that are not done; the cost follows their number, not history."""

@@ -34,6 +34,10 @@ class TransactionFailedError(UnavailableError):
     """
 
 
+class TimestampsRefusedError(TransactionFailedError):
+    """The broker refused the time of records, which comes from this host's clock: no row is at fault."""
+
+
 class BatchRefusedError(TransactionFailedError):
     """The client or the broker refused records of the transaction, not the transaction itself.
 

@@ -82,14 +82,20 @@ class HeldCommit:
 
 
 class Proxy:
-    """Forwards connections from a free local port to a service on this machine.
+    """Forwards connections from a local port to a service on this machine.
 
     Args:
         target_port: port of the service; may be changed while the proxy runs.
         split: splits a stream into the pieces that are forwarded; ``kafka_messages`` to hold commits.
+        address: host and port to listen on.
     """
 
-    def __init__(self, target_port: int, split: Callable[[socket.socket], Iterator[bytes]] = chunks) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        split: Callable[[socket.socket], Iterator[bytes]] = chunks,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.target_port = target_port
         self.split = split
         self._lock = threading.Lock()
@@ -101,7 +107,7 @@ class Proxy:
         self._link_free_at = 0.0
         self.discarding: frozenset[Direction] = frozenset()
         self._pending_hold: HeldCommit | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server(address, backlog=128)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 

@@ -96,12 +96,16 @@ class RelayProcess:
         except OSError:
             return ""
 
+    def metric(self, line: str) -> float | None:
+        """Return the value of a metric; None if it is missing."""
+        for found in self.get("/metrics").splitlines():
+            if found.startswith(f"{line} "):
+                return float(found.split()[-1])
+        return None
+
     def committed_transactions(self) -> float:
         """Return how many Kafka transactions this process has committed, from its metrics."""
-        for line in self.get("/metrics").splitlines():
-            if line.startswith("cxone_kafka_transaction_commits_total "):
-                return float(line.split()[-1])
-        return 0.0
+        return self.metric("cxone_kafka_transaction_commits_total") or 0.0
 
     def degraded(self) -> dict[str, str]:
         """Return the reason for each degraded subject, from ``/readyz``."""

@@ -25,7 +25,7 @@ REMEDIES: dict[int, str] = {
     KafkaError._SSL: "check KAFKA_SSL_CA_LOCATION and the broker's certificate",
     KafkaError.INVALID_TIMESTAMP: (
         "the clocks of this host and of the broker differ by more than the topic's message.timestamp.before.max.ms or "
-        "message.timestamp.after.max.ms (one hour): synchronize both hosts with NTP"
+        "message.timestamp.after.max.ms (one hour): synchronize both hosts with NTP, or raise the topic's setting"
     ),
     KafkaError.INVALID_TRANSACTION_TIMEOUT: (
         "raise the broker's transaction.max.timeout.ms, or lower transaction.timeout.ms in KAFKA_CONFIG"

@@ -11,7 +11,14 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from relay.errors import BatchRefusedError, MisconfiguredError, RelayError, StoppedError, TransactionFailedError
+from relay.errors import (
+    BatchRefusedError,
+    MisconfiguredError,
+    RelayError,
+    StoppedError,
+    TimestampsRefusedError,
+    TransactionFailedError,
+)
 from relay.kafka.client import LIBRDKAFKA_LOG
 from relay.kafka.errors import LastError, explain, translate_errors
 from relay.kafka.progress import ProgressDestination
@@ -36,9 +43,8 @@ RECORD_REMEDIES: dict[int, str] = {
     KafkaError.POLICY_VIOLATION: "change the broker's policy for records of the topic",
 }
 """What to do before the row is sent again, by the error of its record."""
-TRANSACTION_ERRORS = frozenset({KafkaError.INVALID_TIMESTAMP})
-"""Errors reported with a record that are not its fault: its timestamp comes from this host's clock."""
-REFUSALS = RECORD_ERRORS | TRANSACTION_ERRORS
+REFUSALS = RECORD_ERRORS | {KafkaError.INVALID_TIMESTAMP}
+"""Errors reported with a record. Its timestamp is not its fault: it comes from this host's clock."""
 INCOMPLETE = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})
 """The call may be repeated: it timed out, or the broker is still ending the previous transaction."""
 
@@ -132,6 +138,7 @@ class Publisher:
 
         Raises:
             BatchRefusedError: a row's record was refused; nothing is committed.
+            TimestampsRefusedError: the time of records was refused; nothing is committed.
             MisconfiguredError: the progress record was refused; nothing is committed.
             TransactionFailedError: the transaction was refused as a whole, or its outcome is unknown; in either case
                 the progress record that is read back shows what was committed.
@@ -150,10 +157,11 @@ class Publisher:
                 committing = True
                 self._complete(self._producer.commit_transaction, STOP_GRACE_SECONDS)
         except Exception:
+            refusal = self._refusal() if self._refusals and not committing else None  # the abort forgets its cause
             if not committing:
                 self._abort()
-            if self._refusals and not committing:
-                raise self._refusal() from None
+            if refusal:
+                raise refusal from None
             raise
         if self._progress_offset < 0:
             raise TransactionFailedError("the broker did not report the offset of the progress record")
@@ -234,9 +242,9 @@ class Publisher:
             raise TransactionFailedError("a record was refused")
 
     def _refusal(self) -> RelayError:
-        for _, error in self._refusals:
-            if error.code() in TRANSACTION_ERRORS:
-                return TransactionFailedError(f"the transaction is refused as a whole: {explain(error)}")
+        if self._are_timestamps_refused():
+            reason = explain(KafkaError(KafkaError.INVALID_TIMESTAMP))
+            return TimestampsRefusedError(f"the transaction is refused as a whole by {self._refusals[0][0]}: {reason}")
         for topic, error in self._refusals:
             if topic == self._progress.topic:
                 return MisconfiguredError(
@@ -248,6 +256,20 @@ class Publisher:
         remedy = RECORD_REMEDIES.get(error.code())
         advice = f": {remedy}, then run relay retry, or run relay discard" if remedy else ""
         return BatchRefusedError(f"refused: {explain(error)}{advice}")
+
+    def _are_timestamps_refused(self) -> bool:
+        """Whether that is the reason.
+
+        If it refuses several records of a batch, the client reports ``INVALID_RECORD`` for each, whatever the reason;
+        the error of the transaction has it.
+        """
+        codes = {error.code() for _, error in self._refusals}
+        if KafkaError.INVALID_RECORD in codes:
+            try:
+                self._producer.begin_transaction()  # raises that error; in a transaction nothing else can begin
+            except KafkaException as exception:
+                codes.add(exception.args[0].code())
+        return KafkaError.INVALID_TIMESTAMP in codes
 
     def _abort(self) -> None:
         """Release the topic's readers early. Fencing would abort the transaction as well."""

@@ -100,10 +100,12 @@ class Kafka:
     """
 
     base: Mapping[str, str] = TUNED
+    java_options: Sequence[str] = ("-Xmx768m", "-Xms256m")
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
         self._directory = directory
         self._port, controller = free_port(), free_port()
+        self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self.bootstrap_servers = f"127.0.0.1:{self._port}"
         self.settings = {
             **self.base,
@@ -124,15 +126,20 @@ class Kafka:
 
     def start(self) -> Self:
         """Format the data directory at the first start, start, and wait until the broker answers."""
+        self.launch()
+        self.process.wait_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start as ``start`` does, without waiting."""
         classpath = f"{jars()}/*"
         runtime = java(17)
         properties = self._directory / "server.properties"
         if not properties.exists():
             self._directory.mkdir(parents=True, exist_ok=True)
             properties.write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()))
-            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             command = [runtime, "-cp", classpath, "kafka.tools.StorageTool", "format"]
-            command.append(f"--cluster-id={cluster}")  # one argument: an id may begin with a dash
+            command.append(f"--cluster-id={self.cluster_id}")  # one argument: an id may begin with a dash
             done = subprocess.run(
                 [*command, "-c", str(properties), *self._format_options()],
                 capture_output=True,
@@ -143,10 +150,9 @@ class Kafka:
                 raise ServiceError(
                     f"Kafka's data directory cannot be formatted:\n{(done.stdout + done.stderr)[-1500:]}"
                 )
-        command = [runtime, "-Xmx768m", "-Xms256m", "-cp", classpath, "kafka.Kafka", str(properties)]
+        command = [runtime, *self.java_options, "-cp", classpath, "kafka.Kafka", str(properties)]
         self._process = Process(command, self._directory / "kafka.log", self._answers)
-        self._process.start()
-        return self
+        self._process.launch()
 
     def _format_options(self) -> Sequence[str]:
         return ()

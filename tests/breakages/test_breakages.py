@@ -1010,7 +1010,7 @@ BREAKAGES = [
     Breakage(
         "a record is taken for that of any row with its id",
         "relay/verify/comparison.py",
-        "                and identities[place] == hash((message.key(), received, topic_number)) & HASH_BITS\n",
+        "                and identities[place] == hash((key, received, number)) & HASH_BITS\n",
         "",
         f"{VERIFICATION}::test_a_record_in_the_topic_of_replays_is_unknown[sqlite]",
     ),
@@ -1024,16 +1024,16 @@ BREAKAGES = [
     Breakage(
         "a verification does not compare the order",
         "relay/verify/comparison.py",
-        "found.late.append(_Late(index, _sample(row_id, topic, message)))",
+        "found.late.append(_Late(highest[slot], _sample(row_id, topic, message)))",
         "pass",
         f"{VERIFICATION}::test_the_order_within_an_interaction_counts[sqlite]",
     ),
     Breakage(
         "a verification takes later rows of the same page for earlier ones",
         "relay/verify/comparison.py",
-        " and page.seen_at.get(later, -1) < late[row_id].place",
-        "",
-        f"{VERIFICATION}::test_the_order_between_interactions_does_not_count[sqlite]",
+        "key=lambda row_id: place.get(row_id, -1)",
+        "reverse=True",
+        f"{VERIFICATION}::test_interactions_that_share_a_slot_are_told_apart[sqlite]",
     ),
     Breakage(
         "a verification takes an erased row for a changed one",
@@ -1052,7 +1052,7 @@ BREAKAGES = [
     Breakage(
         "a verification judges rows whose record may be behind the end of the topic",
         "relay/verify/comparison.py",
-        " and row.sent_at_ms < ends_at_ms",
+        " or sent_at_ms >= ends_at_ms",
         "",
         f"{VERIFICATION}::test_a_row_is_missing_only_if_its_record_must_have_been_read[sqlite]",
     ),

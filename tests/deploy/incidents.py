@@ -1,6 +1,7 @@
 """Incidents on any services: how each is brought about and mended, and the alerts that have to fire and to clear."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
@@ -194,6 +195,18 @@ def database_went_back() -> Incident:
         operate(system, "reconcile", "--accept-duplicates", *ALL[1:])
 
     return Incident("the database is restored from a backup", ("DatabaseWentBack",), begin, end)
+
+
+def clock_wrong(library: Path, folder: Path) -> Incident:
+    """The clock of the relay's host is twenty minutes ahead, until it is set."""
+    clock = folder / "clock"
+
+    def begin(system: MonitoredSystem) -> None:
+        clock.write_text("1200")
+        system.relay.stop()
+        system.restart_relay(LD_PRELOAD=str(library), WRONG_CLOCK_FILE=str(clock))
+
+    return Incident("the clock of the relay's host is wrong", ("ClockOff",), begin, lambda _: clock.write_text("0"))
 
 
 def score(behaviour: str) -> Callable[[MonitoredSystem], object]:

@@ -17,7 +17,7 @@ class InjectedFault(NamedTuple):
     began: float
     """Start time, in seconds since the epoch."""
     recovered: float
-    """When the first record arrived after the fault ended; infinite if none arrived in time."""
+    """When each partition had got a record after the fault ended; infinite if one got none in time."""
 
 
 class Observations(NamedTuple):
@@ -31,8 +31,8 @@ class Observations(NamedTuple):
     """Rows not in the topic that operators see: parked, discarded, or pending on a shard with a condition."""
     records: Sequence[ConsumedRecord]
     """The topic, as a ``read_committed`` consumer sees it."""
-    arrivals: Sequence[float]
-    """Arrival times at a consumer that ran throughout, in order."""
+    arrivals: Mapping[int, Sequence[float]]
+    """Arrival times by partition, in order, at a consumer that ran throughout."""
     misplaced: frozenset[int]
     """Ids that are in none of the tables of pending, sent and parked rows, or in two."""
 
@@ -49,7 +49,7 @@ class FaultSummary(NamedTuple):
     accounted_for: int
     misplaced: int
     longest_pause: float
-    """Longest time without an arrival between the start of a fault and its recovery, in seconds."""
+    """Longest time without an arrival in a partition, between the start of a fault and its recovery, in seconds."""
 
     @property
     def exact(self) -> bool:
@@ -89,7 +89,12 @@ def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> 
             accounted_for=len(missing & observed.accounted_for),
             misplaced=len(rows & observed.misplaced),
             longest_pause=max(
-                (longest_pause(observed.arrivals, each.began, each.recovered) for each in faults), default=0
+                (
+                    longest_pause(times, each.began, each.recovered)
+                    for each in faults
+                    for times in observed.arrivals.values()
+                ),
+                default=0,
             ),
         )
 

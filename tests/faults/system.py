@@ -94,8 +94,8 @@ class ArrivalRecorder:
     """A ``read_committed`` consumer that records when each record of the deployment's topic arrives."""
 
     def __init__(self, deployment: Deployment) -> None:
-        self.arrivals: list[float] = []
-        """Arrival times, in seconds since the epoch."""
+        self.arrivals: dict[int, list[float]] = {}
+        """Arrival times by partition, in seconds since the epoch."""
         self.rows: dict[int, float] = {}
         """When the first record of each row arrived."""
         self._stop = threading.Event()
@@ -107,6 +107,9 @@ class ArrivalRecorder:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "reconnect.backoff.max.ms": 500,
+                # Find a partition's new leader soon: what is measured is the relays' pause, not this consumer's.
+                "topic.metadata.refresh.interval.ms": 1_000,
+                "socket.timeout.ms": 2_000,
             },
             logger=logging.getLogger("arrivals"),
         )
@@ -118,9 +121,9 @@ class ArrivalRecorder:
         while not self._stop.is_set():
             message = self._consumer.poll(0.2)
             if message is not None and message.error() is None:
-                self.arrivals.append(time())
-                headers = dict(message.headers() or [])
-                self.rows.setdefault(int(headers["outbox-id"] or 0), self.arrivals[-1])
+                at = time()
+                self.arrivals.setdefault(message.partition() or 0, []).append(at)
+                self.rows.setdefault(int(dict(message.headers() or [])["outbox-id"] or 0), at)
         self._consumer.close()
 
     def stop(self) -> None:

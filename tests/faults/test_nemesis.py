@@ -1,4 +1,4 @@
-"""A short torture run on each database, and tests of its schedule and its outcome check."""
+"""A short torture run on each database and on a cluster of brokers, and tests of its schedule and its outcome check."""
 
 from itertools import islice
 from math import inf
@@ -29,6 +29,23 @@ def test_faults_under_load(services: str, seed: int, registry: Registry | Extern
     assert total.rows > 100, outcome
 
 
+CLUSTER_FAULTS = ("coordinator killed (-9)", "coordinator frozen", "two of three brokers killed (-9)")
+
+
+@pytest.mark.timeout(900)
+def test_faults_of_a_cluster_under_load(registry: Registry | ExternalService, tmp_path: Path) -> None:
+    """Open transactions end, once and in order, when the brokers that run them are killed or frozen."""
+    progress: list[str] = []
+    with SERVICES["cluster"](registry, tmp_path, RELAYS) as system:
+        faults = {fault.name: fault for fault in system.faults}
+        phases = [(faults[name],) for name in CLUSTER_FAULTS]
+        summaries = inject_faults(system, 3, inf, progress.append, phases)
+    outcome = f"{''.join(progress)}\n{markdown_table(summaries)}"
+    assert [each.fault for each in summaries] == [*CLUSTER_FAULTS, "all"], outcome
+    assert all(each.exact for each in summaries), outcome
+    assert summaries[-1].rows > 100, outcome
+
+
 def record(outbox_id: int, key: str = "a", partition: int = 0) -> ConsumedRecord:
     """Return a record of a row."""
     return ConsumedRecord(partition, outbox_id, key, b"", {"outbox-id": str(outbox_id)})
@@ -41,7 +58,7 @@ def test_faults_are_charged_with_the_rows_received_after_they_began() -> None:
         committed={1: 10.4, 2: 10.9, 3: 20.4, 5: 21.9, 6: 22.5},
         accounted_for=frozenset({5}),
         records=[record(2), record(1), record(6, "b"), record(6, "b"), record(99, "c")],
-        arrivals=[9.0, 12.0, 20.0, 26.0],
+        arrivals={0: [9.0, 12.0, 20.0, 26.0], 1: [9.5, 10.5, 12.0, 20.0, 26.5]},
         misplaced=frozenset({4, 99}),
     )
     first, second, total = check_outcome(
@@ -56,7 +73,7 @@ def test_faults_are_charged_with_the_rows_received_after_they_began() -> None:
 def test_an_outcome_without_recovery_is_not_exact() -> None:
     """If no record arrives after a fault, the run fails even though no row is missing."""
     _, total = check_outcome(
-        [InjectedFault("kill", 10.0, inf)], Observations({}, {}, frozenset(), [], [9.0], frozenset())
+        [InjectedFault("kill", 10.0, inf)], Observations({}, {}, frozenset(), [], {0: [9.0]}, frozenset())
     )
     assert total.longest_pause == inf
     assert not total.exact

@@ -1,7 +1,7 @@
 /* Simulate a host whose clock is wrong: cc -shared -fPIC -O2 -o wrong_clock.so wrong_clock.c -ldl
  *
  * Preloaded into a process, this library adds the number of seconds in the file $WRONG_CLOCK_FILE to the time of
- * day that Kafka's client reads. The file is read at each call, so the clock can be corrected while the process
+ * day that Python (clock_gettime) and Kafka's client (gettimeofday) read. The file is read at each call, so the clock can be corrected while the process
  * runs. Deadlines that the client computes from the shifted time are shifted back before it waits for them.
  */
 #define _GNU_SOURCE
@@ -38,6 +38,24 @@ int gettimeofday(struct timeval *now, void *zone)
     return result;
 }
 
+static int real_clock_gettime(clockid_t clock, struct timespec *now)
+{
+    static int (*real)(clockid_t, struct timespec *);
+
+    if (!real)
+        real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    return real(clock, now);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    int result = real_clock_gettime(clock, now);
+
+    if (clock == CLOCK_REALTIME)
+        now->tv_sec += ahead();
+    return result;
+}
+
 int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until)
 {
     static int (*real)(cnd_t *, mtx_t *, const struct timespec *);
@@ -46,8 +64,9 @@ int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until)
 
     if (!real)
         real = (int (*)(cnd_t *, mtx_t *, const struct timespec *))dlsym(RTLD_NEXT, "cnd_timedwait");
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (shift && right.tv_sec >= now.tv_sec + shift / 2) /* too far ahead to be meant: it was computed from the shifted time */
+    real_clock_gettime(CLOCK_REALTIME, &now);
+    /* Nearer to the shifted time than to the real one: it was computed from the shifted time. */
+    if (shift > 0 ? right.tv_sec >= now.tv_sec + shift / 2 : right.tv_sec <= now.tv_sec + shift / 2)
         right.tv_sec -= shift;
     return real(condition, mutex, &right);
 }

@@ -162,11 +162,17 @@ class KilledSystem(SystemUnderTest):
         return "".join(chr(self.rng.randrange(0x4E00, 0x9FA5)) for _ in range(length))
 
     def recovered(self) -> Sequence[InjectedFault]:
-        """Return the kills, each with the time at which the first record arrived after it; waits for the last."""
-        last = self.kills[-1].recovered
-        wait_until(lambda: self.consumer.arrivals[-1] > last, "a record arrives after the last kill", KILL_SECONDS)
-        arrivals = self.consumer.arrivals
-        return [kill._replace(recovered=next(at for at in arrivals if at > kill.recovered)) for kill in self.kills]
+        """Return the kills, each with the time when every partition had got a record after it; waits for the last."""
+        last, arrivals = self.kills[-1].recovered, self.consumer.arrivals
+        wait_until(
+            lambda: all(times[-1] > last for times in arrivals.values()),
+            "a record arrives in every partition after the last kill",
+            KILL_SECONDS,
+        )
+        return [
+            kill._replace(recovered=max(next(at for at in times if at > kill.recovered) for times in arrivals.values()))
+            for kill in self.kills
+        ]
 
     def close(self) -> None:
         """Stop load, consumer, endpoint and every process."""
