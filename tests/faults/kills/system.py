@@ -23,7 +23,7 @@ from tests.faults.outcome import InjectedFault
 from tests.faults.system import SystemUnderTest
 
 RELAYS, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 3, 4, 5, 0.1
-BATCH_ROWS, MAX_BATCH_BYTES = 10, 1500
+BATCH_ROWS, MAX_BATCH_BYTES = 50, 1500
 """A batch of ordinary rows is smaller than the topic's limit, a record of a refused row is larger."""
 KILL_SECONDS = 120.0
 """How long a process may take to reach a step."""
