@@ -55,6 +55,8 @@ class Postgres:
         self._data = directory / "data"
         self.port = free_port()
         self._process: Process | None = None
+        self.environ: dict[str, str] = {}
+        """Variables of its process, besides this process's."""
         self.url = f"postgresql://outbox@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> Self:
@@ -68,7 +70,7 @@ class Postgres:
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         sockets = ["-c", "unix_socket_directories="]
         command = [str(binaries / "postgres"), "-D", str(self._data), "-p", str(self.port), *options, *sockets]
-        self._process = Process(command, self._directory / "postgres.log", self.answers, user=user)
+        self._process = Process(command, self._directory / "postgres.log", self.answers, self.environ, user)
         self._process.start()
         return self
 

@@ -29,6 +29,7 @@ from tests.faults.cluster import cluster_services
 from tests.faults.nemesis import label_of, pause, schedule
 from tests.faults.outcome import FaultSummary, InjectedFault, Observations, check_outcome, markdown_table
 from tests.faults.replicated import replicated_services
+from tests.faults.secured import secured_services
 from tests.faults.single_services import single_services
 from tests.faults.system import PARTITIONS, RELAYS, Fault, SystemUnderTest
 
@@ -41,6 +42,7 @@ SERVICES: Mapping[str, Callable[[Registry | ExternalService, Path, int], Abstrac
     "postgresql": partial(single_services, "postgresql"),
     "replicated": replicated_services,
     "cluster": cluster_services,
+    "secured": secured_services,
 }
 """What the product runs on: each takes a registry, a folder and a number of relays."""
 
