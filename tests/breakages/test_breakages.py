@@ -42,6 +42,7 @@ MOVES, FUZZ = "tests/contract/test_moves.py", "tests/fuzz/test_fuzz.py::test_no_
 VERIFICATION, VERIFY = "tests/contract/test_verification.py", "tests/integration/test_verify.py"
 NAMED = f"{MOVES}::test_a_move_takes_the_rows_that_it_names"
 SELECTED = f"{MOVES}::test_rows_are_selected_only_under_the_lease"
+ACCEPTED = "tests/faults/test_replicated.py::test_no_row_is_accepted_that_only_the_primary_has"
 IN_SHARD = f"{MOVES}::test_each_pending_row_is_in_the_shard_of_its_interaction"
 
 
@@ -1090,6 +1091,27 @@ BREAKAGES = [
         "self._has_tried.wait(FIRST_COUNT_SECONDS)",
         "pass",
         "tests/integration/test_backlog_metrics.py::test_a_replaced_process_leaves_no_gap",
+    ),
+    Breakage(
+        "a row is accepted as a duplicate that only the primary has",
+        "outbox/sql/insert.py",
+        "    FOR KEY SHARE OF i\n",
+        "",
+        f"{ACCEPTED}[primary restarted]",
+    ),
+    Breakage(
+        "a row is accepted although its commit is no longer waited for",
+        "outbox/db/statement_deadline.py",
+        "        if self._is_unreplicated:",
+        "        if False:",
+        f"{ACCEPTED}[cancelled]",
+    ),
+    Breakage(
+        "a relay selects a row that only the primary has",
+        "outbox/store.py",
+        "            _require_replicated(connection)\n",
+        "",
+        "tests/faults/test_replicated.py::test_a_relay_selects_no_row_that_only_the_primary_has",
     ),
     Breakage(
         "a lone surrogate is accepted",

@@ -59,7 +59,7 @@ def product_on(
     migrate(url, SHARDS)
     address = f"postgresql+psycopg://outbox@127.0.0.1:{postgres.address.port}/{database}"
     with ExitStack() as stack:
-        pooler = PgBouncer(folder / "pgbouncer", address, admin_users="outbox")
+        pooler = PgBouncer(folder / "pgbouncer", address, admin_users="outbox", server_login_retry="1")
         stack.callback(pooler.stop)
         pooler.start()
         settings = {**settings_for(kafka, registry, url), "KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers, **SETTINGS}

@@ -12,6 +12,7 @@ import pytest
 
 from outbox.db.engine import create_outbox_engine
 from outbox.errors import DatabaseUnavailableError
+from outbox.leases import Leases
 from outbox.models import Accepted, NewRow
 from outbox.store import Store
 from testkit.databases import migrate
@@ -107,6 +108,24 @@ def test_no_row_is_accepted_that_only_the_primary_has(
     with engine.connect() as connection:
         stored = connection.exec_driver_sql("SELECT id FROM outbox WHERE key = %s", (row.key,)).scalars().all()
     assert stored == [outcome.outbox_id]
+    engine.dispose()
+
+
+def test_a_relay_selects_no_row_that_only_the_primary_has(replicated_postgres: ReplicatedPostgres, url: str) -> None:
+    """After a crash of the primary, rows are selected only when the standby has what the crash made visible."""
+    engine = create_outbox_engine(url, answer_seconds=1)
+    store, leases = Store(engine), Leases(engine, "a relay", 600)
+    lease = wait_until(lambda: leases.take(0), "the shard is taken")
+    before = [row.ref for row in store.pending(lease, 1000)]
+    with replicated_postgres.without_standby():
+        with ThreadPoolExecutor() as threads:
+            row = threads.submit(accepted, store, new_row())
+            restart_primary(replicated_postgres)
+            assert row.result() is None
+        with pytest.raises(DatabaseUnavailableError):
+            store.pending(lease, 1000)
+    engine.dispose()
+    assert len(store.pending(lease, 1000)) == len(before) + 1
     engine.dispose()
 
 
