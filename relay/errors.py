@@ -35,7 +35,7 @@ class TransactionFailedError(UnavailableError):
 
 
 class NoAnswerError(TransactionFailedError):
-    """Kafka was silent for the whole timeout: nothing more is asked of it on these connections."""
+    """Kafka was silent for the whole timeout, or refuses the client's old login: its connections are of no use."""
 
 
 class TimestampsRefusedError(TransactionFailedError):

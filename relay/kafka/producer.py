@@ -91,6 +91,7 @@ class Publisher:
         stopping: whether the relay was asked to stop.
         new_producer: creates the producer.
         clock: seconds, monotonic.
+        outdated: whether login or certificates have changed since the configuration was read.
     """
 
     def __init__(
@@ -102,9 +103,10 @@ class Publisher:
         stopping: Callable[[], bool],
         new_producer: Callable[..., Producer] = Producer,
         clock: Callable[[], float] = monotonic,
+        outdated: Callable[[], bool] = lambda: False,
     ) -> None:
         self._topic, self._progress = topic, progress
-        self._stopping, self._clock = stopping, clock
+        self._stopping, self._clock, self._outdated = stopping, clock, outdated
         self._last_error = LastError()
         self._refusals: list[tuple[str, KafkaError]] = []
         timeout_ms = config.get("transaction.timeout.ms")
@@ -168,11 +170,8 @@ class Publisher:
         except NoAnswerError:
             raise  # an abort would not be answered either; the shard's next producer aborts the transaction
         except Exception:
-            refusal = self._refusal() if self._refusals and not committing else None  # the abort forgets its cause
             if not committing:
-                self._abort()
-            if refusal:
-                raise refusal from None
+                self._cancel()
             raise
         if self._progress_offset < 0:
             raise TransactionFailedError("the broker did not report the offset of the progress record")
@@ -230,8 +229,7 @@ class Publisher:
             if still_remaining < remaining:
                 remaining, advanced_at = still_remaining, now
                 on_advance()
-            if now > advanced_at + ANSWER_TIMEOUT_SECONDS:
-                raise self._no_answer()
+            self._give_up_after(advanced_at)
             if now > started_at + self._delivery_seconds:
                 raise TransactionFailedError(
                     f"Kafka acknowledged only {count - remaining} of {count} records in {now - started_at:.0f} s: the "
@@ -241,18 +239,36 @@ class Publisher:
 
     def _complete(self, call: Callable[[float], None], stop_grace_seconds: float) -> None:
         """Repeat a call with a short timeout until it completes."""
-        deadline, stop_deadline = self._clock() + ANSWER_TIMEOUT_SECONDS, None
+        started_at, stop_deadline = self._clock(), None
         while (error := _incomplete(call, POLL_SECONDS)) is not None:
             now = self._clock()
             if stop_deadline is None and self._stopping():
                 stop_deadline = now + stop_grace_seconds
             if stop_deadline is not None and now >= stop_deadline:
                 raise StoppedError("stopped while Kafka did not answer")
-            if now > deadline:
-                raise self._no_answer() if error.code() == KafkaError._TIMED_OUT else KafkaException(error)
+            self._give_up_after(started_at, error)
 
-    def _no_answer(self) -> NoAnswerError:
-        return NoAnswerError(self._last_error.add_to(f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s"))
+    def _give_up_after(self, answered_at: float, error: KafkaError | None = None) -> None:
+        """Give up when Kafka has not answered for long, or when it never will because the client's login is an old one.
+
+        Args:
+            answered_at: when Kafka last answered, or was first asked.
+            error: its last answer, if there was one.
+
+        Raises:
+            NoAnswerError
+            KafkaException: it is this error that has lasted so long.
+        """
+        self._producer.poll(0)  # calls error_cb, which says why
+        if self._clock() > answered_at + ANSWER_TIMEOUT_SECONDS:
+            if error is not None and error.code() != KafkaError._TIMED_OUT:
+                raise KafkaException(error)
+            reason = f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s"
+        elif self._last_error.text and self._outdated():
+            reason = "the password or certificates have changed: connecting anew"
+        else:
+            return
+        raise NoAnswerError(self._last_error.add_to(reason))
 
     def _raise_if_refused(self) -> None:
         if self._refusals:
@@ -275,7 +291,7 @@ class Publisher:
         return BatchRefusedError(f"refused: {explain(error)}{advice}")
 
     def _are_timestamps_refused(self) -> bool:
-        """Whether that is the reason.
+        """Whether the broker refused the time of records, not what is in them.
 
         If it refuses several records of a batch, the client reports ``INVALID_RECORD`` for each, whatever the reason;
         the error of the transaction has it.
@@ -287,6 +303,13 @@ class Publisher:
             except KafkaException as exception:
                 codes.add(exception.args[0].code())
         return KafkaError.INVALID_TIMESTAMP in codes
+
+    def _cancel(self) -> None:
+        """Abort, and raise what was refused, if anything was."""
+        refusal = self._refusal() if self._refusals else None  # the abort forgets its cause
+        self._abort()
+        if refusal:
+            raise refusal from None
 
     def _abort(self) -> None:
         """Release the topic's readers early. Fencing would abort the transaction as well."""
