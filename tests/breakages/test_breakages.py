@@ -38,7 +38,7 @@ CONSOLE, REVEAL = "tests/unit/console", "tests/contract/test_console_reveal.py"
 MACHINE = "tests/model/test_state_machine.py::test_every_row_is_delivered_exactly_once"
 LOST = "tests/model/test_lost_rows.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
-MOVES = "tests/contract/test_moves.py"
+MOVES, FUZZ = "tests/contract/test_moves.py", "tests/fuzz/test_fuzz.py::test_no_input_breaks_a_rule"
 VERIFICATION, VERIFY = "tests/contract/test_verification.py", "tests/integration/test_verify.py"
 NAMED = f"{MOVES}::test_a_move_takes_the_rows_that_it_names"
 SELECTED = f"{MOVES}::test_rows_are_selected_only_under_the_lease"
@@ -401,7 +401,7 @@ BREAKAGES = [
     Breakage(
         "rows are sent again on the same producer after an abort",
         "relay/kafka/producer.py",
-        "            if not committing:\n                self._abort()",
+        "            if not committing:\n                self._cancel()",
         "            if not committing:\n                self._abort()\n"
         "                self.publish(records, progress)\n                return",
         "tests/faults/test_parking.py::test_with_the_skip_policy_no_row_waits_behind_a_parked_one[sqlite]",
@@ -861,9 +861,9 @@ BREAKAGES = [
     Breakage(
         "an unanswered commit counts as committed",
         "relay/kafka/producer.py",
-        "            if not committing:\n                self._abort()",
+        "            if not committing:\n                self._cancel()",
         "            if committing:\n                return\n"
-        "            if not committing:\n                self._abort()",
+        "            if not committing:\n                self._cancel()",
         f"{MACHINE}[sqlite]",
     ),
     Breakage(
@@ -1083,6 +1083,34 @@ BREAKAGES = [
         "self._has_tried.wait(FIRST_COUNT_SECONDS)",
         "pass",
         "tests/integration/test_backlog_metrics.py::test_a_replaced_process_leaves_no_gap",
+    ),
+    Breakage(
+        "a lone surrogate is accepted",
+        "app/validation.py",
+        "if _SURROGATE.search(text):",
+        "if False:",
+        f"{FUZZ}[webhook]",
+    ),
+    Breakage(
+        "a schema id that does not fit into a record is used",
+        "relay/kafka/schema_registry.py",
+        "if type(found) is not int or not 0 <= found < 2**31:",
+        "if type(found) is not int:",
+        f"{FUZZ}[registry]",
+    ),
+    Breakage(
+        "what an OpenID provider said of itself is kept after a login failed",
+        "console/oidc_provider.py",
+        "self._cache.clear()",
+        "pass",
+        f"{FUZZ}[oidc]",
+    ),
+    Breakage(
+        "a record that was changed on its way is read",
+        "relay/kafka/consumer.py",
+        '"check.crcs": True,',
+        "",
+        f"{FUZZ}[kafka]",
     ),
 ]
 

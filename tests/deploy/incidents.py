@@ -6,6 +6,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from testkit.command_line import command
+from testkit.preload import Clock
 from testkit.rows import incompressible, new_row
 from testkit.topic import alter_topic
 from testkit.waiting import wait_until
@@ -199,14 +200,14 @@ def database_went_back() -> Incident:
 
 def clock_wrong(library: Path, folder: Path) -> Incident:
     """The clock of the relay's host is twenty minutes ahead, until it is set."""
-    clock = folder / "clock"
+    clock = Clock(folder / "clock")
 
     def begin(system: MonitoredSystem) -> None:
-        clock.write_text("1200")
+        clock.set_ahead(1_200)
         system.relay.stop()
-        system.restart_relay(LD_PRELOAD=str(library), WRONG_CLOCK_FILE=str(clock))
+        system.restart_relay(LD_PRELOAD=str(library), **clock.environ)
 
-    return Incident("the clock of the relay's host is wrong", ("ClockOff",), begin, lambda _: clock.write_text("0"))
+    return Incident("the clock of the relay's host is wrong", ("ClockOff",), begin, lambda _: clock.set_ahead(0))
 
 
 def score(behaviour: str) -> Callable[[MonitoredSystem], object]:

@@ -50,6 +50,7 @@ class SystemUnderTest:
         environ: settings with which web and relays reach the services, where they differ from the deployment's.
         relays: number of relays.
         replicas: number of replicas of each partition.
+        web_environ: settings of the web process alone.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class SystemUnderTest:
         environ: Mapping[str, str],
         relays: int,
         replicas: int = 1,
+        web_environ: Mapping[str, str] | None = None,
     ) -> None:
         self.deployment, self.faults, self._environ = deployment, faults, environ
+        self._web_environ = {**environ, **(web_environ or {})}
         # The kernel kills a service when the thread that started it ends, so these threads outlive the services.
         self.fault_threads = ThreadPoolExecutor(2)
         self.relays: list[RelayProcess] = []
@@ -77,7 +80,7 @@ class SystemUnderTest:
 
     def start_web(self) -> None:
         """Start a web process that replaces the current one."""
-        self.deployment.web(**self._environ)
+        self.deployment.web(**self._web_environ)
 
     def start_relay(self, index: int) -> None:
         """Start a relay that replaces the one at this index."""

@@ -11,7 +11,7 @@ from confluent_kafka.admin import NewTopic
 
 from testkit import ROOT
 from testkit.deployment import Deploy
-from testkit.preload import build_preload_library
+from testkit.preload import FAULTS, Clock, build_preload_library
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_rows
 from testkit.services import ExternalService, Kafka
@@ -30,7 +30,7 @@ OFFSET = "outbox_clock_offset_seconds"
 @pytest.fixture(scope="session")
 def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The preloaded library that shifts the clock."""
-    return build_preload_library(ROOT / "tests/faults/wrong_clock.c", tmp_path_factory.mktemp("wrong-clock"))
+    return build_preload_library(FAULTS / "wrong_clock.c", tmp_path_factory.mktemp("wrong-clock"))
 
 
 @pytest.mark.parametrize("seconds", [TWO_HOURS, -TWO_HOURS], ids=["ahead", "behind"])
@@ -45,9 +45,9 @@ def test_a_wrong_clock_parks_no_row(
     """While the host's clock is wrong, the shard and ``check`` name the clock; once it is corrected, all is sent. The
     relay does not look for a row that is at fault.
     """
-    clock = tmp_path / "clock"
-    clock.write_text(str(seconds))
-    deployment = deploy(new_postgresql(), kafka, LD_PRELOAD=str(wrong_clock), WRONG_CLOCK_FILE=str(clock))
+    clock = Clock(tmp_path / "clock")
+    clock.set_ahead(seconds)
+    deployment = deploy(new_postgresql(), kafka, LD_PRELOAD=str(wrong_clock), **clock.environ)
     limit = {"message.timestamp.before.max.ms": "3600000"}
     for topic in (deployment.topic, deployment.environ["KAFKA_PROGRESS_TOPIC"]):
         create_topics(deployment.client_config, NewTopic(topic, 1, 1, config=limit))
@@ -61,7 +61,7 @@ def test_a_wrong_clock_parks_no_row(
     assert check.returncode == 4, check.stdout
     assert "NTP" in check.stdout.split("broker clock:")[1].splitlines()[1], check.stdout
     assert deployment.query("SELECT count(*) FROM outbox_rows WHERE state = 'parked'") == [(0,)]
-    clock.write_text("0")
+    clock.set_ahead(0)
     deployment.wait_drained()
     assert not [line for line in relay.lines() if line.get("action") == "batch_refused"]
     wait_until(lambda: not relay.degraded(), "nothing is degraded")
@@ -76,14 +76,14 @@ def test_a_wrong_clock_is_measured(
     tmp_path: Path,
 ) -> None:
     """Web and relay export how far their clocks are ahead of the database's; rows are delivered all the same."""
-    clock = tmp_path / "clock"
-    clock.write_text(str(TEN_MINUTES))
-    shift = {"LD_PRELOAD": str(wrong_clock), "WRONG_CLOCK_FILE": str(clock)}
+    clock = Clock(tmp_path / "clock")
+    clock.set_ahead(TEN_MINUTES)
+    shift = {"LD_PRELOAD": str(wrong_clock), **clock.environ}
     deployment = deploy(new_postgresql(), kafka, **shift)
     ids = deployment.record(new_rows(20))
     web, relay = deployment.web(**shift), deployment.relay()
     wait_ahead(web, relay, TEN_MINUTES)
-    clock.write_text("0")
+    clock.set_ahead(0)
     wait_ahead(web, relay, 0)
     deployment.wait_drained()
     deployment.check_exactly_once(ids)

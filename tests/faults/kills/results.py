@@ -99,8 +99,9 @@ def merged(outcomes: Sequence[Sequence[FaultSummary]]) -> list[FaultSummary]:
 
 
 def _sum(name: str, summaries: Sequence[FaultSummary]) -> FaultSummary:
-    columns = zip(*(each[1:8] for each in summaries), strict=True)
-    return FaultSummary(name, *map(sum, columns), max(each.longest_pause for each in summaries))  # type: ignore[call-arg]
+    counts = zip(*(each[1:8] for each in summaries), strict=True)
+    longest = zip(*(each[8:] for each in summaries), strict=True)
+    return FaultSummary(name, *map(sum, counts), *map(max, longest))
 
 
 def _decoded(seed: int, version: str, machine: str, outcome: Sequence[Sequence[object]]) -> Hundred:

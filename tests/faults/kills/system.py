@@ -1,5 +1,6 @@
 """The product whose processes are killed, under load."""
 
+import json
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import psutil
 import requests
 
+from outbox.models import body_digest
 from testkit.deployment import Deployment
 from testkit.inference_endpoint import InferenceEndpoint
 from testkit.load import AcceptedInteraction, LoadGenerator
@@ -141,18 +143,19 @@ class KilledSystem(SystemUnderTest):
 
     def post_refused(self) -> None:
         """Post an interaction whose record is larger than the topic allows."""
-        body = {
+        fields = {
             "id": self._text(256),
             "channel": "voice",
             "customer": {"email": self._text(320)},
             "agent": {"id": self._text(256)},
         }
+        body = json.dumps(fields).encode()
 
         def accepted() -> bool:
             with suppress(requests.RequestException):
                 answer = self.web.post(body)
                 if answer.status_code == 202:
-                    self.refused.append(AcceptedInteraction(time(), answer.json()["outboxId"]))
+                    self.refused.append(AcceptedInteraction(time(), answer.json()["outboxId"], body_digest(body)))
                     return True
             return False
 
