@@ -9,9 +9,13 @@ COVERAGE ?= 1
 KAFKA ?=
 DEEP ?=
 MINUTES ?= 5
-SERVICES ?= postgresql
+# 1: what the product runs on is a cluster of brokers, replicated PostgreSQL, secured services.
+CLUSTER ?=
+SERVICES ?= $(if $(CLUSTER),cluster replicated secured,postgresql)
 SEED ?=
+TARGET ?= webhook
 RELAYS ?= 2
+KILLS ?=
 CONNECTIONS ?= 1000
 SECONDS ?= 10
 # An image to build on: unset, the one in deploy/Dockerfile; debian, one that is made from Debian's packages.
@@ -31,7 +35,7 @@ require = command -v $(1) >/dev/null || { [ -n "$(INSTALL)" ] && command -v apt-
 	apt-get install -y -qq -o Dpkg::Use-Pty=0 $(2); } >.venv/apt.log 2>&1; } || \
 	echo "$(1) is missing: $(3) will not run. Install $(2) (apt-get, brew), or run make tools INSTALL=1 on Debian"
 
-.PHONY: help install tools demo up test deploy-check image compose chart helm kubernetes alerts torture attack lint format docs docs-reference screenshots simulator services model bench lock release clean
+.PHONY: help install tools demo up test deploy-check image compose chart helm kubernetes alerts torture attack fuzz lint format docs docs-reference screenshots simulator services model bench lock release clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -111,11 +115,15 @@ kubernetes: helm ## install the chart on a real API server, without nodes (build
 alerts: tools ## bring incidents about, and see the alerts fire and clear in a real Prometheus (docs/alerts.md)
 	@$(BIN)/python -m tests.deploy.alerts
 
-torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite RELAYS=2)
-	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --services $(SERVICES) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
+torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite; CLUSTER=1; KILLS=1000)
+	@$(BIN)/python -m $(if $(KILLS),tests.faults.kills --kills $(KILLS),tests.faults.torture --minutes $(MINUTES) \
+		--relays $(RELAYS)) --services $(SERVICES) $(if $(SEED),--seed $(SEED))
 
 attack: install ## attack web and relay on this machine (CONNECTIONS=1000 SECONDS=10)
 	@$(BIN)/python -m tests.attack --connections $(CONNECTIONS) --seconds $(SECONDS)
+
+fuzz: install ## fuzz what arrives from others (TARGET=webhook MINUTES=10 SEED=7); TARGET: see docs/fuzzing.md
+	@$(BIN)/python -m tests.fuzz --target $(TARGET) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: install ## check format, style, types, spelling and import rules
 	@echo "checking format, style, types, spelling and import rules"

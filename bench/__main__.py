@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import backlog, debezium, drain, growth, ingest, latency, mark, scale, soak, traces, verify, workers
+from bench import backlog, debezium, drain, growth, ingest, latency, mark, metrics, scale, soak, traces, verify, workers
 from bench.environment import BATCH, Environment, open_environment
 from bench.report import machine, table
 from config.settings import DEFAULT_SHARDS
@@ -74,6 +74,10 @@ BENCHMARKS = {
     "traces": Benchmark(
         "what traces cost the webhook and a drain",
         lambda env, db, shards, o: traces.measure(env, db, o.rows, o.rounds, shards, o.seconds),
+    ),
+    "metrics": Benchmark(
+        "what metrics cost the webhook and a drain",
+        lambda env, db, shards, o: metrics.measure(env, db, o.rows, o.rounds, shards, o.seconds),
     ),
     "verify": Benchmark(
         "records/s and memory of relay verify",

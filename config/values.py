@@ -128,9 +128,14 @@ def http_url(value: str, login_settings: str) -> str:
     except ValueError as error:  # its message may quote part of a login
         reason = "port out of range: " if "out of range" in str(error) else ""
         raise ValueError(f"{reason}expected a URL with a host, such as https://host:8443/path") from None
-    if parts.scheme not in ("http", "https") or not host or port == 0 or " " in value:
+    if parts.scheme not in ("http", "https") or not host or port == 0 or not _is_text_without_spaces(value):
         raise ValueError("expected an http or https URL with a host, such as https://host/path")
     return value
+
+
+def _is_text_without_spaces(value: str) -> bool:
+    """``urlsplit`` drops line ends and tabs, and takes what no request can contain."""
+    return value.isprintable() and " " not in value
 
 
 def topic_name(value: str) -> str:

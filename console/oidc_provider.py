@@ -130,8 +130,17 @@ class OidcProvider:
             verifier: of ``authorization_url``.
 
         Raises:
-            ProviderError: it cannot be asked, or does not vouch for anybody.
+            ProviderError: it cannot be asked, or does not vouch for anybody. What it says about itself is then fetched
+                again for the next login: it may be the reason.
         """
+        try:
+            return self._exchange(code, nonce, verifier)
+        except ProviderError:
+            with self._lock:
+                self._cache.clear()
+            raise
+
+    def _exchange(self, code: str, nonce: str, verifier: str) -> Mapping[str, Any]:
         endpoints = self._endpoints()
         form = {
             "grant_type": "authorization_code",
@@ -167,7 +176,9 @@ class OidcProvider:
         except JoseError as error:
             which = f" ({error.claim})" if isinstance(error, ClaimError) else ""
             raise ProviderError(f"its ID token is refused: {error.error}{which}") from None
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except ProviderError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the libraries raise errors of many kinds
             raise ProviderError(f"its ID token or keys are malformed ({type(error).__name__})") from None
         return token.claims
 

@@ -82,16 +82,23 @@ class HeldCommit:
 
 
 class Proxy:
-    """Forwards connections from a free local port to a service on this machine.
+    """Forwards connections from a local port to a service on this machine.
 
     Args:
         target_port: port of the service; may be changed while the proxy runs.
         split: splits a stream into the pieces that are forwarded; ``kafka_messages`` to hold commits.
+        address: host and port to listen on. It also connects from this host.
     """
 
-    def __init__(self, target_port: int, split: Callable[[socket.socket], Iterator[bytes]] = chunks) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        split: Callable[[socket.socket], Iterator[bytes]] = chunks,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.target_port = target_port
         self.split = split
+        self.host = address[0]
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
         self.refusing = False
@@ -101,7 +108,10 @@ class Proxy:
         self._link_free_at = 0.0
         self.discarding: frozenset[Direction] = frozenset()
         self._pending_hold: HeldCommit | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.change: Callable[[int, bytes], bytes] | None = None
+        """Changes each answer of Kafka: takes the API key of the request and the message. Set it before the service is
+        used; needs ``kafka_messages`` as ``split``."""
+        self._listener = socket.create_server(address, backlog=128)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
@@ -115,7 +125,8 @@ class Proxy:
                 _reset(client)
                 continue
             try:
-                service = socket.create_connection(("127.0.0.1", self.target_port), timeout=5)
+                target = ("127.0.0.1", self.target_port)
+                service = socket.create_connection(target, timeout=5, source_address=(self.host, 0))
             except OSError:
                 _reset(client)
                 continue
@@ -223,6 +234,8 @@ class _Connection:
         self.discards = proxy.discarding
         self._held_responses: dict[int, HeldCommit] = {}
         """Holds of responses, by the correlation id of their requests."""
+        self._api_keys: dict[int, int] = {}
+        """Of the requests without a response, by their correlation ids, if responses are changed."""
 
     def start(self) -> None:
         """Start forwarding."""
@@ -261,7 +274,16 @@ class _Connection:
             hold = self._hold_of(direction, message)
             if hold is not None and not hold.wait_for_decision():
                 return
-            sink.sendall(message)
+            sink.sendall(self._changed(direction, message))
+
+    def _changed(self, direction: Direction, message: bytes) -> bytes:
+        if self._proxy.change is None:
+            return message
+        if direction is Direction.FROM_SERVICE:
+            return self._proxy.change(self._api_keys.pop(correlation_id(message, _LENGTH_BYTES)), message)
+        (api_key,) = struct.unpack_from(">h", message, _LENGTH_BYTES)
+        self._api_keys[correlation_id(message, _LENGTH_BYTES + 4)] = api_key
+        return message
 
     def _hold_of(self, direction: Direction, message: bytes) -> HeldCommit | None:
         if direction is Direction.FROM_SERVICE:

@@ -133,16 +133,16 @@ class SchemaRegistry:
 
     def register(self, subject: str) -> int:
         """Register the relay's schema unless it is registered; its id. Raises as ``_request``."""
-        return self._request("POST", f"/subjects/{quote(subject, safe='')}/versions", lambda answer: int(answer["id"]))
+        return self._request("POST", f"/subjects/{quote(subject, safe='')}/versions", _schema_id)
 
     def look_up(self, subject: str) -> int:
         """The id of the relay's schema. Raises as ``_request``."""
-        return self._request("POST", f"/subjects/{quote(subject, safe='')}", lambda answer: int(answer["id"]))
+        return self._request("POST", f"/subjects/{quote(subject, safe='')}", _schema_id)
 
     def is_compatible(self, subject: str) -> bool:
         """Whether the relay's schema could be registered. Raises as ``_request``."""
         path = f"/compatibility/subjects/{quote(subject, safe='')}/versions/latest"
-        return self._request("POST", path, lambda answer: bool(answer["is_compatible"]))
+        return self._request("POST", path, _is_compatible)
 
     def schema(self, schema_id: int) -> str:
         """The text of a schema. Raises as ``_request``."""
@@ -189,6 +189,26 @@ class SchemaRegistry:
         return NotARegistryError(
             f"there is no Schema Registry at {self.address}: it answers {status} {detail}: {CHECK_URL}"
         )
+
+
+def _schema_id(answer: Any) -> int:
+    """The id of a schema: a record has 32 bits for it, signed.
+
+    Raises:
+        ValueError, KeyError, TypeError: there is none.
+    """
+    found = answer["id"]
+    if type(found) is not int or not 0 <= found < 2**31:
+        raise ValueError("no schema id")
+    return found
+
+
+def _is_compatible(answer: Any) -> bool:
+    """Raises as ``_schema_id``."""
+    found = answer["is_compatible"]
+    if not isinstance(found, bool):
+        raise TypeError("neither true nor false")
+    return found
 
 
 def _error_code(answer: HttpResult) -> int:

@@ -50,6 +50,7 @@ class SystemUnderTest:
         environ: settings with which web and relays reach the services, where they differ from the deployment's.
         relays: number of relays.
         replicas: number of replicas of each partition.
+        web_environ: settings of the web process alone.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class SystemUnderTest:
         environ: Mapping[str, str],
         relays: int,
         replicas: int = 1,
+        web_environ: Mapping[str, str] | None = None,
     ) -> None:
         self.deployment, self.faults, self._environ = deployment, faults, environ
+        self._web_environ = {**environ, **(web_environ or {})}
         # The kernel kills a service when the thread that started it ends, so these threads outlive the services.
         self.fault_threads = ThreadPoolExecutor(2)
         self.relays: list[RelayProcess] = []
@@ -77,7 +80,7 @@ class SystemUnderTest:
 
     def start_web(self) -> None:
         """Start a web process that replaces the current one."""
-        self.deployment.web(**self._environ)
+        self.deployment.web(**self._web_environ)
 
     def start_relay(self, index: int) -> None:
         """Start a relay that replaces the one at this index."""
@@ -94,8 +97,10 @@ class ArrivalRecorder:
     """A ``read_committed`` consumer that records when each record of the deployment's topic arrives."""
 
     def __init__(self, deployment: Deployment) -> None:
-        self.arrivals: list[float] = []
-        """Arrival times, in seconds since the epoch."""
+        self.arrivals: dict[int, list[float]] = {}
+        """Arrival times by partition, in seconds since the epoch."""
+        self.rows: dict[int, float] = {}
+        """When the first record of each row arrived."""
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
@@ -105,6 +110,9 @@ class ArrivalRecorder:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "reconnect.backoff.max.ms": 500,
+                # Find a partition's new leader soon: what is measured is the relays' pause, not this consumer's.
+                "topic.metadata.refresh.interval.ms": 1_000,
+                "socket.timeout.ms": 2_000,
             },
             logger=logging.getLogger("arrivals"),
         )
@@ -116,7 +124,9 @@ class ArrivalRecorder:
         while not self._stop.is_set():
             message = self._consumer.poll(0.2)
             if message is not None and message.error() is None:
-                self.arrivals.append(time())
+                at = time()
+                self.arrivals.setdefault(message.partition() or 0, []).append(at)
+                self.rows.setdefault(int(dict(message.headers() or [])["outbox-id"] or 0), at)
         self._consumer.close()
 
     def stop(self) -> None:

@@ -3,7 +3,7 @@
 Run the product under load, on its own services, and inject faults. Afterwards every interaction that was
 answered with 202 must be in the topic exactly once and in order. Prints a table for each kind of services. The exit
 code is 1 if a row is lost, duplicated, out of order, left over or misplaced (its state is in no table, or in two),
-or if no record arrives within two minutes after a fault.
+or if a partition gets no record within two minutes after a fault.
 
 A seed repeats the order and duration of the faults, but not the timing of threads and processes.
 """
@@ -12,7 +12,7 @@ import argparse
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from math import inf
@@ -25,10 +25,13 @@ from outbox.operators.placement import misplaced_ids
 from testkit.load import LoadGenerator
 from testkit.services import ExternalService, Registry, ServiceError
 from testkit.waiting import wait_until
+from tests.faults.cluster import cluster_services
 from tests.faults.nemesis import label_of, pause, schedule
 from tests.faults.outcome import FaultSummary, InjectedFault, Observations, check_outcome, markdown_table
+from tests.faults.replicated import replicated_services
+from tests.faults.secured import secured_services
 from tests.faults.single_services import single_services
-from tests.faults.system import RELAYS, Fault, SystemUnderTest
+from tests.faults.system import PARTITIONS, RELAYS, Fault, SystemUnderTest
 
 RESUME_SECONDS = 120.0
 """How long after a fault the next record may take to arrive."""
@@ -37,20 +40,37 @@ SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 6, 5, 0.05
 SERVICES: Mapping[str, Callable[[Registry | ExternalService, Path, int], AbstractContextManager[SystemUnderTest]]] = {
     "sqlite": partial(single_services, "sqlite"),
     "postgresql": partial(single_services, "postgresql"),
+    "replicated": replicated_services,
+    "cluster": cluster_services,
+    "secured": secured_services,
 }
 """What the product runs on: each takes a registry, a folder and a number of relays."""
 
 
 def inject_faults(
-    system: SystemUnderTest, seed: int, seconds: float, write: Callable[[str], object]
+    system: SystemUnderTest,
+    seed: int,
+    seconds: float,
+    write: Callable[[str], object],
+    phases: Iterable[tuple[Fault, ...]] | None = None,
 ) -> list[FaultSummary]:
-    """Inject faults under load for a number of seconds, and check the outcome."""
+    """Inject faults under load for a number of seconds, and check the outcome.
+
+    Args:
+        system: what runs.
+        seed: of the schedule, and of what each fault chooses.
+        seconds: no fault begins after that.
+        write: takes a line about each phase.
+        phases: the faults to inject; None for a schedule of all faults without end.
+    """
     rng, injected = Random(seed), []
     load = LoadGenerator(lambda: system.web, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS)
     deadline = monotonic() + seconds
     try:
-        wait_until(lambda: system.consumer.arrivals, "the first records arrive", RESUME_SECONDS)
-        for faults in schedule(system.faults, rng):
+        wait_until(
+            lambda: len(system.consumer.arrivals) == PARTITIONS, "a record arrives in every partition", RESUME_SECONDS
+        )
+        for faults in phases or schedule(system.faults, rng):
             if monotonic() > deadline:
                 break
             injected.append(inject(system, faults, rng))
@@ -72,11 +92,12 @@ def inject(system: SystemUnderTest, faults: tuple[Fault, ...], rng: Random) -> I
         each.result()
     ended, arrivals = time(), system.consumer.arrivals
     wait_until(
-        lambda: arrivals[-1] > ended or time() > ended + RESUME_SECONDS,
-        "a record arrives or the timeout has passed",
+        lambda: all(times[-1] > ended for times in arrivals.values()) or time() > ended + RESUME_SECONDS,
+        "a record arrives in every partition or the timeout has passed",
         2 * RESUME_SECONDS,
     )
-    return InjectedFault(label_of(faults), began, next((at for at in arrivals if at > ended), inf))
+    recovered = max(next((at for at in times if at > ended), inf) for times in arrivals.values())
+    return InjectedFault(label_of(faults), began, recovered)
 
 
 def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
@@ -87,12 +108,14 @@ def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
         "the outbox drains or the timeout has passed",
         2 * DRAIN_SECONDS,
     )
+    keys = {row: bytes(key) for row, key in deployment.query("SELECT id, key FROM outbox")}
     accounted_for = deployment.query(
         "SELECT id FROM outbox_rows WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
         " (SELECT shard FROM outbox_shard WHERE condition IS NOT NULL)"
     )
     return Observations(
         accepted={each.outbox_id: each.at for each in load.accepted},
+        not_stored=frozenset(each.outbox_id for each in load.accepted if keys.get(each.outbox_id) != each.key),
         committed={row: at_ms / 1000 for row, at_ms in deployment.query("SELECT id, received_at FROM outbox")},
         accounted_for=frozenset(row for (row,) in accounted_for),
         records=deployment.seen(),

@@ -1,11 +1,13 @@
 """What an OpenID provider is asked, what it may not say, and what happens while it fails."""
 
+import json
 import re
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask import Flask, Response
+from joserfc import jws
 
 from console.login import EXTENSION as LOGIN
 from console.login import MAX_AT_ONCE, LoginLimits
@@ -165,6 +167,8 @@ def test_a_provider_that_answers_wrongly_is_named(
         ({"token_endpoint": "http://provider.example/token"}, "lacks an endpoint, or one is not https"),
         ({"token_endpoint": None}, "lacks an endpoint, or one is not https"),
         ({"jwks_uri": 7}, "lacks an endpoint, or one is not https"),
+        ({"authorization_endpoint": "https://provider.example/\ud800"}, "lacks an endpoint, or one is not https"),
+        ({"authorization_endpoint": "https://provider.example/a\r\nb"}, "lacks an endpoint, or one is not https"),
     ],
 )
 def test_a_provider_that_describes_itself_wrongly_is_not_asked(
@@ -231,6 +235,34 @@ def test_changed_keys_are_fetched_again(oidc_app: Flask, provider: OidcProvider)
     provider.header = {"kid": "unknown"}
     page_of(sign_in_there(client), 503)
     assert provider.requests.count(KEYS) == 3
+
+
+def test_claims_that_are_nested_too_deeply_are_malformed(oidc_app: Flask, provider: OidcProvider) -> None:
+    """Their signature is valid; the page says what is wrong, as for every other token."""
+    key, nested = provider.published, '{"sub": ' + "[" * 3_000 + "]" * 3_000 + "}"
+    id_token = jws.serialize_compact({"alg": "RS256", "kid": key.kid}, nested, key, ["RS256"])
+    provider.answers[TOKEN] = Response(json.dumps({"id_token": id_token}))
+    assert "malformed (RecursionError)" in page_of(sign_in_there(oidc_app.test_client()), 503)
+
+
+@pytest.mark.parametrize("name", ["token_endpoint", "jwks_uri"])
+def test_an_address_with_which_a_login_failed_is_not_kept(oidc_app: Flask, provider: OidcProvider, name: str) -> None:
+    """The next login asks the provider again, not that of an hour later."""
+    provider.discovery = {name: f"{provider.issuer}/gone"}
+    client = oidc_app.test_client()
+    assert "HTTP 404" in page_of(sign_in_there(client), 503)
+    provider.discovery = {}
+    page_of(sign_in_there(client))
+
+
+def test_keys_with_which_a_login_failed_are_not_kept(oidc_app: Flask, provider: OidcProvider) -> None:
+    """Also if they have the name of the right one, and are of another kind."""
+    wrong = {"kty": "oct", "k": "A" * 43, "kid": provider.published.kid}
+    provider.answers[KEYS] = Response(json.dumps({"keys": [wrong]}))
+    client = oidc_app.test_client()
+    assert "its ID token" in page_of(sign_in_there(client), 503)
+    provider.answers.clear()
+    page_of(sign_in_there(client))
 
 
 def test_a_withdrawn_key_is_not_trusted_for_long(oidc_app: Flask, provider: OidcProvider, clock: ManualClock) -> None:
