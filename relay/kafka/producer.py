@@ -291,7 +291,7 @@ class Publisher:
         return BatchRefusedError(f"refused: {explain(error)}{advice}")
 
     def _are_timestamps_refused(self) -> bool:
-        """Whether that is the reason.
+        """Whether the broker refused the time of records, not what is in them.
 
         If it refuses several records of a batch, the client reports ``INVALID_RECORD`` for each, whatever the reason;
         the error of the transaction has it.

@@ -860,6 +860,13 @@ BREAKAGES = [
         "tests/integration/test_group_commit.py::test_a_batch_waits_for_requests_under_way[sqlite]",
     ),
     Breakage(
+        "a takeover fails while the coordinator moves",
+        "relay/kafka/producer.py",
+        "        KafkaError.NOT_COORDINATOR,\n",
+        "",
+        "tests/faults/test_kafka_failover.py::test_fencing_waits_while_the_coordinator_moves[16]",
+    ),
+    Breakage(
         "an unanswered commit counts as committed",
         "relay/kafka/producer.py",
         "            if not committing:\n                self._cancel()",
