@@ -39,7 +39,7 @@ def test_faults_of_a_cluster_under_load(registry: Registry | ExternalService, tm
     with SERVICES["cluster"](registry, tmp_path, RELAYS) as system:
         faults = {fault.name: fault for fault in system.faults}
         phases = [(faults[name],) for name in CLUSTER_FAULTS]
-        summaries = inject_faults(system, 3, inf, progress.append, phases)
+        summaries = inject_faults(system, 146, inf, progress.append, phases)
     outcome = f"{''.join(progress)}\n{markdown_table(summaries)}"
     assert [each.fault for each in summaries] == [*CLUSTER_FAULTS, "all"], outcome
     assert all(each.exact for each in summaries), outcome

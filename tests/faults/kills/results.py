@@ -84,7 +84,7 @@ class Results:
             result = "exact" if outcome.exact else "**wrong**"
             lines.append(
                 f"| {number} | {seed} | {total.rows:,} | {outcome.parked} | {result} | {total.longest_pause:.1f} s"
-                f" | {outcome.slowest_row:.1f} s | {outcome.seconds:.0f} s | {outcome.verdict} |"
+                f" | {outcome.slowest_row:.1f} s | {outcome.seconds:.0f} s | {outcome.verdict.partition(':')[0]} |"
             )
         return "\n".join(lines) + "\n"
 

@@ -25,7 +25,7 @@ from tests.faults.outcome import InjectedFault
 from tests.faults.system import SystemUnderTest
 
 RELAYS, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 3, 4, 5, 0.1
-BATCH_ROWS, MAX_BATCH_BYTES = 50, 1500
+BATCH_ROWS, MAX_BATCH_BYTES = 20, 4000
 """A batch of ordinary rows is smaller than the topic's limit, a record of a refused row is larger."""
 KILL_SECONDS = 120.0
 """How long a process may take to reach a step."""
@@ -144,10 +144,10 @@ class KilledSystem(SystemUnderTest):
     def post_refused(self) -> None:
         """Post an interaction whose record is larger than the topic allows."""
         fields = {
-            "id": self._incompressible(256),
+            "id": self._text(256),
             "channel": "voice",
-            "customer": {"email": self._incompressible(320)},
-            "agent": {"id": self._incompressible(256)},
+            "customer": {"email": self._text(320)},
+            "agent": {"id": self._text(256)},
         }
         body = json.dumps(fields).encode()
 
@@ -161,8 +161,9 @@ class KilledSystem(SystemUnderTest):
 
         wait_until(accepted, "the interaction is accepted")
 
-    def _incompressible(self, length: int) -> str:
-        return "".join(chr(self.rng.randrange(0x4E00, 0x9FA5)) for _ in range(length))
+    def _text(self, length: int) -> str:
+        """Return characters of four bytes each."""
+        return "".join(chr(self.rng.randrange(0x20000, 0x2A6DF)) for _ in range(length))
 
     def recovered(self) -> Sequence[InjectedFault]:
         """Return the kills, each with the time when every partition had got a record after it; waits for the last."""
