@@ -37,6 +37,9 @@ from outbox.sql.statement import bind_rows
 REQUIRED_REVISION = "0001"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
 
+_REPLICATED = "replicated"
+"""Key of what the pool stores with a connection."""
+
 
 class Store:
     """The outbox in one database.
@@ -112,6 +115,7 @@ class Store:
         """
         query = sql.SELECT_PENDING_UNBLOCKED if block_behind_parked else sql.SELECT_PENDING
         with transactions.autocommit(self._engine) as connection:
+            _require_replicated(connection)
             found = transactions.tuples(connection.execute(query.on(connection), {**lease._asdict(), "limit": limit}))
             if not found:
                 progress.require_lease(connection, lease)
@@ -273,6 +277,17 @@ class Store:
         with transactions.write(self._engine) as connection:
             values = {**verdict._asdict(), "values": int(verdict.values), "faults": json.dumps(verdict.faults)}
             connection.execute(verification.STORE_VERDICT.on(connection), values)
+
+
+def _require_replicated(connection: Connection) -> None:
+    """Wait on each new session until the synchronous standby has the rows that are visible.
+
+    A crash of the primary makes commits visible that were still waiting for the standby, and ends every session. A
+    relay that sent such rows would send them again after a promotion of the standby, under other ids.
+    """
+    if connection.dialect.name == "postgresql" and not connection.info.get(_REPLICATED):
+        connection.execute(sql.LOCK_IDENTITY.on(connection))
+        connection.info[_REPLICATED] = True
 
 
 def _identity(connection: Connection) -> Identity:

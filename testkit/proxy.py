@@ -108,6 +108,9 @@ class Proxy:
         self._link_free_at = 0.0
         self.discarding: frozenset[Direction] = frozenset()
         self._pending_hold: HeldCommit | None = None
+        self.change: Callable[[int, bytes], bytes] | None = None
+        """Changes each answer of Kafka: takes the API key of the request and the message. Set it before the service is
+        used; needs ``kafka_messages`` as ``split``."""
         self._listener = socket.create_server(address, backlog=128)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -231,6 +234,8 @@ class _Connection:
         self.discards = proxy.discarding
         self._held_responses: dict[int, HeldCommit] = {}
         """Holds of responses, by the correlation id of their requests."""
+        self._api_keys: dict[int, int] = {}
+        """Of the requests without a response, by their correlation ids, if responses are changed."""
 
     def start(self) -> None:
         """Start forwarding."""
@@ -269,7 +274,16 @@ class _Connection:
             hold = self._hold_of(direction, message)
             if hold is not None and not hold.wait_for_decision():
                 return
-            sink.sendall(message)
+            sink.sendall(self._changed(direction, message))
+
+    def _changed(self, direction: Direction, message: bytes) -> bytes:
+        if self._proxy.change is None:
+            return message
+        if direction is Direction.FROM_SERVICE:
+            return self._proxy.change(self._api_keys.pop(correlation_id(message, _LENGTH_BYTES)), message)
+        (api_key,) = struct.unpack_from(">h", message, _LENGTH_BYTES)
+        self._api_keys[correlation_id(message, _LENGTH_BYTES + 4)] = api_key
+        return message
 
     def _hold_of(self, direction: Direction, message: bytes) -> HeldCommit | None:
         if direction is Direction.FROM_SERVICE:

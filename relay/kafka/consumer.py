@@ -42,6 +42,7 @@ class CommittedReader:
                     "group.id": "outbox-relay-reader",  # required, but never joined
                     "isolation.level": "read_committed",
                     "auto.offset.reset": "error",
+                    "check.crcs": True,  # a changed progress record would mark other rows
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     "enable.partition.eof": True,

@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from relay.errors import (
     BatchRefusedError,
     MisconfiguredError,
+    NoAnswerError,
     RelayError,
     StoppedError,
     TimestampsRefusedError,
@@ -45,14 +46,26 @@ RECORD_REMEDIES: dict[int, str] = {
 """What to do before the row is sent again, by the error of its record."""
 REFUSALS = RECORD_ERRORS | {KafkaError.INVALID_TIMESTAMP}
 """Errors reported with a record. Its timestamp is not its fault: it comes from this host's clock."""
-INCOMPLETE = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})
-"""The call may be repeated: it timed out, or the broker is still ending the previous transaction."""
+INCOMPLETE = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+"""The call may be repeated: it timed out, the broker is still ending the previous transaction, or the coordinator is
+moving to another broker. A call that times out fails with the last of these errors, so each is no more than a timeout.
+"""
 
 POLL_SECONDS = 1.0
 """Longest single call into the client, so that a request to stop is noticed."""
-ANSWER_TIMEOUT_SECONDS = 15.0
+ANSWER_TIMEOUT_SECONDS = 12.0
 """For fencing, for the next records to be acknowledged, and for the commit, each. Giving up early is safe, because the
-progress record shows what was committed; giving up late delays the report of an outage."""
+progress record shows what was committed. But a cluster gives the work of a silent broker to others after nine seconds
+(``broker.session.timeout.ms``) and an election: sooner, a new producer would only meet the same broker again."""
 TRANSACTION_TIMEOUT_SECONDS = 60.0
 """``transaction.timeout.ms`` unless it is configured."""
 DELIVERY_SHARE = 0.75
@@ -94,7 +107,6 @@ class Publisher:
     ) -> None:
         self._topic, self._progress = topic, progress
         self._stopping, self._clock, self._outdated = stopping, clock, outdated
-        self._given_up = False
         self._last_error = LastError()
         self._refusals: list[tuple[str, KafkaError]] = []
         timeout_ms = config.get("transaction.timeout.ms")
@@ -152,19 +164,14 @@ class Publisher:
         committing = False
         try:
             with translate_errors("commit the transaction", self._last_error):
-                self._producer.begin_transaction()
-                self._produce(self._topic, ANY_PARTITION, records)
-                progress_record: Record = (self._progress.key, progress, [], None)
-                self._produce(self._progress.topic, self._progress.partition, [progress_record])
-                self._deliver(len(records) + 1, on_advance)
+                self._send(records, progress, on_advance)
                 committing = True
                 self._complete(self._producer.commit_transaction, STOP_GRACE_SECONDS)
+        except NoAnswerError:
+            raise  # an abort would not be answered either; the shard's next producer aborts the transaction
         except Exception:
-            refusal = self._refusal() if self._refusals and not committing else None  # the abort forgets its cause
             if not committing:
-                self._abort()
-            if refusal:
-                raise refusal from None
+                self._cancel()
             raise
         if self._progress_offset < 0:
             raise TransactionFailedError("the broker did not report the offset of the progress record")
@@ -177,6 +184,14 @@ class Publisher:
         except (KafkaException, SystemError, RuntimeError):
             log.debug("the producer could not be purged", action="not_purged")
         del self._producer
+
+    def _send(self, records: Sequence[Record], progress: bytes, on_advance: Callable[[], None]) -> None:
+        """Begin a transaction, and wait until the broker has every record of it."""
+        self._producer.begin_transaction()
+        self._produce(self._topic, ANY_PARTITION, records)
+        progress_record: Record = (self._progress.key, progress, [], None)
+        self._produce(self._progress.topic, self._progress.partition, [progress_record])
+        self._deliver(len(records) + 1, on_advance)
 
     def _produce(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         produce = self._producer.produce
@@ -225,29 +240,35 @@ class Publisher:
     def _complete(self, call: Callable[[float], None], stop_grace_seconds: float) -> None:
         """Repeat a call with a short timeout until it completes."""
         started_at, stop_deadline = self._clock(), None
-        while not _completes(call, POLL_SECONDS):
+        while (error := _incomplete(call, POLL_SECONDS)) is not None:
             now = self._clock()
             if stop_deadline is None and self._stopping():
                 stop_deadline = now + stop_grace_seconds
             if stop_deadline is not None and now >= stop_deadline:
                 raise StoppedError("stopped while Kafka did not answer")
-            self._give_up_after(started_at)
+            self._give_up_after(started_at, error)
 
-    def _give_up_after(self, answered_at: float) -> None:
+    def _give_up_after(self, answered_at: float, error: KafkaError | None = None) -> None:
         """Give up when Kafka has not answered for long, or when it never will because the client's login is an old one.
 
+        Args:
+            answered_at: when Kafka last answered, or was first asked.
+            error: its last answer, if there was one.
+
         Raises:
-            TransactionFailedError
+            NoAnswerError
+            KafkaException: it is this error that has lasted so long.
         """
         self._producer.poll(0)  # calls error_cb, which says why
         if self._clock() > answered_at + ANSWER_TIMEOUT_SECONDS:
+            if error is not None and error.code() != KafkaError._TIMED_OUT:
+                raise KafkaException(error)
             reason = f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s"
         elif self._last_error.text and self._outdated():
             reason = "the password or certificates have changed: connecting anew"
         else:
             return
-        self._given_up = True
-        raise TransactionFailedError(self._last_error.add_to(reason))
+        raise NoAnswerError(self._last_error.add_to(reason))
 
     def _raise_if_refused(self) -> None:
         if self._refusals:
@@ -270,7 +291,7 @@ class Publisher:
         return BatchRefusedError(f"refused: {explain(error)}{advice}")
 
     def _are_timestamps_refused(self) -> bool:
-        """Whether that is the reason.
+        """Whether the broker refused the time of records, not what is in them.
 
         If it refuses several records of a batch, the client reports ``INVALID_RECORD`` for each, whatever the reason;
         the error of the transaction has it.
@@ -283,10 +304,15 @@ class Publisher:
                 codes.add(exception.args[0].code())
         return KafkaError.INVALID_TIMESTAMP in codes
 
+    def _cancel(self) -> None:
+        """Abort, and raise what was refused, if anything was."""
+        refusal = self._refusal() if self._refusals else None  # the abort forgets its cause
+        self._abort()
+        if refusal:
+            raise refusal from None
+
     def _abort(self) -> None:
         """Release the topic's readers early. Fencing would abort the transaction as well."""
-        if self._given_up:
-            return
         try:
             self._producer.abort_transaction(ABORT_TIMEOUT_SECONDS)
         except (KafkaException, SystemError, RuntimeError):
@@ -303,14 +329,14 @@ class Publisher:
             self._refusals.append((message.topic() or "", error))
 
 
-def _completes(call: Callable[[float], None], seconds: float) -> bool:
-    """Whether a call that may be repeated completes within its timeout."""
+def _incomplete(call: Callable[[float], None], seconds: float) -> KafkaError | None:
+    """Make a call that may be repeated; why it did not complete within its timeout, None if it did."""
     try:
         call(seconds)
     except KafkaException as exception:
-        error = exception.args[0]
+        error: KafkaError = exception.args[0]
         # Other errors that call themselves retriable (_CONFLICT) never end.
         if error.code() in INCOMPLETE and error.retriable():
-            return False
+            return error
         raise
-    return True
+    return None

@@ -35,6 +35,8 @@ CLUSTER = {
 }
 """Replication as production has it; offsets and transaction state have these factors by default. Fewer partitions of
 internal topics and a small cleaner make the start quicker. Every timeout is Kafka's default."""
+SMALL = ("-Xmx384m", "-Xms192m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""Three nodes share a machine with everything else, and restart often."""
 DISK_MEBIBYTES = 512
 IN_SYNC_SECONDS = 120.0
 DESCRIBE_QUORUM, REASSIGN_PARTITIONS = 55, 45
@@ -58,7 +60,7 @@ class KafkaNode(Kafka):
         super().__init__(directory, {"node.id": str(number), **settings})
         self.hosts = directory / "hosts"
         self.data = directory / "data"
-        self.java_options = ("-Xmx384m", "-Xms192m", f"-Djdk.net.hosts.file={self.hosts}")
+        self.java_options = (*SMALL, f"-Djdk.net.hosts.file={self.hosts}")
 
     def _listeners(self, controller: int) -> dict[str, str]:
         product, replication = free_port(), free_port()

@@ -38,10 +38,11 @@ CONSOLE, REVEAL = "tests/unit/console", "tests/contract/test_console_reveal.py"
 MACHINE = "tests/model/test_state_machine.py::test_every_row_is_delivered_exactly_once"
 LOST = "tests/model/test_lost_rows.py"
 STORE, KILLS = "tests/contract/test_store.py", "tests/faults/test_kill_at_each_step.py"
-MOVES = "tests/contract/test_moves.py"
+MOVES, FUZZ = "tests/contract/test_moves.py", "tests/fuzz/test_fuzz.py::test_no_input_breaks_a_rule"
 VERIFICATION, VERIFY = "tests/contract/test_verification.py", "tests/integration/test_verify.py"
 NAMED = f"{MOVES}::test_a_move_takes_the_rows_that_it_names"
 SELECTED = f"{MOVES}::test_rows_are_selected_only_under_the_lease"
+ACCEPTED = "tests/faults/test_replicated.py::test_no_row_is_accepted_that_only_the_primary_has"
 IN_SHARD = f"{MOVES}::test_each_pending_row_is_in_the_shard_of_its_interaction"
 
 
@@ -415,7 +416,7 @@ BREAKAGES = [
     Breakage(
         "rows are sent again on the same producer after an abort",
         "relay/kafka/producer.py",
-        "            if not committing:\n                self._abort()",
+        "            if not committing:\n                self._cancel()",
         "            if not committing:\n                self._abort()\n"
         "                self.publish(records, progress)\n                return",
         "tests/faults/test_parking.py::test_with_the_skip_policy_no_row_waits_behind_a_parked_one[sqlite]",
@@ -873,11 +874,18 @@ BREAKAGES = [
         "tests/integration/test_group_commit.py::test_a_batch_waits_for_requests_under_way[sqlite]",
     ),
     Breakage(
+        "a takeover fails while the coordinator moves",
+        "relay/kafka/producer.py",
+        "        KafkaError.NOT_COORDINATOR,\n",
+        "",
+        "tests/faults/test_kafka_failover.py::test_fencing_waits_while_the_coordinator_moves[16]",
+    ),
+    Breakage(
         "an unanswered commit counts as committed",
         "relay/kafka/producer.py",
-        "            if not committing:\n                self._abort()",
+        "            if not committing:\n                self._cancel()",
         "            if committing:\n                return\n"
-        "            if not committing:\n                self._abort()",
+        "            if not committing:\n                self._cancel()",
         f"{MACHINE}[sqlite]",
     ),
     Breakage(
@@ -1097,6 +1105,55 @@ BREAKAGES = [
         "self._has_tried.wait(FIRST_COUNT_SECONDS)",
         "pass",
         "tests/integration/test_backlog_metrics.py::test_a_replaced_process_leaves_no_gap",
+    ),
+    Breakage(
+        "a row is accepted as a duplicate that only the primary has",
+        "outbox/sql/insert.py",
+        "    FOR KEY SHARE OF i\n",
+        "",
+        f"{ACCEPTED}[primary restarted]",
+    ),
+    Breakage(
+        "a row is accepted although its commit is no longer waited for",
+        "outbox/db/statement_deadline.py",
+        "        if self._is_unreplicated:",
+        "        if False:",
+        f"{ACCEPTED}[cancelled]",
+    ),
+    Breakage(
+        "a relay selects a row that only the primary has",
+        "outbox/store.py",
+        "            _require_replicated(connection)\n",
+        "",
+        "tests/faults/test_replicated.py::test_a_relay_selects_no_row_that_only_the_primary_has",
+    ),
+    Breakage(
+        "a lone surrogate is accepted",
+        "app/validation.py",
+        "if _SURROGATE.search(text):",
+        "if False:",
+        f"{FUZZ}[webhook]",
+    ),
+    Breakage(
+        "a schema id that does not fit into a record is used",
+        "relay/kafka/schema_registry.py",
+        "if type(found) is not int or not 0 <= found < 2**31:",
+        "if type(found) is not int:",
+        f"{FUZZ}[registry]",
+    ),
+    Breakage(
+        "what an OpenID provider said of itself is kept after a login failed",
+        "console/oidc_provider.py",
+        "self._cache.clear()",
+        "pass",
+        f"{FUZZ}[oidc]",
+    ),
+    Breakage(
+        "a record that was changed on its way is read",
+        "relay/kafka/consumer.py",
+        '"check.crcs": True,',
+        "",
+        f"{FUZZ}[kafka]",
     ),
 ]
 

@@ -16,10 +16,11 @@ from testkit.deployment import Deployment, settings_for
 from testkit.proxied_services import restart_service
 from testkit.services import ExternalService, KafkaCluster, KafkaNode, Postgres, Registry, ServiceError
 from testkit.waiting import wait_until
-from tests.faults.nemesis import PARTLY_OPEN, PROCESS_FAULTS, pause, stopped
+from tests.faults.nemesis import PARTLY_OPEN, PROCESS_FAULTS, kill_relay, kill_relays, pause, stopped
 from tests.faults.single_services import with_driver
 from tests.faults.system import PARTITIONS, SETTINGS, Fault, Inject, SystemUnderTest
 
+RELAY_FAULTS = tuple(fault for fault in PROCESS_FAULTS if fault.inject in {kill_relay, kill_relays})
 SHARDS = 4
 """As many as partitions, so each shard has one."""
 SESSION_SECONDS = 9
@@ -49,11 +50,10 @@ def cluster_services(registry: Registry | ExternalService, folder: Path, relays:
         postgres.start()
         url = postgres.create_database(f"torture_{uuid.uuid4().hex[:8]}")
         migrate(url, SHARDS)
-        settings = {**settings_for(cluster, registry, url), **SETTINGS}
+        settings = {**settings_for(cluster, registry, url), "RELAY_BATCH_SIZE": SETTINGS["RELAY_BATCH_SIZE"]}
         settings |= {"KAFKA_BOOTSTRAP_SERVERS": cluster.proxied_servers}
-        del settings["KAFKA_CONFIG"]
         deployment = Deployment(with_driver(url), settings, cluster.client_config, folder)
-        faults = cluster_faults(cluster) + PROCESS_FAULTS
+        faults = cluster_faults(cluster) + RELAY_FAULTS
         system = SystemUnderTest(deployment, faults, {"DATABASE_URL": with_driver(url)}, relays, len(cluster.nodes))
         stack.callback(system.close)
         yield system

@@ -192,8 +192,7 @@ def freeze_database(postgres: ProxiedPostgres) -> Inject:
     """Stop (SIGSTOP) every process of the database server for a while."""
 
     def inject(_: SystemUnderTest, rng: Random) -> None:
-        postmaster = psutil.Process(postgres.process.pid)
-        with stopped([postmaster, *postmaster.children(recursive=True)]):
+        with stopped(postgres.processes):
             pause(rng.uniform(1, 6))
 
     return inject

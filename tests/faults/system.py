@@ -50,7 +50,7 @@ class SystemUnderTest:
         environ: settings with which web and relays reach the services, where they differ from the deployment's.
         relays: number of relays.
         replicas: number of replicas of each partition.
-        web_environ: settings of web alone.
+        web_environ: settings of the web process alone.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ from testkit.waiting import wait_until
 from tests.faults.cluster import cluster_services
 from tests.faults.nemesis import label_of, pause, schedule
 from tests.faults.outcome import FaultSummary, InjectedFault, Observations, check_outcome, markdown_table
+from tests.faults.replicated import replicated_services
 from tests.faults.secured import secured_services
 from tests.faults.single_services import single_services
 from tests.faults.system import PARTITIONS, RELAYS, Fault, SystemUnderTest
@@ -39,6 +40,7 @@ SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 6, 5, 0.05
 SERVICES: Mapping[str, Callable[[Registry | ExternalService, Path, int], AbstractContextManager[SystemUnderTest]]] = {
     "sqlite": partial(single_services, "sqlite"),
     "postgresql": partial(single_services, "postgresql"),
+    "replicated": replicated_services,
     "cluster": cluster_services,
     "secured": secured_services,
 }
@@ -106,12 +108,14 @@ def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
         "the outbox drains or the timeout has passed",
         2 * DRAIN_SECONDS,
     )
+    keys = {row: bytes(key) for row, key in deployment.query("SELECT id, key FROM outbox")}
     accounted_for = deployment.query(
         "SELECT id FROM outbox_rows WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
         " (SELECT shard FROM outbox_shard WHERE condition IS NOT NULL)"
     )
     return Observations(
         accepted={each.outbox_id: each.at for each in load.accepted},
+        not_stored=frozenset(each.outbox_id for each in load.accepted if keys.get(each.outbox_id) != each.key),
         committed={row: at_ms / 1000 for row, at_ms in deployment.query("SELECT id, received_at FROM outbox")},
         accounted_for=frozenset(row for (row,) in accounted_for),
         records=deployment.seen(),

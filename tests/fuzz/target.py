@@ -17,6 +17,8 @@ from tests.fuzz.mutation import inputs
 ROUND_INPUTS = 500
 """Hypothesis remembers what it has drawn: a new round begins with less."""
 MAX_FINDINGS = 20
+SLOW = "slow"
+"""A part of a corpus that takes longer than ``make test`` may."""
 
 
 class Target(Protocol):
@@ -55,9 +57,15 @@ class Fuzzer:
         self._inputs, self._findings = 0, list[str]()
         self._deadline, self._last = float("inf"), self._corpus[0]
 
-    def replay(self) -> None:
-        """Feed the corpus as it is."""
+    def replay(self, *, slow: bool = True) -> None:
+        """Feed the corpus as it is.
+
+        Args:
+            slow: also the part of that name.
+        """
         for each in self._corpus:
+            if each.part == SLOW and not slow:
+                continue
             try:
                 self._feed(each)
             except Exception as error:  # noqa: BLE001 - every error is a finding

@@ -2,6 +2,7 @@
 
 from tests.fuzz.cxone import open_cxone
 from tests.fuzz.inference import open_inference
+from tests.fuzz.kafka import open_kafka
 from tests.fuzz.oidc import open_oidc
 from tests.fuzz.registry import open_registry
 from tests.fuzz.target import OpenTarget
@@ -13,4 +14,5 @@ TARGETS: dict[str, OpenTarget] = {
     "inference": open_inference,
     "cxone": open_cxone,
     "oidc": open_oidc,
+    "kafka": open_kafka,
 }

@@ -19,7 +19,7 @@ WEB_STEPS = {
 
 def kill_relay(system: KilledSystem) -> None:
     """Kill a relay: half of the time one that owns a shard, otherwise any."""
-    relay = system.owner() if system.rng.random() < 0.5 else system.rng.choice(system.relays)
+    relay = system.owner() if system.rng.random() < 0.5 else system.running_relay()
     relay.kill()
     system.restart_relays()
 
@@ -39,7 +39,7 @@ def kill_web(system: KilledSystem) -> None:
 
 def kill_worker(system: KilledSystem) -> None:
     """Kill one of the web's workers, which the master replaces."""
-    system.worker().kill()
+    system.kill_worker()
 
 
 def kill_both(system: KilledSystem) -> None:

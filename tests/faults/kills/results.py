@@ -84,7 +84,7 @@ class Results:
             result = "exact" if outcome.exact else "**wrong**"
             lines.append(
                 f"| {number} | {seed} | {total.rows:,} | {outcome.parked} | {result} | {total.longest_pause:.1f} s"
-                f" | {outcome.slowest_row:.1f} s | {outcome.seconds:.0f} s | {outcome.verdict} |"
+                f" | {outcome.slowest_row:.1f} s | {outcome.seconds:.0f} s | {outcome.verdict.partition(':')[0]} |"
             )
         return "\n".join(lines) + "\n"
 
@@ -99,8 +99,9 @@ def merged(outcomes: Sequence[Sequence[FaultSummary]]) -> list[FaultSummary]:
 
 
 def _sum(name: str, summaries: Sequence[FaultSummary]) -> FaultSummary:
-    columns = zip(*(each[1:8] for each in summaries), strict=True)
-    return FaultSummary(name, *map(sum, columns), max(each.longest_pause for each in summaries))  # type: ignore[call-arg]
+    counts = zip(*(each[1:8] for each in summaries), strict=True)
+    longest = zip(*(each[8:] for each in summaries), strict=True)
+    return FaultSummary(name, *map(sum, counts), *map(max, longest))
 
 
 def _decoded(seed: int, version: str, machine: str, outcome: Sequence[Sequence[object]]) -> Hundred:

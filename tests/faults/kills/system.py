@@ -1,5 +1,6 @@
 """The product whose processes are killed, under load."""
 
+import json
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import psutil
 import requests
 
+from outbox.models import body_digest
 from testkit.deployment import Deployment
 from testkit.inference_endpoint import InferenceEndpoint
 from testkit.load import AcceptedInteraction, LoadGenerator
@@ -23,7 +25,7 @@ from tests.faults.outcome import InjectedFault
 from tests.faults.system import SystemUnderTest
 
 RELAYS, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 3, 4, 5, 0.1
-BATCH_ROWS, MAX_BATCH_BYTES = 10, 1500
+BATCH_ROWS, MAX_BATCH_BYTES = 20, 4000
 """A batch of ordinary rows is smaller than the topic's limit, a record of a refused row is larger."""
 KILL_SECONDS = 120.0
 """How long a process may take to reach a step."""
@@ -89,21 +91,29 @@ class KilledSystem(SystemUnderTest):
         deployment.relays.append(relay)
         self.relays[index : index + 1] = [relay]
 
+    def running_relay(self) -> RelayProcess:
+        """Return one of the relays that run."""
+        return self.rng.choice([relay for relay in self.relays if relay.running()])
+
     def owner(self) -> RelayProcess:
-        """Return the relay that owns a shard, any one while none does."""
+        """Return a running relay that owns a shard, any one while none does."""
         owners = [status.owner.split(":")[1] for status in self.deployment.store.status() if status.owner]
         owning = [relay for relay in self.relays if str(relay.pid) in owners and relay.running()]
-        return self.rng.choice(owning or self.relays)
+        return self.rng.choice(owning) if owning else self.running_relay()
 
-    def worker(self) -> psutil.Process:
-        """Return one of the web's workers, once there is one."""
+    def kill_worker(self) -> None:
+        """Kill one of the web's workers."""
         master = psutil.Process(self.web.process.pid)
 
-        def running() -> list[psutil.Process]:
-            return [child for child in master.children() if child.status() != psutil.STATUS_ZOMBIE]
+        def kill_one() -> bool:
+            for worker in self.rng.sample(workers := master.children(), len(workers)):
+                with suppress(psutil.NoSuchProcess):  # it has died since
+                    if worker.status() != psutil.STATUS_ZOMBIE:
+                        worker.kill()
+                        return True
+            return False
 
-        wait_until(running, "the web has a worker")
-        return self.rng.choice(running())
+        wait_until(kill_one, "the web has a worker to kill")
 
     def restart_relays(self) -> None:
         """Start a new relay in place of each that has died, at once or after a short pause."""
@@ -133,25 +143,27 @@ class KilledSystem(SystemUnderTest):
 
     def post_refused(self) -> None:
         """Post an interaction whose record is larger than the topic allows."""
-        body = {
-            "id": self._incompressible(256),
+        fields = {
+            "id": self._text(256),
             "channel": "voice",
-            "customer": {"email": self._incompressible(320)},
-            "agent": {"id": self._incompressible(256)},
+            "customer": {"email": self._text(320)},
+            "agent": {"id": self._text(256)},
         }
+        body = json.dumps(fields).encode()
 
         def accepted() -> bool:
             with suppress(requests.RequestException):
                 answer = self.web.post(body)
                 if answer.status_code == 202:
-                    self.refused.append(AcceptedInteraction(time(), answer.json()["outboxId"]))
+                    self.refused.append(AcceptedInteraction(time(), answer.json()["outboxId"], body_digest(body)))
                     return True
             return False
 
         wait_until(accepted, "the interaction is accepted")
 
-    def _incompressible(self, length: int) -> str:
-        return "".join(chr(self.rng.randrange(0x4E00, 0x9FA5)) for _ in range(length))
+    def _text(self, length: int) -> str:
+        """Return characters of four bytes each."""
+        return "".join(chr(self.rng.randrange(0x20000, 0x2A6DF)) for _ in range(length))
 
     def recovered(self) -> Sequence[InjectedFault]:
         """Return the kills, each with the time when every partition had got a record after it; waits for the last."""

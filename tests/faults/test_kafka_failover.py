@@ -1,4 +1,4 @@
-"""The transaction coordinator of a shard moves, or is not available, when a relay fences earlier producers."""
+"""Brokers that a producer needs are silent, or the transaction coordinator moves while earlier producers are fenced."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -8,12 +8,15 @@ from time import monotonic
 
 import pytest
 from confluent_kafka import KafkaError
+from confluent_kafka.admin import NewTopic
+from structlog.testing import capture_logs
 
-from relay.errors import TransactionFailedError
+from relay.errors import NoAnswerError, TransactionFailedError
 from relay.kafka.producer import Publisher
 from relay.kafka.progress import destination
 from testkit.proxied_services import ProxiedKafka
-from testkit.proxy import kafka_messages
+from testkit.proxy import BOTH_DIRECTIONS, kafka_messages
+from testkit.topic import create_topics
 
 INIT_PRODUCER_ID, RESPONSE_BYTES, ERROR_AT = 22, 26, 13
 """API key of the request, and length of its response and place of its error code, with the length prefix."""
@@ -56,8 +59,8 @@ def refused(kafka: ProxiedKafka, code: int) -> Iterator[Refusal]:
 
 def publisher(kafka: ProxiedKafka, stopping: Callable[[], bool], clock: Callable[[], float] = monotonic) -> Publisher:
     """Return a publisher that has not fenced earlier ones yet."""
-    config, progress = {"bootstrap.servers": kafka.proxied_servers}, destination("progress", "outbox", 0)
-    return Publisher(config, "moving-coordinator-01", "rows", progress, stopping, clock=clock)
+    config, progress = {"bootstrap.servers": kafka.proxied_servers}, destination("failover-progress", "outbox", 0)
+    return Publisher(config, "failover-01", "failover", progress, stopping, clock=clock)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +93,15 @@ def test_a_coordinator_that_stays_away_is_named(proxied_kafka: ProxiedKafka) -> 
         fencing = publisher(proxied_kafka, lambda: False, lambda: 10 * monotonic())
         with pytest.raises(TransactionFailedError, match=r"COORDINATOR_NOT_AVAILABLE.*bring back the brokers"):
             fencing.fence()
+
+
+def test_nothing_more_is_asked_of_a_silent_broker(proxied_kafka: ProxiedKafka) -> None:
+    """A transaction whose records are not acknowledged is given up without an abort, for which it would wait again."""
+    topics = [NewTopic(name, 1, 1) for name in ("failover", "failover-progress")]
+    create_topics(proxied_kafka.client_config, *topics)
+    silent = publisher(proxied_kafka, lambda: False, lambda: 10 * monotonic())
+    silent.fence()
+    unanswered = pytest.raises(NoAnswerError, match="did not answer in")
+    with capture_logs() as logs, proxied_kafka.proxy.half_open(BOTH_DIRECTIONS), unanswered:
+        silent.publish([(b"key", b"value", [], None)], b"progress")
+    assert not logs
