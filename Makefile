@@ -9,10 +9,13 @@ COVERAGE ?= 1
 KAFKA ?=
 DEEP ?=
 MINUTES ?= 5
-DATABASE ?= postgresql
+# 1: what the product runs on is a cluster of brokers, replicated PostgreSQL, secured services.
+CLUSTER ?=
+SERVICES ?= $(if $(CLUSTER),cluster replicated secured,postgresql)
 SEED ?=
 TARGET ?= webhook
 RELAYS ?= 2
+KILLS ?=
 CONNECTIONS ?= 1000
 SECONDS ?= 10
 # An image to build on: unset, the one in deploy/Dockerfile; debian, one that is made from Debian's packages.
@@ -112,8 +115,9 @@ kubernetes: helm ## install the chart on a real API server, without nodes (build
 alerts: tools ## bring incidents about, and see the alerts fire and clear in a real Prometheus (docs/alerts.md)
 	@$(BIN)/python -m tests.deploy.alerts
 
-torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 DATABASE=sqlite RELAYS=2)
-	@$(BIN)/python -m tests.faults.torture --minutes $(MINUTES) --database $(DATABASE) --relays $(RELAYS) $(if $(SEED),--seed $(SEED))
+torture: tools ## inject faults under load, then count rows (MINUTES=5 SEED=7 SERVICES=sqlite; CLUSTER=1; KILLS=1000)
+	@$(BIN)/python -m $(if $(KILLS),tests.faults.kills --kills $(KILLS),tests.faults.torture --minutes $(MINUTES) \
+		--relays $(RELAYS)) --services $(SERVICES) $(if $(SEED),--seed $(SEED))
 
 attack: install ## attack web and relay on this machine (CONNECTIONS=1000 SECONDS=10)
 	@$(BIN)/python -m tests.attack --connections $(CONNECTIONS) --seconds $(SECONDS)

@@ -125,6 +125,11 @@ def _families(backlog: Backlog, counted_at: float) -> list[Metric]:
         _by_state("outbox_calls", "Inference calls not yet done, by state; counted up to one million.", {
             "due": backlog.calls_due, "parked": backlog.calls_parked,
         }),
+        GaugeMetricFamily(
+            "outbox_clock_offset_seconds",
+            "How far this process's clock is ahead of the database's; negative: behind.",
+            value=backlog.clock_offset_seconds,
+        ),
         _counted_at(counted_at),
     ]  # fmt: skip
 

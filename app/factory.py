@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from app import health, metrics, webhook
 from app.backlog_metrics import BacklogMetrics
 from app.dependencies import EXTENSION, WebhookDependencies
-from app.group_commit import REQUEST_TIMEOUT_SECONDS, GroupCommitter
+from app.group_commit import ANSWER_SECONDS, GroupCommitter
 from app.health import Readiness
 from app.limits import BacklogLimit
 from app.notifier import Notifier
@@ -39,7 +39,7 @@ def create_app(settings: WebSettings) -> Flask:
     url = settings.database_url.get_secret_value()
     parsed = make_url(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"  # there relays watch the file
-    store = Store(create_outbox_engine(url, answer_seconds=REQUEST_TIMEOUT_SECONDS, may_create=False))
+    store = Store(create_outbox_engine(url, answer_seconds=ANSWER_SECONDS, may_create=False))
     app = Flask("app", static_folder=None)
     app.url_map.merge_slashes = False  # a POST must not be redirected
     app.config["METRICS_TOKEN"] = settings.metrics_token.get_secret_value() if settings.metrics_token else None

@@ -29,6 +29,9 @@ LINGER_SECONDS = 0.005
 about 0.5 ms of GIL time whatever its size, so larger ones leave more time to the request threads."""
 REQUEST_TIMEOUT_SECONDS = 10.0
 """How long after its arrival a request is answered, committed or not. A retry finds the row if it was committed."""
+ANSWER_SECONDS = 6.0
+"""How long the database may leave a commit unanswered before it is repeated on another connection: longer than the
+server waits for a lock, and short enough for a second attempt within the request's time."""
 HUNG_COMMIT_SECONDS = 2.0
 """A commit that takes longer counts as hung: further requests are refused at once if enough others wait for it."""
 LOG_INTERVAL_SECONDS = 1.0

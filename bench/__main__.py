@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import backlog, debezium, drain, growth, ingest, latency, mark, scale, soak, traces, verify, workers
+from bench import backlog, debezium, drain, growth, ingest, latency, mark, metrics, scale, soak, traces, verify, workers
 from bench.environment import BATCH, Environment, open_environment
 from bench.report import machine, table
 from config.settings import DEFAULT_SHARDS
@@ -75,9 +75,13 @@ BENCHMARKS = {
         "what traces cost the webhook and a drain",
         lambda env, db, shards, o: traces.measure(env, db, o.rows, o.rounds, shards, o.seconds),
     ),
+    "metrics": Benchmark(
+        "what metrics cost the webhook and a drain",
+        lambda env, db, shards, o: metrics.measure(env, db, o.rows, o.rounds, shards, o.seconds),
+    ),
     "verify": Benchmark(
         "records/s and memory of relay verify",
-        lambda env, db, shards, o: verify.measure(env, db, o.rows, shards),
+        lambda env, db, shards, o: verify.measure(env, db, o.rows, o.rounds, shards, o.keep),
     ),
     "debezium": Benchmark(
         "drain and latency, compared with Debezium",
@@ -103,7 +107,7 @@ def main() -> None:
                     sys.stderr.write(table({name: results[name]}))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        sys.stdout.write(json.dumps(results, indent=2) + "\n")
+        sys.stdout.write(json.dumps(results, indent=2, default=str) + "\n")
 
 
 def _parse_options() -> argparse.Namespace:
@@ -128,6 +132,7 @@ def _parse_options() -> argparse.Namespace:
     add("--backlog", nargs="+", type=int, default=[1_000_000], help="backlog: pending rows")
     add("--minutes", type=float, default=30.0, help="soak: duration (default: %(default)s)")
     add("--rate", type=float, help="soak: requests a second (default: half of the maximum)")
+    add("--keep", type=Path, metavar="FOLDER", help="verify: keep what was prepared, and use it again")
     add("--smoke", action="store_true", help="run a few small benchmarks to find errors, not to measure")
     options = parser.parse_args()
     return _smoke(options) if options.smoke else options

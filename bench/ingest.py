@@ -21,6 +21,7 @@ from bench.environment import Environment
 from bench.load import LoadResult, closed_loop, open_loop
 from bench.report import ratio, spread
 from testkit import ROOT
+from testkit.forked_process import ForkedProcess
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 from testkit.web_process import SECRET, WebProcess
@@ -42,7 +43,10 @@ class WebServer(Protocol):
     """A gunicorn process under load."""
 
     port: int
-    process: subprocess.Popen[bytes]
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | ForkedProcess:
+        """The master."""
 
     def stop(self) -> int:
         """Stop it and return its exit code."""

@@ -29,9 +29,9 @@ def spread(values: Sequence[float], digits: int | None = None) -> dict[str, Any]
     }
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+def ratio(ours: Sequence[float], theirs: Sequence[float], digits: int = 2) -> dict[str, Any]:
     """Return the spread of each round's ratio."""
-    return spread([a / b for a, b in zip(ours, theirs, strict=True)], 2)
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)], digits)
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:

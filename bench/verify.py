@@ -2,6 +2,9 @@
 
 The rows are generated in the database, and a plain producer writes their records, so that ten million of them are there
 in minutes. They are in the topic as relays leave them: in transactions, the shards taking turns.
+
+With ``--keep`` the outbox and its topic stay, and the next run with the same folder only measures. A file in the folder
+names database and topics of each outbox.
 """
 
 import json
@@ -11,38 +14,78 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
 
 from bench.environment import BATCH, Environment, Outbox, PeakMemory, cpu_seconds
+from bench.report import spread
 from bench.rows import add_history
 from config.settings import load
+from outbox.db.engine import LONG_ANSWER_SECONDS, create_outbox_engine
 from outbox.models import PendingRow, shard_of
 from outbox.operators.verification import OutboxReader
 from relay.kafka.encoder import Encoder
 from relay.kafka.schema_registry import register_or_look_up
 from relay.settings import RelaySettings
 from testkit import ROOT
+from testkit.services import Kafka, Postgres
 
 
-def measure(environment: Environment, database: str, rows: int, shards: int) -> dict[str, Any]:
-    """Return the figures of a verification of headers, and of one with values."""
+def measure(
+    environment: Environment, database: str, rows: int, rounds: int, shards: int, keep: Path | None
+) -> dict[str, Any]:
+    """Return the figures of verifications of headers, and of those with values."""
+    if keep:
+        settings = _kept(environment, database, rows, shards, keep)
+        return _compare(settings, rows, rounds)
     with environment.outbox(database, shards) as outbox:
-        add_history(outbox.engine, rows, per_interaction=3)
-        _produce(environment, outbox)
-        return {
-            "headers": _verify(outbox, rows),
-            "values": _verify(outbox, rows, "--values"),
-        }
+        _fill(environment, outbox, rows)
+        return _compare(outbox.settings, rows, rounds)
 
 
-def _verify(outbox: Outbox, rows: int, *options: str) -> dict[str, Any]:
+def _kept(environment: Environment, database: str, rows: int, shards: int, folder: Path) -> dict[str, str]:
+    """Return the settings of the outbox that is kept in the folder, which is created if it is missing."""
+    if isinstance(environment.kafka, Kafka) or (
+        database == "postgresql" and isinstance(environment.postgres, Postgres)
+    ):
+        sys.exit("--keep needs services that the environment names: those of a benchmark end with it")
+    folder.mkdir(parents=True, exist_ok=True)
+    named = folder / f"verify-{database}-{rows}-{shards}.json"
+    if not named.exists():
+        home = replace(environment, folder=folder.resolve())
+        url = home.make(database, shards)
+        engine = create_outbox_engine(url, answer_seconds=LONG_ANSWER_SECONDS)
+        outbox = Outbox(url, engine, shards, home.settings(url, shards))
+        _fill(home, outbox, rows)
+        engine.dispose()
+        named.write_text(json.dumps(outbox.settings, indent=2))
+    settings: dict[str, str] = json.loads(named.read_text())
+    return settings
+
+
+def _fill(environment: Environment, outbox: Outbox, rows: int) -> None:
+    add_history(outbox.engine, rows, per_interaction=3)
+    _produce(environment, outbox)
+
+
+def _compare(settings: dict[str, str], rows: int, rounds: int) -> dict[str, Any]:
+    """Verify without and with values in turn."""
+    found: dict[str, list[dict[str, float]]] = {"headers": [], "values": []}
+    for _ in range(rounds):
+        found["headers"].append(_verify(settings, rows))
+        found["values"].append(_verify(settings, rows, "--values"))
+    return {kind: {name: spread([one[name] for one in runs], 1) for name in runs[0]} for kind, runs in found.items()}
+
+
+def _verify(settings: dict[str, str], rows: int, *options: str) -> dict[str, float]:
     command = [sys.executable, "-m", "relay", "verify", "--json", *options]
     began = time.monotonic()
     with subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **outbox.settings}, stdout=subprocess.PIPE, text=True
+        command, cwd=ROOT, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True
     ) as process:
         with PeakMemory([process.pid]) as peak:
             printed = process.stdout.read() if process.stdout else ""
@@ -85,9 +128,9 @@ def _batches(outbox: Outbox) -> Iterator[list[PendingRow]]:
     reader = OutboxReader(outbox.engine)
     waiting: dict[int, list[PendingRow]] = {shard: [] for shard in range(outbox.shards)}
     shard_of_row = partial(shard_of, shards=outbox.shards)
-    for rows in reader.rows(reader.id_bounds(0, 2**62), 0, 2**62, values=True):
-        for row in rows:
-            waiting[shard_of_row(row.interaction_id)].append(row.pending)
+    for rows in reader.rows(reader.id_bounds(0, 2**62), 0, 2**62):
+        for row in sorted(reader.values(row.id for row in rows)):
+            waiting[shard_of_row(row.interaction_id)].append(row)
         for shard, batch in waiting.items():
             if len(batch) >= BATCH:
                 yield batch

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -17,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -97,8 +99,18 @@ class BaseSettings(BaseModel):
     """Format of log lines. Unset: `console` on a terminal, otherwise `json`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe level that is logged, in upper or lower case. `DEBUG` applies to the product's own lines only."""
+    _secret_files: dict[str, str] = PrivateAttr(default_factory=dict)
     dyno: str | None = None
     """Set by Heroku, by similar platforms and by the Helm chart: processes share no disk, so SQLite is refused."""
+
+    def current_secret(self, name: str) -> str | None:
+        """The value of a secret as its file has it now, or as it was at the start while the file has no valid one."""
+        path = self._secret_files.get(name)
+        if path is not None:
+            with suppress(SettingsError):
+                return _clean(_read_file(f"{name.upper()}_FILE", path), path)
+        value: SecretStr | None = getattr(self, name)
+        return value.get_secret_value() if value else None
 
     @field_validator("log_format")
     @classmethod
@@ -165,6 +177,11 @@ def load(kind: type[S], environ: Mapping[str, str]) -> S:
         errors += [_describe(kind, detail, values) for detail in details]
     if errors:
         raise SettingsError("\n".join(errors))
+    settings._secret_files.update(  # noqa: SLF001 - of this module
+        (name, path)
+        for name, field in kind.model_fields.items()
+        if is_secret(field) and (path := _file_of(name.upper(), environ))
+    )
     return settings
 
 
@@ -212,13 +229,17 @@ def _read(name: str, field: FieldInfo, environ: Mapping[str, str]) -> str | None
     value = environ.get(name) or None
     if not is_secret(field):
         return value and _clean(value, f"{name}={_mask(value)}", multiline=multiline)
-    path = environ.get(f"{name}_FILE") or None
+    path = _file_of(name, environ)
     if path is None:
         return value and _clean(value, f"{name}={MASK}", multiline=multiline)
     if value is not None:
         raise SettingsError(f"{name} and {name}_FILE are both set: expected one of them")
-    path = _clean(path, f"{name}_FILE={path!r}")
     return _clean(_read_file(f"{name}_FILE", path), f"{name}_FILE={path}", multiline=multiline)
+
+
+def _file_of(name: str, environ: Mapping[str, str]) -> str | None:
+    path = environ.get(f"{name}_FILE") or None
+    return path and _clean(path, f"{name}_FILE={path!r}")
 
 
 def _read_file(name: str, path: str) -> str:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine
 
 from outbox.db import transactions
+from outbox.db.diagnostics import clock_ahead_seconds
 from outbox.sql import backlog as sql
 
 MAX_COUNTED = 1_000_000
@@ -30,6 +31,8 @@ class Backlog(NamedTuple):
     """Shards that no relay owns, although they are not paused."""
     paused: int
     """Shards that an operator has paused."""
+    clock_offset_seconds: float
+    """How far this process's clock is ahead of the database's; negative: behind."""
 
 
 def count_backlog(engine: Engine) -> Backlog:
@@ -42,6 +45,7 @@ def count_backlog(engine: Engine) -> Backlog:
         connection.execute(sql.PREFER_INDEX_SCANS.on(connection))
         rows = connection.execute(sql.BACKLOG.on(connection), {"limit": MAX_COUNTED}).one()
         shards = connection.execute(sql.SHARDS.on(connection)).one()
+        offset = -clock_ahead_seconds(connection)
     return Backlog(
         pending=rows.pending,
         parked=rows.parked,
@@ -51,4 +55,5 @@ def count_backlog(engine: Engine) -> Backlog:
         owned=shards.owned,
         unowned=shards.shards - shards.owned - shards.paused,
         paused=shards.paused,
+        clock_offset_seconds=offset,
     )

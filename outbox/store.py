@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from outbox import insert, notifications, progress
 from outbox.db import rights, transactions
+from outbox.db.diagnostics import clock_ahead_seconds
 from outbox.errors import MIGRATE, OutboxMismatchError, SchemaOutdatedError
 from outbox.models import (
     Accepted,
@@ -35,6 +36,9 @@ from outbox.sql.statement import bind_rows
 
 REQUIRED_REVISION = "0001"
 """Oldest schema revision that this code runs on; revisions are numbered, so they compare as text."""
+
+_REPLICATED = "replicated"
+"""Key of what the pool stores with a connection."""
 
 
 class Store:
@@ -111,6 +115,7 @@ class Store:
         """
         query = sql.SELECT_PENDING_UNBLOCKED if block_behind_parked else sql.SELECT_PENDING
         with transactions.autocommit(self._engine) as connection:
+            _require_replicated(connection)
             found = transactions.tuples(connection.execute(query.on(connection), {**lease._asdict(), "limit": limit}))
             if not found:
                 progress.require_lease(connection, lease)
@@ -248,6 +253,11 @@ class Store:
         with transactions.read(self._engine) as connection:
             return [ShardStatus._make(row) for row in connection.execute(shard_sql.STATUS.on(connection))]
 
+    def clock_offset_seconds(self) -> float:
+        """Return how far this process's clock is ahead of the database's; negative: behind."""
+        with transactions.read(self._engine) as connection:
+            return -clock_ahead_seconds(connection)
+
     def count_calls(self) -> CallCounts:
         """Count the inference calls that are not done; the cost follows their number, not history."""
         with transactions.read(self._engine) as connection:
@@ -267,6 +277,17 @@ class Store:
         with transactions.write(self._engine) as connection:
             values = {**verdict._asdict(), "values": int(verdict.values), "faults": json.dumps(verdict.faults)}
             connection.execute(verification.STORE_VERDICT.on(connection), values)
+
+
+def _require_replicated(connection: Connection) -> None:
+    """Wait on each new session until the synchronous standby has the rows that are visible.
+
+    A crash of the primary makes commits visible that were still waiting for the standby, and ends every session. A
+    relay that sent such rows would send them again after a promotion of the standby, under other ids.
+    """
+    if connection.dialect.name == "postgresql" and not connection.info.get(_REPLICATED):
+        connection.execute(sql.LOCK_IDENTITY.on(connection))
+        connection.info[_REPLICATED] = True
 
 
 def _identity(connection: Connection) -> Identity:

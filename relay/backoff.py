@@ -3,9 +3,13 @@
 from random import Random
 
 from outbox.errors import DatabaseUnavailableError
+from relay.errors import UnavailableError
 
 MAX_DATABASE_PAUSE_SECONDS = 1.0
 """While the database is down: an attempt is cheap, and a failover takes seconds."""
+MAX_SERVICE_PAUSE_SECONDS = 2.0
+"""While another service is unavailable or refuses the relay: about as long as its client waits between connections. The
+pause comes on top of the outage, so it stays short."""
 
 
 def jittered_delay(failures: int, random: Random, base_seconds: float, cap_seconds: float) -> float:
@@ -48,6 +52,8 @@ class Backoff:
 
 
 def pause_after(error: Exception, backoff: Backoff) -> float:
-    """Count a failure; returns the seconds to wait before the next attempt, fewer if the database is down."""
+    """Count a failure; returns the seconds to wait before the next attempt, fewer if only a service is unavailable."""
     pause = backoff.failed()
-    return min(pause, MAX_DATABASE_PAUSE_SECONDS) if isinstance(error, DatabaseUnavailableError) else pause
+    if isinstance(error, DatabaseUnavailableError):
+        return min(pause, MAX_DATABASE_PAUSE_SECONDS)
+    return min(pause, MAX_SERVICE_PAUSE_SECONDS) if isinstance(error, UnavailableError) else pause

@@ -34,6 +34,14 @@ class TransactionFailedError(UnavailableError):
     """
 
 
+class NoAnswerError(TransactionFailedError):
+    """Kafka was silent for the whole timeout, or refuses the client's old login: its connections are of no use."""
+
+
+class TimestampsRefusedError(TransactionFailedError):
+    """The broker refused the time of records, which comes from this host's clock: no row is at fault."""
+
+
 class BatchRefusedError(TransactionFailedError):
     """The client or the broker refused records of the transaction, not the transaction itself.
 

@@ -119,7 +119,7 @@ class RelaySettings(BaseSettings):
     kafka_sasl_username: str | None = None
     """SASL user name. Unset: no SASL login."""
     kafka_sasl_password: SecretStr | None = None
-    """SASL password."""
+    """SASL password. A file is read again when the relay connects anew."""
     kafka_ssl_ca_location: Annotated[str, ValueFormat("path of a PEM file or directory, or `probe`")] | None = None
     """Certificate authorities trusted for the brokers. Unset: librdkafka's default."""
     kafka_ssl_certificate_location: PemFile | None = None
@@ -353,7 +353,7 @@ def remote_kafka_hosts(bootstrap_servers: str) -> list[str]:
 
 
 def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
-    """Configuration of librdkafka that all clients of the relay share."""
+    """Configuration of librdkafka that all clients of the relay share, with the password as its file has it now."""
     config: dict[str, Any] = {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "security.protocol": settings.kafka_security_protocol,
@@ -367,7 +367,7 @@ def kafka_client_config(settings: RelaySettings) -> dict[str, Any]:
         config |= {
             "sasl.mechanism": settings.kafka_sasl_mechanism or "SCRAM-SHA-512",
             "sasl.username": settings.kafka_sasl_username,
-            "sasl.password": settings.kafka_sasl_password.get_secret_value(),
+            "sasl.password": settings.current_secret("kafka_sasl_password"),
         }
     locations = {
         "ssl.ca.location": settings.kafka_ssl_ca_location,

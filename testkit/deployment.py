@@ -14,7 +14,7 @@ from outbox.models import Accepted, NewRow
 from outbox.store import Store
 from testkit.outbox import assert_placed
 from testkit.relay_process import RelayProcess
-from testkit.services import ExternalService, Kafka, Registry
+from testkit.services import ExternalService, Kafka, KafkaCluster, Registry
 from testkit.topic import ConsumedRecord, assert_exactly_once, read_topic
 from testkit.waiting import DEADLINE_SECONDS, wait_until
 from testkit.web_process import WebProcess
@@ -106,7 +106,9 @@ NewDeployment = Callable[..., Deployment]
 """Takes a number of shards, and further settings."""
 
 
-def settings_for(kafka: Kafka | ExternalService, registry: Registry | ExternalService, url: str) -> dict[str, str]:
+def settings_for(
+    kafka: Kafka | KafkaCluster | ExternalService, registry: Registry | ExternalService, url: str
+) -> dict[str, str]:
     """Return settings for a relay, with unique topic names and transactional id prefix."""
     name = uuid.uuid4().hex[:8]
     return {

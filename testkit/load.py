@@ -1,5 +1,6 @@
 """Load on the webhook: senders that repeat a request until it is answered with 202, as CXone does."""
 
+import json
 import threading
 from collections.abc import Callable
 from time import time
@@ -7,8 +8,12 @@ from typing import NamedTuple
 
 import requests
 
+from outbox.models import body_digest
 from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
+
+RETRY_SECONDS = 0.02
+"""Pause after a request that is not answered: without it the senders take the CPU that a restart needs."""
 
 
 class AcceptedInteraction(NamedTuple):
@@ -17,6 +22,8 @@ class AcceptedInteraction(NamedTuple):
     at: float
     """When the answer arrived, in seconds since the epoch."""
     outbox_id: int
+    key: bytes
+    """Deduplication key of its row."""
 
 
 class LoadGenerator:
@@ -47,14 +54,16 @@ class LoadGenerator:
         number = 0
         while not self._stop.wait(self._pause_seconds):
             number += 1
-            body = {"id": f"sender-{sender}-{number % self._interactions}", "channel": "voice", "turn": number}
+            interaction = f"sender-{sender}-{number % self._interactions}"
+            body = json.dumps({"id": interaction, "channel": "voice", "turn": number}).encode()
             while not self._stop.is_set():
                 try:
                     answer = self._web().post(body)
                 except requests.RequestException:
+                    self._stop.wait(RETRY_SECONDS)
                     continue
                 if answer.status_code == 202:
-                    self.accepted.append(AcceptedInteraction(time(), answer.json()["outboxId"]))
+                    self.accepted.append(AcceptedInteraction(time(), answer.json()["outboxId"], body_digest(body)))
                     break
 
     def wait_for_accepted(self, count: int) -> None:

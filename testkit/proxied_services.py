@@ -85,19 +85,26 @@ class ProxiedPostgres(Postgres):
 
     Args:
         directory: folder for its data and log.
+        settings: server settings.
     """
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.proxy = Proxy(self._port)
+    def __init__(self, directory: Path, **settings: str) -> None:
+        super().__init__(directory, **settings)
+        self.proxy = Proxy(self.port)
 
     def proxied_url(self, url: str) -> str:
         """Return the URL of a database of this server, through the proxy."""
-        return url.replace(f"127.0.0.1:{self._port}/", f"127.0.0.1:{self.proxy.port}/")
+        return url.replace(f"127.0.0.1:{self.port}/", f"127.0.0.1:{self.proxy.port}/")
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """The postmaster and its children."""
+        postmaster = psutil.Process(self.process.pid)
+        return [postmaster, *postmaster.children(recursive=True)]
 
     def kill(self) -> None:
         """Kill (-9) every process of the server; a process left over would prevent a restart."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
+        _, *children = self.processes
         self.process.kill()
         for child in children:
             if child.is_running():

@@ -82,16 +82,23 @@ class HeldCommit:
 
 
 class Proxy:
-    """Forwards connections from a free local port to a service on this machine.
+    """Forwards connections from a local port to a service on this machine.
 
     Args:
         target_port: port of the service; may be changed while the proxy runs.
         split: splits a stream into the pieces that are forwarded; ``kafka_messages`` to hold commits.
+        address: host and port to listen on. It also connects from this host.
     """
 
-    def __init__(self, target_port: int, split: Callable[[socket.socket], Iterator[bytes]] = chunks) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        split: Callable[[socket.socket], Iterator[bytes]] = chunks,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.target_port = target_port
         self.split = split
+        self.host = address[0]
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
         self.refusing = False
@@ -104,7 +111,7 @@ class Proxy:
         self.change: Callable[[int, bytes], bytes] | None = None
         """Changes each answer of Kafka: takes the API key of the request and the message. Set it before the service is
         used; needs ``kafka_messages`` as ``split``."""
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server(address, backlog=128)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
@@ -118,7 +125,8 @@ class Proxy:
                 _reset(client)
                 continue
             try:
-                service = socket.create_connection(("127.0.0.1", self.target_port), timeout=5)
+                target = ("127.0.0.1", self.target_port)
+                service = socket.create_connection(target, timeout=5, source_address=(self.host, 0))
             except OSError:
                 _reset(client)
                 continue

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from testkit import ROOT
+from testkit.forked_process import ForkedProcess
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
@@ -27,6 +28,7 @@ class RelayProcess:
         times: occurrence of the step at which it does so.
         freeze_at: step at which it stops itself (SIGSTOP) instead.
         entry: module that runs a relay, and its arguments.
+        forked: fork it, which is faster than a new interpreter; only without steps.
     """
 
     def __init__(
@@ -37,6 +39,8 @@ class RelayProcess:
         times: int = 1,
         freeze_at: str | None = None,
         entry: Sequence[str] = ("relay", "run"),
+        *,
+        forked: bool = False,
     ) -> None:
         self.metrics_port = free_port()
         self.log = log
@@ -45,19 +49,12 @@ class RelayProcess:
             command = [sys.executable, "-m", "relay.demo.crash", kill_at, str(times)]
         if freeze_at:
             command = [sys.executable, "-m", "testkit.freeze", freeze_at, str(times)]
+        settings = {**os.environ, **environ, "RELAY_METRICS_PORT": str(self.metrics_port), "LOG_FORMAT": "json"}
+        if forked:
+            self._process: subprocess.Popen[bytes] | ForkedProcess = ForkedProcess(entry, settings, log)
+            return
         with log.open("ab") as file:
-            self._process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={
-                    **os.environ,
-                    **environ,
-                    "RELAY_METRICS_PORT": str(self.metrics_port),
-                    "LOG_FORMAT": "json",
-                },
-                stdout=file,
-                stderr=file,
-            )
+            self._process = subprocess.Popen(command, cwd=ROOT, env=settings, stdout=file, stderr=file)
 
     @property
     def pid(self) -> int:
@@ -99,12 +96,16 @@ class RelayProcess:
         except OSError:
             return ""
 
+    def metric(self, line: str) -> float | None:
+        """Return the value of a metric; None if it is missing."""
+        for found in self.get("/metrics").splitlines():
+            if found.startswith(f"{line} "):
+                return float(found.split()[-1])
+        return None
+
     def committed_transactions(self) -> float:
         """Return how many Kafka transactions this process has committed, from its metrics."""
-        for line in self.get("/metrics").splitlines():
-            if line.startswith("cxone_kafka_transaction_commits_total "):
-                return float(line.split()[-1])
-        return 0.0
+        return self.metric("cxone_kafka_transaction_commits_total") or 0.0
 
     def degraded(self) -> dict[str, str]:
         """Return the reason for each degraded subject, from ``/readyz``."""

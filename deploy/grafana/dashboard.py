@@ -32,6 +32,24 @@ def rate(metric: str, by: str = "", where: str = "") -> str:
     return f"sum{f' by ({by})' if by else ''} (rate({metric}{where}[$__rate_interval]))"
 
 
+def relay_rate(metric: str, by: str = "", where: str = "") -> str:
+    """Return the rate of a relay's counter, and 0 while no relay exports it: a gap would look like missing data."""
+    return f"({rate(metric, by, where)} {without_relay('0', by)})"
+
+
+def without_relay(value: str, by: str = "") -> str:
+    """Return the end of a query, with the value that stands while no relay exports what the query asks for.
+
+    Args:
+        value: a number.
+        by: labels of the query, which say that there is no relay.
+    """
+    instead = f"vector({value})"
+    for label in filter(None, by.split(", ")):
+        instead = f'label_replace({instead}, "{label}", "{"+Inf" if label == "le" else "no relay"}", "", "")'
+    return f"or on() {instead}"
+
+
 def stat(title: str, query: str, unit: str) -> Panel:
     """Return a panel with one number."""
     return Panel(title, {"": query}, unit, "stat", 6)
@@ -39,7 +57,7 @@ def stat(title: str, query: str, unit: str) -> Panel:
 
 def heatmap(title: str, histogram: str, unit: str = "s") -> Panel:
     """Return a panel with the buckets of a histogram; unlike a quantile, it is defined when nothing happens."""
-    return Panel(title, {"{{le}}": rate(f"{histogram}_bucket", "le")}, unit, "heatmap")
+    return Panel(title, {"{{le}}": relay_rate(f"{histogram}_bucket", "le")}, unit, "heatmap")
 
 
 def quantile(share: float, histogram: str, where: str = "") -> str:
@@ -54,6 +72,7 @@ REQUESTS = "outbox_webhook_requests_total"
 ACCEPTED = '{outcome=~"accepted|duplicate"}'
 VALID = '{outcome!~"unauthorized|not_found|method_not_allowed"}'
 ENRICHMENT = '{stage="enrichment"}'
+LAST_COMMIT = "outbox_relay_last_commit_timestamp_seconds"
 ACCEPTED_ONLY = '{outcome="accepted"}'
 
 DASHBOARD: dict[str, list[Panel]] = {
@@ -69,8 +88,8 @@ DASHBOARD: dict[str, list[Panel]] = {
         Panel(
             "Rows to Kafka, by delivery time",
             {
-                "within 5 s": rate(IN_TIME, where=IN_TIME_ONLY),
-                "later": f"{rate(ROWS)} - {rate(IN_TIME, where=IN_TIME_ONLY)}",
+                "within 5 s": relay_rate(IN_TIME, where=IN_TIME_ONLY),
+                "later": f"{relay_rate(ROWS)} - {relay_rate(IN_TIME, where=IN_TIME_ONLY)}",
             },
             "ops",
             width=12,
@@ -117,17 +136,17 @@ DASHBOARD: dict[str, list[Panel]] = {
         Panel(
             "Transactions",
             {
-                "committed": rate("cxone_kafka_transaction_commits_total"),
-                "not known to be committed": rate("cxone_kafka_transaction_aborts_total"),
+                "committed": relay_rate("cxone_kafka_transaction_commits_total"),
+                "not known to be committed": relay_rate("cxone_kafka_transaction_aborts_total"),
             },
             "ops",
         ),
         heatmap("Duration", "outbox_transaction_seconds"),
         heatmap("Rows in a transaction", "outbox_transaction_rows", "short"),
-        Panel("Shards taken over", {"{{verdict}}": rate("outbox_recoveries_total", "verdict")}, "ops", width=12),
+        Panel("Shards taken over", {"{{verdict}}": relay_rate("outbox_recoveries_total", "verdict")}, "ops", width=12),
         Panel(
             "Attempts repeated",
-            {"{{stage}}: {{reason}}": rate("outbox_retries_total", "stage, reason")},
+            {"{{stage}}: {{reason}}": relay_rate("outbox_retries_total", "stage, reason")},
             "ops",
             width=12,
         ),
@@ -136,7 +155,7 @@ DASHBOARD: dict[str, list[Panel]] = {
         Panel(
             "Calls",
             {
-                "{{outcome}}": rate("outbox_inference_calls_total", "outcome"),
+                "{{outcome}}": relay_rate("outbox_inference_calls_total", "outcome"),
                 "circuit open": "max(outbox_inference_circuit_open)",
             },
             "ops",
@@ -151,12 +170,14 @@ DASHBOARD: dict[str, list[Panel]] = {
         ),
     ],
     "Enrichment and OAuth": [
-        Panel("Token requests", {"{{outcome}}": rate("outbox_token_refreshes_total", "outcome")}, "reqps", width=12),
+        Panel(
+            "Token requests", {"{{outcome}}": relay_rate("outbox_token_refreshes_total", "outcome")}, "reqps", width=12
+        ),
         Panel(
             "Interactions",
             {
-                "not requested": rate("outbox_enrichment_not_asked_total"),
-                "repeated": rate("outbox_retries_total", where=ENRICHMENT) + " or vector(0)",
+                "not requested": relay_rate("outbox_enrichment_not_asked_total"),
+                "repeated": relay_rate("outbox_retries_total", where=ENRICHMENT),
             },
             "ops",
             width=12,
@@ -170,10 +191,19 @@ DASHBOARD: dict[str, list[Panel]] = {
                 "of {{instance}}": "max by (instance) (outbox_shards_owned)",
             },
         ),
-        Panel("Degraded", {"{{instance}}: {{subject}}": "max by (instance, subject) (outbox_degraded)"}),
+        Panel(
+            "Degraded",
+            {
+                "{{instance}}: {{subject}}": "max by (instance, subject) (outbox_degraded) "
+                f"{without_relay('1', 'instance, subject')}"
+            },
+        ),
         Panel(
             "Time since the last commit",
-            {"{{instance}}": "time() - (max by (instance) (outbox_relay_last_commit_timestamp_seconds) > 0)"},
+            {
+                "{{instance}}": f"time() - (max by (instance) ({LAST_COMMIT}) > 0)",
+                "any relay": f"time() - max(max_over_time({LAST_COMMIT}[1d]) > 0)",
+            },
             "s",
         ),
         Panel("CPU", {"{{job}} {{instance}}": "rate(process_cpu_seconds_total[$__rate_interval])"}, "percentunit"),
@@ -185,17 +215,25 @@ DASHBOARD: dict[str, list[Panel]] = {
         ),
     ],
     "Database and operators": [
-        heatmap("Commit of interactions", "outbox_ingest_commit_seconds"),
+        heatmap("Commit of interactions", "outbox_ingest_commit_seconds")._replace(width=6),
         Panel(
             "Rows pruned, and free disk (SQLite)",
-            {"rows a second": rate("outbox_pruned_rows_total"), "free, GB": "min(outbox_disk_free_bytes) / 1e9"},
+            {"rows a second": relay_rate("outbox_pruned_rows_total"), "free, GB": "min(outbox_disk_free_bytes) / 1e9"},
+            width=6,
+        ),
+        Panel(
+            "Clocks ahead of the database's",
+            {"{{job}} {{instance}}": "max by (job, instance) (outbox_clock_offset_seconds)"},
+            "s",
+            width=6,
         ),
         Panel(
             "Changes by operators",
             {
-                "{{verb}}": "max by (verb) (outbox_operator_changes_total)",
-                "rows: {{verb}}": "max by (verb) (outbox_operator_rows_total)",
+                "{{verb}}": "max by (verb) (max_over_time(outbox_operator_changes_total[1d]))",
+                "rows: {{verb}}": "max by (verb) (max_over_time(outbox_operator_rows_total[1d]))",
             },
+            width=6,
         ),
     ],
 }

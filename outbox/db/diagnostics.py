@@ -46,10 +46,18 @@ def inspect(engine: Engine) -> DatabaseInfo:
         DatabaseUnavailableError, UnsafeDatabaseError
     """
     with transactions.read(engine) as connection:
-        began = time()
-        now_ms = connection.execute(sql.NOW.on(connection)).scalar_one()
-        ahead = now_ms / 1000 - (began + time()) / 2
+        ahead = clock_ahead_seconds(connection)
         return (_postgresql if engine.dialect.name == "postgresql" else _sqlite)(connection, ahead)
+
+
+def clock_ahead_seconds(connection: Connection) -> float:
+    """Return how far the database's clock is ahead of this process's; negative: behind.
+
+    It is exact to half the time that the query takes. SQLite has no clock of its own.
+    """
+    began = time()
+    now_ms = connection.execute(sql.NOW.on(connection)).scalar_one()
+    return float(now_ms / 1000 - (began + time()) / 2)
 
 
 def revision(engine: Engine) -> str | None:

@@ -248,6 +248,7 @@ def _configure_postgresql(engine: Engine, answer_seconds: float) -> None:
             connection.answer_seconds = answer_seconds
             connection.autocommit = True  # the driver begins no transactions: _begin does
             connection.drop_notifications()
+            connection.require_replication()
             connection.require_safe_server()
         except BaseException:
             connection.close()

@@ -1,9 +1,12 @@
 """Connections to PostgreSQL with a time limit for each statement, and a check before they are reused."""
 
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from outbox.errors import DatabaseUnavailableError, UnfitEncodingError, UnsafeDatabaseError
 
@@ -28,16 +31,50 @@ class DeadlineConnection(psycopg.Connection[Any]):
 
     answer_seconds: float
     """Time limit for each statement; set after connecting."""
+    _is_unreplicated = False
+    """Whether a commit was not waited for until the synchronous standby had it; PostgreSQL only warns."""
+
+    def require_replication(self) -> None:
+        """From now on, fail a commit whose wait for the synchronous standby was cancelled."""
+        self.add_notice_handler(self._note_cancelled_wait)
+
+    def _note_cancelled_wait(self, notice: psycopg.errors.Diagnostic) -> None:
+        # The only warning of this function after which a session goes on; its text depends on lc_messages.
+        if notice.source_function == "SyncRepWaitForLSN":
+            self._is_unreplicated = True
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Wait as psycopg does for every statement, commit and rollback, but with a time limit."""
         if timeout is not None:  # waiting for notifications has its own
             return super().wait(gen, interval, timeout)
         try:
-            return super().wait(gen, interval, self.answer_seconds)
+            result = super().wait(gen, interval, self.answer_seconds)
         except psycopg.errors._WaitTimeout:  # noqa: SLF001 - documented as what the method raises
             self.close()
             raise psycopg.OperationalError(f"the server did not answer in {self.answer_seconds:.0f} s") from None
+        if self._is_unreplicated:
+            self.close()
+            raise psycopg.OperationalError(
+                "the commit's wait for the synchronous standby was cancelled: only the primary has it"
+            )
+        return result
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """Send the statements of the block together; close the connection if it ends within them.
+
+        A pooler that loses its server answers with an error before it hangs up. psycopg then fails to leave the
+        pipeline, hides that error, and keeps a connection that cannot be used.
+        """
+        try:
+            with super().pipeline() as pipeline:
+                yield pipeline
+        except psycopg.OperationalError as error:
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                raise
+            self.close()
+            hidden = error.__context__
+            raise (hidden if isinstance(hidden, psycopg.Error) else error) from None
 
     def is_usable(self, idle_seconds: float) -> bool:
         """Return whether the connection is open and accepts writes; pings the server only if that is in doubt.

@@ -105,7 +105,7 @@ def retry_once(attempt: Callable[[], T]) -> T:
     try:
         return attempt()
     except ConnectionLostError as lost:
-        log.info("retrying on a new connection: %s", lost, extra={"action": "retried"})
+        log.debug("retrying on a new connection: %s", lost, extra={"action": "retried"})
         return attempt()
 
 

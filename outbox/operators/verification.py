@@ -1,6 +1,8 @@
 """What a verification reads of the outbox: the rows received in a range of time, and what became of them."""
 
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
@@ -28,32 +30,8 @@ class ComparedRow(NamedTuple):
     received_at_ms: int
     topic: str | None
     """The topic of a replay; None: the configured topic."""
-    shard: int | None
-    """The shard that sent it; None: it is not marked sent."""
     sent_at_ms: int | None
-    channel: str = ""
-    timestamp_ms: int = 0
-    customer_email: str | None = None
-    agent_id: str | None = None
-    traceparent: str | None = None
-    replay_of: int | None = None
-
-    @property
-    def pending(self) -> PendingRow:
-        """The row as the relay read it before it was sent."""
-        return PendingRow(
-            self.id,
-            0,
-            self.interaction_id,
-            self.channel,
-            self.timestamp_ms,
-            self.customer_email,
-            self.agent_id,
-            self.traceparent,
-            self.replay_of,
-            self.received_at_ms,
-            topic=self.topic,
-        )
+    """None: it is not marked sent."""
 
 
 class RowIdentity(NamedTuple):
@@ -70,7 +48,6 @@ class RowNow(NamedTuple):
 
     id: int
     state: str
-    shard: int
     sent_at_ms: int | None
 
 
@@ -95,28 +72,35 @@ class OutboxReader:
             found = connection.execute(rows_sql.FIRST_FROM.on(connection), {"id": 0}).one_or_none()
         return (found.id, found.received_at) if found else None
 
-    def rows(
-        self, bounds: tuple[int, int], since_ms: int, until_ms: int, *, values: bool
-    ) -> Iterator[list[ComparedRow]]:
+    def rows(self, bounds: tuple[int, int], since_ms: int, until_ms: int) -> Iterator[list[ComparedRow]]:
         """Yield the rows that were received in a range of time, one list for each range of ids, which may be empty.
+
+        A thread reads the next list meanwhile: PostgreSQL takes as long to find the rows as a caller to use them.
 
         Args:
             bounds: from ``id_bounds``.
             since_ms: the first time.
             until_ms: the end, not included.
-            values: whether to read what the records contain, too.
         """
-        query = sql.ROWS_WITH_VALUES if values else sql.ROWS
         first, end = bounds
-        for after in range(first, end, WINDOW_IDS):
-            span = {"after": after, "last": min(after + WINDOW_IDS, end), "since": since_ms, "until": until_ms}
-            with transactions.read(self._engine) as connection:
-                found = transactions.tuples(connection.execute(query.on(connection), span))
-            yield [ComparedRow(*row) for row in found]
+        spans = ((after, min(after + WINDOW_IDS, end)) for after in range(first, end, WINDOW_IDS))
+        with ThreadPoolExecutor(1) as reader:
+            ahead: deque[Future[list[ComparedRow]]] = deque()
+            for span in spans:
+                ahead.append(reader.submit(self._window, span, since_ms, until_ms))
+                if len(ahead) > 1:
+                    yield ahead.popleft().result()
+            yield from (future.result() for future in ahead)
 
-    def values(self, ids: Iterable[int]) -> Iterator[ComparedRow]:
-        """Yield what the records of these rows contain, as far as there are rows; not whether they were sent."""
-        return (ComparedRow(*row) for row in self._look_up(sql.VALUES_BY_ID, ids))
+    def _window(self, span: tuple[int, int], since_ms: int, until_ms: int) -> list[ComparedRow]:
+        values = {"after": span[0], "last": span[1], "since": since_ms, "until": until_ms}
+        with transactions.read(self._engine) as connection:
+            found = transactions.tuples(connection.execute(sql.ROWS.on(connection), values))
+        return list(map(ComparedRow._make, found))
+
+    def values(self, ids: Iterable[int]) -> Iterator[PendingRow]:
+        """Yield what the records of these rows contain, as far as there are rows."""
+        return (PendingRow(*row) for row in self._look_up(sql.VALUES_BY_ID, ids))
 
     def identities(self, ids: Iterable[int]) -> dict[int, RowIdentity]:
         """Return what identifies the rows with these ids, as far as there are rows."""
@@ -134,14 +118,24 @@ class OutboxReader:
         """Return those of these rows whose personal data was erased."""
         return {row[0] for row in self._look_up(sql.ERASED, ids)}
 
-    def later_ids(self, ids: Iterable[int], topic: str) -> Iterator[tuple[int, int]]:
-        """Yield each of these rows with each later row of its interaction in the same topic.
+    def same_interaction(
+        self, ids: Iterable[int], bounds: tuple[int, int], topic: str, configured: str
+    ) -> dict[str, list[int]]:
+        """Return the rows that are of the interactions of some rows, by interaction.
 
         Args:
-            ids: of the rows.
-            topic: the configured topic.
+            ids: of those rows.
+            bounds: the first and the last id of the rows that are returned.
+            topic: that they were sent to.
+            configured: the topic of rows that name none.
         """
-        return ((row[0], row[1]) for row in self._look_up(sql.LATER, ids, topic=topic))
+        found: dict[str, list[int]] = defaultdict(list)
+        first, last = bounds
+        for interaction_id, row_id in set(
+            self._look_up(sql.SAME_INTERACTION, ids, first=first, last=last, topic=topic, configured=configured)
+        ):
+            found[interaction_id].append(row_id)
+        return found
 
     def audited(self, ids: Iterable[int], verbs: Collection[str]) -> set[int]:
         """Return those of these rows for which the audit has an entry whose verb begins with one of these words."""

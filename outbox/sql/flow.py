@@ -323,6 +323,8 @@ NOW = statement(
 """The database's clock."""
 REVISION = statement("SELECT version_num FROM alembic_version")
 """The revision of the schema."""
+LOCK_IDENTITY = statement("SELECT id FROM outbox_identity FOR KEY SHARE")
+"""Waits until the synchronous standby has all that is visible, as the lock is written to the log. PostgreSQL only."""
 TOUCH_IDENTITY = statement("UPDATE outbox_identity SET id = id")
 """Writes without a change, to show that writes go through."""
 INSERT_NOTHING = statement("INSERT INTO outbox (key) SELECT NULL WHERE 1 = 0")

@@ -59,14 +59,20 @@ INSERTED_SQLITE = """
 """Of the rows with these keys, those with one of these nonces: the ones that were just inserted."""
 
 ROWS_BY_KEY_POSTGRESQL = """
-    SELECT key, id, nonce, interaction_id, payload_digest
-    FROM outbox WHERE key IN (SELECT decode(value, 'hex') FROM json_array_elements_text(%s) AS k(value))
+    SELECT o.key, o.id, o.nonce, o.interaction_id, o.payload_digest
+    FROM outbox AS o, outbox_identity AS i
+    WHERE o.key IN (SELECT decode(value, 'hex') FROM json_array_elements_text(%s) AS k(value))
+    FOR KEY SHARE OF i
 """
 ROWS_BY_KEY_SQLITE = """
     SELECT key, id, nonce, interaction_id, payload_digest
     FROM outbox WHERE key IN (SELECT unhex(value) FROM json_each(?))
 """
-"""The rows that already have the keys of a batch, which are passed in hexadecimal."""
+"""The rows that already have the keys of a batch, which are passed in hexadecimal.
+
+On PostgreSQL the lock is written to the log, so this commit waits for the synchronous standby, and with it for the rows
+found: the wait of their own commits may have been cancelled, or a crash of the primary may have ended it.
+"""
 
 NOTIFY = """
     SELECT pg_notify('outbox_rows', coalesce(string_agg(DISTINCT CAST(mod(c.hash, i.shards) AS text), ' '), ''))

@@ -1,27 +1,30 @@
 """The SQL that compares the outbox with its topics, and stores the verdict."""
 
-from outbox.sql.statement import Statement, statement
+from outbox.sql.statement import statement
 
-
-def _walk(columns: str) -> Statement:
-    return statement(f"""
-    SELECT {columns}
+ROWS = statement("""
+    SELECT o.id, o.interaction_id, o.received_at, o.topic, s.sent_at
     FROM outbox AS o
     LEFT JOIN outbox_sent AS s ON s.id = o.id AND s.id > :after AND s.id <= :last
     WHERE o.id > :after AND o.id <= :last AND o.received_at >= :since AND o.received_at < :until
-    """)
-
-
-_IDENTITY = "o.id, o.interaction_id, o.received_at, o.topic, s.shard, s.sent_at"
-ROWS = _walk(_IDENTITY)
+""")
 """The rows of a range of ids that were received in a range of time, with what identifies their records. The ids are
 repeated in the condition of the join: PostgreSQL would otherwise read all sent rows."""
-ROWS_WITH_VALUES = _walk(
-    f"{_IDENTITY}, o.channel, o.timestamp_ms, o.customer_email, o.agent_id, o.traceparent, o.replay_of"
-)
-"""The same with everything that their records contain."""
 
 VALUES_BY_ID = statement(
+    postgresql="""
+    SELECT id, 0 AS nonce, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of,
+           received_at
+    FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))
+    """,
+    sqlite="""
+    SELECT id, 0 AS nonce, interaction_id, channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of,
+           received_at
+    FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))
+    """,
+)
+"""These rows with everything that their records contain."""
+BY_ID = statement(
     postgresql="""
     SELECT id, interaction_id, received_at, topic, NULL AS shard, NULL AS sent_at,
            channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of
@@ -45,10 +48,10 @@ BY_ID = statement(
 """What identifies the records of these rows."""
 STATES = statement(
     postgresql="""
-    SELECT id, state, shard, sent_at FROM outbox_rows WHERE id = ANY(CAST(:ids AS bigint[]))
+    SELECT id, state, sent_at FROM outbox_rows WHERE id = ANY(CAST(:ids AS bigint[]))
     """,
     sqlite="""
-    SELECT id, state, shard, sent_at FROM outbox_rows WHERE id IN (SELECT value FROM json_each(:ids))
+    SELECT id, state, sent_at FROM outbox_rows WHERE id IN (SELECT value FROM json_each(:ids))
     """,
 )
 """The present state of these rows."""
@@ -70,20 +73,21 @@ ERASED = statement(
     """,
 )
 """Those of these rows whose personal data was erased."""
-LATER = statement(
+SAME_INTERACTION = statement(
     postgresql="""
-    SELECT r.id, o.id AS later
-    FROM outbox AS r JOIN outbox AS o ON o.interaction_id = r.interaction_id AND o.id + 0 > r.id
-    WHERE r.id = ANY(CAST(:ids AS bigint[]))
-          AND coalesce(o.topic, CAST(:topic AS text)) = coalesce(r.topic, CAST(:topic AS text))
+    SELECT o.interaction_id, o.id
+    FROM (SELECT DISTINCT interaction_id FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))) AS r
+    JOIN outbox AS o ON o.interaction_id = r.interaction_id AND o.id + 0 BETWEEN :first AND :last
+    WHERE coalesce(o.topic, CAST(:configured AS text)) = CAST(:topic AS text)
     """,
     sqlite="""
-    SELECT r.id, o.id AS later
-    FROM outbox AS r CROSS JOIN outbox AS o ON o.interaction_id = r.interaction_id AND o.id + 0 > r.id
-    WHERE r.id IN (SELECT value FROM json_each(:ids)) AND coalesce(o.topic, :topic) = coalesce(r.topic, :topic)
+    SELECT o.interaction_id, o.id
+    FROM (SELECT DISTINCT interaction_id FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))) AS r
+    CROSS JOIN outbox AS o ON o.interaction_id = r.interaction_id AND o.id + 0 BETWEEN :first AND :last
+    WHERE coalesce(o.topic, :configured) = :topic
     """,
 )
-"""The later rows of the interaction and the topic of each of these rows, by the index of interactions."""
+"""The rows in a range of ids and in a topic that are of the interactions of some rows, by the index of interactions."""
 AUDITED = statement(
     postgresql="""
     SELECT r.row_id AS id, a.verb FROM outbox_audit_row AS r JOIN outbox_audit AS a ON a.id = r.entry_id

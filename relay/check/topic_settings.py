@@ -11,6 +11,9 @@ from relay.kafka.client import topic_settings
 from relay.kafka.errors import describe
 from relay.settings import RelaySettings
 
+TIMESTAMP_LIMITS = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
+MIN_TIMESTAMP_LIMIT_MS, HOUR_MS = 60_000, 3_600_000
+"""A record may wait in the client as long as its transaction lasts, a minute."""
 CLIENT_BATCH_BYTES = 1_000_000
 """Largest batch that the client sends."""
 MAX_MESSAGE_BYTES = 1_048_588
@@ -47,6 +50,7 @@ def judge_settings(topic: Topic, required: Requirements, settings: Mapping[str, 
         _unclean_election(topic.name, settings["unclean.leader.election.enable"], alter),
         _cleanup_policy(topic.name, required, settings["cleanup.policy"], alter),
         _max_message_bytes(topic.name, required, int(settings["max.message.bytes"]), alter),
+        *_timestamp_limits(topic.name, settings, alter),
     ]
 
 
@@ -96,3 +100,20 @@ def _max_message_bytes(name: str, required: Requirements, limit: int, alter: str
         detail = f"{detail}: the broker refuses full batches of {CLIENT_BATCH_BYTES}, which are then split, slowly"
         return warning(subject, detail, remedy)
     return ok(subject, detail)
+
+
+def _timestamp_limits(name: str, settings: Mapping[str, str], alter: str) -> list[Finding]:
+    """Judge how far a record's time may be from the broker's; before Kafka 3.6 there was one limit for both."""
+    if settings.get("message.timestamp.type") == "LogAppendTime":
+        return []
+    found = {limit: int(settings[limit]) for limit in TIMESTAMP_LIMITS if limit in settings}
+    return [
+        failure(
+            f"topic {name} {limit}",
+            f"{value}: the broker refuses records that wait longer until they are sent, or whose host's clock differs "
+            "by more; with a few milliseconds it cannot end transactions either",
+            f"{alter} {limit}={HOUR_MS}",
+        )
+        for limit, value in found.items()
+        if value < MIN_TIMESTAMP_LIMIT_MS
+    ]

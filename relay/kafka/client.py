@@ -21,6 +21,8 @@ LIBRDKAFKA_LOG.addHandler(logging.NullHandler())
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 """How long a broker may take to answer one request."""
+REFUSED_TIMEOUT_SECONDS = 2.0
+"""How long another broker may take to answer when one has refused the client."""
 MISSING_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
 
 
@@ -62,9 +64,18 @@ def topic_metadata(admin: AdminClient, topic: str, last_error: LastError) -> Clu
     """
     with translate_errors("describe its topics", last_error, UnavailableError):
         try:
-            return admin.list_topics(topic, timeout=REQUEST_TIMEOUT_SECONDS)
-        finally:
-            admin.poll(0)  # calls error_cb, which says why the request failed
+            return _list_topics(admin, topic, REFUSED_TIMEOUT_SECONDS)
+        except KafkaException:
+            if last_error.refused:
+                raise
+        return _list_topics(admin, topic, REQUEST_TIMEOUT_SECONDS - REFUSED_TIMEOUT_SECONDS)
+
+
+def _list_topics(admin: AdminClient, topic: str, timeout_seconds: float) -> ClusterMetadata:
+    try:
+        return admin.list_topics(topic, timeout=timeout_seconds)
+    finally:
+        admin.poll(0)  # calls error_cb, which says why the request failed
 
 
 def partitions_of(metadata: ClusterMetadata, topic: str) -> list[TopicPartition]:

@@ -1,6 +1,6 @@
 """Reading partitions to their end, as ``read_committed`` consumers see them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any, Self
 
@@ -81,7 +81,8 @@ class CommittedReader:
             before = dict(positions)
             with translate_errors(f"read {topic}", self._last_error, UnavailableError):
                 messages = self._consumer.consume(page_size, POLL_SECONDS)
-                page = [message for message in messages if self._accept(message, ranges, positions)]
+                page = _accept(messages, ranges, positions)
+                self._leave_finished(topic, ranges, positions)
             yield page
             if positions != before:
                 advanced_at = self._clock()
@@ -90,26 +91,35 @@ class CommittedReader:
                     self._last_error.add_to(_stalled(topic, positions, ranges, stall_timeout_seconds))
                 )
 
-    def _accept(self, message: Message, ranges: Mapping[int, OffsetRange], positions: dict[int, int]) -> bool:
-        """Whether a message is a record of its range. Moves the position, and leaves the partition at its end."""
-        error, number = message.error(), message.partition() or 0
-        if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            return False  # the client asks for the group's coordinator although nobody joins; it needs no such right
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:
-            _raise_for(message, error)
-        if number not in positions:
-            return False
-        # Control records and aborted data are skipped silently; only the end-of-partition event counts them.
-        offset, end = message.offset() or 0, ranges[number].end
-        positions[number] = max(positions[number], offset if error is not None else offset + 1)
-        if positions[number] >= end:
+    def _leave_finished(self, topic: str, ranges: Mapping[int, OffsetRange], positions: dict[int, int]) -> None:
+        """Fetch no more of partitions that were read to their end."""
+        for number in [number for number, at in positions.items() if at >= ranges[number].end]:
             del positions[number]
-            if positions:  # fetch no more of it
-                self._consumer.incremental_unassign([TopicPartition(message.topic() or "", number)])
-        return error is None and offset < end
+            if positions:
+                self._consumer.incremental_unassign([TopicPartition(topic, number)])
+
+
+def _accept(messages: Sequence[Message], ranges: Mapping[int, OffsetRange], positions: dict[int, int]) -> list[Message]:
+    """Return the records of their ranges, and move the positions. Verifications read millions in this loop."""
+    page = []
+    ends = {number: ranges[number].end for number in positions}
+    for message in messages:
+        number, offset, error = message.partition() or 0, message.offset() or 0, message.error()
+        if error is None and offset < ends.get(number, 0):
+            positions[number] = offset + 1
+            page.append(message)
+        elif error is not None and error.code() != KafkaError._PARTITION_EOF:
+            _raise_for(message, error)
+        elif number in positions:
+            # Control records and aborted data are skipped silently: the next record, or the event at the end of
+            # the partition, shows that there were some.
+            positions[number] = max(positions[number], offset)
+    return page
 
 
 def _raise_for(message: Message, error: KafkaError) -> None:
+    if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+        return  # the client asks for the group's coordinator although nobody joins; it needs no such right
     if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
         raise UnavailableError(f"no right to read topic {message.topic()}: grant Read and Describe on it")
     raise KafkaException(error)

@@ -25,7 +25,7 @@ REMEDIES: dict[int, str] = {
     KafkaError._SSL: "check KAFKA_SSL_CA_LOCATION and the broker's certificate",
     KafkaError.INVALID_TIMESTAMP: (
         "the clocks of this host and of the broker differ by more than the topic's message.timestamp.before.max.ms or "
-        "message.timestamp.after.max.ms (one hour): synchronize both hosts with NTP"
+        "message.timestamp.after.max.ms (one hour): synchronize both hosts with NTP, or raise the topic's setting"
     ),
     KafkaError.INVALID_TRANSACTION_TIMEOUT: (
         "raise the broker's transaction.max.timeout.ms, or lower transaction.timeout.ms in KAFKA_CONFIG"
@@ -48,6 +48,8 @@ BINDING_ERRORS = (SystemError, BufferError, RuntimeError, UnicodeDecodeError)
 """What the client's binding raises by itself: for one, ``SystemError`` when a callback meets a fenced producer, and
 ``UnicodeDecodeError`` when the client logs what a broker sent as text, and it is none."""
 
+REFUSED = frozenset({KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._AUTHENTICATION, KafkaError._SSL})
+
 _COUNTERS = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
 _VALUE = re.compile(r"""value ("[^"]*"|\S+)""")
 
@@ -57,9 +59,12 @@ class LastError:
 
     def __init__(self) -> None:
         self.text = ""
+        self.refused = False
+        """Whether a broker has refused the login, or its certificate was refused: repeating that does not help."""
 
     def __call__(self, error: KafkaError) -> None:
         """Remember an error. Pass this object to the client as its ``error_cb``."""
+        self.refused |= error.code() in REFUSED
         if error.code() != KafkaError._ALL_BROKERS_DOWN or not self.text:
             self.text = explain(error)
 

@@ -11,7 +11,15 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from relay.errors import BatchRefusedError, MisconfiguredError, RelayError, StoppedError, TransactionFailedError
+from relay.errors import (
+    BatchRefusedError,
+    MisconfiguredError,
+    NoAnswerError,
+    RelayError,
+    StoppedError,
+    TimestampsRefusedError,
+    TransactionFailedError,
+)
 from relay.kafka.client import LIBRDKAFKA_LOG
 from relay.kafka.errors import BINDING_ERRORS, LastError, explain, translate_errors
 from relay.kafka.progress import ProgressDestination
@@ -36,17 +44,28 @@ RECORD_REMEDIES: dict[int, str] = {
     KafkaError.POLICY_VIOLATION: "change the broker's policy for records of the topic",
 }
 """What to do before the row is sent again, by the error of its record."""
-TRANSACTION_ERRORS = frozenset({KafkaError.INVALID_TIMESTAMP})
-"""Errors reported with a record that are not its fault: its timestamp comes from this host's clock."""
-REFUSALS = RECORD_ERRORS | TRANSACTION_ERRORS
-INCOMPLETE = frozenset({KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS})
-"""The call may be repeated: it timed out, or the broker is still ending the previous transaction."""
+REFUSALS = RECORD_ERRORS | {KafkaError.INVALID_TIMESTAMP}
+"""Errors reported with a record. Its timestamp is not its fault: it comes from this host's clock."""
+INCOMPLETE = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+"""The call may be repeated: it timed out, the broker is still ending the previous transaction, or the coordinator is
+moving to another broker. A call that times out fails with the last of these errors, so each is no more than a timeout.
+"""
 
 POLL_SECONDS = 1.0
 """Longest single call into the client, so that a request to stop is noticed."""
-ANSWER_TIMEOUT_SECONDS = 15.0
+ANSWER_TIMEOUT_SECONDS = 12.0
 """For fencing, for the next records to be acknowledged, and for the commit, each. Giving up early is safe, because the
-progress record shows what was committed; giving up late delays the report of an outage."""
+progress record shows what was committed. But a cluster gives the work of a silent broker to others after nine seconds
+(``broker.session.timeout.ms``) and an election: sooner, a new producer would only meet the same broker again."""
 TRANSACTION_TIMEOUT_SECONDS = 60.0
 """``transaction.timeout.ms`` unless it is configured."""
 DELIVERY_SHARE = 0.75
@@ -72,6 +91,7 @@ class Publisher:
         stopping: whether the relay was asked to stop.
         new_producer: creates the producer.
         clock: seconds, monotonic.
+        outdated: whether login or certificates have changed since the configuration was read.
     """
 
     def __init__(
@@ -83,9 +103,10 @@ class Publisher:
         stopping: Callable[[], bool],
         new_producer: Callable[..., Producer] = Producer,
         clock: Callable[[], float] = monotonic,
+        outdated: Callable[[], bool] = lambda: False,
     ) -> None:
         self._topic, self._progress = topic, progress
-        self._stopping, self._clock = stopping, clock
+        self._stopping, self._clock, self._outdated = stopping, clock, outdated
         self._last_error = LastError()
         self._refusals: list[tuple[str, KafkaError]] = []
         timeout_ms = config.get("transaction.timeout.ms")
@@ -132,6 +153,7 @@ class Publisher:
 
         Raises:
             BatchRefusedError: a row's record was refused; nothing is committed.
+            TimestampsRefusedError: the time of records was refused; nothing is committed.
             MisconfiguredError: the progress record was refused; nothing is committed.
             TransactionFailedError: the transaction was refused as a whole, or its outcome is unknown; in either case
                 the progress record that is read back shows what was committed.
@@ -142,18 +164,14 @@ class Publisher:
         committing = False
         try:
             with translate_errors("commit the transaction", self._last_error):
-                self._producer.begin_transaction()
-                self._produce(self._topic, ANY_PARTITION, records)
-                progress_record: Record = (self._progress.key, progress, [], None)
-                self._produce(self._progress.topic, self._progress.partition, [progress_record])
-                self._deliver(len(records) + 1, on_advance)
+                self._send(records, progress, on_advance)
                 committing = True
                 self._complete(self._producer.commit_transaction, STOP_GRACE_SECONDS)
+        except NoAnswerError:
+            raise  # an abort would not be answered either; the shard's next producer aborts the transaction
         except Exception:
             if not committing:
-                self._abort()
-            if self._refusals and not committing:
-                raise self._refusal() from None
+                self._cancel()
             raise
         if self._progress_offset < 0:
             raise TransactionFailedError("the broker did not report the offset of the progress record")
@@ -166,6 +184,14 @@ class Publisher:
         except (KafkaException, *BINDING_ERRORS):
             log.debug("the producer could not be purged", action="not_purged")
         del self._producer
+
+    def _send(self, records: Sequence[Record], progress: bytes, on_advance: Callable[[], None]) -> None:
+        """Begin a transaction, and wait until the broker has every record of it."""
+        self._producer.begin_transaction()
+        self._produce(self._topic, ANY_PARTITION, records)
+        progress_record: Record = (self._progress.key, progress, [], None)
+        self._produce(self._progress.topic, self._progress.partition, [progress_record])
+        self._deliver(len(records) + 1, on_advance)
 
     def _produce(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         produce = self._producer.produce
@@ -203,8 +229,7 @@ class Publisher:
             if still_remaining < remaining:
                 remaining, advanced_at = still_remaining, now
                 on_advance()
-            if now > advanced_at + ANSWER_TIMEOUT_SECONDS:
-                raise self._no_answer()
+            self._give_up_after(advanced_at)
             if now > started_at + self._delivery_seconds:
                 raise TransactionFailedError(
                     f"Kafka acknowledged only {count - remaining} of {count} records in {now - started_at:.0f} s: the "
@@ -214,29 +239,45 @@ class Publisher:
 
     def _complete(self, call: Callable[[float], None], stop_grace_seconds: float) -> None:
         """Repeat a call with a short timeout until it completes."""
-        deadline, stop_deadline = self._clock() + ANSWER_TIMEOUT_SECONDS, None
-        while not _completes(call, POLL_SECONDS):
+        started_at, stop_deadline = self._clock(), None
+        while (error := _incomplete(call, POLL_SECONDS)) is not None:
             now = self._clock()
             if stop_deadline is None and self._stopping():
                 stop_deadline = now + stop_grace_seconds
             if stop_deadline is not None and now >= stop_deadline:
                 raise StoppedError("stopped while Kafka did not answer")
-            if now > deadline:
-                raise self._no_answer()
+            self._give_up_after(started_at, error)
 
-    def _no_answer(self) -> TransactionFailedError:
-        return TransactionFailedError(
-            self._last_error.add_to(f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s")
-        )
+    def _give_up_after(self, answered_at: float, error: KafkaError | None = None) -> None:
+        """Give up when Kafka has not answered for long, or when it never will because the client's login is an old one.
+
+        Args:
+            answered_at: when Kafka last answered, or was first asked.
+            error: its last answer, if there was one.
+
+        Raises:
+            NoAnswerError
+            KafkaException: it is this error that has lasted so long.
+        """
+        self._producer.poll(0)  # calls error_cb, which says why
+        if self._clock() > answered_at + ANSWER_TIMEOUT_SECONDS:
+            if error is not None and error.code() != KafkaError._TIMED_OUT:
+                raise KafkaException(error)
+            reason = f"Kafka did not answer in {ANSWER_TIMEOUT_SECONDS:.0f} s"
+        elif self._last_error.text and self._outdated():
+            reason = "the password or certificates have changed: connecting anew"
+        else:
+            return
+        raise NoAnswerError(self._last_error.add_to(reason))
 
     def _raise_if_refused(self) -> None:
         if self._refusals:
             raise TransactionFailedError("a record was refused")
 
     def _refusal(self) -> RelayError:
-        for _, error in self._refusals:
-            if error.code() in TRANSACTION_ERRORS:
-                return TransactionFailedError(f"the transaction is refused as a whole: {explain(error)}")
+        if self._are_timestamps_refused():
+            reason = explain(KafkaError(KafkaError.INVALID_TIMESTAMP))
+            return TimestampsRefusedError(f"the transaction is refused as a whole by {self._refusals[0][0]}: {reason}")
         for topic, error in self._refusals:
             if topic == self._progress.topic:
                 return MisconfiguredError(
@@ -248,6 +289,27 @@ class Publisher:
         remedy = RECORD_REMEDIES.get(error.code())
         advice = f": {remedy}, then run relay retry, or run relay discard" if remedy else ""
         return BatchRefusedError(f"refused: {explain(error)}{advice}")
+
+    def _are_timestamps_refused(self) -> bool:
+        """Whether the broker refused the time of records, not what is in them.
+
+        If it refuses several records of a batch, the client reports ``INVALID_RECORD`` for each, whatever the reason;
+        the error of the transaction has it.
+        """
+        codes = {error.code() for _, error in self._refusals}
+        if KafkaError.INVALID_RECORD in codes:
+            try:
+                self._producer.begin_transaction()  # raises that error; in a transaction nothing else can begin
+            except KafkaException as exception:
+                codes.add(exception.args[0].code())
+        return KafkaError.INVALID_TIMESTAMP in codes
+
+    def _cancel(self) -> None:
+        """Abort, and raise what was refused, if anything was."""
+        refusal = self._refusal() if self._refusals else None  # the abort forgets its cause
+        self._abort()
+        if refusal:
+            raise refusal from None
 
     def _abort(self) -> None:
         """Release the topic's readers early. Fencing would abort the transaction as well."""
@@ -267,14 +329,14 @@ class Publisher:
             self._refusals.append((message.topic() or "", error))
 
 
-def _completes(call: Callable[[float], None], seconds: float) -> bool:
-    """Whether a call that may be repeated completes within its timeout."""
+def _incomplete(call: Callable[[float], None], seconds: float) -> KafkaError | None:
+    """Make a call that may be repeated; why it did not complete within its timeout, None if it did."""
     try:
         call(seconds)
     except KafkaException as exception:
-        error = exception.args[0]
+        error: KafkaError = exception.args[0]
         # Other errors that call themselves retriable (_CONFLICT) never end.
         if error.code() in INCOMPLETE and error.retriable():
-            return False
+            return error
         raise
-    return True
+    return None

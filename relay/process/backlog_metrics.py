@@ -51,7 +51,8 @@ class BacklogMetrics:
         status = [shard for shard in self._store.status() if shard.shard in owned] if owned else []
         queue = self._inference_queue
         calls_age_ms = queue.oldest_age_ms() or 0 if queue else None  # of all shards
-        self._metrics.counted.replace(backlog_families(status, len(owned), calls_age_ms))
+        offset = self._store.clock_offset_seconds()
+        self._metrics.counted.replace([*backlog_families(status, len(owned), calls_age_ms), _clock(offset)])
 
 
 def _pause(seconds: float) -> float:
@@ -62,6 +63,14 @@ def _unavailable(error: OutboxError) -> None:
     log.debug(
         "the backlog cannot be counted: %s", error, action="backlog_count_failed"
     )  # other threads report the outage
+
+
+def _clock(offset_seconds: float) -> Metric:
+    return GaugeMetricFamily(
+        "outbox_clock_offset_seconds",
+        "How far this process's clock is ahead of the database's; negative: behind.",
+        value=offset_seconds,
+    )
 
 
 def backlog_families(status: Sequence[ShardStatus], owned: int, calls_age_ms: int | None) -> list[Metric]:

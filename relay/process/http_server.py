@@ -18,11 +18,13 @@ from collections.abc import Callable
 from http import HTTPStatus
 from time import monotonic
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, disable_created_metrics, generate_latest
 
 from config.bearer import is_bearer
 from relay.errors import MisconfiguredError
 from relay.health import Health
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # they would double the number of series
 
 MAX_CONNECTIONS = 16
 MAX_HEAD_BYTES = 8192

@@ -40,6 +40,10 @@ log = structlog.get_logger(__name__)
 STOP_SECONDS = 20.0
 """How long threads have for the batch in hand. Platforms kill after 30 s, and the documentation promises 25."""
 
+SHARD_ANSWER_SECONDS = 10.0
+"""How long a shard waits for the result of a statement. Its statements are short, and rows wait while a connection
+drops everything; counting and pruning may take longer, and nothing waits for them."""
+
 T = TypeVar("T")
 
 
@@ -78,9 +82,10 @@ class Supervisor:
         server, tracer = self._serve_metrics(), start_tracer("cxone-outbox-relay")
         lock, ended = ProcessLock(), True
         try:
-            engine = create_outbox_engine(self._settings.database_url.get_secret_value(), may_create=False)
+            url = self._settings.database_url.get_secret_value()
+            engine = create_outbox_engine(url, may_create=False, answer_seconds=SHARD_ANSWER_SECONDS)
             services = replace(self._connect(engine, lock.owner_id), tracer=tracer)
-            ended = self._run_threads(services, engine)
+            ended = self._run_threads(services, create_outbox_engine(url, may_create=False))
         except StoppedError:
             log.info("stopped while waiting for a service", action="stopped")
         finally:
@@ -159,13 +164,19 @@ class Supervisor:
         return not running
 
     def _tasks(self, services: ShardServices, engine: Engine, pool: ShardPool) -> dict[str, Callable[[], None]]:
-        """What runs in a thread, by the thread's name."""
+        """What runs in a thread, by the thread's name.
+
+        Args:
+            services: of the shards.
+            engine: for what no row waits for.
+            pool: the shards.
+        """
         settings, owner = self._settings, services.leases.owner
         queue = InferenceQueue(engine, owner) if settings.inference_url is not None else None
         tasks: dict[str, Callable[[], None]] = {
             "shard assignment": pool.run,
             "notifications": pool.listen,
-            "backlog metrics": BacklogMetrics(services.store, queue, pool.owned, self._stop, self._metrics).run,
+            "backlog metrics": BacklogMetrics(Store(engine), queue, pool.owned, self._stop, self._metrics).run,
             "audit log": AuditLog(engine, self._stop, self._metrics).run,
         }
         if queue is not None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from time import monotonic, sleep
 from typing import NoReturn
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from outbox.errors import OutboxError
 from outbox.store import Store
@@ -12,8 +12,6 @@ from relay.errors import RelayError
 from relay.health import Health
 from relay.verify.verdict import Fault, Verdict
 from relay.verify.verifier import Report, Verifier
-
-disable_created_metrics()  # type: ignore[no-untyped-call] # they would double the number of series
 
 MAX_SLEEP_SECONDS = 10.0
 

@@ -23,6 +23,8 @@ from relay.errors import (
     RelayError,
     RowsAtFaultError,
     StoppedError,
+    TimestampsRefusedError,
+    TransactionFailedError,
     UnavailableError,
 )
 from relay.health import report_unexpected
@@ -43,6 +45,11 @@ PROGRESS_CHECK_SECONDS = (50.0, 70.0)
 idle shard would not notice otherwise that Kafka went back in time. Random, so that shards do not keep step."""
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.005, 1.0
 """Between two selects."""
+BROKER_STUCK = (
+    "if this lasts although the topic's setting is right, restart the broker: a broker that refuses the end of a "
+    "transaction for its time, too, does not try again"
+)
+"""Kafka 4.3 does so with a limit of a few milliseconds."""
 MAX_POLL_SECONDS = 0.1
 """Longest pause while notifications do not work."""
 
@@ -113,6 +120,8 @@ class ShardWorker:
         self._bisector = BatchBisector(self._random)
         self._rejected: dict[RowRef, str] = {}
         """Rows to park, with their errors, as soon as no transaction is open."""
+        self._timestamps_refused = ""
+        """The reason, until a cycle succeeds."""
         self._check_at = inf
         """When to compare the last progress record."""
 
@@ -326,6 +335,7 @@ class ShardWorker:
     def _report_healthy(self, owned: OwnedShard) -> None:
         """Record a cycle that succeeded, and renew the lease when it is due or the condition changed."""
         self._backoff.succeeded()
+        self._timestamps_refused = ""
         slow, health = self._size.slow, self._services.health
         changed = health.degraded(self.subject, slow) if slow else health.recovered(self.subject)
         self._renew(owned, force=changed)
@@ -346,6 +356,10 @@ class ShardWorker:
             self.healthy_at = -inf
         elif not isinstance(error, UnavailableError):  # another relay would have the same error
             self.healthy_at = self._services.clock()
+        if isinstance(error, TimestampsRefusedError):
+            self._timestamps_refused = reason
+        elif self._timestamps_refused and isinstance(error, TransactionFailedError):
+            reason = f"{reason}; before that: {self._timestamps_refused}; {BROKER_STUCK}"
         self._services.metrics.retries.labels("shard", type(error).__name__).inc()
         changed = self._services.health.degraded(self.subject, reason)
         # A database that is down is not queried a second time.

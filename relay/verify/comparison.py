@@ -1,16 +1,18 @@
 """Compares the records of the topics with the rows of the outbox, page by page."""
 
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from confluent_kafka import Message
 
 from outbox.operators.verification import ComparedRow, OutboxReader
 from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of
 from relay.verify.content import ContentHasher
-from relay.verify.row_table import HASH_BITS, REPORTED, SEEN, UNSENT, RowTable
+from relay.verify.row_table import HASH_BITS, REPORTED, SEEN, SENT, UNSENT, RowTable
 from relay.verify.verdict import Fault, Note, Sample, Verdict
 
 RESENT = ("send lost rows",)
@@ -18,6 +20,9 @@ RESENT = ("send lost rows",)
 RETRIED = "retry"
 """The same, where parked rows do not block later ones."""
 PRUNED = ("prune",)
+SLOTS = 1 << 14
+"""For how many interactions of a partition the highest id that was read is held, 8 bytes each; those that share a slot
+are told apart by a query."""
 MAX_DIGITS = 19
 """Of a time in milliseconds that the database can hold; int() refuses thousands of digits."""
 
@@ -37,10 +42,10 @@ class Rules:
 
 
 class _Late(NamedTuple):
-    """A record that came after one of the same partition and shard with a higher id."""
+    """A record that came after one with a higher id, which probably is of the same interaction."""
 
-    place: int
-    """In its page."""
+    highest: int
+    """That id."""
     sample: Sample
 
 
@@ -64,13 +69,13 @@ class _Other(NamedTuple):
 
 @dataclass
 class _Page:
-    """What has to be looked up for a page of records."""
+    """What a page of records holds, and what has to be looked up for it."""
 
+    ids: list[int] = field(default_factory=list)
+    """Rows whose record was read, in the order of the page."""
     late: list[_Late] = field(default_factory=list)
     changed: list[_Changed] = field(default_factory=list)
     others: list[_Other] = field(default_factory=list)
-    seen_at: dict[int, int] = field(default_factory=dict)
-    """By id, at which index of the page the record of a row was read."""
 
 
 class Comparison:
@@ -93,8 +98,8 @@ class Comparison:
         self._hasher = hasher
         self._topics: dict[str | None, int] = {topic: number for number, topic in enumerate(rules.topics)}
         self._topics[None] = 0
-        self._highest: dict[tuple[int, int | None], list[int]] = defaultdict(lambda: [0] * SEEN)
-        """By topic and partition, the highest id of each state, which for a sent row is its shard."""
+        self._highest: dict[tuple[int, int | None], array[int]] = defaultdict(lambda: array("q", bytes(8 * SLOTS)))
+        """By topic and partition, and then by a checksum of the interaction, the highest id whose record was read."""
 
     # Rows ------------------------------------------------------------------------------------------
 
@@ -106,72 +111,75 @@ class Comparison:
             ends_at_ms: the time before the ends of the topics were determined, by the database's clock. A row that
                 was marked sent later may have its record behind the end.
         """
-        table, topics, hasher = self._table, self._topics, self._hasher
-        for row in rows:
-            topic = topics.get(row.topic)
-            if topic is None:
-                if table.add(row.id, REPORTED, 0, None):
-                    self._verdict.rows += 1
-                    self._verdict.found(Note.NOT_READ, Sample(row.id, row.topic))
+        first, states, identities, topics = self._table.first, self._table.states, self._table.identities, self._topics
+        new = []
+        for row_id, interaction_id, received_at_ms, topic, sent_at_ms in rows:
+            place, number = row_id - first, topics.get(topic)
+            if states[place]:
                 continue
-            sent = row.shard is not None and row.sent_at_ms is not None and row.sent_at_ms < ends_at_ms
-            state = row.shard + 1 if sent and row.shard is not None else UNSENT
-            identity = hash((row.interaction_id.encode(), b"%d" % row.received_at_ms, topic)) & HASH_BITS
-            content = hasher.of_row(row.pending) & HASH_BITS if hasher else None
-            if table.add(row.id, state, identity, content):
-                self._verdict.rows += 1
+            new.append(row_id)
+            if number is None:
+                states[place] = REPORTED
+                self._verdict.found(Note.NOT_READ, Sample(row_id, topic))
+                continue
+            states[place] = UNSENT if sent_at_ms is None or sent_at_ms >= ends_at_ms else SENT
+            identities[place] = hash((interaction_id.encode(), b"%d" % received_at_ms, number)) & HASH_BITS
+        self._verdict.rows += len(new)
+        if self._hasher is not None and self._table.contents is not None:
+            for row in self._outbox.values(new):
+                self._table.contents[row.id - first] = self._hasher.of_row(row) & HASH_BITS
 
     # Records ---------------------------------------------------------------------------------------
 
     def add_records(self, topic: str, page: Sequence[Message]) -> None:
         """Compare records of a topic, in the order in which they were read."""
-        found = self._match(self._topics[topic], topic, page)
+        found = self._match(topic, page)
         self._verdict.records += len(page)
-        self._verdict.in_topic += len(found.seen_at)
+        self._verdict.in_topic += len(found.ids)
         if found.late:
-            self._judge_order(found)
+            self._judge_order(topic, found)
         if found.changed:
             self._judge_changed(found.changed)
         if found.others:
             self._judge_others(found.others)
 
-    def _match(self, topic_number: int, topic: str, page: Sequence[Message]) -> _Page:
+    def _match(self, topic: str, page: Sequence[Message]) -> _Page:
         """Find the row of each record. This is the loop that limits the speed of a verification."""
-        table, hasher, highest, found = self._table, self._hasher, self._highest, _Page()
-        first, size, states, identities, contents = (
-            table.first,
-            len(table),
-            table.states,
-            table.identities,
-            table.contents,
-        )
-        for index, message in enumerate(page):
+        table, highest, number, found = self._table, self._highest, self._topics[topic], _Page()
+        first, size, states, identities = table.first, len(table), table.states, table.identities
+        for message in page:
             row_id, received = _row_of(message)
-            place = row_id - first
-            if (
+            place, key = row_id - first, message.key() or b""
+            if not (
                 0 <= place < size
                 and (state := states[place])
-                and identities[place] == hash((message.key(), received, topic_number)) & HASH_BITS
+                and identities[place] == hash((key, received, number)) & HASH_BITS
             ):
-                if state & SEEN:
-                    self._verdict.found(Fault.DOUBLED, _sample(row_id, topic, message))
-                    continue
-                states[place] = state | SEEN
-                found.seen_at[row_id] = index
-                of_partition = highest[topic_number, message.partition()]
-                if row_id > of_partition[state]:
-                    of_partition[state] = row_id
-                else:
-                    found.late.append(_Late(index, _sample(row_id, topic, message)))
-                if (
-                    contents is not None
-                    and hasher is not None
-                    and contents[place] != (content := hasher.of_record(message.value() or b"", headers_of(message)))
-                ):
-                    found.changed.append(_Changed(row_id, content, _sample(row_id, topic, message)))
-            elif self._concerns(message, received):
-                found.others.append(_other(row_id, topic, message, received))
+                if self._concerns(message, received):
+                    found.others.append(_other(row_id, topic, message, received))
+                continue
+            if state & SEEN:
+                self._verdict.found(Fault.DOUBLED, _sample(row_id, topic, message))
+                continue
+            states[place] = state | SEEN
+            found.ids.append(row_id)
+            of_partition, slot = highest[number, message.partition()], crc32(key) % SLOTS
+            if row_id > of_partition[slot]:
+                of_partition[slot] = row_id
+            else:
+                found.late.append(_Late(of_partition[slot], _sample(row_id, topic, message)))
+            if self._hasher is not None:
+                self._compare_content(row_id, topic, message, found)
         return found
+
+    def _compare_content(self, row_id: int, topic: str, message: Message, found: _Page) -> None:
+        """Note a record whose content is not what its row had when it was added."""
+        hasher, contents = self._hasher, self._table.contents
+        if hasher is None or contents is None:
+            return
+        content = hasher.of_record(message.value() or b"", headers_of(message))
+        if contents[row_id - self._table.first] != content:
+            found.changed.append(_Changed(row_id, content, _sample(row_id, topic, message)))
 
     def _concerns(self, message: Message, received: bytes) -> bool:
         """Whether a record of no row of the table was received or written in the range."""
@@ -183,14 +191,19 @@ class Comparison:
 
     # Findings --------------------------------------------------------------------------------------
 
-    def _judge_order(self, page: _Page) -> None:
-        """Count the late records that a later row of their interaction precedes."""
+    def _judge_order(self, topic: str, page: _Page) -> None:
+        """Count the late records before which one of a later row of their interaction was read."""
         late = {each.sample.id: each for each in page.late if each.sample.id is not None}
-        behind = {
-            row_id
-            for row_id, later in self._outbox.later_ids(late, self._rules.topics[0])
-            if self._table.is_seen(later) and page.seen_at.get(later, -1) < late[row_id].place
-        }
+        bounds = (min(late), max(each.highest for each in page.late))
+        interactions = self._outbox.same_interaction(late, bounds, topic, self._rules.topics[0])
+        place = {row_id: index for index, row_id in enumerate(page.ids)}
+        behind = set()
+        for ids in interactions.values():
+            highest = 0
+            for row_id in sorted(filter(self._table.is_seen, ids), key=lambda row_id: place.get(row_id, -1)):
+                if row_id < highest and row_id in late:
+                    behind.add(row_id)
+                highest = max(highest, row_id)
         verbs = RESENT if self._rules.block_behind_parked else (*RESENT, RETRIED)
         resent = self._outbox.audited(behind, verbs) if behind else set()
         for row_id in sorted(behind):
@@ -199,7 +212,7 @@ class Comparison:
     def _judge_changed(self, changed: Sequence[_Changed]) -> None:
         """Count the records that differ from their row as it is now: it may have been completed since it was added."""
         ids, hasher = [each.id for each in changed], self._hasher
-        now = {row.id: hasher.of_row(row.pending) & HASH_BITS for row in self._outbox.values(ids)} if hasher else {}
+        now = {row.id: hasher.of_row(row) & HASH_BITS for row in self._outbox.values(ids)} if hasher else {}
         erased = self._outbox.erased(ids)  # afterwards: none is erased between the two
         for row_id, content, sample in changed:
             if row_id not in now:

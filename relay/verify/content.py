@@ -37,10 +37,10 @@ class ContentHasher:
     def of_row(self, row: PendingRow) -> int:
         """Hash what the relay sends of a row; ``NO_CONTENT``: it cannot be sent."""
         try:
-            ((_, value, headers, _),) = self._encoder.records([row._replace(topic=None)])
+            ((_, value, _, _),) = self._encoder.records([row])
         except RowsAtFaultError:
             return NO_CONTENT
-        return hash((value[PREFIX_BYTES:], dict(headers).get(REPLAY_OF))) & HASH_BITS
+        return hash((value[PREFIX_BYTES:], None if row.replay_of is None else b"%d" % row.replay_of)) & HASH_BITS
 
     def of_record(self, value: bytes, headers: Mapping[str, bytes]) -> int:
         """Hash a record in the same way.

@@ -4,21 +4,22 @@ For each id: the state of its row, and 32 bits of a hash of what identifies its 
 with the same id is not taken for it. With values, 32 bits of a hash of the record's content.
 """
 
-import re
 from array import array
 from collections.abc import Iterator
+from itertools import chain
 
 HASH_BITS = 0xFFFF_FFFF
 """A wrong record is taken for the right one once in four billion."""
 NO_ROW = 0
-"""No row with this id was received in the range. 1 to 99: marked sent by shard 0 to 98, and not seen in the topic."""
-UNSENT = 100
-"""Not marked sent when the end of the topic was determined."""
-REPORTED = 101
+"""No row with this id was received in the range."""
+SENT = 1
+"""Marked sent when the end of the topic was determined."""
+UNSENT = 2
+"""Not yet marked sent then."""
+REPORTED = 3
 """Not in the topic, and counted."""
 SEEN = 0x80
 """Added to a state once the row's record was read."""
-_SENT_NOT_SEEN = re.compile(rb"[\x01-\x63]")
 
 
 class RowTable:
@@ -56,17 +57,6 @@ class RowTable:
                 del self.contents[:count]
             self.first = first
 
-    def add(self, row_id: int, state: int, identity: int, content: int | None) -> bool:
-        """Add a row for whose id there is room. Return whether it is new."""
-        index = row_id - self.first
-        if self.states[index]:
-            return False
-        self.states[index] = state
-        self.identities[index] = identity
-        if self.contents is not None and content is not None:
-            self.contents[index] = content
-        return True
-
     def set_state(self, row_id: int, state: int) -> None:
         """Change the state of a row; that its record was seen stays."""
         index = row_id - self.first
@@ -79,12 +69,14 @@ class RowTable:
 
     def sent_not_seen(self) -> Iterator[int]:
         """Yield the ids of rows that are marked sent and whose record was not read."""
-        return (self.first + found.start() for found in _SENT_NOT_SEEN.finditer(self.states))
+        return self._ids_in(SENT)
 
     def unsent(self) -> Iterator[int]:
         """Yield the ids of rows that were not marked sent, whether or not their record was read."""
-        for state in (UNSENT, UNSENT | SEEN):
-            index = self.states.find(state)
-            while index >= 0:
-                yield self.first + index
-                index = self.states.find(state, index + 1)
+        return chain(self._ids_in(UNSENT), self._ids_in(UNSENT | SEEN))
+
+    def _ids_in(self, state: int) -> Iterator[int]:
+        index = self.states.find(state)
+        while index >= 0:
+            yield self.first + index
+            index = self.states.find(state, index + 1)

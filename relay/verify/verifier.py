@@ -19,7 +19,7 @@ from relay.kafka.topics import cluster_id_of
 from relay.settings import RelaySettings, kafka_client_config
 from relay.verify.comparison import Comparison, Rules
 from relay.verify.content import ContentHasher
-from relay.verify.row_table import REPORTED, UNSENT, RowTable
+from relay.verify.row_table import REPORTED, SENT, UNSENT, RowTable
 from relay.verify.verdict import Fault, Note, Sample, Verdict
 
 MARGIN_MS = 3_600_000
@@ -127,8 +127,8 @@ class Verifier:
                 "verify it in parts, with --since and --until"
             )
         self._table.extend(last)
-        done, values = 0, self.verdict.values
-        for rows in self._outbox.rows((first, last), self._since_ms, self._end_ms, values=values):
+        done = 0
+        for rows in self._outbox.rows((first, last), self._since_ms, self._end_ms):
             self._comparison.add_rows(rows, self.verdict.at_ms)
             done += len(rows)
             self._report("rows", done, max(done, last - first))
@@ -137,7 +137,7 @@ class Verifier:
         """Note which rows are marked sent by now, so that their records have to be below the ends of the topics."""
         for row in self._states(self._table.unsent()):
             if row.sent_at_ms is not None and row.sent_at_ms < self.verdict.at_ms:
-                self._table.set_state(row.id, row.shard + 1)
+                self._table.set_state(row.id, SENT)
 
     def _read_records(self, ranges: dict[str, dict[int, OffsetRange]]) -> None:
         total = sum(max(0, each.end - each.start) for of_topic in ranges.values() for each in of_topic.values())

@@ -3,6 +3,7 @@
 from testkit.services.connect import Connect
 from testkit.services.external import ExternalService
 from testkit.services.kafka import Kafka, MutualTlsKafka, SecureKafka, StockKafka
+from testkit.services.kafka_cluster import KafkaCluster, KafkaNode
 from testkit.services.nginx import Nginx
 from testkit.services.pgbouncer import PgBouncer
 from testkit.services.postgres import Postgres
@@ -13,6 +14,8 @@ __all__ = [
     "Connect",
     "ExternalService",
     "Kafka",
+    "KafkaCluster",
+    "KafkaNode",
     "MutualTlsKafka",
     "Nginx",
     "PgBouncer",

@@ -100,10 +100,12 @@ class Kafka:
     """
 
     base: Mapping[str, str] = TUNED
+    java_options: Sequence[str] = ("-Xmx768m", "-Xms256m")
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
         self._directory = directory
         self._port, controller = free_port(), free_port()
+        self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self.bootstrap_servers = f"127.0.0.1:{self._port}"
         self.settings = {
             **self.base,
@@ -113,6 +115,8 @@ class Kafka:
             **(settings or {}),
         }
         self.client_config: dict[str, Any] = {"bootstrap.servers": self.bootstrap_servers}
+        self.environ: dict[str, str] = {}
+        """Variables of its process, besides this process's."""
         self._process: Process | None = None
 
     def _listeners(self, controller: int) -> dict[str, str]:
@@ -124,15 +128,20 @@ class Kafka:
 
     def start(self) -> Self:
         """Format the data directory at the first start, start, and wait until the broker answers."""
+        self.launch()
+        self.process.wait_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start as ``start`` does, without waiting."""
         classpath = f"{jars()}/*"
         runtime = java(17)
         properties = self._directory / "server.properties"
         if not properties.exists():
             self._directory.mkdir(parents=True, exist_ok=True)
             properties.write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()))
-            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             command = [runtime, "-cp", classpath, "kafka.tools.StorageTool", "format"]
-            command.append(f"--cluster-id={cluster}")  # one argument: an id may begin with a dash
+            command.append(f"--cluster-id={self.cluster_id}")  # one argument: an id may begin with a dash
             done = subprocess.run(
                 [*command, "-c", str(properties), *self._format_options()],
                 capture_output=True,
@@ -143,10 +152,9 @@ class Kafka:
                 raise ServiceError(
                     f"Kafka's data directory cannot be formatted:\n{(done.stdout + done.stderr)[-1500:]}"
                 )
-        command = [runtime, "-Xmx768m", "-Xms256m", "-cp", classpath, "kafka.Kafka", str(properties)]
-        self._process = Process(command, self._directory / "kafka.log", self._answers)
-        self._process.start()
-        return self
+        command = [runtime, *self.java_options, "-cp", classpath, "kafka.Kafka", str(properties)]
+        self._process = Process(command, self._directory / "kafka.log", self._answers, self.environ)
+        self._process.launch()
 
     def _format_options(self) -> Sequence[str]:
         return ()
@@ -183,9 +191,8 @@ class Kafka:
             self._process.kill()
 
 
-def write_keystore(path: Path, authority: trustme.CA) -> None:
+def write_keystore(path: Path, server: trustme.LeafCert) -> None:
     """Write a broker's key and certificate for Java, which reads private keys in PKCS#8 only."""
-    server = authority.issue_cert("127.0.0.1", "localhost")
     private = load_pem_private_key(server.private_key_pem.bytes(), None).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
@@ -198,7 +205,41 @@ class StockKafka(Kafka):
     base = SHIPPED
 
 
-class SecureKafka(Kafka):
+class AuthorizingKafka(Kafka):
+    """A broker with users and their rights."""
+
+    def add_user(self, user: str, password: str) -> None:
+        """Create a user without rights."""
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        change = UserScramCredentialUpsertion(user, info, password.encode())
+        admin = self.admin()
+        for future in admin.alter_user_scram_credentials([change]).values():
+            future.result(10)
+
+    def allow(
+        self, user: str, kind: ResourceType, name: str, operations: Sequence[AclOperation], *, prefix: bool
+    ) -> None:
+        """Grant rights on a resource, or on every resource whose name has the prefix."""
+        pattern = ResourcePatternType.PREFIXED if prefix else ResourcePatternType.LITERAL
+        rights = [
+            AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
+            for operation in operations
+        ]
+        admin = self.admin()
+        for future in admin.create_acls(rights).values():
+            future.result(10)
+
+    def revoke(self, user: str, kind: ResourceType, name: str, operation: AclOperation) -> None:
+        """Revoke a right that ``allow`` has granted, with either kind of pattern."""
+        right = AclBindingFilter(
+            kind, name, ResourcePatternType.ANY, f"User:{user}", "*", operation, AclPermissionType.ANY
+        )
+        admin = self.admin()
+        for future in admin.delete_acls([right]).values():
+            future.result(10)
+
+
+class SecureKafka(AuthorizingKafka):
     """A broker with SASL_SSL, SCRAM-SHA-512 and ACLs."""
 
     def _listeners(self, controller: int) -> dict[str, str]:
@@ -207,7 +248,7 @@ class SecureKafka(Kafka):
         self.ca_location = str(self._directory / "ca.pem")
         keystore = self._directory / "server.pem"
         authority.cert_pem.write_to_path(self.ca_location)
-        write_keystore(keystore, authority)
+        write_keystore(keystore, authority.issue_cert("127.0.0.1", "localhost"))
         module = "org.apache.kafka.common.security.scram.ScramLoginModule"
         login = f'{module} required username="{ADMIN}" password="{PASSWORD}";'
         return {
@@ -245,36 +286,6 @@ class SecureKafka(Kafka):
             "ssl.ca.location": self.ca_location,
         }
 
-    def add_user(self, user: str, password: str) -> None:
-        """Create a user without rights."""
-        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-        change = UserScramCredentialUpsertion(user, info, password.encode())
-        admin = self.admin()
-        for future in admin.alter_user_scram_credentials([change]).values():
-            future.result(10)
-
-    def allow(
-        self, user: str, kind: ResourceType, name: str, operations: Sequence[AclOperation], *, prefix: bool
-    ) -> None:
-        """Grant rights on a resource, or on every resource whose name has the prefix."""
-        pattern = ResourcePatternType.PREFIXED if prefix else ResourcePatternType.LITERAL
-        rights = [
-            AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
-            for operation in operations
-        ]
-        admin = self.admin()
-        for future in admin.create_acls(rights).values():
-            future.result(10)
-
-    def revoke(self, user: str, kind: ResourceType, name: str, operation: AclOperation) -> None:
-        """Revoke a right that ``allow`` has granted, with either kind of pattern."""
-        right = AclBindingFilter(
-            kind, name, ResourcePatternType.ANY, f"User:{user}", "*", operation, AclPermissionType.ANY
-        )
-        admin = self.admin()
-        for future in admin.delete_acls([right]).values():
-            future.result(10)
-
 
 class MutualTlsKafka(Kafka):
     """A broker that authenticates clients by certificate. Its certificates can be replaced while it is stopped."""
@@ -300,7 +311,7 @@ class MutualTlsKafka(Kafka):
         """Replace the authority and every certificate, in the same files."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(self.locations["ca"])
-        write_keystore(self._directory / "server.pem", authority)
+        write_keystore(self._directory / "server.pem", authority.issue_cert("127.0.0.1", "localhost"))
         client = authority.issue_cert("relay@example.com")
         client.private_key_pem.write_to_path(self.locations["key"])
         client.cert_chain_pems[0].write_to_path(self.locations["certificate"])

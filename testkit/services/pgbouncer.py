@@ -79,6 +79,12 @@ class PgBouncer:
             raise ServiceError("PgBouncer is not started")
         return self._process
 
+    def administer(self, command: str) -> None:
+        """Run a command of the admin console, such as ``RELOAD``, and wait until it is done."""
+        console = f"postgresql://outbox@127.0.0.1:{self._port}/pgbouncer"
+        with psycopg.connect(console, autocommit=True, connect_timeout=10) as connection:
+            connection.execute(command)
+
     def _answers(self) -> bool:
         address = self.url(self._server.set(drivername="postgresql").render_as_string(hide_password=False))
         try:

@@ -53,12 +53,11 @@ class Postgres:
         self._settings = {**SETTINGS, **settings}
         self._directory = directory
         self._data = directory / "data"
-        self._port = free_port()
+        self.port = free_port()
         self._process: Process | None = None
-        self.url = self._url("postgres")
-
-    def _url(self, database: str) -> str:
-        return f"postgresql://outbox@127.0.0.1:{self._port}/{database}"
+        self.environ: dict[str, str] = {}
+        """Variables of its process, besides this process's."""
+        self.url = f"postgresql://outbox@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> Self:
         """Create the data directory if there is none, start the server, and wait until it answers."""
@@ -70,17 +69,24 @@ class Postgres:
             _run([str(binaries / "initdb"), "-D", str(self._data), *initdb], user)
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         sockets = ["-c", "unix_socket_directories="]
-        command = [str(binaries / "postgres"), "-D", str(self._data), "-p", str(self._port), *options, *sockets]
-        self._process = Process(command, self._directory / "postgres.log", self._answers, user=user)
+        command = [str(binaries / "postgres"), "-D", str(self._data), "-p", str(self.port), *options, *sockets]
+        self._process = Process(command, self._directory / "postgres.log", self.answers, self.environ, user)
         self._process.start()
         return self
 
     def _prepare_data_directory(self, binaries: Path, user: int | None) -> None:
         if user is not None:
-            # pytest makes its temporary folders inaccessible to other users.
-            self._data = Path(tempfile.mkdtemp(prefix="outbox-postgres-")) / "data"
-            os.chown(self._data.parent, user, -1)
             _allow_traversal(binaries)
+        self._data = self._new_folder(user) / "data"
+
+    def _new_folder(self, user: int | None) -> Path:
+        """Return a folder for the data, in which this user may write."""
+        if user is None:
+            return self._directory
+        # pytest makes its temporary folders inaccessible to other users.
+        folder = Path(tempfile.mkdtemp(prefix="outbox-postgres-"))
+        os.chown(folder, user, -1)
+        return folder
 
     def follow(self, primary: "Postgres") -> Self:
         """Start as a physical standby of another server, from a new base backup, and wait until it answers."""
@@ -99,7 +105,8 @@ class Postgres:
             raise ServiceError("PostgreSQL is not started")
         return self._process
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Return whether the server accepts connections."""
         try:
             psycopg.connect(self.url, connect_timeout=2).close()
         except psycopg.OperationalError:
@@ -109,6 +116,11 @@ class Postgres:
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create a database, optionally as a copy of ``template``, and return its URL."""
         return create_database(self.url, name, template)
+
+    @property
+    def running(self) -> bool:
+        """Whether the postmaster is alive."""
+        return self._process is not None and self._process.running()
 
     def stop(self) -> None:
         """Shut down immediately and remove the data."""

@@ -68,6 +68,11 @@ class Process:
         Raises:
             ServiceError: it ended or was not ready in time; the message has the end of its log.
         """
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start the server without waiting."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -80,13 +85,24 @@ class Process:
                 extra_groups=None if self._user is None else [],
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc, no locks taken
             )
+
+    def wait_ready(self) -> None:
+        """Wait until the server is ready.
+
+        Raises:
+            ServiceError: it ended or was not ready in time; the message has the end of its log.
+        """
         deadline = time.monotonic() + READY_SECONDS
         while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if not self.running() or time.monotonic() > deadline:
                 self.kill()
                 tail = self._log.read_text(errors="replace")[-2000:]
                 raise ServiceError(f"{self._command[0]} did not become ready; its log ends with:\n{tail}")
             time.sleep(0.05)
+
+    def running(self) -> bool:
+        """Return whether the process is alive."""
+        return self._process is not None and self._process.poll() is None
 
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
         """Send a signal and wait until the process ends; kill it after 20 s."""

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from zlib import crc32
 
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Message
 from sqlalchemy import Engine, text
 
-from outbox.models import NewRow
+from outbox.models import NewRow, PendingRow
 from outbox.operators.verification import ComparedRow, OutboxReader
 from outbox.states import RowState
 from outbox.store import Store
 from relay.kafka.avro import SCHEMA_TEXT
 from relay.kafka.encoder import Encoder
-from relay.verify.comparison import Comparison, Rules
+from relay.verify.comparison import SLOTS, Comparison, Rules
 from relay.verify.content import ContentHasher
 from relay.verify.row_table import RowTable
 from relay.verify.verdict import Verdict
@@ -51,18 +52,23 @@ class Scene:
         rules = rules or Rules((TOPIC, LATER_TOPIC), RETENTION_MS)
         hasher = ContentHasher(lambda _id: SCHEMA_TEXT)
         self._comparison = Comparison(self.outbox, self.table, self.verdict, rules, hasher)
-        self._comparison.add_rows(list(self.rows.values()), self.verdict.at_ms)
+        self._comparison.add_rows(self.compared, self.verdict.at_ms)
         self._offsets: Iterator[int] = iter(range(1_000))
 
-    def read(self) -> dict[int, ComparedRow]:
-        """Return the rows as a verification reads them."""
-        pages = self.outbox.rows(self.outbox.id_bounds(0, FOREVER_MS), 0, FOREVER_MS, values=True)
-        return {row.id: row for page in pages for row in page}
+    @property
+    def compared(self) -> list[ComparedRow]:
+        """The rows as a verification reads them."""
+        pages = self.outbox.rows(self.outbox.id_bounds(0, FOREVER_MS), 0, FOREVER_MS)
+        return [row for page in pages for row in page]
+
+    def read(self) -> dict[int, PendingRow]:
+        """Return the rows as a relay reads them."""
+        return {row.id: row for row in self.outbox.values(self.ids)}
 
     def message(self, row_id: int, **changes: Any) -> Message:
         """Return the record of a row, with some of its parts changed."""
         row = self.rows[row_id]
-        ((key, value, headers, _),) = Encoder(7, {LATER_TOPIC: 7}).records([row.pending])
+        ((key, value, headers, _),) = Encoder(7).records([row])
         given = {**dict(headers), **changes.pop("headers", {})}
         values = {"key": key, "value": value, "partition": 0, **changes}
         return Message(
@@ -146,11 +152,34 @@ def test_the_order_between_interactions_does_not_count(scene: Scene) -> None:
     assert scene.show(*map(scene.message, (scene.ids[2], scene.ids[0], scene.ids[1], scene.ids[3]))) == {}
 
 
+def test_the_order_counts_across_shards(scene: Scene) -> None:
+    """As after a reshard, when later rows of an interaction were sent by another shard."""
+    first, second, _, last = scene.ids
+    scene.execute(f"UPDATE outbox_sent SET shard = 7 WHERE id = {first}")
+    assert scene.show(scene.message(second)) == {}
+    assert scene.show(scene.message(first), scene.message(last)) == {"out_of_order": 1}
+
+
+def test_the_order_between_partitions_does_not_count(scene: Scene) -> None:
+    """As after partitions were added: nothing says which record of two partitions was written first."""
+    first, second, *_ = scene.ids
+    assert scene.show(scene.message(second, partition=1), scene.message(first, partition=0)) == {}
+
+
+def test_interactions_that_share_a_slot_are_told_apart(engine: Engine) -> None:
+    """The highest id that was read is held for a checksum of the interaction: others may have the same."""
+    assert crc32(b"i-1909") % SLOTS == crc32(b"i-2404") % SLOTS
+    scene = Scene(engine, [new_row(name) for name in ("i-1909", "i-1909", "i-1909", "i-2404", "i-1909")])
+    first, second, third, other, last = scene.ids
+    assert scene.show(*map(scene.message, (other, first, third))) == {}
+    assert scene.show(*map(scene.message, (second, last))) == {"out_of_order": 1}
+
+
 @pytest.mark.parametrize("column", ["channel", "customer_email", "agent_id"])
 def test_a_changed_value_is_found(scene: Scene, column: str) -> None:
     """Each field of the record is compared with the row."""
     other: dict[str, Any] = {column: "other"}
-    ((_, value, _, _),) = Encoder(7).records([scene.rows[scene.ids[1]].pending._replace(**other)])
+    ((_, value, _, _),) = Encoder(7).records([scene.rows[scene.ids[1]]._replace(**other)])
     assert scene.show(scene.message(scene.ids[1], value=value)) == {"changed": 1}
 
 
@@ -196,8 +225,8 @@ def test_a_row_is_missing_only_if_its_record_must_have_been_read(scene: Scene) -
     """A row that was marked sent after the end of the topic was determined may have its record behind the end."""
     table = RowTable(scene.ids[0], values=True)
     table.extend(scene.ids[-1])
-    late = [row._replace(sent_at_ms=scene.verdict.at_ms) for row in scene.rows.values()][2:]
-    rows = [*list(scene.rows.values())[:2], *late]
+    late = [row._replace(sent_at_ms=scene.verdict.at_ms) for row in scene.compared[2:]]
+    rows = [*scene.compared[:2], *late]
     comparison = Comparison(scene.outbox, table, scene.verdict, Rules((TOPIC,)), ContentHasher(lambda _id: SCHEMA_TEXT))
     comparison.add_rows(rows, scene.verdict.at_ms)
     assert list(table.sent_not_seen()) == scene.ids[:2]

@@ -16,6 +16,7 @@ from deploy.grafana.dashboard import DASHBOARD
 from testkit import ROOT
 from testkit.databases import migrate
 from testkit.deployment import Deployment, settings_for
+from testkit.preload import build_preload_library
 from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.waiting import wait_until
 from tests.deploy import incidents, service_incidents
@@ -50,9 +51,7 @@ def running_system(folder: Path) -> Iterator[tuple[MonitoredSystem, Kafka, Postg
         migrate(url, 2)
         deployment = Deployment(url, settings_for(kafka, registry, url), kafka.client_config, folder)
         stack.callback(deployment.close)
-        system = MonitoredSystem(deployment, folder)
-        stack.callback(system.close)
-        yield system, kafka, postgres
+        yield stack.enter_context(MonitoredSystem(deployment, folder)), kafka, postgres
 
 
 def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Incident]:
@@ -80,6 +79,7 @@ def incidents_on(kafka: Kafka, postgres: Postgres, folder: Path) -> list[Inciden
         service_incidents.kafka_went_back(kafka, folder),
         incidents.database_went_back(),
         service_incidents.interactions_stop(),
+        incidents.clock_wrong(build_preload_library(ROOT / "tests/faults/wrong_clock.c", folder), folder),
         *([service_incidents.disk_low(folder / "disk")] if CAN_MOUNT else []),
     ]
 

@@ -24,6 +24,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "web": {"autoscaling": {"enabled": False}, "replicas": 3, "settings": {"WEB_THREADS": "32"}},
         "relay": {"shards": 4, "replicas": 3},
         "console": {"enabled": True},
+        "verify": {"enabled": True, "options": ["--values"]},
         "ingress": {"enabled": True, "className": "nginx", "annotations": {"example.com/note": "kept"}},
         "serviceMonitor": {"enabled": True},
         "prometheusRule": {"enabled": True, "labels": {"release": "monitoring"}},

@@ -1,10 +1,12 @@
 """Incidents on any services: how each is brought about and mended, and the alerts that have to fire and to clear."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
 from testkit.command_line import command
+from testkit.preload import Clock
 from testkit.rows import incompressible, new_row
 from testkit.topic import alter_topic
 from testkit.waiting import wait_until
@@ -194,6 +196,18 @@ def database_went_back() -> Incident:
         operate(system, "reconcile", "--accept-duplicates", *ALL[1:])
 
     return Incident("the database is restored from a backup", ("DatabaseWentBack",), begin, end)
+
+
+def clock_wrong(library: Path, folder: Path) -> Incident:
+    """The clock of the relay's host is twenty minutes ahead, until it is set."""
+    clock = Clock(folder / "clock")
+
+    def begin(system: MonitoredSystem) -> None:
+        clock.set_ahead(1_200)
+        system.relay.stop()
+        system.restart_relay(LD_PRELOAD=str(library), **clock.environ)
+
+    return Incident("the clock of the relay's host is wrong", ("ClockOff",), begin, lambda _: clock.set_ahead(0))
 
 
 def score(behaviour: str) -> Callable[[MonitoredSystem], object]:

@@ -4,10 +4,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import requests
 
+from testkit.background import BackgroundTask
 from testkit.deployment import Deployment
 from testkit.relay_process import RelayProcess
 from testkit.services.process import free_port
@@ -21,8 +22,8 @@ PAUSE_SECONDS = 0.1
 """Between two interactions."""
 
 
-class Sender:
-    """Posts one interaction after the other, and does not repeat what is refused.
+class Sender(BackgroundTask):
+    """Posts one interaction after the other within its block, and does not repeat what is refused.
 
     Attributes:
         secret: what it shows.
@@ -31,23 +32,17 @@ class Sender:
     """
 
     def __init__(self, web: WebProcess) -> None:
+        super().__init__()
         self.web, self.secret = web, SECRET
         self.body: Any = None
         self.is_silent = False
-        self._turn, self._stop = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._turn = threading.Lock()
 
     @contextmanager
     def holding(self) -> Iterator[None]:
         """Send nothing during the block."""
         with self._turn:
             yield
-
-    def stop(self) -> None:
-        """Stop sending."""
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         number = 0
@@ -61,7 +56,7 @@ class Sender:
 
 
 class MonitoredSystem:
-    """Web, relay, Prometheus, a sender, and the simulator of CXone and the scoring endpoint.
+    """Web, relay, Prometheus, the simulator of CXone and the scoring endpoint, and traffic within its block.
 
     Args:
         deployment: its relays use inference and enrichment.
@@ -80,9 +75,19 @@ class MonitoredSystem:
         self.sender = Sender(self.web)
         self._scrape()
 
-    def restart_relay(self) -> None:
-        """Start a relay in the place of the one that was stopped."""
-        self.relay = self._new_relay()
+    def __enter__(self) -> Self:
+        self.sender.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop all but web and relay, which are the deployment's."""
+        self.sender.__exit__()
+        self.prometheus.stop()
+        self.simulator.close()
+
+    def restart_relay(self, **environ: str) -> None:
+        """Start a relay, with further settings, in the place of the one that was stopped."""
+        self.relay = self._new_relay(**environ)
         self._scrape()
 
     def restart_web(self) -> None:
@@ -118,14 +123,8 @@ class MonitoredSystem:
         self._others[job] = port
         self._scrape()
 
-    def close(self) -> None:
-        """Stop the sender, Prometheus and the simulator; processes are the deployment's."""
-        self.sender.stop()
-        self.prometheus.stop()
-        self.simulator.close()
-
-    def _new_relay(self) -> RelayProcess:
-        return self.deployment.relay(**self.environ)  # type: ignore[arg-type] # all are strings
+    def _new_relay(self, **environ: str) -> RelayProcess:
+        return self.deployment.relay(**{**self.environ, **environ})  # type: ignore[arg-type] # all are strings
 
     def _scrape(self) -> None:
         self.prometheus.scrape(

@@ -47,7 +47,7 @@ def draw(prometheus: Prometheus, title: str, span: Span, queries: dict[str, dict
         Plot(
             name,
             {
-                _legend(legend, each.labels): each.values
+                legend_of(legend, each.labels): each.values
                 for legend, query in given.items()
                 for each in ask(query)
                 if any(value for _, value in each.values)
@@ -71,7 +71,7 @@ def draw(prometheus: Prometheus, title: str, span: Span, queries: dict[str, dict
     )
 
 
-def _legend(text: str, labels: dict[str, str]) -> str:
+def legend_of(text: str, labels: dict[str, str]) -> str:
     """Replace names of labels as Grafana does."""
     return re.sub(r"{{(\w+)}}", lambda match: labels[match[1]], text)
 

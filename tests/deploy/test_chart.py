@@ -97,10 +97,11 @@ def test_selectors_find_pods(name: str) -> None:
 @pytest.mark.parametrize("name", VALUES)
 def test_processes_know_their_settings(name: str) -> None:
     """Each variable is a setting, each secret is the file of one, and each argument names a process."""
+    watch = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["verify"]["command"]
     for process, template in pods(name):
         (container,) = template["spec"]["containers"]
-        assert container["args"] == [process]
-        assert process in (*PROCESSES, "migrate")
+        assert process in (*PROCESSES, "migrate", "verify")
+        assert container["args"] == ([*watch, *VALUES[name]["verify"]["options"]] if process == "verify" else [process])
         variables = {each["name"]: each.get("value") for each in container["env"]}
         assert len(variables) == len(container["env"])
         for variable, value in variables.items():
@@ -133,6 +134,19 @@ def test_relays_are_as_many_as_set_and_the_console_is_one() -> None:
         e["spec"]["scaleTargetRef"]["name"] for e in manifests("default") if e["kind"] == "HorizontalPodAutoscaler"
     ]
     assert targets == ["outbox-web"]
+
+
+def test_the_verification_is_one_with_the_port_that_is_scraped() -> None:
+    """A Service for it gives the ServiceMonitor the job that the alerts expect; by default there is neither."""
+    found = {(each["kind"], each["metadata"]["name"]): each["spec"] for each in manifests("everything")}
+    deployment, service = found["Deployment", "outbox-verify"], found["Service", "outbox-verify"]
+    assert deployment["replicas"] == 1
+    (container,) = deployment["template"]["spec"]["containers"]
+    (port,) = container["ports"]
+    assert str(port["containerPort"]) in container["args"]
+    assert service["ports"] == [{"name": "http", "port": port["containerPort"], "targetPort": port["name"]}]
+    assert found["NetworkPolicy", "outbox-verify"]["ingress"][0]["ports"] == [{"port": port["name"]}]
+    assert not [each for each in manifests("default") if each["metadata"]["name"] == "outbox-verify"]
 
 
 def test_the_alerts_are_those_of_the_rules() -> None:

@@ -5,6 +5,7 @@ More incidents: ``python -m tests.deploy.alerts``.
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from math import isfinite
 
 import pytest
@@ -18,6 +19,7 @@ from testkit.waiting import wait_until
 from tests.deploy import incidents
 from tests.deploy.incidents import operate, play
 from tests.deploy.monitored_system import MonitoredSystem
+from tests.deploy.picture import legend_of
 
 WINDOW = "10s"
 """In place of Grafana's ``$__rate_interval``."""
@@ -31,16 +33,16 @@ def system(
     folder = tmp_path_factory.mktemp("incidents")
     url = create_sqlite(folder)
     deployment = Deployment(url, settings_for(kafka, registry, url), kafka.client_config, folder)
-    try:
-        running = MonitoredSystem(deployment, folder)
-    except ServiceError as error:
-        deployment.close()
-        skip_or_fail(error)
-    wait_until(lambda: running.prometheus.query("outbox_relay_last_commit_timestamp_seconds > 0"), "rows are sent")
-    wait_until(lambda: not running.prometheus.firing(), "no alert fires")
-    yield running
-    running.close()
-    deployment.close()
+    with closing(deployment):
+        try:
+            running = MonitoredSystem(deployment, folder)
+        except ServiceError as error:
+            skip_or_fail(error)
+        with running:
+            query = running.prometheus.query
+            wait_until(lambda: query("outbox_relay_last_commit_timestamp_seconds > 0"), "rows are sent")
+            wait_until(lambda: not running.prometheus.firing(), "no alert fires")
+            yield running
 
 
 def unanswered(system: MonitoredSystem) -> list[str]:
@@ -52,6 +54,32 @@ def unanswered(system: MonitoredSystem) -> list[str]:
             if not results or not all(isfinite(value) for each in results for _, value in each.values):
                 found.append(f"{panel['title']}: {target['expr']}: {results}")
     return found
+
+
+def shown(system: MonitoredSystem, title: str) -> dict[str, float]:
+    """Return what a panel shows now: the last value of each line, by its legend."""
+    (panel,) = (each for each in dashboard()["panels"] if each["title"] == title)
+    return {
+        legend_of(target["legendFormat"], found.labels): found.values[-1][1]
+        for target in panel["targets"]
+        for found in system.prometheus.query(target["expr"].replace("$__rate_interval", WINDOW))
+    }
+
+
+def look_at_stopped_relay(system: MonitoredSystem) -> None:
+    """Every panel has numbers, also on what a relay would export, and the incident is seen in those that concern it."""
+    titles = [panel["title"] for panel in dashboard()["panels"] if "targets" in panel]
+    panels = {title: shown(system, title) for title in titles}
+    assert [title for title, lines in panels.items() if not lines or not all(map(isfinite, lines.values()))] == []
+    assert panels["Alerts that fire"][""] >= len(incidents.relay_stopped().alerts)
+    assert panels["Rows to Kafka, by delivery time"] == {"within 5 s": 0, "later": 0}
+    assert panels["Transactions"] == {"committed": 0, "not known to be committed": 0}
+    assert panels["Rows"]["pending"] > 0
+    assert panels["Oldest pending row"]["age"] > 5
+    assert panels["Shards"] == {"owned": 0, "unowned": 1, "paused": 0}
+    assert panels["Degraded"] == {"no relay: no relay": 1}
+    assert panels["Time since the last commit"].keys() == {"any relay"}
+    assert panels["Time since the last commit"]["any relay"] > 5
 
 
 def test_the_dashboard_is_as_its_queries_say() -> None:
@@ -80,5 +108,7 @@ def test_a_changed_secret_is_seen(system: MonitoredSystem) -> None:
 
 
 def test_a_stopped_relay_is_seen(system: MonitoredSystem) -> None:
-    """Prometheus misses it, its shard has no owner, and rows wait; all of it clears with the next relay."""
-    play(system, incidents.relay_stopped())
+    """Prometheus misses it, its shard has no owner, and rows wait; all of it clears with the next relay. The dashboard
+    shows it, and no panel is empty.
+    """
+    play(system, incidents.relay_stopped(), lambda: look_at_stopped_relay(system))

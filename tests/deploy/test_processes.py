@@ -43,6 +43,16 @@ def test_every_release_is_a_migration() -> None:
     assert exec_start(ROOT / "deploy/systemd/cxone-outbox-migrate.service") == PROCFILE["release"]
 
 
+def test_the_verification_is_watched_and_scraped_alike() -> None:
+    """The same command in the systemd unit and in Compose, and the port that Prometheus scrapes."""
+    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    command = exec_start(ROOT / "deploy/systemd/cxone-outbox-verify.service")
+    assert command == ["relay", *compose["services"]["verify"]["command"]]
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    (targets,) = (job["static_configs"][0]["targets"] for job in jobs if job["job_name"] == "cxone-outbox-verify")
+    assert targets == [f"verify:{command[-1]}"]
+
+
 def test_the_entry_point_runs_other_commands_by_relay(tmp_path: Path) -> None:
     """What names no process is a command of ``relay``, with its options and its exit code."""
     command = [sys.executable, str(ROOT / "deploy/entrypoint.py"), "migrate", "--check"]
@@ -55,10 +65,10 @@ def test_the_entry_point_runs_other_commands_by_relay(tmp_path: Path) -> None:
 def test_compose_is_consistent() -> None:
     """Services, secrets and settings that are named exist, and each secret is given to whom reads it."""
     compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
-    services, ours = compose["services"], ("migrate", "web", "relay", "console")
+    services, ours = compose["services"], ("migrate", "web", "relay", "console", "verify")
     for name in ours:
         service = services[name]
-        assert service["command"] == [name]
+        assert service["command"][0] == name
         assert service["depends_on"].keys() <= services.keys()
         files = {value for value in service["environment"].values() if value.startswith("/run/secrets/")}
         assert files == {f"/run/secrets/{secret}" for secret in service["secrets"]}, name

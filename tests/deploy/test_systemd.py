@@ -9,7 +9,13 @@ import pytest
 from testkit import ROOT
 from tests.deploy.tools import run, tool
 
-UNITS = ("cxone-outbox-migrate", "cxone-outbox-web", "cxone-outbox-relay", "cxone-outbox-console")
+UNITS = (
+    "cxone-outbox-migrate",
+    "cxone-outbox-web",
+    "cxone-outbox-relay",
+    "cxone-outbox-console",
+    "cxone-outbox-verify",
+)
 MAX_EXPOSURE = 1.5
 """On systemd's scale, where 10 is a unit without any protection; above 4 it is called medium."""
 

@@ -17,7 +17,7 @@ class InjectedFault(NamedTuple):
     began: float
     """Start time, in seconds since the epoch."""
     recovered: float
-    """When the first record arrived after the fault ended; infinite if none arrived in time."""
+    """When each partition had got a record after the fault ended; infinite if one got none in time."""
 
 
 class Observations(NamedTuple):
@@ -25,14 +25,16 @@ class Observations(NamedTuple):
 
     accepted: Mapping[int, float]
     """When each row was answered with 202."""
+    not_stored: frozenset[int]
+    """Rows answered with 202 that the database does not have; another row may have the id."""
     committed: Mapping[int, float]
     """When each row in the database was received."""
     accounted_for: frozenset[int]
     """Rows not in the topic that operators see: parked, discarded, or pending on a shard with a condition."""
     records: Sequence[ConsumedRecord]
     """The topic, as a ``read_committed`` consumer sees it."""
-    arrivals: Sequence[float]
-    """Arrival times at a consumer that ran throughout, in order."""
+    arrivals: Mapping[int, Sequence[float]]
+    """Arrival times by partition, in order, at a consumer that ran throughout."""
     misplaced: frozenset[int]
     """Ids that are in none of the tables of pending, sent and parked rows, or in two."""
 
@@ -49,7 +51,9 @@ class FaultSummary(NamedTuple):
     accounted_for: int
     misplaced: int
     longest_pause: float
-    """Longest time without an arrival between the start of a fault and its recovery, in seconds."""
+    """Longest time without an arrival in a partition, between the start of a fault and its recovery, in seconds."""
+    longest_refusal: float = 0.0
+    """Longest time without an answer with 202, likewise."""
 
     @property
     def exact(self) -> bool:
@@ -68,6 +72,7 @@ HEADINGS = (
     "accounted for",
     "misplaced",
     "longest pause",
+    "longest without a 202",
 )
 
 
@@ -76,6 +81,7 @@ def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> 
     received = {**observed.committed, **observed.accepted}
     copies = Counter(record.outbox_id for record in observed.records)
     out_of_order = _out_of_order(observed.records)
+    answers = sorted(observed.accepted.values())
 
     def summarize(name: str, rows: set[int], faults: Sequence[InjectedFault]) -> FaultSummary:
         missing = {row for row in rows if not copies[row]}
@@ -83,13 +89,21 @@ def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> 
             fault=name,
             injected=len(faults),
             rows=len(rows),
-            lost=len(missing - observed.accounted_for),
+            lost=len(missing - observed.accounted_for | rows & observed.not_stored),
             duplicated=sum(copies[row] - 1 for row in rows if copies[row] > 1),
             out_of_order=len(rows & out_of_order),
             accounted_for=len(missing & observed.accounted_for),
             misplaced=len(rows & observed.misplaced),
             longest_pause=max(
-                (longest_pause(observed.arrivals, each.began, each.recovered) for each in faults), default=0
+                (
+                    longest_pause(times, each.began, each.recovered)
+                    for each in faults
+                    for times in observed.arrivals.values()
+                ),
+                default=0,
+            ),
+            longest_refusal=max(
+                (longest_pause(answers, each.began, _next(answers, each)) for each in faults), default=0
             ),
         )
 
@@ -99,6 +113,11 @@ def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> 
     unknown = sum(count for row, count in copies.items() if row not in received)
     total = summarize("all", set(received), injected)
     return [*summaries, total._replace(duplicated=total.duplicated + unknown, misplaced=len(observed.misplaced))]
+
+
+def _next(answers: Sequence[float], fault: InjectedFault) -> float:
+    """Return the time of the first answer with 202 after a fault's recovery."""
+    return next(iter(answers[bisect_right(answers, fault.recovered) :]), fault.recovered)
 
 
 def _rows_by_fault(injected: Sequence[InjectedFault], received: Mapping[int, float]) -> dict[str, set[int]]:
@@ -132,7 +151,8 @@ def longest_pause(arrivals: Sequence[float], began: float, ended: float) -> floa
 def markdown_table(summaries: Sequence[FaultSummary]) -> str:
     """Format summaries as a Markdown table."""
     cells = [
-        [each.fault, *(f"{number:,}" for number in each[1:8]), f"{each.longest_pause:.1f} s"] for each in summaries
+        [each.fault, *(f"{number:,}" for number in each[1:8]), *(f"{seconds:.1f} s" for seconds in each[8:])]
+        for each in summaries
     ]
     rows = [list(HEADINGS), ["---"] + ["---:"] * (len(HEADINGS) - 1), *cells]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

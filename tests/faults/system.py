@@ -1,15 +1,17 @@
-"""The system under fault injection: the product, its own services behind proxies, and a consumer."""
+"""The product under fault injection, and a consumer of its topic."""
 
 import logging
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from time import time
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from testkit.deployment import Deployment
-from testkit.proxied_services import ProxiedKafka, ProxiedPostgres
 from testkit.relay_process import RelayProcess
 from testkit.topic import create_topics
 from testkit.web_process import WebProcess
@@ -26,25 +28,46 @@ SETTINGS = {
 }
 
 
+Inject = Callable[["SystemUnderTest", Random], None]
+"""Injects a fault; on return everything runs again."""
+
+
+class Fault(NamedTuple):
+    """A fault to inject."""
+
+    name: str
+    subject: str
+    """What it affects; two simultaneous faults affect different subjects."""
+    inject: Inject
+
+
 class SystemUnderTest:
-    """The web process and relays of one deployment, and the services that they reach through proxies.
+    """The web process and relays of one deployment, and a consumer of its topic.
 
     Args:
-        deployment: the outbox and its topics.
-        kafka: the broker.
-        postgres: the database server, or None for SQLite.
+        deployment: the outbox and its topics, as tests reach them.
+        faults: every fault that can be injected.
+        environ: settings with which web and relays reach the services, where they differ from the deployment's.
         relays: number of relays.
+        replicas: number of replicas of each partition.
+        web_environ: settings of the web process alone.
     """
 
     def __init__(
-        self, deployment: Deployment, kafka: ProxiedKafka, postgres: ProxiedPostgres | None, relays: int
+        self,
+        deployment: Deployment,
+        faults: Sequence[Fault],
+        environ: Mapping[str, str],
+        relays: int,
+        replicas: int = 1,
+        web_environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.deployment, self.kafka, self._postgres = deployment, kafka, postgres
-        self._database = {"DATABASE_URL": postgres.proxied_url(deployment.url) if postgres else deployment.url}
+        self.deployment, self.faults, self._environ = deployment, faults, environ
+        self._web_environ = {**environ, **(web_environ or {})}
         # The kernel kills a service when the thread that started it ends, so these threads outlive the services.
         self.fault_threads = ThreadPoolExecutor(2)
         self.relays: list[RelayProcess] = []
-        create_topics(deployment.client_config, NewTopic(deployment.topic, PARTITIONS, 1))
+        create_topics(deployment.client_config, NewTopic(deployment.topic, PARTITIONS, replicas))
         self.consumer = ArrivalRecorder(deployment)
         self.start_web()
         for index in range(relays):
@@ -55,19 +78,13 @@ class SystemUnderTest:
         """The current web process."""
         return self.deployment.webs[-1]
 
-    @property
-    def database(self) -> ProxiedPostgres:
-        """The database server; PostgreSQL only."""
-        assert self._postgres is not None, "SQLite has no server"
-        return self._postgres
-
     def start_web(self) -> None:
         """Start a web process that replaces the current one."""
-        self.deployment.web(**self._database)
+        self.deployment.web(**self._web_environ)
 
     def start_relay(self, index: int) -> None:
         """Start a relay that replaces the one at this index."""
-        self.relays[index : index + 1] = [self.deployment.relay(**self._database)]  # type: ignore[arg-type] # all are strings
+        self.relays[index : index + 1] = [self.deployment.relay(**self._environ)]  # type: ignore[arg-type] # all are strings
 
     def close(self) -> None:
         """Stop the consumer and every process."""
@@ -80,8 +97,10 @@ class ArrivalRecorder:
     """A ``read_committed`` consumer that records when each record of the deployment's topic arrives."""
 
     def __init__(self, deployment: Deployment) -> None:
-        self.arrivals: list[float] = []
-        """Arrival times, in seconds since the epoch."""
+        self.arrivals: dict[int, list[float]] = {}
+        """Arrival times by partition, in seconds since the epoch."""
+        self.rows: dict[int, float] = {}
+        """When the first record of each row arrived."""
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
@@ -91,6 +110,9 @@ class ArrivalRecorder:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "reconnect.backoff.max.ms": 500,
+                # Find a partition's new leader soon: what is measured is the relays' pause, not this consumer's.
+                "topic.metadata.refresh.interval.ms": 1_000,
+                "socket.timeout.ms": 2_000,
             },
             logger=logging.getLogger("arrivals"),
         )
@@ -102,7 +124,9 @@ class ArrivalRecorder:
         while not self._stop.is_set():
             message = self._consumer.poll(0.2)
             if message is not None and message.error() is None:
-                self.arrivals.append(time())
+                at = time()
+                self.arrivals.setdefault(message.partition() or 0, []).append(at)
+                self.rows.setdefault(int(dict(message.headers() or [])["outbox-id"] or 0), at)
         self._consumer.close()
 
     def stop(self) -> None:

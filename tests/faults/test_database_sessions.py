@@ -94,6 +94,21 @@ def test_half_open_idle_connections_delay_a_post_by_seconds_at_most(new_deployme
         assert monotonic() - began < 10
 
 
+def test_posts_outlive_half_open_connections_in_use(new_deployment: NewDeployment) -> None:
+    """Posts whose commit gets no answer are committed on another connection, in time to be accepted."""
+    deployment = new_deployment(1)
+    url = make_url(deployment.url)
+    with closing(Proxy(url.port or 5432)) as proxy:
+        web = deployment.web(DATABASE_URL=url.set(port=proxy.port).render_as_string(hide_password=False))
+        load = LoadGenerator(lambda: web, senders=4)
+        load.wait_for_accepted(20)
+        with proxy.half_open(BOTH_DIRECTIONS):
+            pass  # what is connected now stays half open
+        load.wait_for_accepted(20)
+        load.stop()
+        assert web.metric('outbox_webhook_requests_total{outcome="unavailable",secret="tests"}') == 0
+
+
 def test_web_and_relay_recover_from_a_read_only_database(
     new_deployment: NewDeployment, administer: Administrator
 ) -> None:

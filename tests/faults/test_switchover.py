@@ -40,11 +40,6 @@ def servers(tmp_path: Path) -> Iterator[tuple[Postgres, Postgres]]:
         standby.stop()
 
 
-def port_of(server: Postgres) -> int:
-    """Return the port of a server."""
-    return int(server.url.rsplit(":", 1)[1].split("/")[0])
-
-
 def promote(server: Postgres) -> None:
     """Promote a standby."""
     with psycopg.connect(server.url, autocommit=True) as connection:
@@ -61,14 +56,14 @@ def database_address(kind: str, servers: tuple[Postgres, Postgres]) -> Iterator[
     """
     primary, standby = servers
     if kind == "both hosts":
-        hosts = "&".join(f"host=127.0.0.1:{port_of(server)}" for server in servers)
+        hosts = "&".join(f"host=127.0.0.1:{server.port}" for server in servers)
         yield f"postgresql+psycopg://outbox@/outbox?{hosts}", lambda: None
         return
-    with closing(Proxy(port_of(primary))) as proxy:
+    with closing(Proxy(primary.port)) as proxy:
 
         def move() -> None:
             primary.follow(standby)
-            proxy.target_port = port_of(standby)
+            proxy.target_port = standby.port
             proxy.cut()
 
         yield f"postgresql+psycopg://outbox@127.0.0.1:{proxy.port}/outbox", move

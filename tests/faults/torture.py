@@ -1,9 +1,9 @@
-"""``python -m tests.faults.torture [--minutes M] [--seed N] [--database sqlite|postgresql] [--relays N]``.
+"""``python -m tests.faults.torture [--minutes M] [--seed N] [--services NAME…] [--relays N]``.
 
 Run the product under load, on its own services, and inject faults. Afterwards every interaction that was
-answered with 202 must be in the topic exactly once and in order. Prints a table. The exit code is 1 if a row
-is lost, duplicated, out of order, left over or misplaced (its state is in no table, or in two), or if no record
-arrives within two minutes after a fault.
+answered with 202 must be in the topic exactly once and in order. Prints a table for each kind of services. The exit
+code is 1 if a row is lost, duplicated, out of order, left over or misplaced (its state is in no table, or in two),
+or if a partition gets no record within two minutes after a fault.
 
 A seed repeats the order and duration of the faults, but not the timing of threads and processes.
 """
@@ -12,9 +12,9 @@ import argparse
 import signal
 import sys
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from math import inf
 from pathlib import Path
 from random import Random
@@ -22,57 +22,55 @@ from time import monotonic, time
 
 from outbox.models import INT64_MAX
 from outbox.operators.placement import misplaced_ids
-from testkit.databases import migrate
-from testkit.deployment import Deployment, settings_for
 from testkit.load import LoadGenerator
-from testkit.proxied_services import ProxiedKafka, ProxiedPostgres
 from testkit.services import ExternalService, Registry, ServiceError
 from testkit.waiting import wait_until
-from tests.faults.nemesis import Fault, faults_of, label_of, pause, schedule
+from tests.faults.cluster import cluster_services
+from tests.faults.nemesis import label_of, pause, schedule
 from tests.faults.outcome import FaultSummary, InjectedFault, Observations, check_outcome, markdown_table
-from tests.faults.system import RELAYS, SETTINGS, SystemUnderTest
+from tests.faults.replicated import replicated_services
+from tests.faults.secured import secured_services
+from tests.faults.single_services import single_services
+from tests.faults.system import PARTITIONS, RELAYS, Fault, SystemUnderTest
 
 RESUME_SECONDS = 120.0
 """How long after a fault the next record may take to arrive."""
 DRAIN_SECONDS = 180.0
-SHARDS = {"sqlite": 1, "postgresql": 4}
 SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS = 6, 5, 0.05
-
-
-@contextmanager
-def running_system(
-    kind: str, registry: Registry | ExternalService, folder: Path, relays: int = RELAYS
-) -> Iterator[SystemUnderTest]:
-    """Start the product and its services, with this kind of database, for the block."""
-    with ExitStack() as stack:
-        kafka = ProxiedKafka(folder / "kafka")
-        stack.callback(kafka.stop)
-        kafka.start()
-        postgres = None
-        url = f"sqlite:///{folder}/outbox.db"
-        if kind == "postgresql":
-            postgres = ProxiedPostgres(folder / "postgres")
-            stack.callback(postgres.stop)
-            postgres.start()
-            url = postgres.create_database(f"torture_{uuid.uuid4().hex[:8]}")
-        migrate(url, SHARDS[kind])
-        url = url.replace("postgresql://", "postgresql+psycopg://")
-        settings = {**settings_for(kafka, registry, url), "KAFKA_BOOTSTRAP_SERVERS": kafka.proxied_servers, **SETTINGS}
-        system = SystemUnderTest(Deployment(url, settings, kafka.client_config, folder), kafka, postgres, relays)
-        stack.callback(system.close)
-        yield system
+SERVICES: Mapping[str, Callable[[Registry | ExternalService, Path, int], AbstractContextManager[SystemUnderTest]]] = {
+    "sqlite": partial(single_services, "sqlite"),
+    "postgresql": partial(single_services, "postgresql"),
+    "replicated": replicated_services,
+    "cluster": cluster_services,
+    "secured": secured_services,
+}
+"""What the product runs on: each takes a registry, a folder and a number of relays."""
 
 
 def inject_faults(
-    system: SystemUnderTest, kind: str, seed: int, seconds: float, write: Callable[[str], object]
+    system: SystemUnderTest,
+    seed: int,
+    seconds: float,
+    write: Callable[[str], object],
+    phases: Iterable[tuple[Fault, ...]] | None = None,
 ) -> list[FaultSummary]:
-    """Inject faults under load for a number of seconds, and check the outcome."""
+    """Inject faults under load for a number of seconds, and check the outcome.
+
+    Args:
+        system: what runs.
+        seed: of the schedule, and of what each fault chooses.
+        seconds: no fault begins after that.
+        write: takes a line about each phase.
+        phases: the faults to inject; None for a schedule of all faults without end.
+    """
     rng, injected = Random(seed), []
     load = LoadGenerator(lambda: system.web, SENDERS, INTERACTIONS, SEND_PAUSE_SECONDS)
     deadline = monotonic() + seconds
     try:
-        wait_until(lambda: system.consumer.arrivals, "the first records arrive", RESUME_SECONDS)
-        for faults in schedule(faults_of(kind), rng):
+        wait_until(
+            lambda: len(system.consumer.arrivals) == PARTITIONS, "a record arrives in every partition", RESUME_SECONDS
+        )
+        for faults in phases or schedule(system.faults, rng):
             if monotonic() > deadline:
                 break
             injected.append(inject(system, faults, rng))
@@ -94,11 +92,12 @@ def inject(system: SystemUnderTest, faults: tuple[Fault, ...], rng: Random) -> I
         each.result()
     ended, arrivals = time(), system.consumer.arrivals
     wait_until(
-        lambda: arrivals[-1] > ended or time() > ended + RESUME_SECONDS,
-        "a record arrives or the timeout has passed",
+        lambda: all(times[-1] > ended for times in arrivals.values()) or time() > ended + RESUME_SECONDS,
+        "a record arrives in every partition or the timeout has passed",
         2 * RESUME_SECONDS,
     )
-    return InjectedFault(label_of(faults), began, next((at for at in arrivals if at > ended), inf))
+    recovered = max(next((at for at in times if at > ended), inf) for times in arrivals.values())
+    return InjectedFault(label_of(faults), began, recovered)
 
 
 def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
@@ -109,12 +108,14 @@ def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
         "the outbox drains or the timeout has passed",
         2 * DRAIN_SECONDS,
     )
+    keys = {row: bytes(key) for row, key in deployment.query("SELECT id, key FROM outbox")}
     accounted_for = deployment.query(
         "SELECT id FROM outbox_rows WHERE state IN ('parked', 'discarded') OR state = 'pending' AND shard IN"
         " (SELECT shard FROM outbox_shard WHERE condition IS NOT NULL)"
     )
     return Observations(
         accepted={each.outbox_id: each.at for each in load.accepted},
+        not_stored=frozenset(each.outbox_id for each in load.accepted if keys.get(each.outbox_id) != each.key),
         committed={row: at_ms / 1000 for row, at_ms in deployment.query("SELECT id, received_at FROM outbox")},
         accounted_for=frozenset(row for (row,) in accounted_for),
         records=deployment.seen(),
@@ -128,37 +129,40 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.torture", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5, help="how long to inject faults")
     parser.add_argument("--seed", type=int, default=Random().randrange(10_000), help="seed of the schedule")
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="postgresql", help="kind of database")
+    parser.add_argument(
+        "--services", nargs="+", choices=SERVICES, default=["postgresql"], help="what the product runs on"
+    )
     parser.add_argument(
         "--relays", type=int, default=RELAYS, choices=range(1, 10), metavar="1..9", help="number of relays"
     )
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="outbox-torture-"))
-    write = sys.stdout.write
-    write(f"seed {options.seed}, {options.minutes:g} minutes, {options.database}; logs in {folder}\n")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services are stopped
+    exact = [_run(services, options) for services in options.services]
+    return 0 if all(exact) else 1
+
+
+def _run(services: str, options: argparse.Namespace) -> bool:
+    """Inject faults on these services, print the outcome, and return whether it is exact."""
+    folder, write = Path(tempfile.mkdtemp(prefix="outbox-torture-")), sys.stdout.write
+    write(f"seed {options.seed}, {options.minutes:g} minutes, {services}; logs in {folder}\n")
     try:
-        summaries = _run(options, folder, write)
+        with ExitStack() as stack:
+            registry: Registry | ExternalService | None = ExternalService.registry()
+            if registry is None:
+                registry = Registry(folder / "registry")
+                stack.callback(registry.stop)
+                registry.start()
+            system = stack.enter_context(SERVICES[services](registry, folder, options.relays))
+            summaries = inject_faults(system, options.seed, options.minutes * 60, write)
     except ServiceError as error:
         write(f"{error}\n")
-        return 1
+        return False
     write(f"\n{markdown_table(summaries)}")
     exact = all(each.exact for each in summaries)
     write(
         "exact\n" if exact else f"NOT exact: see the logs in {folder}; repeat the schedule with --seed {options.seed}\n"
     )
-    return 0 if exact else 1
-
-
-def _run(options: argparse.Namespace, folder: Path, write: Callable[[str], object]) -> list[FaultSummary]:
-    with ExitStack() as stack:
-        registry: Registry | ExternalService | None = ExternalService.registry()
-        if registry is None:
-            registry = Registry(folder / "registry")
-            stack.callback(registry.stop)
-            registry.start()
-        system = stack.enter_context(running_system(options.database, registry, folder, options.relays))
-        return inject_faults(system, options.database, options.seed, options.minutes * 60, write)
+    return exact
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ from functools import partial
 from time import time
 from typing import Any
 
+import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from config.settings import load
 from outbox.states import RowState
 from relay.kafka.topic_scan import committed_records, ranges_since
+from relay.settings import RelaySettings
+from relay.verify.verifier import Verifier
 from testkit import ROOT
 from testkit.command_line import command, expect
 from testkit.deployment import Deployment, NewDeployment
@@ -64,15 +68,14 @@ def restore(
     records = change(deployment.seen())
     partitions = 1 + max(record.partition for record in records)
     create_topics(deployment.client_config, NewTopic(copy, partitions, 1))
-    produce(deployment, copy, records)
+    produce(Producer(deployment.client_config), copy, records)
     deployment.execute(f"UPDATE outbox_identity SET topic = '{copy}'")
     return {"KAFKA_TOPIC": copy}
 
 
-def produce(deployment: Deployment, topic: str, records: Sequence[ConsumedRecord], ahead_ms: int = 0) -> None:
+def produce(producer: Producer, topic: str, records: Sequence[ConsumedRecord], ahead_ms: int = 0) -> None:
     """Write records as a producer that is no relay, and whose clock may be ahead."""
     now_ms = round(time() * 1000) + ahead_ms
-    producer = Producer(deployment.client_config)
     for record in records:
         headers: list[tuple[str, str | bytes | None]] = [
             (name, value.encode()) for name, value in record.headers.items()
@@ -194,11 +197,62 @@ def test_records_of_others_are_no_fault_in_a_shared_topic(new_deployment: NewDep
         record._replace(key="of another outbox"),
         record._replace(headers={**record.headers, "outbox-id": "nonsense"}),
     ]
-    produce(deployment, deployment.topic, others)
+    produce(Producer(deployment.client_config), deployment.topic, others)
     found = verdict(deployment, code=4)
     assert (faults(found), found["in_topic"]) == ({"unknown": 4}, len(ids))
     found = verdict(deployment, "--shared-topic")
     assert (faults(found), notes(found)) == ({}, {"foreign": 4})
+
+
+class EndsTransaction:
+    """A report of progress that ends an open transaction once no more records arrive."""
+
+    def __init__(self, end: Callable[[], object]) -> None:
+        self._end, self._done, self.ended = end, [-1, -2], False
+
+    def __call__(self, what: str, done: int, _total: int) -> None:
+        """Note how much was read."""
+        if what == "records" and not self.ended and self._done == [done, done]:
+            self._end()
+            self.ended = True
+        self._done = [self._done[1], done]
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"), [(Producer.abort_transaction, {}), (Producer.commit_transaction, {"doubled": 1})]
+)
+def test_an_open_transaction_is_waited_for(
+    new_deployment: NewDeployment, end: Callable[[Producer], None], expected: dict[str, int]
+) -> None:
+    """Rows behind it are not missing. What is aborted counts for nothing; what is committed does."""
+    deployment, _ = sent(new_deployment, shards=1)
+    producer = Producer({**deployment.client_config, "transactional.id": uuid.uuid4().hex})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    produce(producer, deployment.topic, deployment.seen()[:1])
+    deployment.record(new_rows(20))
+    relay = deployment.relay()
+    deployment.wait_drained()
+    relay.stop()
+    report = EndsTransaction(lambda: end(producer))
+    settings, until_ms = load(RelaySettings, deployment.environ), round(time() * 1000) + 1
+    found = Verifier(deployment.engine, settings, None, until_ms, report=report).run_pass()
+    assert report.ended
+    assert (found.rows, found.in_topic, faults(found.as_json())) == (80, 80, expected)
+
+
+def test_several_outboxes_share_a_topic(new_deployment: NewDeployment) -> None:
+    """Each is verified for itself, although both have rows with the same ids and interactions."""
+    first, ids = sent(new_deployment, shards=1)
+    second = new_deployment()
+    second.environ["KAFKA_TOPIC"] = first.topic
+    assert second.record(new_rows(30)) == ids[:30]
+    relay = second.relay()
+    second.wait_drained()
+    relay.stop()
+    for deployment, own, others in ((first, 60, 30), (second, 30, 60)):
+        found = verdict(deployment, "--shared-topic", "--values", "--since", "1h")
+        assert (found["in_topic"], faults(found), notes(found)) == (own, {}, {"foreign": others})
 
 
 def test_a_row_that_was_sent_again_may_be_behind_later_ones(new_deployment: NewDeployment) -> None:
@@ -267,7 +321,7 @@ def test_a_watch_finds_what_is_new_and_exports_it(new_deployment: NewDeployment)
     began = verified()
     wait_until(lambda: verified() > began + 1, "another pass has ended")
     twice = deployment.seen()[30]
-    produce(deployment, deployment.topic, [twice, twice._replace(headers={})], ahead_ms=600_000)
+    produce(Producer(deployment.client_config), deployment.topic, [twice, twice._replace(headers={})], ahead_ms=600_000)
     wait_until(lambda: metric(watch, 'outbox_verify_faults_total{kind="doubled"}'), "the doubled record is found")
     assert watch.stop() == 4
     passes = [line for line in watch.lines() if "verdict" in line]

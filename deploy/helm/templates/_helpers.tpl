@@ -16,7 +16,7 @@ labels:
   helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end }}
 
-{{/* A pod's specification without its container's ports and probes, which the process adds: (list $ "web" "ports: …") */}}
+{{/* A pod's specification without its container's ports and probes, which the process adds, and its further arguments: (list $ "web" "ports: …") */}}
 {{- define "outbox.pod" -}}
 {{- $root := index . 0 -}}
 {{- $process := index . 1 -}}
@@ -37,7 +37,7 @@ containers:
   - name: {{ $process }}
     image: "{{ $root.Values.image.repository }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}"
     imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-    args: [{{ $process }}]
+    args: {{ concat (list $process) (slice . 3) (get $values "options" | default list) | toJson }}
     securityContext:
       allowPrivilegeEscalation: false
       readOnlyRootFilesystem: true
@@ -64,7 +64,7 @@ volumes:
 
 {{/* Refuses values that cannot work. */}}
 {{- define "outbox.check" -}}
-{{- $all := merge (dict) .Values.settings .Values.web.settings .Values.relay.settings .Values.console.settings -}}
+{{- $all := merge (dict) .Values.settings .Values.web.settings .Values.relay.settings .Values.console.settings .Values.verify.settings -}}
 {{- if hasPrefix "sqlite" (get $all "DATABASE_URL" | toString) -}}
 {{- fail "SQLite needs a disk that web and relay share, which pods do not: use PostgreSQL, with DATABASE_URL in the Secrets" -}}
 {{- end -}}

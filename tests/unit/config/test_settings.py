@@ -188,6 +188,20 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert database("", DATABASE_URL_FILE=str(file)) == "postgresql+psycopg://u:p@h/d"
 
 
+def test_a_secret_can_be_read_again_from_its_file(tmp_path: Path) -> None:
+    """A changed file gives the new value; one that is missing, empty or half written gives that of the start."""
+    file = tmp_path / "token"
+    file.write_text("first")
+    settings = load(Sample, {**GOOD, "INFERENCE_TOKEN_FILE": str(file)})
+    file.write_text("second\n")
+    assert settings.current_secret("inference_token") == "second"
+    file.write_text("")
+    assert settings.current_secret("inference_token") == "first"
+    file.unlink()
+    assert settings.current_secret("inference_token") == "first"
+    assert load(Sample, {**GOOD, "INFERENCE_TOKEN": "canary"}).current_secret("inference_token") == "canary"
+
+
 def test_a_file_that_gives_no_secret_stops_the_start(tmp_path: Path) -> None:
     """Both variables, a missing file, an empty one, one that is not text: the message names the variable."""
     empty, binary = tmp_path / "empty", tmp_path / "binary"

@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.health import Health
-from relay.metrics import SECONDS, DegradedGauge, DeliveryHistogram, RelayMetrics, Snapshot
+from relay.metrics import SECONDS, DegradedGauge, DeliveryHistogram, Snapshot
 
 NOW_MS = 1_764_187_200_000
 
@@ -82,12 +82,3 @@ def test_degraded_subjects_are_exported() -> None:
     health.recovered("shard 1")
     health.recovered("kafka")
     assert samples(registry, "outbox_degraded") == {(("subject", "kafka"),): 0.0, (("subject", "shard 1"),): 0.0}
-
-
-def test_there_are_no_creation_time_series() -> None:
-    """They would double the number of series."""
-    registry = CollectorRegistry()
-    metrics = RelayMetrics(registry)
-    metrics.commits.inc()
-    metrics.transaction_rows.observe(1)
-    assert "_created" not in generate_latest(registry).decode()

@@ -21,6 +21,7 @@ CONFIG = {
     "cleanup.policy": "delete",
     "max.message.bytes": "1048588",
 }
+BEFORE, AFTER = "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"
 DENIED = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
 
 
@@ -64,6 +65,9 @@ def test_rights_partitions_and_replicas(topic: Topic, required: Requirements, ex
             PROGRESS,
             {"max.message.bytes": "failure"},
         ),
+        ({BEFORE: "9223372036854775807", AFTER: "60000"}, TOPIC, ROWS, {}),
+        ({BEFORE: "0", AFTER: "59999"}, TOPIC, ROWS, {BEFORE: "failure", AFTER: "failure"}),
+        ({BEFORE: "0", "message.timestamp.type": "LogAppendTime"}, TOPIC, ROWS, {}),
     ],
 )
 def test_settings(change: dict[str, str], topic: Topic, required: Requirements, expected: dict[str, str]) -> None:

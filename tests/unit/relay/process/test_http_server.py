@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from relay.errors import MisconfiguredError
 from relay.health import Health
@@ -45,6 +45,7 @@ def serve(token: str | None = None) -> Served:
     """A server on a free port."""
     registry, clock = CollectorRegistry(), ManualClock(0.0)
     Gauge("things", "Some.", registry=registry).set(7)
+    Counter("events", "Some.", registry=registry).inc()
     health = Health(clock)
     return Served(MetricsServer("127.0.0.1", 0, registry, health, token.encode() if token else None), health, clock)
 
@@ -67,7 +68,10 @@ def guarded() -> Iterator[Served]:
 
 def test_metrics_health_and_readiness(served: Served) -> None:
     """Each on its path, with any query; other paths answer 404, other methods 405."""
-    assert "things 7.0" in served.request("/metrics").body.decode()
+    metrics = served.request("/metrics").body.decode()
+    assert "things 7.0" in metrics
+    assert "events_total 1.0" in metrics
+    assert "_created" not in metrics, "they double the number of series"
     assert served.request("/metrics?name=x").status == 200
     assert served.request("/healthz").json == {"status": "ok"}
     served.health.degraded("shard 0", "no broker")

@@ -1,14 +1,14 @@
 """The compact table of rows."""
 
-from relay.verify.row_table import REPORTED, UNSENT, RowTable
+from relay.verify.row_table import REPORTED, SEEN, SENT, UNSENT, RowTable
 
 
 def table() -> RowTable:
-    """Return a table of ids from 10: 10 and 12 sent by shards 0 and 98, 13 not sent, none with the id 11."""
+    """Return a table of ids from 10: 10 and 12 sent, 13 not sent, none with the id 11."""
     rows = RowTable(10, values=False)
     rows.extend(13)
-    for row_id, state in ((10, 1), (12, 99), (13, UNSENT)):
-        assert rows.add(row_id, state, 2**32 - 1, None)
+    for row_id, state in ((10, SENT), (12, SENT), (13, UNSENT)):
+        rows.set_state(row_id, state)
     return rows
 
 
@@ -18,7 +18,15 @@ def test_rows_are_found_by_state() -> None:
     assert (list(rows.sent_not_seen()), list(rows.unsent())) == ([10, 12], [13])
     rows.set_state(10, REPORTED)
     assert list(rows.sent_not_seen()) == [12]
-    assert not rows.add(12, 1, 0, None)
+
+
+def test_a_record_that_was_read_stays_read() -> None:
+    """Whatever becomes of its row: an unsent one is still found."""
+    rows = table()
+    rows.states[3] |= SEEN
+    assert (rows.is_seen(13), list(rows.unsent())) == (True, [13])
+    rows.set_state(13, SENT)
+    assert (rows.is_seen(13), list(rows.unsent()), list(rows.sent_not_seen())) == (True, [], [10, 12])
 
 
 def test_pruned_ids_are_dropped() -> None:
