@@ -1148,13 +1148,6 @@ BREAKAGES = [
         "pass",
         f"{FUZZ}[oidc]",
     ),
-    Breakage(
-        "a record that was changed on its way is read",
-        "relay/kafka/consumer.py",
-        '"check.crcs": True,',
-        "",
-        f"{FUZZ}[kafka]",
-    ),
 ]
 
 
