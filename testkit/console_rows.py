@@ -57,7 +57,7 @@ def fill_with_incident(engine: Engine) -> None:
     _park_calls(engine, "conv-4131", "HTTP 422")
     context = AuditContext("ann (console)", "limit of the topic raised", RowFilter(state="parked"))
     operations.retry(planned(operations, ids=(parked[-1],)), context)
-    leases = Leases(engine, "relay-1", 3600)
+    leases = Leases(engine, "relay-1", 600)
     leases.heartbeat(healthy=True)
     leases.take(0)
 

@@ -3,6 +3,10 @@
 from outbox.sql.statement import statement
 
 # Leases --------------------------------------------------------------------------------------------
+#
+# No lease or heartbeat lasts longer than ten minutes (RELAY_LEASE_SECONDS). One that seems to was written before the
+# database's clock was set back: it counts as expired, or a relay that ended then would be waited for until the clock
+# has caught up.
 
 TAKE_LEASE = statement(
     postgresql="""
@@ -11,7 +15,8 @@ TAKE_LEASE = statement(
         lease_expires_at = CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) + :lease_ms
     WHERE shard = :shard
       AND (owner IS NULL OR owner = :owner OR owner = :dead_owner
-           OR lease_expires_at <= CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint))
+           OR lease_expires_at <= CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+           OR lease_expires_at > CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) + 600000)
       AND (:paused_too = 1 OR NOT EXISTS (
           SELECT 1 FROM outbox_pause AS p
           WHERE p.shard = :shard
@@ -25,7 +30,8 @@ TAKE_LEASE = statement(
         lease_expires_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + :lease_ms
     WHERE shard = :shard
       AND (owner IS NULL OR owner = :owner OR owner = :dead_owner
-           OR lease_expires_at <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))
+           OR lease_expires_at <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+           OR lease_expires_at > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + 600000)
       AND (:paused_too = 1 OR NOT EXISTS (
           SELECT 1 FROM outbox_pause AS p
           WHERE p.shard = :shard
@@ -75,7 +81,8 @@ SET_CONDITION = statement(
     UPDATE outbox_shard SET condition = :condition, rows_per_second = 0
     WHERE shard = :shard
       AND (owner = :owner OR owner IS NULL
-           OR lease_expires_at <= CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint))
+           OR lease_expires_at <= CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+           OR lease_expires_at > CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) + 600000)
       AND (coalesce(condition, '') <> coalesce(CAST(:condition AS text), '') OR rows_per_second <> 0)
       AND (coalesce(condition, '') NOT LIKE :kafka_went_back OR CAST(:condition AS text) LIKE :kafka_went_back)
     """,
@@ -83,7 +90,8 @@ SET_CONDITION = statement(
     UPDATE outbox_shard SET condition = :condition, rows_per_second = 0
     WHERE shard = :shard
       AND (owner = :owner OR owner IS NULL
-           OR lease_expires_at <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))
+           OR lease_expires_at <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+           OR lease_expires_at > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + 600000)
       AND (coalesce(condition, '') <> coalesce(:condition, '') OR rows_per_second <> 0)
       AND (coalesce(condition, '') NOT LIKE :kafka_went_back OR :condition LIKE :kafka_went_back)
     """,
@@ -119,12 +127,16 @@ LEAVE = statement("DELETE FROM outbox_relay WHERE owner = :owner")
 MEMBERS = statement(
     postgresql="""
     SELECT owner, healthy,
-           CASE WHEN expires_at > CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) THEN 1 ELSE 0 END AS live
+           CASE WHEN expires_at > CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+                 AND expires_at <= CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) + 600000
+                THEN 1 ELSE 0 END AS live
     FROM outbox_relay ORDER BY joined_at, owner
     """,
     sqlite="""
     SELECT owner, healthy,
-           CASE WHEN expires_at > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) THEN 1 ELSE 0 END AS live
+           CASE WHEN expires_at > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+                 AND expires_at <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + 600000
+                THEN 1 ELSE 0 END AS live
     FROM outbox_relay ORDER BY joined_at, owner
     """,
 )
@@ -133,6 +145,7 @@ ASSIGNMENTS = statement(
     postgresql="""
     SELECT s.shard, s.owner,
            CASE WHEN s.lease_expires_at > CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)
+                 AND s.lease_expires_at <= CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint) + 600000
                 THEN 1 ELSE 0 END AS leased,
            p.actor AS paused_by, p.reason AS paused_reason
     FROM outbox_shard AS s
@@ -143,6 +156,7 @@ ASSIGNMENTS = statement(
     sqlite="""
     SELECT s.shard, s.owner,
            CASE WHEN s.lease_expires_at > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+                 AND s.lease_expires_at <= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + 600000
                 THEN 1 ELSE 0 END AS leased,
            p.actor AS paused_by, p.reason AS paused_reason
     FROM outbox_shard AS s

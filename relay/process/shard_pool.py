@@ -19,6 +19,9 @@ log = structlog.get_logger(__name__)
 SUBJECT = "shard assignment"
 REBALANCE_SECONDS = (0.8, 1.2)
 """Pause between two rebalances; random, so that relays do not keep step."""
+RETURN_SECONDS = 3 * REBALANCE_SECONDS[1]
+"""How long a relay whose heartbeat expired waits for those of the others. If the database's clock was set, all expired
+at the same moment, and the first relay to notice would take every shard."""
 LISTEN_SECONDS = 1.0
 """How long to wait for notifications before the stop is checked."""
 
@@ -59,6 +62,7 @@ class ShardPool:
         self._availability = Availability(self._leases.lease_seconds)
         self._last_heartbeat: tuple[float, bool] | None = None
         """When it was, and whether it said that this relay is healthy."""
+        self._plan_at = 0.0
         self._paused: set[str] = set()
 
     def run(self) -> None:
@@ -111,11 +115,16 @@ class ShardPool:
     def _rebalance(self) -> None:
         """Read who is there and who owns what, decide, and start or stop shards."""
         self._forget_ended()
-        self._heartbeat()
+        if self._last_heartbeat is None:
+            self._heartbeat()
         members, assignments = self._leases.relays_and_shards()
         me = self._leases.owner
         if not any(m.owner == me and m.live for m in members):
             self._last_heartbeat = None  # ours expired meanwhile, and others have taken our share
+            self._plan_at = self._services.clock() + RETURN_SECONDS
+            return
+        self._heartbeat()  # after the look at what there was: it would hide that ours had expired
+        if self._services.clock() < self._plan_at:
             return
         dead = self._dead_owners(members, assignments)
         running = [number for number, thread in self._threads.items() if not thread.stopping.is_set()]

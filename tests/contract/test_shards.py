@@ -88,6 +88,30 @@ def test_a_relay_is_a_member_until_its_heartbeat_expires_or_it_leaves(engine: En
     assert [m.owner for m in first.relays_and_shards()[0]] == ["z-first"]
 
 
+def test_a_clock_that_was_set_back_holds_no_shard(engine: Engine) -> None:
+    """A lease and a heartbeat from before end an hour from now; other relays do not wait for that."""
+    owner, other = Leases(engine, "owner", 600), Leases(engine, "other", 600)
+    owner.heartbeat(healthy=True)
+    taken = owner.take(0)
+    assert taken is not None
+    assert other.take(0) is None
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_shard SET lease_expires_at = lease_expires_at + 3600000")
+        connection.exec_driver_sql("UPDATE outbox_relay SET expires_at = expires_at + 3600000")
+    members, (assignment, *_) = other.relays_and_shards()
+    assert [member.live for member in members] == [False]
+    assert not assignment.leased
+    other.report(0, "waits")
+    assert Store(engine).status()[0].condition == "waits"
+    owner.renew(taken, 0.0)
+    owner.heartbeat(healthy=True)
+    assert other.take(0) is None
+    assert [member.live for member in other.relays_and_shards()[0]] == [True]
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_shard SET lease_expires_at = lease_expires_at + 3600000")
+    assert other.take(0) is not None
+
+
 def test_no_relay_takes_a_paused_shard(four_shards: Engine) -> None:
     """Until it is resumed; maintenance can take it. Both pause and resume are audited."""
     relay = Leases(four_shards, "relay", 600)

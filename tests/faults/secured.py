@@ -1,7 +1,8 @@
 """A broker with a login and ACLs, a PostgreSQL server and a registry, and what their administrators do to them.
 
 The relays have the rights that docs/secure-kafka.md names, and no others. They authenticate again every few seconds, so
-that happens during every fault. No fault restarts web or relay, except those of a relay that starts meanwhile.
+that happens during every fault. No fault restarts web or relay, except those of a relay that starts meanwhile. All
+settings that have a default keep it, so pauses are as in production.
 """
 
 import shutil
@@ -37,7 +38,7 @@ from testkit.services import ExternalService, Postgres, Registry
 from testkit.topic import create_topics
 from tests.faults.nemesis import pause
 from tests.faults.single_services import with_driver
-from tests.faults.system import SETTINGS, Fault, Inject, SystemUnderTest
+from tests.faults.system import Fault, Inject, SystemUnderTest
 
 SHARDS = 4
 USER = "cxone-relay"
@@ -98,7 +99,6 @@ def secured_services(
         change_password(services, Random(0))
         settings = {
             **settings_for(kafka, registry, url),
-            **SETTINGS,
             "KAFKA_BOOTSTRAP_SERVERS": kafka.secured_servers,
             "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
             "KAFKA_SASL_USERNAME": USER,

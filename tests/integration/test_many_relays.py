@@ -64,6 +64,35 @@ def test_relays_share_evenly_and_hand_over_at_sigterm(new_deployment: NewDeploym
     deployment.check_exactly_once(ids)
 
 
+@pytest.mark.parametrize("hours", [1, -1], ids=["ahead", "back"])
+def test_a_database_clock_that_is_set_moves_no_shard(new_deployment: NewDeployment, hours: int) -> None:
+    """Every heartbeat and lease ends at once, or too late to be one; each relay waits for the others before it acts."""
+    deployment = new_deployment(shards=4, RELAY_LEASE_SECONDS="6")
+    relays = [relay_on_another_host(deployment, name) for name in "ab"]
+    wait_until(lambda: sorted(owners(deployment).values()) == [2, 2], "each relay owns its share")
+    epochs = deployment.query("SELECT shard, epoch FROM outbox_shard ORDER BY shard")
+    joined = deployment.query("SELECT owner, joined_at FROM outbox_relay ORDER BY owner")
+    by_ms = -hours * 3_600_000
+    with deployment.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE outbox_relay SET expires_at = expires_at + {by_ms}")
+        connection.exec_driver_sql(f"UPDATE outbox_shard SET lease_expires_at = lease_expires_at + {by_ms}")
+    ids = deployment.record(new_rows(40, interactions=40))
+    for _ in range(2):  # by the second time, each relay has looked at the other's first heartbeat
+        written = dict(deployment.query("SELECT owner, expires_at FROM outbox_relay"))
+        wait_until(lambda written=written: later(deployment, written), "every relay has written a heartbeat")
+    deployment.wait_drained()
+    assert deployment.query("SELECT shard, epoch FROM outbox_shard ORDER BY shard") == epochs
+    assert deployment.query("SELECT owner, joined_at FROM outbox_relay ORDER BY owner") == joined
+    assert all(relay.running() for relay in relays)
+    deployment.check_exactly_once(ids)
+
+
+def later(deployment: Deployment, written: dict[str, int]) -> bool:
+    """Whether every relay has written another heartbeat than this."""
+    found = dict(deployment.query("SELECT owner, expires_at FROM outbox_relay"))
+    return all(found.get(owner, at) != at for owner, at in written.items())
+
+
 def test_the_shards_of_a_dead_relay_move_when_its_lease_expires(new_deployment: NewDeployment) -> None:
     """Killed on another host: the other relay sends every shard within the lease time plus two seconds."""
     deployment = new_deployment(shards=2, RELAY_LEASE_SECONDS="3")
