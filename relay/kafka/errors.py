@@ -44,6 +44,10 @@ REMEDIES: dict[int, str] = {
 }
 """What to do about an error, by its code."""
 
+BINDING_ERRORS = (SystemError, BufferError, RuntimeError, UnicodeDecodeError)
+"""What the client's binding raises by itself: for one, ``SystemError`` when a callback meets a fenced producer, and
+``UnicodeDecodeError`` when the client logs what a broker sent as text, and it is none."""
+
 REFUSED = frozenset({KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._AUTHENTICATION, KafkaError._SSL})
 
 _COUNTERS = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
@@ -92,8 +96,6 @@ def translate_errors(
 ) -> Iterator[None]:
     """Raise every error of Kafka's client inside the block as ``error_type``.
 
-    The binding raises ``SystemError`` when a callback meets a fenced producer.
-
     Args:
         action: what Kafka failed to do, for the message.
         last_error: of the client that is used in the block.
@@ -103,7 +105,7 @@ def translate_errors(
         yield
     except KafkaException as exception:
         reason = f"Kafka failed to {action}: {explain(exception.args[0])}"
-    except (SystemError, BufferError, RuntimeError) as exception:
+    except BINDING_ERRORS as exception:
         reason = f"Kafka failed to {action}: {type(exception).__name__}"
     else:
         return

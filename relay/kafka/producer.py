@@ -21,7 +21,7 @@ from relay.errors import (
     TransactionFailedError,
 )
 from relay.kafka.client import LIBRDKAFKA_LOG
-from relay.kafka.errors import LastError, explain, translate_errors
+from relay.kafka.errors import BINDING_ERRORS, LastError, explain, translate_errors
 from relay.kafka.progress import ProgressDestination
 from relay.kafka.record import Record
 
@@ -181,7 +181,7 @@ class Publisher:
         """Drop the producer without waiting for anything."""
         try:
             self._producer.purge(in_queue=True, in_flight=True, blocking=False)
-        except (KafkaException, SystemError, RuntimeError):
+        except (KafkaException, *BINDING_ERRORS):
             log.debug("the producer could not be purged", action="not_purged")
         del self._producer
 
@@ -315,7 +315,7 @@ class Publisher:
         """Release the topic's readers early. Fencing would abort the transaction as well."""
         try:
             self._producer.abort_transaction(ABORT_TIMEOUT_SECONDS)
-        except (KafkaException, SystemError, RuntimeError):
+        except (KafkaException, *BINDING_ERRORS):
             log.debug(
                 "the transaction could not be aborted; the shard's next producer will abort it", action="not_aborted"
             )

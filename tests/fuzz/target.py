@@ -118,6 +118,8 @@ class Fuzzer:
 
     def _record(self, error: Exception) -> None:
         """Keep the input that was fed last: Hypothesis ends with the simplest one that it has found."""
+        while isinstance(error, ExceptionGroup):  # Hypothesis could not repeat it
+            error = error.exceptions[0]
         path = save(self._name, self._last)
         text = f"{path.relative_to(path.parents[3])}: {type(error).__name__}: {error}"
         self._show(text)

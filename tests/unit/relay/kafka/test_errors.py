@@ -4,7 +4,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from relay.kafka.errors import LastError, describe, explain
+from relay.errors import TransactionFailedError
+from relay.kafka.errors import LastError, describe, explain, translate_errors
 
 
 def test_a_time_out_has_a_remedy() -> None:
@@ -44,3 +45,10 @@ def test_the_last_error_explains_a_time_out() -> None:
     last_error(KafkaError(KafkaError._TRANSPORT, "connection refused"))
     last_error(KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
     assert last_error.add_to("no answer") == "no answer; before that: connection refused (_TRANSPORT)"
+
+
+def test_what_is_no_text_fails_the_transaction() -> None:
+    """The client logs what a broker sent; if it is not UTF-8, the call in progress raises this."""
+    expected = pytest.raises(TransactionFailedError, match="failed to commit: UnicodeDecodeError")
+    with expected, translate_errors("commit", LastError()):
+        b"\xff".decode()
