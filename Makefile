@@ -123,7 +123,7 @@ attack: install ## attack web and relay on this machine (CONNECTIONS=1000 SECOND
 	@$(BIN)/python -m tests.attack --connections $(CONNECTIONS) --seconds $(SECONDS)
 
 fuzz: install ## fuzz what arrives from others (TARGET=webhook MINUTES=10 SEED=7); TARGET: see docs/fuzzing.md
-	@$(BIN)/python -m tests.fuzz --target $(TARGET) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m $(if $(filter parsers,$(TARGET)),tests.fuzz.coverage,tests.fuzz --target $(TARGET)) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: install ## check format, style, types, spelling and import rules
 	@echo "checking format, style, types, spelling and import rules"

@@ -1,9 +1,12 @@
 """Connections to PostgreSQL with a time limit for each statement, and a check before they are reused."""
 
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from outbox.errors import DatabaseUnavailableError, UnfitEncodingError, UnsafeDatabaseError
 
@@ -50,11 +53,28 @@ class DeadlineConnection(psycopg.Connection[Any]):
             self.close()
             raise psycopg.OperationalError(f"the server did not answer in {self.answer_seconds:.0f} s") from None
         if self._is_unreplicated:
-            self._is_unreplicated = False
+            self.close()
             raise psycopg.OperationalError(
                 "the commit's wait for the synchronous standby was cancelled: only the primary has it"
             )
         return result
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """Send the statements of the block together; close the connection if it ends within them.
+
+        A pooler that loses its server answers with an error before it hangs up. psycopg then fails to leave the
+        pipeline, hides that error, and keeps a connection that cannot be used.
+        """
+        try:
+            with super().pipeline() as pipeline:
+                yield pipeline
+        except psycopg.OperationalError as error:
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                raise
+            self.close()
+            hidden = error.__context__
+            raise (hidden if isinstance(hidden, psycopg.Error) else error) from None
 
     def is_usable(self, idle_seconds: float) -> bool:
         """Return whether the connection is open and accepts writes; pings the server only if that is in doubt.

@@ -1,7 +1,8 @@
 """What a verification reads of the outbox: the rows received in a range of time, and what became of them."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
@@ -74,17 +75,28 @@ class OutboxReader:
     def rows(self, bounds: tuple[int, int], since_ms: int, until_ms: int) -> Iterator[list[ComparedRow]]:
         """Yield the rows that were received in a range of time, one list for each range of ids, which may be empty.
 
+        A thread reads the next list meanwhile: PostgreSQL takes as long to find the rows as a caller to use them.
+
         Args:
             bounds: from ``id_bounds``.
             since_ms: the first time.
             until_ms: the end, not included.
         """
         first, end = bounds
-        for after in range(first, end, WINDOW_IDS):
-            span = {"after": after, "last": min(after + WINDOW_IDS, end), "since": since_ms, "until": until_ms}
-            with transactions.read(self._engine) as connection:
-                found = transactions.tuples(connection.execute(sql.ROWS.on(connection), span))
-            yield list(map(ComparedRow._make, found))
+        spans = ((after, min(after + WINDOW_IDS, end)) for after in range(first, end, WINDOW_IDS))
+        with ThreadPoolExecutor(1) as reader:
+            ahead: deque[Future[list[ComparedRow]]] = deque()
+            for span in spans:
+                ahead.append(reader.submit(self._window, span, since_ms, until_ms))
+                if len(ahead) > 1:
+                    yield ahead.popleft().result()
+            yield from (future.result() for future in ahead)
+
+    def _window(self, span: tuple[int, int], since_ms: int, until_ms: int) -> list[ComparedRow]:
+        values = {"after": span[0], "last": span[1], "since": since_ms, "until": until_ms}
+        with transactions.read(self._engine) as connection:
+            found = transactions.tuples(connection.execute(sql.ROWS.on(connection), values))
+        return list(map(ComparedRow._make, found))
 
     def values(self, ids: Iterable[int]) -> Iterator[PendingRow]:
         """Yield what the records of these rows contain, as far as there are rows."""

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from outbox.models import RecordRef, RowRef
-from relay.errors import StoppedError
+from relay.errors import StoppedError, UnavailableError
 from relay.kafka.client import OffsetRange, offset_ranges
 from relay.kafka.consumer import CommittedReader
 
@@ -82,17 +82,20 @@ def decode(value: bytes) -> Progress:
     """Decode a progress record's value.
 
     Raises:
-        ValueError: the record has another version.
+        ValueError: the record has another version, or is malformed.
     """
     if value[:1] != FORMAT:
         raise ValueError(
             f"progress record of version {value[:1]!r}, this relay reads version {FORMAT!r}: run the release that "
             "wrote it, or a later one"
         )
-    found = schemaless_reader(BytesIO(value[1:]), _SCHEMA, None)
-    if not isinstance(found, dict):
-        raise TypeError("a progress record is an Avro record")
-    refs = [RowRef._make(pair) for pair in _ROW_REF.iter_unpack(found["rows"])]
+    try:
+        found: Any = schemaless_reader(BytesIO(value[1:]), _SCHEMA, None)
+        refs = [RowRef._make(pair) for pair in _ROW_REF.iter_unpack(found["rows"])]
+    except Exception as error:  # noqa: BLE001 - the library raises errors of many kinds
+        raise ValueError(
+            f"progress record is malformed ({type(error).__name__}): it was damaged, or no relay wrote it"
+        ) from None
     return Progress(found["outboxId"], found["shard"], found["epoch"], found["sequence"], refs)
 
 
@@ -131,7 +134,8 @@ class ProgressReader:
             below: only records with a smaller sequence count, as far as compaction has left them.
 
         Raises:
-            UnavailableError: the broker does not answer, or another producer's open transaction blocks the partition.
+            UnavailableError: the broker does not answer, another producer's open transaction blocks the partition, or
+                the record cannot be read.
             StoppedError
         """
         wanted = destination(self.topic, self.outbox_id, shard)
@@ -165,4 +169,8 @@ def _windows_backwards(low: int, end: int) -> Iterator[OffsetRange]:
 
 
 def _decoded(message: Message) -> Progress:
-    return decode(message.value() or b"")
+    try:
+        return decode(message.value() or b"")
+    except ValueError as error:
+        place = f"partition {message.partition()} of {message.topic()} at offset {message.offset()}"
+        raise UnavailableError(f"{error} ({place})") from None

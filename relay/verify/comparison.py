@@ -1,6 +1,7 @@
 """Compares the records of the topics with the rows of the outbox, page by page."""
 
 from array import array
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,8 +20,9 @@ RESENT = ("send lost rows",)
 RETRIED = "retry"
 """The same, where parked rows do not block later ones."""
 PRUNED = ("prune",)
-SLOTS = 1 << 20
-"""For how many interactions the highest id that was read is held; those that share a slot are told apart by a query."""
+SLOTS = 1 << 14
+"""For how many interactions of a partition the highest id that was read is held, 8 bytes each; those that share a slot
+are told apart by a query."""
 MAX_DIGITS = 19
 """Of a time in milliseconds that the database can hold; int() refuses thousands of digits."""
 
@@ -96,8 +98,8 @@ class Comparison:
         self._hasher = hasher
         self._topics: dict[str | None, int] = {topic: number for number, topic in enumerate(rules.topics)}
         self._topics[None] = 0
-        self._highest = array("q", bytes(8 * SLOTS))
-        """By some bits of a checksum of interaction, partition and topic, the highest id whose record was read."""
+        self._highest: dict[tuple[int, int | None], array[int]] = defaultdict(lambda: array("q", bytes(8 * SLOTS)))
+        """By topic and partition, and then by a checksum of the interaction, the highest id whose record was read."""
 
     # Rows ------------------------------------------------------------------------------------------
 
@@ -161,11 +163,11 @@ class Comparison:
                 continue
             states[place] = state | SEEN
             found.ids.append(row_id)
-            slot = crc32(key, (message.partition() or 0) + (number << 16)) % SLOTS
-            if row_id > highest[slot]:
-                highest[slot] = row_id
+            of_partition, slot = highest[number, message.partition()], crc32(key) % SLOTS
+            if row_id > of_partition[slot]:
+                of_partition[slot] = row_id
             else:
-                found.late.append(_Late(highest[slot], _sample(row_id, topic, message)))
+                found.late.append(_Late(of_partition[slot], _sample(row_id, topic, message)))
             if self._hasher is not None:
                 self._compare_content(row_id, topic, message, found)
         return found

@@ -1046,7 +1046,7 @@ BREAKAGES = [
     Breakage(
         "a verification does not compare the order",
         "relay/verify/comparison.py",
-        "found.late.append(_Late(highest[slot], _sample(row_id, topic, message)))",
+        "found.late.append(_Late(of_partition[slot], _sample(row_id, topic, message)))",
         "pass",
         f"{VERIFICATION}::test_the_order_within_an_interaction_counts[sqlite]",
     ),

@@ -63,6 +63,7 @@ def test_sessions_behind_the_pooler_are_terminated(
     deployment.engine.dispose()
     deployment.wait_drained()
     deployment.check_exactly_once(ids)
+    assert web.metric('outbox_webhook_requests_total{outcome="unavailable",secret="tests"}') == 0, web.log.read_text()
 
 
 def test_a_relay_behind_the_pooler_leaves_no_session_listening(

@@ -8,6 +8,7 @@ import pytest
 
 from testkit.services import ServiceError
 from testkit.services.fixtures import skip_or_fail
+from tests.fuzz.parsers import PARSERS, seeds
 from tests.fuzz.target import Fuzzer, OpenTarget, Target, log_to_stderr
 from tests.fuzz.targets import TARGETS
 
@@ -38,3 +39,10 @@ def test_no_input_breaks_a_rule(name: str, tmp_path: Path) -> None:
             fuzzer.mutate(SEED, count)
         report = fuzzer.finish()
     assert not report.findings
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_no_input_breaks_a_parser(name: str) -> None:
+    """The corpus of the parsers; the other targets mutate inputs of them as well."""
+    for data in seeds(name):
+        PARSERS[name](data)

@@ -6,10 +6,15 @@ import signal
 from importlib.resources import files
 
 import fastavro
+import pytest
+from confluent_kafka import Producer
 
 from outbox.models import shard_of
-from testkit.deployment import Deployment, NewDeployment
+from testkit.databases import NewDatabase
+from testkit.deployment import Deploy, Deployment, NewDeployment
 from testkit.rows import new_row, new_rows
+from testkit.services import ExternalService, Kafka
+from testkit.topic import assert_exactly_once
 
 
 def test_every_row_is_in_the_topic_once_and_in_order(deployment: Deployment) -> None:
@@ -76,3 +81,29 @@ def test_sigterm_gives_the_shard_back(deployment: Deployment) -> None:
     relay.signal(signal.SIGTERM)
     assert relay.wait(25) == 0
     assert deployment.query("SELECT owner FROM outbox_shard") == [(None,)]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(b"\x09", "progress record of version"), (b"\x02garbage", "progress record is malformed")],
+)
+def test_a_progress_record_that_cannot_be_read_is_named(
+    new_sqlite: NewDatabase, kafka: Kafka | ExternalService, deploy: Deploy, value: bytes, reason: str
+) -> None:
+    """The shard waits: what the record stands for is not guessed. Its place is said."""
+    deployment = deploy(new_sqlite(), kafka)
+    ids = deployment.record(new_rows(10))
+    relay = deployment.relay()
+    deployment.wait_drained()
+    relay.stop()
+    producer = Producer(deployment.client_config)
+    ((outbox_id,),) = deployment.query("SELECT outbox_id FROM outbox_identity")
+    topic = deployment.environ["KAFKA_PROGRESS_TOPIC"]
+    producer.produce(topic, value, f"{outbox_id}/0", 0)
+    assert producer.flush(10) == 0
+    deployment.record(new_rows(1))
+    relay = deployment.relay()
+    relay.wait_degraded("shard 0", reason)
+    assert f"partition 0 of {topic} at offset " in relay.degraded()["shard 0"]
+    assert "unexpected" not in relay.log.read_text()
+    assert_exactly_once(deployment.seen(), ids)
