@@ -188,13 +188,13 @@ class KafkaAnswers:
         self._log.check()
 
     def _change(self, api_key: int, message: bytes) -> bytes:
-        """Apply the first line of the script that fits; runs in the proxy's threads."""
+        """Apply the first line of the script that fits and changes the message; runs in the proxy's threads."""
         with self._lock:
-            line = next((line for line in self._script if line.fits(api_key)), None)
-            if line is None:
-                return message
-            self._script.remove(line)
-        return line(message)
+            for line in self._script:
+                if line.fits(api_key) and (changed := line(message)) != message:
+                    self._script.remove(line)
+                    return changed
+        return message
 
     def _send(self) -> None:
         self._ids += self._deployment.record([new_row(f"i-{number % 2}", channel=CANARY) for number in range(ROWS)])
