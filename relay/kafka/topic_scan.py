@@ -28,9 +28,8 @@ OPEN_TRANSACTION_TIMEOUT_SECONDS = 90.0
 """How long a dead producer's transaction can block readers: transaction.timeout.ms, and until the broker checks it."""
 
 
-FETCH = {"fetch.message.max.bytes": 4_194_304, "fetch.wait.max.ms": 100, "fetch.queue.backoff.ms": 10}
-"""For long reads: larger answers, and 10 ms instead of a second until more of a partition is asked for whose queue was
-full. By then it has long been empty: with eight partitions that was four fifths of the time."""
+FETCH = {"fetch.message.max.bytes": 4_194_304, "fetch.wait.max.ms": 100}
+"""For long reads: larger answers."""
 FETCH_AHEAD_KB, MIN_FETCH_AHEAD_KB = 131_072, 1_024
 """What the client may fetch ahead, shared by the partitions; and the least for one of them."""
 

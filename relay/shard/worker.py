@@ -268,6 +268,7 @@ class ShardWorker:
         except BatchRefusedError as refused:
             metrics.aborts.inc()
             metrics.retries.labels("kafka", "refused").inc()
+            self.healthy_at = clock()  # another relay would be refused too, and would bisect from the start
             self._reject(rows, str(refused))
             raise
         except (RelayError, OutboxError):

@@ -379,6 +379,13 @@ BREAKAGES = [
         "tests/faults/test_parking.py::test_a_relay_killed_before_it_parks_leaves_the_right_row_to_be_parked[sqlite]",
     ),
     Breakage(
+        "a shard whose batch is refused makes no progress",
+        "relay/shard/worker.py",
+        "self.healthy_at = clock()",
+        "pass",
+        "tests/model/test_cycle.py::test_a_shard_whose_batch_is_refused_is_healthy[sqlite]",
+    ),
+    Breakage(
         "a shard keeps parking rows although the topic accepts none",
         "relay/shard/bisector.py",
         "        if self.probing:\n            raise",

@@ -53,9 +53,9 @@ def outcome(*, lost: int = 0, wrong: Sequence[str] = ()) -> Outcome:
     """Return an outcome of a hundred kills of two kinds."""
     return Outcome(
         [
-            FaultSummary("every relay", 40, 1200, lost, 0, 0, 0, 0, 2.5),
-            FaultSummary("a relay at fenced", 60, 300, 0, 0, 0, 0, 0, 1.5),
-            FaultSummary("all", 100, 1600, lost, 0, 0, 0, 0, 2.5),
+            FaultSummary("every relay", 40, 1200, lost, 0, 0, 0, 0, 2.5, 0.5),
+            FaultSummary("a relay at fenced", 60, 300, 0, 0, 0, 0, 0, 1.5, 0.25),
+            FaultSummary("all", 100, 1600, lost, 0, 0, 0, 0, 2.5, 0.5),
         ],
         "no fault: compared",
         list(wrong),
@@ -79,16 +79,16 @@ def test_an_interrupted_run_continues_with_the_next_hundred(tmp_path: Path) -> N
 
 
 def test_the_tables_add_the_hundreds_up(tmp_path: Path) -> None:
-    """One table has the kinds of kill in their order, with the longest pause; the other a line for each hundred."""
+    """One table has the kinds of kill in their order, with the longest pauses; the other a line for each hundred."""
     results = Results("sqlite", 7, tmp_path)
     results.add(outcome())
     results.add(outcome())
     title, by_kind, by_hundred = results.tables().strip().split("\n\n")
     assert title.startswith("sqlite: 200 kills, seed 7, version ")
     assert by_kind.splitlines()[2:] == [
-        "| a relay at fenced | 120 | 600 | 0 | 0 | 0 | 0 | 0 | 1.5 s |",
-        "| every relay | 80 | 2,400 | 0 | 0 | 0 | 0 | 0 | 2.5 s |",
-        "| all | 200 | 3,200 | 0 | 0 | 0 | 0 | 0 | 2.5 s |",
+        "| a relay at fenced | 120 | 600 | 0 | 0 | 0 | 0 | 0 | 1.5 s | 0.2 s |",
+        "| every relay | 80 | 2,400 | 0 | 0 | 0 | 0 | 0 | 2.5 s | 0.5 s |",
+        "| all | 200 | 3,200 | 0 | 0 | 0 | 0 | 0 | 2.5 s | 0.5 s |",
     ]
     seeds = [each.seed for each in results.hundreds]
     assert by_hundred.splitlines()[2:] == [

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_database_clock_that_is_set_moves_no_shard(new_deployment: NewDeployme
     ids = deployment.record(new_rows(40, interactions=40))
     for _ in range(2):  # by the second time, each relay has looked at the other's first heartbeat
         written = dict(deployment.query("SELECT owner, expires_at FROM outbox_relay"))
-        wait_until(lambda written=written: later(deployment, written), "every relay has written a heartbeat")
+        wait_until(partial(later, deployment, written), "every relay has written a heartbeat")
     deployment.wait_drained()
     assert deployment.query("SELECT shard, epoch FROM outbox_shard ORDER BY shard") == epochs
     assert deployment.query("SELECT owner, joined_at FROM outbox_relay ORDER BY owner") == joined

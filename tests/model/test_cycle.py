@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from outbox.store import Store
 from relay.drain_signal import DrainSignal
-from relay.errors import RelayError
+from relay.errors import BatchRefusedError, RelayError
 from relay.shard.takeover import Takeover
 from relay.shard.worker import Remaining, ShardWorker
 from testkit.rows import new_rows
@@ -26,7 +26,13 @@ class Shard:
         relay = SimulatedRelay(engine, broker, set(), BATCH, block_behind_parked=True)
         self.link = relay.link
         self.store, self.drain_signal, self.sendable = Store(engine), DrainSignal(), BATCH
-        services = replace(relay.services(), drain_signal=self.drain_signal, enrich=lambda rows: rows[: self.sendable])
+        self.topic_limits, self.now = broker.limits, 0.0
+        services = replace(
+            relay.services(),
+            drain_signal=self.drain_signal,
+            enrich=lambda rows: rows[: self.sendable],
+            clock=lambda: self.now,
+        )
         stop = threading.Event()
         self._worker = ShardWorker(0, services, stop)
         owned = Takeover(0, services, stop).take()
@@ -46,6 +52,11 @@ class Shard:
             self.store.record(new_rows(new))
         self.sendable = sendable
         return self._worker.cycle(self._owned, notified=notified)
+
+    @property
+    def healthy_at(self) -> float:
+        """When the worker was last healthy."""
+        return self._worker.healthy_at
 
 
 @pytest.fixture
@@ -98,3 +109,21 @@ def test_a_shard_whose_commits_fail_does_not_drain(shard: Shard) -> None:
     with pytest.raises(RelayError):
         shard.cycle(BATCH)
     assert not shard.drain_signal.is_draining()
+
+
+def test_a_shard_whose_batch_is_refused_is_healthy(shard: Shard) -> None:
+    """Kafka would refuse the batch of another relay too, which would have to find the row at fault from the start."""
+    shard.topic_limits[TOPIC] = 1
+    shard.now = 60.0
+    with pytest.raises(BatchRefusedError):
+        shard.cycle(2)
+    assert shard.healthy_at == shard.now
+
+
+def test_a_shard_whose_commits_fail_is_not_healthy(shard: Shard) -> None:
+    """Another relay may reach Kafka."""
+    shard.now = 60.0
+    shard.link.faults["commit"] = Fault.REQUEST_LOST
+    with pytest.raises(RelayError):
+        shard.cycle(2)
+    assert shard.healthy_at == 0.0
