@@ -94,7 +94,8 @@ def _print_addresses(processes: DemoProcesses, *, has_console: bool) -> None:
 def _stay(processes: DemoProcesses) -> ExitCode:
     """Run until Ctrl-C."""
     processes.start_relay()
-    exports = " ".join(f"{name}={shlex.quote(processes.environ[name])}" for name in SHOWN_SETTINGS)
+    shown = (*SHOWN_SETTINGS, "KAFKA_CONFIG") if processes.mock else SHOWN_SETTINGS
+    exports = " ".join(f"{name}={shlex.quote(processes.environ[name])}" for name in shown)
     relay = f"{shlex.quote(sys.executable)} -m relay"
     mock = (
         " The mock cluster keeps about 5 MB per partition and drops older records. Only the newest 100 of a partition "

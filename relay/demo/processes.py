@@ -100,6 +100,7 @@ class DemoProcesses:
         """
         if self.mock:
             self.bootstrap_servers = self.environ["KAFKA_BOOTSTRAP_SERVERS"] = self._start_cluster()
+            self.environ["KAFKA_CONFIG"] = '{"check.crcs":false}'  # the mock's markers of transactions have none
             return
         last_error = LastError()
         config: dict[str, Any] = {**self.client_config, "error_cb": last_error, "log_level": 0}

@@ -42,11 +42,11 @@ class CommittedReader:
             self._consumer = new_consumer(
                 {
                     "fetch.queue.backoff.ms": QUEUE_BACKOFF_MS,
+                    "check.crcs": True,  # a changed progress record would mark other rows
                     **config,
                     "group.id": "outbox-relay-reader",  # required, but never joined
                     "isolation.level": "read_committed",
                     "auto.offset.reset": "error",
-                    "check.crcs": True,  # a changed progress record would mark other rows
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     "enable.partition.eof": True,
