@@ -110,6 +110,7 @@ class ArrivalRecorder:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "reconnect.backoff.max.ms": 500,
+                "log_level": 0,  # its broker fails on purpose
                 # Find a partition's new leader soon: what is measured is the relays' pause, not this consumer's.
                 "topic.metadata.refresh.interval.ms": 1_000,
                 "socket.timeout.ms": 2_000,
