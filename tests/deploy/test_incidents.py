@@ -29,7 +29,7 @@ WINDOW = "10s"
 def system(
     kafka: Kafka | ExternalService, registry: Registry | ExternalService, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MonitoredSystem]:
-    """The product on SQLite, under traffic, with Prometheus; no alert fires."""
+    """The product on SQLite, under traffic, with Prometheus; no alert fires, and there is something to show."""
     folder = tmp_path_factory.mktemp("incidents")
     url = create_sqlite(folder)
     deployment = Deployment(url, settings_for(kafka, registry, url), kafka.client_config, folder)
@@ -42,6 +42,7 @@ def system(
             query = running.prometheus.query
             wait_until(lambda: query("outbox_relay_last_commit_timestamp_seconds > 0"), "rows are sent")
             wait_until(lambda: not running.prometheus.firing(), "no alert fires")
+            wait_until(lambda: not unanswered(running), "every panel has an answer", 60)
             yield running
 
 
