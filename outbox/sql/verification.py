@@ -26,19 +26,6 @@ VALUES_BY_ID = statement(
 """These rows with everything that their records contain."""
 BY_ID = statement(
     postgresql="""
-    SELECT id, interaction_id, received_at, topic, NULL AS shard, NULL AS sent_at,
-           channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of
-    FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))
-    """,
-    sqlite="""
-    SELECT id, interaction_id, received_at, topic, NULL AS shard, NULL AS sent_at,
-           channel, timestamp_ms, customer_email, agent_id, traceparent, replay_of
-    FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))
-    """,
-)
-"""These rows with everything that their records contain, but not whether they were sent."""
-BY_ID = statement(
-    postgresql="""
     SELECT id, interaction_id, received_at, topic FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))
     """,
     sqlite="""
