@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from app.dependencies import EXTENSION
 from app.factory import create_app_from_environ
-from app.group_commit import REQUEST_TIMEOUT_SECONDS, GroupCommitter
+from app.group_commit import ANSWER_SECONDS, GroupCommitter
 from app.notifier import Notifier
 from outbox.db.engine import create_outbox_engine
 from outbox.models import NewRow, RecordOutcome
@@ -58,7 +58,7 @@ class TrappedAnswers:
 def create_app() -> Flask:
     """Create the application with the settings of the environment."""
     app, traps, url = create_app_from_environ(), Traps.from_environ(), os.environ["DATABASE_URL"]
-    store = TrappedStore(create_outbox_engine(url, answer_seconds=REQUEST_TIMEOUT_SECONDS, may_create=False), traps)
+    store = TrappedStore(create_outbox_engine(url, answer_seconds=ANSWER_SECONDS, may_create=False), traps)
     committer = GroupCommitter(store, notifier=None if url.startswith("sqlite") else Notifier(store))
     app.extensions[EXTENSION] = replace(app.extensions[EXTENSION], committer=committer)
     app.wsgi_app = TrappedAnswers(app.wsgi_app, traps)  # type: ignore[method-assign]
