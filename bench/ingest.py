@@ -24,7 +24,7 @@ from testkit import ROOT
 from testkit.forked_process import ForkedProcess
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
-from testkit.web_process import SECRET, WebProcess
+from testkit.web_process import APPLICATION, SECRET, WebProcess
 
 CONNECTIONS = 32
 FIXED_RATE = 500
@@ -136,6 +136,29 @@ def _run(server: WebServer, seconds: float) -> Run:
     before = cpu_seconds(server)
     load = closed_loop(server.port, CONNECTIONS, seconds)
     return Run(load, cpu_seconds(server) - before)
+
+
+def start_webhook(
+    environment: Environment,
+    database: str,
+    shards: int,
+    stack: ExitStack,
+    application: str = APPLICATION,
+    **environ: str,
+) -> WebProcess:
+    """Start the webhook, or another application in its place, on a new outbox, until the stack is closed."""
+    url = environment.make(database, shards)
+    log = environment.folder / f"web-{len(list(environment.folder.glob('web-*')))}.log"
+    server = WebProcess({"DATABASE_URL": url, "LOG_LEVEL": "WARNING", **environ}, log, application)
+    stack.callback(server.stop)
+    return server
+
+
+def append_cost(server: WebServer, seconds: float, measured: dict[str, list[float]]) -> None:
+    """Put a server under load for this long, and append its rate and the CPU time of a request."""
+    run = _run(server, seconds)
+    measured["requests/s"].append(run.load.per_second)
+    measured["web CPU us/request"].append(run.cpu_seconds / run.load.accepted * 1e6)
 
 
 def cpu_seconds(server: WebServer) -> float:

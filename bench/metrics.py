@@ -12,7 +12,7 @@ import requests
 from bench.drain import time_relays
 from bench.environment import Environment, fill
 from bench.environment import cpu_seconds as relay_cpu_seconds
-from bench.ingest import CONNECTIONS, WARM_UP_SECONDS, cpu_seconds
+from bench.ingest import CONNECTIONS, WARM_UP_SECONDS, append_cost, cpu_seconds, start_webhook
 from bench.load import closed_loop
 from bench.report import ratio, spread
 from testkit.relay_process import RelayProcess
@@ -34,13 +34,14 @@ def measure(
     figures: Figures = {name: defaultdict(list) for name in SIDES}
     with ExitStack() as stack:
         servers = {
-            name: _web(environment, database, shards, application, stack) for name, (application, _) in SIDES.items()
+            name: start_webhook(environment, database, shards, stack, application)
+            for name, (application, _) in SIDES.items()
         }
         for server in servers.values():
             closed_loop(server.port, CONNECTIONS, min(WARM_UP_SECONDS, seconds))
         for names in _orders(rounds):
             for name in names:
-                _ingest(servers[name], seconds, figures[name])
+                append_cost(servers[name], seconds, figures[name])
         web_scrape = _scrape_seconds(servers["on"])
     for names in _orders(rounds):
         for name in names:
@@ -58,21 +59,6 @@ def measure(
 def _orders(rounds: int) -> list[list[str]]:
     """Return the sides of each round, in turn from the first and from the last."""
     return [list(SIDES)[:: 1 - 2 * (number % 2)] for number in range(rounds)]
-
-
-def _web(environment: Environment, database: str, shards: int, application: str, stack: ExitStack) -> WebProcess:
-    url = environment.make(database, shards)
-    log = environment.folder / f"web-{len(list(environment.folder.glob('web-*')))}.log"
-    server = WebProcess({"DATABASE_URL": url, "LOG_LEVEL": "WARNING"}, log, application)
-    stack.callback(server.stop)
-    return server
-
-
-def _ingest(server: WebProcess, seconds: float, measured: dict[str, list[float]]) -> None:
-    before = cpu_seconds(server)
-    load = closed_loop(server.port, CONNECTIONS, seconds)
-    measured["requests/s"].append(load.per_second)
-    measured["web CPU us/request"].append((cpu_seconds(server) - before) / load.accepted * 1e6)
 
 
 def _scrape_seconds(server: WebProcess) -> float:

@@ -16,10 +16,9 @@ from sqlalchemy import Engine, text
 
 from bench.drain import drain
 from bench.environment import Environment, fill
-from bench.ingest import CONNECTIONS, WARM_UP_SECONDS, cpu_seconds
+from bench.ingest import CONNECTIONS, WARM_UP_SECONDS, append_cost, start_webhook
 from bench.load import closed_loop
 from bench.report import ratio, spread
-from testkit.web_process import WebProcess
 
 SIDES = {"off": 0, "1 %": 100, "100 %": 1}
 """Name of each side to the number of interactions of which one is sampled; 0: tracing is off."""
@@ -34,12 +33,12 @@ def measure(
     figures: Figures = {name: defaultdict(list) for name in SIDES}
     with _collector() as endpoint, ExitStack() as stack:
         settings = {name: _settings(endpoint, one_in) for name, one_in in SIDES.items()}
-        servers = {name: _web(environment, database, shards, settings[name], stack) for name in SIDES}
+        servers = {name: start_webhook(environment, database, shards, stack, **settings[name]) for name in SIDES}
         for server in servers.values():
             closed_loop(server.port, CONNECTIONS, min(WARM_UP_SECONDS, seconds))
         for _ in range(rounds):
             for name, server in servers.items():
-                _ingest(server, seconds, figures[name])
+                append_cost(server, seconds, figures[name])
         for _ in range(rounds):
             for name, one_in in SIDES.items():
                 _drain(environment, database, count, shards, settings[name], one_in, figures[name])
@@ -56,23 +55,6 @@ def _settings(endpoint: str, one_in: int) -> dict[str, str]:
         return {}
     sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": str(1 / one_in)}
     return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **sampler}
-
-
-def _web(
-    environment: Environment, database: str, shards: int, settings: Mapping[str, str], stack: ExitStack
-) -> WebProcess:
-    url = environment.make(database, shards)
-    log = environment.folder / f"web-{len(list(environment.folder.glob('web-*')))}.log"
-    server = WebProcess({"DATABASE_URL": url, "LOG_LEVEL": "WARNING", **settings}, log)
-    stack.callback(server.stop)
-    return server
-
-
-def _ingest(server: WebProcess, seconds: float, measured: dict[str, list[float]]) -> None:
-    before = cpu_seconds(server)
-    load = closed_loop(server.port, CONNECTIONS, seconds)
-    measured["requests/s"].append(load.per_second)
-    measured["web CPU us/request"].append((cpu_seconds(server) - before) / load.accepted * 1e6)
 
 
 def _drain(
