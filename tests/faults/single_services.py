@@ -2,7 +2,7 @@
 
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
@@ -14,6 +14,7 @@ from testkit.deployment import Deployment, settings_for
 from testkit.proxied_services import ProxiedKafka, ProxiedPostgres, restart_service
 from testkit.proxy import Direction, Proxy
 from testkit.services import ExternalService, Registry
+from testkit.services.process import Process
 from testkit.waiting import wait_until
 from tests.faults.nemesis import PROCESS_FAULTS, cut, delay, half_open, pause, stopped
 from tests.faults.system import SETTINGS, Fault, Inject, SystemUnderTest
@@ -70,8 +71,8 @@ def broker_faults(kafka: ProxiedKafka) -> tuple[Fault, ...]:
     """Return the faults of a lone broker and of the link to it."""
     link = kafka.proxy
     return (
-        Fault("broker stopped", "broker", stop_broker(kafka)),
-        Fault("broker killed (-9)", "broker", kill_broker(kafka)),
+        Fault("broker stopped", "broker", restart_broker(kafka, Process.stop)),
+        Fault("broker killed (-9)", "broker", restart_broker(kafka, Process.kill)),
         Fault("broker frozen", "broker", freeze_broker(kafka)),
         Fault("broker link cut", "broker link", cut(link)),
         Fault("broker link slow", "broker link", delay(link)),
@@ -81,24 +82,16 @@ def broker_faults(kafka: ProxiedKafka) -> tuple[Fault, ...]:
     )
 
 
-def stop_broker(kafka: ProxiedKafka) -> Inject:
-    """Stop the broker (SIGTERM), and restart it."""
+def restart_broker(kafka: ProxiedKafka, end: Callable[[Process], None]) -> Inject:
+    """End the broker, and restart it; the relays restart while it is down."""
 
     def inject(system: SystemUnderTest, rng: Random) -> None:
         kill_relays_cleanly(system, kafka)
-        kafka.process.stop()
-        _restart_broker(system, kafka, rng)
-
-    return inject
-
-
-def kill_broker(kafka: ProxiedKafka) -> Inject:
-    """Kill the broker (-9), and restart it."""
-
-    def inject(system: SystemUnderTest, rng: Random) -> None:
-        kill_relays_cleanly(system, kafka)
-        kafka.process.kill()
-        _restart_broker(system, kafka, rng)
+        end(kafka.process)
+        for index in range(len(system.relays)):
+            system.start_relay(index)
+        pause(rng.uniform(0, 1))
+        restart_service(kafka.start)
 
     return inject
 
@@ -117,13 +110,6 @@ def kill_relays_cleanly(system: SystemUnderTest, kafka: ProxiedKafka) -> None:
         return prefix not in kafka.transactions(*OPEN_STATES)
 
     wait_until(no_transaction_is_open, "no transaction is open")
-
-
-def _restart_broker(system: SystemUnderTest, kafka: ProxiedKafka, rng: Random) -> None:
-    for index in range(len(system.relays)):
-        system.start_relay(index)
-    pause(rng.uniform(0, 1))
-    restart_service(kafka.start)
 
 
 def freeze_broker(kafka: ProxiedKafka) -> Inject:
@@ -155,10 +141,13 @@ def cut_at_commit(link: Proxy, direction: Direction) -> Inject:
 
 
 def database_faults(postgres: ProxiedPostgres) -> tuple[Fault, ...]:
-    """Return the faults of a PostgreSQL server and of the link to it; SQLite is a file and has none of its own."""
+    """Return the faults of a PostgreSQL server and of the link to it; SQLite is a file and has none of its own.
+
+    It is stopped by SIGINT, which ends its sessions.
+    """
     return (
-        Fault("database stopped", "database", stop_database(postgres)),
-        Fault("database killed (-9)", "database", kill_database(postgres)),
+        Fault("database stopped", "database", restart_database(postgres, lambda: postgres.process.stop(signal.SIGINT))),
+        Fault("database killed (-9)", "database", restart_database(postgres, postgres.kill)),
         Fault("database frozen", "database", freeze_database(postgres)),
         Fault("database link cut", "database link", cut(postgres.proxy)),
         Fault("database link slow", "database link", delay(postgres.proxy)),
@@ -166,22 +155,11 @@ def database_faults(postgres: ProxiedPostgres) -> tuple[Fault, ...]:
     )
 
 
-def stop_database(postgres: ProxiedPostgres) -> Inject:
-    """Shut the database server down with SIGINT, which ends its sessions, and restart it."""
+def restart_database(postgres: ProxiedPostgres, end: Callable[[], None]) -> Inject:
+    """End the database server, and restart it."""
 
     def inject(_: SystemUnderTest, rng: Random) -> None:
-        postgres.process.stop(signal.SIGINT)
-        pause(rng.uniform(0, 1))
-        restart_service(postgres.start)
-
-    return inject
-
-
-def kill_database(postgres: ProxiedPostgres) -> Inject:
-    """Kill (-9) every process of the database server, and restart it."""
-
-    def inject(_: SystemUnderTest, rng: Random) -> None:
-        postgres.kill()
+        end()
         pause(rng.uniform(0, 1))
         restart_service(postgres.start)
 
