@@ -4,7 +4,6 @@ Tests reach it by a listener without a login, with every right. The product reac
 stands for a proxy on one of two addresses.
 """
 
-import socket
 import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import trustme
-from confluent_kafka.admin import AclOperation, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AclOperation, ResourceType
 
 from testkit.preload import HostNames
-from testkit.proxy import Proxy, kafka_messages
+from testkit.proxy import Proxy, ask_kafka
 from testkit.services.kafka import AuthorizingKafka, write_keystore
 from testkit.services.process import free_port
+from testkit.topic import configure
 
 HOST = "kafka1.example.com"
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
@@ -137,19 +137,7 @@ class AdministeredKafka(AuthorizingKafka):
 
     def configure(self, kind: ResourceType, name: str, settings: Mapping[str, str | None]) -> None:
         """Change settings of a topic or the broker; None: back to the default."""
-        entries = [
-            ConfigEntry(
-                key,
-                value or "",
-                incremental_operation=AlterConfigOpType.DELETE if value is None else AlterConfigOpType.SET,
-            )
-            for key, value in settings.items()
-        ]
-        admin = self.admin()
-        for future in admin.incremental_alter_configs(
-            [ConfigResource(kind, name, incremental_configs=entries)]
-        ).values():
-            future.result(10)
+        configure(self.client_config, kind, name, settings)
 
     def limit_user(self, user: str, quota: str, value: float | None) -> None:
         """Set a quota of a user, such as ``producer_byte_rate``; None: lift it."""
@@ -157,10 +145,7 @@ class AdministeredKafka(AuthorizingKafka):
         change = ONE_ENTRY + _text(quota) + struct.pack(">d?", value or 0, value is None)
         header = struct.pack(">hhih", ALTER_CLIENT_QUOTAS, 0, 1, -1)
         request = header + ONE_ENTRY + entity + change + struct.pack(">?", 0)
-        host, _, port = self.bootstrap_servers.partition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
-            connection.sendall(struct.pack(">i", len(request)) + request)
-            answer = next(kafka_messages(connection))
+        answer = ask_kafka(self.bootstrap_servers, request, timeout=10)
         # Length, correlation id, throttle time, number of entries, then the entry's error code.
         (code,) = struct.unpack_from(">h", answer, 16)
         assert code == 0, answer

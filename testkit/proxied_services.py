@@ -1,13 +1,12 @@
 """A broker and a database server that the product reaches through a proxy, and tests reach directly."""
 
-import socket
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
 
-from testkit.proxy import Proxy, kafka_messages
+from testkit.proxy import Proxy, ask_kafka, kafka_messages
 from testkit.services import Kafka, Postgres, ServiceError
 from testkit.services.process import free_port
 from testkit.waiting import wait_until
@@ -74,10 +73,7 @@ class ProxiedKafka(Kafka):
         names = b"".join(bytes([len(name) + 1]) + name.encode() for name in states)
         # Header: key, version 0, correlation id, no client id, no tagged fields; body: two arrays, no tagged fields.
         request = struct.pack(">hhihB", LIST_TRANSACTIONS, 0, 1, -1, 0) + bytes([len(states) + 1]) + names + b"\x01\x00"
-        host, _, port = self.bootstrap_servers.partition(":")
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
-            connection.sendall(struct.pack(">i", len(request)) + request)
-            return next(kafka_messages(connection))
+        return ask_kafka(self.bootstrap_servers, request)
 
 
 class ProxiedPostgres(Postgres):

@@ -50,6 +50,24 @@ def kafka_messages(source: socket.socket) -> Iterator[bytes]:
             del buffer[:end]
 
 
+def ask_kafka(address: str, request: bytes, timeout: float = 5.0) -> bytes:
+    """Send a request of Kafka's protocol to a broker, and return its response, length prefix included.
+
+    Args:
+        address: host and port of the broker.
+        request: with its header, without its length.
+        timeout: for the connection and for each read, in seconds.
+
+    Raises:
+        OSError: the broker cannot be reached.
+        StopIteration: it ends the connection without a response.
+    """
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), timeout) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        return next(kafka_messages(connection))
+
+
 class HeldCommit:
     """A commit that the proxy holds back until the test forwards or drops it.
 

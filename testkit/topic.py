@@ -3,11 +3,19 @@
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from testkit.waiting import DEADLINE_SECONDS
 
@@ -92,8 +100,20 @@ def create_topics(config: dict[str, Any], *topics: NewTopic) -> None:
 
 def alter_topic(config: dict[str, Any], topic: str, name: str, value: str) -> None:
     """Change a setting of a topic."""
+    configure(config, ResourceType.TOPIC, topic, {name: value})
+
+
+def configure(config: dict[str, Any], kind: ResourceType, name: str, settings: Mapping[str, str | None]) -> None:
+    """Change settings of a topic or a broker; None: back to the default."""
+    entries = [
+        ConfigEntry(
+            key,
+            value or "",
+            incremental_operation=AlterConfigOpType.DELETE if value is None else AlterConfigOpType.SET,
+        )
+        for key, value in settings.items()
+    ]
     admin = AdminClient(config)
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    resource = ConfigResource(kind, name, incremental_configs=entries)
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(10)

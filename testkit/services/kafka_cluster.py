@@ -16,7 +16,7 @@ from typing import Any, Self
 from confluent_kafka import ElectionType, KafkaException
 from confluent_kafka.admin import AdminClient, TopicMetadata
 
-from testkit.proxy import Proxy, kafka_messages
+from testkit.proxy import Proxy, ask_kafka, kafka_messages
 from testkit.services.kafka import Kafka
 from testkit.services.process import ServiceError, free_port
 from testkit.waiting import wait_until
@@ -78,11 +78,6 @@ class KafkaNode(Kafka):
             "advertised.listeners": ",".join(f"{name}://{at}" for name, at in zip(names, advertised, strict=True)),
             "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in names),
         }
-
-    @property
-    def port(self) -> int:
-        """The port of its direct listener."""
-        return self._port
 
     def running(self) -> bool:
         """Return whether its process is alive."""
@@ -242,9 +237,8 @@ class KafkaCluster:
         # Header: key, version, correlation id, no client id, no tagged fields.
         request = struct.pack(">hhihB", key, 0, 1, -1, 0) + body
         for node in self.nodes:
-            with suppress(OSError, StopIteration), socket.create_connection(("127.0.0.1", node.port), 5) as connection:
-                connection.sendall(struct.pack(">i", len(request)) + request)
-                return next(kafka_messages(connection))
+            with suppress(OSError, StopIteration):
+                return ask_kafka(node.bootstrap_servers, request)
         raise ServiceError("no Kafka node answers")
 
 
