@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-import psycopg
-
 from testkit.proxied_services import ProxiedPostgres, restart_service
 from testkit.proxy import Proxy
 from testkit.services import ServiceError
@@ -23,9 +21,7 @@ SETTINGS = {
     "wal_keep_size": "64MB",
     "wal_retrieve_retry_interval": "200ms",
 }
-IN_SYNC = "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
 PRIVILEGED = () if os.getuid() == 0 else ("sudo", "-n")
-PROMOTION_SECONDS = 60
 RESTORE_SECONDS = 120.0
 
 
@@ -116,9 +112,7 @@ class ReplicatedPostgres:
         Args:
             cut: whether to end the address's connections to the old primary.
         """
-        with psycopg.connect(self.standby.url, autocommit=True) as connection:
-            promoted = connection.execute("SELECT pg_promote(wait_seconds => %s)", [PROMOTION_SECONDS]).fetchone()
-            assert promoted == (True,), "the standby was not promoted"
+        self.standby.promote()
         self.primary, self.standby = self.standby, self.primary
         self.address.target_port = self.primary.proxy.port
         if cut:
@@ -129,10 +123,7 @@ class ReplicatedPostgres:
         if self.standby.running:
             self.standby.kill()
         restart_service(lambda: self.standby.follow(self.primary))
-        with psycopg.connect(self.primary.url, autocommit=True) as connection:
-            # The backup does not have this setting, so a promoted standby does not wait for one.
-            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            connection.execute("SELECT pg_reload_conf()")
+        self.primary.require_standby()  # after the backup: a promoted standby does not wait for one
         self.wait_until_synchronous()
 
     @contextmanager
@@ -147,13 +138,7 @@ class ReplicatedPostgres:
 
     def wait_until_synchronous(self) -> None:
         """Wait until the standby is synchronous."""
-
-        def is_synchronous() -> bool:
-            with suppress(psycopg.OperationalError), psycopg.connect(self.primary.url, autocommit=True) as connection:
-                return connection.execute(IN_SYNC).fetchone() == (1,)
-            return False
-
-        wait_until(is_synchronous, "the standby is synchronous", RESTORE_SECONDS)
+        wait_until(self.primary.has_standby, "the standby is synchronous", RESTORE_SECONDS)
 
 
 def _url_of_both(database: str, ports: list[int]) -> str:

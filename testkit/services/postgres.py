@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -23,6 +24,8 @@ SETTINGS = {
     "max_wal_size": "4GB",
     "fsync": "on",
 }
+IN_SYNC = "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
+PROMOTION_SECONDS = 60
 
 
 def find_binaries() -> Path:
@@ -97,6 +100,24 @@ class Postgres:
         source = ("-d", primary.url, "--checkpoint=fast", "--no-sync", "--write-recovery-conf")
         _run([str(binaries / "pg_basebackup"), "-D", str(self._data), *source], user)
         return self.start()
+
+    def require_standby(self) -> None:
+        """Acknowledge a commit only when a standby has it."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def has_standby(self) -> bool:
+        """Return whether a standby is synchronous."""
+        with suppress(psycopg.OperationalError), psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(IN_SYNC).fetchone() == (1,)
+        return False
+
+    def promote(self) -> None:
+        """Promote this standby to a primary."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            promoted = connection.execute("SELECT pg_promote(wait_seconds => %s)", [PROMOTION_SECONDS]).fetchone()
+            assert promoted == (True,), "the standby was not promoted"
 
     @property
     def process(self) -> Process:

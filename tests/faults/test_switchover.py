@@ -6,7 +6,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic
 
-import psycopg
 import pytest
 
 from testkit.databases import migrate
@@ -27,23 +26,14 @@ def servers(tmp_path: Path) -> Iterator[tuple[Postgres, Postgres]]:
     primary, standby = Postgres(tmp_path / "one"), Postgres(tmp_path / "other")
     try:
         standby.follow(primary.start())
-        with psycopg.connect(primary.url, autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            connection.execute("SELECT pg_reload_conf()")
-            in_sync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
-            wait_until(lambda: connection.execute(in_sync).fetchone() == (1,), "the standby is synchronous")
+        primary.require_standby()
+        wait_until(primary.has_standby, "the standby is synchronous")
         yield primary, standby
     except ServiceError as error:
         skip_or_fail(error)
     finally:
         primary.stop()
         standby.stop()
-
-
-def promote(server: Postgres) -> None:
-    """Promote a standby."""
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        assert connection.execute("SELECT pg_promote(wait_seconds => 60)").fetchone() == (True,)
 
 
 @contextmanager
@@ -92,7 +82,7 @@ def test_switchover_under_load(
         load = LoadGenerator(lambda: web, senders=4)
         load.wait_for_accepted(50)
         primary.process.stop(signal.SIGINT) if end == "stopped" else primary.process.kill()
-        promote(standby)
+        standby.promote()
         move_address()
         began = monotonic()
         load.wait_for_accepted(1)
