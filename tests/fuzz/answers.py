@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from tests.fuzz.corpus import Input
+from tests.fuzz.corpus import Input, fill_length
 
-LENGTH = b"Content-Length: *"
-"""Becomes the length of what follows the head."""
 ENDLESS = re.compile(rb"X-Endless: (\d{1,5})\r\n")
 """A line that is left out: the last bytes of the answer, as many as it says, are sent over and over."""
 IDLE_SECONDS = 0.1
@@ -31,8 +29,7 @@ Answer = Callable[[Request], bytes]
 def raw_answer(data: bytes) -> tuple[bytes, bytes]:
     """Return what an input of the corpus sends: once, and then over and over."""
     endless = ENDLESS.search(data)
-    head, separator, body = ENDLESS.sub(b"", data, count=1).partition(b"\r\n\r\n")
-    data = head.replace(LENGTH, b"Content-Length: %d" % len(body)) + separator + body
+    data = fill_length(ENDLESS.sub(b"", data, count=1))
     return data, data[-int(endless[1]) :] if endless and int(endless[1]) else b""
 
 

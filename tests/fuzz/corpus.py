@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "corpus"
+LENGTH = b"Content-Length: *"
+"""Becomes the length of what follows the head."""
 
 
 class Input(NamedTuple):
@@ -17,6 +19,12 @@ class Input(NamedTuple):
 
     part: str
     data: bytes
+
+
+def fill_length(data: bytes) -> bytes:
+    """Return a request or an answer with the length of what follows its head, if it leaves that open."""
+    head, separator, body = data.partition(b"\r\n\r\n")
+    return head.replace(LENGTH, b"Content-Length: %d" % len(body)) + separator + body
 
 
 def load(target: str) -> list[Input]:

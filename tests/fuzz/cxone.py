@@ -14,8 +14,6 @@ from time import monotonic
 
 from prometheus_client import CollectorRegistry
 
-from outbox.db.engine import create_outbox_engine
-from outbox.leases import Leases
 from outbox.models import PendingRow
 from outbox.store import Store
 from relay.backoff import Backoff
@@ -32,12 +30,12 @@ from relay.http_client import MAX_REQUEST_SECONDS, HttpClient
 from relay.kafka.encoder import Encoder
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
-from testkit.databases import migrate
 from testkit.rows import new_row
 from testkit.waiting import wait_until
 from tests.fuzz.answers import AnswerServer, Current, Request, json_answer, serve
 from tests.fuzz.corpus import Input
 from tests.fuzz.log import CapturedLog, assert_unquoted
+from tests.fuzz.outbox import new_outbox
 
 CANARY, SECRET = "canary-5f1d", "cxone-secret-of-the-tests"
 PROPER_TOKEN = json_answer(b'{"access_token": "token", "expires_in": 3600}')
@@ -110,27 +108,25 @@ class CxoneAnswers:
 
     def finish(self) -> None:
         """Let an enricher complete an interaction for each of the first inputs."""
-        url = f"sqlite:///{self._folder}/outbox.db"
-        migrate(url, 1)
-        engine = create_outbox_engine(url)
         stop = threading.Event()
         answers = {f"/contacts/i-{number}": data for number, data in enumerate(self._used)}
 
         def answer(request: Request) -> bytes:
             return PROPER_TOKEN if request.path == "/token" else answers.pop(request.path, PROPER_CONTACT)
 
-        try:
-            store, lease = Store(engine), Leases(engine, "fuzz", 600).take(0)
-            assert lease is not None
+        with new_outbox(self._folder) as (engine, lease):
+            store = Store(engine)
             rows = [new_row(f"i-{number}", customer_email=None, agent_id=None) for number in range(len(answers))]
             store.record(rows)
             self._server.answer = answer
             enricher = self._enricher(store, stop)
-            wait_until(lambda: len(enricher.complete(store.pending(lease, 1_000))) == len(rows), "all are completed")
-            Encoder(1).records(store.pending(lease, 1_000))
-        finally:
-            stop.set()
-            engine.dispose()
+            try:
+                wait_until(
+                    lambda: len(enricher.complete(store.pending(lease, 1_000))) == len(rows), "all are completed"
+                )
+                Encoder(1).records(store.pending(lease, 1_000))
+            finally:
+                stop.set()
         self._log.check()
 
     def _enricher(self, store: Store, stop: threading.Event) -> Enricher:

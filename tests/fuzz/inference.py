@@ -14,8 +14,7 @@ from time import monotonic
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
-from outbox.db.engine import create_outbox_engine
-from outbox.leases import Leases
+from outbox.models import Lease
 from outbox.states import CallState
 from outbox.store import Store
 from relay.drain_signal import DrainSignal
@@ -27,13 +26,13 @@ from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 from relay.shard.services import ignore_steps
 from relay.total_timeout import TICK_SECONDS
-from testkit.databases import migrate
 from testkit.outbox import call_states, record_ref
 from testkit.rows import new_row
 from testkit.waiting import wait_until
 from tests.fuzz.answers import AnswerServer, Current, Request, json_answer, serve
 from tests.fuzz.corpus import Input
 from tests.fuzz.log import CapturedLog
+from tests.fuzz.outbox import new_outbox
 
 CANARY, TOKEN = "canary-5f1d", "token-of-the-tests"
 RESPONSE_SECONDS = 2.0
@@ -81,11 +80,8 @@ class InferenceAnswers:
 
     def finish(self) -> None:
         """Let a worker make a call for each of the first inputs."""
-        url = f"sqlite:///{self._folder}/outbox.db"
-        migrate(url, 1)
-        engine = create_outbox_engine(url)
-        try:
-            _make_due(engine, len(self._used))
+        with new_outbox(self._folder) as (engine, lease):
+            _make_due(engine, lease, len(self._used))
             with _worker(engine, self._server, self._log) as thread:
                 answers = dict(enumerate(self._used, start=1))
                 self._server.answer = lambda request: answers.pop(_key(request), PROPER)
@@ -96,19 +92,15 @@ class InferenceAnswers:
                 for number, outcome in enumerate(self._used.values(), start=1)
             }
             assert call_states(engine) == expected
-        finally:
-            engine.dispose()
 
 
 def _key(request: Request) -> int:
     return int(request.head.lower().partition(b"idempotency-key: ")[2].split(b"\r\n")[0])
 
 
-def _make_due(engine: Engine, count: int) -> None:
+def _make_due(engine: Engine, lease: Lease, count: int) -> None:
     store = Store(engine)
     store.record([new_row(f"i-{number}") for number in range(count)])
-    lease = Leases(engine, "fuzz", 600).take(0)
-    assert lease is not None
     store.mark_sent(lease, record_ref(1), [row.ref for row in store.pending(lease, 1_000)], inference=True)
 
 

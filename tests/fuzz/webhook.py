@@ -23,7 +23,7 @@ from relay.errors import RowsAtFaultError
 from relay.kafka.encoder import Encoder
 from testkit.web_fixtures import web_on_sqlite
 from testkit.web_process import PATH, SECRET, WebProcess
-from tests.fuzz.corpus import Input
+from tests.fuzz.corpus import Input, fill_length
 from tests.fuzz.log import LogWatch
 
 CANARY = "canary-5f1d"
@@ -33,8 +33,6 @@ ANSWER_SECONDS = 0.05
 HANG_SECONDS = 20.0
 MAX_BYTES = 65_536
 MAX_MEMORY_BYTES = 400 * 2**20
-LENGTH = b"Content-Length: *"
-"""Becomes the length of what follows the head."""
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _POINTER = re.compile(rb'"pointer": "(?:[^"\\]|\\.)*"')
 _ACCEPTED = re.compile(rb'\{"status": "accepted", .*?\}')
@@ -95,8 +93,7 @@ class Webhook:
         _check_strict(body)
 
     def _check_request(self, data: bytes) -> None:
-        head, separator, body = data.partition(b"\r\n\r\n")
-        data = head.replace(LENGTH, b"Content-Length: %d" % len(body)) + separator + body
+        data = fill_length(data)
         answers = self._exchange(data)
         accepted = [json.loads(each) for each in _ACCEPTED.findall(answers)]
         statuses = [int(each) for each in _STATUS.findall(answers)]
