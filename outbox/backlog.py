@@ -5,7 +5,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine
 
 from outbox.db import transactions
-from outbox.db.diagnostics import clock_ahead_seconds
+from outbox.db.diagnostics import clock_offset_seconds
 from outbox.sql import backlog as sql
 
 MAX_COUNTED = 1_000_000
@@ -45,7 +45,7 @@ def count_backlog(engine: Engine) -> Backlog:
         connection.execute(sql.PREFER_INDEX_SCANS.on(connection))
         rows = connection.execute(sql.BACKLOG.on(connection), {"limit": MAX_COUNTED}).one()
         shards = connection.execute(sql.SHARDS.on(connection)).one()
-        offset = -clock_ahead_seconds(connection)
+        offset = clock_offset_seconds(connection)
     return Backlog(
         pending=rows.pending,
         parked=rows.parked,

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from outbox import insert, notifications, progress
 from outbox.db import rights, transactions
-from outbox.db.diagnostics import clock_ahead_seconds
+from outbox.db.diagnostics import clock_offset_seconds
 from outbox.errors import MIGRATE, OutboxMismatchError, SchemaOutdatedError
 from outbox.models import (
     Accepted,
@@ -256,7 +256,7 @@ class Store:
     def clock_offset_seconds(self) -> float:
         """Return how far this process's clock is ahead of the database's; negative: behind."""
         with transactions.read(self._engine) as connection:
-            return -clock_ahead_seconds(connection)
+            return clock_offset_seconds(connection)
 
     def count_calls(self) -> CallCounts:
         """Count the inference calls that are not done; the cost follows their number, not history."""

@@ -179,7 +179,7 @@ class RelaySettings(BaseSettings):
     """Number of shards that the outbox must have. Unset: any. The first migration takes it from here, too."""
     relay_batch_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
     """Maximum number of rows in one Kafka transaction. On a slow connection to Kafka the relay uses fewer."""
-    relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10
+    relay_lease_seconds: Annotated[float, Field(ge=3, le=600)] = 10  # outbox/sql/shards.py has the limit, too
     """How long a shard stays with a relay that no longer responds."""
     relay_metrics_host: BindHost = "127.0.0.1"
     """Address that metrics and health are served on; in a container `0.0.0.0` or `::`."""

@@ -46,18 +46,18 @@ def inspect(engine: Engine) -> DatabaseInfo:
         DatabaseUnavailableError, UnsafeDatabaseError
     """
     with transactions.read(engine) as connection:
-        ahead = clock_ahead_seconds(connection)
+        ahead = -clock_offset_seconds(connection)
         return (_postgresql if engine.dialect.name == "postgresql" else _sqlite)(connection, ahead)
 
 
-def clock_ahead_seconds(connection: Connection) -> float:
-    """Return how far the database's clock is ahead of this process's; negative: behind.
+def clock_offset_seconds(connection: Connection) -> float:
+    """Return how far this process's clock is ahead of the database's; negative: behind.
 
     It is exact to half the time that the query takes. SQLite has no clock of its own.
     """
     began = time()
     now_ms = connection.execute(sql.NOW.on(connection)).scalar_one()
-    return float(now_ms / 1000 - (began + time()) / 2)
+    return float((began + time()) / 2 - now_ms / 1000)
 
 
 def revision(engine: Engine) -> str | None:
