@@ -30,7 +30,7 @@ class Clock:
     """The clock of the processes that preload ``wrong_clock.c`` with it.
 
     Args:
-        file: tells them how wrong it is.
+        file: through which they learn how wrong it is.
     """
 
     def __init__(self, file: Path) -> None:

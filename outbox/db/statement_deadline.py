@@ -39,7 +39,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
         self.add_notice_handler(self._note_cancelled_wait)
 
     def _note_cancelled_wait(self, notice: psycopg.errors.Diagnostic) -> None:
-        # The only warning of this function after which a session goes on; its text depends on lc_messages.
+        # Recognized by its function: the text depends on lc_messages. After its other warnings the session ends.
         if notice.source_function == "SyncRepWaitForLSN":
             self._is_unreplicated = True
 

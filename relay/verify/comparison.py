@@ -22,7 +22,7 @@ RETRIED = "retry"
 PRUNED = ("prune",)
 SLOTS = 1 << 14
 """For how many interactions of a partition the highest id that was read is held, 8 bytes each; those that share a slot
-are told apart by a query."""
+are distinguished by a query."""
 MAX_DIGITS = 19
 """Of a time in milliseconds that the database can hold; int() refuses thousands of digits."""
 

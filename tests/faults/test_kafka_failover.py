@@ -73,7 +73,7 @@ def publisher(kafka: ProxiedKafka, stopping: Callable[[], bool], clock: Callable
     ],
 )
 def test_fencing_waits_while_the_coordinator_moves(code: int, proxied_kafka: ProxiedKafka) -> None:
-    """A producer whose coordinator refuses for seconds goes on when it works: no takeover begins again."""
+    """While its coordinator refuses for some seconds, a producer waits; the takeover is not started again."""
     waits = 0
     with refused(proxied_kafka, code) as refusal:
 

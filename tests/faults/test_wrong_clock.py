@@ -20,8 +20,8 @@ from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
 
 TWO_HOURS = 7_200
-"""In seconds. Brokers reject records that are more than an hour ahead of their own clock, and older ones if they are
-told so."""
+"""In seconds. Brokers reject records that are more than an hour ahead of their own clock, and, if the topic says so,
+those that are behind it."""
 TEN_MINUTES = 600
 """In seconds. Harmless to the broker."""
 OFFSET = "outbox_clock_offset_seconds"

@@ -1,6 +1,6 @@
 """``python -m tests.fuzz.coverage --minutes 10``: fuzz the parsers, guided by their coverage.
 
-Atheris (libFuzzer) feeds a parser thousands of inputs a second, and goes on with those that reach new code. Each parser
+Atheris (libFuzzer) feeds a parser thousands of inputs a second, and mutates those that reach new code. Each parser
 has a process of its own and a share of the time, and ends at its first finding.
 """
 
