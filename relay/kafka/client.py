@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, OffsetSpec
 
 from relay.errors import MisconfiguredError, UnavailableError
@@ -109,7 +109,7 @@ def offsets(
     position: OffsetSpec,
     isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
 ) -> dict[int, int]:
-    """The offset at a position of each partition; below 0 if the partition has no record there.
+    """The offset at a position of each partition; -1 if the partition has no record there.
 
     Args:
         admin: a client of the cluster.
@@ -123,7 +123,10 @@ def offsets(
     with translate_errors("list a topic's offsets", LastError(), UnavailableError):
         wanted = dict.fromkeys(partitions, position)
         futures = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_SECONDS)
-        return {partition.partition: wait_for(future).offset for partition, future in futures.items()}
+        found = {partition.partition: wait_for(future).offset for partition, future in futures.items()}
+    if OFFSET_INVALID in found.values():  # the client reports no error then, and "no record" would have a meaning
+        raise UnavailableError("Kafka failed to list a topic's offsets: the connection ended before the answer")
+    return found
 
 
 def offset_ranges(

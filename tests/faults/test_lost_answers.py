@@ -1,0 +1,85 @@
+"""Answers about offsets that are lost with their connection: the client library reports them as answers."""
+
+import signal
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from relay.errors import UnavailableError
+from relay.kafka.client import at_time, offsets
+from testkit.databases import NewDatabase
+from testkit.proxied_services import ProxiedKafka
+from testkit.rows import new_rows
+from testkit.topic import create_topics
+from tests.faults.conftest import NewProxiedDeployment
+
+LIST_OFFSETS = 2
+"""API key of the request."""
+
+
+class LostAnswers:
+    """Ends the connection before an answer about offsets arrives, as the death of a broker does."""
+
+    def __init__(self) -> None:
+        self.lost: set[int] = set()
+        """Which of them are lost, counted from 1."""
+        self.counted = 0
+
+    def __call__(self, api_key: int, answer: bytes) -> bytes:
+        """Return an answer that is to arrive.
+
+        Raises:
+            ConnectionResetError: it is lost.
+        """
+        self.counted += api_key == LIST_OFFSETS
+        if api_key == LIST_OFFSETS and self.counted in self.lost:
+            raise ConnectionResetError
+        return answer
+
+
+@pytest.fixture
+def answers(proxied_kafka: ProxiedKafka) -> Iterator[LostAnswers]:
+    """The answers of the broker, none of which is lost until the test says so."""
+    proxied_kafka.proxy.change = answers = LostAnswers()
+    yield answers
+    proxied_kafka.proxy.change = None
+
+
+@pytest.mark.parametrize(
+    ("position", "offset"),
+    [(OffsetSpec.earliest(), 0), (OffsetSpec.latest(), 0), (at_time(0), -1)],
+    ids=["earliest", "latest", "time"],
+)
+def test_an_answer_that_was_lost_is_no_offset(
+    proxied_kafka: ProxiedKafka, answers: LostAnswers, position: OffsetSpec, offset: int
+) -> None:
+    """It is told as an outage, not as a partition without records."""
+    topic = f"lost-{uuid.uuid4().hex[:8]}"
+    create_topics(proxied_kafka.client_config, NewTopic(topic, 1, 1))
+    admin = AdminClient({"bootstrap.servers": proxied_kafka.proxied_servers})
+
+    def ask() -> dict[int, int]:
+        return offsets(admin, [TopicPartition(topic, 0)], position)
+
+    assert ask() == {0: offset}
+    answers.lost = {answers.counted + 1}
+    with pytest.raises(UnavailableError, match="the connection ended before the answer"):
+        ask()
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["earliest", "latest"])
+def test_a_takeover_whose_answer_was_lost_sends_nothing_twice(
+    new_sqlite: NewDatabase, new_proxied_deployment: NewProxiedDeployment, answers: LostAnswers, number: int
+) -> None:
+    """What a relay that died between commit and mark has sent is read back once Kafka answers."""
+    deployment = new_proxied_deployment(new_sqlite(), RELAY_BATCH_SIZE="50")
+    ids = deployment.record(new_rows(120))
+    assert deployment.relay(kill_at="committed").wait() == -signal.SIGKILL
+    answers.lost = {answers.counted + number}
+    deployment.relay()
+    deployment.wait_drained()
+    deployment.check_exactly_once(ids)
+    assert answers.counted > max(answers.lost), "Kafka was asked again"
