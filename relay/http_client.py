@@ -42,8 +42,8 @@ RETRY_AFTER_STATUSES = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVI
 TIMED_OUT = "timed out"
 TLS_FAILED = "TLS failed: check the server's certificate and HTTP_CA_LOCATION"
 NAME_UNKNOWN = "the host name cannot be resolved"
-_READ_ERRORS = (OSError, HTTPError, HTTPException, ValueError)
-"""Every error of requests and urllib3 is one of these."""
+_READ_ERRORS = (OSError, HTTPError, HTTPException, ValueError, OverflowError)
+"""Every error of requests and urllib3 is one of these, or http.client's for a chunk of a size below -2^63."""
 
 TOTAL_TIMEOUT = TotalTimeout()
 
