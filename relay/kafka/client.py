@@ -125,7 +125,7 @@ def offsets(
         futures = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_SECONDS)
         found = {partition.partition: wait_for(future).offset for partition, future in futures.items()}
     if OFFSET_INVALID in found.values():  # the client reports no error then, and "no record" would have a meaning
-        raise UnavailableError("Kafka failed to list a topic's offsets: the connection ended before the answer")
+        raise UnavailableError("Kafka failed to list a topic's offsets: no answer arrived")
     return found
 
 
