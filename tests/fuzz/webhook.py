@@ -35,7 +35,7 @@ MAX_BYTES = 65_536
 MAX_MEMORY_BYTES = 400 * 2**20
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _POINTER = re.compile(rb'"pointer": "(?:[^"\\]|\\.)*"')
-_ACCEPTED = re.compile(rb'\{"status": "accepted", .*?\}')
+_ACCEPTED = re.compile(rb'\{"status": "accepted", (?:"(?:[^"\\]|\\.)*"|[^"}])*\}')
 _NOT_IMPLEMENTED = 501
 """The answer to an unknown transfer coding (RFC 9112, 6.1)."""
 _INT64 = range(-(2**63), 2**63)
