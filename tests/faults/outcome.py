@@ -37,6 +37,8 @@ class Observations(NamedTuple):
     """Arrival times by partition, in order, at a consumer that ran throughout."""
     misplaced: frozenset[int]
     """Ids that are in none of the tables of pending, sent and parked rows, or in two."""
+    progress_missed: int = 0
+    """How often a relay found no progress record of a shard, although no fault removes one."""
 
 
 class FaultSummary(NamedTuple):
@@ -109,8 +111,9 @@ def check_outcome(injected: Sequence[InjectedFault], observed: Observations) -> 
 
     by_fault = _rows_by_fault(injected, received)
     summaries = [summarize(name, rows, [i for i in injected if i.name == name]) for name, rows in by_fault.items()]
-    # Records of unknown rows count as duplicates.
-    unknown = sum(count for row, count in copies.items() if row not in received)
+    # Records of unknown rows count as duplicates, and so does a progress record that a relay missed: whether rows were
+    # sent twice then depends on whether any was unmarked.
+    unknown = sum(count for row, count in copies.items() if row not in received) + observed.progress_missed
     total = summarize("all", set(received), injected)
     return [*summaries, total._replace(duplicated=total.duplicated + unknown, misplaced=len(observed.misplaced))]
 

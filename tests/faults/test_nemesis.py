@@ -81,6 +81,14 @@ def test_an_outcome_without_recovery_is_not_exact() -> None:
     assert not total.exact
 
 
+def test_a_missed_progress_record_is_not_exact() -> None:
+    """It fails the run even if no row happened to be sent twice."""
+    observed = Observations({}, frozenset(), {}, frozenset(), [], {0: [9.0]}, frozenset(), progress_missed=1)
+    _, total = check_outcome([InjectedFault("kill", 10.0, 11.0)], observed)
+    assert total.duplicated == 1
+    assert not total.exact
+
+
 def test_a_seed_determines_the_schedule() -> None:
     """The same seed gives the same schedule: each fault once alone, and pairs of faults on different subjects."""
     faults = (*PROCESS_FAULTS, Fault("broker stopped", "broker", lambda *_: None))

@@ -2,8 +2,9 @@
 
 Run the product under load, on its own services, and inject faults. Afterwards every interaction that was
 answered with 202 must be in the topic exactly once and in order. Prints a table for each kind of services. The exit
-code is 1 if a row is lost, duplicated, out of order, left over or misplaced (its state is in no table, or in two),
-or if a partition gets no record within two minutes after a fault.
+code is 1 if a row is lost, duplicated, out of order, left over or misplaced (its state is in no table, or in two), if
+a relay misses a progress record (which counts as a duplicate), or if a partition gets no record within two minutes
+after a fault.
 
 A seed repeats the order and duration of the faults, but not the timing of threads and processes.
 """
@@ -121,6 +122,7 @@ def observe(system: SystemUnderTest, load: LoadGenerator) -> Observations:
         records=deployment.seen(),
         arrivals=system.consumer.arrivals,
         misplaced=frozenset(misplaced_ids(deployment.engine, INT64_MAX)),
+        progress_missed=sum(relay.log.read_text().count('"action": "progress_lost"') for relay in deployment.relays),
     )
 
 
