@@ -30,7 +30,7 @@ from testkit.outbox import call_states, record_ref
 from testkit.rows import new_row
 from testkit.waiting import wait_until
 from tests.fuzz.answers import AnswerServer, Current, Request, json_answer, serve
-from tests.fuzz.corpus import Input
+from tests.fuzz.corpus import Input, fill_length
 from tests.fuzz.log import CapturedLog
 from tests.fuzz.outbox import new_outbox
 
@@ -68,7 +68,7 @@ class InferenceAnswers:
         assert monotonic() - began < MAX_SECONDS, f"took {monotonic() - began:.1f} s"
         assert CANARY not in (result.error or ""), result
         assert result.body is None or len(result.body) <= MAX_BODY_BYTES
-        assert result.status is None or str(result.status).encode() in given.data
+        assert result.status is None or str(result.status).encode() in fill_length(given.data)
         assert result.retry_after_seconds is None or 0 <= result.retry_after_seconds <= MAX_RETRY_AFTER_SECONDS
         outcome, decision = classify(result), decide(result, 0, 20, self._random)
         assert (decision.state is CallState.DONE) == (outcome is Outcome.SUCCESS) == (result.error is None)
