@@ -23,6 +23,8 @@ PRUNED = ("prune",)
 SLOTS = 1 << 14
 """For how many interactions of a partition the highest id that was read is held, 8 bytes each; those that share a slot
 are distinguished by a query."""
+IDENTIFYING = frozenset({OUTBOX_ID, RECEIVED_AT})
+"""Headers that name the row."""
 MAX_DIGITS = 19
 """Of a time in milliseconds that the database can hold; int() refuses thousands of digits."""
 
@@ -62,7 +64,7 @@ class _Other(NamedTuple):
     """A record that is not of a row of the table."""
 
     id: int | None
-    key: str
+    key: bytes
     received_at_ms: int | None
     sample: Sample
 
@@ -243,25 +245,31 @@ class Comparison:
 
     def _is_of(self, other: _Other, interaction_id: str, received_at_ms: int, topic: str | None) -> bool:
         expected = self._rules.topics[0] if topic is None else topic
-        return (other.key, other.received_at_ms, other.sample.topic) == (interaction_id, received_at_ms, expected)
+        identity = (interaction_id.encode(), received_at_ms, expected)
+        return (other.key, other.received_at_ms, other.sample.topic) == identity
 
 
 def _row_of(message: Message) -> tuple[int, bytes]:
-    """Outbox id and time of receipt as a record's headers name them; -1: no id."""
-    headers: Any = message.headers() or ()
+    """Outbox id and time of receipt as a record's headers name them; -1: no id that the encoder would have written."""
     try:
-        (name, row_id), (second, received) = headers[0], headers[1]  # as the encoder writes them
-        if name != OUTBOX_ID or second != RECEIVED_AT:
+        headers: Any = message.headers() or ()
+        (name, row_id), (second, received), *further = headers  # as the encoder writes them
+        if name != OUTBOX_ID or second != RECEIVED_AT or any(other in IDENTIFYING for other, _ in further):
             named = headers_of(message)
             row_id, received = named[OUTBOX_ID], named.get(RECEIVED_AT)
-        return int(row_id), received or b""
-    except (KeyError, ValueError, TypeError, IndexError):
+        return (int(row_id) if _is_number(row_id) else -1), received or b""
+    except (KeyError, ValueError, TypeError, AttributeError, SystemError):  # SystemError: as headers_of has it
         return -1, b""
+
+
+def _is_number(text: bytes) -> bool:
+    """Whether a header has a number as the encoder writes it."""
+    return text.isdigit() and (len(text) == 1 or not text.startswith(b"0"))
 
 
 def _milliseconds(received: bytes) -> int | None:
     """Time of receipt in a record's header; None: it is no time, whoever wrote it."""
-    return int(received) if received.isdigit() and len(received) <= MAX_DIGITS else None
+    return int(received) if _is_number(received) and len(received) <= MAX_DIGITS else None
 
 
 def _sample(row_id: int | None, topic: str, message: Message) -> Sample:
@@ -270,5 +278,4 @@ def _sample(row_id: int | None, topic: str, message: Message) -> Sample:
 
 def _other(row_id: int, topic: str, message: Message, received: bytes) -> _Other:
     known_id = row_id if 0 <= row_id < 2**63 else None
-    key = (message.key() or b"").decode(errors="replace")
-    return _Other(known_id, key, _milliseconds(received), _sample(known_id, topic, message))
+    return _Other(known_id, message.key() or b"", _milliseconds(received), _sample(known_id, topic, message))

@@ -125,6 +125,43 @@ def test_a_record_with_another_identity_is_unknown(scene: Scene, changes: dict[s
     assert scene.verdict.in_topic == 0
 
 
+def test_a_damaged_copy_of_a_record_is_unknown(scene: Scene) -> None:
+    """A number that is not written as the relay writes it, or a key that is no text, is not the row's."""
+    first, _, other, _ = scene.ids
+    scene.execute(f"UPDATE outbox SET interaction_id = '\ufffd' WHERE id = {other}")
+    copies = [
+        *(scene.message(first, headers={"outbox-id": form % first}) for form in (b"0%d", b"+%d", b" %d", b"%d_0")),
+        scene.message(first, headers={"received-at": b"0%d" % scene.rows[first].received_at_ms}),
+        scene.message(other, key=b"\xff"),
+    ]
+    assert scene.show(*copies) == {"unknown": len(copies)}
+    assert scene.verdict.in_topic == 0
+
+
+def test_the_last_of_repeated_headers_counts(scene: Scene) -> None:
+    """As for consumers, which look a header up by its name."""
+    message = scene.message(scene.ids[0])
+    message.set_headers([*(message.headers() or []), ("outbox-id", b"%d" % scene.ids[2])])
+    assert scene.show(message) == {"unknown": 1}
+
+
+class UnreadableHeaders(Message):
+    """A record with a header whose name is not UTF-8."""
+
+    def headers(self) -> Any:
+        """Fail as the client does."""
+        raise SystemError("returned a result with an exception set")
+
+
+def test_a_record_whose_headers_cannot_be_read_is_unknown(scene: Scene) -> None:
+    """Anybody who may write to the topic could end the verification with it."""
+    row = scene.rows[scene.ids[0]]
+    written = (TIMESTAMP_CREATE_TIME, row.received_at_ms)
+    assert scene.show(UnreadableHeaders(topic=TOPIC, key=b"i-1", partition=0, offset=0, timestamp=written)) == {
+        "unknown": 1
+    }
+
+
 def test_a_record_in_the_topic_of_replays_is_unknown(scene: Scene) -> None:
     """The topic belongs to the identity as well."""
     assert scene.show(scene.message(scene.ids[0]), topic=LATER_TOPIC) == {"unknown": 1}

@@ -21,6 +21,7 @@ from testkit import ROOT
 from testkit.command_line import command, expect
 from testkit.deployment import Deployment, NewDeployment
 from testkit.outbox import set_state
+from testkit.raw_record import write_record
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row, new_rows
 from testkit.services import ExternalService, Kafka
@@ -202,6 +203,18 @@ def test_records_of_others_are_no_fault_in_a_shared_topic(new_deployment: NewDep
     assert (faults(found), found["in_topic"]) == ({"unknown": 4}, len(ids))
     found = verdict(deployment, "--shared-topic")
     assert (faults(found), notes(found)) == ({}, {"foreign": 4})
+
+
+def test_a_record_that_the_client_cannot_read_ends_nothing(new_deployment: NewDeployment) -> None:
+    """A header whose name is not UTF-8: the record is unknown, and every row is found all the same."""
+    deployment, ids = sent(new_deployment, shards=1)
+    record = next(record for record in deployment.seen() if record.partition == 0)
+    headers = [(b"outbox-id", b"%d" % record.outbox_id), (b"\xff", b"")]
+    address = deployment.environ["KAFKA_BOOTSTRAP_SERVERS"].split(",")[0]
+    write_record(address, deployment.topic, record.key.encode(), record.value, headers, round(time() * 1000))
+    found = verdict(deployment, "--values", code=4)
+    assert (faults(found), found["in_topic"]) == ({"unknown": 1}, len(ids))
+    expect(command(deployment.environ, "show", str(record.outbox_id), "--verify"), 0)
 
 
 class EndsTransaction:
