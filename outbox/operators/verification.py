@@ -51,6 +51,16 @@ class RowNow(NamedTuple):
     sent_at_ms: int | None
 
 
+class RowSent(NamedTuple):
+    """When a row was received, and which transaction sent it."""
+
+    id: int
+    received_at_ms: int
+    shard: int
+    sequence: int
+    """Of the shard's Kafka transaction."""
+
+
 class OutboxReader:
     """Reads rows for a verification, a bounded number at a time."""
 
@@ -109,6 +119,10 @@ class OutboxReader:
     def states(self, ids: Iterable[int]) -> list[RowNow]:
         """Return the present states of rows; those that were pruned are left out."""
         return list(map(RowNow._make, self._look_up(sql.STATES, ids)))
+
+    def sent(self, ids: Iterable[int]) -> list[RowSent]:
+        """Return how these rows were sent; those that are not marked sent are left out."""
+        return list(map(RowSent._make, self._look_up(sql.SENT, ids)))
 
     def received_before(self, ids: Iterable[int], moment_ms: int) -> set[int]:
         """Return those of these rows that were received before a time."""

@@ -2,17 +2,17 @@
 
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from confluent_kafka import Message
 
-from outbox.operators.verification import ComparedRow, OutboxReader
+from outbox.operators.verification import ComparedRow, OutboxReader, RowSent
 from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of
 from relay.verify.content import ContentHasher
-from relay.verify.row_table import HASH_BITS, REPORTED, SEEN, SENT, UNSENT, RowTable
+from relay.verify.row_table import HASH_BITS, PARTITION_BITS, REPORTED, SEEN, SENT, UNSENT, RowTable
 from relay.verify.verdict import Fault, Note, Sample, Verdict
 
 RESENT = ("send lost rows",)
@@ -20,6 +20,8 @@ RESENT = ("send lost rows",)
 RETRIED = "retry"
 """The same, where parked rows do not block later ones."""
 PRUNED = ("prune",)
+OVERLAP_MS = 10_000
+"""How long a row may be received before it is committed: the webhook answers a request after so long at the latest."""
 SLOTS = 1 << 14
 """For how many interactions of a partition the highest id that was read is held, 8 bytes each; those that share a slot
 are distinguished by a query."""
@@ -100,7 +102,7 @@ class Comparison:
         self._hasher = hasher
         self._topics: dict[str | None, int] = {topic: number for number, topic in enumerate(rules.topics)}
         self._topics[None] = 0
-        self._highest: dict[tuple[int, int | None], array[int]] = defaultdict(lambda: array("q", bytes(8 * SLOTS)))
+        self._highest: dict[tuple[int, int], array[int]] = defaultdict(lambda: array("q", bytes(8 * SLOTS)))
         """By topic and partition, and then by a checksum of the interaction, the highest id whose record was read."""
 
     # Rows ------------------------------------------------------------------------------------------
@@ -149,6 +151,7 @@ class Comparison:
         """Find the row of each record. This is the loop that limits the speed of a verification."""
         table, highest, number, found = self._table, self._highest, self._topics[topic], _Page()
         first, size, states, identities = table.first, len(table), table.states, table.identities
+        partitions = table.partitions
         for message in page:
             row_id, received = _row_of(message)
             place, key = row_id - first, message.key() or b""
@@ -164,8 +167,9 @@ class Comparison:
                 self._verdict.found(Fault.DOUBLED, _sample(row_id, topic, message))
                 continue
             states[place] = state | SEEN
+            partitions[place] = (partition := message.partition() or 0) & PARTITION_BITS
             found.ids.append(row_id)
-            of_partition, slot = highest[number, message.partition()], crc32(key) % SLOTS
+            of_partition, slot = highest[number, partition], crc32(key) % SLOTS
             if row_id > of_partition[slot]:
                 of_partition[slot] = row_id
             else:
@@ -199,17 +203,25 @@ class Comparison:
         bounds = (min(late), max(each.highest for each in page.late))
         interactions = self._outbox.same_interaction(late, bounds, topic, self._rules.topics[0])
         place = {row_id: index for index, row_id in enumerate(page.ids)}
-        behind = set()
+        behind: dict[int, int] = {}
+        """By row, the highest id of its interaction that was read before, in its partition."""
         for ids in interactions.values():
-            highest = 0
+            highest: dict[int, int] = defaultdict(int)
             for row_id in sorted(filter(self._table.is_seen, ids), key=lambda row_id: place.get(row_id, -1)):
-                if row_id < highest and row_id in late:
-                    behind.add(row_id)
-                highest = max(highest, row_id)
-        verbs = RESENT if self._rules.block_behind_parked else (*RESENT, RETRIED)
-        resent = self._outbox.audited(behind, verbs) if behind else set()
+                partition = self._table.partition_of(row_id)
+                if row_id < highest[partition] and row_id in late:
+                    behind[row_id] = highest[partition]
+                highest[partition] = max(highest[partition], row_id)
+        excused = self._without_order(behind) if behind else set()
         for row_id in sorted(behind):
-            self._verdict.found(Note.REORDERED if row_id in resent else Fault.OUT_OF_ORDER, late[row_id].sample)
+            self._verdict.found(Note.REORDERED if row_id in excused else Fault.OUT_OF_ORDER, late[row_id].sample)
+
+    def _without_order(self, behind: Mapping[int, int]) -> set[int]:
+        """Return those of these rows that may be behind the later one that is given: sent again, or posted with it."""
+        verbs = RESENT if self._rules.block_behind_parked else (*RESENT, RETRIED)
+        sent = {row.id: row for row in self._outbox.sent((*behind, *behind.values()))}
+        overlapping = {row_id for row_id, later in behind.items() if _overlap(sent.get(row_id), sent.get(later))}
+        return overlapping | self._outbox.audited(behind, verbs)
 
     def _judge_changed(self, changed: Sequence[_Changed]) -> None:
         """Count the records that differ from their row as it is now: it may have been completed since it was added."""
@@ -247,6 +259,16 @@ class Comparison:
         expected = self._rules.topics[0] if topic is None else topic
         identity = (interaction_id.encode(), received_at_ms, expected)
         return (other.key, other.received_at_ms, other.sample.topic) == identity
+
+
+def _overlap(row: RowSent | None, later: RowSent | None) -> bool:
+    """Whether a row was committed when a later one had been sent already, so that their requests overlapped.
+
+    Whatever was committed before is sent in the same transaction, or an earlier one.
+    """
+    if row is None or later is None or row.shard != later.shard:
+        return False
+    return row.sequence > later.sequence and later.received_at_ms - row.received_at_ms < OVERLAP_MS
 
 
 def _row_of(message: Message) -> tuple[int, bytes]:

@@ -27,7 +27,7 @@ MARGIN_MS = 3_600_000
 SETTLED_MS = 60_000
 """How long after its receipt a row may become visible: ids and times are assigned before commits."""
 MAX_IDS = 100_000_000
-"""Ids of one verification: half a gigabyte, nine tenths with values."""
+"""Ids of one verification: 0.6 gigabytes, one with values."""
 END_OF_TIME_MS = 2**62
 
 Report = Callable[[str, int, int], None]

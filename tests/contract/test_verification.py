@@ -1,6 +1,6 @@
 """Comparing records with rows, on both databases: what counts as which fault, and what as none."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -34,16 +34,25 @@ class Scene:
         new: the rows.
         rules: of the verification.
         topics: by index, the topic of rows that are replays.
+        sent: by index, the transaction that sent the row, and the time of receipt in milliseconds.
     """
 
     def __init__(
-        self, engine: Engine, new: list[NewRow], rules: Rules | None = None, topics: Mapping[int, str] | None = None
+        self,
+        engine: Engine,
+        new: list[NewRow],
+        rules: Rules | None = None,
+        topics: Mapping[int, str] | None = None,
+        sent: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.engine = engine
         self.ids = record(Store(engine), new)
         for index, topic in (topics or {}).items():
             self.execute(f"UPDATE outbox SET topic = '{topic}' WHERE id = {self.ids[index]}")
         set_state(engine, "true", RowState.SENT)
+        for row_id, (sequence, received_at_ms) in zip(self.ids, sent, strict=False):
+            self.execute(f"UPDATE outbox_sent SET sequence = {sequence} WHERE id = {row_id}")
+            self.execute(f"UPDATE outbox SET received_at = {received_at_ms} WHERE id = {row_id}")
         self.outbox = OutboxReader(engine)
         self.verdict = Verdict(0, FOREVER_MS, values=True, at_ms=self.outbox.now_ms())
         self.rows = self.read()
@@ -197,10 +206,35 @@ def test_the_order_counts_across_shards(scene: Scene) -> None:
     assert scene.show(scene.message(first), scene.message(last)) == {"out_of_order": 1}
 
 
+@pytest.mark.parametrize(
+    ("sequence", "after_ms", "kind"),
+    [(1, 900, "reordered"), (1, 30_000, "out_of_order"), (2, 900, "out_of_order"), (3, 900, "out_of_order")],
+)
+def test_rows_of_requests_that_overlap_have_no_order(engine: Engine, sequence: int, after_ms: int, kind: str) -> None:
+    """The first was committed after the second was sent, so nobody had posted the second after an answer to the first.
+
+    That takes seconds at most. What was sent in the same transaction, or an earlier one, had been committed.
+    """
+    scene = Scene(engine, [new_row("i-1"), new_row("i-1")], sent=[(2, 1_000), (sequence, 1_000 + after_ms)])
+    first, second = scene.ids
+    assert scene.show(scene.message(second), scene.message(first)) == {kind: 1}
+
+
 def test_the_order_between_partitions_does_not_count(scene: Scene) -> None:
     """As after partitions were added: nothing says which record of two partitions was written first."""
     first, second, *_ = scene.ids
     assert scene.show(scene.message(second, partition=1), scene.message(first, partition=0)) == {}
+
+
+def test_the_order_between_partitions_does_not_count_in_a_shared_slot(engine: Engine) -> None:
+    """Another interaction with the same checksum makes the record look late; its own later row is elsewhere."""
+    scene = Scene(engine, [new_row(name) for name in ("i-1909", "i-2404", "i-1909", "i-2404")])
+    first, other, second, last = scene.ids
+    assert scene.show(scene.message(second, partition=1), scene.message(last), scene.message(other)) == {
+        "out_of_order": 1
+    }
+    assert scene.show(scene.message(first)) == {"out_of_order": 1}
+    assert [sample.id for sample in scene.verdict.samples["out_of_order"]] == [other]
 
 
 def test_interactions_that_share_a_slot_are_told_apart(engine: Engine) -> None:

@@ -13,13 +13,17 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from config.settings import load
+from outbox.db.engine import BEGIN
+from outbox.insert import as_json
+from outbox.models import new_nonce
+from outbox.sql.insert import INSERT_POSTGRESQL
 from outbox.states import RowState
 from relay.kafka.topic_scan import committed_records, ranges_since
 from relay.settings import RelaySettings
 from relay.verify.verifier import Verifier
 from testkit import ROOT
 from testkit.command_line import command, expect
-from testkit.deployment import Deployment, NewDeployment
+from testkit.deployment import Deploy, Deployment, NewDeployment
 from testkit.outbox import set_state
 from testkit.raw_record import write_record
 from testkit.relay_process import RelayProcess
@@ -280,6 +284,26 @@ def test_a_row_that_was_sent_again_may_be_behind_later_ones(new_deployment: NewD
     found = verdict(deployment)
     assert (faults(found), notes(found)) == ({}, {"reordered": 1})
     assert faults(verdict(deployment, code=4, OUTBOX_ON_PARKED="block")) == {"out_of_order": 1}
+
+
+def test_requests_that_overlap_have_no_order(
+    new_postgresql: Callable[[], str], kafka: Kafka | ExternalService, deploy: Deploy
+) -> None:
+    """A row gets its id before it is committed: with two web processes another one may be sent meanwhile."""
+    deployment = deploy(new_postgresql(), kafka)
+    deployment.relay()
+    connection = deployment.engine.raw_connection()
+    driver: Any = connection.driver_connection
+    driver.execute(BEGIN["postgresql"])
+    driver.execute(INSERT_POSTGRESQL, (as_json([(new_row("i-1"), new_nonce())]),))
+    deployment.record([new_row("i-1")])
+    wait_until(deployment.seen, "the second row is sent")
+    connection.commit()
+    connection.close()
+    deployment.wait_drained()
+    assert [record.outbox_id for record in deployment.seen()] == [2, 1]
+    found = verdict(deployment, "--values")
+    assert (found["in_topic"], faults(found), notes(found)) == (2, {}, {"reordered": 1})
 
 
 def test_replays_are_rows_of_their_own_in_whichever_topic(new_deployment: NewDeployment) -> None:
