@@ -20,6 +20,8 @@ RESENT = ("send lost rows",)
 RETRIED = "retry"
 """The same, where parked rows do not block later ones."""
 PRUNED = ("prune",)
+MARGIN_MS = 3_600_000
+"""How far the clocks of relays, brokers and database may be apart."""
 OVERLAP_MS = 10_000
 """How long a row may be received before it is committed: the webhook answers a request after so long at the latest."""
 SLOTS = 1 << 14
@@ -188,12 +190,15 @@ class Comparison:
             found.changed.append(_Changed(row_id, content, _sample(row_id, topic, message)))
 
     def _concerns(self, message: Message, received: bytes) -> bool:
-        """Whether a record of no row of the table was received or written in the range."""
+        """Whether a record of no row of the table was received or written in the range.
+
+        Records of an hour before it are read, too. If the time of one is before that, it does not say when it was
+        written: its producer has set it.
+        """
         since, until = self._verdict.since_ms, self._verdict.until_ms
-        received_at_ms = _milliseconds(received)
-        return since <= message.timestamp()[1] < until or (
-            received_at_ms is not None and since <= received_at_ms < until
-        )
+        received_at_ms, written_at_ms = _milliseconds(received), message.timestamp()[1]
+        was_written = written_at_ms < until and not since - MARGIN_MS <= written_at_ms < since
+        return was_written or (received_at_ms is not None and since <= received_at_ms < until)
 
     # Findings --------------------------------------------------------------------------------------
 
@@ -238,22 +243,22 @@ class Comparison:
         """Count the records that are not of this outbox, and those whose row may have been pruned."""
         ids = {other.id for other in others if other.id is not None}
         rows, pruned = self._outbox.identities(ids), self._outbox.audited(ids, PRUNED)
-        first_row = self._outbox.first_row()
+        first_row, now_ms = self._outbox.first_row(), self._outbox.now_ms()  # rows go on being pruned meanwhile
         for other in others:
             row = rows.get(other.id) if other.id is not None else None
-            if row is None and (other.id in pruned or self._may_be_pruned(other, first_row)):
+            if row is None and (other.id in pruned or self._may_be_pruned(other, first_row, now_ms)):
                 self._verdict.found(Note.PRUNED, other.sample)
             elif row is None or not self._is_of(other, row.interaction_id, row.received_at_ms, row.topic):
                 kind = Note.FOREIGN if self._rules.shared_topic else Fault.UNKNOWN
                 self._verdict.found(kind, other.sample)
 
-    def _may_be_pruned(self, other: _Other, first_row: tuple[int, int] | None) -> bool:
+    def _may_be_pruned(self, other: _Other, first_row: tuple[int, int] | None, now_ms: int) -> bool:
         if other.id is None or other.received_at_ms is None:
             return False
         if first_row is None or other.id < first_row[0]:
             return True
         kept_ms = self._rules.retention_ms
-        return kept_ms is not None and other.received_at_ms < self._verdict.at_ms - kept_ms
+        return kept_ms is not None and other.received_at_ms < now_ms - kept_ms
 
     def _is_of(self, other: _Other, interaction_id: str, received_at_ms: int, topic: str | None) -> bool:
         expected = self._rules.topics[0] if topic is None else topic

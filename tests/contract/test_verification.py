@@ -14,7 +14,7 @@ from outbox.states import RowState
 from outbox.store import Store
 from relay.kafka.avro import SCHEMA_TEXT
 from relay.kafka.encoder import Encoder
-from relay.verify.comparison import SLOTS, Comparison, Rules
+from relay.verify.comparison import MARGIN_MS, SLOTS, Comparison, Rules
 from relay.verify.content import ContentHasher
 from relay.verify.row_table import RowTable
 from relay.verify.verdict import Verdict
@@ -292,6 +292,14 @@ def test_a_pruned_row_is_not_unknown(engine: Engine) -> None:
     assert scene.show(aged, older) == {"unknown": 1, "pruned": 2}
 
 
+def test_a_row_that_was_pruned_meanwhile_is_not_unknown(scene: Scene) -> None:
+    """Rows go on being pruned, and an older one that cannot be pruned stays the oldest."""
+    old = b"%d" % (scene.verdict.at_ms - RETENTION_MS)
+    record = scene.message(scene.ids[2], headers={"outbox-id": b"77", "received-at": old})
+    scene.verdict.at_ms -= 60_000  # it began a minute ago
+    assert scene.show(record) == {"pruned": 1}
+
+
 def test_a_row_is_missing_only_if_its_record_must_have_been_read(scene: Scene) -> None:
     """A row that was marked sent after the end of the topic was determined may have its record behind the end."""
     table = RowTable(scene.ids[0], values=True)
@@ -309,6 +317,14 @@ def test_records_of_other_times_are_passed_over(engine: Engine) -> None:
     scene = Scene(engine, [new_row("i-1")])
     scene.verdict.since_ms = scene.verdict.at_ms + 1_000
     assert scene.show(scene.message(scene.ids[0], headers={"outbox-id": b"77"})) == {}
+
+
+@pytest.mark.parametrize(("before_ms", "found"), [(MARGIN_MS - 1_000, {}), (MARGIN_MS + 1_000, {"unknown": 1})])
+def test_a_record_with_a_time_of_long_ago_is_unknown(scene: Scene, before_ms: int, found: dict[str, int]) -> None:
+    """What was written an hour before the range is not read: its producer has set another time."""
+    scene.verdict.since_ms = scene.verdict.at_ms - 1_000
+    written = (TIMESTAMP_CREATE_TIME, scene.verdict.since_ms - before_ms)
+    assert scene.show(Message(topic=TOPIC, key=b"i-1", partition=0, offset=0, timestamp=written)) == found
 
 
 def test_the_last_verdict_is_kept(scene: Scene) -> None:

@@ -18,6 +18,7 @@ from outbox.insert import as_json
 from outbox.models import new_nonce
 from outbox.sql.insert import INSERT_POSTGRESQL
 from outbox.states import RowState
+from relay.errors import UnavailableError
 from relay.kafka.topic_scan import committed_records, ranges_since
 from relay.settings import RelaySettings
 from relay.verify.verifier import Verifier
@@ -333,6 +334,66 @@ def test_what_cannot_be_read_is_no_verdict(new_deployment: NewDeployment) -> Non
     deployment.execute("UPDATE outbox_identity SET topic = 'gone'")
     expect(command(deployment.environ, "verify", KAFKA_TOPIC="gone"), 1, stderr="topic gone does not exist")
     expect(command(deployment.environ, "verify", "--since", "1h", "--until", "2h"), 2, stderr="is not before")
+
+
+def passes(deployment: Deployment) -> Verifier:
+    """Return the verifier of a watch."""
+    return Verifier(deployment.engine, load(RelaySettings, deployment.environ), None, None)
+
+
+def can_be_read(admin: AdminClient, topic: str) -> bool:
+    """Return whether each partition of a topic that was just created has a leader."""
+    try:
+        return bool(ranges_since(admin, topic, 0))
+    except UnavailableError:
+        return False
+
+
+@pytest.mark.parametrize("partitions", [1, 9])
+def test_a_watch_begins_anew_in_a_topic_that_was_created_again(new_deployment: NewDeployment, partitions: int) -> None:
+    """What it has read of the other topic says nothing, and its offsets are those of other records."""
+    deployment, ids = sent(new_deployment)
+    verifier = passes(deployment)
+    assert verifier.run_pass().is_clean
+    admin = AdminClient(deployment.client_config)
+    admin.delete_topics([deployment.topic])[deployment.topic].result(10)
+    wait_until(lambda: deployment.topic not in admin.list_topics(timeout=10).topics, "the topic is gone")
+    create_topics(deployment.client_config, NewTopic(deployment.topic, partitions, 1))
+    wait_until(lambda: can_be_read(admin, deployment.topic), "the topic can be read")
+    with pytest.raises(UnavailableError, match="created again"):
+        verifier.run_pass()
+    assert faults(passes(deployment).run_pass().as_json()) == {"missing": len(ids)}
+
+
+class DoesOnce:
+    """A report of progress that does something when the first records are read."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._actions = iter([action])
+
+    def __call__(self, what: str, _done: int, _total: int) -> None:
+        """Note how much was read."""
+        if what == "records":
+            for action in self._actions:
+                action()
+
+
+def test_a_row_that_is_pruned_meanwhile_is_not_missing(new_deployment: NewDeployment) -> None:
+    """The oldest rows are pruned while the topic, whose retention is shorter, is read."""
+    deployment, _ = sent(new_deployment, shards=1)
+    records = [record for record in deployment.seen() if record.partition == deployment.seen()[0].partition]
+    until = TopicPartition(deployment.topic, records[0].partition, records[4].offset)
+    admin = AdminClient(deployment.client_config)
+    admin.delete_records([until])[until].result(10)
+    pruned = ",".join(str(record.outbox_id) for record in records[:3])
+
+    def prune() -> None:
+        for table in ("outbox_sent", "outbox"):
+            deployment.execute(f"DELETE FROM {table} WHERE id IN ({pruned})")
+
+    settings, until_ms = load(RelaySettings, deployment.environ), round(time() * 1000) + 1
+    found = Verifier(deployment.engine, settings, None, until_ms, report=DoesOnce(prune)).run_pass().as_json()
+    assert (faults(found), notes(found)) == ({}, {"expired": 4})
 
 
 def test_a_watch_finds_what_is_new_and_exports_it(new_deployment: NewDeployment) -> None:
