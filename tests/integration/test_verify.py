@@ -336,6 +336,19 @@ def test_what_cannot_be_read_is_no_verdict(new_deployment: NewDeployment) -> Non
     expect(command(deployment.environ, "verify", "--since", "1h", "--until", "2h"), 2, stderr="is not before")
 
 
+def test_a_verdict_that_cannot_be_stored_is_printed(new_deployment: NewDeployment) -> None:
+    """It may have taken an hour."""
+    deployment, _ = sent(new_deployment)
+    deployment.execute("ALTER TABLE outbox_verification RENAME TO elsewhere")
+    assert verdict(deployment, code=1)["in_topic"] == 60
+
+
+def test_what_is_received_in_the_last_minute_needs_an_end(new_deployment: NewDeployment) -> None:
+    """The range ends a minute ago unless it is given: rows that came since are not "none"."""
+    deployment, _ = sent(new_deployment)
+    expect(command(deployment.environ, "verify", "--since", "30s"), 2, stderr="is not before --until")
+
+
 def passes(deployment: Deployment) -> Verifier:
     """Return the verifier of a watch."""
     return Verifier(deployment.engine, load(RelaySettings, deployment.environ), None, None)
