@@ -47,7 +47,8 @@ class RowNow(NamedTuple):
     """The present state of a row."""
 
     id: int
-    state: str
+    state: str | None
+    """None: it is in none, as no statement of the product leaves it."""
     sent_at_ms: int | None
 
 

@@ -15,7 +15,7 @@ class Fault(StrEnum):
     """What must not be."""
 
     MISSING = "missing"
-    """Marked sent, but not in the topic."""
+    """Marked sent or in no state, but not in the topic."""
     DOUBLED = "doubled"
     """In the topic more than once."""
     OUT_OF_ORDER = "out_of_order"

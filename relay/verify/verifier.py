@@ -175,7 +175,7 @@ class Verifier:
 
     def _judge_unsent(self) -> None:
         """Count the rows that are not marked sent, and say which of them have a record all the same."""
-        states: Counter[str] = Counter()
+        states: Counter[str | None] = Counter()
         for passing in (Note.NOT_MARKED, Note.LATER):
             self.verdict.counts.pop(passing, None)
             self.verdict.samples.pop(passing, None)
@@ -183,6 +183,10 @@ class Verifier:
             if row.state == RowState.SENT:
                 if not self._table.is_seen(row.id):
                     self.verdict.found(Note.LATER, Sample(row.id))
+                continue
+            if row.state is None and not self._table.is_seen(row.id):  # nothing would send it
+                self.verdict.found(Fault.MISSING, Sample(row.id))
+                self._table.set_state(row.id, REPORTED)
                 continue
             states[row.state] += 1
             if not self._table.is_seen(row.id):
@@ -193,7 +197,7 @@ class Verifier:
                 self.verdict.found(Fault.UNSENT, Sample(row.id))
                 self._unsent_reported.add(row.id)
         states[RowState.SENT] = self.verdict.rows - states.total()
-        self.verdict.states = states
+        self.verdict.states = Counter({state: states[state] for state in RowState})
 
     def _states(self, ids: Iterable[int]) -> Iterator[RowNow]:
         wanted = iter(ids)

@@ -151,6 +151,17 @@ def test_rows_that_are_not_sent_are_counted_by_state(new_deployment: NewDeployme
     assert found["samples"]["unsent"][0]["id"] == ids[3]
 
 
+def test_a_row_in_no_state_is_missing(new_deployment: NewDeployment) -> None:
+    """Nothing would ever send it, and no count of a state has it."""
+    deployment, _ = sent(new_deployment, shards=1)
+    (lost, _) = deployment.record([new_row("i-1"), new_row("i-2")])
+    deployment.execute(f"DELETE FROM outbox_pending WHERE id = {lost}")
+    verifier = passes(deployment)
+    for _ in range(2):
+        found = verifier.run_pass().as_json()
+        assert (faults(found), found["samples"]["missing"][0]["id"], found["pending"]) == ({"missing": 1}, lost, 1)
+
+
 def test_what_cannot_be_compared_is_told(new_deployment: NewDeployment) -> None:
     """Pruned and erased rows, and records that the topic's retention removed, are no faults and not silent."""
     deployment, ids = sent(new_deployment)
