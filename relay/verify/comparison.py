@@ -17,7 +17,7 @@ from relay.verify.verdict import Fault, Note, Sample, Verdict
 
 RESENT = ("send lost rows",)
 """Verbs of the audit after which a row is behind later ones of its interaction."""
-RETRIED = "retry"
+RETRIED = ("retry",)
 """The same, where parked rows do not block later ones."""
 PRUNED = ("prune",)
 MARGIN_MS = 3_600_000
@@ -223,10 +223,12 @@ class Comparison:
 
     def _without_order(self, behind: Mapping[int, int]) -> set[int]:
         """Return those of these rows that may be behind the later one that is given: sent again, or posted with it."""
-        verbs = RESENT if self._rules.block_behind_parked else (*RESENT, RETRIED)
         sent = {row.id: row for row in self._outbox.sent((*behind, *behind.values()))}
         overlapping = {row_id for row_id, later in behind.items() if _overlap(sent.get(row_id), sent.get(later))}
-        return overlapping | self._outbox.audited(behind, verbs)
+        resent, retried = (self._outbox.audited(behind, verbs) for verbs in (RESENT, RETRIED))
+        if self._rules.block_behind_parked:
+            return overlapping - retried | resent  # one that was parked had been committed
+        return overlapping | retried | resent
 
     def _judge_changed(self, changed: Sequence[_Changed]) -> None:
         """Count the records that differ from their row as it is now: it may have been completed since it was added."""

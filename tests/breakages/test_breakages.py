@@ -1109,8 +1109,8 @@ BREAKAGES = [
     Breakage(
         "a verification compares the order of requests that overlap",
         "relay/verify/comparison.py",
-        "return overlapping | ",
-        "return ",
+        "return overlapping - retried | resent",
+        "return resent",
         f"{VERIFICATION}::test_rows_of_requests_that_overlap_have_no_order[sqlite-1-900-reordered]",
     ),
     Breakage(

@@ -307,6 +307,7 @@ def test_requests_that_overlap_have_no_order(
     connection = deployment.engine.raw_connection()
     driver: Any = connection.driver_connection
     driver.execute(BEGIN["postgresql"])
+    driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
     driver.execute(INSERT_POSTGRESQL, (as_json([(new_row("i-1"), new_nonce())]),))
     deployment.record([new_row("i-1")])
     wait_until(deployment.seen, "the second row is sent")
