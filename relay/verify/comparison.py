@@ -27,8 +27,8 @@ OVERLAP_MS = 10_000
 SLOTS = 1 << 14
 """For how many interactions of a partition the highest id that was read is held, 8 bytes each; those that share a slot
 are distinguished by a query."""
-IDENTIFYING = frozenset({OUTBOX_ID, RECEIVED_AT})
-"""Headers that name the row."""
+ZERO = ord("0")
+"""Begins no number that the encoder writes, but 0 itself."""
 MAX_DIGITS = 19
 """Of a time in milliseconds that the database can hold; int() refuses thousands of digits."""
 
@@ -282,23 +282,17 @@ def _row_of(message: Message) -> tuple[int, bytes]:
     """Outbox id and time of receipt as a record's headers name them; -1: no id that the encoder would have written."""
     try:
         headers: Any = message.headers() or ()
-        (name, row_id), (second, received), *further = headers  # as the encoder writes them
-        if name != OUTBOX_ID or second != RECEIVED_AT or any(other in IDENTIFYING for other, _ in further):
-            named = headers_of(message)
-            row_id, received = named[OUTBOX_ID], named.get(RECEIVED_AT)
-        return (int(row_id) if _is_number(row_id) else -1), received or b""
-    except (KeyError, ValueError, TypeError, AttributeError, SystemError):  # SystemError: as headers_of has it
+        named = dict(headers)  # of a header that is repeated the last one counts, as for consumers
+        row_id, received = named[OUTBOX_ID], named.get(RECEIVED_AT) or b""
+        return (int(row_id) if row_id.isdigit() and (row_id[0] != ZERO or row_id == b"0") else -1), received
+    except (KeyError, ValueError, AttributeError, SystemError):  # SystemError: as headers_of has it
         return -1, b""
-
-
-def _is_number(text: bytes) -> bool:
-    """Whether a header has a number as the encoder writes it."""
-    return text.isdigit() and (len(text) == 1 or not text.startswith(b"0"))
 
 
 def _milliseconds(received: bytes) -> int | None:
     """Time of receipt in a record's header; None: it is no time, whoever wrote it."""
-    return int(received) if _is_number(received) and len(received) <= MAX_DIGITS else None
+    is_time = received.isdigit() and received[0] != ZERO and len(received) <= MAX_DIGITS
+    return int(received) if is_time else None
 
 
 def _sample(row_id: int | None, topic: str, message: Message) -> Sample:
