@@ -310,7 +310,7 @@ def test_requests_that_overlap_have_no_order(
     driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
     driver.execute(INSERT_POSTGRESQL, (as_json([(new_row("i-1"), new_nonce())]),))
     deployment.record([new_row("i-1")])
-    wait_until(deployment.seen, "the second row is sent")
+    wait_until(lambda: deployment.query("SELECT id FROM outbox_sent"), "the second row is sent")
     connection.commit()
     connection.close()
     deployment.wait_drained()
