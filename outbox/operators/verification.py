@@ -47,8 +47,19 @@ class RowNow(NamedTuple):
     """The present state of a row."""
 
     id: int
-    state: str
+    state: str | None
+    """None: it is in none, as no statement of the product leaves it."""
     sent_at_ms: int | None
+
+
+class RowSent(NamedTuple):
+    """When a row was received, and which transaction sent it."""
+
+    id: int
+    received_at_ms: int
+    shard: int
+    sequence: int
+    """Of the shard's Kafka transaction."""
 
 
 class OutboxReader:
@@ -109,6 +120,10 @@ class OutboxReader:
     def states(self, ids: Iterable[int]) -> list[RowNow]:
         """Return the present states of rows; those that were pruned are left out."""
         return list(map(RowNow._make, self._look_up(sql.STATES, ids)))
+
+    def sent(self, ids: Iterable[int]) -> list[RowSent]:
+        """Return how these rows were sent; those that are not marked sent are left out."""
+        return list(map(RowSent._make, self._look_up(sql.SENT, ids)))
 
     def received_before(self, ids: Iterable[int], moment_ms: int) -> set[int]:
         """Return those of these rows that were received before a time."""

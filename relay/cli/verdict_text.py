@@ -17,7 +17,7 @@ MEANINGS: dict[Fault | Note, str] = {
     Note.PRUNED: "records whose row was pruned: not compared",
     Note.EXPIRED: "rows whose record the topic may have removed (retention, compaction): not compared",
     Note.ERASED: "records that differ from a row whose personal data was erased since",
-    Note.REORDERED: "behind a later row because an operator sent them again",
+    Note.REORDERED: "behind a later row: an operator sent them again, or both were posted at the same time",
     Note.NOT_MARKED: "in the topic, and pending until the relay marks them",
     Note.LATER: "marked sent during the verification: not compared",
     Note.NOT_READ: "sent to a topic that KAFKA_REPLAY_TOPICS does not name: not compared",

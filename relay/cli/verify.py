@@ -88,7 +88,7 @@ def verify(
             Verifier, engine, settings, since.ms if since else None, values=values, shared_topic=shared_topic
         )
         if watch_seconds is None:
-            clean = _verify_once(engine, new_verifier, until, json_lines=json_lines)
+            clean = _verify_once(engine, new_verifier, since, until, json_lines=json_lines)
         else:
             with _serve_metrics(settings, metrics_port) as (metrics, health):
                 clean = _watch(engine, new_verifier, watch_seconds, metrics, health, json_lines=json_lines)
@@ -99,17 +99,24 @@ def verify(
 
 
 def _verify_once(
-    engine: Engine, new_verifier: Callable[..., Verifier], until: Timestamp | None, *, json_lines: bool
+    engine: Engine,
+    new_verifier: Callable[..., Verifier],
+    since: Timestamp | None,
+    until: Timestamp | None,
+    *,
+    json_lines: bool,
 ) -> bool:
     """Verify the range, print the verdict, and return whether it is clean."""
     until_ms = until.ms if until else OutboxReader(engine).now_ms() - SETTLED_MS
+    if since and until is None and since.ms >= until_ms:
+        raise click.UsageError(f"--since {since.text} is not before --until, which is a minute ago unless it is given")
     with _progress() as report:
         verdict = new_verifier(until_ms, report=report).run_pass()
     if not verdict.rows and verdict.is_clean:
         exit_nothing_matched("verify: no row was received in this time")
-    Store(engine).store_verdict(verdict.stored)
     for line in [to_json(verdict.as_json())] if json_lines else map(escape, format_verdict(verdict)):
         click.echo(line)
+    Store(engine).store_verdict(verdict.stored)
     return verdict.is_clean
 
 
@@ -146,14 +153,14 @@ def _watch(
     *,
     json_lines: bool,
 ) -> bool:
-    """Verify until Ctrl-C or SIGTERM, printing one line for each pass; return whether the last verdict is clean."""
+    """Verify until Ctrl-C or SIGTERM, printing one line for each pass; return whether each verdict was clean."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     clean = True
 
     def on_pass(verdict: Verdict) -> None:
         nonlocal clean
-        clean = verdict.is_clean
+        clean = clean and verdict.is_clean
         metrics.update(verdict)
         click.echo(to_json(verdict.as_json()) if json_lines else escape(format_stored(verdict.stored)))
 

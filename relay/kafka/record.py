@@ -13,6 +13,12 @@ Record = tuple[bytes, bytes, Headers, str | None]
 
 
 def headers_of(message: Message) -> dict[str, bytes]:
-    """The headers of a consumed record, by name."""
-    headers: Sequence[tuple[str, bytes | None]] = message.headers() or ()  # type: ignore[assignment]
+    """The headers of a consumed record, by name; none if the name of one is not UTF-8.
+
+    The client then raises ``SystemError``, and would return a broken list if it were asked again.
+    """
+    try:
+        headers: Sequence[tuple[str, bytes | None]] = message.headers() or ()  # type: ignore[assignment]
+    except SystemError:
+        return {}
     return {name: value or b"" for name, value in headers}

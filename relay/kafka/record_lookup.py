@@ -170,5 +170,5 @@ def _fields(avro: bytes, writer_schema: Any) -> dict[str, Any]:
 def _writer_schema(registry: SchemaRegistry, schema_id: int) -> Any:
     try:
         return parse_schema(json.loads(registry.schema(schema_id)))
-    except (RefusedError, ValueError, SchemaParseException) as error:
+    except (RefusedError, ValueError, KeyError, TypeError, SchemaParseException) as error:
         raise UnavailableError(f"the Schema Registry does not return schema {schema_id} ({error})") from None

@@ -55,7 +55,7 @@ def watch(
 ) -> NoReturn:
     """Verify pass after pass, and store each verdict, until an exception that is no error of a service.
 
-    After an error the next pass begins anew: what the failed one had read would count as doubled.
+    After an error of a pass the next one begins anew: what the failed one had read would count as doubled.
 
     Args:
         new_verifier: creates a verifier without an end, which reports its progress.
@@ -70,12 +70,21 @@ def watch(
         try:
             verifier = verifier or new_verifier(lambda _what, _done, _total: health.record_liveness())
             verdict = verifier.run_pass()
-            store.store_verdict(verdict.stored)
-            on_pass(verdict)
         except (OutboxError, RelayError) as error:
             verifier = None
             on_error(error)
+        else:
+            on_pass(verdict)
+            _store(store, verdict, on_error)
         _pause(seconds, health)
+
+
+def _store(store: Store, verdict: Verdict, on_error: Callable[[Exception], None]) -> None:
+    """Store a verdict; if that fails, the verifier can go on all the same."""
+    try:
+        store.store_verdict(verdict.stored)
+    except OutboxError as error:
+        on_error(error)
 
 
 def _pause(seconds: float, health: Health) -> None:

@@ -2,27 +2,33 @@
 
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from confluent_kafka import Message
 
-from outbox.operators.verification import ComparedRow, OutboxReader
+from outbox.operators.verification import ComparedRow, OutboxReader, RowSent
 from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of
 from relay.verify.content import ContentHasher
-from relay.verify.row_table import HASH_BITS, REPORTED, SEEN, SENT, UNSENT, RowTable
+from relay.verify.row_table import HASH_BITS, PARTITION_BITS, REPORTED, SEEN, SENT, UNSENT, RowTable
 from relay.verify.verdict import Fault, Note, Sample, Verdict
 
 RESENT = ("send lost rows",)
 """Verbs of the audit after which a row is behind later ones of its interaction."""
-RETRIED = "retry"
+RETRIED = ("retry",)
 """The same, where parked rows do not block later ones."""
 PRUNED = ("prune",)
+MARGIN_MS = 3_600_000
+"""How far the clocks of relays, brokers and database may be apart."""
+OVERLAP_MS = 10_000
+"""How long a row may be received before it is committed: the webhook answers a request after so long at the latest."""
 SLOTS = 1 << 14
 """For how many interactions of a partition the highest id that was read is held, 8 bytes each; those that share a slot
 are distinguished by a query."""
+ZERO = ord("0")
+"""Begins no number that the encoder writes, but 0 itself."""
 MAX_DIGITS = 19
 """Of a time in milliseconds that the database can hold; int() refuses thousands of digits."""
 
@@ -62,7 +68,7 @@ class _Other(NamedTuple):
     """A record that is not of a row of the table."""
 
     id: int | None
-    key: str
+    key: bytes
     received_at_ms: int | None
     sample: Sample
 
@@ -98,7 +104,7 @@ class Comparison:
         self._hasher = hasher
         self._topics: dict[str | None, int] = {topic: number for number, topic in enumerate(rules.topics)}
         self._topics[None] = 0
-        self._highest: dict[tuple[int, int | None], array[int]] = defaultdict(lambda: array("q", bytes(8 * SLOTS)))
+        self._highest: dict[tuple[int, int], array[int]] = defaultdict(lambda: array("q", bytes(8 * SLOTS)))
         """By topic and partition, and then by a checksum of the interaction, the highest id whose record was read."""
 
     # Rows ------------------------------------------------------------------------------------------
@@ -147,6 +153,7 @@ class Comparison:
         """Find the row of each record. This is the loop that limits the speed of a verification."""
         table, highest, number, found = self._table, self._highest, self._topics[topic], _Page()
         first, size, states, identities = table.first, len(table), table.states, table.identities
+        partitions = table.partitions
         for message in page:
             row_id, received = _row_of(message)
             place, key = row_id - first, message.key() or b""
@@ -162,8 +169,9 @@ class Comparison:
                 self._verdict.found(Fault.DOUBLED, _sample(row_id, topic, message))
                 continue
             states[place] = state | SEEN
+            partitions[place] = (partition := message.partition() or 0) & PARTITION_BITS
             found.ids.append(row_id)
-            of_partition, slot = highest[number, message.partition()], crc32(key) % SLOTS
+            of_partition, slot = highest[number, partition], crc32(key) % SLOTS
             if row_id > of_partition[slot]:
                 of_partition[slot] = row_id
             else:
@@ -182,12 +190,15 @@ class Comparison:
             found.changed.append(_Changed(row_id, content, _sample(row_id, topic, message)))
 
     def _concerns(self, message: Message, received: bytes) -> bool:
-        """Whether a record of no row of the table was received or written in the range."""
+        """Whether a record of no row of the table was received or written in the range.
+
+        Records of an hour before it are read, too. If the time of one is before that, it does not say when it was
+        written: its producer has set it.
+        """
         since, until = self._verdict.since_ms, self._verdict.until_ms
-        received_at_ms = _milliseconds(received)
-        return since <= message.timestamp()[1] < until or (
-            received_at_ms is not None and since <= received_at_ms < until
-        )
+        received_at_ms, written_at_ms = _milliseconds(received), message.timestamp()[1]
+        was_written = written_at_ms < until and not since - MARGIN_MS <= written_at_ms < since
+        return was_written or (received_at_ms is not None and since <= received_at_ms < until)
 
     # Findings --------------------------------------------------------------------------------------
 
@@ -197,17 +208,27 @@ class Comparison:
         bounds = (min(late), max(each.highest for each in page.late))
         interactions = self._outbox.same_interaction(late, bounds, topic, self._rules.topics[0])
         place = {row_id: index for index, row_id in enumerate(page.ids)}
-        behind = set()
+        behind: dict[int, int] = {}
+        """By row, the highest id of its interaction that was read before, in its partition."""
         for ids in interactions.values():
-            highest = 0
+            highest: dict[int, int] = defaultdict(int)
             for row_id in sorted(filter(self._table.is_seen, ids), key=lambda row_id: place.get(row_id, -1)):
-                if row_id < highest and row_id in late:
-                    behind.add(row_id)
-                highest = max(highest, row_id)
-        verbs = RESENT if self._rules.block_behind_parked else (*RESENT, RETRIED)
-        resent = self._outbox.audited(behind, verbs) if behind else set()
+                partition = self._table.partition_of(row_id)
+                if row_id < highest[partition] and row_id in late:
+                    behind[row_id] = highest[partition]
+                highest[partition] = max(highest[partition], row_id)
+        excused = self._without_order(behind) if behind else set()
         for row_id in sorted(behind):
-            self._verdict.found(Note.REORDERED if row_id in resent else Fault.OUT_OF_ORDER, late[row_id].sample)
+            self._verdict.found(Note.REORDERED if row_id in excused else Fault.OUT_OF_ORDER, late[row_id].sample)
+
+    def _without_order(self, behind: Mapping[int, int]) -> set[int]:
+        """Return those of these rows that may be behind the later one that is given: sent again, or posted with it."""
+        sent = {row.id: row for row in self._outbox.sent((*behind, *behind.values()))}
+        overlapping = {row_id for row_id, later in behind.items() if _overlap(sent.get(row_id), sent.get(later))}
+        resent, retried = (self._outbox.audited(behind, verbs) for verbs in (RESENT, RETRIED))
+        if self._rules.block_behind_parked:
+            return overlapping - retried | resent  # one that was parked had been committed
+        return overlapping | retried | resent
 
     def _judge_changed(self, changed: Sequence[_Changed]) -> None:
         """Count the records that differ from their row as it is now: it may have been completed since it was added."""
@@ -224,44 +245,54 @@ class Comparison:
         """Count the records that are not of this outbox, and those whose row may have been pruned."""
         ids = {other.id for other in others if other.id is not None}
         rows, pruned = self._outbox.identities(ids), self._outbox.audited(ids, PRUNED)
-        first_row = self._outbox.first_row()
+        first_row, now_ms = self._outbox.first_row(), self._outbox.now_ms()  # rows go on being pruned meanwhile
         for other in others:
             row = rows.get(other.id) if other.id is not None else None
-            if row is None and (other.id in pruned or self._may_be_pruned(other, first_row)):
+            if row is None and (other.id in pruned or self._may_be_pruned(other, first_row, now_ms)):
                 self._verdict.found(Note.PRUNED, other.sample)
             elif row is None or not self._is_of(other, row.interaction_id, row.received_at_ms, row.topic):
                 kind = Note.FOREIGN if self._rules.shared_topic else Fault.UNKNOWN
                 self._verdict.found(kind, other.sample)
 
-    def _may_be_pruned(self, other: _Other, first_row: tuple[int, int] | None) -> bool:
+    def _may_be_pruned(self, other: _Other, first_row: tuple[int, int] | None, now_ms: int) -> bool:
         if other.id is None or other.received_at_ms is None:
             return False
         if first_row is None or other.id < first_row[0]:
             return True
         kept_ms = self._rules.retention_ms
-        return kept_ms is not None and other.received_at_ms < self._verdict.at_ms - kept_ms
+        return kept_ms is not None and other.received_at_ms < now_ms - kept_ms
 
     def _is_of(self, other: _Other, interaction_id: str, received_at_ms: int, topic: str | None) -> bool:
         expected = self._rules.topics[0] if topic is None else topic
-        return (other.key, other.received_at_ms, other.sample.topic) == (interaction_id, received_at_ms, expected)
+        identity = (interaction_id.encode(), received_at_ms, expected)
+        return (other.key, other.received_at_ms, other.sample.topic) == identity
+
+
+def _overlap(row: RowSent | None, later: RowSent | None) -> bool:
+    """Whether a row was committed when a later one had been sent already, so that their requests overlapped.
+
+    Whatever was committed before is sent in the same transaction, or an earlier one.
+    """
+    if row is None or later is None or row.shard != later.shard:
+        return False
+    return row.sequence > later.sequence and later.received_at_ms - row.received_at_ms < OVERLAP_MS
 
 
 def _row_of(message: Message) -> tuple[int, bytes]:
-    """Outbox id and time of receipt as a record's headers name them; -1: no id."""
-    headers: Any = message.headers() or ()
+    """Outbox id and time of receipt as a record's headers name them; -1: no id that the encoder would have written."""
     try:
-        (name, row_id), (second, received) = headers[0], headers[1]  # as the encoder writes them
-        if name != OUTBOX_ID or second != RECEIVED_AT:
-            named = headers_of(message)
-            row_id, received = named[OUTBOX_ID], named.get(RECEIVED_AT)
-        return int(row_id), received or b""
-    except (KeyError, ValueError, TypeError, IndexError):
+        headers: Any = message.headers() or ()
+        named = dict(headers)  # of a header that is repeated the last one counts, as for consumers
+        row_id, received = named[OUTBOX_ID], named.get(RECEIVED_AT) or b""
+        return (int(row_id) if row_id.isdigit() and (row_id[0] != ZERO or row_id == b"0") else -1), received
+    except (KeyError, ValueError, AttributeError, SystemError):  # SystemError: as headers_of has it
         return -1, b""
 
 
 def _milliseconds(received: bytes) -> int | None:
     """Time of receipt in a record's header; None: it is no time, whoever wrote it."""
-    return int(received) if received.isdigit() and len(received) <= MAX_DIGITS else None
+    is_time = received.isdigit() and received[0] != ZERO and len(received) <= MAX_DIGITS
+    return int(received) if is_time else None
 
 
 def _sample(row_id: int | None, topic: str, message: Message) -> Sample:
@@ -270,5 +301,4 @@ def _sample(row_id: int | None, topic: str, message: Message) -> Sample:
 
 def _other(row_id: int, topic: str, message: Message, received: bytes) -> _Other:
     known_id = row_id if 0 <= row_id < 2**63 else None
-    key = (message.key() or b"").decode(errors="replace")
-    return _Other(known_id, key, _milliseconds(received), _sample(known_id, topic, message))
+    return _Other(known_id, message.key() or b"", _milliseconds(received), _sample(known_id, topic, message))

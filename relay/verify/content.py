@@ -10,15 +10,18 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, to_parsing_canonical_form
 
 from outbox.models import PendingRow
-from relay.errors import RowsAtFaultError
-from relay.kafka.avro import PREFIX_BYTES, SCHEMA, split_wire_format
+from relay.errors import RowsAtFaultError, UnavailableError
+from relay.kafka.avro import MAGIC_BYTE, PREFIX_BYTES, SCHEMA, split_wire_format
 from relay.kafka.encoder import Encoder
 from relay.kafka.record import REPLAY_OF
-from relay.kafka.schema_registry import RefusedError
+from relay.kafka.schema_registry import Refusal, RefusedError
 from relay.verify.row_table import HASH_BITS
 
 NO_CONTENT = -1
 """Hash of a record that cannot be decoded; no row has it."""
+MAX_SCHEMA_ID = 2**31 - 1
+LACKING = frozenset({Refusal.NOT_FOUND, Refusal.SCHEMA})
+"""Refusals that tell that the registry has no schema with an id."""
 _CANONICAL = to_parsing_canonical_form(SCHEMA)
 
 
@@ -46,7 +49,7 @@ class ContentHasher:
         """Hash a record in the same way.
 
         Raises:
-            UnavailableError: the registry does not answer.
+            UnavailableError: the registry does not answer, or refuses to.
         """
         prefix = value[:PREFIX_BYTES]
         if prefix not in self._writer_schemas:
@@ -59,12 +62,20 @@ class ContentHasher:
         return self._of_other_schema(value[PREFIX_BYTES:], headers, writer_schema)
 
     def _look_up(self, prefix: bytes) -> Any:
-        """Return the schema of a record: ``SCHEMA`` itself if it is the same, None if the registry lacks it."""
-        try:
-            found = parse_schema(json.loads(self._schema(split_wire_format(prefix)[0])))
-        except (RefusedError, ValueError, SchemaParseException):
+        """Return the schema of a record: ``SCHEMA`` itself if it is the same, None if there is none."""
+        number, _ = split_wire_format(prefix)
+        if len(prefix) < PREFIX_BYTES or not prefix.startswith(MAGIC_BYTE) or number > MAX_SCHEMA_ID:
             return None
-        return SCHEMA if to_parsing_canonical_form(found) == _CANONICAL else found
+        try:
+            canonical = to_parsing_canonical_form(parse_schema(json.loads(self._schema(number))))
+        except RefusedError as error:
+            if error.refusal in LACKING:
+                return None
+            raise UnavailableError(f"the Schema Registry does not return schema {number} ({error})") from None
+        except (ValueError, KeyError, TypeError, SchemaParseException):
+            return None
+        # Without logical types: fields have to be decoded to what the encoder takes.
+        return SCHEMA if canonical == _CANONICAL else parse_schema(json.loads(canonical))
 
     def _of_other_schema(self, avro: bytes, headers: Mapping[str, bytes], writer_schema: Any) -> int:
         """Encode the record again, as the relay would today."""

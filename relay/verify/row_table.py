@@ -1,7 +1,8 @@
-"""The rows of a verification, 5 bytes each (9 with values), so that millions of them fit into memory.
+"""The rows of a verification, 6 bytes each (10 with values), so that millions of them fit into memory.
 
-For each id: the state of its row, and 32 bits of a hash of what identifies its record, so that a record of another row
-with the same id is not taken for it. With values, 32 bits of a hash of the record's content.
+For each id: the state of its row, 32 bits of a hash of what identifies its record, so that a record of another row with
+the same id is not taken for it, and 8 bits of its record's partition. With values, 32 bits of a hash of the record's
+content.
 """
 
 from array import array
@@ -10,6 +11,8 @@ from itertools import chain
 
 HASH_BITS = 0xFFFF_FFFF
 """A wrong record is taken for the right one once in four billion."""
+PARTITION_BITS = 0xFF
+"""Tell apart the partitions of an interaction before and after their number was changed, unless it was by 256."""
 NO_ROW = 0
 """No row with this id was received in the range."""
 SENT = 1
@@ -34,6 +37,7 @@ class RowTable:
         self.first = first
         self.states = bytearray()
         self.identities = array("I")
+        self.partitions = bytearray()
         self.contents = array("I") if values else None
 
     def __len__(self) -> int:
@@ -45,6 +49,7 @@ class RowTable:
         more = last + 1 - self.first - len(self)
         if more > 0:
             self.states.extend(bytes(more))
+            self.partitions.extend(bytes(more))
             self.identities.frombytes(bytes(more * self.identities.itemsize))
             if self.contents is not None:
                 self.contents.frombytes(bytes(more * self.contents.itemsize))
@@ -52,7 +57,7 @@ class RowTable:
     def drop_before(self, first: int) -> None:
         """Forget the ids below this one."""
         if (count := first - self.first) > 0:
-            del self.states[:count], self.identities[:count]
+            del self.states[:count], self.identities[:count], self.partitions[:count]
             if self.contents is not None:
                 del self.contents[:count]
             self.first = first
@@ -66,6 +71,10 @@ class RowTable:
         """Return whether the row's record was read."""
         index = row_id - self.first
         return 0 <= index < len(self) and bool(self.states[index] & SEEN)
+
+    def partition_of(self, row_id: int) -> int:
+        """Return the ``PARTITION_BITS`` of the partition of a row whose record was read."""
+        return self.partitions[row_id - self.first]
 
     def sent_not_seen(self) -> Iterator[int]:
         """Yield the ids of rows that are marked sent and whose record was not read."""

@@ -15,7 +15,7 @@ class Fault(StrEnum):
     """What must not be."""
 
     MISSING = "missing"
-    """Marked sent, but not in the topic."""
+    """Marked sent or in no state, but not in the topic."""
     DOUBLED = "doubled"
     """In the topic more than once."""
     OUT_OF_ORDER = "out_of_order"
@@ -38,7 +38,7 @@ class Note(StrEnum):
     ERASED = "erased"
     """Records that differ from a row whose personal data was erased since."""
     REORDERED = "reordered"
-    """Rows behind later ones of their interaction because an operator sent them again."""
+    """Rows behind later ones of their interaction: an operator sent them again, or both were posted at one time."""
     NOT_MARKED = "not_marked"
     """Records whose row is still pending: the relay marks it next."""
     LATER = "later"

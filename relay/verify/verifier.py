@@ -17,17 +17,15 @@ from relay.kafka.schema_registry import SchemaRegistry
 from relay.kafka.topic_scan import committed_records, complete_since, is_compacted, ranges_since
 from relay.kafka.topics import cluster_id_of
 from relay.settings import RelaySettings, kafka_client_config
-from relay.verify.comparison import Comparison, Rules
+from relay.verify.comparison import MARGIN_MS, Comparison, Rules
 from relay.verify.content import ContentHasher
 from relay.verify.row_table import REPORTED, SENT, UNSENT, RowTable
 from relay.verify.verdict import Fault, Note, Sample, Verdict
 
-MARGIN_MS = 3_600_000
-"""How far the clocks of relays, brokers and database may be apart."""
 SETTLED_MS = 60_000
 """How long after its receipt a row may become visible: ids and times are assigned before commits."""
 MAX_IDS = 100_000_000
-"""Ids of one verification: half a gigabyte, nine tenths with values."""
+"""Ids of one verification: 0.6 gigabytes, one with values."""
 END_OF_TIME_MS = 2**62
 
 Report = Callable[[str, int, int], None]
@@ -157,7 +155,10 @@ class Verifier:
             if kept_ms is None:
                 kept_ms = self._topics_complete_since(admin)
             expired = self._outbox.received_before(chunk, kept_ms + MARGIN_MS)
-            resent = {row.id for row in self._outbox.states(chunk) if row.state != RowState.SENT}
+            states = {row.id: row.state for row in self._outbox.states(chunk)}
+            if kept_ms + MARGIN_MS > self._since_ms:  # the oldest rows may have been pruned since they were read
+                expired.update(set(chunk) - set(states))
+            resent = {row_id for row_id, state in states.items() if state != RowState.SENT}
             for row_id in chunk:
                 if row_id in resent:  # by relay reconcile
                     self._table.set_state(row_id, UNSENT)
@@ -174,7 +175,7 @@ class Verifier:
 
     def _judge_unsent(self) -> None:
         """Count the rows that are not marked sent, and say which of them have a record all the same."""
-        states: Counter[str] = Counter()
+        states: Counter[str | None] = Counter()
         for passing in (Note.NOT_MARKED, Note.LATER):
             self.verdict.counts.pop(passing, None)
             self.verdict.samples.pop(passing, None)
@@ -182,6 +183,10 @@ class Verifier:
             if row.state == RowState.SENT:
                 if not self._table.is_seen(row.id):
                     self.verdict.found(Note.LATER, Sample(row.id))
+                continue
+            if row.state is None and not self._table.is_seen(row.id):  # nothing would send it
+                self.verdict.found(Fault.MISSING, Sample(row.id))
+                self._table.set_state(row.id, REPORTED)
                 continue
             states[row.state] += 1
             if not self._table.is_seen(row.id):
@@ -192,7 +197,7 @@ class Verifier:
                 self.verdict.found(Fault.UNSENT, Sample(row.id))
                 self._unsent_reported.add(row.id)
         states[RowState.SENT] = self.verdict.rows - states.total()
-        self.verdict.states = states
+        self.verdict.states = Counter({state: states[state] for state in RowState})
 
     def _states(self, ids: Iterable[int]) -> Iterator[RowNow]:
         wanted = iter(ids)

@@ -1,6 +1,6 @@
 """Comparing records with rows, on both databases: what counts as which fault, and what as none."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -14,7 +14,7 @@ from outbox.states import RowState
 from outbox.store import Store
 from relay.kafka.avro import SCHEMA_TEXT
 from relay.kafka.encoder import Encoder
-from relay.verify.comparison import SLOTS, Comparison, Rules
+from relay.verify.comparison import MARGIN_MS, SLOTS, Comparison, Rules
 from relay.verify.content import ContentHasher
 from relay.verify.row_table import RowTable
 from relay.verify.verdict import Verdict
@@ -34,16 +34,25 @@ class Scene:
         new: the rows.
         rules: of the verification.
         topics: by index, the topic of rows that are replays.
+        sent: by index, the transaction that sent the row, and the time of receipt in milliseconds.
     """
 
     def __init__(
-        self, engine: Engine, new: list[NewRow], rules: Rules | None = None, topics: Mapping[int, str] | None = None
+        self,
+        engine: Engine,
+        new: list[NewRow],
+        rules: Rules | None = None,
+        topics: Mapping[int, str] | None = None,
+        sent: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.engine = engine
         self.ids = record(Store(engine), new)
         for index, topic in (topics or {}).items():
             self.execute(f"UPDATE outbox SET topic = '{topic}' WHERE id = {self.ids[index]}")
         set_state(engine, "true", RowState.SENT)
+        for row_id, (sequence, received_at_ms) in zip(self.ids, sent, strict=False):
+            self.execute(f"UPDATE outbox_sent SET sequence = {sequence} WHERE id = {row_id}")
+            self.execute(f"UPDATE outbox SET received_at = {received_at_ms} WHERE id = {row_id}")
         self.outbox = OutboxReader(engine)
         self.verdict = Verdict(0, FOREVER_MS, values=True, at_ms=self.outbox.now_ms())
         self.rows = self.read()
@@ -125,6 +134,43 @@ def test_a_record_with_another_identity_is_unknown(scene: Scene, changes: dict[s
     assert scene.verdict.in_topic == 0
 
 
+def test_a_damaged_copy_of_a_record_is_unknown(scene: Scene) -> None:
+    """A number that is not written as the relay writes it, or a key that is no text, is not the row's."""
+    first, _, other, _ = scene.ids
+    scene.execute(f"UPDATE outbox SET interaction_id = '\ufffd' WHERE id = {other}")
+    copies = [
+        *(scene.message(first, headers={"outbox-id": form % first}) for form in (b"0%d", b"+%d", b" %d", b"%d_0")),
+        scene.message(first, headers={"received-at": b"0%d" % scene.rows[first].received_at_ms}),
+        scene.message(other, key=b"\xff"),
+    ]
+    assert scene.show(*copies) == {"unknown": len(copies)}
+    assert scene.verdict.in_topic == 0
+
+
+def test_the_last_of_repeated_headers_counts(scene: Scene) -> None:
+    """As for consumers, which look a header up by its name."""
+    message = scene.message(scene.ids[0])
+    message.set_headers([*(message.headers() or []), ("outbox-id", b"%d" % scene.ids[2])])
+    assert scene.show(message) == {"unknown": 1}
+
+
+class UnreadableHeaders(Message):
+    """A record with a header whose name is not UTF-8."""
+
+    def headers(self) -> Any:
+        """Fail as the client does."""
+        raise SystemError("returned a result with an exception set")
+
+
+def test_a_record_whose_headers_cannot_be_read_is_unknown(scene: Scene) -> None:
+    """Anybody who may write to the topic could end the verification with it."""
+    row = scene.rows[scene.ids[0]]
+    written = (TIMESTAMP_CREATE_TIME, row.received_at_ms)
+    assert scene.show(UnreadableHeaders(topic=TOPIC, key=b"i-1", partition=0, offset=0, timestamp=written)) == {
+        "unknown": 1
+    }
+
+
 def test_a_record_in_the_topic_of_replays_is_unknown(scene: Scene) -> None:
     """The topic belongs to the identity as well."""
     assert scene.show(scene.message(scene.ids[0]), topic=LATER_TOPIC) == {"unknown": 1}
@@ -160,10 +206,35 @@ def test_the_order_counts_across_shards(scene: Scene) -> None:
     assert scene.show(scene.message(first), scene.message(last)) == {"out_of_order": 1}
 
 
+@pytest.mark.parametrize(
+    ("sequence", "after_ms", "kind"),
+    [(1, 900, "reordered"), (1, 30_000, "out_of_order"), (2, 900, "out_of_order"), (3, 900, "out_of_order")],
+)
+def test_rows_of_requests_that_overlap_have_no_order(engine: Engine, sequence: int, after_ms: int, kind: str) -> None:
+    """The first was committed after the second was sent, so nobody had posted the second after an answer to the first.
+
+    That takes seconds at most. What was sent in the same transaction, or an earlier one, had been committed.
+    """
+    scene = Scene(engine, [new_row("i-1"), new_row("i-1")], sent=[(2, 1_000), (sequence, 1_000 + after_ms)])
+    first, second = scene.ids
+    assert scene.show(scene.message(second), scene.message(first)) == {kind: 1}
+
+
 def test_the_order_between_partitions_does_not_count(scene: Scene) -> None:
     """As after partitions were added: nothing says which record of two partitions was written first."""
     first, second, *_ = scene.ids
     assert scene.show(scene.message(second, partition=1), scene.message(first, partition=0)) == {}
+
+
+def test_the_order_between_partitions_does_not_count_in_a_shared_slot(engine: Engine) -> None:
+    """Another interaction with the same checksum makes the record look late; its own later row is elsewhere."""
+    scene = Scene(engine, [new_row(name) for name in ("i-1909", "i-2404", "i-1909", "i-2404")])
+    first, other, second, last = scene.ids
+    assert scene.show(scene.message(second, partition=1), scene.message(last), scene.message(other)) == {
+        "out_of_order": 1
+    }
+    assert scene.show(scene.message(first)) == {"out_of_order": 1}
+    assert [sample.id for sample in scene.verdict.samples["out_of_order"]] == [other]
 
 
 def test_interactions_that_share_a_slot_are_told_apart(engine: Engine) -> None:
@@ -221,6 +292,14 @@ def test_a_pruned_row_is_not_unknown(engine: Engine) -> None:
     assert scene.show(aged, older) == {"unknown": 1, "pruned": 2}
 
 
+def test_a_row_that_was_pruned_meanwhile_is_not_unknown(scene: Scene) -> None:
+    """Rows go on being pruned, and an older one that cannot be pruned stays the oldest."""
+    old = b"%d" % (scene.verdict.at_ms - RETENTION_MS)
+    record = scene.message(scene.ids[2], headers={"outbox-id": b"77", "received-at": old})
+    scene.verdict.at_ms -= 60_000  # it began a minute ago
+    assert scene.show(record) == {"pruned": 1}
+
+
 def test_a_row_is_missing_only_if_its_record_must_have_been_read(scene: Scene) -> None:
     """A row that was marked sent after the end of the topic was determined may have its record behind the end."""
     table = RowTable(scene.ids[0], values=True)
@@ -238,6 +317,14 @@ def test_records_of_other_times_are_passed_over(engine: Engine) -> None:
     scene = Scene(engine, [new_row("i-1")])
     scene.verdict.since_ms = scene.verdict.at_ms + 1_000
     assert scene.show(scene.message(scene.ids[0], headers={"outbox-id": b"77"})) == {}
+
+
+@pytest.mark.parametrize(("before_ms", "found"), [(MARGIN_MS - 1_000, {}), (MARGIN_MS + 1_000, {"unknown": 1})])
+def test_a_record_with_a_time_of_long_ago_is_unknown(scene: Scene, before_ms: int, found: dict[str, int]) -> None:
+    """What was written an hour before the range is not read: its producer has set another time."""
+    scene.verdict.since_ms = scene.verdict.at_ms - 1_000
+    written = (TIMESTAMP_CREATE_TIME, scene.verdict.since_ms - before_ms)
+    assert scene.show(Message(topic=TOPIC, key=b"i-1", partition=0, offset=0, timestamp=written)) == found
 
 
 def test_the_last_verdict_is_kept(scene: Scene) -> None:

@@ -13,14 +13,20 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from config.settings import load
+from outbox.db.engine import BEGIN
+from outbox.insert import as_json
+from outbox.models import new_nonce
+from outbox.sql.insert import INSERT_POSTGRESQL
 from outbox.states import RowState
+from relay.errors import UnavailableError
 from relay.kafka.topic_scan import committed_records, ranges_since
 from relay.settings import RelaySettings
 from relay.verify.verifier import Verifier
 from testkit import ROOT
 from testkit.command_line import command, expect
-from testkit.deployment import Deployment, NewDeployment
+from testkit.deployment import Deploy, Deployment, NewDeployment
 from testkit.outbox import set_state
+from testkit.raw_record import write_record
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row, new_rows
 from testkit.services import ExternalService, Kafka
@@ -145,6 +151,17 @@ def test_rows_that_are_not_sent_are_counted_by_state(new_deployment: NewDeployme
     assert found["samples"]["unsent"][0]["id"] == ids[3]
 
 
+def test_a_row_in_no_state_is_missing(new_deployment: NewDeployment) -> None:
+    """Nothing would ever send it, and no count of a state has it."""
+    deployment, _ = sent(new_deployment, shards=1)
+    (lost, _) = deployment.record([new_row("i-1"), new_row("i-2")])
+    deployment.execute(f"DELETE FROM outbox_pending WHERE id = {lost}")
+    verifier = passes(deployment)
+    for _ in range(2):
+        found = verifier.run_pass().as_json()
+        assert (faults(found), found["samples"]["missing"][0]["id"], found["pending"]) == ({"missing": 1}, lost, 1)
+
+
 def test_what_cannot_be_compared_is_told(new_deployment: NewDeployment) -> None:
     """Pruned and erased rows, and records that the topic's retention removed, are no faults and not silent."""
     deployment, ids = sent(new_deployment)
@@ -202,6 +219,18 @@ def test_records_of_others_are_no_fault_in_a_shared_topic(new_deployment: NewDep
     assert (faults(found), found["in_topic"]) == ({"unknown": 4}, len(ids))
     found = verdict(deployment, "--shared-topic")
     assert (faults(found), notes(found)) == ({}, {"foreign": 4})
+
+
+def test_a_record_that_the_client_cannot_read_ends_nothing(new_deployment: NewDeployment) -> None:
+    """A header whose name is not UTF-8: the record is unknown, and every row is found all the same."""
+    deployment, ids = sent(new_deployment, shards=1)
+    record = next(record for record in deployment.seen() if record.partition == 0)
+    headers = [(b"outbox-id", b"%d" % record.outbox_id), (b"\xff", b"")]
+    address = deployment.environ["KAFKA_BOOTSTRAP_SERVERS"].split(",")[0]
+    write_record(address, deployment.topic, record.key.encode(), record.value, headers, round(time() * 1000))
+    found = verdict(deployment, "--values", code=4)
+    assert (faults(found), found["in_topic"]) == ({"unknown": 1}, len(ids))
+    expect(command(deployment.environ, "show", str(record.outbox_id), "--verify"), 0)
 
 
 class EndsTransaction:
@@ -269,6 +298,27 @@ def test_a_row_that_was_sent_again_may_be_behind_later_ones(new_deployment: NewD
     assert faults(verdict(deployment, code=4, OUTBOX_ON_PARKED="block")) == {"out_of_order": 1}
 
 
+def test_requests_that_overlap_have_no_order(
+    new_postgresql: Callable[[], str], kafka: Kafka | ExternalService, deploy: Deploy
+) -> None:
+    """A row gets its id before it is committed: with two web processes another one may be sent meanwhile."""
+    deployment = deploy(new_postgresql(), kafka)
+    deployment.relay()
+    connection = deployment.engine.raw_connection()
+    driver: Any = connection.driver_connection
+    driver.execute(BEGIN["postgresql"])
+    driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+    driver.execute(INSERT_POSTGRESQL, (as_json([(new_row("i-1"), new_nonce())]),))
+    deployment.record([new_row("i-1")])
+    wait_until(lambda: deployment.query("SELECT id FROM outbox_sent"), "the second row is sent")
+    connection.commit()
+    connection.close()
+    deployment.wait_drained()
+    assert [record.outbox_id for record in deployment.seen()] == [2, 1]
+    found = verdict(deployment, "--values")
+    assert (found["in_topic"], faults(found), notes(found)) == (2, {}, {"reordered": 1})
+
+
 def test_replays_are_rows_of_their_own_in_whichever_topic(new_deployment: NewDeployment) -> None:
     """A replay doubles nothing. Its topic is read as long as KAFKA_REPLAY_TOPICS names it."""
     deployment = new_deployment()
@@ -296,6 +346,79 @@ def test_what_cannot_be_read_is_no_verdict(new_deployment: NewDeployment) -> Non
     deployment.execute("UPDATE outbox_identity SET topic = 'gone'")
     expect(command(deployment.environ, "verify", KAFKA_TOPIC="gone"), 1, stderr="topic gone does not exist")
     expect(command(deployment.environ, "verify", "--since", "1h", "--until", "2h"), 2, stderr="is not before")
+
+
+def test_a_verdict_that_cannot_be_stored_is_printed(new_deployment: NewDeployment) -> None:
+    """It may have taken an hour."""
+    deployment, _ = sent(new_deployment)
+    deployment.execute("ALTER TABLE outbox_verification RENAME TO elsewhere")
+    assert verdict(deployment, code=1)["in_topic"] == 60
+
+
+def test_what_is_received_in_the_last_minute_needs_an_end(new_deployment: NewDeployment) -> None:
+    """The range ends a minute ago unless it is given: rows that came since are not "none"."""
+    deployment, _ = sent(new_deployment)
+    expect(command(deployment.environ, "verify", "--since", "30s"), 2, stderr="is not before --until")
+
+
+def passes(deployment: Deployment) -> Verifier:
+    """Return the verifier of a watch."""
+    return Verifier(deployment.engine, load(RelaySettings, deployment.environ), None, None)
+
+
+def can_be_read(admin: AdminClient, topic: str) -> bool:
+    """Return whether each partition of a topic that was just created has a leader."""
+    try:
+        return bool(ranges_since(admin, topic, 0))
+    except UnavailableError:
+        return False
+
+
+@pytest.mark.parametrize("partitions", [1, 9])
+def test_a_watch_begins_anew_in_a_topic_that_was_created_again(new_deployment: NewDeployment, partitions: int) -> None:
+    """What it has read of the other topic says nothing, and its offsets are those of other records."""
+    deployment, ids = sent(new_deployment)
+    verifier = passes(deployment)
+    assert verifier.run_pass().is_clean
+    admin = AdminClient(deployment.client_config)
+    admin.delete_topics([deployment.topic])[deployment.topic].result(10)
+    wait_until(lambda: deployment.topic not in admin.list_topics(timeout=10).topics, "the topic is gone")
+    create_topics(deployment.client_config, NewTopic(deployment.topic, partitions, 1))
+    wait_until(lambda: can_be_read(admin, deployment.topic), "the topic can be read")
+    with pytest.raises(UnavailableError, match="created again"):
+        verifier.run_pass()
+    assert faults(passes(deployment).run_pass().as_json()) == {"missing": len(ids)}
+
+
+class DoesOnce:
+    """A report of progress that does something when the first records are read."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._actions = iter([action])
+
+    def __call__(self, what: str, _done: int, _total: int) -> None:
+        """Note how much was read."""
+        if what == "records":
+            for action in self._actions:
+                action()
+
+
+def test_a_row_that_is_pruned_meanwhile_is_not_missing(new_deployment: NewDeployment) -> None:
+    """The oldest rows are pruned while the topic, whose retention is shorter, is read."""
+    deployment, _ = sent(new_deployment, shards=1)
+    records = [record for record in deployment.seen() if record.partition == deployment.seen()[0].partition]
+    until = TopicPartition(deployment.topic, records[0].partition, records[4].offset)
+    admin = AdminClient(deployment.client_config)
+    admin.delete_records([until])[until].result(10)
+    pruned = ",".join(str(record.outbox_id) for record in records[:3])
+
+    def prune() -> None:
+        for table in ("outbox_sent", "outbox"):
+            deployment.execute(f"DELETE FROM {table} WHERE id IN ({pruned})")
+
+    settings, until_ms = load(RelaySettings, deployment.environ), round(time() * 1000) + 1
+    found = Verifier(deployment.engine, settings, None, until_ms, report=DoesOnce(prune)).run_pass().as_json()
+    assert (faults(found), notes(found)) == ({}, {"expired": 4})
 
 
 def test_a_watch_finds_what_is_new_and_exports_it(new_deployment: NewDeployment) -> None:

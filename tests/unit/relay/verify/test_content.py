@@ -3,9 +3,11 @@
 import json
 from io import BytesIO
 
+import pytest
 from fastavro import parse_schema, schemaless_writer
 
 from outbox.models import PendingRow
+from relay.errors import UnavailableError
 from relay.kafka.avro import SCHEMA_TEXT, wire_prefix
 from relay.kafka.encoder import Encoder
 from relay.kafka.schema_registry import RefusedError
@@ -57,7 +59,45 @@ def test_a_schema_that_the_registry_lacks_is_no_content() -> None:
         raise RefusedError(404, 40403)
 
     assert ContentHasher(refuse).of_record(value(), REPLAY) == NO_CONTENT
-    assert ContentHasher(lambda _number: "no schema").of_record(value(), REPLAY) == NO_CONTENT
+    texts = ["no schema", "null", "{}", '{"type": "array", "prefixItems": []}']  # the last ones are JSON Schemas
+    hasher = ContentHasher(lambda number: texts[number])
+    assert [hasher.of_record(wire_prefix(number), {}) for number in range(len(texts))] == [NO_CONTENT] * len(texts)
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, 0), (500, 50001), (401, 40101), (403, 0), (429, 0)])
+def test_a_registry_that_refuses_says_nothing_about_a_record(status: int, code: int) -> None:
+    """Otherwise every record would count as changed while the registry, or a proxy before it, is down."""
+
+    def refuse(_number: int) -> str:
+        raise RefusedError(status, code)
+
+    with pytest.raises(UnavailableError, match="the Schema Registry does not return schema 1"):
+        ContentHasher(refuse).of_record(value(), REPLAY)
+
+
+@pytest.mark.parametrize("damaged", [b"\1\0\0\0\1" + value()[5:], b"\0\xff\xff\xff\xff" + value()[5:], b"\0\0\0\1"])
+def test_what_precedes_the_value_has_to_be_that_of_a_schema(damaged: bytes) -> None:
+    """A zero byte and 31 bits. The registry is not asked for anything else, which it would not answer as a registry."""
+    numbers: list[int] = []
+
+    def note(number: int) -> str:
+        numbers.append(number)
+        return SCHEMA_TEXT
+
+    assert ContentHasher(note).of_record(damaged, REPLAY) == NO_CONTENT
+    assert numbers == []
+
+
+def test_a_later_schema_with_a_logical_type_is_read_as_it_is_written() -> None:
+    """The time is then still the same number."""
+    schema = json.loads(SCHEMA_TEXT)
+    schema["fields"].append({"name": "skill", "type": "string", "default": ""})
+    (timestamp,) = (field for field in schema["fields"] if field["name"] == "timestamp")
+    timestamp["type"] = {"type": "long", "logicalType": "timestamp-millis"}
+    avro = value()[5:] + b"\x02x"
+    assert ContentHasher(lambda _number: json.dumps(schema)).of_record(wire_prefix(9) + avro, REPLAY) == ContentHasher(
+        lambda _number: SCHEMA_TEXT
+    ).of_row(ROW)
 
 
 def test_a_row_that_cannot_be_sent_has_no_content() -> None:

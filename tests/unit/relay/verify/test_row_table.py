@@ -42,11 +42,11 @@ def test_pruned_ids_are_dropped() -> None:
     assert (rows.first, len(rows), list(rows.sent_not_seen())) == (100, 1, [])
 
 
-def test_ten_million_ids_take_five_bytes_each() -> None:
-    """Nine with values."""
+def test_ten_million_ids_take_six_bytes_each() -> None:
+    """Ten with values."""
     rows, with_values = RowTable(1, values=False), RowTable(1, values=True)
     for each in (rows, with_values):
         each.extend(1_000)
-    assert len(rows.states) + rows.identities.itemsize * len(rows.identities) == 5_000
+    assert len(rows.states) + len(rows.partitions) + rows.identities.itemsize * len(rows.identities) == 6_000
     assert with_values.contents is not None
     assert with_values.contents.itemsize * len(with_values.contents) == 4_000
