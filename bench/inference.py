@@ -30,13 +30,13 @@ from bench.scoring import LATENCY_SECONDS, ScoringEndpoint
 from outbox.leases import Leases
 from outbox.models import RecordRef
 from outbox.store import Store
+from relay.demo.ports import free_port
 from relay.drain_signal import DrainSignal
 from relay.health import Health
 from relay.inference.worker import InferenceWorker
 from relay.metrics import RelayMetrics
 from relay.settings import RelaySettings
 from relay.shard.services import ignore_steps
-from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
 BENCHMARKS = ("calls", "drain", "return", "memory")

@@ -20,9 +20,9 @@ import psutil
 from bench.environment import Environment
 from bench.load import LoadResult, closed_loop, open_loop
 from bench.report import ratio, spread
+from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.forked_process import ForkedProcess
-from testkit.services.process import free_port
 from testkit.waiting import wait_until
 from testkit.web_process import APPLICATION, SECRET, WebProcess
 

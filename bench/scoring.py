@@ -14,7 +14,7 @@ from collections import deque
 from contextlib import suppress
 from typing import cast
 
-from testkit.services.process import free_port
+from relay.demo.ports import free_port
 from testkit.waiting import wait_until
 
 LATENCY_SECONDS = 0.005

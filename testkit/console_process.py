@@ -10,8 +10,9 @@ from typing import Self
 import psutil
 import requests
 
+from relay.demo.ports import free_port
 from testkit.console import KEY, write_users
-from testkit.services.process import Process, free_port
+from testkit.services.process import Process
 
 APPLICATION = "console.factory:create_app_from_environ()"
 WITHOUT_KAFKA = dict.fromkeys(

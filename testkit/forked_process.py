@@ -66,6 +66,7 @@ class ForkedProcess:
 
 
 def _run(command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environ)
@@ -74,3 +75,11 @@ def _run(command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
         os.dup2(file.fileno(), 2)
     sys.argv = list(command)
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+
+
+def _end_with_parent() -> None:
+    """Kill this process once the one that wanted it has ended, killed or not: the fork server lives as long as this."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)

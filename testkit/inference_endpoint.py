@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from testkit.services.process import free_port
+from relay.demo.ports import free_port
 
 
 class InferenceEndpoint:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import psutil
 
+from relay.demo.ports import free_port
 from testkit.proxy import Proxy, ask_kafka, kafka_messages
 from testkit.services import Kafka, Postgres, ServiceError
-from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
 SHORT_TRANSACTION_TIMEOUTS = {

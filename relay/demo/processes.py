@@ -5,7 +5,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from config.setting_names import KNOWN_NAMES
 from config.settings import load
+from relay.demo.ports import free_port
 from relay.demo.stubs import Stubs
 from relay.errors import RelayError
 from relay.kafka.errors import LastError, translate_errors
@@ -53,9 +53,9 @@ class DemoProcesses:
         self.mock = kafka is None
         self.folder = Path(tempfile.mkdtemp(prefix="outbox-demo-"))
         self.secret = secrets.token_urlsafe(18).replace("=", "")
-        self.port = _free_port()
+        self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
-        self.console_url = f"http://127.0.0.1:{_free_port()}"
+        self.console_url = f"http://127.0.0.1:{free_port()}"
         self.console_password = secrets.token_urlsafe(12)
         self.stubs = Stubs()
         self.bootstrap_servers = kafka or ""
@@ -248,9 +248,3 @@ def _is_ready(base: str) -> bool:
             return session.get(f"{base}/readyz", timeout=2).ok
     except requests.RequestException:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 import requests
 
+from relay.demo.ports import free_port
 from testkit.services.java import CACHE, cached, java, maven
 from testkit.services.kafka import jars
-from testkit.services.process import Process, ServiceError, free_port
+from testkit.services.process import Process, ServiceError
 from testkit.waiting import wait_until
 
 CONNECT_VERSION, DEBEZIUM_VERSION = "4.3.1", "3.7.0.Final"

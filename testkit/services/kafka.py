@@ -28,8 +28,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from relay.demo.ports import free_port
 from testkit.services.java import cached, java, maven
-from testkit.services.process import Process, ServiceError, free_port
+from testkit.services.process import Process, ServiceError
 
 SHIPPED = {
     "process.roles": "broker,controller",

@@ -6,7 +6,8 @@ import socket
 from pathlib import Path
 from typing import Self
 
-from testkit.services.process import Process, ServiceError, free_port
+from relay.demo.ports import free_port
+from testkit.services.process import Process, ServiceError
 
 DIRECTORIES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
 """Where packages install it; these need not be on the PATH."""

@@ -9,8 +9,9 @@ from typing import Self
 import psycopg
 from sqlalchemy import make_url
 
+from relay.demo.ports import free_port
 from testkit.services.postgres import unprivileged_user
-from testkit.services.process import Process, ServiceError, free_port
+from testkit.services.process import Process, ServiceError
 
 DIRECTORIES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")
 """Where packages install it; these need not be on the PATH."""

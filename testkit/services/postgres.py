@@ -14,7 +14,8 @@ from typing import Self
 
 import psycopg
 
-from testkit.services.process import Process, ServiceError, free_port
+from relay.demo.ports import free_port
+from testkit.services.process import Process, ServiceError
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",

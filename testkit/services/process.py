@@ -3,34 +3,19 @@
 import ctypes
 import os
 import pwd
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 READY_SECONDS = 90.0
-PORTS = range(11_000, 32_768)
-"""Below the range of outgoing connections, one of which could take a port before the process that it is meant for, and
-without 10080, which browsers refuse."""
 _PR_SET_PDEATHSIG = 1
 
 
 class ServiceError(Exception):
     """A service cannot run on this machine; the message says what is missing and how to install it."""
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is not in use, and that no outgoing connection will be given."""
-    while True:
-        port = PORTS.start + secrets.randbelow(len(PORTS))
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def _die_with_parent() -> None:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 import requests
 import yaml
 
-from testkit.services.process import Process, ServiceError, free_port
+from relay.demo.ports import free_port
+from testkit.services.process import Process, ServiceError
 
 
 class QueryResult(NamedTuple):

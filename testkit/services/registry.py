@@ -6,8 +6,9 @@ from typing import Self
 
 import requests
 
+from relay.demo.ports import free_port
 from testkit.services.java import cached, java, maven
-from testkit.services.process import Process, ServiceError, free_port
+from testkit.services.process import Process, ServiceError
 
 VERSION = "3.3.3"
 

@@ -8,10 +8,10 @@ from typing import Any, Self
 
 import requests
 
+from relay.demo.ports import free_port
 from testkit.background import BackgroundTask
 from testkit.deployment import Deployment
 from testkit.relay_process import RelayProcess
-from testkit.services.process import free_port
 from testkit.services.prometheus import Prometheus
 from testkit.simulator.server import Simulator
 from testkit.waiting import wait_until

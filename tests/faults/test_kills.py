@@ -1,14 +1,19 @@
 """A short run of kills under load, and tests of its schedule, its results and its traps."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
+import psutil
 import pytest
 
+from testkit import ROOT
 from testkit.deployment import NewDeployment
 from testkit.traps import Traps
+from testkit.waiting import wait_until
 from tests.faults.kills.hundred import Outcome, run_kills
 from tests.faults.kills.kinds import GROUPS, NAMES, schedule
 from tests.faults.kills.results import HUNDRED, Results
@@ -120,3 +125,22 @@ def test_a_trap_is_deadly_at_its_occurrence_only(tmp_path: Path) -> None:
     assert theirs.victim("marked") == os.getpid()
     assert theirs.victim("marked") is None
     assert not theirs.is_deadly("marked")
+
+
+STARTS_A_PROCESS = """
+import os, sys, threading
+from pathlib import Path
+from testkit.forked_process import ForkedProcess
+print(ForkedProcess(["http.server", "0"], os.environ, Path(sys.argv[1])).pid, flush=True)
+threading.Event().wait()
+"""
+
+
+def test_forked_processes_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    """No relay or web process goes on without the run that started it."""
+    command = [sys.executable, "-c", STARTS_A_PROCESS, str(tmp_path / "log")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        forked = psutil.Process(int(run.stdout.readline()))
+        run.kill()
+    wait_until(lambda: not forked.is_running(), "the forked process ends")

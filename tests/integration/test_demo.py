@@ -15,11 +15,11 @@ import pytest
 import requests
 
 from config.setting_names import KNOWN_NAMES
+from relay.demo.ports import free_port
 from relay.demo.stubs import Stubs
 from testkit import ROOT
 from testkit.command_line import expect
 from testkit.services import ExternalService, Kafka
-from testkit.services.process import free_port
 from testkit.waiting import wait_until
 
 ALARMING = re.compile(r"traceback|warning|error|exception|fail|refused|reset by|%\d\|", re.IGNORECASE)

@@ -15,6 +15,7 @@ import pytest
 import requests
 from confluent_kafka import Producer
 
+from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.command_line import command, expect
 from testkit.deployment import Deploy, Deployment
@@ -23,7 +24,6 @@ from testkit.services import ExternalService, Kafka, Postgres, ServiceError
 from testkit.services.fixtures import skip_or_fail
 from testkit.services.java import compiler, java
 from testkit.services.kafka import jars
-from testkit.services.process import free_port
 from testkit.services.registry import libraries
 from testkit.waiting import wait_until
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import requests
 
+from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.collector import Collector
 from testkit.console import PASSWORD
@@ -21,7 +22,6 @@ from testkit.deployment import Deploy, Deployment
 from testkit.log_schema import check_lines
 from testkit.rows import new_row
 from testkit.services import ExternalService, Kafka
-from testkit.services.process import free_port
 from testkit.simulator import Simulator
 from testkit.waiting import wait_until
 from testkit.web_process import SECRET, WebProcess

@@ -18,6 +18,7 @@ from outbox.insert import as_json
 from outbox.models import new_nonce
 from outbox.sql.insert import INSERT_POSTGRESQL
 from outbox.states import RowState
+from relay.demo.ports import free_port
 from relay.errors import UnavailableError
 from relay.kafka.topic_scan import committed_records, ranges_since
 from relay.settings import RelaySettings
@@ -30,7 +31,6 @@ from testkit.raw_record import write_record
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row, new_rows
 from testkit.services import ExternalService, Kafka
-from testkit.services.process import free_port
 from testkit.topic import ConsumedRecord, alter_topic, create_topics
 from testkit.waiting import wait_until
 
