@@ -8,7 +8,7 @@ from relay.verify.verdict import Fault, Note, Sample, Verdict
 
 WIDTH = 14
 MEANINGS: dict[Fault | Note, str] = {
-    Fault.MISSING: "marked sent, but not in the topic",
+    Fault.MISSING: "marked sent or in no state, but not in the topic",
     Fault.DOUBLED: "in the topic more than once",
     Fault.OUT_OF_ORDER: "in the topic after a later row of the interaction",
     Fault.CHANGED: "the record differs from the row",
