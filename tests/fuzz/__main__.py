@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, help="repeats a run (default: drawn and printed)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     seed = random.randrange(2**32) if options.seed is None else options.seed
     log_to_stderr(f"fuzzing {options.target} for {options.minutes:g} minutes with seed {seed}")
     began = monotonic()
