@@ -11,16 +11,19 @@ from testkit.waiting import wait_until
 from tests.faults.conftest import NewProxiedDeployment
 
 LIMIT, HOUR = "message.timestamp.before.max.ms", "3600000"
+PARTITIONS = 64
+"""A broker writes the markers of a transaction one after the other, all with one time. The first may be accepted within
+its millisecond; so many are not."""
 
 
 def test_no_row_is_parked_and_all_are_sent_after_the_remedies(
     new_postgresql: Callable[[], str], proxied_kafka: ProxiedKafka, new_proxied_deployment: NewProxiedDeployment
 ) -> None:
-    """With a limit of 0 ms each record is too old, and as a rule the end of its transaction as well, which Kafka never
-    tries again. The shard names the setting, then the broker. When both remedies are done, it sends by itself.
+    """With a limit of 0 ms each record is too old, and the end of its transaction as well, which Kafka never tries
+    again. The shard names the setting, then the broker. When both remedies are done, it sends by itself.
     """
     deployment = new_proxied_deployment(new_postgresql())
-    create_topics(deployment.client_config, NewTopic(deployment.topic, 1, 1))
+    create_topics(deployment.client_config, NewTopic(deployment.topic, PARTITIONS, 1))
     ids = deployment.record(new_rows(100))
     relay = deployment.relay()
     deployment.wait_drained()
