@@ -140,7 +140,7 @@ def _serve_metrics(settings: ShardSettings, port: int | None) -> Iterator[tuple[
         yield VerifyMetrics(registry), health
         return
     token = settings.metrics_token.get_secret_value().encode() if settings.metrics_token else None
-    with closing(MetricsServer(settings.relay_metrics_host, port, registry, health, token)):
+    with closing(MetricsServer(settings.relay_metrics_host, port, registry, health, token, "--metrics-port")):
         yield VerifyMetrics(registry), health
 
 

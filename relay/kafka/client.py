@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, OffsetSpec
 
 from relay.errors import MisconfiguredError, UnavailableError
@@ -90,6 +90,18 @@ def partitions_of(metadata: ClusterMetadata, topic: str) -> list[TopicPartition]
     if found.error.code() in MISSING_TOPIC:
         return []
     raise UnavailableError(f"topic {topic}: {explain(found.error)}")
+
+
+def topic_id(admin: AdminClient, topic: str) -> tuple[int, int]:
+    """The id that a topic got when it was created, as two halves of 64 bits; brokers before Kafka 2.8 give it zeros.
+
+    Raises:
+        UnavailableError: the broker does not answer, or the topic does not exist.
+    """
+    names = TopicCollection([topic])
+    with translate_errors("describe its topics", LastError(), UnavailableError):
+        found = wait_for(admin.describe_topics(names, request_timeout=REQUEST_TIMEOUT_SECONDS)[topic]).topic_id
+    return (found.get_most_significant_bits(), found.get_least_significant_bits())
 
 
 def topic_settings(admin: AdminClient, topic: str) -> dict[str, str]:

@@ -54,7 +54,7 @@ def ranges_since(
     ends = offsets(admin, partitions, OffsetSpec.latest())  # first: a record that is written now is read the next time
     if read:
         if any(ends.get(number, -1) < each.end for number, each in read.items()):
-            raise UnavailableError(f"topic {topic} was deleted and created again, or has lost its end: it is read anew")
+            raise UnavailableError(f"topic {topic} has lost its end, or was created again: it is read anew")
         return {number: OffsetRange(read[number].end if number in read else 0, end) for number, end in ends.items()}
     starts = offsets(admin, partitions, at_time(since_ms))  # below 0: no record since then
     return {number: OffsetRange(starts[number] if starts[number] >= 0 else end, end) for number, end in ends.items()}

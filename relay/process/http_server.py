@@ -49,18 +49,25 @@ class MetricsServer:
         port: to listen on; 0 chooses a free one.
         health: what ``/readyz`` and ``/healthz`` report.
         token: required for ``/metrics`` and for the reasons in ``/readyz``; None if neither is protected.
+        port_setting: names the port in the error.
 
     Raises:
         MisconfiguredError: the address cannot be listened on.
     """
 
     def __init__(
-        self, host: str, port: int, registry: CollectorRegistry, health: Health, token: bytes | None = None
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        health: Health,
+        token: bytes | None = None,
+        port_setting: str = "RELAY_METRICS_PORT",
     ) -> None:
         self._registry, self._health, self._token = registry, health, token
         self._connections: dict[_Connection, None] = {}  # oldest first
         self._rendered, self._rendered_until = b"", 0.0
-        self._socket = _listen(host, port)
+        self._socket = _listen(host, port, port_setting)
         self.port: int = self._socket.getsockname()[1]
         self._loop, self._stop = asyncio.new_event_loop(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -215,7 +222,7 @@ def _json(status: HTTPStatus, body: dict[str, object]) -> tuple[HTTPStatus, str,
     return status, "application/json", json.dumps(body).encode()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, port_setting: str) -> socket.socket:
     """Open a listening socket; the error names the setting to change."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -224,8 +231,8 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise MisconfiguredError(
-                f"RELAY_METRICS_PORT={port} cannot be listened on ({error.strerror}): if another relay on this host "
-                "uses it, set another port, or 0 for a free one"
+                f"{port_setting}={port} cannot be listened on ({error.strerror}): if another process on this host uses "
+                "it, set another port"
             ) from None
         raise MisconfiguredError(
             f"RELAY_METRICS_HOST={host} cannot be listened on ({error.strerror}): set an address of this host, such as "

@@ -10,8 +10,9 @@ from outbox.errors import InvalidRequestError
 from outbox.operators.verification import LOOKUP_IDS, OutboxReader, RowNow
 from outbox.states import RowState
 from outbox.store import Store
+from relay.errors import UnavailableError
 from relay.identity import ensure_same_identity
-from relay.kafka.client import AdminClient, OffsetRange, admin_client
+from relay.kafka.client import AdminClient, OffsetRange, admin_client, topic_id
 from relay.kafka.errors import LastError
 from relay.kafka.schema_registry import SchemaRegistry
 from relay.kafka.topic_scan import committed_records, complete_since, is_compacted, ranges_since
@@ -76,6 +77,7 @@ class Verifier:
         hasher = ContentHasher(SchemaRegistry(settings).schema) if values else None
         self._comparison = Comparison(self._outbox, self._table, self.verdict, rules, hasher)
         self._read: dict[str, dict[int, OffsetRange]] = {}
+        self._topic_ids: dict[str, tuple[int, int]] = {}
         self._unsent_reported: set[int] = set()
 
     def run_pass(self) -> Verdict:
@@ -96,6 +98,8 @@ class Verifier:
         admin = admin_client(self._config, LastError())
         topics = self._settings.kafka_topics
         since_ms = self._since_ms - MARGIN_MS
+        for topic in topics:
+            self._ensure_same_topic(admin, topic)
         ranges = {topic: ranges_since(admin, topic, since_ms, self._read.get(topic)) for topic in topics}
         self._read_rows(max(self._since_ms, last_walk_ms - 2 * SETTLED_MS))
         self._read_records(ranges)
@@ -104,6 +108,12 @@ class Verifier:
         if self._until_ms is None:
             verdict.until_ms = verdict.at_ms
         return verdict
+
+    def _ensure_same_topic(self, admin: AdminClient, topic: str) -> None:
+        """Raise UnavailableError if the topic is another one than in the last pass, even if it has as many records."""
+        found = topic_id(admin, topic)
+        if self._topic_ids.setdefault(topic, found) != found:
+            raise UnavailableError(f"topic {topic} was deleted and created again: it is read anew")
 
     def _bounds(self, since_ms: int) -> tuple[int, int]:
         return self._outbox.id_bounds(since_ms, self._end_ms)

@@ -1129,10 +1129,10 @@ BREAKAGES = [
     ),
     Breakage(
         "a watch goes on in a topic that was created again",
-        "relay/kafka/topic_scan.py",
-        "if any(ends.get(number, -1) < each.end for number, each in read.items()):",
+        "relay/verify/verifier.py",
+        "if self._topic_ids.setdefault(topic, found) != found:",
         "if False:",
-        f"{VERIFY}::test_a_watch_begins_anew_in_a_topic_that_was_created_again[sqlite-1]",
+        f"{VERIFY}::test_a_watch_begins_anew_in_a_topic_that_was_created_again[sqlite-8-True]",
     ),
     Breakage(
         "series of the webhook begin with their first event",

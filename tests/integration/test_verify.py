@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -374,20 +375,51 @@ def can_be_read(admin: AdminClient, topic: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("partitions", [1, 9])
-def test_a_watch_begins_anew_in_a_topic_that_was_created_again(new_deployment: NewDeployment, partitions: int) -> None:
-    """What it has read of the other topic says nothing, and its offsets are those of other records."""
+@pytest.mark.parametrize(("partitions", "grown"), [(1, False), (8, True)])
+def test_a_watch_begins_anew_in_a_topic_that_was_created_again(
+    new_deployment: NewDeployment, partitions: int, *, grown: bool
+) -> None:
+    """What it has read of the other topic says nothing, and its offsets are those of other records.
+
+    That the new topic has more records by now does not hide it.
+    """
     deployment, ids = sent(new_deployment)
+    records = deployment.seen()
     verifier = passes(deployment)
+    assert verifier.run_pass().is_clean
     assert verifier.run_pass().is_clean
     admin = AdminClient(deployment.client_config)
     admin.delete_topics([deployment.topic])[deployment.topic].result(10)
     wait_until(lambda: deployment.topic not in admin.list_topics(timeout=10).topics, "the topic is gone")
     create_topics(deployment.client_config, NewTopic(deployment.topic, partitions, 1))
     wait_until(lambda: can_be_read(admin, deployment.topic), "the topic can be read")
+    if grown:
+        produce(Producer(deployment.client_config), deployment.topic, records[1:] * 2)
     with pytest.raises(UnavailableError, match="created again"):
         verifier.run_pass()
-    assert faults(passes(deployment).run_pass().as_json()) == {"missing": len(ids)}
+    found = faults(passes(deployment).run_pass().as_json())
+    assert found == ({"missing": 1, "doubled": len(ids) - 1} if grown else {"missing": len(ids)})
+
+
+def test_a_topic_that_lost_its_end_is_read_anew(new_deployment: NewDeployment) -> None:
+    """A partition ends before what was read: an election took a replica that lacked the last records."""
+    deployment, _ = sent(new_deployment, shards=1)
+    admin = AdminClient(deployment.client_config)
+    read = ranges_since(admin, deployment.topic, 0)
+    assert ranges_since(admin, deployment.topic, 0, read).keys() == read.keys()
+    longer = read[0]._replace(end=read[0].end + 1)
+    with pytest.raises(UnavailableError, match="has lost its end"):
+        ranges_since(admin, deployment.topic, 0, {**read, 0: longer})
+
+
+def test_the_port_of_its_metrics_is_named_if_it_is_in_use(new_deployment: NewDeployment) -> None:
+    """By the option that gives it, in one line."""
+    deployment, _ = sent(new_deployment, 1, shards=1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = command(deployment.environ, "verify", "--watch", "--metrics-port", port)
+    expect(ended, 1, stderr=f"--metrics-port={port} cannot be listened on")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 class DoesOnce:
