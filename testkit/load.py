@@ -46,6 +46,7 @@ class LoadGenerator:
         self._web, self._stop = web, threading.Event()
         self._interactions, self._pause_seconds = interactions, pause_seconds
         self.accepted: list[AcceptedInteraction] = []
+        self._accepted_of = [0] * senders
         self._threads = [threading.Thread(target=self._send, args=(number,), daemon=True) for number in range(senders)]
         for thread in self._threads:
             thread.start()
@@ -64,12 +65,24 @@ class LoadGenerator:
                     continue
                 if answer.status_code == 202:
                     self.accepted.append(AcceptedInteraction(time(), answer.json()["outboxId"], body_digest(body)))
+                    self._accepted_of[sender] += 1
                     break
 
     def wait_for_accepted(self, count: int) -> None:
         """Wait until this many more interactions have been accepted."""
         wanted = len(self.accepted) + count
         wait_until(lambda: len(self.accepted) >= wanted, f"{count} more interactions are accepted")
+
+    def wait_for_each_sender(self, count: int) -> None:
+        """Wait until this many more interactions of each sender have been accepted.
+
+        After two, whatever a sender waits for was posted after the call.
+        """
+        wanted = [accepted + count for accepted in self._accepted_of]
+        wait_until(
+            lambda: all(accepted >= least for accepted, least in zip(self._accepted_of, wanted, strict=True)),
+            f"{count} more interactions of each sender are accepted",
+        )
 
     def stop(self) -> list[int]:
         """Stop the senders and return the ids of all rows that were answered with 202."""

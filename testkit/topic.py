@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -17,7 +17,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from testkit.waiting import DEADLINE_SECONDS
+from testkit.waiting import DEADLINE_SECONDS, wait_until
 
 
 class ConsumedRecord(NamedTuple):
@@ -42,6 +42,7 @@ def read_topic(config: dict[str, Any], topic: str) -> list[ConsumedRecord]:
     latest: dict[TopicPartition, Any] = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}
     futures = admin.list_offsets(latest, isolation_level=IsolationLevel.READ_UNCOMMITTED)
     ends = {partition.partition: future.result().offset for partition, future in futures.items()}
+    assert all(end >= 0 for end in ends.values()), f"no answer arrived: {ends}"  # the client reports no error then
     consumer = Consumer(
         {
             **config,
@@ -92,10 +93,21 @@ def assert_exactly_once(records: Sequence[ConsumedRecord], ids: Sequence[int]) -
 
 
 def create_topics(config: dict[str, Any], *topics: NewTopic) -> None:
-    """Create topics."""
+    """Create topics, and wait until each of their partitions can be used."""
     admin = AdminClient(config)  # kept in a variable: its destruction would cancel the request
     for future in admin.create_topics(list(topics)).values():
         future.result(10)
+    for topic in topics:
+        partitions = [TopicPartition(topic.topic, number) for number in range(topic.num_partitions)]
+        wait_until(lambda: _have_leaders(admin, partitions), f"{topic.topic} can be used")  # noqa: B023 - called at once
+
+
+def _have_leaders(admin: AdminClient, partitions: Sequence[TopicPartition]) -> bool:
+    futures = admin.list_offsets(dict.fromkeys(partitions, OffsetSpec.latest()))
+    try:
+        return all(future.result(10).offset >= 0 for future in futures.values())
+    except KafkaException:
+        return False
 
 
 def alter_topic(config: dict[str, Any], topic: str, name: str, value: str) -> None:

@@ -57,9 +57,10 @@ class RowSent(NamedTuple):
 
     id: int
     received_at_ms: int
-    shard: int
-    sequence: int
-    """Of the shard's Kafka transaction."""
+    shard: int | None
+    """None: it is not marked sent."""
+    sequence: int | None
+    """Of the shard's Kafka transaction; None: it is not marked sent."""
 
 
 class OutboxReader:
@@ -67,6 +68,11 @@ class OutboxReader:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    @property
+    def commits_by_id(self) -> bool:
+        """Whether a row is visible before those with higher ids: PostgreSQL hands ids out before commits."""
+        return self._engine.dialect.name == "sqlite"
 
     def now_ms(self) -> int:
         """Return the time of the database's clock."""
@@ -122,7 +128,7 @@ class OutboxReader:
         return list(map(RowNow._make, self._look_up(sql.STATES, ids)))
 
     def sent(self, ids: Iterable[int]) -> list[RowSent]:
-        """Return how these rows were sent; those that are not marked sent are left out."""
+        """Return whether and how these rows were sent, as far as there are rows."""
         return list(map(RowSent._make, self._look_up(sql.SENT, ids)))
 
     def received_before(self, ids: Iterable[int], moment_ms: int) -> set[int]:

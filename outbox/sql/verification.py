@@ -44,15 +44,17 @@ STATES = statement(
 """The present state of these rows."""
 SENT = statement(
     postgresql="""
-    SELECT o.id, o.received_at, s.shard, s.sequence FROM outbox AS o JOIN outbox_sent AS s ON s.id = o.id
-    WHERE o.id = ANY(CAST(:ids AS bigint[])) AND s.id = ANY(CAST(:ids AS bigint[]))
+    SELECT o.id, o.received_at, s.shard, s.sequence FROM outbox AS o
+    LEFT JOIN outbox_sent AS s ON s.id = o.id AND s.id = ANY(CAST(:ids AS bigint[]))
+    WHERE o.id = ANY(CAST(:ids AS bigint[]))
     """,
     sqlite="""
-    SELECT o.id, o.received_at, s.shard, s.sequence FROM outbox AS o JOIN outbox_sent AS s ON s.id = o.id
+    SELECT o.id, o.received_at, s.shard, s.sequence FROM outbox AS o LEFT JOIN outbox_sent AS s ON s.id = o.id
     WHERE o.id IN (SELECT value FROM json_each(:ids))
     """,
 )
-"""The transactions that sent these rows. The ids are repeated: PostgreSQL would otherwise read all sent rows."""
+"""The transactions that sent these rows, if they did. The ids are repeated: PostgreSQL would otherwise read all sent
+rows."""
 RECEIVED_BEFORE = statement(
     postgresql="""
     SELECT id FROM outbox WHERE id = ANY(CAST(:ids AS bigint[])) AND received_at < :moment_ms

@@ -12,7 +12,7 @@ MEANINGS: dict[Fault | Note, str] = {
     Fault.DOUBLED: "in the topic more than once",
     Fault.OUT_OF_ORDER: "in the topic after a later row of the interaction",
     Fault.CHANGED: "the record differs from the row",
-    Fault.UNSENT: "in the topic, but parked or discarded",
+    Fault.UNSENT: "in the topic, but parked, discarded or in no state",
     Fault.UNKNOWN: "records of no row of this outbox",
     Note.PRUNED: "records whose row was pruned: not compared",
     Note.EXPIRED: "rows whose record the topic may have removed (retention, compaction): not compared",

@@ -161,8 +161,8 @@ def _watch(
     def on_pass(verdict: Verdict) -> None:
         nonlocal clean
         clean = clean and verdict.is_clean
-        metrics.update(verdict)
         click.echo(to_json(verdict.as_json()) if json_lines else escape(format_stored(verdict.stored)))
+        metrics.update(verdict)
 
     def on_error(error: Exception) -> None:
         if isinstance(error, OutboxMismatchError):

@@ -5,8 +5,10 @@ Source: https://avro.apache.org/docs/1.12.0/specification/#binary-encoding
 
 import json
 from importlib.resources import files
+from typing import Any
 
 from fastavro import parse_schema
+from fastavro.schema import to_parsing_canonical_form
 
 SCHEMA_TEXT = files("relay.kafka").joinpath("schemas/interaction.avsc").read_text()
 SCHEMA = parse_schema(json.loads(SCHEMA_TEXT))
@@ -22,6 +24,18 @@ def wire_prefix(schema_id: int) -> bytes:
 def split_wire_format(value: bytes) -> tuple[int, bytes]:
     """The schema id and the Avro value of a record in Confluent's wire format."""
     return int.from_bytes(value[len(MAGIC_BYTE) : PREFIX_BYTES], "big"), value[PREFIX_BYTES:]
+
+
+def parse_plain_schema(text: str) -> Any:
+    """Parse a schema without its logical types, so that fields are decoded to what the encoder takes.
+
+    Args:
+        text: JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError, SchemaParseException: it is no schema.
+    """
+    return parse_schema(json.loads(to_parsing_canonical_form(parse_schema(json.loads(text)))))
 
 
 def encode_long(number: int) -> bytes:

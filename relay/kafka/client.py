@@ -9,7 +9,7 @@ from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaExc
 from confluent_kafka.admin import AdminClient, ClusterMetadata, ConfigResource, OffsetSpec
 
 from relay.errors import MisconfiguredError, UnavailableError
-from relay.kafka.errors import LastError, explain, translate_errors
+from relay.kafka.errors import PERMANENT_ERRORS, LastError, explain, translate_errors
 
 __all__ = ["AdminClient"]
 
@@ -100,7 +100,12 @@ def topic_id(admin: AdminClient, topic: str) -> tuple[int, int]:
     """
     names = TopicCollection([topic])
     with translate_errors("describe its topics", LastError(), UnavailableError):
-        found = wait_for(admin.describe_topics(names, request_timeout=REQUEST_TIMEOUT_SECONDS)[topic]).topic_id
+        try:
+            found = wait_for(admin.describe_topics(names, request_timeout=REQUEST_TIMEOUT_SECONDS)[topic]).topic_id
+        except KafkaException as exception:
+            if exception.args[0].code() not in MISSING_TOPIC:
+                raise
+            raise UnavailableError(f"topic {topic} does not exist") from None
     return (found.get_most_significant_bits(), found.get_least_significant_bits())
 
 
@@ -113,6 +118,21 @@ def topic_settings(admin: AdminClient, topic: str) -> dict[str, str]:
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     (future,) = admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_SECONDS).values()
     return {name: str(entry.value) for name, entry in wait_for(future).items()}
+
+
+def readable_settings(admin: AdminClient, topic: str) -> dict[str, str]:
+    """The topic's settings; none if the client may not read them.
+
+    Raises:
+        UnavailableError: the broker does not answer.
+    """
+    with translate_errors(f"read the settings of topic {topic}", LastError(), UnavailableError):
+        try:
+            return topic_settings(admin, topic)
+        except KafkaException as exception:
+            if exception.args[0].code() not in PERMANENT_ERRORS:
+                raise
+    return {}
 
 
 def offsets(

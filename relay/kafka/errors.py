@@ -48,6 +48,18 @@ BINDING_ERRORS = (SystemError, BufferError, RuntimeError, UnicodeDecodeError)
 """What the client's binding raises by itself: for one, ``SystemError`` when a callback meets a fenced producer, and
 ``UnicodeDecodeError`` when the client logs what a broker sent as text, and it is none."""
 
+PERMANENT_ERRORS = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.INVALID_CONFIG,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError._UNSUPPORTED_FEATURE,
+    }
+)
+"""Refusals that last until an administrator acts."""
+
 REFUSED = frozenset({KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._AUTHENTICATION, KafkaError._SSL})
 
 _COUNTERS = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")

@@ -21,23 +21,12 @@ from relay.kafka.client import (
     topic_settings,
     wait_for,
 )
-from relay.kafka.errors import LastError, describe, explain
+from relay.kafka.errors import PERMANENT_ERRORS, LastError, describe, explain
 from relay.settings import RelaySettings
 
 log = structlog.get_logger(__name__)
 
 CLEANUP_POLICY, COMPACT = "cleanup.policy", "compact"
-PERMANENT_ERRORS = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.POLICY_VIOLATION,
-        KafkaError.INVALID_CONFIG,
-        KafkaError.UNSUPPORTED_VERSION,
-        KafkaError._UNSUPPORTED_FEATURE,
-    }
-)
-"""Refusals that last until an administrator acts."""
 
 
 class ProgressTopic:

@@ -6,6 +6,8 @@ from confluent_kafka import Message
 
 OUTBOX_ID, RECEIVED_AT, TRACEPARENT, REPLAY_OF = "outbox-id", "received-at", "traceparent", "replay-of"
 """Names of headers."""
+MAX_DIGITS = 19
+"""Of a number that the database can hold; int() refuses thousands of digits."""
 
 Headers = list[tuple[str, str | bytes | None]]
 Record = tuple[bytes, bytes, Headers, str | None]
@@ -22,3 +24,9 @@ def headers_of(message: Message) -> dict[str, bytes]:
     except SystemError:
         return {}
     return {name: value or b"" for name, value in headers}
+
+
+def number_of(content: bytes) -> int | None:
+    """The number in a header; None: it is not written as the encoder writes numbers, so somebody else wrote it."""
+    is_number = content.isdigit() and len(content) <= MAX_DIGITS and (content == b"0" or not content.startswith(b"0"))
+    return int(content) if is_number else None

@@ -5,28 +5,27 @@ had fewer when the row was sent. The search goes backwards from the time at whic
 windows, and at last through the newest records of each partition whatever their time. It ends after a time limit.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from time import monotonic
 from typing import Any, NamedTuple
 
 from confluent_kafka import IsolationLevel, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
-from fastavro import parse_schema, schemaless_reader
+from fastavro import schemaless_reader
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException
 
 from outbox.models import PendingRow
 from outbox.operators.row_history import PersonalValues, StoredRow
 from relay.errors import UnavailableError
-from relay.kafka.avro import SCHEMA, split_wire_format
+from relay.kafka.avro import SCHEMA, parse_plain_schema, split_wire_format
 from relay.kafka.client import OffsetRange, admin_client, at_time, offsets, partitions_of, topic_metadata
 from relay.kafka.consumer import CommittedReader
 from relay.kafka.encoder import Encoder
 from relay.kafka.errors import CREATE_TOPIC, LastError
 from relay.kafka.record import OUTBOX_ID, headers_of
-from relay.kafka.schema_registry import RefusedError, SchemaRegistry
+from relay.kafka.schema_registry import RefusedError
 
 SEARCH_TIMEOUT_SECONDS = 20.0
 PAGE_RECORDS = 1_000
@@ -136,9 +135,15 @@ def _found(message: Message) -> FoundRecord:
 
 
 def compare_record(
-    registry: SchemaRegistry, row: StoredRow, personal: PersonalValues, record: FoundRecord
+    schema: Callable[[int], str], row: StoredRow, personal: PersonalValues, record: FoundRecord
 ) -> dict[str, tuple[Any, Any]]:
     """Compare a row with its record: name to the row's value and the record's value, for each that differs.
+
+    Args:
+        schema: returns a schema of the registry by its id.
+        row: the row.
+        personal: its personal values.
+        record: its record.
 
     Raises:
         UnavailableError: the registry does not return the record's schema.
@@ -152,7 +157,7 @@ def compare_record(
     }
     schema_id, avro = split_wire_format(record.value)
     actual = {
-        **_fields(avro, _writer_schema(registry, schema_id)),
+        **_fields(avro, _writer_schema(schema, schema_id)),
         **{f"header {name}": content for name, content in record.headers.items()},
     }
     pairs = {name: (expected.get(name), actual.get(name)) for name in {**expected, **actual}}
@@ -167,8 +172,8 @@ def _fields(avro: bytes, writer_schema: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"value": "not an Avro record"}
 
 
-def _writer_schema(registry: SchemaRegistry, schema_id: int) -> Any:
+def _writer_schema(schema: Callable[[int], str], schema_id: int) -> Any:
     try:
-        return parse_schema(json.loads(registry.schema(schema_id)))
+        return parse_plain_schema(schema(schema_id))
     except (RefusedError, ValueError, KeyError, TypeError, SchemaParseException) as error:
         raise UnavailableError(f"the Schema Registry does not return schema {schema_id} ({error})") from None

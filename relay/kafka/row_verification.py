@@ -68,7 +68,7 @@ def look_up_record(
     if personal is None:
         return result
     try:
-        differences = record_lookup.compare_record(SchemaRegistry(settings), row, personal, found)
+        differences = record_lookup.compare_record(SchemaRegistry(settings).schema, row, personal, found)
     except UnavailableError as error:
         return result._replace(not_compared=str(error))
     return result._replace(differences=differences)

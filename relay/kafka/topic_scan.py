@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from time import time
 from typing import Any
 
-from confluent_kafka import KafkaException, Message, TopicPartition
+from confluent_kafka import Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from outbox.operators.reconcile import TopicRecord
@@ -15,12 +15,12 @@ from relay.kafka.client import (
     offset_ranges,
     offsets,
     partitions_of,
+    readable_settings,
     topic_metadata,
-    topic_settings,
 )
 from relay.kafka.consumer import CommittedReader
 from relay.kafka.errors import LastError
-from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of
+from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of, number_of
 
 PAGE_RECORDS, LONG_PAGE_RECORDS = 2_000, 5_000
 MINUTE_MS = 60_000
@@ -72,11 +72,12 @@ def committed_records(config: dict[str, Any], topic: str, ranges: Mapping[int, O
 
 
 def is_compacted(admin: AdminClient, topic: str) -> bool:
-    """Whether records of the topic are removed once a later one has their key; False if that cannot be read."""
-    try:
-        return "compact" in topic_settings(admin, topic)["cleanup.policy"]
-    except KafkaException:
-        return False
+    """Whether records of the topic are removed once a later one has their key; False if the client may not read that.
+
+    Raises:
+        UnavailableError: the broker does not answer.
+    """
+    return "compact" in readable_settings(admin, topic).get("cleanup.policy", "")
 
 
 def committed_since(
@@ -148,11 +149,8 @@ def complete_since(admin: AdminClient, topic: str, since_ms: int) -> int:
 
 
 def _retention_ms(admin: AdminClient, topic: str) -> int:
-    """How long records are kept; 0 if the setting cannot be read, or if records do not expire."""
-    try:
-        return max(0, int(topic_settings(admin, topic)["retention.ms"]))
-    except KafkaException:
-        return 0
+    """How long records are kept; 0 if the client may not read the setting, or if records do not expire."""
+    return max(0, int(readable_settings(admin, topic).get("retention.ms", 0)))
 
 
 def _partitions(admin: AdminClient, topic: str) -> list[TopicPartition]:
@@ -164,7 +162,9 @@ def _partitions(admin: AdminClient, topic: str) -> list[TopicPartition]:
 def _record(message: Message) -> TopicRecord | None:
     """None: the record is not one of an outbox row."""
     headers = headers_of(message)
+    row_id, received_at_ms = (number_of(headers.get(name, b"")) for name in (OUTBOX_ID, RECEIVED_AT))
     try:
-        return TopicRecord(int(headers[OUTBOX_ID]), (message.key() or b"").decode(), int(headers[RECEIVED_AT]))
-    except (KeyError, ValueError):
+        key = (message.key() or b"").decode()
+    except ValueError:
         return None
+    return None if row_id is None or received_at_ms is None else TopicRecord(row_id, key, received_at_ms)

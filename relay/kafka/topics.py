@@ -15,8 +15,8 @@ from outbox.models import Identity
 from relay.errors import MisconfiguredError, UnavailableError
 from relay.identity import ensure_same_identity
 from relay.kafka.client import REQUEST_TIMEOUT_SECONDS, admin_client, partitions_of, topic_metadata, wait_for
-from relay.kafka.errors import LastError, explain
-from relay.kafka.progress_topic import CLEANUP_POLICY, COMPACT, PERMANENT_ERRORS, ProgressTopic
+from relay.kafka.errors import PERMANENT_ERRORS, LastError, explain
+from relay.kafka.progress_topic import CLEANUP_POLICY, COMPACT, ProgressTopic
 from relay.settings import RelaySettings, kafka_client_config
 
 log = structlog.get_logger(__name__)

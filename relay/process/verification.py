@@ -74,8 +74,8 @@ def watch(
             verifier = None
             on_error(error)
         else:
+            _store(store, verdict, on_error)  # first: whoever sees the metrics finds the verdict
             on_pass(verdict)
-            _store(store, verdict, on_error)
         _pause(seconds, health)
 
 

@@ -1,16 +1,18 @@
 """Compares the records of the topics with the rows of the outbox, page by page."""
 
 from array import array
+from bisect import bisect
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from confluent_kafka import Message
 
 from outbox.operators.verification import ComparedRow, OutboxReader, RowSent
-from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of
+from relay.kafka.record import OUTBOX_ID, RECEIVED_AT, headers_of, number_of
 from relay.verify.content import ContentHasher
 from relay.verify.row_table import HASH_BITS, PARTITION_BITS, REPORTED, SEEN, SENT, UNSENT, RowTable
 from relay.verify.verdict import Fault, Note, Sample, Verdict
@@ -22,15 +24,16 @@ RETRIED = ("retry",)
 PRUNED = ("prune",)
 MARGIN_MS = 3_600_000
 """How far the clocks of relays, brokers and database may be apart."""
-OVERLAP_MS = 10_000
-"""How long a row may be received before it is committed: the webhook answers a request after so long at the latest."""
+OVERLAP_MS = 30_000
+"""How long a row may be received before it is committed: 10 s until the webhook answers at the latest, then 15 s until
+PostgreSQL ends a statement, and a margin."""
+MAX_OVERLAPPING = 100
+"""Later rows of an interaction that may be sent before one that was posted at the same time."""
 SLOTS = 1 << 14
 """For how many interactions of a partition the highest id that was read is held, 8 bytes each; those that share a slot
 are distinguished by a query."""
 ZERO = ord("0")
 """Begins no number that the encoder writes, but 0 itself."""
-MAX_DIGITS = 19
-"""Of a time in milliseconds that the database can hold; int() refuses thousands of digits."""
 
 
 @dataclass(frozen=True)
@@ -196,38 +199,47 @@ class Comparison:
         written: its producer has set it.
         """
         since, until = self._verdict.since_ms, self._verdict.until_ms
-        received_at_ms, written_at_ms = _milliseconds(received), message.timestamp()[1]
+        received_at_ms, written_at_ms = number_of(received), message.timestamp()[1]
         was_written = written_at_ms < until and not since - MARGIN_MS <= written_at_ms < since
         return was_written or (received_at_ms is not None and since <= received_at_ms < until)
 
     # Findings --------------------------------------------------------------------------------------
 
     def _judge_order(self, topic: str, page: _Page) -> None:
-        """Count the late records before which one of a later row of their interaction was read."""
+        """Count the late records that were read after one of a later row of their interaction, in their partition."""
         late = {each.sample.id: each for each in page.late if each.sample.id is not None}
         bounds = (min(late), max(each.highest for each in page.late))
         interactions = self._outbox.same_interaction(late, bounds, topic, self._rules.topics[0])
         place = {row_id: index for index, row_id in enumerate(page.ids)}
-        behind: dict[int, int] = {}
-        """By row, the highest id of its interaction that was read before, in its partition."""
+        behind: dict[int, list[int]] = {}
+        """By row, the later ones of its interaction that were read before."""
         for ids in interactions.values():
-            highest: dict[int, int] = defaultdict(int)
+            read: dict[int, list[int]] = defaultdict(list)
             for row_id in sorted(filter(self._table.is_seen, ids), key=lambda row_id: place.get(row_id, -1)):
-                partition = self._table.partition_of(row_id)
-                if row_id < highest[partition] and row_id in late:
-                    behind[row_id] = highest[partition]
-                highest[partition] = max(highest[partition], row_id)
+                of_partition = read[self._table.partition_of(row_id)]
+                at = bisect(of_partition, row_id)
+                if row_id in late and at < len(of_partition):
+                    behind[row_id] = of_partition[at : at + MAX_OVERLAPPING + 1]
+                of_partition.insert(at, row_id)
         excused = self._without_order(behind) if behind else set()
         for row_id in sorted(behind):
             self._verdict.found(Note.REORDERED if row_id in excused else Fault.OUT_OF_ORDER, late[row_id].sample)
 
-    def _without_order(self, behind: Mapping[int, int]) -> set[int]:
-        """Return those of these rows that may be behind the later one that is given: sent again, or posted with it."""
-        sent = {row.id: row for row in self._outbox.sent((*behind, *behind.values()))}
-        overlapping = {row_id for row_id, later in behind.items() if _overlap(sent.get(row_id), sent.get(later))}
+    def _without_order(self, behind: Mapping[int, Sequence[int]]) -> set[int]:
+        """Return those of these rows that may be behind the later ones that are given: sent again, or posted with them.
+
+        Where rows become visible in the order of their ids, that they were posted at the same time excuses nothing.
+        """
         resent, retried = (self._outbox.audited(behind, verbs) for verbs in (RESENT, RETRIED))
+        overlapping: set[int] = set()
+        if not self._outbox.commits_by_id:
+            few = {row_id: later for row_id, later in behind.items() if len(later) <= MAX_OVERLAPPING}
+            sent = {row.id: row for row in self._outbox.sent({*few, *chain.from_iterable(few.values())})}
+            for row_id, later in few.items():
+                if all(_overlap(sent.get(row_id), sent.get(each)) for each in later):
+                    overlapping.add(row_id)
         if self._rules.block_behind_parked:
-            return overlapping - retried | resent  # one that was parked had been committed
+            return overlapping - retried | resent  # a parked row had been visible before later ones
         return overlapping | retried | resent
 
     def _judge_changed(self, changed: Sequence[_Changed]) -> None:
@@ -271,11 +283,13 @@ class Comparison:
 def _overlap(row: RowSent | None, later: RowSent | None) -> bool:
     """Whether a row was committed when a later one had been sent already, so that their requests overlapped.
 
-    Whatever was committed before is sent in the same transaction, or an earlier one.
+    Whatever was committed before is sent in the same transaction, or an earlier one. A row that is not marked yet is of
+    the shard's last transaction.
     """
-    if row is None or later is None or row.shard != later.shard:
+    if row is None or later is None or later.sequence is None or row.shard not in (None, later.shard):
         return False
-    return row.sequence > later.sequence and later.received_at_ms - row.received_at_ms < OVERLAP_MS
+    is_later = row.sequence is None or row.sequence > later.sequence
+    return is_later and abs(later.received_at_ms - row.received_at_ms) < OVERLAP_MS
 
 
 def _row_of(message: Message) -> tuple[int, bytes]:
@@ -289,16 +303,10 @@ def _row_of(message: Message) -> tuple[int, bytes]:
         return -1, b""
 
 
-def _milliseconds(received: bytes) -> int | None:
-    """Time of receipt in a record's header; None: it is no time, whoever wrote it."""
-    is_time = received.isdigit() and received[0] != ZERO and len(received) <= MAX_DIGITS
-    return int(received) if is_time else None
-
-
 def _sample(row_id: int | None, topic: str, message: Message) -> Sample:
     return Sample(row_id, topic, message.partition(), message.offset())
 
 
 def _other(row_id: int, topic: str, message: Message, received: bytes) -> _Other:
     known_id = row_id if 0 <= row_id < 2**63 else None
-    return _Other(known_id, message.key() or b"", _milliseconds(received), _sample(known_id, topic, message))
+    return _Other(known_id, message.key() or b"", number_of(received), _sample(known_id, topic, message))

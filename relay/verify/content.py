@@ -1,17 +1,16 @@
 """Whether a record has the content of its row, decided by comparing hashes of both."""
 
-import json
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
-from fastavro import parse_schema, schemaless_reader
+from fastavro import schemaless_reader
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, to_parsing_canonical_form
 
 from outbox.models import PendingRow
 from relay.errors import RowsAtFaultError, UnavailableError
-from relay.kafka.avro import MAGIC_BYTE, PREFIX_BYTES, SCHEMA, split_wire_format
+from relay.kafka.avro import MAGIC_BYTE, PREFIX_BYTES, SCHEMA, parse_plain_schema, split_wire_format
 from relay.kafka.encoder import Encoder
 from relay.kafka.record import REPLAY_OF
 from relay.kafka.schema_registry import Refusal, RefusedError
@@ -67,15 +66,14 @@ class ContentHasher:
         if len(prefix) < PREFIX_BYTES or not prefix.startswith(MAGIC_BYTE) or number > MAX_SCHEMA_ID:
             return None
         try:
-            canonical = to_parsing_canonical_form(parse_schema(json.loads(self._schema(number))))
+            schema = parse_plain_schema(self._schema(number))
         except RefusedError as error:
             if error.refusal in LACKING:
                 return None
             raise UnavailableError(f"the Schema Registry does not return schema {number} ({error})") from None
         except (ValueError, KeyError, TypeError, SchemaParseException):
             return None
-        # Without logical types: fields have to be decoded to what the encoder takes.
-        return SCHEMA if canonical == _CANONICAL else parse_schema(json.loads(canonical))
+        return SCHEMA if to_parsing_canonical_form(schema) == _CANONICAL else schema
 
     def _of_other_schema(self, avro: bytes, headers: Mapping[str, bytes], writer_schema: Any) -> int:
         """Encode the record again, as the relay would today."""

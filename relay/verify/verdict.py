@@ -23,7 +23,7 @@ class Fault(StrEnum):
     CHANGED = "changed"
     """Its record has another content than the row."""
     UNSENT = "unsent"
-    """In the topic, but parked or discarded."""
+    """In the topic, but parked, discarded or in no state."""
     UNKNOWN = "unknown"
     """A record that is not of a row of this outbox."""
 

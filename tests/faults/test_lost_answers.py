@@ -1,8 +1,8 @@
-"""Answers about offsets that do not arrive: the client library reports no error then."""
+"""Answers of a broker that do not arrive: about offsets the client library reports no error then."""
 
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -10,21 +10,24 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from relay.errors import UnavailableError
 from relay.kafka.client import at_time, offsets
+from relay.kafka.topic_scan import is_compacted
 from testkit.databases import NewDatabase
 from testkit.proxied_services import ProxiedKafka
 from testkit.rows import new_rows
 from testkit.topic import create_topics
 from tests.faults.conftest import NewProxiedDeployment
 
-LIST_OFFSETS = 2
-"""API key of the request."""
+LIST_OFFSETS, DESCRIBE_CONFIGS = 2, 32
+"""API keys of the requests."""
 
 
 class LostAnswers:
-    """Ends the connection before an answer about offsets arrives, as the death of a broker does, or is silent."""
+    """Ends the connection before an answer arrives, as the death of a broker does, or is silent."""
 
     def __init__(self) -> None:
-        self.lost: set[int] = set()
+        self.api_key = LIST_OFFSETS
+        """Of the request whose answers are lost."""
+        self.lost: Collection[int] = ()
         """Which of them are lost, counted from 1."""
         self.silent = False
         self.counted = 0
@@ -35,8 +38,8 @@ class LostAnswers:
         Raises:
             ConnectionResetError: the connection ends.
         """
-        self.counted += api_key == LIST_OFFSETS
-        if api_key != LIST_OFFSETS or self.counted not in self.lost:
+        self.counted += api_key == self.api_key
+        if api_key != self.api_key or self.counted not in self.lost:
             return answer
         if self.silent:
             return b""
@@ -72,6 +75,21 @@ def test_an_answer_that_was_lost_is_no_offset(
     answers.lost, answers.silent = {answers.counted + 1}, lost == "silent"
     with pytest.raises(UnavailableError, match="no answer arrived"):
         ask()
+
+
+@pytest.mark.parametrize("lost", ["cut", "silent"])
+def test_settings_that_were_lost_are_not_hidden_ones(
+    proxied_kafka: ProxiedKafka, answers: LostAnswers, lost: str
+) -> None:
+    """It is told as an outage: a topic that is compacted has rows without a record, which are not missing."""
+    topic = f"lost-{uuid.uuid4().hex[:8]}"
+    compacted = NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})
+    create_topics(proxied_kafka.client_config, compacted)
+    admin = AdminClient({"bootstrap.servers": proxied_kafka.proxied_servers})
+    assert is_compacted(admin, topic)
+    answers.api_key, answers.lost, answers.silent = DESCRIBE_CONFIGS, range(1, 1_000), lost == "silent"
+    with pytest.raises(UnavailableError, match=f"read the settings of topic {topic}"):
+        is_compacted(admin, topic)
 
 
 @pytest.mark.parametrize("number", [1, 2], ids=["earliest", "latest"])

@@ -197,6 +197,7 @@ def test_a_deleted_progress_topic_is_logged_as_an_error(deployment: Deployment) 
     (line,) = [line for line in running.lines() if line.get("action") == "progress_lost"]
     assert line["level"] == "error"
     assert "sent twice" in line["event"]
+    assert '"action": "progress_lost"' in running.log.read_text()  # torture and the fuzzers look for this text
     deployment.check_exactly_once(ids)
 
 
