@@ -14,7 +14,7 @@ from typing import NamedTuple
 import trustme
 from confluent_kafka.admin import AclOperation, ResourceType
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.preload import HostNames
 from testkit.proxy import Proxy, ask_kafka
 from testkit.services.kafka import AuthorizingKafka, write_keystore

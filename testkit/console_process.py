@@ -10,8 +10,8 @@ from typing import Self
 import psutil
 import requests
 
-from relay.demo.ports import free_port
 from testkit.console import KEY, write_users
+from testkit.ports import free_port
 from testkit.services.process import Process
 
 APPLICATION = "console.factory:create_app_from_environ()"

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 
 
 class InferenceEndpoint:

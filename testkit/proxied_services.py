@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.proxy import Proxy, ask_kafka, kafka_messages
 from testkit.services import Kafka, Postgres, ServiceError
 from testkit.waiting import wait_until

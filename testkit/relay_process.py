@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.forked_process import ForkedProcess
+from testkit.ports import free_port
 from testkit.waiting import wait_until
 
 

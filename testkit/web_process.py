@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import psutil
 import requests
 
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.forked_process import ForkedProcess
+from testkit.ports import free_port
 from testkit.waiting import wait_until
 
 SECRET = "a-secret-of-the-tests"

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import requests
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.services.java import CACHE, cached, java, maven
 from testkit.services.kafka import jars
 from testkit.services.process import Process, ServiceError

@@ -101,9 +101,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres | Ex
 
 
 @pytest.fixture
-def pgbouncer(postgres: Postgres | ExternalService, tmp_path: Path) -> Iterator[PgBouncer]:
-    """A pooler in transaction mode in front of the session's PostgreSQL server, for one test."""
-    yield from run_service(PgBouncer(tmp_path / "pgbouncer", postgres.url))
+def pgbouncer(
+    request: pytest.FixtureRequest, postgres: Postgres | ExternalService, tmp_path: Path
+) -> Iterator[PgBouncer]:
+    """A pooler in transaction mode in front of the session's PostgreSQL server, for one test; settings as parameter."""
+    yield from run_service(PgBouncer(tmp_path / "pgbouncer", postgres.url, **getattr(request, "param", {})))
 
 
 @pytest.fixture

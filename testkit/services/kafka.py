@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.services.java import cached, java, maven
 from testkit.services.process import Process, ServiceError
 

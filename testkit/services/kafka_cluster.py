@@ -16,7 +16,7 @@ from typing import Any, Self
 from confluent_kafka import ElectionType, KafkaException
 from confluent_kafka.admin import AdminClient, TopicMetadata
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.proxy import Proxy, ask_kafka, kafka_messages
 from testkit.services.kafka import Kafka
 from testkit.services.process import ServiceError

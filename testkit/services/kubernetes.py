@@ -9,7 +9,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.services.process import Process, ServiceError
 
 TOKEN = "administrator-of-tests"

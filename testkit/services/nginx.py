@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Self
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.services.process import Process, ServiceError
 
 DIRECTORIES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin")

@@ -9,7 +9,7 @@ from typing import Self
 import psycopg
 from sqlalchemy import make_url
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.services.postgres import unprivileged_user
 from testkit.services.process import Process, ServiceError
 

@@ -14,7 +14,7 @@ from typing import Self
 
 import psycopg
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.services.process import Process, ServiceError
 
 SETTINGS = {

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import requests
 import yaml
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.services.process import Process, ServiceError
 
 

@@ -6,7 +6,7 @@ from typing import Self
 
 import requests
 
-from relay.demo.ports import free_port
+from testkit.ports import free_port
 from testkit.services.java import cached, java, maven
 from testkit.services.process import Process, ServiceError
 

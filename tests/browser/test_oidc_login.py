@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import expect
 
-from relay.demo.ports import free_port
 from testkit.browser import Complaints
 from testkit.oidc_provider import OidcProvider, oidc_environ, start_provider
+from testkit.ports import free_port
 from tests.browser.conftest import NewContext, StartConsole
 
 

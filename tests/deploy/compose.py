@@ -13,9 +13,9 @@ from typing import Any
 import requests
 import yaml
 
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.console import KEY, write_users
+from testkit.ports import free_port
 from testkit.waiting import wait_until
 from testkit.web_process import SECRET
 from tests.deploy.containers import IMAGE, PODMAN, call, check_delivery, settings_on_services, timed

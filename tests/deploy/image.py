@@ -12,8 +12,8 @@ from pathlib import Path
 
 import requests
 
-from relay.demo.ports import free_port
 from testkit.console import KEY, write_users
+from testkit.ports import free_port
 from testkit.waiting import wait_until
 from testkit.web_process import SECRET
 from tests.deploy.containers import (

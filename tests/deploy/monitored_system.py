@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import requests
 
-from relay.demo.ports import free_port
 from testkit.background import BackgroundTask
 from testkit.deployment import Deployment
+from testkit.ports import free_port
 from testkit.relay_process import RelayProcess
 from testkit.services.prometheus import Prometheus
 from testkit.simulator.server import Simulator

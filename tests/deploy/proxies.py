@@ -12,9 +12,9 @@ import psutil
 import requests
 import trustme
 
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.console import KEY, write_users
+from testkit.ports import free_port
 from testkit.waiting import wait_until
 from testkit.web_process import WebProcess
 from tests.deploy.tools import run, tool

@@ -53,7 +53,7 @@ def test_an_owner_frozen_during_its_commit_resumes_after_the_transaction_timeout
     ids = deployment.record(new_rows(300))
     frozen = deployment.relay()
     wait_until(commit.reached.is_set, "the proxy holds the commit")
-    frozen.signal(signal.SIGSTOP)
+    freeze_outside_a_transaction(deployment, frozen)
     other = deployment.relay()
     deployment.wait_drained()
     commit.forward()

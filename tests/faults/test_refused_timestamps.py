@@ -29,7 +29,7 @@ def test_no_row_is_parked_and_all_are_sent_after_the_remedies(
     deployment.wait_drained()
     wait_until(lambda: len(deployment.seen()) == len(ids), "consumers see the first rows")
     alter_topic(deployment.client_config, deployment.topic, LIMIT, "0")
-    ids += deployment.record(new_rows(200))
+    ids += deployment.record(new_rows(200, interactions=200))
     relay.wait_degraded("shard 0", f"refused as a whole by {deployment.topic}")
     relay.wait_degraded("shard 0", "restart the broker")
     (status,) = deployment.store.status()

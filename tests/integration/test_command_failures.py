@@ -13,10 +13,10 @@ from config.settings import BaseSettings
 from outbox.db.engine import sqlite
 from relay.cli import COMMANDS
 from relay.cli.session import open_outbox, open_outbox_for_shards
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.command_line import CommandResult, command, expect
 from testkit.databases import NewDatabase
+from testkit.ports import free_port
 from testkit.services import ExternalService, Postgres
 from testkit.waiting import wait_until
 

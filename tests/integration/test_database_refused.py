@@ -11,10 +11,10 @@ import psycopg
 import pytest
 import requests
 
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.command_line import expect
 from testkit.deployment import Deployment, settings_for
+from testkit.ports import free_port
 from testkit.services import ExternalService, Kafka, Postgres, Registry
 from testkit.waiting import wait_until
 from testkit.web_process import SECRET

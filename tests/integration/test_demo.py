@@ -15,10 +15,10 @@ import pytest
 import requests
 
 from config.setting_names import KNOWN_NAMES
-from relay.demo.ports import free_port
 from relay.demo.stubs import Stubs
 from testkit import ROOT
 from testkit.command_line import expect
+from testkit.ports import free_port
 from testkit.services import ExternalService, Kafka
 from testkit.waiting import wait_until
 

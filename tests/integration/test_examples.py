@@ -15,10 +15,10 @@ import pytest
 import requests
 from confluent_kafka import Producer
 
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.command_line import command, expect
 from testkit.deployment import Deploy, Deployment
+from testkit.ports import free_port
 from testkit.rows import new_rows
 from testkit.services import ExternalService, Kafka, Postgres, ServiceError
 from testkit.services.fixtures import skip_or_fail

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay.demo.ports import free_port
 from relay.http_client import MAX_BODY_BYTES, READ_TIMEOUT_SECONDS, TIMED_OUT, TLS_FAILED, HttpClient, HttpResult
+from testkit.ports import free_port
 from testkit.simulator import Simulator
 
 

@@ -13,13 +13,13 @@ import psutil
 import pytest
 import requests
 
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.collector import Collector
 from testkit.console import PASSWORD
 from testkit.console_process import ConsoleProcess
 from testkit.deployment import Deploy, Deployment
 from testkit.log_schema import check_lines
+from testkit.ports import free_port
 from testkit.rows import new_row
 from testkit.services import ExternalService, Kafka
 from testkit.simulator import Simulator

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.command_line import expect
 from testkit.console import KEY, PASSWORD
 from testkit.deployment import settings_for
+from testkit.ports import free_port
 from testkit.services import ExternalService, Kafka, Registry
 from testkit.waiting import wait_until
 from testkit.web_process import PATH, SECRET

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.command_line import command, expect
+from testkit.ports import free_port
 
 COMMANDS = ("status", "list --all", "check", "audit", "migrate", "run", "show 1", "prune --all --reason test --yes")
 RELAY = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9", "SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"}

@@ -19,7 +19,6 @@ from outbox.insert import as_json
 from outbox.models import new_nonce
 from outbox.sql.insert import INSERT_POSTGRESQL
 from outbox.states import RowState
-from relay.demo.ports import free_port
 from relay.errors import UnavailableError
 from relay.kafka.topic_scan import committed_records, ranges_since
 from relay.settings import RelaySettings
@@ -28,6 +27,7 @@ from testkit import ROOT
 from testkit.command_line import command, expect
 from testkit.deployment import Deploy, Deployment, NewDeployment
 from testkit.outbox import set_state
+from testkit.ports import free_port
 from testkit.raw_record import write_record
 from testkit.relay_process import RelayProcess
 from testkit.rows import new_row, new_rows

@@ -15,11 +15,11 @@ import requests
 from outbox.db.engine import create_outbox_engine
 from outbox.operators.change import Operations
 from outbox.store import Store
-from relay.demo.ports import free_port
 from testkit import ROOT
 from testkit.console import KEY, PASSWORD, write_users
 from testkit.databases import NewDatabase
 from testkit.outbox import assert_placed, record, set_state, states
+from testkit.ports import free_port
 from testkit.rows import new_row
 from testkit.waiting import wait_until
 

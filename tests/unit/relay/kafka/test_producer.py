@@ -4,10 +4,10 @@ from itertools import count
 
 import pytest
 
-from relay.demo.ports import free_port
 from relay.errors import TransactionFailedError
 from relay.kafka.producer import ANSWER_TIMEOUT_SECONDS, Publisher
 from relay.kafka.progress import ProgressDestination
+from testkit.ports import free_port
 
 
 def new_publisher(step_seconds: float, *, outdated: bool) -> Publisher:
