@@ -65,6 +65,7 @@ def test_idle_sessions_that_the_server_ends_cause_no_error(
     deployment.engine.dispose()
     web, relay = deployment.web(), deployment.relay()
     wait_until(lambda: "started" in {line.get("action") for line in relay.lines()}, "the relay has started")
+    wait_until(lambda: ready(web), "the first check has ended")  # a request waits only one second for it
     for _ in range(4):
         assert post(web) == 202
         assert ready(web)

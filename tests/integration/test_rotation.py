@@ -57,7 +57,8 @@ class Generations:
         old = self._masters[-1]
         new = wait_until(lambda: self._next(old), "the next gunicorn has workers", 2 * DEADLINE_SECONDS)
         self._masters.append(new)
-        assert requests.get(f"{self._web.base}/readyz", timeout=10).ok
+        # A request waits only one second for the first check of a new process.
+        wait_until(lambda: requests.get(f"{self._web.base}/readyz", timeout=30).ok, "the next gunicorn is ready")
         old.send_signal(signal.SIGTERM)
         wait_until(lambda: not _is_running(old), "the old one has ended")
 

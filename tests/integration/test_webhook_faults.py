@@ -358,7 +358,7 @@ def test_probes_and_metrics_answer_while_the_database_hangs(new_database: NewDat
     url = new_database(1)
     web = start_web(url)
     assert web.post({"id": "before", "channel": "voice"}).status_code == 202
-    assert get(web, "/readyz") == 200
+    wait_until(lambda: get(web, "/readyz") == 200, "it is ready")  # a request waits only one second for the first check
     answers: list[requests.Response] = []
     probes: dict[str, list[float]] = {}
     with table_locked(url):
