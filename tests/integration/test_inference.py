@@ -63,10 +63,14 @@ class Harness:
         thread.start()
         self._workers.append((stop, thread))
 
-    def stop(self) -> None:
-        """Stop the workers, as SIGTERM does."""
+    def request_stop(self) -> None:
+        """Tell the workers to stop, as SIGTERM does."""
         for stop, _ in self._workers:
             stop.set()
+
+    def stop(self) -> None:
+        """Stop the workers, and wait for their end."""
+        self.request_stop()
         for _, thread in self._workers:
             thread.join(30)
             assert not thread.is_alive()
@@ -297,16 +301,18 @@ def test_while_the_circuit_is_open_only_a_probe_is_claimed(new_harness: NewHarne
         with harness.engine.connect() as connection:
             return int(connection.execute(claimed).scalar_one())
 
-    opened = time.monotonic() + 1.5
+    opened = time.monotonic() + 6
     harness.start(circuit=CircuitState(pauses=1, open_until=opened))
-    wait_until(lambda: seen() or time.monotonic() > opened - 0.3, "the pause is nearly over")
+    wait_until(lambda: seen() or time.monotonic() > opened - 3, "much of the pause is over")
     assert seen() == 0
     wait_until(lambda: simulator.requests["score"], "it probes")
     probed = time.monotonic()
     wait_until(
         lambda: len(simulator.requests["score"]) > 1 or time.monotonic() > probed + 0.5, "time for more calls passes"
     )
-    assert len(simulator.requests["score"]) == 1
+    first, *later = [request.at for request in simulator.requests["score"]]
+    # The next pause has at least two seconds; on a busy machine it may be over by now.
+    assert all(at - first >= 1.9 for at in later)
 
 
 def test_blocked_calls_do_not_hide_other_interactions(new_harness: NewHarness, simulator: Simulator) -> None:
@@ -358,7 +364,7 @@ def test_a_caller_continues_after_an_unexpected_error(new_harness: NewHarness, s
 
 def test_a_stop_gives_back_untried_calls(new_harness: NewHarness, simulator: Simulator) -> None:
     """Calls in progress end; the others are due again at once, uncharged."""
-    simulator.behave("score", "slow:0.5")
+    simulator.behave("score", "slow:5")  # longer than a busy machine takes to notice the two calls
     harness = new_harness(INFERENCE_CONCURRENCY="2")
     harness.make_due(*(f"i-{number}" for number in range(20)))
     harness.start()
@@ -423,10 +429,13 @@ def test_a_stop_gives_back_throttled_calls(new_harness: NewHarness, simulator: S
     harness = new_harness()
     harness.make_due(*(f"i-{number}" for number in range(20)))
     harness.drain_signal.rows_sent(0, full_batch=True)
+    began = time.monotonic()
     harness.start()
     wait_until(lambda: len(simulator.requests["score"]) >= 1, "a call is made")
+    harness.request_stop()
+    allowed = 1 + 4 * (time.monotonic() - began)
     harness.stop()
-    assert len(simulator.requests["score"]) <= 2
+    assert len(simulator.requests["score"]) <= allowed
 
 
 def test_a_host_that_is_not_allowed_is_refused(new_harness: NewHarness) -> None:
