@@ -182,7 +182,7 @@ def test_an_interrupted_replay_prints_how_to_continue(new_deployment: NewDeploym
     It keeps the actor and the rate.
     """
     deployment = new_deployment()
-    ids = deployment.record(new_rows(30, interactions=6))
+    ids = deployment.record(new_rows(60, interactions=6))
     deployment.relay()
     deployment.wait_drained()
     process = [sys.executable, "-m", "relay", "replay", "--channel", "voice", "--rate", "10", "--as", "bob", *REASON]
@@ -197,14 +197,14 @@ def test_an_interrupted_replay_prints_how_to_continue(new_deployment: NewDeploym
     assert working.returncode == 5, stderr
     done = int(stdout.split()[1])
     assert deployment.query(replayed) == [(done,)]
-    assert 0 < done < 30
-    assert f"interrupted: {plural(30 - done, 'row')} not processed. To continue: relay replay " in stderr
+    assert 0 < done < 60
+    assert f"interrupted: {plural(60 - done, 'row')} not processed. To continue: relay replay " in stderr
     assert "--rate 10" in stderr
     later = deployment.record(new_rows(5))
     deployment.wait_drained()
     again = shlex.split(stderr.split("To continue: relay ")[1].strip())
     finished = command(deployment.environ, *again, "--yes")
-    expect(finished, 0, stdout=f"replay: {plural(30 - done, 'row')} done\n")
+    expect(finished, 0, stdout=f"replay: {plural(60 - done, 'row')} done\n")
     made = deployment.query("SELECT replay_of FROM outbox WHERE replay_of IS NOT NULL ORDER BY replay_of")
     assert [row_id for (row_id,) in made] == ids
     assert later[0] > ids[-1]
