@@ -15,7 +15,7 @@ import psutil
 from testkit import ROOT
 from testkit.forked_process import ForkedProcess
 from testkit.ports import free_port
-from testkit.waiting import wait_until
+from testkit.waiting import DEADLINE_SECONDS, wait_until
 
 
 class RelayProcess:
@@ -81,7 +81,7 @@ class RelayProcess:
         """Send SIGTERM, wait until the process ends, and return its exit code."""
         if self.running():
             self._process.send_signal(signal.SIGTERM)
-        return self.wait(30)
+        return self.wait(DEADLINE_SECONDS)  # it may take 20 s for its work, and some more for its exit
 
     def kill(self) -> None:
         """Kill the process (-9)."""

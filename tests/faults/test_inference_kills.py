@@ -26,7 +26,6 @@ def test_no_call_is_lost_by_a_kill(deployment: Deployment, simulator: Simulator,
     wait_until(
         lambda: deployment.query("SELECT count(*) FROM outbox_inference_call WHERE state = 'done'") == [(60,)],
         "every call is done",
-        30,
     )
     calls = Counter(simulator.scored_keys())
     assert sorted(calls) == ids
