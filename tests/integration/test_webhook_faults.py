@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from outbox.db.engine import create_outbox_engine
 from testkit import ROOT
 from testkit.databases import NewDatabase
+from testkit.response_times import assert_none_waited
 from testkit.waiting import wait_until
 from testkit.web_fixtures import StartWeb
 from testkit.web_process import PATH, SECRET, WebProcess, read_response
@@ -374,11 +375,10 @@ def test_probes_and_metrics_answer_while_the_database_hangs(new_database: NewDat
         assert get(web, "/readyz") == 503
         assert get(web, "/healthz") == 200
     for path, seconds in probes.items():
-        assert sorted(seconds)[len(seconds) // 2] < 0.1, path
-        assert max(seconds) < 2, path
+        assert_none_waited(seconds, path, median_below=0.1)
     assert {answer.status_code for answer in answers} == {503}
     assert min(int(answer.headers["Retry-After"]) for answer in answers) > 0
-    assert max(answer.elapsed.total_seconds() for answer in answers) < 13
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 15  # a busy machine may add five to its ten
     wait_until(lambda: get(web, "/readyz") == 200, "it is ready again")
     assert web.post({"id": "after", "channel": "voice"}).status_code == 202
 
