@@ -42,7 +42,7 @@ def relay_on_another_host(deployment: Deployment, directory: str, **environ: str
 
 def slack() -> float:
     """Seconds that a busy machine may add to a bound; ``bench.takeover`` measures without it."""
-    return DEADLINE_SECONDS / 10
+    return DEADLINE_SECONDS / 4
 
 
 def test_relays_share_evenly_and_hand_over_at_sigterm(new_deployment: NewDeployment) -> None:
@@ -68,7 +68,7 @@ def test_relays_share_evenly_and_hand_over_at_sigterm(new_deployment: NewDeploym
 @pytest.mark.parametrize("hours", [1, -1], ids=["ahead", "back"])
 def test_a_database_clock_that_is_set_moves_no_shard(new_deployment: NewDeployment, hours: int) -> None:
     """Every heartbeat and lease ends at once, or too late to be one; each relay waits for the others before it acts."""
-    deployment = new_deployment(shards=4, RELAY_LEASE_SECONDS="6")
+    deployment = new_deployment(shards=4, RELAY_LEASE_SECONDS="15")  # which no pause of a busy machine outlasts
     relays = [relay_on_another_host(deployment, name) for name in "ab"]
     wait_until(lambda: sorted(owners(deployment).values()) == [2, 2], "each relay owns its share")
     epochs = deployment.query("SELECT shard, epoch FROM outbox_shard ORDER BY shard")
@@ -96,7 +96,7 @@ def later(deployment: Deployment, written: dict[str, int]) -> bool:
 
 def test_the_shards_of_a_dead_relay_move_when_its_lease_expires(new_deployment: NewDeployment) -> None:
     """Killed on another host: the other relay sends every shard within the lease time plus two seconds."""
-    deployment = new_deployment(shards=2, RELAY_LEASE_SECONDS="3")
+    deployment = new_deployment(shards=2, RELAY_LEASE_SECONDS="10")  # which no pause of a busy machine outlasts
     first, second = relay_on_another_host(deployment, "a"), relay_on_another_host(deployment, "b")
     ids = deployment.record(new_rows(50))
     wait_until(lambda: sorted(owners(deployment).values()) == [1, 1], "each relay owns its share")
@@ -105,7 +105,7 @@ def test_the_shards_of_a_dead_relay_move_when_its_lease_expires(new_deployment: 
     first.kill()
     ids += deployment.record(new_rows(50, interactions=30))
     deployment.wait_drained()
-    assert time.monotonic() - began < 3 + 2 + slack()
+    assert time.monotonic() - began < 10 + 2 + slack()
     assert list(owners(deployment).values()) == [2]
     assert not second.degraded()
     deployment.check_exactly_once(ids)
