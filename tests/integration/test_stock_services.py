@@ -2,10 +2,11 @@
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from testkit.command_line import command
@@ -58,6 +59,16 @@ def topics(deployment: Deployment) -> dict[str, int]:
     return {name: len(found[name].partitions) for name in names if name in found}
 
 
+def topic_ids(deployment: Deployment) -> set[str]:
+    """The id that each of the deployment's topics got when it was created."""
+    names = TopicCollection([deployment.topic, deployment.environ["KAFKA_PROGRESS_TOPIC"]])
+    found = set()
+    for future in AdminClient(deployment.client_config).describe_topics(names, request_timeout=10).values():
+        with suppress(KafkaException):  # it does not exist
+            found.add(str(future.result(20).topic_id))
+    return found
+
+
 def cleanup_policy(deployment: Deployment, name: str) -> str:
     """``cleanup.policy`` of a topic."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, name)
@@ -103,9 +114,12 @@ def test_a_topic_deleted_while_the_relay_runs_is_created_as_documented(stock_dep
     deployment.record(new_rows(100))
     deployment.relay()
     deployment.wait_drained()
-    admin = AdminClient(deployment.client_config)
+    admin, deleted = AdminClient(deployment.client_config), topic_ids(deployment)
+    assert len(deleted) == 2
     for future in admin.delete_topics([deployment.topic, progress]).values():
         future.result(10)
+    # Brokers learn of it later than the client that asked for it, and would still take the next rows.
+    wait_until(lambda: not topic_ids(deployment) & deleted, "no broker has the deleted topics any more")
     deployment.record(new_rows(100))
     deployment.wait_drained()
     assert topics(deployment) == {deployment.topic: 8, progress: SHARDS}
