@@ -222,16 +222,17 @@ def test_a_relay_leaves_an_outbox_replaced_under_it_to_the_next_relay(new_deploy
     deployment.record(new_rows(10))
     old = deployment.relay()
     deployment.wait_drained()
-    # As if an empty outbox had been restored under the running relay.
-    for table in ("outbox", "outbox_pending", "outbox_sent", "outbox_parked"):
-        deployment.execute(f"DELETE FROM {table}")
-    deployment.execute(
-        "UPDATE outbox_shard SET owner = NULL, epoch = 0, lease_expires_at = 0, acknowledged_sequence = 0"
-    )
-    deployment.execute(
-        f"UPDATE outbox_identity SET outbox_id = '{uuid.uuid4()}', topic = NULL, progress_topic = NULL,"
-        " transactional_id_prefix = NULL, cluster_id = NULL"
-    )
+    # As if an empty outbox had been restored under the running relay, which must not see a part of it.
+    with deployment.engine.begin() as connection:
+        for table in ("outbox", "outbox_pending", "outbox_sent", "outbox_parked"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+        connection.exec_driver_sql(
+            "UPDATE outbox_shard SET owner = NULL, epoch = 0, lease_expires_at = 0, acknowledged_sequence = 0"
+        )
+        connection.exec_driver_sql(
+            f"UPDATE outbox_identity SET outbox_id = '{uuid.uuid4()}', topic = NULL, progress_topic = NULL,"
+            " transactional_id_prefix = NULL, cluster_id = NULL"
+        )
     old.wait_degraded("shard 0", "restart this relay")
     assert deployment.query("SELECT topic FROM outbox_identity") == [(None,)]
     other = f"{deployment.topic}-other"
