@@ -15,7 +15,10 @@ from testkit.services import ServiceError
 from testkit.services.fixtures import skip_or_fail
 from testkit.waiting import DEADLINE_SECONDS
 
-expect.set_options(timeout=DEADLINE_SECONDS * 1000)
+TIMEOUT_MS = DEADLINE_SECONDS * 1000
+"""Of whatever waits for a page: Playwright's own 30 s are less than other tests wait."""
+
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,6 +62,7 @@ def new_context(browser: Browser) -> Iterator[NewContext]:
 
     def make(origin: str, **options: Any) -> BrowserContext:
         contexts.append(browser.new_context(base_url=origin, **options))
+        contexts[-1].set_default_timeout(TIMEOUT_MS)
         return contexts[-1]
 
     yield make
@@ -77,6 +81,7 @@ def signed_in(browser: Browser, shared_console: ConsoleProcess) -> SignedIn:
     def state(name: str) -> StorageState:
         if name not in states:
             with browser.new_context(base_url=shared_console.origin) as context:
+                context.set_default_timeout(TIMEOUT_MS)
                 sign_in(context.new_page(), name)
                 states[name] = context.storage_state()
         return states[name]
