@@ -17,10 +17,12 @@ RETRY_SECONDS = 0.02
 
 
 class AcceptedInteraction(NamedTuple):
-    """An interaction that was answered with 202."""
+    """An interaction that was answered with 202. Times are in seconds since the epoch."""
 
+    sent_at: float
+    """When the request was begun."""
     at: float
-    """When the answer arrived, in seconds since the epoch."""
+    """When the answer arrived."""
     outbox_id: int
     key: bytes
     """Deduplication key of its row."""
@@ -58,13 +60,15 @@ class LoadGenerator:
             interaction = f"sender-{sender}-{number % self._interactions}"
             body = json.dumps({"id": interaction, "channel": "voice", "turn": number}).encode()
             while not self._stop.is_set():
+                sent_at = time()
                 try:
                     answer = self._web().post(body)
                 except requests.RequestException:
                     self._stop.wait(RETRY_SECONDS)
                     continue
                 if answer.status_code == 202:
-                    self.accepted.append(AcceptedInteraction(time(), answer.json()["outboxId"], body_digest(body)))
+                    outbox_id = answer.json()["outboxId"]
+                    self.accepted.append(AcceptedInteraction(sent_at, time(), outbox_id, body_digest(body)))
                     self._accepted_of[sender] += 1
                     break
 

@@ -73,7 +73,8 @@ def test_no_interaction_is_accepted_while_the_file_is_missing(
     removed = time()
     relay.wait_degraded("shard 0", "outbox.db")
     wait_until(lambda: not requests.get(f"{web.base}/readyz", timeout=30).ok, "the web process is not ready")
-    assert [each.at for each in load.accepted if each.at > removed + 1] == []
+    wait_until(lambda: time() > removed + 2, "posts have been refused for a while")
+    assert [each for each in load.accepted if each.sent_at > removed + 1] == []
     assert "commit_failed" in web.log.read_text()
     assert not file_of(deployment).exists()
     file_of(deployment).parent.mkdir(exist_ok=True)

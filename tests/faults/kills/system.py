@@ -152,10 +152,12 @@ class KilledSystem(SystemUnderTest):
         body = json.dumps(fields).encode()
 
         def accepted() -> bool:
+            sent_at = time()
             with suppress(requests.RequestException):
                 answer = self.web.post(body)
                 if answer.status_code == 202:
-                    self.refused.append(AcceptedInteraction(time(), answer.json()["outboxId"], body_digest(body)))
+                    outbox_id = answer.json()["outboxId"]
+                    self.refused.append(AcceptedInteraction(sent_at, time(), outbox_id, body_digest(body)))
                     return True
             return False
 
