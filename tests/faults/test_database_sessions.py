@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import partial
 from itertools import count
 from time import monotonic
 
@@ -50,6 +49,18 @@ def post(web: WebProcess) -> int:
     return web.post({"id": "i", "channel": "voice", "turn": next(interaction_numbers)}).status_code
 
 
+def end_idle_sessions(administer: Administrator, database: str) -> None:
+    """Wait for sessions that have been idle for 0.4 s, terminate them, and wait for their end.
+
+    All are signalled before the end of the first is awaited: meanwhile another could be used again.
+    """
+    sql = f"""SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE datname = '{database}' AND state = 'idle' AND now() - state_change > interval '0.4 s'"""
+    terminated = wait_until(lambda: administer(sql), "sessions have been idle for 0.4 s")
+    left = f"SELECT 1 FROM pg_stat_activity WHERE pid IN ({', '.join(str(pid) for pid, _ in terminated)})"
+    wait_until(lambda: not administer(left), "they have ended")
+
+
 def ready(web: WebProcess) -> bool:
     """Return whether ``/readyz`` answers with 200."""
     return requests.get(f"{web.base}/readyz", timeout=30).ok
@@ -70,9 +81,7 @@ def test_idle_sessions_that_the_server_ends_cause_no_error(
         assert post(web) == 202
         assert ready(web)
         # idle_session_timeout does not apply after a statement in a pipeline, so terminate idle sessions as well.
-        sql = f"""SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-                  WHERE datname = '{database}' AND state = 'idle' AND now() - state_change > interval '0.4 s'"""
-        wait_until(partial(administer, sql), "sessions have been idle for 0.4 s")
+        end_idle_sessions(administer, str(database))
     deployment.wait_drained()
     assert len(deployment.seen()) == 4
     degraded = [line for line in relay.lines() if line.get("action") == "degraded" and "shard" in line["subject"]]
