@@ -183,6 +183,7 @@ def assert_each_key_has_one_partition(records: list[ConsumedRecord]) -> None:
     assert {key: chosen for key, chosen in partitions.items() if len(chosen) > 1} == {}
 
 
+@pytest.mark.timeout(900)
 def test_debezium_takes_over_and_gives_back(deployment: Deployment, own_postgres: Postgres, connect: Connect) -> None:
     """Each interaction is sent once and in order: before, by a connector that is killed, and by the relay after it."""
     web, relay = deployment.web(), deployment.relay()

@@ -33,6 +33,7 @@ SHORT = {
 """Each of the other steps has a test of its own."""
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1])
 def test_processes_are_killed_under_load(new_deployment: NewDeployment, seed: int) -> None:
     """Relays and web die (-9) at random moments and at steps: every accepted row is in the topic once and in order."""

@@ -14,6 +14,7 @@ from tests.faults.conftest import NewProxiedDeployment
 QUOTA_BYTES = 65_536
 
 
+@pytest.mark.timeout(900)
 def test_a_producer_quota_delays_rows_and_stops_none(
     new_sqlite: Callable[[], str],
     own_kafka: Kafka,
@@ -32,6 +33,7 @@ def test_a_producer_quota_delays_rows_and_stops_none(
     wait_until(lambda: not relay.degraded(), "nothing is degraded")
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("relays", [1, 2])
 def test_many_shards_share_a_slow_link(
     relays: int,
