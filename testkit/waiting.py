@@ -23,3 +23,22 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = DEADLIN
         time.sleep(pause)
         pause = min(1.25 * pause, 0.1)
     return result
+
+
+def wait_until_passes(check: Callable[[], object], seconds: float = DEADLINE_SECONDS) -> None:
+    """Wait until a function that asserts something raises no ``AssertionError``; raise its last after the deadline.
+
+    Args:
+        check: called once a second.
+        seconds: the deadline.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+        else:
+            return

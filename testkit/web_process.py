@@ -92,7 +92,7 @@ class WebProcess:
 
     def metric(self, line: str) -> float:
         """Value of a metric; 0 if it is missing."""
-        for found in requests.get(f"{self.base}/metrics", timeout=5).text.splitlines():
+        for found in requests.get(f"{self.base}/metrics", timeout=30).text.splitlines():
             if found.startswith(f"{line} "):
                 return float(found.split()[-1])
         return 0.0

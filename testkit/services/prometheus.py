@@ -96,7 +96,7 @@ class Prometheus:
         }
 
     def _get(self, resource: str, **parameters: Any) -> Any:
-        answer = requests.get(f"{self.url}/api/v1/{resource}", params=parameters, timeout=10)
+        answer = requests.get(f"{self.url}/api/v1/{resource}", params=parameters, timeout=30)
         assert answer.ok, answer.text
         return answer.json()["data"]
 

@@ -20,7 +20,7 @@ def wait_counted(web: WebProcess, line: str, value: float) -> None:
 
 def exported(web: WebProcess) -> str:
     """The text of one scrape."""
-    return requests.get(f"{web.base}/metrics", timeout=5).text
+    return requests.get(f"{web.base}/metrics", timeout=30).text
 
 
 def test_the_backlog_is_exported_without_a_relay(new_database: NewDatabase, start_web: StartWeb) -> None:
