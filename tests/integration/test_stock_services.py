@@ -2,11 +2,10 @@
 
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException, Producer, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from testkit.command_line import command
@@ -62,10 +61,13 @@ def topics(deployment: Deployment) -> dict[str, int]:
 def topic_ids(deployment: Deployment) -> set[str]:
     """The id that each of the deployment's topics got when it was created."""
     names = TopicCollection([deployment.topic, deployment.environ["KAFKA_PROGRESS_TOPIC"]])
-    found = set()
-    for future in AdminClient(deployment.client_config).describe_topics(names, request_timeout=10).values():
-        with suppress(KafkaException):  # it does not exist
+    admin, found = AdminClient(deployment.client_config), set()  # without a client, no future gets its result
+    for future in admin.describe_topics(names, request_timeout=10).values():
+        try:
             found.add(str(future.result(20).topic_id))
+        except KafkaException as exception:
+            if exception.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
     return found
 
 
