@@ -111,8 +111,15 @@ def _have_leaders(admin: AdminClient, partitions: Sequence[TopicPartition]) -> b
 
 
 def alter_topic(config: dict[str, Any], topic: str, name: str, value: str) -> None:
-    """Change a setting of a topic."""
+    """Change a setting of a topic, and wait until the broker has it: it learns of it from the controller."""
     configure(config, ResourceType.TOPIC, topic, {name: value})
+    admin, resource = AdminClient(config), ConfigResource(ResourceType.TOPIC, topic)
+
+    def is_set() -> bool:
+        (future,) = admin.describe_configs([resource]).values()
+        return bool(future.result(10)[name].value == value)
+
+    wait_until(is_set, f"{topic} has {name}={value}")
 
 
 def configure(config: dict[str, Any], kind: ResourceType, name: str, settings: Mapping[str, str | None]) -> None:
