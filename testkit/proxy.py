@@ -299,7 +299,7 @@ class _Connection:
             return message
         if direction is Direction.FROM_SERVICE:
             api_key = self._api_keys.pop(correlation_id(message, _LENGTH_BYTES), None)
-            return message if api_key is None else self._proxy.change(api_key, message)  # None: asked before the change
+            return message if api_key is None else self._proxy.change(api_key, message)  # None: asked before
         (api_key,) = struct.unpack_from(">h", message, _LENGTH_BYTES)
         self._api_keys[correlation_id(message, _LENGTH_BYTES + 4)] = api_key
         return message

@@ -9,10 +9,16 @@ PORTS = range(11_000, 32_768)
 without 10080, which browsers refuse."""
 
 
+def is_free(port: int) -> bool:
+    """Whether a TCP port of 127.0.0.1 is not in use."""
+    with socket.socket() as probe, suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that is not in use, and that no outgoing connection will be given."""
-    while True:
-        port = PORTS.start + secrets.randbelow(len(PORTS))
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+    while not is_free(port := PORTS.start + secrets.randbelow(len(PORTS))):
+        pass
+    return port

@@ -92,8 +92,8 @@ def partitions_of(metadata: ClusterMetadata, topic: str) -> list[TopicPartition]
     raise UnavailableError(f"topic {topic}: {explain(found.error)}")
 
 
-def topic_id(admin: AdminClient, topic: str) -> tuple[int, int]:
-    """The id that a topic got when it was created, as two halves of 64 bits; brokers before Kafka 2.8 give it zeros.
+def topic_id(admin: AdminClient, topic: str) -> str:
+    """The id that a topic got when it was created; before Kafka 2.8 all topics have the same.
 
     Raises:
         UnavailableError: the broker does not answer, or the topic does not exist.
@@ -101,12 +101,12 @@ def topic_id(admin: AdminClient, topic: str) -> tuple[int, int]:
     names = TopicCollection([topic])
     with translate_errors("describe its topics", LastError(), UnavailableError):
         try:
-            found = wait_for(admin.describe_topics(names, request_timeout=REQUEST_TIMEOUT_SECONDS)[topic]).topic_id
+            found = wait_for(admin.describe_topics(names, request_timeout=REQUEST_TIMEOUT_SECONDS)[topic])
         except KafkaException as exception:
             if exception.args[0].code() not in MISSING_TOPIC:
                 raise
             raise UnavailableError(f"topic {topic} does not exist") from None
-    return (found.get_most_significant_bits(), found.get_least_significant_bits())
+    return str(found.topic_id)
 
 
 def topic_settings(admin: AdminClient, topic: str) -> dict[str, str]:

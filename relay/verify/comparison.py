@@ -293,7 +293,10 @@ def _overlap(row: RowSent | None, later: RowSent | None) -> bool:
 
 
 def _row_of(message: Message) -> tuple[int, bytes]:
-    """Outbox id and time of receipt as a record's headers name them; -1: no id that the encoder would have written."""
+    """Outbox id and time of receipt as a record's headers name them; -1: no id that the encoder would have written.
+
+    It reads the id as ``number_of`` does, but without a call, which would double the time that this takes.
+    """
     try:
         headers: Any = message.headers() or ()
         named = dict(headers)  # of a header that is repeated the last one counts, as for consumers

@@ -77,7 +77,7 @@ class Verifier:
         hasher = ContentHasher(SchemaRegistry(settings).schema) if values else None
         self._comparison = Comparison(self._outbox, self._table, self.verdict, rules, hasher)
         self._read: dict[str, dict[int, OffsetRange]] = {}
-        self._topic_ids: dict[str, tuple[int, int]] = {}
+        self._topic_ids: dict[str, str] = {}
         self._unsent_reported: set[int] = set()
 
     def run_pass(self) -> Verdict:

@@ -104,7 +104,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres | Ex
 def pgbouncer(
     request: pytest.FixtureRequest, postgres: Postgres | ExternalService, tmp_path: Path
 ) -> Iterator[PgBouncer]:
-    """A pooler in transaction mode in front of the session's PostgreSQL server, for one test; settings as parameter."""
+    """A pooler in transaction mode in front of the PostgreSQL server, for one test. Its parameter: its settings."""
     yield from run_service(PgBouncer(tmp_path / "pgbouncer", postgres.url, **getattr(request, "param", {})))
 
 
