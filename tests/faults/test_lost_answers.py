@@ -63,7 +63,7 @@ def answers(proxied_kafka: ProxiedKafka) -> Iterator[LostAnswers]:
 def test_an_answer_that_was_lost_is_no_offset(
     proxied_kafka: ProxiedKafka, answers: LostAnswers, position: OffsetSpec, offset: int, lost: str
 ) -> None:
-    """It is told as an outage, not as a partition without records."""
+    """It is reported as an outage, not as a partition without records."""
     topic = f"lost-{uuid.uuid4().hex[:8]}"
     create_topics(proxied_kafka.client_config, NewTopic(topic, 1, 1))
     admin = AdminClient({"bootstrap.servers": proxied_kafka.proxied_servers})
@@ -81,7 +81,7 @@ def test_an_answer_that_was_lost_is_no_offset(
 def test_settings_that_were_lost_are_not_hidden_ones(
     proxied_kafka: ProxiedKafka, answers: LostAnswers, lost: str
 ) -> None:
-    """It is told as an outage: a topic that is compacted has rows without a record, which are not missing."""
+    """It is reported as an outage: rows whose record was removed by compaction would otherwise be called missing."""
     topic = f"lost-{uuid.uuid4().hex[:8]}"
     compacted = NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})
     create_topics(proxied_kafka.client_config, compacted)

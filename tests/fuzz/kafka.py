@@ -35,8 +35,8 @@ MAX_MEMORY_BYTES = 400 * 2**20
 PRODUCE, FETCH, LIST_OFFSETS, METADATA = 0, 1, 2, 3
 ANY = -1
 LIBRARY_DEFECT = "rd_slice_narrow_copy: Assertion"
-"""After a batch of records whose sum is wrong, librdkafka 2.16 goes on reading at a wrong place, and may abort the
-process. Source: https://github.com/confluentinc/confluent-kafka-python/issues/689"""
+"""After a batch of records with a wrong checksum, librdkafka 2.16 goes on reading from the wrong position, and may
+abort the process. Source: https://github.com/confluentinc/confluent-kafka-python/issues/689"""
 _HEADER_BYTES = 8
 """Length and correlation id."""
 _LINE = re.compile(r"(-?\d{1,3}) ([a-z]+)(?: (-?\d{1,25}))?(?: (-?\d{1,25}))?")

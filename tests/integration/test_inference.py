@@ -64,7 +64,7 @@ class Harness:
         self._workers.append((stop, thread))
 
     def request_stop(self) -> None:
-        """Tell the workers to stop, as SIGTERM does."""
+        """Ask the workers to stop, as SIGTERM does, without waiting."""
         for stop, _ in self._workers:
             stop.set()
 
